@@ -1,0 +1,459 @@
+//! Areas: what the library hands out, as it is asked for and as it is told.
+//!
+//! A [`Req`] says what is wanted, an [`Info`] is a snapshot of one area (the
+//! traditional `vm_struct`), and [`What`] answers what an address is.
+
+use crate::gfp::Gfp;
+use crate::machine::format::{MemType, Prot};
+use crate::units::{Node, PAGE_SHIFT, PAGE_SIZE, PageRange, Pfn, VirtAddr, pages_for};
+use core::fmt;
+use core::ops::Range;
+use core::panic::Location;
+
+/// What an area is for; it decides who may free it and what happens to its
+/// frames.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum Kind {
+    /// Memory of its own (`vmalloc`).
+    Vmalloc = 0,
+    /// A thread's stack: memory of its own, grows down into the guard below.
+    Stack = 1,
+    /// Frames that are somebody's (`vmap`).
+    Vmap = 2,
+    /// Frames that came with the call and go with the area (`vmap` with
+    /// `VM_MAP_PUT_PAGES`).
+    VmapOwned = 3,
+    /// Frames mapped for a short time (`vm_map_ram`).
+    MapRam = 4,
+    /// A device (`ioremap`).
+    Ioremap = 5,
+    /// Addresses alone (`get_vm_area`).
+    Reserved = 6,
+}
+
+impl Kind {
+    /// The kind whose number is `n`.
+    pub const fn from_u8(n: u8) -> Option<Kind> {
+        Some(match n {
+            0 => Kind::Vmalloc,
+            1 => Kind::Stack,
+            2 => Kind::Vmap,
+            3 => Kind::VmapOwned,
+            4 => Kind::MapRam,
+            5 => Kind::Ioremap,
+            6 => Kind::Reserved,
+            _ => return None,
+        })
+    }
+
+    /// Whether the area's frames were allocated by the call that made it.
+    pub const fn allocates(self) -> bool {
+        matches!(self, Kind::Vmalloc | Kind::Stack)
+    }
+
+    /// The traditional `vm_struct` flags.
+    pub const fn flags(self) -> VmFlags {
+        match self {
+            Kind::Vmalloc | Kind::Stack => VmFlags::ALLOC,
+            Kind::Vmap => VmFlags::MAP,
+            Kind::VmapOwned => VmFlags::MAP.union(VmFlags::MAP_PUT_PAGES),
+            Kind::MapRam | Kind::Reserved => VmFlags::empty(),
+            Kind::Ioremap => VmFlags::IOREMAP,
+        }
+    }
+
+    /// The word that the traditional listing uses.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Kind::Vmalloc | Kind::Stack => "vmalloc",
+            Kind::Vmap | Kind::VmapOwned => "vmap",
+            Kind::MapRam => "vm_map_ram",
+            Kind::Ioremap => "ioremap",
+            Kind::Reserved => "",
+        }
+    }
+}
+
+bitflags::bitflags! {
+    /// The traditional flags of a `vm_struct`, with their traditional values.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct VmFlags: u32 {
+        /// Made by `ioremap` and the like.
+        const IOREMAP = 0x1;
+        /// Made by `vmalloc`.
+        const ALLOC = 0x2;
+        /// Made by `vmap`.
+        const MAP = 0x4;
+        /// May be mapped to user space.
+        const USERMAP = 0x8;
+        /// Not whole yet: listings skip it.
+        const UNINITIALIZED = 0x20;
+        /// No unmapped page after the area.
+        const NO_GUARD = 0x40;
+        /// `vfree` gives the frames back.
+        const MAP_PUT_PAGES = 0x200;
+    }
+}
+
+/// Whether an unmapped page follows the area.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Guard {
+    /// One page after the area, counted in its size.
+    #[default]
+    After,
+    /// None is promised.
+    None,
+}
+
+/// Who asked for an area.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Caller {
+    /// A place in Rust source (`#[track_caller]`).
+    At(&'static Location<'static>),
+    /// A return address.
+    Return(usize),
+}
+
+impl Caller {
+    /// The place that called the function that calls this.
+    #[track_caller]
+    #[inline]
+    pub fn here() -> Caller {
+        Caller::At(Location::caller())
+    }
+
+    /// The address that the listing's symbol hook gets.
+    pub fn address(self) -> usize {
+        match self {
+            Caller::At(place) => core::ptr::from_ref(place).addr(),
+            Caller::Return(pc) => pc,
+        }
+    }
+}
+
+impl fmt::Debug for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Caller::At(place) => write!(f, "{}:{}", place.file(), place.line()),
+            Caller::Return(pc) => write!(f, "{pc:#x}"),
+        }
+    }
+}
+
+/// When the addresses and frames of a freed area become unreachable.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[repr(u8)]
+pub enum Policy {
+    /// Entries are cleared at once; TLBs may serve the same frames until
+    /// their next flush, before which neither address nor frame is reused.
+    #[default]
+    Unmap = 0,
+    /// As `Unmap`, and the flush follows at once: a use after free faults.
+    Strict = 1,
+}
+
+/// Where areas are placed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Placement {
+    /// By size, in slots that each CPU keeps for itself: the fast one.
+    #[default]
+    Classes,
+    /// In the lowest hole that fits, as the historic kernels did: for small
+    /// (32-bit) regions.
+    Lowest,
+}
+
+/// The index of a region of an instance.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct RegionId(pub u8);
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct Req {
+    pub(crate) bytes: usize,
+    pub(crate) align: usize,
+    pub(crate) gfp: Gfp,
+    pub(crate) node: Option<Node>,
+    pub(crate) region: RegionId,
+    pub(crate) within: Option<(usize, usize)>,
+    pub(crate) prot: Prot,
+    pub(crate) memory: MemType,
+    pub(crate) guard: Guard,
+    pub(crate) kind: Kind,
+    pub(crate) caller: Option<Caller>,
+}
+
+impl Req {
+    /// `bytes` bytes, rounded up to pages, with the usual choices: page
+    /// alignment, [`Gfp::KERNEL`] with highmem, region 0, read and write,
+    /// a guard page.
+    pub const fn bytes(bytes: usize) -> Req {
+        Req {
+            bytes,
+            align: PAGE_SIZE,
+            gfp: Gfp::KERNEL.union(Gfp::HIGHMEM),
+            node: None,
+            region: RegionId(0),
+            within: None,
+            prot: Prot::RW,
+            memory: MemType::WriteBack,
+            guard: Guard::After,
+            kind: Kind::Vmalloc,
+            caller: None,
+        }
+    }
+
+    /// `pages` whole pages.
+    pub const fn pages(pages: usize) -> Req {
+        Req::bytes(pages.saturating_mul(PAGE_SIZE))
+    }
+
+    /// A stack of `pages` pages, aligned to its size rounded up to a power of
+    /// two, cleared.
+    pub const fn stack(pages: usize) -> Req {
+        let mut req = Req::pages(pages).zeroed();
+        req.align = req.bytes.next_power_of_two();
+        req.kind = Kind::Stack;
+        req
+    }
+
+    /// The start is a multiple of `align` bytes, a power of two.
+    pub const fn align(mut self, align: usize) -> Req {
+        self.align = align;
+        self
+    }
+
+    /// Which frames, and how hard to try; [`Gfp::ZERO`] for cleared memory.
+    pub const fn gfp(mut self, gfp: Gfp) -> Req {
+        self.gfp = gfp;
+        self
+    }
+
+    /// Cleared memory.
+    pub const fn zeroed(mut self) -> Req {
+        self.gfp = self.gfp.union(Gfp::ZERO);
+        self
+    }
+
+    /// Frames of `node` first.
+    pub const fn node(mut self, node: Node) -> Req {
+        self.node = Some(node);
+        self
+    }
+
+    /// Addresses of `region`.
+    pub const fn region(mut self, region: RegionId) -> Req {
+        self.region = region;
+        self
+    }
+
+    /// Addresses inside `range` of the region only, the guard included.
+    pub const fn within(mut self, range: Range<usize>) -> Req {
+        self.within = Some((range.start, range.end));
+        self
+    }
+
+    /// What may be done with the bytes.
+    pub const fn prot(mut self, prot: Prot) -> Req {
+        self.prot = prot;
+        self
+    }
+
+    /// How the bytes are cached.
+    pub const fn memory(mut self, memory: MemType) -> Req {
+        self.memory = memory;
+        self
+    }
+
+    /// Whether a guard page follows.
+    pub const fn guard(mut self, guard: Guard) -> Req {
+        self.guard = guard;
+        self
+    }
+
+    /// Who asks, where the call's own place would not tell.
+    pub const fn caller(mut self, caller: Caller) -> Req {
+        self.caller = Some(caller);
+        self
+    }
+
+    pub(crate) const fn kind(mut self, kind: Kind) -> Req {
+        self.kind = kind;
+        self
+    }
+
+    pub(crate) fn page_count(&self) -> Option<usize> {
+        pages_for(self.bytes)
+    }
+}
+
+/// A snapshot of an area: the traditional `vm_struct`, copied out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Info {
+    /// Its first byte.
+    pub start: VirtAddr,
+    /// Bytes that were asked for.
+    pub bytes: usize,
+    /// Pages that were asked for, without the guard.
+    pub pages: usize,
+    /// What it is for.
+    pub kind: Kind,
+    /// Whether a guard page follows.
+    pub guard: Guard,
+    /// Who asked for it.
+    pub caller: Caller,
+    /// Who freed it, once it was freed.
+    pub freer: Option<Caller>,
+    /// The node its memory was asked of.
+    pub node: Node,
+    /// The physical address behind an [`Kind::Ioremap`] area.
+    pub phys: Option<u64>,
+    /// The region it lies in.
+    pub region: RegionId,
+}
+
+impl Info {
+    /// Its pages, without the guard.
+    pub fn range(&self) -> PageRange {
+        PageRange::new(self.start, self.pages)
+    }
+
+    /// Bytes of address space, with the guard: the traditional `size`.
+    pub fn size(&self) -> usize {
+        (self.pages + (self.guard == Guard::After) as usize) << PAGE_SHIFT
+    }
+
+    /// The traditional flags.
+    pub fn flags(&self) -> VmFlags {
+        match self.guard {
+            Guard::After => self.kind.flags(),
+            Guard::None => self.kind.flags() | VmFlags::NO_GUARD,
+        }
+    }
+}
+
+/// What an address of a region is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum What {
+    /// In no region of this instance.
+    NotOurs,
+    /// In a region, and never handed out, or long given back.
+    Free,
+    /// Being made or unmade right now.
+    Changing,
+    /// In a live area.
+    Inside {
+        /// The area.
+        area: Info,
+        /// Bytes from its start.
+        offset: usize,
+    },
+    /// In an area that was freed, and whose addresses have not been reused.
+    Freed {
+        /// The area as it was.
+        was: Info,
+        /// Whether every CPU has flushed since: a use faults for certain.
+        flushed: bool,
+    },
+    /// In the unmapped pages beside live areas.
+    Guard {
+        /// The live area below, if there is one.
+        below: Option<Info>,
+        /// Bytes past the end of `below`.
+        past: usize,
+        /// The live area above, if there is one.
+        above: Option<Info>,
+        /// Bytes short of the start of `above`.
+        short: usize,
+    },
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            What::NotOurs => f.write_str("outside of all regions"),
+            What::Free => f.write_str("free addresses"),
+            What::Changing => f.write_str("an area that is being made or unmade"),
+            What::Inside { area, offset } => {
+                write!(
+                    f,
+                    "{offset:#x} bytes into the area of {} bytes at {} by {:?}",
+                    area.bytes, area.start, area.caller
+                )
+            }
+            What::Freed { was, flushed } => {
+                let when = if *flushed { "" } else { ", not flushed yet" };
+                write!(f, "in the freed area of {} bytes at {} by {:?}{when}", was.bytes, was.start, was.caller)?;
+                was.freer.map_or(Ok(()), |by| write!(f, ", freed by {by:?}"))
+            }
+            What::Guard { below: Some(a), past, .. } => {
+                write!(
+                    f,
+                    "guard: {past:#x} bytes past the end of the area of {} bytes at {} by {:?}",
+                    a.bytes, a.start, a.caller
+                )
+            }
+            What::Guard { above: Some(a), short, .. } => {
+                write!(
+                    f,
+                    "guard: {short:#x} bytes below the area of {} bytes at {} by {:?}",
+                    a.bytes, a.start, a.caller
+                )
+            }
+            What::Guard { .. } => f.write_str("guard"),
+        }
+    }
+}
+
+/// What a mapping of given frames is made from.
+#[derive(Clone, Copy, Debug)]
+pub enum Backing<'a> {
+    /// Frames that the call allocates.
+    Fresh,
+    /// These frames, one a page.
+    Frames(&'a [Pfn]),
+    /// Adjacent physical memory from here on: a device.
+    Device(Pfn),
+    /// Nothing: addresses alone.
+    Nothing,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stack_is_aligned_to_its_own_size_and_cleared() {
+        let req = Req::stack(3);
+        assert_eq!((req.bytes, req.align, req.kind), (3 * PAGE_SIZE, 4 * PAGE_SIZE, Kind::Stack));
+        assert!(req.gfp.contains(Gfp::ZERO));
+    }
+
+    #[test]
+    fn kinds_go_to_numbers_and_back() {
+        for n in 0..=6 {
+            assert_eq!(Kind::from_u8(n).map(|k| k as u8), Some(n));
+        }
+        assert_eq!(Kind::from_u8(7), None);
+    }
+
+    #[test]
+    fn the_size_counts_the_guard_and_the_flags_tell_its_absence() {
+        let info = Info {
+            start: VirtAddr(0x1000),
+            bytes: 5000,
+            pages: 2,
+            kind: Kind::Vmalloc,
+            guard: Guard::After,
+            caller: Caller::Return(1),
+            freer: None,
+            node: Node(0),
+            phys: None,
+            region: RegionId(0),
+        };
+        assert_eq!((info.size(), info.flags()), (12288, VmFlags::ALLOC));
+        let bare = Info { guard: Guard::None, ..info };
+        assert_eq!((bare.size(), bare.flags()), (8192, VmFlags::ALLOC | VmFlags::NO_GUARD));
+    }
+}

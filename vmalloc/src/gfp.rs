@@ -1,0 +1,92 @@
+//! GFP: which frames a request may use and what it may do to get them.
+//!
+//! Source: the traditional `gfp_t`. The bit values are our own; the names and
+//! their meaning are the traditional ones. Two questions are answered apart:
+//!
+//! - *where*: [`Gfp::DMA`], [`Gfp::DMA32`] and [`Gfp::HIGHMEM`] name the
+//!   highest zone that will do (none of them: Normal), [`Gfp::THISNODE`]
+//!   forbids other nodes;
+//! - *how hard*: [`Gfp::WAIT`] permits waiting for a flush, [`Gfp::RESERVE`]
+//!   permits the promised reserve, [`Gfp::NORETRY`] gives up after the first
+//!   purge.
+
+bitflags::bitflags! {
+    /// What an allocation may use and do.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct Gfp: u16 {
+        /// Frames below 16 MiB only.
+        const DMA = 1 << 0;
+        /// Frames below 4 GiB only.
+        const DMA32 = 1 << 1;
+        /// Frames without a direct mapping will do.
+        const HIGHMEM = 1 << 2;
+        /// The memory is cleared before the call returns.
+        const ZERO = 1 << 3;
+        /// No log line on failure.
+        const NOWARN = 1 << 4;
+        /// One try after the first shortage, not more.
+        const NORETRY = 1 << 5;
+        /// No frames of other nodes.
+        const THISNODE = 1 << 6;
+        /// The caller may wait.
+        const WAIT = 1 << 7;
+        /// The promised atomic reserve may be used.
+        const RESERVE = 1 << 8;
+        /// The usual request: may wait.
+        const KERNEL = Self::WAIT.bits();
+        /// For callers that must not wait: may use the reserve.
+        const ATOMIC = Self::RESERVE.bits();
+        /// For callers that do not want to wait: neither waits nor uses the
+        /// reserve.
+        const NOWAIT = 0;
+    }
+}
+
+impl Gfp {
+    /// The highest zone whose frames will do.
+    pub const fn zone(self) -> ZoneKind {
+        if self.contains(Gfp::DMA) {
+            ZoneKind::Dma
+        } else if self.contains(Gfp::DMA32) {
+            ZoneKind::Dma32
+        } else if self.contains(Gfp::HIGHMEM) {
+            ZoneKind::HighMem
+        } else {
+            ZoneKind::Normal
+        }
+    }
+}
+
+/// The zones of physical memory, lowest addresses first. A request that names
+/// a zone may be served from any zone below it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum ZoneKind {
+    /// Below 16 MiB.
+    Dma,
+    /// Below 4 GiB.
+    Dma32,
+    /// Everything else that the direct mapping covers.
+    Normal,
+    /// Memory without a direct mapping (32-bit machines).
+    HighMem,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lowest_zone_named_wins() {
+        assert_eq!(Gfp::KERNEL.zone(), ZoneKind::Normal);
+        assert_eq!((Gfp::KERNEL | Gfp::HIGHMEM).zone(), ZoneKind::HighMem);
+        assert_eq!((Gfp::DMA32 | Gfp::HIGHMEM).zone(), ZoneKind::Dma32);
+        assert_eq!((Gfp::DMA | Gfp::DMA32).zone(), ZoneKind::Dma);
+    }
+
+    #[test]
+    fn atomic_and_nowait_never_wait_and_only_atomic_uses_the_reserve() {
+        assert!(Gfp::KERNEL.contains(Gfp::WAIT));
+        assert!(!Gfp::ATOMIC.contains(Gfp::WAIT) && Gfp::ATOMIC.contains(Gfp::RESERVE));
+        assert!(!Gfp::NOWAIT.contains(Gfp::WAIT) && !Gfp::NOWAIT.contains(Gfp::RESERVE));
+    }
+}

@@ -1,0 +1,102 @@
+//! Physical memory, as the library sees it.
+//!
+//! # Contract
+//! - **F1** A frame given out is not given again before it is freed.
+//! - **F2** A block of order `n` is 2ⁿ adjacent frames, aligned to 2ⁿ.
+//! - **F3** The methods are called pinned (interrupts off), and never under a
+//!   lock of the library's other than the depot's.
+//! - **F4** A block may be given back in smaller blocks.
+//! - **F5** [`Frames::page`] answers the same for a frame for ever.
+
+use crate::gfp::ZoneKind;
+use crate::units::{Node, Pfn};
+use core::sync::atomic::AtomicU32;
+
+/// The largest order of a block: 1024 frames, 4 MiB.
+pub const MAX_ORDER: u8 = 10;
+
+/// What kind of block is wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Want {
+    /// log2 of the number of frames.
+    pub order: u8,
+    /// The highest zone that will do.
+    pub zone: ZoneKind,
+    /// The node to take from first.
+    pub node: Node,
+    /// No other node.
+    pub this_node: bool,
+    /// The frame that would continue a run, if it happens to be free.
+    pub next: Option<Pfn>,
+}
+
+impl Want {
+    /// One frame that the direct mapping covers, from `node` if possible.
+    pub const fn bookkeeping(node: Node) -> Want {
+        Want { order: 0, zone: ZoneKind::Normal, node, this_node: false, next: None }
+    }
+
+    /// The same want, for a block of `order`.
+    pub const fn order(self, order: u8) -> Want {
+        Want { order, ..self }
+    }
+}
+
+/// What the library keeps for a frame that several holders count (G3).
+///
+/// `extra` counts the holders beyond the first: 0 for a frame that one area,
+/// or one caller, holds.
+#[derive(Debug, Default)]
+pub struct Page {
+    /// Holders beyond the first.
+    pub extra: AtomicU32,
+}
+
+/// A source of frames.
+///
+/// # Safety
+/// The implementor keeps F1–F5 of the [module](self).
+pub unsafe trait Frames: Sync {
+    /// All frames that there are: the bound of the size check.
+    fn total(&self) -> usize;
+    /// Frames that are free now.
+    fn free_now(&self) -> usize;
+    /// Takes a block; `None` where there is none.
+    fn alloc(&self, want: Want) -> Option<Pfn>;
+    /// Gives a block back.
+    ///
+    /// # Safety
+    /// The block was given out by [`Frames::alloc`] of this source, and the
+    /// caller gives up all use of it.
+    unsafe fn free(&self, first: Pfn, order: u8);
+    /// Takes up to `into.len()` single frames and says how many.
+    fn alloc_bulk(&self, want: Want, into: &mut [Pfn]) -> usize {
+        for (got, slot) in into.iter_mut().enumerate() {
+            match self.alloc(want) {
+                Some(frame) => *slot = frame,
+                None => return got,
+            }
+        }
+        into.len()
+    }
+    /// Gives single frames back.
+    ///
+    /// # Safety
+    /// As for [`Frames::free`], for each.
+    unsafe fn free_bulk(&self, frames: &[Pfn]) {
+        for &frame in frames {
+            // SAFETY: the caller vouches for each frame.
+            unsafe { self.free(frame, 0) }
+        }
+    }
+    /// The node of a frame.
+    fn node_of(&self, _frame: Pfn) -> Node {
+        Node(0)
+    }
+    /// The descriptor of a frame of RAM, where the source keeps any. Without
+    /// descriptors nobody counts: frames that were mapped a second time must
+    /// stay allocated until `unmap_aliases` has returned.
+    fn page(&self, _frame: Pfn) -> Option<&Page> {
+        None
+    }
+}

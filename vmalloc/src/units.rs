@@ -1,0 +1,225 @@
+//! Units: what a number counts is said by its type.
+//!
+//! | Type | Counts |
+//! |---|---|
+//! | [`VirtAddr`] | bytes of virtual address space from 0 |
+//! | [`Pfn`] | frames of physical memory from physical address 0 |
+//! | [`PageRange`] | whole pages of virtual address space |
+//! | [`Node`] | memory nodes (NUMA) |
+//! | [`CpuSet`] | CPUs, by index |
+
+use core::fmt;
+use core::ops::Range;
+
+/// log2 of [`PAGE_SIZE`].
+pub const PAGE_SHIFT: u32 = 12;
+/// Bytes in a page and in a frame.
+pub const PAGE_SIZE: usize = 1 << PAGE_SHIFT;
+/// The largest number of CPUs that one instance serves.
+pub const MAX_CPUS: usize = 256;
+
+/// Pages that hold `bytes`; `None` where rounding up overflows.
+pub const fn pages_for(bytes: usize) -> Option<usize> {
+    match bytes.checked_add(PAGE_SIZE - 1) {
+        Some(sum) => Some(sum >> PAGE_SHIFT),
+        None => None,
+    }
+}
+
+/// A virtual address. It proves nothing: not that it is mapped, nor that it
+/// is canonical.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct VirtAddr(pub usize);
+
+impl VirtAddr {
+    /// The address `pages` pages further up.
+    #[inline]
+    pub const fn add_pages(self, pages: usize) -> VirtAddr {
+        VirtAddr(self.0 + (pages << PAGE_SHIFT))
+    }
+
+    /// The first byte of the page that holds this address.
+    #[inline]
+    pub const fn page_start(self) -> VirtAddr {
+        VirtAddr(self.0 & !(PAGE_SIZE - 1))
+    }
+
+    /// Whether this is the first byte of a page.
+    #[inline]
+    pub const fn is_page_aligned(self) -> bool {
+        self.0 & (PAGE_SIZE - 1) == 0
+    }
+}
+
+impl fmt::Debug for VirtAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+impl fmt::Display for VirtAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+/// The number of a frame: its physical address divided by [`PAGE_SIZE`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Pfn(pub u64);
+
+impl Pfn {
+    /// The physical address of the frame's first byte.
+    #[inline]
+    pub const fn phys(self) -> u64 {
+        self.0 << PAGE_SHIFT
+    }
+
+    /// The frame that holds the physical address `phys`.
+    #[inline]
+    pub const fn containing(phys: u64) -> Pfn {
+        Pfn(phys >> PAGE_SHIFT)
+    }
+
+    /// The frame `n` frames further up.
+    #[inline]
+    pub const fn offset(self, n: u64) -> Pfn {
+        Pfn(self.0 + n)
+    }
+}
+
+impl fmt::Debug for Pfn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "pfn {:#x}", self.0)
+    }
+}
+
+impl fmt::Display for Pfn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+/// A run of whole pages of virtual address space.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PageRange {
+    /// First byte of the first page.
+    pub start: VirtAddr,
+    /// Number of pages.
+    pub pages: usize,
+}
+
+impl PageRange {
+    /// `pages` pages from the page-aligned `start`.
+    #[inline]
+    pub const fn new(start: VirtAddr, pages: usize) -> PageRange {
+        debug_assert!(start.is_page_aligned());
+        PageRange { start, pages }
+    }
+
+    /// First byte after the range.
+    #[inline]
+    pub const fn end(self) -> VirtAddr {
+        self.start.add_pages(self.pages)
+    }
+
+    /// Length in bytes.
+    #[inline]
+    pub const fn bytes(self) -> usize {
+        self.pages << PAGE_SHIFT
+    }
+
+    /// Whether `addr` lies in the range.
+    #[inline]
+    pub const fn contains(self, addr: VirtAddr) -> bool {
+        addr.0.wrapping_sub(self.start.0) < self.bytes()
+    }
+
+    /// The addresses of the range.
+    pub const fn addresses(self) -> Range<usize> {
+        self.start.0..self.end().0
+    }
+
+    /// The range cut into pieces of at most `pages` pages, in order.
+    pub fn slices(self, pages: usize) -> impl Iterator<Item = PageRange> {
+        (0..self.pages)
+            .step_by(pages)
+            .map(move |at| PageRange::new(self.start.add_pages(at), pages.min(self.pages - at)))
+    }
+}
+
+impl fmt::Debug for PageRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{} ({} pages)", self.start, self.end(), self.pages)
+    }
+}
+
+/// The number of a memory node.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
+pub struct Node(pub u8);
+
+/// A set of CPU indices below [`MAX_CPUS`].
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub struct CpuSet([u64; MAX_CPUS / 64]);
+
+impl CpuSet {
+    /// The set without members.
+    pub const EMPTY: CpuSet = CpuSet([0; MAX_CPUS / 64]);
+
+    /// Puts `cpu` into the set.
+    pub fn insert(&mut self, cpu: u32) {
+        self.0[cpu as usize / 64] |= 1 << (cpu % 64);
+    }
+
+    /// Whether `cpu` is in the set.
+    pub fn contains(&self, cpu: u32) -> bool {
+        self.0[cpu as usize / 64] >> (cpu % 64) & 1 != 0
+    }
+
+    /// Whether nobody is in the set.
+    pub fn is_empty(&self) -> bool {
+        self.0.iter().all(|&w| w == 0)
+    }
+
+    /// The members, lowest first.
+    pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+        (0..MAX_CPUS as u32).filter(|&cpu| self.contains(cpu))
+    }
+}
+
+impl fmt::Debug for CpuSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.iter()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_round_up_to_pages_and_overflow_is_none() {
+        assert_eq!(pages_for(0), Some(0));
+        assert_eq!(pages_for(1), Some(1));
+        assert_eq!(pages_for(4096), Some(1));
+        assert_eq!(pages_for(4097), Some(2));
+        assert_eq!(pages_for(usize::MAX), None);
+    }
+
+    #[test]
+    fn a_range_is_cut_into_slices_that_tile_it() {
+        let range = PageRange::new(VirtAddr(0x10000), 150);
+        let cut: [usize; 3] = core::array::from_fn(|i| range.slices(64).nth(i).unwrap().pages);
+        assert_eq!(cut, [64, 64, 22]);
+        assert_eq!(range.slices(64).last().unwrap().end(), range.end());
+    }
+
+    #[test]
+    fn a_cpu_set_holds_what_was_put_in() {
+        let mut set = CpuSet::EMPTY;
+        assert!(set.is_empty());
+        for cpu in [0, 63, 64, 255] {
+            set.insert(cpu);
+        }
+        assert!(set.iter().eq([0, 63, 64, 255]));
+    }
+}
