@@ -1,0 +1,2 @@
+//! The command vmalloc.
+fn main() {}

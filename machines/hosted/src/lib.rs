@@ -1,0 +1,1 @@
+//! vmalloc in a Linux process: a memfd is physical memory.

@@ -1,0 +1,1 @@
+//! A simulated machine whose TLBs go stale, to prove vmalloc right.

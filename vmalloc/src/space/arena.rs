@@ -1,0 +1,1 @@
+//! The arena: which grains of a region are taken.

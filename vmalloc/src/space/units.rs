@@ -1,0 +1,1 @@
+//! The unit table: what a grain belongs to.

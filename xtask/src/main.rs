@@ -1,0 +1,2 @@
+//! One tool: test, tidy, bench.
+fn main() {}
