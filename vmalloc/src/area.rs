@@ -126,7 +126,7 @@ impl Caller {
     /// The address that the listing's symbol hook gets.
     pub fn address(self) -> usize {
         match self {
-            Caller::At(place) => core::ptr::from_ref(place).addr(),
+            Caller::At(place) => core::ptr::from_ref(place).expose_provenance(),
             Caller::Return(pc) => pc,
         }
     }

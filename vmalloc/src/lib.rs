@@ -3,10 +3,12 @@
 
 pub mod area;
 pub mod error;
+pub mod flush;
 pub mod frames;
 pub mod gfp;
 pub mod machine;
 pub mod space;
+mod sync;
 pub mod table;
 pub mod units;
 

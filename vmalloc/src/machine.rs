@@ -13,7 +13,7 @@
 //! - **M3** [`Machine::cpus`] is a constant upper bound of CPU indices.
 //! - **M4** Between [`Machine::pin`] and [`Machine::unpin`] nothing else runs
 //!   with this index, NMI excepted. Machines that cannot promise it (threads)
-//!   answer [`Machine::busy`] with another index.
+//!   set [`Machine::THREADS`] and answer [`Machine::busy`] with another index.
 //! - **M5** [`Machine::context`] never says Task where waiting is forbidden.
 //! - **M6** When [`Machine::flush`] returns, this CPU holds no translation and
 //!   no paging-structure entry older than the call: global ones and those of
@@ -82,6 +82,26 @@ pub struct Run {
     pub prot: Prot,
 }
 
+/// The rules that a test may break on purpose, at compile time.
+#[doc(hidden)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sabotage {
+    /// None: what everybody runs.
+    None,
+    /// G3: loads are redeemed without grace.
+    EarlyRedeem,
+    /// G1: the closer does not flush itself, but publishes.
+    SkipFlush,
+    /// G5: idle CPUs are skipped for loads with table pages.
+    SkipIdle,
+    /// R1: a remote free forgets its claim.
+    DropClaim,
+    /// G3: frames are pooled whatever other areas hold them.
+    IgnoreCounts,
+    /// G6: the guard is bound as well.
+    MapGuard,
+}
+
 /// How much a log line matters.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Level {
@@ -109,6 +129,14 @@ pub unsafe trait Machine: Sync + Sized {
     /// than from the entries. Such machines are given adjacent frames where
     /// there are any, since a run costs them as much as a page.
     const MIRRORED: bool = false;
+
+    /// Whether indices are shared by threads, so that finding one busy means
+    /// waiting and not an NMI in the middle of a call (M4).
+    const THREADS: bool = false;
+
+    /// A rule of the library to break on purpose, so that tests see it caught.
+    #[doc(hidden)]
+    const SABOTAGE: Sabotage = Sabotage::None;
 
     /// The frames.
     fn frames(&self) -> &Self::Frames;
@@ -141,10 +169,10 @@ pub unsafe trait Machine: Sync + Sized {
     fn levels(&self) -> u8 {
         Self::Table::LEVELS
     }
-    /// The index is in use by somebody else: another to try, or `None` to
-    /// refuse the call (an NMI in the middle of one).
-    fn busy(&self, _was: Pinned) -> Option<Pinned> {
-        None
+    /// Another thread is inside the library with this index: another index to
+    /// try. A machine with real CPUs never has to (M4): it keeps its own.
+    fn busy(&self, was: Pinned) -> Pinned {
+        was
     }
     /// Discards `what` on all CPUs and returns true when it is done (TLBI IS,
     /// a process); false where CPUs have to be kicked, or where it failed.

@@ -1,0 +1,323 @@
+//! Flushes: when has every CPU forgotten what it may hold?
+//!
+//! Time is counted in **generations**. What waits for a flush is closed under
+//! a **tag**, the generation that closing began; it is redeemed at **grace**,
+//! when every CPU has discarded its translations since.
+//!
+//! ```text
+//!   open ──close: tag = gen += 1──▶ Pending(tag) ──grace ≥ tag──▶ redeemed
+//! ```
+//!
+//! # Rules
+//! - **G1 closing.** Entries are cleared, then `tag = gen.fetch_add(1) + 1`
+//!   (SeqCst: walkers see the clears). A CPU reads g, discards everything,
+//!   publishes `max(published, g)`. Grace of a tag: every CPU published ≥ it.
+//! - **G3 by type.** What waits is owned by [`Pending`], and
+//!   [`Pending::redeem`] with a [`Grace`] is the only way out.
+//! - **G5 idle.** Idle entry publishes, sets idle, full fence; idle exit clears
+//!   idle, full fence, reads gen and flushes if behind before it follows a
+//!   pointer. Whoever reads *idle* after its `fetch_add` may therefore skip
+//!   that CPU, unless the load holds table pages (`idle_too`): a speculative
+//!   walk through a reused table page could write to it. Offline CPUs hold
+//!   nothing, and flush before they rejoin.
+//! - **K1 kicks coalesce.** A CPU clears `asked` before it reads gen, so a kick
+//!   that finds `asked` set will be covered by the flush under way to it.
+//!
+//! # Locks
+//! None. Everything here may be called from any context, NMI included.
+
+use crate::sync::{AtomicBool, AtomicU8, AtomicU64, Ordering::*, fence};
+
+const OFFLINE: u8 = 0;
+const IDLE: u8 = 1;
+const AWAKE: u8 = 2;
+
+/// What one CPU has told about its flushes. Written by its CPU, read by all.
+#[repr(align(128))]
+#[derive(Debug)]
+pub struct Ear {
+    published: AtomicU64,
+    state: AtomicU8,
+    asked: AtomicBool,
+}
+
+impl Default for Ear {
+    fn default() -> Ear {
+        Ear { published: AtomicU64::new(0), state: AtomicU8::new(OFFLINE), asked: AtomicBool::new(false) }
+    }
+}
+
+impl Ear {
+    /// Whether this CPU takes part.
+    pub fn is_online(&self) -> bool {
+        self.state.load(SeqCst) != OFFLINE
+    }
+
+    fn holds_up(&self, idle_too: bool) -> bool {
+        match self.state.load(SeqCst) {
+            OFFLINE => false,
+            IDLE => idle_too,
+            _ => true,
+        }
+    }
+
+    fn publish(&self, generation: u64) {
+        self.published.fetch_max(generation, SeqCst);
+    }
+
+    /// Asks for a flush; true = a kick has to be sent (K1).
+    fn ask(&self, tag: u64) -> bool {
+        self.published.load(SeqCst) < tag && !self.asked.swap(true, SeqCst)
+    }
+}
+
+/// The clock of an instance's flushes.
+#[derive(Debug)]
+pub struct Generations {
+    now: AtomicU64,
+    /// Every load with a tag up to here, without table pages, has had grace.
+    safe: AtomicU64,
+    /// The same for loads with table pages.
+    safe_tables: AtomicU64,
+}
+
+impl Default for Generations {
+    fn default() -> Generations {
+        Generations { now: AtomicU64::new(0), safe: AtomicU64::new(0), safe_tables: AtomicU64::new(0) }
+    }
+}
+
+impl Generations {
+    /// Closes `value`: it waits for the flushes that begin after this call
+    /// (G1). `idle_too` where it holds table pages (G5).
+    pub fn close<T>(&self, value: T, idle_too: bool) -> Pending<T> {
+        let tag = self.now.fetch_add(1, SeqCst) + 1;
+        Pending { tag, idle_too, value }
+    }
+
+    /// The CPU of `ear` discards everything by `flush` and says so (G1).
+    pub fn flush(&self, ear: &Ear, flush: impl FnOnce()) {
+        ear.asked.store(false, SeqCst);
+        let generation = self.now.load(SeqCst);
+        flush();
+        ear.publish(generation);
+    }
+
+    /// As [`Generations::flush`], but only if the CPU is behind or was asked.
+    pub fn catch_up(&self, ear: &Ear, flush: impl FnOnce()) {
+        if ear.asked.load(SeqCst) || ear.published.load(SeqCst) < self.now.load(SeqCst) {
+            self.flush(ear, flush);
+        }
+    }
+
+    /// One flush that discards everything everywhere, if `flush` returns true.
+    pub fn flush_everywhere(&self, flush: impl FnOnce() -> bool) -> bool {
+        let generation = self.now.load(SeqCst);
+        let done = flush();
+        if done {
+            self.safe.fetch_max(generation, SeqCst);
+            self.safe_tables.fetch_max(generation, SeqCst);
+        }
+        done
+    }
+
+    /// Idle entry: from here until [`Generations::wake`] the CPU touches no
+    /// area (G5).
+    pub fn sleep(&self, ear: &Ear, flush: impl FnOnce()) {
+        self.catch_up(ear, flush);
+        ear.state.store(IDLE, SeqCst);
+        fence(SeqCst);
+    }
+
+    /// Idle exit, and the way online: flushes if behind, before the CPU
+    /// follows any pointer (G5).
+    pub fn wake(&self, ear: &Ear, flush: impl FnOnce()) {
+        ear.state.store(AWAKE, SeqCst);
+        fence(SeqCst);
+        self.catch_up(ear, flush);
+    }
+
+    /// The CPU leaves: it touches nothing until it has woken again.
+    pub fn leave(&self, ear: &Ear) {
+        ear.state.store(OFFLINE, SeqCst);
+    }
+
+    /// Asks the CPUs that hold `pending` up, and tells `kick` the index of each
+    /// that has not been asked yet.
+    pub fn ask<'e, T>(&self, pending: &Pending<T>, ears: impl Iterator<Item = &'e Ear>, mut kick: impl FnMut(u32)) {
+        for (cpu, ear) in ears.enumerate() {
+            if ear.holds_up(pending.idle_too) && ear.ask(pending.tag) {
+                kick(cpu as u32);
+            }
+        }
+    }
+
+    /// How far grace has come.
+    ///
+    /// # Cost
+    /// O(CPUs).
+    pub fn grace<'e>(&self, ears: impl Iterator<Item = &'e Ear>) -> Grace {
+        let now = self.now.load(SeqCst);
+        let (mut awake, mut all) = (now, now);
+        for ear in ears {
+            // The state before the generation: a CPU that wakes in between
+            // has flushed already.
+            let (busy, online) = (ear.holds_up(false), ear.holds_up(true));
+            let published = ear.published.load(SeqCst);
+            awake = if busy { awake.min(published) } else { awake };
+            all = if online { all.min(published) } else { all };
+        }
+        self.safe.fetch_max(awake, SeqCst);
+        self.safe_tables.fetch_max(all, SeqCst);
+        self.grace_so_far()
+    }
+
+    /// The grace that is known without asking.
+    pub fn grace_so_far(&self) -> Grace {
+        Grace { safe: self.safe.load(SeqCst), safe_tables: self.safe_tables.load(SeqCst) }
+    }
+
+    /// The generation now: for reports.
+    pub fn now(&self) -> u64 {
+        self.now.load(Relaxed)
+    }
+}
+
+/// Proof that every CPU has flushed since certain tags were closed.
+#[derive(Clone, Copy, Debug)]
+pub struct Grace {
+    safe: u64,
+    safe_tables: u64,
+}
+
+impl Grace {
+    /// What a test uses to break G3 on purpose.
+    pub(crate) const STOLEN: Grace = Grace { safe: u64::MAX, safe_tables: u64::MAX };
+    /// What a test uses to break G5 on purpose.
+    pub(crate) fn ignoring_idle(self) -> Grace {
+        Grace { safe_tables: self.safe, ..self }
+    }
+}
+
+/// Owns what waits for a flush (G3). Dropping it leaks what it holds, which is
+/// safe: it cannot be reused.
+#[must_use = "what waits in it leaks unless it is redeemed"]
+#[derive(Debug)]
+pub struct Pending<T> {
+    tag: u64,
+    idle_too: bool,
+    value: T,
+}
+
+impl<T> Pending<T> {
+    /// Gives out what waited, once grace has come.
+    ///
+    /// # Errors
+    /// Itself, while it has not.
+    pub fn redeem(self, grace: &Grace) -> Result<T, Pending<T>> {
+        let safe = if self.idle_too { grace.safe_tables } else { grace.safe };
+        if self.tag <= safe { Ok(self.value) } else { Err(self) }
+    }
+
+    /// The generation that closing it began.
+    pub fn tag(&self) -> u64 {
+        self.tag
+    }
+
+    /// What waits, to be looked at only.
+    pub fn peek(&self) -> &T {
+        &self.value
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn nothing() {}
+
+    fn awake<const N: usize>(generations: &Generations) -> [Ear; N] {
+        core::array::from_fn(|_| {
+            let ear = Ear::default();
+            generations.wake(&ear, nothing);
+            ear
+        })
+    }
+
+    #[test]
+    fn grace_comes_when_every_cpu_has_flushed_since() {
+        let generations = Generations::default();
+        let ears: [Ear; 2] = awake(&generations);
+        let pending = generations.close("load", false);
+        let pending = pending.redeem(&generations.grace(ears.iter())).unwrap_err();
+        generations.flush(&ears[0], nothing);
+        let pending = pending.redeem(&generations.grace(ears.iter())).unwrap_err();
+        generations.flush(&ears[1], nothing);
+        assert_eq!(pending.redeem(&generations.grace(ears.iter())).ok(), Some("load"));
+    }
+
+    #[test]
+    fn a_flush_that_began_before_closing_does_not_count() {
+        let generations = Generations::default();
+        let ears: [Ear; 1] = awake(&generations);
+        let mut pending = None;
+        generations.flush(&ears[0], || pending = Some(generations.close((), false)));
+        assert!(pending.unwrap().redeem(&generations.grace(ears.iter())).is_err());
+    }
+
+    #[test]
+    fn an_idle_cpu_is_skipped_unless_table_pages_wait() {
+        let generations = Generations::default();
+        let ears: [Ear; 2] = awake(&generations);
+        generations.sleep(&ears[1], nothing);
+        let (frames, tables) = (generations.close(1, false), generations.close(2, true));
+        generations.flush(&ears[0], nothing);
+        let grace = generations.grace(ears.iter());
+        assert_eq!(frames.redeem(&grace).ok(), Some(1));
+        let tables = tables.redeem(&grace).unwrap_err();
+        let mut flushed = false;
+        generations.wake(&ears[1], || flushed = true);
+        assert!(flushed, "it was behind, so it must flush before it does anything");
+        assert_eq!(tables.redeem(&generations.grace(ears.iter())).ok(), Some(2));
+    }
+
+    #[test]
+    fn an_offline_cpu_holds_nobody_up_and_flushes_before_it_rejoins() {
+        let generations = Generations::default();
+        let ears: [Ear; 2] = awake(&generations);
+        generations.leave(&ears[1]);
+        let pending = generations.close((), true);
+        generations.flush(&ears[0], nothing);
+        assert!(pending.redeem(&generations.grace(ears.iter())).is_ok());
+        let mut flushed = false;
+        generations.wake(&ears[1], || flushed = true);
+        assert!(flushed);
+    }
+
+    #[test]
+    fn a_cpu_is_kicked_once_until_it_has_flushed() {
+        let generations = Generations::default();
+        let ears: [Ear; 2] = awake(&generations);
+        generations.sleep(&ears[0], nothing);
+        let mut kicks = [0; 2];
+        let pending = generations.close((), false);
+        for _ in 0..3 {
+            generations.ask(&pending, ears.iter(), |cpu| kicks[cpu as usize] += 1);
+        }
+        assert_eq!(kicks, [0, 1]);
+        generations.flush(&ears[1], nothing);
+        generations.ask(&pending, ears.iter(), |cpu| kicks[cpu as usize] += 1);
+        assert_eq!(kicks, [0, 1], "it has published, nobody needs to ask again");
+    }
+
+    #[test]
+    fn one_flush_everywhere_is_grace_for_all_unless_it_failed() {
+        let generations = Generations::default();
+        let ears: [Ear; 2] = awake(&generations);
+        let pending = generations.close((), true);
+        assert!(!generations.flush_everywhere(|| false));
+        let pending = pending.redeem(&generations.grace(ears.iter())).unwrap_err();
+        assert!(generations.flush_everywhere(|| true));
+        assert!(pending.redeem(&generations.grace_so_far()).is_ok());
+    }
+}

@@ -1,0 +1,471 @@
+//! Chunks: up to 64 slots, and the masks that say what each one is.
+//!
+//! A chunk's header is one bookkeeping frame. A *class* chunk is a run of
+//! units cut into slots of one stride; a *run* chunk is 64 slots whose areas
+//! lie wherever the arena put them.
+//!
+//! Each slot is in one state, one bit in one mask:
+//!
+//! ```text
+//!   free ──take──▶ live ──retire──▶ stale[load] ──give, after grace──▶ free
+//!                   │                    ▲
+//!                   └─claim──▶ claimed ──┘ drained by the owner
+//! ```
+//!
+//! # Rules
+//! - **C1** Headers are type-stable: once a frame is one, it stays one while
+//!   the instance lives, so that a finder may read it at any time.
+//! - **C2** `free`, `live`, `stale[0]`, `stale[1]` are disjoint; only the
+//!   owner (the CPU whose shelf holds the chunk) writes them.
+//! - **R1** A freer that is not the owner claims (`claimed.fetch_or`; set
+//!   already = double free), clears the entries, then posts
+//!   (`posted.fetch_or`; if it was 0, it pushes the chunk to the owner's mail).
+//!   The owner takes `posted` only after it has popped the chunk and read the
+//!   link; then live → stale, then the claims are dropped.
+//! - **R2** Finders read `live & !claimed` between two equal reads of the
+//!   chunk's sequence, which moves before a chunk's units are given up.
+//!
+//! # Locks
+//! None: the owner's words belong to whoever is inside the owner's CPU.
+
+use super::class::{Class, MAX_SLOTS};
+use super::slot::Slot;
+use crate::area::RegionId;
+use crate::machine::Machine;
+use crate::sync::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
+use crate::units::{PAGE_SHIFT, PAGE_SIZE, Pfn, VirtAddr};
+use core::ops::Deref;
+use core::ptr::{NonNull, null_mut};
+
+/// Loads that may hold slots of a chunk at a time: the open and the closed one.
+pub const LOADS: usize = 2;
+/// Leaf tables under a class chunk at most: 16 MiB and a unit, at 2 MiB each.
+pub const MAX_LEAVES: usize = 10;
+
+/// The class index that run chunks carry.
+pub const RUNS: u8 = u8::MAX;
+
+/// The words that other CPUs write (R1), in a cache-line pair of their own.
+#[repr(align(128))]
+#[derive(Debug, Default)]
+pub struct Remote {
+    claimed: AtomicU64,
+    posted: AtomicU64,
+    next: AtomicPtr<Chunk>,
+}
+
+/// A chunk's header. See the [module](self).
+#[repr(C)]
+#[derive(Debug)]
+pub struct Chunk {
+    /// Clean slots.
+    free: AtomicU64,
+    live: AtomicU64,
+    stale: [AtomicU64; LOADS],
+    /// The first slot's address, or 0 in a run chunk.
+    base: AtomicUsize,
+    /// Reciprocal of the stride: slot = page × reciprocal >> 32.
+    reciprocal: AtomicU32,
+    stride: AtomicU32,
+    sequence: AtomicU32,
+    owner: AtomicU32,
+    all: AtomicU64,
+    class: AtomicU8,
+    region: AtomicU8,
+    /// Which of its shelf's lists holds it.
+    pub(super) list: AtomicU8,
+    pub(super) next: AtomicPtr<Chunk>,
+    pub(super) previous: AtomicPtr<Chunk>,
+    next_in_load: [AtomicPtr<Chunk>; LOADS],
+    leaves: [AtomicUsize; MAX_LEAVES],
+    remote: Remote,
+    slots: [Slot; MAX_SLOTS],
+}
+
+const _: () = assert!(size_of::<Chunk>() <= PAGE_SIZE, "a header is one frame");
+
+impl Chunk {
+    /// A header that is nobody's.
+    pub fn new() -> Chunk {
+        Chunk {
+            free: AtomicU64::new(0),
+            live: AtomicU64::new(0),
+            stale: Default::default(),
+            base: AtomicUsize::new(0),
+            reciprocal: AtomicU32::new(0),
+            stride: AtomicU32::new(0),
+            sequence: AtomicU32::new(0),
+            owner: AtomicU32::new(0),
+            all: AtomicU64::new(0),
+            class: AtomicU8::new(RUNS),
+            region: AtomicU8::new(0),
+            list: AtomicU8::new(0),
+            next: AtomicPtr::new(null_mut()),
+            previous: AtomicPtr::new(null_mut()),
+            next_in_load: Default::default(),
+            leaves: Default::default(),
+            remote: Remote::default(),
+            slots: core::array::from_fn(|_| Slot::default()),
+        }
+    }
+
+    /// Becomes a chunk of `class` at `base`, all slots free.
+    pub fn become_class(&self, class: Class, base: VirtAddr, region: RegionId, owner: u32) {
+        let all = u64::MAX >> (MAX_SLOTS - class.slots());
+        self.base.store(base.0, Relaxed);
+        self.stride.store(class.stride() as u32, Relaxed);
+        // Exact for every page of the chunk: see the test.
+        self.reciprocal.store((((1u64 << 32) / class.stride() as u64) + 1) as u32, Relaxed);
+        self.class.store(class.index() as u8, Relaxed);
+        self.reset(all, region, owner);
+    }
+
+    /// Becomes a run chunk.
+    pub fn become_runs(&self, region: RegionId, owner: u32) {
+        self.base.store(0, Relaxed);
+        self.class.store(RUNS, Relaxed);
+        self.reset(u64::MAX, region, owner);
+    }
+
+    fn reset(&self, all: u64, region: RegionId, owner: u32) {
+        self.region.store(region.0, Relaxed);
+        self.owner.store(owner, Relaxed);
+        self.all.store(all, Relaxed);
+        self.live.store(0, Relaxed);
+        self.free.store(all, Release);
+    }
+
+    /// Its sequence (R2).
+    #[inline]
+    pub fn sequence(&self) -> u32 {
+        self.sequence.load(Acquire)
+    }
+
+    /// Before the units are given up: finders on their way see it (R2).
+    pub fn retire_header(&self) {
+        self.free.store(0, Relaxed);
+        self.sequence.fetch_add(1, AcqRel);
+    }
+
+    /// The CPU whose shelf it is on.
+    #[inline]
+    pub fn owner(&self) -> u32 {
+        self.owner.load(Relaxed)
+    }
+
+    /// Its region.
+    #[inline]
+    pub fn region(&self) -> RegionId {
+        RegionId(self.region.load(Relaxed))
+    }
+
+    /// Its class; `None` for a run chunk.
+    #[inline]
+    pub fn class(&self) -> Option<Class> {
+        match self.class.load(Relaxed) {
+            RUNS => None,
+            class => Some(Class::from_index(class as usize)),
+        }
+    }
+
+    /// A slot.
+    #[inline]
+    pub fn slot(&self, slot: u32) -> &Slot {
+        &self.slots[slot as usize % MAX_SLOTS]
+    }
+
+    /// The address of a slot of a class chunk.
+    #[inline]
+    pub fn address(&self, slot: u32) -> VirtAddr {
+        let page = slot as usize * self.stride.load(Relaxed) as usize;
+        VirtAddr(self.base.load(Relaxed) + (page << PAGE_SHIFT))
+    }
+
+    /// The slot of a class chunk that holds `at`, if `at` is not past them all.
+    #[inline]
+    pub fn slot_at(&self, at: VirtAddr) -> Option<u32> {
+        let page = at.0.wrapping_sub(self.base.load(Relaxed)) >> PAGE_SHIFT;
+        let slot = (page as u64 * self.reciprocal.load(Relaxed) as u64) >> 32;
+        (slot < MAX_SLOTS as u64 && self.all.load(Relaxed) >> slot & 1 != 0).then_some(slot as u32)
+    }
+
+    /// The leaf table that maps `at`, as the caller of [`Chunk::cache_leaf`]
+    /// left it; 0 before that.
+    #[inline]
+    pub fn leaf(&self, at: VirtAddr, leaf_shift: u32) -> usize {
+        let index = (at.0 >> leaf_shift) - (self.base.load(Relaxed) >> leaf_shift);
+        self.leaves.get(index).map_or(0, |leaf| leaf.load(Relaxed))
+    }
+
+    /// Keeps the `index`-th leaf table under the chunk at hand.
+    pub fn cache_leaf(&self, index: usize, leaf: usize) {
+        if let Some(place) = self.leaves.get(index) {
+            place.store(leaf, Relaxed);
+        }
+    }
+
+    /// Owner: takes a free slot; it is live (and not built) from here on.
+    #[inline]
+    pub fn take(&self) -> Option<u32> {
+        let free = self.free.load(Relaxed);
+        if free == 0 {
+            return None;
+        }
+        let bit = free & free.wrapping_neg();
+        self.free.store(free ^ bit, Relaxed);
+        Some(bit.trailing_zeros())
+    }
+
+    /// Owner: the slot taken is an area that finders may look at.
+    #[inline]
+    pub fn enliven(&self, slot: u32) {
+        self.live.store(self.live.load(Relaxed) | 1 << slot, Release);
+    }
+
+    /// Owner: a slot taken goes back unused.
+    pub fn untake(&self, slot: u32) {
+        self.free.store(self.free.load(Relaxed) | 1 << slot, Relaxed);
+    }
+
+    /// Owner: live slots become stale in `load`; true = they are its first.
+    #[inline]
+    pub fn retire(&self, slots: u64, load: usize) -> bool {
+        self.live.store(self.live.load(Relaxed) & !slots, Release);
+        let stale = self.stale[load].load(Relaxed);
+        self.stale[load].store(stale | slots, Relaxed);
+        stale == 0
+    }
+
+    /// Owner: stale slots of `load`.
+    #[inline]
+    pub fn stale(&self, load: usize) -> u64 {
+        self.stale[load].load(Relaxed)
+    }
+
+    /// Owner: a stale slot of `load` is clean (after grace): free again.
+    /// Returns the free slots before.
+    #[inline]
+    pub fn give(&self, slot: u32, load: usize) -> u64 {
+        let free = self.free.load(Relaxed);
+        self.stale[load].store(self.stale[load].load(Relaxed) & !(1 << slot), Relaxed);
+        self.free.store(free | 1 << slot, Relaxed);
+        free
+    }
+
+    /// Owner: its free slots.
+    #[inline]
+    pub fn free_slots(&self) -> u64 {
+        self.free.load(Relaxed)
+    }
+
+    /// All slots that it has.
+    pub fn all_slots(&self) -> u64 {
+        self.all.load(Relaxed)
+    }
+
+    /// Whether all its slots are free.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.free.load(Relaxed) == self.all.load(Relaxed)
+    }
+
+    /// Slots that hold areas, by a finder's word (R2).
+    #[inline]
+    pub fn areas(&self) -> u64 {
+        self.live.load(Acquire) & !self.remote.claimed.load(Acquire)
+    }
+
+    /// Whether somebody else is freeing the slot, or has.
+    #[inline]
+    pub fn is_claimed(&self, slot: u32) -> bool {
+        self.remote.claimed.load(Relaxed) >> slot & 1 != 0
+    }
+
+    /// R1: claims a live slot for freeing; false = somebody was first.
+    pub fn claim(&self, slot: u32) -> bool {
+        let bit = 1 << slot;
+        if self.remote.claimed.fetch_or(bit, AcqRel) & bit != 0 {
+            return false;
+        }
+        // The owner may have freed it just before the claim: then the claim
+        // is void, and is taken back.
+        let live = self.live.load(Acquire) & bit != 0;
+        if !live {
+            self.remote.claimed.fetch_and(!bit, AcqRel);
+        }
+        live
+    }
+
+    /// Owner: drops claims.
+    pub fn unclaim(&self, slots: u64) {
+        self.remote.claimed.fetch_and(!slots, AcqRel);
+    }
+
+    /// R1: the claimed slot's entries are cleared; true = the chunk has to be
+    /// pushed to the owner's mail.
+    pub fn post(&self, slot: u32) -> bool {
+        self.remote.posted.fetch_or(1 << slot, AcqRel) == 0
+    }
+
+    /// Owner, after it has popped the chunk and read its link: what was posted.
+    pub fn take_posted(&self) -> u64 {
+        self.remote.posted.swap(0, AcqRel)
+    }
+
+    /// The next chunk in the owner's mail.
+    pub fn next_in_mail(&self) -> &AtomicPtr<Chunk> {
+        &self.remote.next
+    }
+
+    /// The next chunk in `load`.
+    pub fn next_in_load(&self, load: usize) -> &AtomicPtr<Chunk> {
+        &self.next_in_load[load]
+    }
+
+    /// Whether the masks are disjoint and within the slots (C2).
+    pub fn masks_agree(&self) -> bool {
+        let masks = [&self.free, &self.live, &self.stale[0], &self.stale[1]].map(|mask| mask.load(Relaxed));
+        let union = masks.iter().fold(0, |all, mask| all | mask);
+        let sum: u32 = masks.iter().map(|mask| mask.count_ones()).sum();
+        sum == union.count_ones() && union & !self.all.load(Relaxed) == 0
+    }
+}
+
+impl Default for Chunk {
+    fn default() -> Chunk {
+        Chunk::new()
+    }
+}
+
+/// A reference to a header, which is valid for as long as the instance lives
+/// (C1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ChunkRef(NonNull<Chunk>);
+
+// SAFETY: all fields of a chunk are atomics.
+unsafe impl Send for ChunkRef {}
+// SAFETY: as above.
+unsafe impl Sync for ChunkRef {}
+
+impl ChunkRef {
+    /// Makes the frame `header` a header.
+    ///
+    /// # Safety
+    /// - H1. The frame is the instance's for ever (C1), and nobody uses it yet.
+    pub unsafe fn create<M: Machine>(machine: &M, header: Pfn) -> ChunkRef {
+        let at = machine.virt(header).cast::<Chunk>();
+        // SAFETY: H1 and M2: a frame is large and aligned enough.
+        unsafe { at.write(Chunk::new()) };
+        ChunkRef(at)
+    }
+
+    /// The header that a pointer from [`ChunkRef::as_ptr`] points at; `None`
+    /// for null.
+    ///
+    /// # Safety
+    /// - H2. It is null or came from [`ChunkRef::as_ptr`] in this instance.
+    #[inline]
+    pub unsafe fn from_ptr(at: *mut Chunk) -> Option<ChunkRef> {
+        NonNull::new(at).map(ChunkRef)
+    }
+
+    /// The header as a link.
+    #[inline]
+    pub fn as_ptr(self) -> *mut Chunk {
+        self.0.as_ptr()
+    }
+}
+
+impl Deref for ChunkRef {
+    type Target = Chunk;
+
+    #[inline]
+    fn deref(&self) -> &Chunk {
+        // SAFETY: C1: it was a header when the reference was made.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    extern crate std;
+    use std::string::String;
+
+    /// `f` free, `L` live, `c` claimed, `0`/`1` stale in that load.
+    fn picture(chunk: &Chunk) -> String {
+        let slots = chunk.all_slots().count_ones();
+        let state = |slot: u32| {
+            let has = |mask: u64| mask >> slot & 1 != 0;
+            match () {
+                _ if has(chunk.free_slots()) => 'f',
+                _ if has(chunk.stale(0)) => '0',
+                _ if has(chunk.stale(1)) => '1',
+                _ if chunk.is_claimed(slot) => 'c',
+                _ if has(chunk.areas()) => 'L',
+                _ => '?',
+            }
+        };
+        (0..slots).map(state).collect()
+    }
+
+    fn chunk(pages: usize) -> Chunk {
+        let chunk = Chunk::new();
+        chunk.become_class(Class::of(pages, 1).unwrap(), VirtAddr(0x4000_0000), RegionId(0), 0);
+        chunk
+    }
+
+    #[test]
+    fn a_slot_goes_from_free_to_live_to_stale_to_free() {
+        let chunk = chunk(512);
+        assert_eq!(picture(&chunk), "fffffff");
+        for slot in 0..3 {
+            assert_eq!(chunk.take(), Some(slot));
+            chunk.enliven(slot);
+        }
+        assert_eq!(picture(&chunk), "LLLffff");
+        assert!(chunk.retire(1 << 1, 0) && !chunk.retire(1 << 0, 0) && chunk.retire(1 << 2, 1));
+        assert_eq!(picture(&chunk), "001ffff");
+        chunk.give(1, 0);
+        assert_eq!(picture(&chunk), "0f1ffff");
+        assert!(chunk.masks_agree(), "C2");
+    }
+
+    #[test]
+    fn a_claim_is_given_once_and_only_for_live_slots() {
+        let chunk = chunk(512);
+        chunk.take();
+        chunk.enliven(0);
+        assert!(!chunk.claim(3), "nothing lives there");
+        assert_eq!(picture(&chunk), "Lffffff");
+        assert!(chunk.claim(0) && !chunk.claim(0));
+        assert_eq!((picture(&chunk).as_str(), chunk.areas()), ("cffffff", 0));
+        assert!(chunk.post(0), "the first post pushes");
+        let posted = chunk.take_posted();
+        chunk.retire(posted, 0);
+        chunk.unclaim(posted);
+        assert_eq!(picture(&chunk), "0ffffff");
+    }
+
+    #[test]
+    fn the_reciprocal_finds_the_slot_of_every_page_of_every_class() {
+        for class in Class::all() {
+            let chunk = Chunk::new();
+            let base = VirtAddr(0xffff_c900_0000_0000);
+            chunk.become_class(class, base, RegionId(0), 0);
+            for page in 0..class.units() * super::super::class::UNIT_PAGES {
+                let slot = (page / class.stride()) as u32;
+                let expected = (slot < class.slots() as u32).then_some(slot);
+                assert_eq!(chunk.slot_at(base.add_pages(page)), expected, "page {page} of {class:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn overlapping_masks_are_seen() {
+        let chunk = chunk(512);
+        chunk.free.store(0b11, Relaxed);
+        chunk.live.store(0b01, Relaxed);
+        assert!(!chunk.masks_agree());
+    }
+}

@@ -1,0 +1,151 @@
+//! Classes: the strides that slots come in.
+//!
+//! A class is a **stride** in pages, the room of one area and its guard. There
+//! are 56 exact classes, for areas of 1..16 pages and then 8 a doubling up to
+//! 512, and 9 aligned ones whose stride is a power of two, 2..512 pages.
+//!
+//! - **K1** `capacity + 1 == stride`: a slot's last page is a guard for ever.
+//! - **K2** A chunk of a class is an exact number of units and at most
+//!   16 MiB (and a unit), which bounds what one live area can pin.
+//! - **K3** A slot of an aligned class starts at a multiple of its stride.
+
+/// log2 of the pages in a unit.
+pub const UNIT_SHIFT: u32 = 6;
+/// Pages in a unit.
+pub const UNIT_PAGES: usize = 1 << UNIT_SHIFT;
+/// Slots in a chunk at most: a mask has this many bits.
+pub const MAX_SLOTS: usize = 64;
+/// The largest area that lives in a slot, in pages.
+pub const MAX_SLOT_PAGES: usize = 512;
+/// Pages that the slots of one chunk may cover (K2).
+pub const MAX_CHUNK_PAGES: usize = 4096;
+
+const EXACT: usize = 56;
+const ALIGNED: usize = 9;
+/// The number of classes.
+pub const CLASSES: usize = EXACT + ALIGNED;
+
+/// A class, by index.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Class(u8);
+
+const STRIDES: [u16; CLASSES] = {
+    let mut strides = [0; CLASSES];
+    let mut class = 0;
+    while class < CLASSES {
+        strides[class] = match class {
+            0..16 => class as u16 + 2,
+            16..EXACT => {
+                let (doubling, step) = ((class - 16) / 8, (class - 16) % 8 + 1);
+                (16 << doubling) + ((2 << doubling) * step) as u16 + 1
+            }
+            _ => 2 << (class - EXACT),
+        };
+        class += 1;
+    }
+    strides
+};
+
+const BY_PAGES: [u8; MAX_SLOT_PAGES + 1] = {
+    let mut by_pages = [0; MAX_SLOT_PAGES + 1];
+    let (mut pages, mut class) = (1, 0);
+    while pages <= MAX_SLOT_PAGES {
+        while STRIDES[class] as usize <= pages {
+            class += 1;
+        }
+        by_pages[pages] = class as u8;
+        pages += 1;
+    }
+    by_pages
+};
+
+impl Class {
+    /// All classes.
+    pub fn all() -> impl Iterator<Item = Class> {
+        (0..CLASSES as u8).map(Class)
+    }
+
+    /// The tightest class for `pages` pages at a multiple of `align` pages (a
+    /// power of two); `None` where only a run of its own will do.
+    #[inline]
+    pub fn of(pages: usize, align: usize) -> Option<Class> {
+        if pages > MAX_SLOT_PAGES {
+            return None;
+        }
+        if align <= 1 {
+            return Some(Class(BY_PAGES[pages]));
+        }
+        let stride = (pages + 1).next_power_of_two().max(align);
+        (stride <= MAX_SLOT_PAGES).then(|| Class((EXACT as u32 + stride.ilog2() - 1) as u8))
+    }
+
+    /// Its index, below [`CLASSES`].
+    #[inline]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    /// The class with this index.
+    pub const fn from_index(index: usize) -> Class {
+        assert!(index < CLASSES);
+        Class(index as u8)
+    }
+
+    /// Pages from one slot to the next.
+    #[inline]
+    pub const fn stride(self) -> usize {
+        STRIDES[self.0 as usize] as usize
+    }
+
+    /// Slots in a chunk.
+    pub const fn slots(self) -> usize {
+        let fit = MAX_CHUNK_PAGES / self.stride();
+        if fit < MAX_SLOTS { fit } else { MAX_SLOTS }
+    }
+
+    /// Units in a chunk (K2).
+    pub const fn units(self) -> usize {
+        (self.slots() * self.stride()).div_ceil(UNIT_PAGES)
+    }
+
+    /// What a chunk's first page must be a multiple of, in pages (K3).
+    pub const fn align(self) -> usize {
+        if (self.0 as usize) < EXACT { 1 } else { self.stride() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_size_gets_the_tightest_slot_with_room_for_its_guard() {
+        for pages in 1..=MAX_SLOT_PAGES {
+            let class = Class::of(pages, 1).unwrap();
+            assert!(class.stride() > pages, "K1");
+            let wasted = class.stride() - 1 - pages;
+            assert!(wasted == 0 || wasted * 8 < pages, "{pages} pages in a stride of {}", class.stride());
+            assert!(class.index() == 0 || Class::from_index(class.index() - 1).stride() <= pages, "tightest");
+        }
+        assert_eq!(Class::of(MAX_SLOT_PAGES + 1, 1), None);
+    }
+
+    #[test]
+    fn aligned_slots_start_at_multiples_of_their_stride() {
+        assert_eq!(Class::of(4, 4).unwrap().stride(), 8);
+        assert_eq!(Class::of(1, 256).unwrap().stride(), 256);
+        assert_eq!(Class::of(512, 2), None, "K1 would need a stride of 1024");
+        for class in Class::all().filter(|c| c.align() > 1) {
+            assert!(class.stride().is_power_of_two() && class.align() == class.stride(), "K3");
+        }
+    }
+
+    #[test]
+    fn a_chunk_is_an_exact_number_of_units_and_at_most_16_mib() {
+        for class in Class::all() {
+            let pages = class.units() * UNIT_PAGES;
+            assert!(pages >= class.slots() * class.stride() && pages < MAX_CHUNK_PAGES + UNIT_PAGES, "K2");
+            assert!((1..=MAX_SLOTS).contains(&class.slots()));
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Shelves: one CPU's chunks of one region, by class.
+//!
+//! ```text
+//!   bin of a class:  current ── partial ⇄ partial ⇄ …   empty ⇄ empty ⇄ …
+//! ```
+//!
+//! # Rules
+//! - **S1** A chunk with a free slot is the current one of its bin, or on one
+//!   of its lists: *empty* if all its slots are free, else *partial*. A chunk
+//!   without is on no list, current or not.
+//! - **S2** An area goes where others are: the current chunk, else a partial
+//!   one, else an empty one, so that empty chunks can be given up.
+//!
+//! # Locks
+//! None: whoever is inside the owner's CPU.
+
+use super::chunk::{Chunk, ChunkRef};
+use super::class::{CLASSES, Class};
+use crate::error::Broken;
+use crate::sync::Ordering::*;
+use core::ptr::null_mut;
+
+const NONE: u8 = 0;
+const PARTIAL: u8 = 1;
+const EMPTY: u8 = 2;
+
+/// The chunks of one class.
+#[derive(Clone, Copy, Debug)]
+struct Bin {
+    current: *mut Chunk,
+    partial: *mut Chunk,
+    empty: *mut Chunk,
+    empties: u32,
+}
+
+const BIN: Bin = Bin { current: null_mut(), partial: null_mut(), empty: null_mut(), empties: 0 };
+
+/// One CPU's chunks of one region.
+#[derive(Debug)]
+pub struct Shelf {
+    /// By class, and the run chunks last.
+    bins: [Bin; CLASSES + 1],
+}
+
+// SAFETY: the pointers are headers (C1), which any CPU may follow.
+unsafe impl Send for Shelf {}
+
+fn bin_of(class: Option<Class>) -> usize {
+    class.map_or(CLASSES, Class::index)
+}
+
+impl Default for Shelf {
+    fn default() -> Shelf {
+        Shelf { bins: [BIN; CLASSES + 1] }
+    }
+}
+
+/// The header behind a link of this shelf.
+#[inline]
+fn chunk(link: *mut Chunk) -> Option<ChunkRef> {
+    // SAFETY: H2: shelves store nothing but what `as_ptr` gave.
+    unsafe { ChunkRef::from_ptr(link) }
+}
+
+impl Shelf {
+    /// Takes a clean slot of `class` (`None`: of the run chunks).
+    ///
+    /// # Cost
+    /// O(1).
+    #[inline]
+    pub fn take(&mut self, class: Option<Class>) -> Option<(ChunkRef, u32)> {
+        let current = chunk(self.bins[bin_of(class)].current);
+        if let Some(chunk) = current
+            && let Some(slot) = chunk.take()
+        {
+            return Some((chunk, slot));
+        }
+        self.take_from_next(bin_of(class))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn take_from_next(&mut self, bin: usize) -> Option<(ChunkRef, u32)> {
+        let next = chunk(self.bins[bin].partial).or(chunk(self.bins[bin].empty))?;
+        self.unlink(bin, next);
+        self.bins[bin].current = next.as_ptr();
+        next.take().map(|slot| (next, slot))
+    }
+
+    /// Adds a chunk, all of whose slots are free.
+    pub fn add(&mut self, chunk: ChunkRef) {
+        self.link(bin_of(chunk.class()), chunk, EMPTY);
+    }
+
+    /// A slot of `chunk` became free; `before` were free already.
+    #[inline]
+    pub fn gained(&mut self, chunk: ChunkRef, before: u64) {
+        let bin = bin_of(chunk.class());
+        if self.bins[bin].current == chunk.as_ptr() {
+            return;
+        }
+        let list = if chunk.is_empty() { EMPTY } else { PARTIAL };
+        if before == 0 || list == EMPTY {
+            self.move_to(bin, chunk, list);
+        }
+    }
+
+    /// Puts a slot back that was taken and not used.
+    pub fn untake(&mut self, chunk: ChunkRef, slot: u32) {
+        let before = chunk.free_slots();
+        chunk.untake(slot);
+        self.gained(chunk, before);
+    }
+
+    /// Empty chunks of `class`.
+    pub fn empties(&self, class: Class) -> usize {
+        self.bins[class.index()].empties as usize
+    }
+
+    /// Takes an empty chunk of `class` off the shelf, to be given up. With
+    /// `current_too`, the current one if it is empty.
+    pub fn take_empty(&mut self, class: Class, current_too: bool) -> Option<ChunkRef> {
+        let bin = class.index();
+        if let Some(empty) = chunk(self.bins[bin].empty) {
+            self.unlink(bin, empty);
+            return Some(empty);
+        }
+        let current = chunk(self.bins[bin].current).filter(|chunk| current_too && chunk.is_empty())?;
+        self.bins[bin].current = null_mut();
+        Some(current)
+    }
+
+    fn move_to(&mut self, bin: usize, chunk: ChunkRef, list: u8) {
+        self.unlink(bin, chunk);
+        self.link(bin, chunk, list);
+    }
+
+    fn head(&mut self, bin: usize, list: u8) -> &mut *mut Chunk {
+        if list == PARTIAL { &mut self.bins[bin].partial } else { &mut self.bins[bin].empty }
+    }
+
+    fn link(&mut self, bin: usize, new: ChunkRef, list: u8) {
+        let head = self.head(bin, list);
+        new.next.store(*head, Relaxed);
+        new.previous.store(null_mut(), Relaxed);
+        if let Some(old) = chunk(*head) {
+            old.previous.store(new.as_ptr(), Relaxed);
+        }
+        *head = new.as_ptr();
+        new.list.store(list, Relaxed);
+        self.bins[bin].empties += (list == EMPTY) as u32;
+    }
+
+    fn unlink(&mut self, bin: usize, old: ChunkRef) {
+        let list = old.list.load(Relaxed);
+        if list == NONE {
+            return;
+        }
+        let (next, previous) = (old.next.load(Relaxed), old.previous.load(Relaxed));
+        match chunk(previous) {
+            Some(previous) => previous.next.store(next, Relaxed),
+            None => *self.head(bin, list) = next,
+        }
+        if let Some(next) = chunk(next) {
+            next.previous.store(previous, Relaxed);
+        }
+        old.list.store(NONE, Relaxed);
+        self.bins[bin].empties -= (list == EMPTY) as u32;
+    }
+
+    /// Checks S1 and C2.
+    ///
+    /// # Errors
+    /// The rule that is broken, and the header's address.
+    pub fn check(&self) -> Result<(), Broken> {
+        for (bin, state) in self.bins.iter().enumerate() {
+            self.check_list(bin, state.partial, |chunk| !chunk.is_empty() && chunk.free_slots() != 0)?;
+            let empties = self.check_list(bin, state.empty, |chunk| chunk.is_empty())?;
+            if empties != state.empties {
+                return Err(Broken { rule: "S1", at: bin });
+            }
+        }
+        Ok(())
+    }
+
+    fn check_list(&self, bin: usize, head: *mut Chunk, belongs: impl Fn(&Chunk) -> bool) -> Result<u32, Broken> {
+        let (mut link, mut count) = (head, 0);
+        while let Some(at) = chunk(link) {
+            if !belongs(&at) || bin_of(at.class()) != bin || self.bins[bin].current == link {
+                return Err(Broken { rule: "S1", at: link.addr() });
+            }
+            if !at.masks_agree() {
+                return Err(Broken { rule: "C2", at: link.addr() });
+            }
+            (link, count) = (at.next.load(Relaxed), count + 1);
+        }
+        Ok(count)
+    }
+}

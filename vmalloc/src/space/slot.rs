@@ -1,0 +1,290 @@
+//! Slots: what is known of one area.
+//!
+//! A slot is the library's `vm_struct`: 56 bytes in its chunk's header. It is
+//! written by whoever makes or frees the area, and read by anybody, at any
+//! time, without a lock: a finder copies it out under the slot's **sequence**
+//! (R2) and throws the copy away if the sequence has moved.
+//!
+//! - **R2** finders read fields as relaxed atomics between two equal, even
+//!   reads of the sequence: a snapshot, never a reference.
+//! - **U1** A slot with [`BUILDING`] set is not an area yet: finders see it as
+//!   *changing*, and nobody can free it (the traditional `VM_UNINITIALIZED`).
+
+use crate::area::{Caller, Guard, Info, Kind, RegionId};
+use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering::*, fence};
+use crate::units::{Node, VirtAddr};
+
+const KIND: u32 = 0x7;
+const NO_GUARD: u32 = 1 << 3;
+const CALLER_IS_PC: u32 = 1 << 4;
+const FREER_IS_PC: u32 = 1 << 5;
+const HAS_FREER: u32 = 1 << 6;
+/// Some of the frames were handed out: they are released by count (G3).
+const SHARED: u32 = 1 << 7;
+/// Not an area yet (U1).
+const BUILDING: u32 = 1 << 8;
+const NODE_SHIFT: u32 = 16;
+
+/// What one area is.
+#[derive(Debug, Default)]
+pub struct Slot {
+    sequence: AtomicU32,
+    meta: AtomicU32,
+    bytes: AtomicUsize,
+    pages: AtomicUsize,
+    caller: AtomicUsize,
+    freer: AtomicUsize,
+    /// Device areas: the physical address; all ones for others.
+    phys: AtomicU64,
+    /// Runs of their own: the grain they start at.
+    grain: AtomicU32,
+}
+
+/// What a new area writes into its slot.
+#[derive(Clone, Copy, Debug)]
+pub struct Label {
+    /// Bytes asked for.
+    pub bytes: usize,
+    /// Pages of the area.
+    pub pages: usize,
+    /// Its kind.
+    pub kind: Kind,
+    /// Its guard.
+    pub guard: Guard,
+    /// Who asked.
+    pub caller: Caller,
+    /// The node asked of.
+    pub node: Node,
+    /// The device's address.
+    pub phys: Option<u64>,
+}
+
+/// A copy of a slot, taken by [`Slot::snapshot`].
+#[derive(Clone, Copy, Debug)]
+pub struct Snapshot {
+    meta: u32,
+    bytes: usize,
+    pages: usize,
+    caller: usize,
+    freer: usize,
+    phys: u64,
+    grain: u32,
+    sequence: u32,
+}
+
+impl Slot {
+    /// Begins an area: from here on it is *building* (U1).
+    #[inline]
+    pub fn begin(&self, label: &Label) {
+        let pc = if matches!(label.caller, Caller::Return(_)) { CALLER_IS_PC } else { 0 };
+        let guard = if label.guard == Guard::None { NO_GUARD } else { 0 };
+        let meta = label.kind as u32 | guard | pc | BUILDING | (label.node.0 as u32) << NODE_SHIFT;
+        self.change(|slot| {
+            slot.meta.store(meta, Relaxed);
+            slot.bytes.store(label.bytes, Relaxed);
+            slot.pages.store(label.pages, Relaxed);
+            slot.caller.store(label.caller.address(), Relaxed);
+            slot.phys.store(label.phys.map_or(u64::MAX, |phys| phys), Relaxed);
+        });
+    }
+
+    /// The area is whole: finders see it.
+    #[inline]
+    pub fn publish(&self) {
+        self.meta.store(self.meta.load(Relaxed) & !BUILDING, Release);
+    }
+
+    /// Notes who freed it.
+    #[inline]
+    pub fn freed_by(&self, caller: Caller) {
+        let pc = if matches!(caller, Caller::Return(_)) { FREER_IS_PC } else { 0 };
+        self.change(|slot| {
+            slot.freer.store(caller.address(), Relaxed);
+            slot.meta.fetch_or(HAS_FREER | pc, Relaxed);
+        });
+    }
+
+    /// Changes fields under the sequence. Only one at a time may: who makes the
+    /// area, who frees it.
+    #[inline]
+    fn change(&self, change: impl FnOnce(&Slot)) {
+        let sequence = self.sequence.load(Relaxed);
+        self.sequence.store(sequence.wrapping_add(1), Relaxed);
+        fence(Release);
+        change(self);
+        self.sequence.store(sequence.wrapping_add(2), Release);
+    }
+
+    /// A copy, or `None` while it is being changed (R2).
+    pub fn snapshot(&self) -> Option<Snapshot> {
+        let sequence = self.sequence.load(Acquire);
+        let copy = Snapshot {
+            sequence,
+            meta: self.meta.load(Relaxed),
+            bytes: self.bytes.load(Relaxed),
+            pages: self.pages.load(Relaxed),
+            caller: self.caller.load(Relaxed),
+            freer: self.freer.load(Relaxed),
+            phys: self.phys.load(Relaxed),
+            grain: self.grain.load(Relaxed),
+        };
+        fence(Acquire);
+        (sequence & 1 == 0 && self.sequence.load(Relaxed) == sequence).then_some(copy)
+    }
+
+    /// The sequence: moves whenever the slot gets a new area.
+    #[inline]
+    pub fn sequence(&self) -> u32 {
+        self.sequence.load(Acquire)
+    }
+
+    /// Pages of the area; 0 before the first.
+    #[inline]
+    pub fn pages(&self) -> usize {
+        self.pages.load(Relaxed)
+    }
+
+    /// The kind of the area.
+    #[inline]
+    pub fn kind(&self) -> Kind {
+        kind_of(self.meta.load(Relaxed))
+    }
+
+    /// Whether the area is being made (U1).
+    #[inline]
+    pub fn is_building(&self) -> bool {
+        self.meta.load(Acquire) & BUILDING != 0
+    }
+
+    /// Whether frames of it were handed out (G3).
+    #[inline]
+    pub fn is_shared(&self) -> bool {
+        self.meta.load(Acquire) & SHARED != 0
+    }
+
+    /// Frames of it are handed out: they are released by count (G3).
+    pub fn share(&self) {
+        self.meta.fetch_or(SHARED, AcqRel);
+    }
+
+    /// The grain at which a run of its own starts.
+    #[inline]
+    pub fn grain(&self) -> u32 {
+        self.grain.load(Relaxed)
+    }
+
+    /// Places a run of its own.
+    pub fn place(&self, grain: u32) {
+        self.change(|slot| slot.grain.store(grain, Relaxed));
+    }
+}
+
+fn kind_of(meta: u32) -> Kind {
+    Kind::from_u8((meta & KIND) as u8).unwrap_or(Kind::Reserved)
+}
+
+impl Snapshot {
+    /// Whether the area was being made (U1).
+    pub fn is_building(&self) -> bool {
+        self.meta & BUILDING != 0
+    }
+
+    /// Whether somebody has freed it.
+    pub fn is_freed(&self) -> bool {
+        self.meta & HAS_FREER != 0
+    }
+
+    /// Pages of the area.
+    pub fn pages(&self) -> usize {
+        self.pages
+    }
+
+    /// The grain at which a run of its own starts.
+    pub fn grain(&self) -> u32 {
+        self.grain
+    }
+
+    /// The slot's sequence when the copy was made.
+    pub fn sequence(&self) -> u32 {
+        self.sequence
+    }
+
+    /// The copy as an [`Info`] of an area at `start`.
+    pub fn info(&self, start: VirtAddr, region: RegionId) -> Info {
+        Info {
+            start,
+            bytes: self.bytes,
+            pages: self.pages,
+            kind: kind_of(self.meta),
+            guard: if self.meta & NO_GUARD != 0 { Guard::None } else { Guard::After },
+            caller: caller(self.caller, self.meta & CALLER_IS_PC != 0),
+            freer: self.is_freed().then(|| caller(self.freer, self.meta & FREER_IS_PC != 0)),
+            node: Node((self.meta >> NODE_SHIFT) as u8),
+            phys: (self.phys != u64::MAX).then_some(self.phys),
+            region,
+        }
+    }
+}
+
+fn caller(word: usize, is_pc: bool) -> Caller {
+    if is_pc || word == 0 {
+        return Caller::Return(word);
+    }
+    // SAFETY: without CALLER_IS_PC the word is the address of a `Location`
+    // with static lifetime (`Caller::address` wrote it), and the snapshot's
+    // sequence says that flag and word belong together (R2).
+    Caller::At(unsafe { &*core::ptr::with_exposed_provenance(word) })
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn label(pages: usize) -> Label {
+        Label {
+            bytes: pages * 4096 - 7,
+            pages,
+            kind: Kind::Vmalloc,
+            guard: Guard::After,
+            caller: Caller::here(),
+            node: Node(3),
+            phys: None,
+        }
+    }
+
+    #[test]
+    fn a_slot_tells_what_was_written_into_it() {
+        let slot = Slot::default();
+        slot.begin(&label(5));
+        assert!(slot.is_building() && slot.snapshot().unwrap().is_building(), "U1");
+        slot.publish();
+        let info = slot.snapshot().unwrap().info(VirtAddr(0x8000), RegionId(1));
+        assert_eq!((info.bytes, info.pages, info.node, info.region), (5 * 4096 - 7, 5, Node(3), RegionId(1)));
+        assert!(matches!(info.caller, Caller::At(place) if place.file().ends_with("slot.rs")));
+        assert_eq!((info.freer, info.phys), (None, None));
+    }
+
+    #[test]
+    fn the_freer_is_told_until_the_slot_is_used_again() {
+        let slot = Slot::default();
+        slot.begin(&label(1));
+        slot.publish();
+        slot.freed_by(Caller::Return(0x77));
+        let info = slot.snapshot().unwrap().info(VirtAddr(0), RegionId(0));
+        assert_eq!(info.freer, Some(Caller::Return(0x77)));
+        slot.begin(&label(1));
+        assert!(!slot.snapshot().unwrap().is_freed());
+    }
+
+    #[test]
+    fn no_snapshot_is_given_while_a_slot_changes() {
+        let slot = Slot::default();
+        slot.change(|slot| assert!(slot.snapshot().is_none(), "R2"));
+        assert!(slot.snapshot().is_some());
+    }
+
+    #[test]
+    fn a_slot_is_64_bytes_at_most() {
+        assert!(size_of::<Slot>() <= 64);
+    }
+}
