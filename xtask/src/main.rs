@@ -1,2 +1,50 @@
-//! One tool: test, tidy, bench.
-fn main() {}
+//! One tool for those who work on vmalloc: `cargo xtask help` says what it does.
+
+mod project;
+mod stages;
+mod steps;
+mod tidy;
+
+use anyhow::Result;
+use project::Project;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match run(&args) {
+        Ok(code) => code,
+        Err(why) => {
+            eprintln!("xtask: {why:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(args: &[String]) -> Result<ExitCode> {
+    match args.split_first().map(|(command, rest)| (command.as_str(), rest)) {
+        Some(("test", wanted)) => steps::run(&Project::open()?, &stages::named(wanted)?),
+        Some(("tidy", [])) => {
+            let report = tidy::look_at(&Project::open()?)?;
+            print!("{report}");
+            Ok(if report.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        None | Some(("help" | "-h" | "--help", _)) => {
+            print!("{}", help());
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(_) => anyhow::bail!("no such command: {}\n\n{}", args.join(" "), help()),
+    }
+}
+
+fn help() -> String {
+    let mut text = String::from(
+        "cargo xtask test [STAGE…]   everything that CI runs, or only these stages\n\
+         cargo xtask tidy            the last stage alone: checks over the tree\n\
+         cargo xtask help            this\n\n\
+         Stages:\n",
+    );
+    for stage in stages::ALL {
+        text += &format!("  {:<9} {}\n", stage.name, stage.about);
+    }
+    text
+}

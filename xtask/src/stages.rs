@@ -1,0 +1,162 @@
+//! The stages of the test command, cheapest first.
+
+use crate::project::Project;
+use crate::steps::{Outcome, Stage, succeed};
+use crate::tidy;
+use anyhow::{Result, bail, ensure};
+use std::path::Path;
+use std::process::Command;
+
+const NARROW: &str = "i686-unknown-linux-gnu";
+const TRACES: &str = "traces";
+
+/// All stages, in the order they run.
+pub const ALL: &[Stage] = &[
+    Stage { name: "fmt", about: "formatting", run: |p| succeed(p.cargo().args(["fmt", "--all", "--check"])) },
+    Stage { name: "tidy", about: "checks over the tree", run: tidy_up },
+    Stage { name: "clippy", about: "lints, all of them errors", run: clippy },
+    Stage { name: "narrow", about: "the library for a 32-bit target", run: narrow },
+    Stage { name: "docs", about: "the documentation builds without a warning", run: docs },
+    Stage { name: "unit", about: "unit, model and integration tests", run: unit },
+    Stage { name: "doctest", about: "the examples in the documentation", run: doctest },
+    Stage { name: "examples", about: "the programs in examples/", run: examples },
+    Stage { name: "loom", about: "every interleaving of the races that matter", run: loom },
+    Stage { name: "space", about: "the address layer beside its model (SPACE_OPS, default a million)", run: space },
+    Stage { name: "oracle", about: "the simulator looks for stale use (ORACLE_OPS, default ten million)", run: oracle },
+    Stage { name: "replay", about: "the recorded traces, in a process and in the simulator", run: replay },
+];
+
+/// The stages of these names; all of them if there are none.
+pub fn named(wanted: &[String]) -> Result<Vec<&'static Stage>> {
+    for name in wanted {
+        let known = ALL.iter().any(|stage| stage.name == name);
+        ensure!(known, "no stage {name}; there are: {}", ALL.iter().map(|s| s.name).collect::<Vec<_>>().join(" "));
+    }
+    Ok(ALL.iter().filter(|stage| wanted.is_empty() || wanted.iter().any(|name| name == stage.name)).collect())
+}
+
+fn tidy_up(project: &Project) -> Result<Outcome> {
+    let report = tidy::look_at(project)?;
+    print!("{report}");
+    match report.findings.len() {
+        0 => Ok(Outcome::Passed),
+        n => bail!("{n} findings"),
+    }
+}
+
+fn clippy(project: &Project) -> Result<Outcome> {
+    succeed(project.cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+}
+
+fn narrow(project: &Project) -> Result<Outcome> {
+    let sysroot = Command::new("rustc").args(["--print", "sysroot"]).output()?.stdout;
+    if !Path::new(String::from_utf8(sysroot)?.trim()).join("lib/rustlib").join(NARROW).exists() {
+        return Ok(Outcome::Skipped(format!("the target is missing: rustup target add {NARROW}")));
+    }
+    succeed(project.cargo().args(["check", "-p", "vmalloc", "--target", NARROW]))
+}
+
+/// Binaries first: the command is named like the library, and whoever comes
+/// last keeps the folder.
+fn docs(project: &Project) -> Result<Outcome> {
+    for of in ["--bins", "--lib"] {
+        let mut doc = project.cargo();
+        succeed(doc.args(["doc", "--workspace", "--no-deps", of]).env("RUSTDOCFLAGS", "-D warnings"))?;
+    }
+    Ok(Outcome::Passed)
+}
+
+fn unit(project: &Project) -> Result<Outcome> {
+    succeed(project.cargo().args(["test", "--workspace", "--lib", "--bins", "--tests", "--no-fail-fast"]))
+}
+
+fn doctest(project: &Project) -> Result<Outcome> {
+    succeed(project.cargo().args(["test", "--workspace", "--doc", "--no-fail-fast"]))
+}
+
+fn examples(project: &Project) -> Result<Outcome> {
+    let examples = || project.targets.iter().filter(|target| target.kind == "example");
+    if examples().next().is_none() {
+        return Ok(Outcome::Skipped("there are none".into()));
+    }
+    for example in examples() {
+        succeed(project.cargo().args(["run", "-p", &example.package, "--example", &example.name]))?;
+    }
+    Ok(Outcome::Passed)
+}
+
+/// In a folder of its own: the flag would rebuild everything in the other.
+fn loom(project: &Project) -> Result<Outcome> {
+    if let Some(absent) = without(project, "vmalloc/tests/loom.rs") {
+        return Ok(absent);
+    }
+    let flags = format!("{} --cfg loom", std::env::var("RUSTFLAGS").unwrap_or_default());
+    let mut test = project.cargo();
+    test.args(["test", "--release", "-p", "vmalloc", "--test", "loom", "--target-dir", "target/loom"]);
+    succeed(test.env("RUSTFLAGS", flags.trim()))
+}
+
+fn space(project: &Project) -> Result<Outcome> {
+    let mut test = project.cargo();
+    test.args(["test", "--release", "-p", "vmalloc", "--lib", "space::"]);
+    succeed(test.env("SPACE_OPS", set_or("SPACE_OPS", "1000000")))
+}
+
+fn oracle(project: &Project) -> Result<Outcome> {
+    if let Some(absent) = without(project, "machines/sim/tests/oracle.rs") {
+        return Ok(absent);
+    }
+    let mut test = project.cargo();
+    test.args(["test", "--release", "-p", "vmalloc-sim", "--test", "oracle", "--", "--nocapture"]);
+    succeed(test.env("ORACLE_OPS", set_or("ORACLE_OPS", "10000000")))
+}
+
+fn replay(project: &Project) -> Result<Outcome> {
+    if let Some(absent) = without(project, TRACES) {
+        return Ok(absent);
+    }
+    for machine in ["hosted", "sim"] {
+        succeed(project.cargo().args(["run", "--release", "--", "replay", "--machine", machine]))?;
+    }
+    Ok(Outcome::Passed)
+}
+
+fn without(project: &Project, path: &str) -> Option<Outcome> {
+    (!project.has(path)).then(|| Outcome::Skipped(format!("no {path} yet")))
+}
+
+/// What the caller set for `variable`, so that a long stage can be made short.
+fn set_or(variable: &str, default: &str) -> String {
+    std::env::var(variable).unwrap_or_else(|_| default.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_name_means_all_stages() {
+        assert_eq!(named(&[]).unwrap().len(), ALL.len());
+    }
+
+    #[test]
+    fn named_stages_run_in_their_own_order() {
+        let stages = named(&["unit".into(), "fmt".into()]).unwrap();
+        assert_eq!(stages.iter().map(|stage| stage.name).collect::<Vec<_>>(), ["fmt", "unit"]);
+    }
+
+    #[test]
+    fn an_unknown_stage_is_refused_and_the_known_ones_are_told() {
+        let why = named(&["units".into()]).err().unwrap().to_string();
+        assert!(why.starts_with("no stage units; there are: fmt tidy"), "{why}");
+    }
+
+    #[test]
+    fn what_is_absent_is_skipped_with_its_name() {
+        let nowhere = Project { root: "/nowhere".into(), targets: Vec::new() };
+        assert_eq!(loom(&nowhere).unwrap(), Outcome::Skipped("no vmalloc/tests/loom.rs yet".into()));
+        assert_eq!(oracle(&nowhere).unwrap(), Outcome::Skipped("no machines/sim/tests/oracle.rs yet".into()));
+        assert_eq!(replay(&nowhere).unwrap(), Outcome::Skipped("no traces yet".into()));
+        assert_eq!(examples(&nowhere).unwrap(), Outcome::Skipped("there are none".into()));
+    }
+}

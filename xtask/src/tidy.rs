@@ -1,0 +1,112 @@
+//! Checks over the tree that the compiler does not make.
+//!
+//! - **dead files**: a `.rs` file that no crate reaches ([`modules`]).
+//! - **length**: functions over 60 lines, files over 600 ([`length`]).
+//! - **tiers**: a module of the library that names one above or beside its
+//!   own tier ([`tiers`]).
+//! - **unsafety**: `unsafe` that does not say why it is right ([`unsafety`]).
+//! - **calls**: `unwrap`, `todo!` and the like in what ships ([`calls`]).
+//! - **names**: what README and ARCHITECTURE name must exist ([`names`]).
+//! - **words**: places that only one workplace knows ([`words`]).
+//!
+//! Each check reads a [`Tree`], which the tests make of strings.
+
+mod calls;
+mod length;
+mod modules;
+mod names;
+mod tiers;
+mod tokens;
+mod tree;
+mod unsafety;
+mod words;
+
+use crate::project::Project;
+use anyhow::Result;
+use std::fmt;
+use tree::Tree;
+
+/// Something to put right.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Finding {
+    /// The file, from the project's folder.
+    pub path: String,
+    /// The line, from 1; 0 for the file as a whole.
+    pub line: usize,
+    /// What is wrong.
+    pub what: String,
+}
+
+impl Finding {
+    fn new(path: &str, line: usize, what: impl Into<String>) -> Finding {
+        Finding { path: path.to_owned(), line, what: what.into() }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            0 => write!(f, "{}: {}", self.path, self.what),
+            line => write!(f, "{}:{line}: {}", self.path, self.what),
+        }
+    }
+}
+
+/// What the checks found, and how long the functions are.
+pub struct Report {
+    /// Sorted by place.
+    pub findings: Vec<Finding>,
+    lengths: length::Lengths,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for finding in &self.findings {
+            writeln!(f, "{finding}")?;
+        }
+        writeln!(f, "tidy: {}; {} findings", self.lengths, self.findings.len())
+    }
+}
+
+/// Reads the project's files and runs all checks over them.
+pub fn look_at(project: &Project) -> Result<Report> {
+    let tree = Tree::read(project)?;
+    Ok(report(&tree))
+}
+
+fn report(tree: &Tree) -> Report {
+    let checks =
+        [modules::check, length::check, tiers::check, unsafety::check, calls::check, names::check, words::check];
+    let mut findings = tree.broken.clone();
+    findings.extend(checks.iter().flat_map(|check| check(tree)));
+    findings.sort();
+    Report { findings, lengths: length::Lengths::of(tree) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn findings_of_all_checks_come_sorted_by_place() {
+        let tree = Tree::of(&[
+            ("vmalloc/src/lib.rs", "mod b;\nfn f() { None::<()>.unwrap() }"),
+            ("vmalloc/src/b.rs", "fn g() { todo!() }"),
+            ("vmalloc/src/a.rs", ""),
+        ]);
+        assert_eq!(
+            report(&tree).to_string(),
+            "vmalloc/src/a.rs: no crate has this file as a module\n\
+             vmalloc/src/b.rs:1: todo! in what ships\n\
+             vmalloc/src/lib.rs:2: unwrap() in what ships: say why it holds, or refuse\n\
+             tidy: 2 functions, median 1 lines, longest 1; 3 findings\n"
+        );
+    }
+
+    #[test]
+    fn a_file_that_does_not_parse_is_a_finding() {
+        let tree = Tree::of(&[("vmalloc/src/lib.rs", "fn f( {}")]);
+        let findings = report(&tree).findings;
+        assert!(findings[0].what.starts_with("does not parse: "), "{findings:?}");
+    }
+}

@@ -1,0 +1,132 @@
+//! Long functions and long files.
+
+use super::Finding;
+use super::tree::{Source, Tree};
+use proc_macro2::Span;
+use std::fmt;
+use syn::spanned::Spanned;
+use syn::visit::{self, Visit};
+use syn::{Block, ImplItemFn, ItemFn, Signature, TraitItemFn};
+
+const FUNCTION: usize = 60;
+const FILE: usize = 600;
+
+/// Functions and files over their limit.
+pub fn check(tree: &Tree) -> Vec<Finding> {
+    tree.sources.iter().flat_map(check_source).collect()
+}
+
+fn check_source(source: &Source) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if source.lines.len() > FILE {
+        let what = format!("a file of {} lines; {FILE} is the most", source.lines.len());
+        findings.push(Finding::new(&source.path, 0, what));
+    }
+    for Function { name, line, lines } in functions(source) {
+        if lines > FUNCTION {
+            let what = format!("{name} has {lines} lines; {FUNCTION} is the most");
+            findings.push(Finding::new(&source.path, line, what));
+        }
+    }
+    findings
+}
+
+/// How long the functions of a tree are.
+pub struct Lengths(Vec<usize>);
+
+impl Lengths {
+    /// Of all functions, those of tests among them.
+    pub fn of(tree: &Tree) -> Lengths {
+        let mut lengths: Vec<usize> = tree.sources.iter().flat_map(functions).map(|f| f.lines).collect();
+        lengths.sort_unstable();
+        Lengths(lengths)
+    }
+}
+
+impl fmt::Display for Lengths {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let median = self.0.get(self.0.len() / 2).unwrap_or(&0);
+        let longest = self.0.last().unwrap_or(&0);
+        write!(f, "{} functions, median {median} lines, longest {longest}", self.0.len())
+    }
+}
+
+struct Function {
+    name: String,
+    line: usize,
+    lines: usize,
+}
+
+/// All functions with a body, from their signature to the closing brace.
+fn functions(source: &Source) -> Vec<Function> {
+    let mut found = Found(Vec::new());
+    found.visit_file(&source.ast);
+    found.0
+}
+
+struct Found(Vec<Function>);
+
+impl Found {
+    fn add(&mut self, sig: &Signature, body: &Block) {
+        let line = |span: Span| span.start().line;
+        let (first, last) = (line(sig.span()), line(body.brace_token.span.close()));
+        self.0.push(Function { name: sig.ident.to_string(), line: first, lines: last - first + 1 });
+    }
+}
+
+impl<'a> Visit<'a> for Found {
+    fn visit_item_fn(&mut self, f: &'a ItemFn) {
+        self.add(&f.sig, &f.block);
+        visit::visit_item_fn(self, f);
+    }
+
+    fn visit_impl_item_fn(&mut self, f: &'a ImplItemFn) {
+        self.add(&f.sig, &f.block);
+        visit::visit_impl_item_fn(self, f);
+    }
+
+    fn visit_trait_item_fn(&mut self, f: &'a TraitItemFn) {
+        if let Some(body) = &f.default {
+            self.add(&f.sig, body);
+        }
+        visit::visit_trait_item_fn(self, f);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A function of that many lines.
+    fn function(name: &str, lines: usize) -> String {
+        format!("fn {name}() {{\n{}}}\n", "    g();\n".repeat(lines - 2))
+    }
+
+    #[test]
+    fn a_function_of_60_lines_passes_and_one_of_61_is_found() {
+        let text = format!("{}impl A {{\n/// Doc.\n{}}}\n", function("fits", 60), function("long", 61));
+        let tree = Tree::of(&[("a/src/lib.rs", &text)]);
+        assert_eq!(check(&tree), [Finding::new("a/src/lib.rs", 63, "long has 61 lines; 60 is the most")]);
+    }
+
+    #[test]
+    fn a_default_method_of_a_trait_has_a_length_too() {
+        let text = format!("trait T {{\nfn short();\n{}}}", function("long", 99));
+        let tree = Tree::of(&[("a/src/lib.rs", &text)]);
+        assert_eq!(check(&tree), [Finding::new("a/src/lib.rs", 3, "long has 99 lines; 60 is the most")]);
+    }
+
+    #[test]
+    fn a_file_of_600_lines_passes_and_one_of_601_is_found() {
+        let (fits, long) = ("//\n".repeat(600), "//\n".repeat(601));
+        let tree = Tree::of(&[("a/lib.rs", &fits), ("b/lib.rs", &long)]);
+        assert_eq!(check(&tree), [Finding::new("b/lib.rs", 0, "a file of 601 lines; 600 is the most")]);
+    }
+
+    #[test]
+    fn the_median_is_that_of_all_functions() {
+        let text = [1, 2, 3].map(|n| function(&format!("f{n}"), n * n + 1)).concat();
+        let tree = Tree::of(&[("a/src/lib.rs", &text)]);
+        assert_eq!(Lengths::of(&tree).to_string(), "3 functions, median 5 lines, longest 10");
+    }
+}
