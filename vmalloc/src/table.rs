@@ -1,1 +1,331 @@
-//! Page tables.
+//! Page tables: which frame a page is bound to.
+//!
+//! A tree of tables, the root on top. A **table** is one frame of entries; a
+//! **leaf table** (level 1) holds the entries of pages, an upper one links
+//! tables. An **entry** is one aligned word; what it says is its
+//! [`Format`]'s business, and its life is drawn in
+//! [`machine::format`](crate::machine::format).
+//!
+//! ```text
+//!   Walker ── prepare ──▶ links what is missing        rare: once a chunk
+//!     │ leaf_table / pieces
+//!   LeafTable ── Piece::new ──▶ Piece                  cached in the chunk
+//!     │  vacant  bind  retire  collect                 one load, one store a page
+//!   Walker ── unlink ──▶ the frame of an empty leaf    rare: once 2 MiB are free
+//! ```
+//!
+//! # Rules
+//! - **T1** A table is given back only when nobody can be in it: a leaf table
+//!   lives while any of its pages is spoken for. Whoever walks or holds a
+//!   [`LeafTable`] holds the pages that it asks about. An unlinked table is
+//!   kept until grace.
+//! - **T2** An entry that the format never writes is reported with its level,
+//!   cleared, and the walk goes on. An entry in use is never overwritten:
+//!   [`Piece::vacant`] comes before [`Piece::bind`].
+//! - **T3** Entries are read and written by one aligned atomic access of
+//!   their width. Accessed is preset, dirty only with writable, so the MMU
+//!   never writes an entry.
+//!
+//! # Why it cannot fail
+//! `prepare` takes its frames from a [`Stock`] that was filled to
+//! [`Walker::tables_needed`] while failing was allowed. Nothing else in this
+//! tier allocates, and only [`Piece::vacant`] refuses.
+//!
+//! # Locks
+//! None. Two CPUs that miss the same table both try to link one; an exchange
+//! on the parent's entry decides, and the loser keeps its frame in stock.
+//! Entries of a page belong to whoever holds the page.
+//!
+//! # Source
+//! Intel SDM vol. 3A, chapter "Paging": §4.2 (the walk), §4.10.2–3 (what a CPU
+//! may cache: nothing that is not present). Sections are counted as in the
+//! editions where that chapter is the fourth.
+
+mod cell;
+mod check;
+pub mod format;
+mod piece;
+mod prune;
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use format::{X86_32, X86_64};
+pub use piece::{LeafTable, Piece};
+
+use crate::machine::format::{Entry, Format, Prot, entries};
+use crate::machine::stock::Stock;
+use crate::machine::{Level, Machine};
+use crate::units::{PAGE_SHIFT, PageRange, Pfn, VirtAddr};
+use cell::Cell;
+use core::ops::Range;
+use core::ptr::NonNull;
+
+/// The entry word of the machine `M`.
+type Word<M> = <<M as Machine>::Table as Format>::Word;
+
+/// Walks the tables of a machine.
+pub struct Walker<'m, M: Machine> {
+    machine: &'m M,
+}
+
+/// A linked table.
+struct Table<F: Format> {
+    words: NonNull<F::Word>,
+    level: u8,
+}
+
+/// An entry of a table: the one for `page`.
+struct Slot<F: Format> {
+    cell: Cell<F>,
+    level: u8,
+    page: usize,
+}
+
+impl<'m, M: Machine> Walker<'m, M> {
+    /// A walker of `machine`'s tables.
+    ///
+    /// # Safety
+    /// - T1. While the walker, or a [`LeafTable`] or [`Piece`] from it, is
+    ///   used for pages, no table of these pages is given back, and the
+    ///   entries of these pages are the caller's to change if it changes any.
+    #[inline]
+    pub const unsafe fn new(machine: &'m M) -> Walker<'m, M> {
+        Walker { machine }
+    }
+
+    /// The most frames that [`Walker::prepare`] takes for any `pages` pages.
+    pub fn tables_needed(&self, pages: usize) -> usize {
+        // A table of 2^bits pages for the first page, and one more at each
+        // border behind it.
+        let bits = table_bits::<M::Table>;
+        let worst = |level| 1 + ((pages + (1 << bits(level)) - 2) >> bits(level));
+        if pages == 0 { 0 } else { (1..self.levels()).map(worst).sum() }
+    }
+
+    /// The frames that [`Walker::prepare`] would take for `range` now.
+    ///
+    /// # Cost
+    /// A visit to each leaf table's link.
+    pub fn missing(&self, range: PageRange) -> usize {
+        self.missing_in(self.root(), pages_of(range))
+    }
+
+    /// Links each table of `range` that is missing. A bad entry counts as
+    /// missing and is reported (T2).
+    ///
+    /// Cannot fail: `stock` holds [`Walker::tables_needed`] frames, or
+    /// [`Walker::missing`] where nobody else prepares.
+    pub fn prepare(&self, range: PageRange, stock: &mut Stock) {
+        self.prepare_in(self.root(), pages_of(range), stock)
+    }
+
+    /// The leaf table that holds the entry of `at`, where one is linked.
+    #[inline]
+    pub fn leaf_table(&self, at: VirtAddr) -> Option<LeafTable<M::Table>> {
+        match self.descend(page_of(at), 2) {
+            (_, _, Entry::Table(frame)) => Some(LeafTable::new(self.below(2, frame).words)),
+            _ => None,
+        }
+    }
+
+    /// `range` cut at the borders of leaf tables. Pages without a table are
+    /// left out; a bad link on the way is reported and cleared (T2).
+    pub fn pieces(self, range: PageRange) -> impl Iterator<Item = Piece<M::Table>> {
+        cut(pages_of(range), table_bits::<M::Table>(1)).filter_map(move |part| {
+            let table = match self.descend(part.start, 2) {
+                (_, _, Entry::Table(frame)) => LeafTable::new(self.below(2, frame).words),
+                (slot, word, Entry::Bad) => return self.clear_bad(&slot, word),
+                _ => return None,
+            };
+            Some(Piece::new(table, address_of(part.start), part.len()))
+        })
+    }
+
+    /// What the tables say of the page of `at`: the leaf entry, or the entry
+    /// further up that ends the walk. Changes and reports nothing.
+    #[inline]
+    pub fn entry(&self, at: VirtAddr) -> Entry {
+        self.descend(page_of(at), 1).2
+    }
+
+    /// The frame that the page of `at` is bound to, and how.
+    #[inline]
+    pub fn translate(&self, at: VirtAddr) -> Option<(Pfn, Prot)> {
+        match self.entry(at) {
+            Entry::Leaf { frame, prot } => Some((frame, prot)),
+            _ => None,
+        }
+    }
+
+    /// `range` widened to whole entries of the root.
+    pub fn widened(&self, range: PageRange) -> PageRange {
+        let bits = table_bits::<M::Table>(self.levels() - 1);
+        let pages = pages_of(range);
+        let first = pages.start >> bits << bits;
+        PageRange::new(address_of(first), (pages.end - first).next_multiple_of(1 << bits))
+    }
+
+    /// Tells the log of a bad entry (T2): what callers of [`Piece::retire`]
+    /// and [`Piece::collect`] do with what these report, at level 1.
+    #[cold]
+    pub fn complain(&self, level: u8, at: VirtAddr, word: Word<M>) {
+        self.machine.log(Level::Error, format_args!("bad entry at level {level} for {at}: {word:#x}"))
+    }
+
+    fn levels(&self) -> u8 {
+        let levels = self.machine.levels();
+        debug_assert!((2..=M::Table::MAX_LEVELS).contains(&levels));
+        levels
+    }
+
+    fn root(&self) -> Table<M::Table> {
+        self.below(self.levels() + 1, self.machine.root())
+    }
+
+    /// The table in `frame`, linked by an entry of `level`.
+    #[inline]
+    fn below(&self, level: u8, frame: Pfn) -> Table<M::Table> {
+        Table { words: self.machine.virt(frame).cast(), level: level - 1 }
+    }
+
+    /// Follows the links for `page` down to the entry at `level`, or to the
+    /// first that links no table.
+    #[inline]
+    fn descend(&self, page: usize, level: u8) -> (Slot<M::Table>, Word<M>, Entry) {
+        let mut slot = self.root().slot(page);
+        loop {
+            let word = slot.cell.load();
+            match M::Table::decode(word, slot.level) {
+                Entry::Table(frame) if slot.level > level => slot = self.below(slot.level, frame).slot(page),
+                says => return (slot, word, says),
+            }
+        }
+    }
+
+    fn missing_in(&self, table: Table<M::Table>, pages: Range<usize>) -> usize {
+        let missing = |part: Range<usize>| match table.slot(part.start).says() {
+            Entry::Table(frame) if table.level > 2 => self.missing_in(self.below(table.level, frame), part),
+            Entry::Table(_) => 0,
+            _ => (1..table.level).map(|level| cut(part.clone(), table_bits::<M::Table>(level)).count()).sum(),
+        };
+        table.parts(pages).map(missing).sum()
+    }
+
+    fn prepare_in(&self, table: Table<M::Table>, pages: Range<usize>, stock: &mut Stock) {
+        for part in table.parts(pages) {
+            match self.link(table.slot(part.start), stock) {
+                Some(lower) if lower.level > 1 => self.prepare_in(lower, part, stock),
+                _ => {}
+            }
+        }
+    }
+
+    /// The table that `slot` links, linked now if it was not.
+    fn link(&self, slot: Slot<M::Table>, stock: &mut Stock) -> Option<Table<M::Table>> {
+        loop {
+            let word = slot.cell.load();
+            match M::Table::decode(word, slot.level) {
+                Entry::Table(frame) => return Some(self.below(slot.level, frame)),
+                Entry::Absent => {}
+                _ => self.complain(slot.level, address_of(slot.page), word),
+            }
+            let frame = stock.take(self.machine);
+            debug_assert!(frame.is_some(), "prepare with too small a stock");
+            let frame = frame?;
+            match slot.cell.exchange(word, M::Table::table(frame)) {
+                Ok(()) => return Some(self.below(slot.level, frame)),
+                Err(_) => stock.put(self.machine, frame),
+            }
+        }
+    }
+
+    /// Reports the bad `word` of `slot` and clears it, unless somebody else
+    /// has replaced it meanwhile. There is nothing below it.
+    #[cold]
+    fn clear_bad<T>(&self, slot: &Slot<M::Table>, word: Word<M>) -> Option<T> {
+        self.complain(slot.level, address_of(slot.page), word);
+        let _ = slot.cell.exchange(word, M::Table::ABSENT);
+        None
+    }
+}
+
+impl<M: Machine> Clone for Walker<'_, M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M: Machine> Copy for Walker<'_, M> {}
+
+impl<F: Format> Table<F> {
+    /// The entry for `page`.
+    #[inline]
+    fn slot(self, page: usize) -> Slot<F> {
+        let index = page >> table_bits::<F>(self.level - 1) & (entries::<F>() - 1);
+        // SAFETY: the table is linked (T1), so M2 makes its frame's words
+        // ours, and the index lies in it.
+        let cell = unsafe { Cell::new(self.words.add(index)) };
+        Slot { cell, level: self.level, page }
+    }
+
+    /// `pages` cut at the borders of this table's entries.
+    fn parts(self, pages: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+        cut(pages, table_bits::<F>(self.level - 1))
+    }
+
+    /// The entries of the pages from `first`, one of the table's first.
+    fn slots(self, first: usize) -> impl Iterator<Item = Slot<F>> {
+        (0..entries::<F>()).map(move |index| self.slot(first + (index << table_bits::<F>(self.level - 1))))
+    }
+}
+
+impl<F: Format> Clone for Table<F> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<F: Format> Copy for Table<F> {}
+
+impl<F: Format> Slot<F> {
+    fn says(&self) -> Entry {
+        F::decode(self.cell.load(), self.level)
+    }
+}
+
+/// log2 of the pages that one table of `level` covers.
+#[inline]
+const fn table_bits<F: Format>(level: u8) -> u32 {
+    level as u32 * F::INDEX_BITS
+}
+
+#[inline]
+const fn page_of(at: VirtAddr) -> usize {
+    at.0 >> PAGE_SHIFT
+}
+
+#[inline]
+const fn address_of(page: usize) -> VirtAddr {
+    VirtAddr(page << PAGE_SHIFT)
+}
+
+/// The page numbers of `range`. Unlike addresses they do not wrap at the top.
+fn pages_of(range: PageRange) -> Range<usize> {
+    let first = page_of(range.start);
+    first..first + range.pages
+}
+
+/// `pages` cut at the multiples of 2^`bits`.
+fn cut(pages: Range<usize>, bits: u32) -> impl Iterator<Item = Range<usize>> {
+    let mut rest = pages;
+    core::iter::from_fn(move || {
+        let start = rest.start;
+        rest.start = (((start >> bits) + 1) << bits).min(rest.end);
+        (start < rest.end).then_some(start..rest.start)
+    })
+}

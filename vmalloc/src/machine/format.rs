@@ -97,9 +97,10 @@ pub trait Word: Copy + Eq + LowerHex + Send + Sync + 'static {
 /// A page-table format.
 ///
 /// # Safety
-/// - T0. `decode` inverts `leaf`, `table` and `retire`; `ABSENT` and retired
-///   words are ones that the MMU does not cache; shifts and index bits are
-///   those of the MMU.
+/// - T0. `decode` inverts `leaf`, `table` and `retire`, but for protections
+///   that the format cannot express: those it tells as the MMU sees them.
+///   It says `Table` above level 1 only. `ABSENT` and retired words are ones
+///   that the MMU does not cache; index bits are those of the MMU.
 pub unsafe trait Format: 'static {
     /// An entry.
     type Word: Word;

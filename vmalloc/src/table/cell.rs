@@ -1,0 +1,36 @@
+//! One entry in memory: the only place that touches table memory.
+
+use crate::machine::format::{Format, Word};
+use core::ptr::NonNull;
+
+/// An entry of a linked table.
+pub(super) struct Cell<F: Format>(NonNull<F::Word>);
+
+impl<F: Format> Cell<F> {
+    /// The entry at `word`.
+    ///
+    /// # Safety
+    /// W1 for `word`, for as long as the cell is used (T1).
+    #[inline]
+    pub(super) const unsafe fn new(word: NonNull<F::Word>) -> Cell<F> {
+        Cell(word)
+    }
+
+    #[inline]
+    pub(super) fn load(&self) -> F::Word {
+        // SAFETY: W1, promised to `new`.
+        unsafe { F::Word::load(self.0.as_ptr()) }
+    }
+
+    #[inline]
+    pub(super) fn store(&self, word: F::Word) {
+        // SAFETY: W1, promised to `new`.
+        unsafe { F::Word::store(self.0.as_ptr(), word) }
+    }
+
+    /// Writes `new` if the entry is still `old`; else returns what it is.
+    pub(super) fn exchange(&self, old: F::Word, new: F::Word) -> Result<(), F::Word> {
+        // SAFETY: W1, promised to `new`.
+        unsafe { F::Word::exchange(self.0.as_ptr(), old, new) }
+    }
+}

@@ -1,0 +1,94 @@
+//! The formats: how entries are encoded.
+//!
+//! What the x86 formats share: a present bit, a table's entry that leaves
+//! all restrictions to the leaves, accessed and dirty preset (T3), and a
+//! software **mark** (a bit that the MMU ignores) which tells a waiting entry
+//! from garbage.
+//!
+//! Decoding a leaf compares the bits that all leaves of the format share with
+//! what they are in all leaves: one mask and one comparison, for the hot
+//! path. [`Walker::check`](super::Walker::check) is the exact test.
+//!
+//! # Source
+//! Intel SDM vol. 3A: §4.3 (32-bit paging), §4.5 (4 and 5 levels), §4.8
+//! (accessed and dirty), §4.9.2 (how PAT, PCD and PWT pick a memory type).
+
+mod x86_32;
+mod x86_64;
+
+pub use x86_32::X86_32;
+pub use x86_64::X86_64;
+
+use crate::machine::format::{MemType, Word};
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Release};
+use core::sync::atomic::{AtomicU32, AtomicU64};
+
+/// The bits that x86 entries have in common, at the same places.
+mod bit {
+    pub const PRESENT: u32 = 1 << 0;
+    pub const WRITE: u32 = 1 << 1;
+    pub const USER: u32 = 1 << 2;
+    pub const PWT: u32 = 1 << 3;
+    pub const PCD: u32 = 1 << 4;
+    pub const ACCESSED: u32 = 1 << 5;
+    pub const DIRTY: u32 = 1 << 6;
+    /// In a leaf of level 1.
+    pub const PAT: u32 = 1 << 7;
+    /// Above level 1: a large page.
+    pub const LARGE: u32 = 1 << 7;
+    pub const GLOBAL: u32 = 1 << 8;
+    /// Ignored by the MMU. Ours: set while a frame waits.
+    pub const MARK: u32 = 1 << 9;
+    /// Ignored by the MMU, not used.
+    pub const SPARE: u32 = 3 << 10;
+
+    /// What every leaf agrees on, and how.
+    pub const LEAF_FIXED: u32 = PRESENT | USER | ACCESSED | GLOBAL | MARK | SPARE;
+    pub const LEAF: u32 = PRESENT | ACCESSED | GLOBAL;
+    pub const WAITING: u32 = LEAF ^ RETIRE;
+    /// What retiring flips, frame bits aside.
+    pub const RETIRE: u32 = PRESENT | MARK;
+    /// What every table's entry agrees on, and how. The tables above a region
+    /// may be the embedder's: their user, accessed and ignored dirty bits are
+    /// its own business.
+    pub const TABLE_FIXED: u32 = PRESENT | WRITE | PWT | PCD | LARGE | GLOBAL | MARK | SPARE;
+    pub const TABLE: u32 = PRESENT | WRITE;
+}
+
+/// The index into the PAT, as Linux programs it (WB, WC, UC−, UC, WB, WP, UC−,
+/// WT), by [`MemType`].
+#[inline]
+const fn cache_bits(memory: MemType) -> u32 {
+    match memory {
+        MemType::WriteBack => 0,
+        MemType::WriteCombining => bit::PWT,
+        MemType::UncachedMinus => bit::PCD,
+        MemType::Uncached => bit::PCD | bit::PWT,
+        MemType::WriteThrough => bit::PAT | bit::PCD | bit::PWT,
+    }
+}
+
+macro_rules! word {
+    ($word:ty, $atomic:ty) => {
+        impl Word for $word {
+            #[inline]
+            unsafe fn load(at: *const $word) -> $word {
+                // SAFETY: W1.
+                unsafe { <$atomic>::from_ptr(at.cast_mut()) }.load(Acquire)
+            }
+            #[inline]
+            unsafe fn store(at: *mut $word, value: $word) {
+                // SAFETY: W1.
+                unsafe { <$atomic>::from_ptr(at) }.store(value, Release)
+            }
+            #[inline]
+            unsafe fn exchange(at: *mut $word, old: $word, new: $word) -> Result<(), $word> {
+                // SAFETY: W1.
+                unsafe { <$atomic>::from_ptr(at) }.compare_exchange(old, new, AcqRel, Acquire).map(drop)
+            }
+        }
+    };
+}
+
+word!(u32, AtomicU32);
+word!(u64, AtomicU64);

@@ -1,0 +1,369 @@
+//! The tables, too simple to be wrong: a map of pages and a set of tables.
+//!
+//! The test below steps it beside the walker and, after each step, asks for
+//! every page around the borders what the walker says, what the model says
+//! and what an MMU does.
+
+extern crate std;
+
+use super::testing::{Boxed, Mmu, Seen, around};
+use super::{Piece, Walker, X86_32, X86_64};
+use crate::machine::format::{Entry, MemType, Prot};
+use crate::units::{PAGE_SHIFT, PageRange, Pfn, VirtAddr};
+use core::fmt::Debug;
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+use std::vec;
+use std::vec::Vec;
+
+/// A page that is bound, or whose frame waits.
+#[derive(Clone, Copy)]
+struct Page {
+    seen: Seen,
+    waits: bool,
+}
+
+struct Model {
+    levels: u8,
+    index_bits: u32,
+    pages: BTreeMap<usize, Page>,
+    /// (level, first page / pages that a table of the level covers)
+    tables: BTreeSet<(u8, usize)>,
+}
+
+impl Model {
+    fn tables_of(&self, pages: &[usize]) -> BTreeSet<(u8, usize)> {
+        let path = |page: &usize| {
+            let (page, bits) = (*page, self.index_bits);
+            (1..self.levels).map(move |level| (level, page >> (level as u32 * bits)))
+        };
+        pages.iter().flat_map(path).collect()
+    }
+
+    fn missing(&self, pages: &[usize]) -> usize {
+        self.tables_of(pages).difference(&self.tables).count()
+    }
+
+    fn has_table(&self, page: usize) -> bool {
+        self.tables.contains(&(1, page >> self.index_bits))
+    }
+
+    fn is_empty(&self, (level, number): (u8, usize)) -> bool {
+        match level {
+            1 => !self.pages.keys().any(|page| page >> self.index_bits == number),
+            _ => !self.tables.iter().any(|&(l, n)| l == level - 1 && n >> self.index_bits == number),
+        }
+    }
+
+    /// Removes every empty table that lies in `first..first + pages`; how many.
+    fn free_tables(&mut self, first: usize, pages: usize) -> usize {
+        let before = self.tables.len();
+        for level in 1..self.levels {
+            let span = 1 << (level as u32 * self.index_bits);
+            let inside = |n: usize| n * span >= first && (n + 1) * span <= first + pages;
+            let of_level = self.tables.iter().copied().filter(|&(l, n)| l == level && inside(n));
+            for table in of_level.collect::<Vec<_>>() {
+                if self.is_empty(table) {
+                    self.tables.remove(&table);
+                }
+            }
+        }
+        before - self.tables.len()
+    }
+
+    fn entry(&self, page: usize) -> Entry {
+        match self.pages.get(&page) {
+            None => Entry::Absent,
+            Some(Page { seen, waits: true }) => Entry::Waiting(seen.frame),
+            Some(Page { seen, .. }) => Entry::Leaf { frame: seen.frame, prot: prot_of(seen) },
+        }
+    }
+}
+
+fn prot_of(seen: &Seen) -> Prot {
+    let mut prot = Prot::RO;
+    prot.set(Prot::WRITE, seen.write);
+    prot.set(Prot::EXEC, seen.exec);
+    prot
+}
+
+/// Pages around one of three borders.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    border: usize,
+    before: usize,
+    pages: usize,
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Prepare(Span),
+    Bind(Span, u64, u8, MemType),
+    BindRun(Span, u64, u8, MemType),
+    Stage(Span, u64, u8, MemType),
+    Unstage(Span),
+    Retire(Span),
+    Collect(Span),
+    Clear(Span),
+    Unlink(Span),
+    FreeTables(Span),
+    FreeWidened(Span),
+}
+
+const NEAR: usize = 8;
+
+fn span() -> impl Strategy<Value = Span> {
+    (0..3usize, 0..NEAR, 1..=NEAR).prop_map(|(border, before, pages)| Span { border, before, pages })
+}
+
+fn memory() -> impl Strategy<Value = MemType> {
+    use MemType::*;
+    prop_oneof![4 => Just(WriteBack), 1 => prop::sample::select(&[WriteThrough, UncachedMinus, Uncached, WriteCombining])]
+}
+
+fn op(max_pfn: u64) -> impl Strategy<Value = Op> {
+    let bound = move || (span(), 0..max_pfn - NEAR as u64, 0..4u8, memory());
+    prop_oneof![
+        4 => span().prop_map(Op::Prepare),
+        4 => bound().prop_map(|(s, f, p, m)| Op::Bind(s, f, p, m)),
+        1 => bound().prop_map(|(s, f, p, m)| Op::BindRun(s, f, p, m)),
+        2 => bound().prop_map(|(s, f, p, m)| Op::Stage(s, f, p, m)),
+        2 => span().prop_map(Op::Unstage),
+        4 => span().prop_map(Op::Retire),
+        4 => span().prop_map(Op::Collect),
+        1 => span().prop_map(Op::Clear),
+        2 => span().prop_map(Op::Unlink),
+        1 => span().prop_map(Op::FreeTables),
+        1 => span().prop_map(Op::FreeWidened),
+    ]
+}
+
+/// Walker and model, side by side.
+struct Pair<'m, F: Mmu> {
+    machine: &'m Boxed<F>,
+    walker: Walker<'m, Boxed<F>>,
+    model: Model,
+    borders: [usize; 3],
+}
+
+impl<'m, F: Mmu> Pair<'m, F> {
+    fn new(machine: &'m Boxed<F>, levels: u8) -> Self {
+        // SAFETY: T1: one thread, and it uses no table after giving it back.
+        let walker = unsafe { Walker::new(machine) };
+        let model = Model { levels, index_bits: F::INDEX_BITS, pages: BTreeMap::new(), tables: BTreeSet::new() };
+        Pair { machine, walker, model, borders: F::borders(levels) }
+    }
+
+    fn range(&self, span: Span) -> PageRange {
+        // The last border may have less than NEAR pages behind it.
+        around(self.borders[span.border], span.before, span.pages)
+    }
+
+    fn step(&mut self, op: Op) {
+        match op {
+            Op::Prepare(span) => self.prepare(span),
+            Op::Bind(span, frame, prot, memory) => {
+                let frames: Vec<_> = (0..span.pages as u64).rev().map(|n| Pfn(frame + n)).collect();
+                self.bind(span, &frames, prot, memory, false, |p, f, prot| p.bind(f, prot, memory))
+            }
+            Op::BindRun(span, frame, prot, memory) => {
+                let frames: Vec<_> = (0..span.pages as u64).map(|n| Pfn(frame + n)).collect();
+                self.bind(span, &frames, prot, memory, false, |p, f, prot| p.bind_run(f[0], prot, memory))
+            }
+            Op::Stage(span, frame, prot, memory) => {
+                let frames: Vec<_> = (0..span.pages as u64).rev().map(|n| Pfn(frame + n)).collect();
+                self.bind(span, &frames, prot, memory, true, |p, f, prot| p.stage(f, prot, memory))
+            }
+            Op::Unstage(span) => self.flip(span, true, |p, report| p.unstage(report)),
+            Op::Retire(span) => self.flip(span, false, |p, report| p.retire(report)),
+            Op::Collect(span) => self.collect(span),
+            Op::Clear(span) => self.clear(span),
+            Op::Unlink(span) => self.unlink(span),
+            Op::FreeTables(span) => self.free_tables(self.range(span)),
+            Op::FreeWidened(span) => self.free_tables(self.walker.widened(self.range(span))),
+        }
+        self.compare();
+    }
+
+    fn pages(&self, span: Span) -> Vec<usize> {
+        let range = self.range(span);
+        let first = range.start.0 >> PAGE_SHIFT;
+        (first..first + range.pages).collect()
+    }
+
+    /// Those pages of `span` whose leaf table is linked.
+    fn reachable(&self, span: Span) -> Vec<usize> {
+        self.pages(span).into_iter().filter(|&page| self.model.has_table(page)).collect()
+    }
+
+    fn prepare(&mut self, span: Span) {
+        let pages = self.pages(span);
+        let missing = self.model.missing(&pages);
+        assert_eq!(self.walker.missing(self.range(span)), missing);
+        assert!(missing <= self.walker.tables_needed(span.pages));
+        let mut stock = self.machine.stock(missing);
+        self.walker.prepare(self.range(span), &mut stock);
+        assert!(stock.is_empty());
+        let tables = self.model.tables_of(&pages);
+        self.model.tables.extend(tables);
+    }
+
+    fn bind(
+        &mut self,
+        span: Span,
+        frames: &[Pfn],
+        prot: u8,
+        memory: MemType,
+        waits: bool,
+        write: impl Fn(Piece<F>, &[Pfn], Prot),
+    ) {
+        let prot = Prot::from_bits_truncate(prot);
+        let pages = self.pages(span);
+        let used = pages.iter().find(|page| self.model.pages.contains_key(page));
+        let vacant = self.walker.pieces(self.range(span)).try_for_each(Piece::vacant);
+        assert_eq!(vacant, used.map_or(Ok(()), |&page| Err(VirtAddr(page << PAGE_SHIFT))));
+        if used.is_some() || self.model.missing(&pages) > 0 {
+            return;
+        }
+        let mut rest = frames;
+        for piece in self.walker.pieces(self.range(span)) {
+            let (now, later) = rest.split_at(piece.pages());
+            write(piece, now, prot);
+            rest = later;
+        }
+        let exec = prot.contains(Prot::EXEC) || !F::HAS_NX;
+        for (page, &frame) in pages.into_iter().zip(frames) {
+            let seen = Seen { frame, write: prot.contains(Prot::WRITE), exec, memory };
+            self.model.pages.insert(page, Page { seen, waits });
+        }
+    }
+
+    /// Retire or unstage: pages that wait as `from` says change, and the
+    /// others that have a table are reported.
+    fn flip(&mut self, span: Span, from: bool, change: impl Fn(Piece<F>, &mut dyn FnMut(VirtAddr, F::Word))) {
+        let mut expected = Vec::new();
+        for page in self.reachable(span) {
+            match self.model.pages.get_mut(&page) {
+                Some(found) if found.waits == from => found.waits = !from,
+                _ => expected.push(VirtAddr(page << PAGE_SHIFT)),
+            }
+        }
+        let mut reported = Vec::new();
+        for piece in self.walker.pieces(self.range(span)) {
+            change(piece, &mut |at, _| reported.push(at));
+        }
+        assert_eq!(reported, expected);
+    }
+
+    fn collect(&mut self, span: Span) {
+        let (mut frames, mut expected) = (Vec::new(), Vec::new());
+        for page in self.reachable(span) {
+            match self.model.pages.get(&page) {
+                Some(Page { waits: true, seen }) => {
+                    frames.push(seen.frame);
+                    self.model.pages.remove(&page);
+                }
+                _ => expected.push(VirtAddr(page << PAGE_SHIFT)),
+            }
+        }
+        let (mut taken, mut reported) = (Vec::new(), Vec::new());
+        for piece in self.walker.pieces(self.range(span)) {
+            piece.collect(|frame| taken.push(frame), &mut |at, _| reported.push(at));
+        }
+        assert_eq!((taken, reported), (frames, expected));
+    }
+
+    fn clear(&mut self, span: Span) {
+        self.walker.pieces(self.range(span)).for_each(Piece::clear);
+        for page in self.pages(span) {
+            self.model.pages.remove(&page);
+        }
+    }
+
+    fn unlink(&mut self, span: Span) {
+        let at = self.range(span).start;
+        let table = (1, at.0 >> PAGE_SHIFT >> F::INDEX_BITS);
+        let linked = self.model.tables.contains(&table);
+        let empty = self.model.is_empty(table);
+        let frame = self.walker.unlink(at);
+        assert_eq!(frame.is_some(), linked && empty);
+        assert_eq!(self.machine.logged().len(), (linked && !empty) as usize);
+        if let Some(frame) = frame {
+            self.model.tables.remove(&table);
+            self.free(frame);
+        }
+    }
+
+    fn free_tables(&mut self, range: PageRange) {
+        let expected = self.model.free_tables(range.start.0 >> PAGE_SHIFT, range.pages);
+        let mut freed = 0;
+        self.walker.free_tables(range, &mut |frame| {
+            self.free(frame);
+            freed += 1;
+        });
+        assert_eq!(freed, expected);
+    }
+
+    fn free(&self, frame: Pfn) {
+        use crate::machine::frames::Frames;
+        // SAFETY: it came from the stock, and is linked no more.
+        unsafe { self.machine.free(frame, 0) }
+    }
+
+    fn compare(&self) {
+        for border in self.borders {
+            let near = around(border, NEAR, 2 * NEAR);
+            self.compare_pages(near);
+            assert_eq!(self.walker.check(near), Ok(()));
+        }
+        assert_eq!(self.machine.held(), self.model.tables.len());
+        assert!(self.machine.logged().is_empty());
+    }
+
+    fn compare_pages(&self, range: PageRange) {
+        for at in range.slices(1).map(|page| page.start) {
+            let page = at.0 >> PAGE_SHIFT;
+            let seen = self.model.pages.get(&page).filter(|page| !page.waits).map(|page| page.seen);
+            assert_eq!(F::access(self.machine, at), seen, "the MMU at {at}");
+            assert_eq!(self.walker.entry(at), self.model.entry(page), "the walker at {at}");
+            assert_eq!(self.walker.translate(at), seen.map(|seen| (seen.frame, prot_of(&seen))));
+            assert_eq!(self.walker.leaf_table(at).is_some(), self.model.has_table(page));
+        }
+        let frames = self.walker.pieces(range).flat_map(Piece::frames).map(|(at, frame)| (at.0 >> PAGE_SHIFT, frame));
+        let first = range.start.0 >> PAGE_SHIFT;
+        let known = self.model.pages.range(first..first + range.pages).filter(|(_, page)| !page.waits);
+        assert!(frames.eq(known.map(|(&page, found)| (page, found.seen.frame))));
+    }
+}
+
+/// Steps both, then takes everything away: only the root may be left.
+fn agree<F: Mmu>(levels: u8, ops: Vec<Op>) {
+    let machine = Boxed::<F>::new(levels);
+    let mut pair = Pair::new(&machine, levels);
+    for op in ops {
+        pair.step(op);
+    }
+    for border in 0..3 {
+        let everywhere = Span { border, before: NEAR, pages: 2 * NEAR };
+        pair.step(Op::Clear(everywhere));
+        pair.step(Op::FreeWidened(everywhere));
+    }
+    assert_eq!(machine.held(), 0);
+}
+
+proptest! {
+    #[test]
+    fn four_levels_agree_with_the_model_and_the_mmu(ops in prop::collection::vec(op(1 << 40), 1..60)) {
+        agree::<X86_64>(4, ops)
+    }
+
+    #[test]
+    fn five_levels_agree_with_the_model_and_the_mmu(ops in prop::collection::vec(op(1 << 40), 1..60)) {
+        agree::<X86_64>(5, ops)
+    }
+
+    #[test]
+    fn two_levels_of_32_bits_agree_with_the_model_and_the_mmu(ops in prop::collection::vec(op(1 << 20), 1..60)) {
+        agree::<X86_32>(2, ops)
+    }
+}

@@ -1,0 +1,66 @@
+//! Taking empty tables out of the tree (T1).
+
+use super::{Slot, Table, Walker, address_of, page_of, pages_of, table_bits};
+use crate::machine::Machine;
+use crate::machine::format::{Entry, Format};
+use crate::units::{PageRange, Pfn, VirtAddr};
+use core::ops::Range;
+
+impl<M: Machine> Walker<'_, M> {
+    /// Unlinks the leaf table of `at` and returns its frame, which the caller
+    /// keeps until grace: until then a CPU may still walk into it.
+    ///
+    /// A table in use stays linked: that is a caller's error, and reported.
+    pub fn unlink(&self, at: VirtAddr) -> Option<Pfn> {
+        let (slot, word, Entry::Table(frame)) = self.descend(page_of(at), 2) else { return None };
+        if let Some(used) = first_used(self.below(2, frame), slot.page) {
+            self.complain(1, address_of(used.page), used.cell.load());
+            return None;
+        }
+        slot.cell.exchange(word, M::Table::ABSENT).ok().map(|()| frame)
+    }
+
+    /// Unlinks every empty table but the root that covers nothing outside
+    /// `range`, and gives its frame away. For tear-down, when no CPU walks
+    /// here any more.
+    ///
+    /// An upper table that reaches beyond `range` stays, because other roots
+    /// may link it. Who has the root alone widens the range first
+    /// ([`Walker::widened`]).
+    pub fn free_tables(&self, range: PageRange, give: &mut dyn FnMut(Pfn)) {
+        self.free_in(self.root(), pages_of(range), give)
+    }
+
+    fn free_in(&self, table: Table<M::Table>, pages: Range<usize>, give: &mut dyn FnMut(Pfn)) {
+        for part in table.parts(pages) {
+            let slot = table.slot(part.start);
+            let whole = part.len() == 1 << table_bits::<M::Table>(table.level - 1);
+            let word = slot.cell.load();
+            let freed = match M::Table::decode(word, slot.level) {
+                Entry::Table(frame) if self.is_emptied(self.below(slot.level, frame), part, give) => Some(frame),
+                Entry::Bad => self.clear_bad(&slot, word),
+                _ => None,
+            };
+            if let Some(frame) = freed.filter(|_| whole) {
+                slot.cell.store(M::Table::ABSENT);
+                give(frame);
+            }
+        }
+    }
+
+    /// Frees what is under `table` and tells whether it is empty then.
+    fn is_emptied(&self, table: Table<M::Table>, pages: Range<usize>, give: &mut dyn FnMut(Pfn)) -> bool {
+        let first = pages.start;
+        if table.level > 1 {
+            self.free_in(table, pages, give);
+        }
+        first_used(table, first).is_none()
+    }
+}
+
+/// The first entry of `table` that is not absent; `page` is one that the
+/// table covers.
+fn first_used<F: Format>(table: Table<F>, page: usize) -> Option<Slot<F>> {
+    let bits = table_bits::<F>(table.level);
+    table.slots(page >> bits << bits).find(|slot| slot.cell.load() != F::ABSENT)
+}

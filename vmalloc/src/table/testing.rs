@@ -1,0 +1,311 @@
+//! What the tests of this tier run on: a machine of boxed frames, and MMUs
+//! that walk its memory by the book.
+
+extern crate std;
+
+use super::{X86_32, X86_64};
+use crate::machine::format::{Format, MemType};
+use crate::machine::frames::{Frames, Want};
+use crate::machine::stock::Stock;
+use crate::machine::{Context, Flush, Level, Machine, Pinned};
+use crate::units::{CpuSet, Node, PAGE_SIZE, PageRange, Pfn, VirtAddr};
+use core::cell::UnsafeCell;
+use core::marker::PhantomData;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
+use std::boxed::Box;
+use std::collections::BTreeSet;
+use std::string::{String, ToString};
+use std::sync::Mutex;
+use std::vec::Vec;
+
+const FRAMES: u64 = 256;
+
+#[repr(align(4096))]
+struct Frame(UnsafeCell<[u8; PAGE_SIZE]>);
+
+// SAFETY: the bytes are accessed through raw pointers and atomics only.
+unsafe impl Sync for Frame {}
+
+/// A machine with [`FRAMES`] frames and one table format. It refuses to reach
+/// a frame that is not in use.
+pub struct Boxed<F> {
+    memory: Box<[Frame]>,
+    held: Mutex<BTreeSet<u64>>,
+    levels: u8,
+    log: Mutex<Vec<String>>,
+    format: PhantomData<fn() -> F>,
+}
+
+impl<F: Format> Boxed<F> {
+    /// A machine whose root, in frame 0, is the only frame in use.
+    pub fn new(levels: u8) -> Boxed<F> {
+        Boxed {
+            memory: (0..FRAMES).map(|_| Frame(UnsafeCell::new([0; PAGE_SIZE]))).collect(),
+            held: Mutex::new(BTreeSet::from([0])),
+            levels,
+            log: Mutex::default(),
+            format: PhantomData,
+        }
+    }
+
+    /// A stock of `n` frames.
+    pub fn stock(&self, n: usize) -> Stock {
+        let mut stock = Stock::new();
+        stock.fill(self, Node(0), n).expect("frames enough for a test");
+        stock
+    }
+
+    /// Frames in use beside the root.
+    pub fn held(&self) -> usize {
+        self.held.lock().unwrap().len() - 1
+    }
+
+    /// The lines logged since the last call.
+    pub fn logged(&self) -> Vec<String> {
+        core::mem::take(&mut self.log.lock().unwrap())
+    }
+
+    fn pointer(&self, phys: u64) -> *mut u8 {
+        let frame = &self.memory[phys as usize / PAGE_SIZE];
+        // SAFETY: an offset inside the frame.
+        unsafe { frame.0.get().cast::<u8>().add(phys as usize % PAGE_SIZE) }
+    }
+
+    /// The words of `frame`.
+    pub fn words(&self, frame: Pfn) -> [u64; 512] {
+        core::array::from_fn(|n| self.word64(frame.phys() + 8 * n as u64).load(SeqCst))
+    }
+
+    /// The 64 bits at the physical address `phys`.
+    pub fn word64(&self, phys: u64) -> &AtomicU64 {
+        // SAFETY: aligned, in our memory, and table words are atomics to all.
+        unsafe { AtomicU64::from_ptr(self.pointer(phys).cast()) }
+    }
+
+    /// The 32 bits at the physical address `phys`.
+    pub fn word32(&self, phys: u64) -> &AtomicU32 {
+        // SAFETY: aligned, in our memory, and table words are atomics to all.
+        unsafe { AtomicU32::from_ptr(self.pointer(phys).cast()) }
+    }
+}
+
+// SAFETY: F1: `held` decides. F2: single frames only.
+unsafe impl<F: Format> Frames for Boxed<F> {
+    fn total(&self) -> usize {
+        FRAMES as usize
+    }
+    fn free_now(&self) -> usize {
+        FRAMES as usize - self.held() - 1
+    }
+    fn alloc(&self, _: Want) -> Option<Pfn> {
+        let mut held = self.held.lock().unwrap();
+        (1..FRAMES).find(|&n| held.insert(n)).map(Pfn)
+    }
+    unsafe fn free(&self, first: Pfn, order: u8) {
+        assert_eq!(order, 0);
+        assert!(self.held.lock().unwrap().remove(&first.0), "{first:?} is free already");
+        // SAFETY: nobody else uses the frame; what is left in it must not be
+        // taken for a table.
+        unsafe { self.pointer(first.phys()).write_bytes(0xff, PAGE_SIZE) }
+    }
+}
+
+// SAFETY: M2: frames are reachable for ever. There is one CPU and no TLB.
+unsafe impl<F: Format> Machine for Boxed<F> {
+    type Table = F;
+    type Frames = Self;
+    type Lock = NoLock;
+    fn frames(&self) -> &Self {
+        self
+    }
+    fn root(&self) -> Pfn {
+        Pfn(0)
+    }
+    fn virt(&self, f: Pfn) -> NonNull<u8> {
+        assert!(self.held.lock().unwrap().contains(&f.0), "{f:?} is nobody's");
+        NonNull::new(self.pointer(f.phys())).unwrap()
+    }
+    fn cpus(&self) -> u32 {
+        1
+    }
+    fn pin(&self) -> Pinned {
+        Pinned { cpu: 0, saved: 0 }
+    }
+    unsafe fn unpin(&self, _: Pinned) {}
+    fn context(&self) -> Context {
+        Context::Task
+    }
+    fn flush(&self, _: Flush<'_>) {}
+    fn kick(&self, _: &CpuSet) {}
+    fn levels(&self) -> u8 {
+        self.levels
+    }
+    fn log(&self, level: Level, line: core::fmt::Arguments<'_>) {
+        assert_eq!(level, Level::Error);
+        self.log.lock().unwrap().push(line.to_string());
+    }
+}
+
+/// A lock that this tier never takes.
+pub struct NoLock(AtomicBool);
+
+// SAFETY: one holder at a time: `try_lock` swaps the flag.
+unsafe impl lock_api::RawMutex for NoLock {
+    #[allow(clippy::declare_interior_mutable_const)]
+    const INIT: NoLock = NoLock(AtomicBool::new(false));
+    type GuardMarker = lock_api::GuardSend;
+    fn lock(&self) {
+        assert!(self.try_lock());
+    }
+    fn try_lock(&self) -> bool {
+        !self.0.swap(true, SeqCst)
+    }
+    unsafe fn unlock(&self) {
+        self.0.store(false, SeqCst);
+    }
+}
+
+/// What a memory access to an address meets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Seen {
+    pub frame: Pfn,
+    pub write: bool,
+    pub exec: bool,
+    pub memory: MemType,
+}
+
+/// A format with an MMU of its own, written from the manual and not from the
+/// format.
+pub trait Mmu: Format {
+    /// Does what the CPU does for a supervisor access to `at`.
+    fn access(machine: &Boxed<Self>, at: VirtAddr) -> Option<Seen>
+    where
+        Self: Sized;
+    /// Where the entry of `level` for `at` lies: its physical address.
+    fn locate(machine: &Boxed<Self>, at: VirtAddr, level: u8) -> u64
+    where
+        Self: Sized;
+    /// Overwrites the entry of `level` for `at`.
+    fn plant(machine: &Boxed<Self>, at: VirtAddr, level: u8, word: u64)
+    where
+        Self: Sized;
+    /// First addresses behind borders of leaf tables, of tables further up
+    /// and of root entries.
+    fn borders(levels: u8) -> [usize; 3];
+    /// Whether pages can be kept from being executed.
+    const HAS_NX: bool;
+}
+
+/// SDM §4.9.2 with the PAT as Linux programs it.
+fn memory_type(pat: u64, pcd: u64, pwt: u64) -> MemType {
+    match 4 * pat + 2 * pcd + pwt {
+        0 => MemType::WriteBack,
+        1 => MemType::WriteCombining,
+        2 => MemType::UncachedMinus,
+        3 => MemType::Uncached,
+        7 => MemType::WriteThrough,
+        n => panic!("PAT slot {n} is not used"),
+    }
+}
+
+fn bit(word: u64, n: u32) -> u64 {
+    word / (1 << n) % 2
+}
+
+/// What the SDM demands of every present entry that we write: supervisor,
+/// accessed.
+fn assert_preset(word: u64) {
+    assert_eq!((bit(word, 2), bit(word, 5)), (0, 1), "{word:#x}");
+}
+
+const PAGES_64: [u64; 5] = [1 << 48, 1 << 39, 1 << 30, 1 << 21, 1 << 12];
+const FRAME_64: u64 = 0x000f_ffff_ffff_f000;
+
+impl Mmu for X86_64 {
+    // SDM §4.5.4: PML5E, PML4E, PDPTE, PDE and PTE are 8 bytes each, selected by
+    // bits 56:48, 47:39, 38:30, 29:21 and 20:12 of the address.
+    fn access(machine: &Boxed<X86_64>, at: VirtAddr) -> Option<Seen> {
+        let (mut table, mut write, mut exec, mut pte) = (machine.root().phys(), true, true, 0);
+        for span in &PAGES_64[5 - machine.levels as usize..] {
+            pte = machine.word64(table + 8 * (at.0 as u64 / span % 512)).load(SeqCst);
+            if bit(pte, 0) == 0 {
+                return None;
+            }
+            assert_preset(pte);
+            assert!(*span == 1 << 12 || bit(pte, 7) == 0, "a large page: {pte:#x}");
+            write &= bit(pte, 1) == 1;
+            exec &= bit(pte, 63) == 0;
+            table = pte & FRAME_64;
+        }
+        assert_eq!((bit(pte, 6), bit(pte, 8)), (bit(pte, 1), 1), "dirty with writable only, global");
+        let memory = memory_type(bit(pte, 7), bit(pte, 4), bit(pte, 3));
+        Some(Seen { frame: Pfn::containing(table), write, exec, memory })
+    }
+
+    fn locate(machine: &Boxed<X86_64>, at: VirtAddr, level: u8) -> u64 {
+        let table = match level {
+            top if top == machine.levels => machine.root().phys(),
+            _ => machine.word64(Self::locate(machine, at, level + 1)).load(SeqCst) & FRAME_64,
+        };
+        table + 8 * (at.0 as u64 / PAGES_64[5 - level as usize] % 512)
+    }
+
+    fn plant(machine: &Boxed<X86_64>, at: VirtAddr, level: u8, word: u64) {
+        machine.word64(Self::locate(machine, at, level)).store(word, SeqCst)
+    }
+
+    fn borders(levels: u8) -> [usize; 3] {
+        match levels {
+            4 => [0xffff_c900_0020_0000, 0xffff_c900_4000_0000, 0xffff_c980_0000_0000],
+            _ => [0xffa0_0000_0020_0000, 0xffa0_0080_0000_0000, 0xffa1_0000_0000_0000],
+        }
+    }
+
+    const HAS_NX: bool = true;
+}
+
+impl Mmu for X86_32 {
+    // SDM §4.3: PDE and PTE are 4 bytes each, selected by bits 31:22 and 21:12.
+    fn access(machine: &Boxed<X86_32>, at: VirtAddr) -> Option<Seen> {
+        let va = at.0 as u64;
+        let pde = machine.word32(machine.root().phys() + 4 * (va / 0x40_0000)).load(SeqCst) as u64;
+        if bit(pde, 0) == 0 {
+            return None;
+        }
+        assert_preset(pde);
+        assert_eq!(bit(pde, 7), 0, "a large page: {pde:#x}");
+        let pte = machine.word32(pde / 4096 * 4096 + 4 * (va / 4096 % 1024)).load(SeqCst) as u64;
+        if bit(pte, 0) == 0 {
+            return None;
+        }
+        assert_preset(pte);
+        assert_eq!((bit(pte, 6), bit(pte, 8)), (bit(pte, 1), 1), "dirty with writable only, global");
+        let write = bit(pde, 1) + bit(pte, 1) == 2;
+        let memory = memory_type(bit(pte, 7), bit(pte, 4), bit(pte, 3));
+        Some(Seen { frame: Pfn(pte / 4096), write, exec: true, memory })
+    }
+
+    fn locate(machine: &Boxed<X86_32>, at: VirtAddr, level: u8) -> u64 {
+        let pde = machine.root().phys() + 4 * (at.0 as u64 / 0x40_0000);
+        match level {
+            2 => pde,
+            _ => machine.word32(pde).load(SeqCst) as u64 / 4096 * 4096 + 4 * (at.0 as u64 / 4096 % 1024),
+        }
+    }
+
+    fn plant(machine: &Boxed<X86_32>, at: VirtAddr, level: u8, word: u64) {
+        machine.word32(Self::locate(machine, at, level)).store(word as u32, SeqCst)
+    }
+
+    fn borders(_: u8) -> [usize; 3] {
+        [0xc040_0000, 0xf7c0_0000, 0xffc0_0000]
+    }
+
+    const HAS_NX: bool = false;
+}
+
+/// The pages from `before` pages below `border`.
+pub fn around(border: usize, before: usize, pages: usize) -> PageRange {
+    PageRange::new(VirtAddr(border - before * PAGE_SIZE), pages)
+}

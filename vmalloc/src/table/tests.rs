@@ -1,0 +1,374 @@
+//! What the model cannot say: garbage in the tables, tables raced for, words
+//! bit by bit.
+
+extern crate std;
+
+use super::testing::{Boxed, Mmu, around};
+use super::{LeafTable, Piece, Walker, X86_32, X86_64};
+use crate::error::Broken;
+use crate::machine::format::{Entry, Format, MemType, Prot};
+use crate::machine::frames::Frames;
+use crate::units::{PAGE_SIZE, PageRange, Pfn, VirtAddr};
+use std::format;
+use std::string::String;
+use std::vec::Vec;
+
+/// A walker over tables prepared for `ranges`.
+fn prepared<'m, F: Mmu>(machine: &'m Boxed<F>, ranges: &[PageRange]) -> Walker<'m, Boxed<F>> {
+    // SAFETY: T1: the tests use no table after giving it back.
+    let walker = unsafe { Walker::new(machine) };
+    for &range in ranges {
+        let mut stock = machine.stock(walker.missing(range));
+        walker.prepare(range, &mut stock);
+    }
+    walker
+}
+
+fn bind<F: Mmu>(walker: Walker<'_, Boxed<F>>, range: PageRange, first: u64) {
+    let mut first = Pfn(first);
+    for piece in walker.pieces(range) {
+        piece.bind_run(first, Prot::RW, MemType::WriteBack);
+        first = first.offset(piece.pages() as u64);
+    }
+}
+
+/// Retires `range` and collects it; the frames, and what was reported.
+fn unbind<F: Mmu>(walker: Walker<'_, Boxed<F>>, range: PageRange) -> (Vec<u64>, Vec<String>) {
+    let (mut frames, mut odd) = (Vec::new(), Vec::new());
+    for piece in walker.pieces(range) {
+        piece.retire(&mut |at, word| odd.push(format!("retire {at}: {word:#x}")));
+    }
+    for piece in walker.pieces(range) {
+        piece.collect(|f| frames.push(f.0), &mut |at, word| odd.push(format!("collect {at}: {word:#x}")));
+    }
+    (frames, odd)
+}
+
+/// For each level from 2 up, the first address behind the border of one of
+/// its entries.
+const BORDERS_4: &[usize] = &[0xffff_c900_0020_0000, 0xffff_c900_4000_0000, 0xffff_c980_0000_0000];
+const BORDERS_5: &[usize] =
+    &[0xffa0_0000_0020_0000, 0xffa0_0000_4000_0000, 0xffa0_0080_0000_0000, 0xffa1_0000_0000_0000];
+const BORDERS_32: &[usize] = &[0xf7c0_0000];
+
+/// Words that no format writes above level 1: not present but something, a
+/// large page, a link without write permission, one that is marked.
+const BAD_LINKS: [u64; 4] = [0x1000, 0x12_3450_00e3, 0x1001, 0x1223];
+
+/// Plants each bad word at each level, on the left of a border, in a range
+/// that goes on behind it.
+fn plant_each<F: Mmu>(levels: u8, borders: &[usize], then: impl Fn(&Boxed<F>, Walker<'_, Boxed<F>>, PageRange, &str)) {
+    for (level, &border) in (2..).zip(borders) {
+        for word in BAD_LINKS.map(|word| if F::MAX_PFN == 1 << 20 { word as u32 as u64 } else { word }) {
+            let machine = Boxed::<F>::new(levels);
+            let range = around(border, 2, 4);
+            let walker = prepared(&machine, &[range]);
+            bind(walker, range, 100);
+            F::plant(&machine, range.start, level, word);
+            then(&machine, walker, range, &format!("bad entry at level {level} for {}: {word:#x}", range.start));
+        }
+    }
+}
+
+fn a_bad_link_is_cleared<F: Mmu>(levels: u8, borders: &[usize]) {
+    plant_each::<F>(levels, borders, |machine, walker, range, line| {
+        assert_eq!(walker.entry(range.start), Entry::Bad);
+        assert_eq!(walker.translate(range.start), None);
+        assert_eq!(walker.leaf_table(range.start), None);
+        assert_eq!(walker.unlink(range.start), None);
+        assert_eq!(walker.check(range), Err(Broken { rule: "T2", at: range.start.0 }));
+        assert!(machine.logged().is_empty(), "looking reports nothing");
+        assert_eq!(unbind(walker, range), ([102, 103].into(), [].into()), "the walk goes on behind the border");
+        assert_eq!(machine.logged(), [line]);
+        assert_eq!(walker.entry(range.start), Entry::Absent);
+        assert_eq!(walker.check(range), Ok(()));
+    })
+}
+
+#[test]
+fn a_bad_link_is_reported_with_its_level_and_cleared_and_the_walk_goes_on() {
+    a_bad_link_is_cleared::<X86_64>(4, BORDERS_4);
+    a_bad_link_is_cleared::<X86_64>(5, BORDERS_5);
+    a_bad_link_is_cleared::<X86_32>(2, BORDERS_32);
+}
+
+fn a_bad_link_is_replaced<F: Mmu>(levels: u8, borders: &[usize]) {
+    plant_each::<F>(levels, borders, |machine, walker, range, line| {
+        let mut stock = machine.stock(walker.missing(range));
+        assert!(!stock.is_empty());
+        walker.prepare(range, &mut stock);
+        assert!(stock.is_empty());
+        assert_eq!(machine.logged(), [line]);
+        assert_eq!(walker.missing(range), 0);
+        assert_eq!(walker.translate(range.start), None);
+        assert_eq!(walker.translate(range.start.add_pages(2)).map(|(frame, _)| frame), Some(Pfn(102)));
+        assert_eq!(walker.check(range), Ok(()));
+    })
+}
+
+#[test]
+fn prepare_reports_a_bad_link_and_links_a_table_over_it() {
+    a_bad_link_is_replaced::<X86_64>(4, BORDERS_4);
+    a_bad_link_is_replaced::<X86_64>(5, BORDERS_5);
+    a_bad_link_is_replaced::<X86_32>(2, BORDERS_32);
+}
+
+fn a_bad_link_is_torn_down<F: Mmu>(levels: u8, borders: &[usize]) {
+    plant_each::<F>(levels, borders, |machine, walker, range, line| {
+        walker.pieces(PageRange::new(range.start.add_pages(2), 2)).for_each(Piece::clear);
+        walker.free_tables(walker.widened(range), &mut |_| {});
+        // Widened, the entry's first page is not the range's.
+        let without_address = |line: &str| line.split(' ').filter(|word| !word.ends_with(':')).collect::<String>();
+        let logged: Vec<_> = machine.logged().iter().map(|line| without_address(line)).collect();
+        assert_eq!(logged, [without_address(line)]);
+        assert_eq!(walker.entry(range.start), Entry::Absent);
+        let root = machine.words(Pfn(0));
+        assert!(root.iter().all(|&word| word == 0), "all tables that could be reached are gone");
+    })
+}
+
+#[test]
+fn tear_down_reports_a_bad_link_and_goes_on() {
+    a_bad_link_is_torn_down::<X86_64>(4, BORDERS_4);
+    a_bad_link_is_torn_down::<X86_64>(5, BORDERS_5);
+    a_bad_link_is_torn_down::<X86_32>(2, BORDERS_32);
+}
+
+fn a_bad_leaf_is_cleared<F: Mmu>(levels: u8, border: usize, bad: &[u64]) {
+    for &word in bad {
+        let machine = Boxed::<F>::new(levels);
+        let range = around(border, 2, 4);
+        let walker = prepared(&machine, &[range]);
+        bind(walker, range, 100);
+        let at = range.start.add_pages(1);
+        F::plant(&machine, at, 1, word);
+        assert_eq!((walker.entry(at), walker.translate(at)), (Entry::Bad, None), "{word:#x}");
+        assert_eq!(walker.check(range), Err(Broken { rule: "T2", at: at.0 }));
+        let (frames, odd) = unbind(walker, range);
+        assert_eq!(frames, [100, 102, 103]);
+        assert_eq!(odd, [format!("retire {at}: {word:#x}"), format!("collect {at}: 0x0")]);
+        assert_eq!(walker.entry(at), Entry::Absent);
+    }
+}
+
+#[test]
+fn a_bad_leaf_is_reported_and_cleared_and_the_walk_goes_on() {
+    // A user page, a table, an unmarked word that is not present, a mark on
+    // a page that is, spare bits.
+    a_bad_leaf_is_cleared::<X86_64>(4, BORDERS_4[0], &[0x1167, 0x1023, 0x1162, 0x1363, 0x1563, 1 << 52 | 0x1163]);
+    a_bad_leaf_is_cleared::<X86_32>(2, BORDERS_32[0], &[0x1167, 0x1023, 0x1162, 0x1363, 0x1563]);
+}
+
+#[test]
+fn a_bad_leaf_is_reported_and_cleared_by_collect_and_unstage_too() {
+    let machine = Boxed::<X86_64>::new(4);
+    let range = around(BORDERS_4[0], 3, 3);
+    let walker = prepared(&machine, &[range]);
+    let piece = walker.pieces(range).next().unwrap();
+    piece.stage(&[Pfn(7), Pfn(8), Pfn(9)], Prot::RW, MemType::WriteBack);
+    X86_64::plant(&machine, range.start, 1, 0x10);
+    let mut odd = Vec::new();
+    piece.unstage(&mut |at, word| odd.push((at, word)));
+    assert_eq!(odd, [(range.start, 0x10)]);
+    piece.retire(&mut |_, _| {});
+    X86_64::plant(&machine, range.start, 1, 0x20);
+    let mut frames = Vec::new();
+    piece.collect(|frame| frames.push(frame), &mut |at, word| odd.push((at, word)));
+    assert_eq!(odd[1..], [(range.start, 0x20)]);
+    assert_eq!(frames, [Pfn(8), Pfn(9)]);
+    assert_eq!(piece.vacant(), Ok(()));
+}
+
+#[test]
+fn complaints_have_the_traditional_form() {
+    let machine = Boxed::<X86_64>::new(4);
+    prepared(&machine, &[]).complain(1, VirtAddr(0xffff_c900_0000_1000), 0x1167);
+    assert_eq!(machine.logged(), ["bad entry at level 1 for 0xffffc90000001000: 0x1167"]);
+}
+
+#[test]
+fn a_leaf_that_is_not_exact_breaks_t3_and_nothing_else() {
+    let machine = Boxed::<X86_64>::new(4);
+    let range = around(BORDERS_4[0], 1, 1);
+    let walker = prepared(&machine, &[range]);
+    // Writable but clean: the MMU would write the entry.
+    X86_64::plant(&machine, range.start, 1, X86_64::leaf(Pfn(5), Prot::RW, MemType::WriteBack) ^ 0x40);
+    assert_eq!(walker.check(range), Err(Broken { rule: "T3", at: range.start.0 }));
+    walker.pieces(range).for_each(|piece| piece.retire(&mut |_, _| panic!("it is a leaf")));
+    assert_eq!(walker.check(range), Err(Broken { rule: "T3", at: range.start.0 }), "waiting");
+}
+
+#[test]
+fn a_table_in_use_is_not_unlinked() {
+    let machine = Boxed::<X86_64>::new(4);
+    let range = around(BORDERS_4[0], 0, 4);
+    let walker = prepared(&machine, &[range]);
+    bind(walker, PageRange::new(range.start.add_pages(3), 1), 9);
+    assert_eq!(walker.unlink(range.start), None);
+    let word = X86_64::leaf(Pfn(9), Prot::RW, MemType::WriteBack);
+    assert_eq!(machine.logged(), [format!("bad entry at level 1 for {}: {word:#x}", range.start.add_pages(3))]);
+    assert_eq!(walker.missing(range), 0);
+}
+
+#[test]
+fn tables_needed_is_exact_for_the_worst_place() {
+    fn check<F: Mmu>(levels: u8, border: usize, most: usize) {
+        let machine = Boxed::<F>::new(levels);
+        let walker = prepared(&machine, &[]);
+        assert_eq!(walker.tables_needed(0), 0);
+        for pages in (1..most).step_by(most / 999 + 1) {
+            let worst = walker.missing(around(border, 1, pages));
+            assert_eq!(walker.tables_needed(pages), worst, "{pages} pages");
+            assert!(walker.missing(around(border, 0, pages)) <= worst);
+        }
+    }
+    check::<X86_64>(4, BORDERS_4[2], 5_000_000);
+    check::<X86_64>(5, BORDERS_5[3], 5_000_000);
+    check::<X86_32>(2, BORDERS_32[0], 20_000);
+}
+
+#[test]
+fn the_last_page_of_the_address_space_is_a_page_like_others() {
+    let machine = Boxed::<X86_64>::new(4);
+    let range = PageRange { start: VirtAddr((2 * PAGE_SIZE).wrapping_neg()), pages: 2 };
+    let walker = prepared(&machine, &[range]);
+    bind(walker, range, 20);
+    assert_eq!(walker.translate(VirtAddr(usize::MAX)), Some((Pfn(21), Prot::RW)));
+    assert_eq!(walker.check(range), Ok(()));
+    assert_eq!(unbind(walker, range), ([20, 21].into(), [].into()));
+    let mut freed = 0;
+    walker.free_tables(walker.widened(range), &mut |_| freed += 1);
+    assert_eq!(freed, 3);
+}
+
+#[test]
+fn racing_cpus_link_each_table_once_and_keep_what_they_did_not_need() {
+    const CPUS: usize = 4;
+    for round in 0..20 {
+        let machine = Boxed::<X86_64>::new(4);
+        let range = around(BORDERS_4[2] + round * PAGE_SIZE, 512 * 3, 512 * 6);
+        let walker = prepared(&machine, &[]);
+        let missing = walker.missing(range);
+        let start = std::sync::Barrier::new(CPUS);
+        let left: usize = std::thread::scope(|scope| {
+            let race = || {
+                let mut stock = machine.stock(missing);
+                start.wait();
+                walker.prepare(range, &mut stock);
+                let left = stock.len();
+                while let Some(frame) = stock.take(&machine) {
+                    assert!(machine.words(frame).iter().all(|&word| word == 0), "stock is cleared memory");
+                    // SAFETY: from the stock, linked nowhere.
+                    unsafe { machine.free(frame, 0) }
+                }
+                left
+            };
+            let cpus: [_; CPUS] = core::array::from_fn(|_| scope.spawn(race));
+            cpus.into_iter().map(|cpu| cpu.join().unwrap()).sum()
+        });
+        assert_eq!(left, (CPUS - 1) * missing);
+        assert_eq!((machine.held(), walker.missing(range)), (missing, 0));
+    }
+}
+
+#[test]
+fn a_leaf_table_can_be_kept_as_a_number() {
+    let machine = Boxed::<X86_64>::new(4);
+    let range = around(BORDERS_4[0], 8, 8);
+    let walker = prepared(&machine, &[range]);
+    let raw = walker.leaf_table(range.start).unwrap().into_raw();
+    // SAFETY: T1: `walker` keeps it linked.
+    let table = unsafe { LeafTable::<X86_64>::from_raw(raw) };
+    assert_eq!(Some(table), walker.leaf_table(range.start));
+    let piece = Piece::new(table, range.start.add_pages(6), 2);
+    piece.bind(&[Pfn(3), Pfn(1)], Prot::RO, MemType::WriteBack);
+    assert_eq!((piece.start(), piece.pages()), (range.start.add_pages(6), 2));
+    assert_eq!(walker.translate(range.start.add_pages(6)), Some((Pfn(3), Prot::RO)));
+    assert_eq!(walker.translate(range.start.add_pages(7)), Some((Pfn(1), Prot::RO)));
+}
+
+#[test]
+#[should_panic(expected = "lies in one table")]
+fn a_piece_does_not_reach_beyond_its_table() {
+    let machine = Boxed::<X86_64>::new(4);
+    let range = around(BORDERS_4[0], 2, 2);
+    let table = prepared(&machine, &[range]).leaf_table(range.start).unwrap();
+    Piece::new(table, range.start, 3);
+}
+
+#[test]
+#[should_panic(expected = "a frame for each page")]
+fn a_piece_takes_as_many_frames_as_it_has_pages() {
+    let machine = Boxed::<X86_64>::new(4);
+    let range = around(BORDERS_4[0], 2, 2);
+    let piece = prepared(&machine, &[range]).pieces(range).next().unwrap();
+    piece.bind(&[Pfn(1)], Prot::RW, MemType::WriteBack);
+}
+
+#[test]
+fn words_of_64_bits_are_those_of_the_manual() {
+    let leaf = |prot, memory| X86_64::leaf(Pfn(0x1_2345_6789), prot, memory);
+    assert_eq!(leaf(Prot::RW, MemType::WriteBack), 0x8000_1234_5678_9163);
+    assert_eq!(leaf(Prot::RO, MemType::WriteBack), 0x8000_1234_5678_9121);
+    assert_eq!(leaf(Prot::RX, MemType::WriteBack), 0x0000_1234_5678_9121);
+    assert_eq!(leaf(Prot::RW, MemType::WriteCombining), 0x8000_1234_5678_916b);
+    assert_eq!(leaf(Prot::RW, MemType::UncachedMinus), 0x8000_1234_5678_9173);
+    assert_eq!(leaf(Prot::RW, MemType::Uncached), 0x8000_1234_5678_917b);
+    assert_eq!(leaf(Prot::RW, MemType::WriteThrough), 0x8000_1234_5678_91fb);
+    assert_eq!(X86_64::table(Pfn(0x1_2345_6789)), 0x1234_5678_9023);
+    assert_eq!(X86_64::retire(0x8000_1234_5678_9163), 0x800f_edcb_a987_6362);
+}
+
+#[test]
+fn words_of_32_bits_are_those_of_the_manual() {
+    let leaf = |prot, memory| X86_32::leaf(Pfn(0xc_ba98), prot, memory);
+    assert_eq!(leaf(Prot::RW, MemType::WriteBack), 0xcba9_8163);
+    assert_eq!(leaf(Prot::RX, MemType::UncachedMinus), 0xcba9_8131);
+    assert_eq!(leaf(Prot::RO, MemType::WriteThrough), 0xcba9_81b9);
+    assert_eq!(X86_32::table(Pfn(0xc_ba98)), 0xcba9_8023);
+    assert_eq!(X86_32::retire(0xcba9_8163), 0xcba9_8362);
+}
+
+/// Every frame at a power of two, its neighbour below, and the last one.
+fn frames_of<F: Format>() -> impl Iterator<Item = Pfn> {
+    let powers = (0..64).map(|n| 1u64 << n).take_while(|&n| n <= F::MAX_PFN);
+    powers.flat_map(|n| [n - 1, n]).filter(|&n| n < F::MAX_PFN).map(Pfn)
+}
+
+fn decoding_inverts<F: Mmu>() {
+    for frame in frames_of::<F>() {
+        for level in 2..=F::MAX_LEVELS {
+            assert_eq!(F::decode(F::table(frame), level), Entry::Table(frame));
+        }
+        assert_eq!(F::decode(F::table(frame), 1), Entry::Bad, "a table at level 1");
+        for prot in [Prot::RO, Prot::RW, Prot::RX, Prot::all()] {
+            let told = if F::HAS_NX { prot } else { prot | Prot::EXEC };
+            let word = F::leaf(frame, prot, MemType::Uncached);
+            assert_eq!(F::decode(word, 1), Entry::Leaf { frame, prot: told });
+            assert_eq!(F::decode(F::retire(word), 1), Entry::Waiting(frame));
+            assert!(F::retire(F::retire(word)) == word);
+            for level in 2..=F::MAX_LEVELS {
+                assert_eq!(F::decode(word, level), Entry::Bad, "a leaf at level {level}");
+                assert_eq!(F::decode(F::retire(word), level), Entry::Bad);
+            }
+        }
+    }
+    for level in 1..=F::MAX_LEVELS {
+        assert_eq!(F::decode(F::ABSENT, level), Entry::Absent);
+    }
+}
+
+#[test]
+fn decoding_inverts_all_that_the_formats_write_at_its_level_and_refuses_it_at_others() {
+    decoding_inverts::<X86_64>();
+    decoding_inverts::<X86_32>();
+}
+
+#[test]
+fn one_flipped_bit_is_bad_where_all_entries_agree_on_it() {
+    let leaf = X86_64::leaf(Pfn(5), Prot::RW, MemType::WriteBack);
+    let bad = |word: u64, level| (0..64).filter(move |n| X86_64::decode(word ^ 1 << n, level) == Entry::Bad);
+    assert!(bad(leaf, 1).eq([0, 2, 5, 8, 9, 10, 11].into_iter().chain(52..63)));
+    assert!(bad(X86_64::retire(leaf), 1).eq([0, 2, 5, 8, 9, 10, 11].into_iter().chain(52..63)));
+    assert!(bad(X86_64::table(Pfn(5)), 2).eq([0, 1, 3, 4, 7, 8, 9, 10, 11].into_iter().chain(52..64)));
+}
