@@ -1,1 +1,217 @@
 //! A simulated machine whose TLBs go stale, to prove vmalloc right.
+//!
+//! Real tables in simulated physical memory, and CPUs that remember what they
+//! have seen of them, as long as nobody makes them forget. Whatever a CPU may
+//! do, this one does, by a seed:
+//!
+//! | Word | Meaning |
+//! |---|---|
+//! | TLB | a CPU's memory of pages: page → frame and protection |
+//! | paging-structure cache | a CPU's memory of tables: address bits → the next table |
+//! | to speculate | to pick up any present entry, at any moment, unasked |
+//! | fresh, stale | what a CPU remembers is what the tables say, or not any more |
+//! | awake, idle, offline | runs programs; only speculates; does nothing |
+//! | step, turn | what the driver, and what a waiting loop, lets pass |
+//!
+//! # What it proves
+//! A run panics, and tells both sides (who picked the entry up, when, how; what
+//! the tables say now; the latest events of the page and of the frames), when
+//! - a CPU uses a page that was bound anew, or collected, behind its back (G2);
+//! - a frame changes hands while a CPU can reach it, as a page or as a table
+//!   (G3), or is walked as a table when it is none any more (T1);
+//! - a direct mapping is asked of a frame that nobody holds (M2), frames are
+//!   asked for without being pinned (F3), given back twice (F1), or leaked;
+//! - a lock is taken twice, a pin is ended out of order (M4), or a loop waits
+//!   for ever.
+//!
+//! Not-present entries are never cached. Nothing is dropped but by a flush,
+//! or by chance. Frames are dirty when they are handed out.
+//!
+//! What idle CPUs remember of pages is not judged until they wake up, for
+//! they use none; what they remember of tables is, for they walk. Offline CPUs
+//! are judged when they come online.
+//!
+//! # The driver
+//! One host thread drives all CPUs: it says which runs ([`Sim::on`]) and lets
+//! time pass ([`Sim::step`]). An operation of the library runs on one CPU from
+//! its start to its end; interrupts come in between where nothing is pinned;
+//! other CPUs serve kicks when somebody waits; and all of them speculate
+//! whenever the library touches the machine. The driver runs the instance's
+//! `cpu_online`, `idle_enter` and so on inside [`Sim::online`], [`Sim::sleep`]
+//! and so on.
+//!
+//! # Locks
+//! One mutex around what changes, held by no one who calls out.
+
+mod access;
+mod builder;
+mod cache;
+mod cpu;
+mod drive;
+mod frames;
+mod history;
+mod judge;
+mod lock;
+mod machine;
+mod memory;
+mod rng;
+mod walk;
+
+pub use builder::{Builder, Rates};
+pub use cpu::Power;
+pub use frames::DIRT;
+pub use lock::SoloLock;
+pub use memory::Bank;
+
+use core::fmt;
+use core::marker::PhantomData;
+use core::ops::Deref;
+use core::sync::atomic::{AtomicU64, Ordering};
+use cpu::State;
+use memory::Memory;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use vmalloc::frames::Zones;
+use vmalloc::machine::faulty::FaultyFrames;
+use vmalloc::machine::format::Format;
+use vmalloc::units::{Pfn, VirtAddr};
+
+/// One thread drives the machine: no order between threads is asked for.
+const ORDER: Ordering = Ordering::Relaxed;
+
+/// A machine, shared by its clones: one for the instance, one for the driver.
+pub struct Sim<F: Format>(Arc<Core<F>>);
+
+/// What the clones share; to the library, the frames.
+pub struct Core<F: Format> {
+    memory: Memory,
+    root: Pfn,
+    levels: u8,
+    cpus: u32,
+    nodes: u32,
+    zones: FaultyFrames<Zones<SoloLock>>,
+    /// The storage of `zones`.
+    _descriptors: Box<[AtomicU64]>,
+    /// Things that the library does until some CPU speculates.
+    fuse: AtomicU64,
+    state: Mutex<State>,
+    format: PhantomData<fn() -> F>,
+}
+
+/// Why an access did not go through.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Fault {
+    /// The address.
+    pub at: VirtAddr,
+    /// What was wrong with it.
+    pub why: Why,
+}
+
+/// What is wrong with an address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Why {
+    /// The entry at this level is not present.
+    NotPresent {
+        /// The level.
+        level: u8,
+    },
+    /// A store to a page that may only be read.
+    ReadOnly,
+    /// The address is wider than the tables translate.
+    NotCanonical,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.why {
+            Why::NotPresent { level } => write!(f, "fault at {}: not present at level {level}", self.at),
+            Why::ReadOnly => write!(f, "fault at {}: read only", self.at),
+            Why::NotCanonical => write!(f, "fault at {}: not canonical", self.at),
+        }
+    }
+}
+
+impl core::error::Error for Fault {}
+
+/// How the machine breaks its contract, for tests that want to see it caught.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Sabotage {
+    /// It keeps it.
+    #[default]
+    None,
+    /// A flush on this CPU does nothing (M6).
+    SkipFlush {
+        /// The CPU.
+        cpu: u32,
+    },
+    /// A flush on an idle CPU, and on its way out of idleness, does nothing.
+    SkipIdleFlush,
+    /// A flush discards translations only, and no paging-structure entry.
+    KeepTables,
+}
+
+impl Sabotage {
+    /// Whether a flush on such a CPU does nothing.
+    fn skips(self, cpu: u32, power: Power) -> bool {
+        match self {
+            Sabotage::SkipFlush { cpu: broken } => broken == cpu,
+            Sabotage::SkipIdleFlush => power == Power::Idle,
+            Sabotage::None | Sabotage::KeepTables => false,
+        }
+    }
+}
+
+/// What happened, in numbers: a run that never met a stale entry proves little.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counters {
+    /// Pages that programs loaded from or stored to.
+    pub accesses: u64,
+    /// Translations found in a TLB.
+    pub hits: u64,
+    /// Translations looked for in the tables.
+    pub walks: u64,
+    /// Accesses through an entry that waits for grace.
+    pub used_after_free: u64,
+    /// Guesses.
+    pub speculations: u64,
+    /// Calls of `flush`.
+    pub flushes: u64,
+    /// Interrupts, kicks that were served among them.
+    pub interrupts: u64,
+}
+
+impl<F: Format> Sim<F> {
+    /// What a machine is to be made of: one CPU and 64 MiB, unless told.
+    pub const fn builder() -> Builder<F> {
+        Builder::new()
+    }
+}
+
+impl<F: Format> Core<F> {
+    /// What changes. Not to be held where anybody is called.
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A run that has panicked is being taken down: what it left is read
+        // once more for the story, no more.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<F: Format> Clone for Sim<F> {
+    fn clone(&self) -> Self {
+        Sim(Arc::clone(&self.0))
+    }
+}
+
+impl<F: Format> Deref for Sim<F> {
+    type Target = Core<F>;
+
+    fn deref(&self) -> &Core<F> {
+        &self.0
+    }
+}
+
+impl<F: Format> fmt::Debug for Sim<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Core { root, levels, cpus, nodes, .. } = &**self;
+        write!(f, "Sim({}, {cpus} CPUs, {nodes} nodes, {levels} levels, root {root:?})", F::NAME)
+    }
+}

@@ -1,0 +1,169 @@
+//! Putting a machine together.
+
+use crate::cpu::State;
+use crate::memory::{Bank, Memory};
+use crate::{Core, ORDER, Sim, SoloLock};
+use core::marker::PhantomData;
+use core::ptr::NonNull;
+use core::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+use vmalloc::frames::{MemoryRange, Zones};
+use vmalloc::machine::faulty::FaultyFrames;
+use vmalloc::machine::format::Format;
+use vmalloc::machine::frames::{Frames, MAX_ORDER, Want};
+use vmalloc::units::{MAX_CPUS, Node, PAGE_SIZE, Pfn};
+
+/// Where memory starts unless banks say otherwise.
+const FIRST: Pfn = Pfn(16);
+/// Frames of a machine that was given none: 64 MiB.
+const DEFAULT_FRAMES: u64 = 64 << 20 >> 12;
+
+/// How often things happen by chance: once in so many times, 0 = never.
+#[derive(Clone, Copy, Debug)]
+pub struct Rates {
+    /// A CPU speculates, when the library does something.
+    pub speculate: u64,
+    /// An interrupt comes, where it may.
+    pub interrupt: u64,
+    /// A CPU loses a cached entry, in a step.
+    pub evict: u64,
+}
+
+impl Rates {
+    /// Nothing happens by chance.
+    pub const NEVER: Rates = Rates { speculate: 0, interrupt: 0, evict: 0 };
+    /// The usual ones.
+    pub const USUAL: Rates = Rates { speculate: 16, interrupt: 64, evict: 16 };
+}
+
+/// What a machine is to be made of.
+#[derive(Clone, Debug)]
+pub struct Builder<F> {
+    cpus: u32,
+    banks: Vec<Bank>,
+    highmem: Option<Pfn>,
+    levels: Option<u8>,
+    seed: u64,
+    rates: Rates,
+    tlb: usize,
+    format: PhantomData<fn() -> F>,
+}
+
+impl<F: Format> Builder<F> {
+    pub(crate) const fn new() -> Builder<F> {
+        Builder {
+            cpus: 1,
+            banks: Vec::new(),
+            highmem: None,
+            levels: None,
+            seed: 0,
+            rates: Rates::USUAL,
+            tlb: 64,
+            format: PhantomData,
+        }
+    }
+
+    /// How many CPUs: 1 unless told.
+    pub const fn cpus(mut self, cpus: u32) -> Self {
+        self.cpus = cpus;
+        self
+    }
+
+    /// One more node, with `bytes` of memory after all that there is.
+    pub fn node(self, bytes: u64) -> Self {
+        let first = self.banks.iter().map(Bank::end).max().unwrap_or(FIRST);
+        let node = Node(self.nodes() as u8);
+        self.bank(Bank { first, frames: bytes / PAGE_SIZE as u64, node: Some(node) })
+    }
+
+    /// A bank of memory, or a device, wherever it is.
+    pub fn bank(mut self, bank: Bank) -> Self {
+        self.banks.push(bank);
+        self
+    }
+
+    /// Frames from here on have no direct mapping. Rounded down to the
+    /// largest block.
+    pub const fn highmem(mut self, from: Pfn) -> Self {
+        self.highmem = Some(Pfn(from.0 >> MAX_ORDER << MAX_ORDER));
+        self
+    }
+
+    /// How many levels the tables have, where the format leaves a choice.
+    pub const fn levels(mut self, levels: u8) -> Self {
+        self.levels = Some(levels);
+        self
+    }
+
+    /// What chance follows from.
+    pub const fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// How often things happen by chance.
+    pub const fn rates(mut self, rates: Rates) -> Self {
+        self.rates = rates;
+        self
+    }
+
+    /// Entries of a TLB: 64 unless told.
+    pub const fn tlb(mut self, entries: usize) -> Self {
+        self.tlb = entries;
+        self
+    }
+
+    /// The machine. All its CPUs are offline, CPU 0 runs.
+    ///
+    /// # Panics
+    /// Where the parts do not make a machine.
+    pub fn build(mut self) -> Sim<F> {
+        assert!((1..=MAX_CPUS as u32).contains(&self.cpus), "{} CPUs", self.cpus);
+        let levels = self.levels.unwrap_or(F::LEVELS);
+        assert!((F::LEVELS.min(2)..=F::MAX_LEVELS).contains(&levels), "{levels} levels in {}", F::NAME);
+        if self.nodes() == 0 {
+            self = self.node(DEFAULT_FRAMES * PAGE_SIZE as u64);
+        }
+        let (zones, storage) = self.zones();
+        let nodes = self.nodes();
+        let memory = Memory::new(self.banks, self.highmem.unwrap_or(Pfn(u64::MAX)));
+        let root = take_root(&zones, &memory);
+        Sim(Arc::new(Core {
+            memory,
+            root,
+            levels,
+            cpus: self.cpus,
+            nodes,
+            zones: FaultyFrames::new(zones),
+            _descriptors: storage,
+            fuse: AtomicU64::new(0),
+            state: Mutex::new(State::new(self.cpus, self.tlb, self.seed, self.rates)),
+            format: PhantomData,
+        }))
+    }
+
+    fn nodes(&self) -> u32 {
+        self.banks.iter().filter_map(|b| b.node).map(|n| n.0 as u32 + 1).max().unwrap_or(0)
+    }
+
+    fn zones(&self) -> (Zones<SoloLock>, Box<[AtomicU64]>) {
+        let ram = |b: &Bank| b.node.map(|node| MemoryRange { first: b.first, frames: b.frames as usize, node });
+        let map: Vec<_> = self.banks.iter().filter_map(ram).collect();
+        let words = Zones::<SoloLock>::storage_for(&map).div_ceil(8);
+        let mut storage: Box<[AtomicU64]> = (0..words).map(|_| AtomicU64::new(0)).collect();
+        let zones = Zones::new();
+        // SAFETY: Z1: the storage is kept beside the zones, and was asked for
+        // its size; Z2: simulated memory, made for this; Z3: nobody else has
+        // the zones yet.
+        let made = unsafe { zones.init(&map, self.highmem, NonNull::from(&mut storage[..]).cast()) };
+        made.expect("a memory map");
+        (zones, storage)
+    }
+}
+
+/// Takes a clear frame for the root.
+fn take_root(zones: &Zones<SoloLock>, memory: &Memory) -> Pfn {
+    let root = zones.alloc(Want::bookkeeping(Node(0))).expect("a frame for the root");
+    memory.meta(root).expect("zones hold memory").out.store(true, ORDER);
+    root
+}

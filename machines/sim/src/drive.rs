@@ -1,0 +1,222 @@
+//! Driving the CPUs: who runs, who sleeps, what comes in between.
+
+use crate::cpu::{Hook, Power, State};
+use crate::history::Event;
+use crate::judge::accuse;
+use crate::{Core, Counters, Sabotage, Sim};
+use core::fmt;
+use std::sync::Arc;
+use vmalloc::machine::format::{Entry, Format};
+use vmalloc::machine::{Context, Level};
+use vmalloc::units::VirtAddr;
+
+/// Interrupts that can be inside each other.
+const NESTING: u32 = 2;
+/// A kick is served once in so many chances.
+pub(crate) const KICK_LAG: u64 = 4;
+
+impl<F: Format> Sim<F> {
+    /// The CPU that runs.
+    pub fn cpu(&self) -> u32 {
+        self.state().current
+    }
+
+    /// Goes on as `cpu`.
+    pub fn set_cpu(&self, cpu: u32) {
+        let s = &mut *self.state();
+        assert!((cpu as usize) < s.cpus.len(), "there is no CPU {cpu}");
+        s.current = cpu;
+        s.turns = 0;
+    }
+
+    /// Runs `act` as `cpu`, and goes back.
+    pub fn on<R>(&self, cpu: u32, act: impl FnOnce() -> R) -> R {
+        let was = core::mem::replace(&mut self.state().current, cpu);
+        let result = act();
+        self.state().current = was;
+        result
+    }
+
+    /// Whether `cpu` runs.
+    pub fn power(&self, cpu: u32) -> Power {
+        self.state().cpu(cpu).power
+    }
+
+    /// `cpu` comes online; `enter` is its call of `cpu_online`, after which
+    /// it may not remember anything stale.
+    pub fn online(&self, cpu: u32, enter: impl FnOnce()) {
+        self.change(cpu, Power::Offline, Power::Awake, Event::Online, enter);
+    }
+
+    /// `cpu` goes offline; `leave` is its call of `cpu_offline`.
+    pub fn offline(&self, cpu: u32, leave: impl FnOnce()) {
+        self.change(cpu, Power::Awake, Power::Offline, Event::Offline, leave);
+    }
+
+    /// `cpu` falls asleep; `enter` is its call of `idle_enter`.
+    pub fn sleep(&self, cpu: u32, enter: impl FnOnce()) {
+        self.change(cpu, Power::Awake, Power::Idle, Event::Idle, enter);
+    }
+
+    /// `cpu` wakes up; `exit` is its call of `idle_exit`, after which it may
+    /// not remember anything stale.
+    pub fn wake(&self, cpu: u32, exit: impl FnOnce()) {
+        self.change(cpu, Power::Idle, Power::Awake, Event::Awake, exit);
+    }
+
+    /// All CPUs come online, one after the other.
+    pub fn online_all(&self, mut enter: impl FnMut()) {
+        let cpus = self.state().cpus.len() as u32;
+        (0..cpus).for_each(|cpu| self.online(cpu, &mut enter));
+    }
+
+    /// Runs `call` on `cpu` with interrupts off, then changes its power.
+    fn change(&self, cpu: u32, from: Power, to: Power, event: Event, call: impl FnOnce()) {
+        assert_eq!(self.power(cpu), from, "CPU {cpu} cannot become {to:?}");
+        self.state().cpu(cpu).masked = true;
+        self.on(cpu, call);
+        let s = &mut *self.state();
+        s.history.note(cpu, event);
+        let state = s.cpu(cpu);
+        state.masked = false;
+        state.kicked &= to != Power::Offline;
+        state.power = to;
+        let held: Vec<_> = state.entries().collect();
+        held.iter().for_each(|entry| {
+            self.count(from, entry, -1);
+            self.count(to, entry, 1);
+        });
+        self.judge_cpu(s, cpu);
+    }
+
+    /// What runs when an interrupt comes; it gets the CPU's index.
+    pub fn set_interrupt(&self, handler: impl Fn(u32) + Send + Sync + 'static) {
+        self.state().on_interrupt = Some(Arc::new(handler));
+    }
+
+    /// What a kicked CPU runs: the instance's `on_kick`.
+    pub fn set_kick(&self, handler: impl Fn(u32) + Send + Sync + 'static) {
+        self.state().on_kick = Some(Arc::new(handler));
+    }
+
+    /// How the listing prints return addresses.
+    pub fn set_symbolizer(
+        &self,
+        print: impl Fn(usize, &mut fmt::Formatter<'_>) -> fmt::Result + Send + Sync + 'static,
+    ) {
+        self.state().symbolizer = Some(Arc::new(print));
+    }
+
+    /// What [`context`](vmalloc::machine::Machine::context) says where no
+    /// interrupt and no pin says otherwise.
+    pub fn set_context(&self, context: Context) {
+        self.state().context = context;
+    }
+
+    /// Time passes.
+    pub fn advance(&self, ns: u64) {
+        self.state().clock += ns;
+    }
+
+    /// Takes the lines that were logged.
+    pub fn take_log(&self) -> Vec<(Level, String)> {
+        core::mem::take(&mut self.state().log)
+    }
+
+    /// From here on the machine breaks its contract.
+    pub fn sabotage(&self, how: Sabotage) {
+        self.state().sabotage = how;
+    }
+
+    /// Overwrites the entry of `level` for `at` behind everybody's back. For
+    /// tests that make their own tables, and for sabotage.
+    ///
+    /// # Panics
+    /// Where no table of that level is linked for `at`.
+    pub fn poke(&self, at: VirtAddr, level: u8, word: F::Word) {
+        let (place, _) = self.truth(at, level);
+        assert_eq!(place.level, level, "no level {level} table is linked for {at}");
+        let s = &mut *self.state();
+        s.note(Event::Poked { at, level });
+        s.used(at);
+        self.write(place, at, word);
+    }
+
+    /// What the tables say of `at`, and the level of the entry that says so.
+    pub fn peek(&self, at: VirtAddr) -> (u8, Entry) {
+        let (place, entry) = self.truth(at, 1);
+        (place.level, entry)
+    }
+
+    /// The entry of `level` for `at`, or the one above that ends the walk.
+    pub fn entry(&self, at: VirtAddr, level: u8) -> Entry {
+        self.truth(at, level).1
+    }
+
+    /// What was counted so far.
+    pub fn counters(&self) -> Counters {
+        self.state().counters
+    }
+
+    /// A number that two runs share if the same happened in both, in the same
+    /// order.
+    pub fn fingerprint(&self) -> u64 {
+        self.state().history.fingerprint()
+    }
+}
+
+impl<F: Format> Core<F> {
+    /// An interrupt comes to the running CPU, by chance, if it listens.
+    pub(crate) fn maybe_interrupt(&self) {
+        let (handler, kicked) = {
+            let State { cpus, rng, rates, current, on_interrupt, .. } = &mut *self.state();
+            let cpu = &cpus[*current as usize];
+            if !cpu.listens() || cpu.interrupts >= NESTING {
+                return;
+            }
+            let comes = cpu.power == Power::Awake && on_interrupt.is_some() && rng.one_in(rates.interrupt);
+            (on_interrupt.clone().filter(|_| comes), cpu.kicked && rng.one_in(KICK_LAG))
+        };
+        let cpu = self.state().current;
+        if kicked {
+            self.serve_kick(cpu);
+        }
+        if let Some(handler) = handler {
+            self.interrupt(cpu, Event::Interrupted, &handler);
+        }
+    }
+
+    /// Runs `on_kick` on `cpu`, if it was kicked and listens.
+    pub(crate) fn serve_kick(&self, cpu: u32) {
+        let handler = {
+            let s = &mut *self.state();
+            let state = s.cpu(cpu);
+            if !state.kicked || !state.listens() {
+                return;
+            }
+            state.kicked = false;
+            s.on_kick.clone()
+        };
+        if let Some(handler) = handler {
+            self.interrupt(cpu, Event::KickServed, &handler);
+        }
+    }
+
+    /// Runs `handler` as an interrupt of `cpu`, whoever runs now.
+    fn interrupt(&self, cpu: u32, event: Event, handler: &Hook) {
+        let was = {
+            let s = &mut *self.state();
+            s.history.note(cpu, event);
+            s.counters.interrupts += 1;
+            s.cpu(cpu).interrupts += 1;
+            core::mem::replace(&mut s.current, cpu)
+        };
+        handler(cpu);
+        let s = &mut *self.state();
+        s.cpu(cpu).interrupts -= 1;
+        s.current = was;
+        if s.cpu(cpu).pins != 0 {
+            accuse(&format!("M4: an interrupt on CPU {cpu} left it pinned"));
+        }
+    }
+}

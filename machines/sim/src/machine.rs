@@ -1,0 +1,191 @@
+//! The machine's contract, kept and checked.
+//!
+//! What the contract asks of the caller is checked here too: pins end in
+//! order and on their own CPU (M4), direct mappings are asked for frames that
+//! are held (M2), and a loop that waits does not wait for ever.
+
+use crate::cache::Cached;
+use crate::cpu::{Power, Symbolizer};
+use crate::history::Event;
+use crate::judge::accuse;
+use crate::walk::{covered, overlap};
+use crate::{Core, ORDER, Sabotage, Sim, SoloLock};
+use core::fmt;
+use core::ptr::NonNull;
+use vmalloc::machine::format::Format;
+use vmalloc::machine::{Context, Flush, Level, Machine, Pinned};
+use vmalloc::units::{CpuSet, Node, PAGE_SIZE, PageRange, Pfn, VirtAddr};
+
+/// Turns of a waiting loop that are taken for a deadlock.
+const PATIENCE: u64 = 1_000_000;
+/// Simulated nanoseconds of a turn.
+const TURN_NS: u64 = 100;
+
+// SAFETY: M1 is the driver's; M2: `direct` answers frames that are out only,
+// and they are memory until the machine is dropped; M3: a constant; M4: one
+// host thread runs all CPUs, interrupts come only where nothing is pinned, and
+// end before `pin` or `unpin` returns; M5: pinned is never Task; M6: `flush`
+// forgets both caches, unless sabotaged; M7: `relax`, `step` and unpinning
+// serve kicks; M8: handlers run where interrupts may come; M9: checked at each
+// access.
+unsafe impl<F: Format> Machine for Sim<F> {
+    type Table = F;
+    type Frames = Core<F>;
+    type Lock = SoloLock;
+
+    fn frames(&self) -> &Core<F> {
+        self
+    }
+
+    fn root(&self) -> Pfn {
+        self.root
+    }
+
+    fn virt(&self, frame: Pfn) -> NonNull<u8> {
+        self.touch();
+        self.memory.direct(frame).unwrap_or_else(|why| panic!("M2: the bytes of {frame:?}, {why}, were asked for"))
+    }
+
+    fn cpus(&self) -> u32 {
+        self.cpus
+    }
+
+    fn pin(&self) -> Pinned {
+        self.touch();
+        self.maybe_interrupt();
+        let s = &mut *self.state();
+        let cpu = s.current;
+        let saved = s.running().pins;
+        s.running().pins += 1;
+        Pinned { cpu, saved }
+    }
+
+    unsafe fn unpin(&self, was: Pinned) {
+        {
+            let s = &mut *self.state();
+            let pins = core::mem::replace(&mut s.running().pins, was.saved);
+            if (was.cpu, was.saved + 1) != (s.current, pins) {
+                accuse(&format!("M4: {was:?} was ended on CPU {}, which was pinned {pins} deep", s.current));
+            }
+        }
+        self.touch();
+        self.maybe_interrupt();
+    }
+
+    fn context(&self) -> Context {
+        let s = &mut *self.state();
+        match (&s.cpus[s.current as usize], s.context) {
+            (cpu, _) if cpu.interrupts > 0 => Context::HardIrq,
+            (cpu, Context::Task) if cpu.pins > 0 || cpu.masked => Context::Atomic,
+            (_, context) => context,
+        }
+    }
+
+    fn flush(&self, what: Flush<'_>) {
+        self.touch();
+        let s = &mut *self.state();
+        s.counters.flushes += 1;
+        let cpu = s.current;
+        if s.sabotage.skips(cpu, s.running().power) {
+            s.note(Event::FlushSkipped);
+            return;
+        }
+        let highest = if s.sabotage == Sabotage::KeepTables { 1 } else { self.levels };
+        match what {
+            Flush::Everything => {
+                s.note(Event::Flushed);
+                self.forget(s, cpu, |entry| entry.level <= highest);
+            }
+            Flush::Ranges(ranges) => ranges.iter().for_each(|&range| {
+                s.note(Event::FlushedPages(range));
+                let hit = |entry: &Cached| overlap(covered::<F>(entry.level, entry.prefix), range);
+                self.forget(s, cpu, |entry| entry.level <= highest && hit(entry));
+            }),
+        }
+    }
+
+    fn kick(&self, cpus: &CpuSet) {
+        let s = &mut *self.state();
+        for cpu in cpus.iter() {
+            s.history.note(cpu, Event::Kicked);
+            let state = s.cpu(cpu);
+            state.kicked = state.power != Power::Offline;
+        }
+    }
+
+    fn levels(&self) -> u8 {
+        self.levels
+    }
+
+    fn sync(&self, pages: PageRange) {
+        {
+            let s = &mut *self.state();
+            s.note(Event::Written(pages));
+            s.used(pages.start);
+            s.used(pages.end());
+        }
+        self.touch();
+    }
+
+    fn relax(&self) {
+        {
+            let s = &mut *self.state();
+            s.clock += TURN_NS;
+            s.turns += 1;
+            if s.turns == PATIENCE {
+                let kicked = s.cpus.iter().map(|c| c.kicked).collect::<Vec<_>>();
+                accuse(&format!("CPU {} waits for ever; kicks that nobody serves: {kicked:?}", s.current));
+            }
+        }
+        self.serve_kicks();
+        self.touch();
+        self.maybe_interrupt();
+    }
+
+    fn node_of(&self, cpu: u32) -> Node {
+        Node((cpu * self.nodes / self.cpus) as u8)
+    }
+
+    fn zero(&self, frame: Pfn, at: VirtAddr) {
+        if self.memory.is_direct(frame) {
+            // SAFETY: M2, the library holds the frame.
+            unsafe { self.virt(frame).write_bytes(0, PAGE_SIZE) }
+        } else if let Err(fault) = self.write_bytes(self.cpu(), at, &[0; PAGE_SIZE]) {
+            accuse(&format!("{frame:?} was to be cleared through {at}: {fault}"));
+        }
+    }
+
+    fn clock_ns(&self) -> Option<u64> {
+        Some(self.state().clock)
+    }
+
+    fn log(&self, level: Level, line: fmt::Arguments<'_>) {
+        self.state().log.push((level, line.to_string()));
+    }
+
+    fn symbol(&self, pc: usize, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let print: Option<Symbolizer> = self.state().symbolizer.clone();
+        match print {
+            Some(print) => print(pc, f),
+            None => write!(f, "{pc:#x}"),
+        }
+    }
+}
+
+impl<F: Format> Core<F> {
+    /// Something that the library does: other CPUs may do something as well.
+    pub(crate) fn touch(&self) {
+        let left = self.fuse.load(ORDER);
+        self.fuse.store(left.wrapping_sub(1), ORDER);
+        if left == 0 {
+            let s = &mut *self.state();
+            self.fuse.store(s.rng.below(2 * s.rates.speculate), ORDER);
+            if s.rates.speculate == 0 {
+                self.fuse.store(u64::MAX, ORDER);
+                return;
+            }
+            let cpu = s.rng.below(s.cpus.len() as u64) as u32;
+            self.guess(s, cpu);
+        }
+    }
+}

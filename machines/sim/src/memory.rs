@@ -1,0 +1,170 @@
+//! Physical memory: banks of frames, and what the machine knows of each frame.
+//!
+//! The bytes are one allocation that the host clears when they are touched.
+//! A frame is *out* while somebody holds it; only frames that are out have a
+//! direct mapping, and high memory and devices never have one.
+
+use core::alloc::Layout;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use vmalloc::machine::format::Word;
+use vmalloc::units::{Node, PAGE_SIZE, Pfn};
+
+/// A run of frames.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bank {
+    /// The first frame.
+    pub first: Pfn,
+    /// How many there are.
+    pub frames: u64,
+    /// The node they belong to; `None` for a device.
+    pub node: Option<Node>,
+}
+
+impl Bank {
+    /// The first frame number after the bank.
+    pub const fn end(&self) -> Pfn {
+        Pfn(self.first.0 + self.frames)
+    }
+}
+
+/// What the machine knows of a frame.
+#[derive(Debug, Default)]
+pub(crate) struct Meta {
+    /// Entries of TLBs, of CPUs that are awake, that name the frame.
+    pub(crate) tlb: AtomicU32,
+    /// Entries of paging-structure caches, of CPUs that are not offline.
+    pub(crate) tables: AtomicU32,
+    /// Whether somebody holds it.
+    pub(crate) out: AtomicBool,
+    /// The event that changed `out`.
+    pub(crate) since: AtomicU64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Memory {
+    banks: Vec<Bank>,
+    /// Frames from here on have no direct mapping.
+    highmem: Pfn,
+    meta: Box<[Meta]>,
+    block: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: `block` is owned, and its bytes are touched as memory is: by raw
+// accesses of whoever holds a frame. The simulated CPUs are one host thread.
+unsafe impl Send for Memory {}
+// SAFETY: as for Send.
+unsafe impl Sync for Memory {}
+
+impl Memory {
+    pub(crate) fn new(banks: Vec<Bank>, highmem: Pfn) -> Memory {
+        let frames = banks.iter().map(|b| b.frames as usize).sum::<usize>();
+        // One frame more, to align within: an aligned request would not be
+        // served lazily by the host.
+        let layout = Layout::from_size_align((frames + 1) * PAGE_SIZE, 16).expect("memory that fits the host");
+        // SAFETY: the layout is not empty.
+        let block = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) });
+        let block = block.unwrap_or_else(|| std::alloc::handle_alloc_error(layout));
+        Memory { banks, highmem, meta: (0..frames).map(|_| Meta::default()).collect(), block, layout }
+    }
+
+    pub(crate) fn ram(&self) -> impl Iterator<Item = &Bank> {
+        self.banks.iter().filter(|b| b.node.is_some())
+    }
+
+    /// The frames that are out.
+    pub(crate) fn out(&self) -> impl Iterator<Item = (Pfn, &Meta)> {
+        let frames = self.ram().flat_map(|b| (b.first.0..b.end().0).map(Pfn));
+        frames.filter_map(|f| Some((f, self.meta(f)?))).filter(|(_, meta)| meta.out.load(super::ORDER))
+    }
+
+    pub(crate) fn meta(&self, frame: Pfn) -> Option<&Meta> {
+        self.index(frame).map(|at| &self.meta[at])
+    }
+
+    /// The bytes of `frame`, direct mapping or not; `None` where no memory is.
+    pub(crate) fn bytes(&self, frame: Pfn) -> Option<NonNull<u8>> {
+        let at = self.index(frame)?;
+        let start = self.block.addr().get().next_multiple_of(PAGE_SIZE) - self.block.addr().get();
+        // SAFETY: `index` is below the number of frames, and the block has
+        // one frame more than that, to align within.
+        Some(unsafe { self.block.add(start + at * PAGE_SIZE) })
+    }
+
+    /// What `virt` answers: only for a frame of RAM that is out and that the
+    /// direct mapping covers.
+    pub(crate) fn direct(&self, frame: Pfn) -> Result<NonNull<u8>, &'static str> {
+        let bytes = self.bytes(frame).ok_or("where no memory is")?;
+        match self.meta(frame).map(|m| m.out.load(super::ORDER)) {
+            _ if !self.is_direct(frame) => Err("that the direct mapping does not cover"),
+            Some(true) => Ok(bytes),
+            _ => Err("that nobody holds"),
+        }
+    }
+
+    /// Whether the direct mapping covers `frame`.
+    pub(crate) fn is_direct(&self, frame: Pfn) -> bool {
+        frame < self.highmem && self.ram().any(|b| (b.first..b.end()).contains(&frame))
+    }
+
+    /// The `index`-th entry of the table in `frame`.
+    pub(crate) fn entry<W: Word>(&self, frame: Pfn, index: usize) -> Option<NonNull<W>> {
+        debug_assert!(index * size_of::<W>() < PAGE_SIZE);
+        // SAFETY: the entry lies in the frame.
+        self.bytes(frame).map(|at| unsafe { at.cast::<W>().add(index) })
+    }
+
+    fn index(&self, frame: Pfn) -> Option<usize> {
+        let mut before = 0;
+        for bank in &self.banks {
+            if let Some(at) = frame.0.checked_sub(bank.first.0).filter(|&at| at < bank.frames) {
+                return Some(before + at as usize);
+            }
+            before += bank.frames as usize;
+        }
+        None
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with this layout.
+        unsafe { std::alloc::dealloc(self.block.as_ptr(), self.layout) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn two_banks() -> Memory {
+        let ram = Bank { first: Pfn(16), frames: 4, node: Some(Node(0)) };
+        let device = Bank { first: Pfn(1000), frames: 2, node: None };
+        Memory::new(vec![ram, device], Pfn(18))
+    }
+
+    #[test]
+    fn frames_are_aligned_cleared_and_apart_and_there_are_none_between_banks() {
+        let memory = two_banks();
+        let at = |f| memory.bytes(Pfn(f)).map(|p| p.addr().get());
+        assert!(at(16).unwrap().is_multiple_of(PAGE_SIZE));
+        assert_eq!(at(17), at(16).map(|a| a + PAGE_SIZE));
+        assert_eq!(at(1001), at(16).map(|a| a + 5 * PAGE_SIZE));
+        assert_eq!((at(15), at(20), at(1002)), (None, None, None));
+        // SAFETY: the last byte of the last frame is inside the block.
+        assert_eq!(unsafe { memory.bytes(Pfn(1001)).unwrap().add(PAGE_SIZE - 1).read() }, 0);
+    }
+
+    #[test]
+    fn only_low_ram_that_is_out_is_mapped_directly() {
+        let memory = two_banks();
+        assert_eq!(memory.direct(Pfn(16)), Err("that nobody holds"));
+        memory.meta(Pfn(16)).unwrap().out.store(true, crate::ORDER);
+        assert!(memory.direct(Pfn(16)).is_ok());
+        assert_eq!(memory.direct(Pfn(18)), Err("that the direct mapping does not cover"));
+        assert_eq!(memory.direct(Pfn(1000)), Err("that the direct mapping does not cover"));
+        assert_eq!(memory.direct(Pfn(20)), Err("where no memory is"));
+        assert_eq!(memory.out().map(|(f, _)| f).collect::<Vec<_>>(), [Pfn(16)]);
+    }
+}

@@ -1,0 +1,5 @@
+//! The simulated machine itself, without the library above it.
+
+mod bench;
+mod contract;
+mod stale;
