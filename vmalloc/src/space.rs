@@ -15,4 +15,6 @@ pub mod chunk;
 pub mod class;
 pub mod shelf;
 pub mod slot;
+#[cfg(test)]
+mod testing;
 pub mod units;

@@ -1,1 +1,339 @@
 //! The unit table: what a grain belongs to.
+//!
+//! A value of 64 bits a grain, 0 = nothing, in a radix tree of frames: 512
+//! entries each, one to four levels as the number of grains demands. A missing
+//! frame means zeros.
+//!
+//! Reading takes no lock and waits for nobody, so it is for every context;
+//! [`UnitTable::set`] and [`UnitTable::clear`] are for the holder of the
+//! region's lock.
+//!
+//! # Rules
+//! - **U1** An entry above the leaves is 0 or a frame's number plus one. It
+//!   goes from 0 to a link once, after the frame was cleared (Release), and
+//!   stays until [`UnitTable::destroy`]: whoever found a link (Acquire) may
+//!   follow it.
+//! - **U2** A value is stored with Release and loaded with Acquire: what was
+//!   written before it was set is seen by whoever gets it.
+
+use crate::machine::Machine;
+use crate::machine::stock::Stock;
+use crate::units::Pfn;
+use core::ops::Range;
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+
+/// log2 of [`ENTRIES`].
+const ENTRY_BITS: u32 = 9;
+/// Entries in a frame.
+const ENTRIES: usize = 1 << ENTRY_BITS;
+
+type Entries = [AtomicU64; ENTRIES];
+
+const _: () = assert!(size_of::<Entries>() == crate::units::PAGE_SIZE);
+
+/// The index of an entry for `grain`, where one speaks for 2^`shift` grains.
+#[inline(always)]
+const fn index(grain: u32, shift: u32) -> usize {
+    (grain >> shift) as usize % ENTRIES
+}
+
+/// A value for each grain of a region.
+#[derive(Debug)]
+pub struct UnitTable {
+    /// The link to the root frame.
+    root: AtomicU64,
+    /// log2 of the grains that an entry of the root speaks for.
+    shift: u32,
+    grains: u32,
+}
+
+impl UnitTable {
+    /// A table of zeros for `grains`.
+    pub const fn new(grains: u32) -> UnitTable {
+        let mut shift = 0;
+        while grains as u64 > (ENTRIES as u64) << shift {
+            shift += ENTRY_BITS;
+        }
+        UnitTable { root: AtomicU64::new(0), shift, grains }
+    }
+
+    /// The number of grains.
+    pub const fn grains(&self) -> u32 {
+        self.grains
+    }
+
+    /// The value of a grain of the region.
+    #[inline]
+    pub fn get<M: Machine>(&self, machine: &M, grain: u32) -> u64 {
+        self.look_up(machine, grain).0
+    }
+
+    /// The first grain from `from` on that has a value, and the value.
+    ///
+    /// # Cost
+    /// O(depth) a grain; a missing frame counts as one grain.
+    pub fn next<M: Machine>(&self, machine: &M, from: u32) -> Option<(u32, u64)> {
+        let mut grain = from;
+        while grain < self.grains {
+            match self.look_up(machine, grain) {
+                (0, shift) => grain = (((grain as u64 >> shift) + 1) << shift).min(self.grains as u64) as u32,
+                (value, _) => return Some((grain, value)),
+            }
+        }
+        None
+    }
+
+    /// The most frames that setting a run of `len` grains uses up.
+    pub const fn stock_needed(&self, len: u32) -> usize {
+        // A run that starts in the last entry of a frame touches the most.
+        let (mut frames, mut touched, mut shift) = (1, len as usize, 0);
+        while shift < self.shift {
+            touched = touched.saturating_sub(1).div_ceil(ENTRIES) + 1;
+            frames += touched;
+            shift += ENTRY_BITS;
+        }
+        frames
+    }
+
+    /// Gives `len` grains from `start` the value `value`, which is not 0.
+    ///
+    /// # Panics
+    /// Before anything has changed, if the stock has fewer frames than
+    /// [`UnitTable::stock_needed`].
+    pub fn set<M: Machine>(&self, machine: &M, stock: &mut Stock, start: u32, len: u32, value: u64) {
+        debug_assert!(value != 0);
+        assert!(stock.len() >= self.stock_needed(len), "the stock was not filled before the set");
+        for part in by_leaf(start, len) {
+            store(self.leaf(machine, part.start, stock).expect("stocked"), part, value);
+        }
+    }
+
+    /// Gives `len` grains from `start` the value 0.
+    pub fn clear<M: Machine>(&self, machine: &M, start: u32, len: u32) {
+        for part in by_leaf(start, len) {
+            if let Some(leaf) = self.leaf(machine, part.start, &mut Stock::new()) {
+                store(leaf, part, 0);
+            }
+        }
+    }
+
+    /// Hands every frame to `give`; all values are 0 again.
+    pub fn destroy<M: Machine>(&mut self, machine: &M, mut give: impl FnMut(Pfn)) {
+        give_all(machine, *self.root.get_mut(), self.shift, &mut give);
+        *self.root.get_mut() = 0;
+    }
+
+    /// The value of a grain, and log2 of how many grains it was found for: a
+    /// missing frame speaks for all of its grains.
+    #[inline(always)]
+    fn look_up<M: Machine>(&self, machine: &M, grain: u32) -> (u64, u32) {
+        debug_assert!(grain < self.grains);
+        let mut shift = self.shift;
+        let mut link = self.root.load(Acquire);
+        loop {
+            let Some(entries) = follow(machine, link) else { return (0, shift + ENTRY_BITS) };
+            link = entries[index(grain, shift)].load(Acquire);
+            if shift == 0 {
+                return (link, 0);
+            }
+            shift -= ENTRY_BITS;
+        }
+    }
+
+    /// The entries around `grain`; missing frames come from the stock.
+    fn leaf<'a, M: Machine>(&'a self, machine: &'a M, grain: u32, stock: &mut Stock) -> Option<&'a Entries> {
+        let (mut link, mut shift) = (&self.root, self.shift);
+        loop {
+            if link.load(Relaxed) == 0 {
+                link.store(stock.take(machine)?.0 + 1, Release);
+            }
+            let entries = follow(machine, link.load(Relaxed))?;
+            if shift == 0 {
+                return Some(entries);
+            }
+            link = &entries[index(grain, shift)];
+            shift -= ENTRY_BITS;
+        }
+    }
+}
+
+/// The entries behind a link.
+#[inline(always)]
+fn follow<M: Machine>(machine: &M, link: u64) -> Option<&Entries> {
+    let frame = Pfn(link.checked_sub(1)?);
+    // SAFETY: U1 and M2: the frame is the table's, was cleared, and is only
+    // accessed as entries, which are atomics.
+    Some(unsafe { machine.virt(frame).cast::<Entries>().as_ref() })
+}
+
+/// Hands the frame behind `link` and those below it to `give`.
+fn give_all<M: Machine>(machine: &M, link: u64, shift: u32, give: &mut dyn FnMut(Pfn)) {
+    let Some(entries) = follow(machine, link) else { return };
+    if shift > 0 {
+        entries.iter().for_each(|entry| give_all(machine, entry.load(Relaxed), shift - ENTRY_BITS, give));
+    }
+    give(Pfn(link - 1));
+}
+
+/// Stores `value` for `grains`, which share a leaf.
+fn store(leaf: &Entries, grains: Range<u32>, value: u64) {
+    let first = index(grains.start, 0);
+    leaf[first..first + grains.len()].iter().for_each(|entry| entry.store(value, Release));
+}
+
+/// The run of `len` grains from `start`, cut where leaves end.
+fn by_leaf(start: u32, len: u32) -> impl Iterator<Item = Range<u32>> {
+    const SIZE: u32 = ENTRIES as u32;
+    let end = start + len;
+    (start / SIZE..end.div_ceil(SIZE)).map(move |leaf| start.max(leaf * SIZE)..end.min((leaf + 1) * SIZE))
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::*;
+    use crate::machine::Machine;
+    use crate::space::testing::TestMachine;
+    use crate::units::Node;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+    use std::vec::Vec;
+
+    /// A table, its machine, and a stock that is never short.
+    struct Bench {
+        machine: TestMachine,
+        table: UnitTable,
+        stock: Stock,
+    }
+
+    impl Bench {
+        fn new(grains: u32) -> Bench {
+            Bench { machine: TestMachine::default(), table: UnitTable::new(grains), stock: Stock::new() }
+        }
+
+        fn set(&mut self, start: u32, len: u32, value: u64) {
+            let needed = self.table.stock_needed(len);
+            self.stock.fill(&self.machine, Node(0), needed).expect("the host has pages");
+            self.table.set(&self.machine, &mut self.stock, start, len, value);
+        }
+
+        fn get(&self, grain: u32) -> u64 {
+            self.table.get(&self.machine, grain)
+        }
+
+        fn all(&self) -> Vec<(u32, u64)> {
+            let next = |from| self.table.next(&self.machine, from);
+            std::iter::successors(next(0), |&(grain, _)| next(grain + 1)).collect()
+        }
+
+        fn frames(&self) -> usize {
+            self.machine.frames().out() - self.stock.len()
+        }
+    }
+
+    impl Drop for Bench {
+        fn drop(&mut self) {
+            self.table.destroy(&self.machine, |frame| self.machine.take_back(frame));
+            self.stock.trim(&self.machine, 0);
+            if !std::thread::panicking() {
+                assert_eq!(self.machine.frames().out(), 0, "every frame came back");
+                assert!(self.all().is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn a_fresh_table_says_nothing_and_holds_no_frame() {
+        let bench = Bench::new(u32::MAX);
+        assert_eq!((bench.get(0), bench.get(u32::MAX - 1), bench.frames()), (0, 0, 0));
+        assert_eq!(bench.table.next(&bench.machine, 0), None);
+    }
+
+    #[test]
+    fn a_value_is_found_at_each_grain_of_its_run_and_at_no_other() {
+        for grains in [513, 1 << 18, 1 << 27, 1 << 31] {
+            let mut bench = Bench::new(grains);
+            bench.set(grains - 513, 3, 7);
+            bench.set(grains - 1, 1, u64::MAX);
+            let last: Vec<u64> = (grains - 513..grains).map(|grain| bench.get(grain)).collect();
+            assert_eq!((&last[..4], &last[511..]), (&[7, 7, 7, 0][..], &[0, u64::MAX][..]));
+            bench.table.clear(&bench.machine, grains - 513, 3);
+            assert_eq!(bench.all(), [(grains - 1, u64::MAX)]);
+        }
+    }
+
+    #[test]
+    fn clearing_what_was_never_set_makes_no_frame() {
+        let bench = Bench::new(1 << 20);
+        bench.table.clear(&bench.machine, 5, 100_000);
+        assert_eq!(bench.frames(), 0);
+    }
+
+    #[test]
+    fn the_worst_run_uses_up_the_stock_that_was_named() {
+        for (grains, len) in [(512, 1), (1 << 18, 2), (1 << 27, 2), (1 << 27, 514), (1 << 31, 513)] {
+            let mut bench = Bench::new(grains);
+            let needed = bench.table.stock_needed(len);
+            bench.set((grains / 2).saturating_sub(1), len, 1);
+            assert_eq!(bench.frames(), needed, "{len} of {grains}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "the stock was not filled")]
+    fn a_set_without_its_stock_is_a_bug_of_the_caller() {
+        let bench = Bench::new(64);
+        bench.table.set(&bench.machine, &mut Stock::new(), 0, 1, 1);
+    }
+
+    proptest! {
+        #[test]
+        fn a_table_agrees_with_a_map(
+            grains in prop_oneof![1u32..2000, 300_000u32..400_000],
+            steps in prop::collection::vec((any::<u32>(), 1u32..1500, 0u64..4), 1..30),
+        ) {
+            let mut bench = Bench::new(grains);
+            let mut map = BTreeMap::new();
+            for (start, len, value) in steps {
+                let start = start % grains;
+                let run = start..start.saturating_add(len).min(grains);
+                let len = run.end - start;
+                if value == 0 {
+                    bench.table.clear(&bench.machine, start, len);
+                    map.retain(|grain, _| !run.contains(grain));
+                } else {
+                    bench.set(start, len, value);
+                    map.extend(run.map(|grain| (grain, value)));
+                }
+                prop_assert!(bench.all().into_iter().eq(map.clone()));
+            }
+            prop_assert!((0..grains).all(|grain| bench.get(grain) == map.get(&grain).copied().unwrap_or(0)));
+        }
+    }
+
+    #[test]
+    fn a_reader_sees_what_was_written_before_the_value() {
+        let mut bench = Bench::new(1 << 20);
+        let needed = 64 * bench.table.stock_needed(1);
+        bench.stock.fill(&bench.machine, Node(0), needed).expect("the host has pages");
+        let told: Vec<AtomicU64> = (0..64).map(|_| AtomicU64::new(0)).collect();
+        let (machine, table, stock) = (&bench.machine, &bench.table, &mut bench.stock);
+        let grain = |n: u32| n * 16_000;
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for n in (0..64).rev() {
+                    while table.get(machine, grain(n)) == 0 {
+                        std::hint::spin_loop();
+                    }
+                    assert_eq!(told[n as usize].load(Relaxed), n as u64 + 1, "U2");
+                }
+            });
+            for n in 0..64 {
+                told[n as usize].store(n as u64 + 1, Relaxed);
+                table.set(machine, stock, grain(n), 1, n as u64 + 1);
+            }
+        });
+    }
+}

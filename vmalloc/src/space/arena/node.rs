@@ -1,0 +1,202 @@
+//! Nodes and words: what is known of a run of grains.
+
+/// What a grain is, or all grains of a node are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum State {
+    Free,
+    Taken,
+}
+
+impl State {
+    pub const fn other(self) -> State {
+        match self {
+            State::Free => State::Taken,
+            State::Taken => State::Free,
+        }
+    }
+
+    /// The word all of whose grains are so.
+    pub const fn word(self) -> u64 {
+        match self {
+            State::Free => 0,
+            State::Taken => u64::MAX,
+        }
+    }
+}
+
+/// What the free runs of some grains lack of the number of these grains.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub(super) struct Node {
+    /// The free run at the start.
+    pub head: u32,
+    /// The free run at the end.
+    pub tail: u32,
+    /// The longest free run.
+    pub best: u32,
+}
+
+impl Node {
+    /// Nothing is lacking.
+    pub const FREE: Node = Node { head: 0, tail: 0, best: 0 };
+
+    /// `size` grains that are all in the same state.
+    pub const fn uniform(state: State, size: u32) -> Node {
+        match state {
+            State::Free => Node::FREE,
+            State::Taken => Node { head: size, tail: size, best: size },
+        }
+    }
+
+    /// Whether all of the `size` grains are in this state.
+    pub const fn is(self, state: State, size: u32) -> bool {
+        match state {
+            State::Free => self.best == 0,
+            State::Taken => self.best == size,
+        }
+    }
+
+    /// The state that all of the `size` grains share.
+    pub const fn state(self, size: u32) -> Option<State> {
+        if self.is(State::Free, size) {
+            Some(State::Free)
+        } else if self.is(State::Taken, size) {
+            Some(State::Taken)
+        } else {
+            None
+        }
+    }
+
+    /// Two adjacent nodes as one. A run that does not reach across lacks all
+    /// of the other side; one that does lacks what its two parts lack.
+    #[inline(always)]
+    pub fn join(left: Node, left_size: u32, right: Node, right_size: u32) -> Node {
+        let one_side = (left.best + right_size).min(right.best + left_size);
+        Node {
+            head: if left.head == 0 { right.head } else { left.head + right_size },
+            tail: if right.tail == 0 { left.tail } else { right.tail + left_size },
+            best: one_side.min(left.tail + right.head),
+        }
+    }
+
+    /// The first `size` grains of a word.
+    pub fn of_word(word: u64, size: u32) -> Node {
+        let free = free_grains(word, size);
+        Node {
+            head: size - free.trailing_ones(),
+            tail: size - (free << (u64::BITS - size)).leading_ones(),
+            best: size - longest_run(free),
+        }
+    }
+}
+
+/// The free ones of the first `size` grains of a word, 1..=64.
+pub(super) const fn free_grains(word: u64, size: u32) -> u64 {
+    !word & (u64::MAX >> (u64::BITS - size))
+}
+
+/// The lowest `len` ones in a row.
+pub(super) fn lowest_run(free: u64, len: u32) -> Option<u32> {
+    if len > u64::BITS {
+        return None;
+    }
+    let (mut starts, mut have) = (free, 1);
+    while have < len {
+        let more = have.min(len - have);
+        starts &= starts >> more;
+        have += more;
+    }
+    (starts != 0).then(|| starts.trailing_zeros())
+}
+
+/// The most ones in a row: doubled as long as there are any, then refined.
+fn longest_run(free: u64) -> u32 {
+    let mut starts = [0; 6];
+    let mut row = free;
+    let mut doubled = 0;
+    while row != 0 {
+        if doubled == starts.len() {
+            return u64::BITS;
+        }
+        starts[doubled] = row;
+        row &= row >> (1 << doubled);
+        doubled += 1;
+    }
+    let (mut at, mut len) = (u64::MAX, 0);
+    for power in (0..doubled).rev() {
+        let longer = at & (starts[power] >> len);
+        if longer != 0 {
+            (at, len) = (longer, len + (1 << power));
+        }
+    }
+    len
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    /// The lengths of the runs of ones among `bits`, and where they start.
+    fn runs(bits: &[bool]) -> Vec<(u32, u32)> {
+        let mut found: Vec<(u32, u32)> = Vec::new();
+        for (at, _) in bits.iter().enumerate().filter(|&(_, &one)| one) {
+            match found.last_mut() {
+                Some((start, len)) if *start + *len == at as u32 => *len += 1,
+                _ => found.push((at as u32, 1)),
+            }
+        }
+        found
+    }
+
+    /// The node of grains of which `bits` says which are free.
+    fn node(bits: &[bool]) -> Node {
+        let size = bits.len() as u32;
+        let longest = runs(bits).iter().map(|&(_, len)| len).max().unwrap_or(0);
+        let head = bits.iter().take_while(|&&free| free).count() as u32;
+        let tail = bits.iter().rev().take_while(|&&free| free).count() as u32;
+        Node { head: size - head, tail: size - tail, best: size - longest }
+    }
+
+    fn word(bits: &[bool]) -> u64 {
+        bits.iter().enumerate().fold(u64::MAX, |word, (at, &free)| word & !((free as u64) << at))
+    }
+
+    /// Up to 64 grains in a few long runs.
+    fn grains() -> impl Strategy<Value = Vec<bool>> {
+        (prop::collection::vec((any::<bool>(), 1usize..40), 1..8)).prop_map(|runs| {
+            let mut bits: Vec<bool> = runs.iter().flat_map(|&(free, len)| std::iter::repeat_n(free, len)).collect();
+            bits.truncate(64);
+            bits
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_word_is_summed_up_as_one_counts(bits in grains()) {
+            prop_assert_eq!(Node::of_word(word(&bits), bits.len() as u32), node(&bits));
+        }
+
+        #[test]
+        fn two_nodes_join_to_the_node_of_both(left in grains(), right in grains()) {
+            let joined = Node::join(node(&left), left.len() as u32, node(&right), right.len() as u32);
+            prop_assert_eq!(joined, node(&[left, right].concat()));
+        }
+
+        #[test]
+        fn the_lowest_run_is_the_first_that_is_long_enough(bits in grains(), len in 1u32..70) {
+            let first = runs(&bits).iter().find(|&&(_, run)| run >= len).map(|&(start, _)| start);
+            prop_assert_eq!(lowest_run(free_grains(word(&bits), bits.len() as u32), len), first);
+        }
+    }
+
+    #[test]
+    fn a_whole_word_is_one_run() {
+        assert_eq!(longest_run(u64::MAX), 64);
+        assert_eq!(lowest_run(u64::MAX, 64), Some(0));
+        assert_eq!(Node::of_word(0, 64), Node::FREE);
+        assert_eq!(Node::of_word(u64::MAX, 5), Node::uniform(State::Taken, 5));
+    }
+}

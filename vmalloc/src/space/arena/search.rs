@@ -1,0 +1,139 @@
+//! Searching: the lowest free run of a length.
+//!
+//! From the start of the region it is one way down: into the left half if a
+//! run in it is long enough, else to the run across the middle, else into the
+//! right half. From a grain in the middle it is down to that grain, up again
+//! past what lies right of it, and down once more where a run is long enough.
+
+use super::Arena;
+use super::block::{Block, ITEM_BITS, ITEMS, Span};
+use super::node::{Node, State, lowest_run};
+use crate::machine::Machine;
+use core::ops::ControlFlow::{self, Break, Continue};
+
+/// What a search came to: the start of the run looked for, or (not found yet)
+/// the length of the free run that reaches to where the search stands.
+type Outcome = ControlFlow<u32, u32>;
+
+impl Arena {
+    /// The lowest start, not below `from`, of `len` free grains.
+    pub(super) fn seek<M: Machine>(&self, machine: &M, from: u32, len: u32) -> Option<u32> {
+        if from >= self.grains || len > self.widest() {
+            return None;
+        }
+        if self.top == Node::FREE {
+            return (len <= self.grains - from).then_some(from);
+        }
+        let root = Place {
+            machine,
+            block: self.root.block(machine).expect("A3: a mixed arena has a block"),
+            span: Span::root(self.grains),
+            base: 0,
+        };
+        if from == 0 { Some(root.lowest(1, len)) } else { root.seek(from, len).break_value() }
+    }
+}
+
+/// A block on the way, whose own node is mixed: neither all free nor all taken.
+struct Place<'a, M> {
+    machine: &'a M,
+    block: &'a Block,
+    span: Span,
+    /// Its first grain, counted in the arena.
+    base: u32,
+}
+
+impl<'a, M: Machine> Place<'a, M> {
+    /// The block that is item `item` of this one, over which a mixed node is.
+    fn below(&self, item: usize) -> Place<'a, M> {
+        Place {
+            machine: self.machine,
+            block: self.block.link(item).block(self.machine).expect("A3: a mixed node has a block"),
+            span: self.span.below(item),
+            base: self.first(ITEMS + item),
+        }
+    }
+
+    /// The first grain of node `at`, counted in the arena.
+    fn first(&self, at: usize) -> u32 {
+        self.base + self.span.start(at)
+    }
+
+    /// The start of the lowest `len` free grains under the mixed node `at`,
+    /// which has them.
+    fn lowest(mut self, mut at: usize, len: u32) -> u32 {
+        loop {
+            while at < ITEMS {
+                let (left, left_size) = (self.block.node(2 * at), self.span.size(2 * at));
+                at *= 2;
+                if left_size - left.best < len {
+                    at += 1;
+                    let (right, before) = (self.block.node(at), left_size - left.tail);
+                    if before + self.span.size(at) - right.head >= len {
+                        return self.first(at) - before;
+                    }
+                }
+                if self.block.node(at) == Node::FREE {
+                    return self.first(at);
+                }
+            }
+            let item = at - ITEMS;
+            if self.span.is_words() {
+                let bit = lowest_run(self.block.free_grains(self.span, item), len);
+                return self.first(at) + bit.expect("A1: the node knows of a run in its word");
+            }
+            (self, at) = (self.below(item), 1);
+        }
+    }
+
+    /// The start of the lowest `len` free grains, not below the block's grain
+    /// `from`; else the free run at the block's end.
+    fn seek(&self, from: u32, len: u32) -> Outcome {
+        let item = ITEMS + self.span.item(from);
+        let mut at = (1..=ITEM_BITS).rev().map(|depth| item >> (depth - 1));
+        let at = at.find(|&at| self.state(at).is_some()).unwrap_or(item);
+        let run = match self.state(at) {
+            Some(State::Free) => self.span.start(at) + self.span.size(at) - from,
+            Some(State::Taken) => 0,
+            None if self.span.is_words() => self.seek_in_word(item - ITEMS, from, len)?,
+            None => self.below(item - ITEMS).seek(from - self.span.start(item), len)?,
+        };
+        if run >= len { Break(self.base + from) } else { self.seek_after(at, run, len) }
+    }
+
+    /// What `seek` does, for the grains after node `at`, where `run` free
+    /// grains end.
+    fn seek_after(&self, mut at: usize, mut run: u32, len: u32) -> Outcome {
+        while at > 1 {
+            let next = at + 1;
+            if at % 2 == 0 {
+                let (node, size) = (self.block.node(next), self.span.size(next));
+                if run + size - node.head >= len {
+                    return Break(self.first(next) - run);
+                }
+                if size - node.best >= len {
+                    return Break(Place { ..*self }.lowest(next, len));
+                }
+                run = if node == Node::FREE { run + size } else { size - node.tail };
+            }
+            at /= 2;
+        }
+        Continue(run)
+    }
+
+    /// What `seek` does, inside one word.
+    fn seek_in_word(&self, item: usize, from: u32, len: u32) -> Outcome {
+        let at = ITEMS + item;
+        let (start, size) = (self.span.start(at), self.span.size(at));
+        let free = self.block.free_grains(self.span, item) & (u64::MAX << (from - start));
+        match lowest_run(free, len) {
+            Some(bit) => Break(self.base + start + bit),
+            None => Continue(size - Node::of_word(!free, size).tail),
+        }
+    }
+
+    /// The state that all grains of node `at` share.
+    fn state(&self, at: usize) -> Option<State> {
+        self.block.node(at).state(self.span.size(at))
+    }
+}
