@@ -66,7 +66,7 @@ use core::ops::Range;
 use core::ptr::NonNull;
 
 /// The entry word of the machine `M`.
-type Word<M> = <<M as Machine>::Table as Format>::Word;
+pub type Word<M> = <<M as Machine>::Table as Format>::Word;
 
 /// Walks the tables of a machine.
 pub struct Walker<'m, M: Machine> {

@@ -100,10 +100,8 @@ impl<F: Format> Piece<F> {
     /// The first page whose entry is not.
     #[inline]
     pub fn vacant(self) -> Result<(), VirtAddr> {
-        match self.cells().position(|cell| cell.load() != F::ABSENT) {
-            None => Ok(()),
-            Some(page) => Err(self.page(page)),
-        }
+        let used = |&n: &usize| self.cell(n).load() != F::ABSENT;
+        (0..self.len).find(used).map_or(Ok(()), |n| Err(self.page(n)))
     }
 
     /// Binds each page to its frame of `frames`. The piece is vacant: what
@@ -214,7 +212,7 @@ impl<F: Format> Piece<F> {
     fn odd(self, n: usize, word: F::Word, report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) {
         report(self.page(n), word);
         if F::decode(word, 1) == Entry::Bad {
-            self.cells().skip(n).take(1).for_each(|cell| cell.store(F::ABSENT));
+            self.cell(n).store(F::ABSENT);
         }
     }
 
@@ -223,11 +221,18 @@ impl<F: Format> Piece<F> {
         VirtAddr(self.at.0.wrapping_add(n << PAGE_SHIFT))
     }
 
+    /// The entry of page `n`, which is one of the piece.
     #[inline]
-    fn cells(self) -> impl ExactSizeIterator<Item = Cell<F>> {
+    fn cell(self, n: usize) -> Cell<F> {
+        debug_assert!(n < self.len);
         // SAFETY: the pages lie in the table (`new`), whose words W1 holds
         // for while the handle that it came from may be used (T1).
-        (0..self.len).map(move |n| unsafe { Cell::new(self.first.add(n)) })
+        unsafe { Cell::new(self.first.add(n)) }
+    }
+
+    #[inline]
+    fn cells(self) -> impl ExactSizeIterator<Item = Cell<F>> {
+        (0..self.len).map(move |n| self.cell(n))
     }
 }
 
