@@ -2,8 +2,10 @@
 
 use crate::project::Project;
 use crate::steps::{Outcome, Stage, succeed};
-use crate::tidy;
-use anyhow::{Result, bail, ensure};
+use crate::tidy::{self, tree::Tree};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
@@ -97,6 +99,7 @@ fn loom(project: &Project) -> Result<Outcome> {
 }
 
 fn space(project: &Project) -> Result<Outcome> {
+    someone_reads(project, "SPACE_OPS", "vmalloc/")?;
     let mut test = project.cargo();
     test.args(["test", "--release", "-p", "vmalloc", "--lib", "space::"]);
     succeed(test.env("SPACE_OPS", set_or("SPACE_OPS", "1000000")))
@@ -106,6 +109,7 @@ fn oracle(project: &Project) -> Result<Outcome> {
     if let Some(absent) = without(project, "machines/sim/tests/oracle.rs") {
         return Ok(absent);
     }
+    someone_reads(project, "ORACLE_OPS", "machines/sim/")?;
     let mut test = project.cargo();
     test.args(["test", "--release", "-p", "vmalloc-sim", "--test", "oracle", "--", "--nocapture"]);
     succeed(test.env("ORACLE_OPS", set_or("ORACLE_OPS", "10000000")))
@@ -115,10 +119,34 @@ fn replay(project: &Project) -> Result<Outcome> {
     if let Some(absent) = without(project, TRACES) {
         return Ok(absent);
     }
+    fs::create_dir_all(project.root.join("target"))?;
     for machine in ["hosted", "sim"] {
-        succeed(project.cargo().args(["run", "--release", "--", "replay", "--machine", machine]))?;
+        let report = format!("target/replay-{machine}.json");
+        let report_at = project.root.join(&report);
+        let _absent_is_fine = fs::remove_file(&report_at);
+        let mut replay = project.cargo();
+        succeed(replay.args(["run", "--release", "--", "replay", "--machine", machine, "--json", &report]))?;
+        judge(&fs::read(&report_at).with_context(|| format!("no report {report}"))?).context(report)?;
     }
     Ok(Outcome::Passed)
+}
+
+/// The command's own word is not enough: its figures have to say it too.
+fn judge(report: &[u8]) -> Result<()> {
+    let report: Value = serde_json::from_slice(report)?;
+    let figure = |name: &str| report[name].as_u64().with_context(|| format!("no number {name}"));
+    ensure!(figure("events_done")? > 0 && figure("bytes_verified")? > 0, "nothing was replayed");
+    ensure!(figure("events_failed")? == 0, "{} events failed", figure("events_failed")?);
+    ensure!(figure("leaked_areas")? == 0, "{} areas leaked", figure("leaked_areas")?);
+    Ok(())
+}
+
+/// A length that no test reads would promise more than is done.
+fn someone_reads(project: &Project, variable: &str, below: &str) -> Result<()> {
+    let tree = Tree::read(project)?;
+    let mut files = tree.texts.iter().filter(|file| file.path.starts_with(below) && file.path.ends_with(".rs"));
+    ensure!(files.any(|file| file.text.contains(variable)), "no test in {below} reads {variable}");
+    Ok(())
 }
 
 fn without(project: &Project, path: &str) -> Option<Outcome> {
@@ -158,5 +186,20 @@ mod tests {
         assert_eq!(oracle(&nowhere).unwrap(), Outcome::Skipped("no machines/sim/tests/oracle.rs yet".into()));
         assert_eq!(replay(&nowhere).unwrap(), Outcome::Skipped("no traces yet".into()));
         assert_eq!(examples(&nowhere).unwrap(), Outcome::Skipped("there are none".into()));
+    }
+    fn judged(done: u64, failed: u64, leaked: u64) -> String {
+        let report = serde_json::json!({
+            "events_done": done, "bytes_verified": 4096, "events_failed": failed, "leaked_areas": leaked
+        });
+        judge(report.to_string().as_bytes()).map_or_else(|why| why.to_string(), |()| "fine".into())
+    }
+
+    #[test]
+    fn a_replay_is_judged_by_its_figures() {
+        assert_eq!(judged(7, 0, 0), "fine");
+        assert_eq!(judged(0, 0, 0), "nothing was replayed");
+        assert_eq!(judged(7, 2, 0), "2 events failed");
+        assert_eq!(judged(7, 0, 3), "3 areas leaked");
+        assert_eq!(judge(b"{}").unwrap_err().to_string(), "no number events_done");
     }
 }

@@ -17,7 +17,7 @@ mod modules;
 mod names;
 mod tiers;
 mod tokens;
-mod tree;
+pub mod tree;
 mod unsafety;
 mod words;
 
