@@ -5,6 +5,7 @@
 //! comes through, and compare the state before and after each refusal.
 
 use super::frames::{Frames, Page, Want};
+use crate::gfp::ZoneKind;
 use crate::units::{Node, Pfn};
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
@@ -61,7 +62,7 @@ impl<F> FaultyFrames<F> {
     }
 }
 
-// SAFETY: F1–F5 are `inner`'s; a refusal changes nothing.
+// SAFETY: F1–F6 are `inner`'s; a refusal changes nothing.
 unsafe impl<F: Frames> Frames for FaultyFrames<F> {
     fn total(&self) -> usize {
         self.inner.total()
@@ -82,6 +83,12 @@ unsafe impl<F: Frames> Frames for FaultyFrames<F> {
     unsafe fn free_bulk(&self, frames: &[Pfn]) {
         // SAFETY: the caller's promise, handed on.
         unsafe { self.inner.free_bulk(frames) }
+    }
+    fn nodes(&self) -> usize {
+        self.inner.nodes()
+    }
+    fn highest_zone(&self) -> ZoneKind {
+        self.inner.highest_zone()
     }
     fn node_of(&self, frame: Pfn) -> Node {
         self.inner.node_of(frame)

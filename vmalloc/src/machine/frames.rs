@@ -5,8 +5,12 @@
 //! - **F2** A block of order `n` is 2ⁿ adjacent frames, aligned to 2ⁿ.
 //! - **F3** The methods are called pinned (interrupts off), and never under a
 //!   lock of the library's other than the depot's.
-//! - **F4** A block may be given back in smaller blocks.
+//! - **F4** Frames may be given back in other blocks than they were given out
+//!   in: in smaller ones, and adjacent frames of one node together. Any aligned
+//!   block will do, as long as all its frames are out.
 //! - **F5** [`Frames::page`] answers the same for a frame for ever.
+//! - **F6** A frame given out lies in the zone wanted or in one below it, and
+//!   never above [`Frames::highest_zone`].
 
 use crate::gfp::ZoneKind;
 use crate::units::{Node, Pfn};
@@ -55,7 +59,7 @@ pub struct Page {
 /// A source of frames.
 ///
 /// # Safety
-/// The implementor keeps F1–F5 of the [module](self).
+/// The implementor keeps F1–F6 of the [module](self).
 pub unsafe trait Frames: Sync {
     /// All frames that there are: the bound of the size check.
     fn total(&self) -> usize;
@@ -66,8 +70,8 @@ pub unsafe trait Frames: Sync {
     /// Gives a block back.
     ///
     /// # Safety
-    /// The block was given out by [`Frames::alloc`] of this source, and the
-    /// caller gives up all use of it.
+    /// All frames of the block were given out by this source (F4), and the
+    /// caller gives up all use of them.
     unsafe fn free(&self, first: Pfn, order: u8);
     /// Takes up to `into.len()` single frames and says how many.
     fn alloc_bulk(&self, want: Want, into: &mut [Pfn]) -> usize {
@@ -88,6 +92,15 @@ pub unsafe trait Frames: Sync {
             // SAFETY: the caller vouches for each frame.
             unsafe { self.free(frame, 0) }
         }
+    }
+    /// The number of nodes; all node numbers lie below it.
+    fn nodes(&self) -> usize {
+        1
+    }
+    /// The highest zone that has frames (F6): HighMem where some frames have
+    /// no direct mapping.
+    fn highest_zone(&self) -> ZoneKind {
+        ZoneKind::Normal
     }
     /// The node of a frame.
     fn node_of(&self, _frame: Pfn) -> Node {

@@ -1,0 +1,110 @@
+//! `Zones::check`: walks all descriptors and lists, and names the rule that
+//! is broken and the frame where.
+
+use super::buddy::{Buddy, ORDERS};
+use super::descriptor::{Block, Descriptors, Home, NONE, State, Tag};
+use super::node::NodeZones;
+use super::zones::{MAX_NODES, Zones};
+use crate::error::Broken;
+use crate::machine::frames::MAX_ORDER;
+use core::sync::atomic::Ordering::Relaxed;
+use lock_api::RawMutex;
+
+/// What the descriptors of one zone say.
+#[derive(PartialEq, Eq, Default, Debug)]
+struct Found {
+    total: usize,
+    free: usize,
+    blocks: [usize; ORDERS],
+}
+
+impl<L: RawMutex> Zones<L> {
+    /// Checks the rules B1–B5 of the module. To be called pinned.
+    ///
+    /// # Errors
+    /// The first rule found broken, and the frame where.
+    ///
+    /// # Cost
+    /// O(frames), each node under its lock.
+    pub fn check(&self) -> Result<(), Broken> {
+        let Some(d) = self.descriptors() else { return Ok(()) };
+        (0..MAX_NODES).try_for_each(|node| self.with(node, |zones| check_node(zones, d)))
+    }
+}
+
+fn check_node(zones: &NodeZones, d: Descriptors) -> Result<(), Broken> {
+    zones.zones.iter().filter(|zone| zone.total > 0).try_for_each(|zone| {
+        let found = check_tiles(d, zone.home)?;
+        check_lists(d, zone)?;
+        let counted = Found { total: zone.total, free: zone.free, blocks: zone.blocks };
+        if counted != found { broken(d, "B4", 0) } else { Ok(()) }
+    })
+}
+
+fn broken<T>(d: Descriptors, rule: &'static str, index: u32) -> Result<T, Broken> {
+    Err(Broken { rule, at: d.frame(index).0 as usize })
+}
+
+/// B1, B2 and B5 for the frames of `home`, block by block.
+fn check_tiles(d: Descriptors, home: Home) -> Result<Found, Broken> {
+    let mut found = Found::default();
+    let mut at = 0;
+    while (at as usize) < d.all.len() {
+        let tag = d.at(at).tag();
+        if tag.state() == State::Hole || tag.home() != home {
+            at += 1;
+            continue;
+        }
+        let Some(block) = d.block(at) else { return broken(d, "B1", at) };
+        check_block(d, home, block)?;
+        found.add(block);
+        at += 1 << block.order;
+    }
+    Ok(found)
+}
+
+impl Found {
+    fn add(&mut self, block: Block) {
+        self.total += 1 << block.order;
+        if block.free {
+            self.free += 1 << block.order;
+            self.blocks[block.order as usize] += 1;
+        }
+    }
+}
+
+fn check_block(d: Descriptors, home: Home, block: Block) -> Result<(), Broken> {
+    let Block { head, order, free } = block;
+    let whole = order <= MAX_ORDER && d.aligned(head, order) && head as usize + (1 << order) <= d.all.len();
+    let inside = Tag::new(State::Inside, home);
+    if !whole || (head + 1..head + (1 << order)).any(|at| d.at(at).tag() != inside) {
+        return broken(d, "B1", head);
+    }
+    let free_tag = Tag::new(State::Free(order), home);
+    if free && order < MAX_ORDER && d.buddy(head, order).is_some_and(|buddy| d.at(buddy).tag() == free_tag) {
+        return broken(d, "B2", head);
+    }
+    let held = (head..head + (1 << order)).find(|&at| d.at(at).page.extra.load(Relaxed) != 0);
+    held.filter(|_| free).map_or(Ok(()), |at| broken(d, "B5", at))
+}
+
+/// B3: with B4, a list of the right length whose members are right is right.
+fn check_lists(d: Descriptors, zone: &Buddy) -> Result<(), Broken> {
+    for (order, (&head, &blocks)) in zone.heads.iter().zip(&zone.blocks).enumerate() {
+        let tag = Tag::new(State::Free(order as u8), zone.home);
+        let (mut prev, mut at) = (NONE, head);
+        for _ in 0..blocks {
+            if at as usize >= d.all.len() || d.at(at).tag() != tag || d.at(at).prev.load(Relaxed) != prev {
+                return broken(d, "B3", if at == NONE { prev.wrapping_add(1) } else { at });
+            }
+            (prev, at) = (at, d.at(at).next.load(Relaxed));
+        }
+        if at != NONE {
+            return broken(d, "B3", at);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,208 @@
+//! Descriptors: 16 bytes for each frame of the span.
+//!
+//! ```text
+//!   extra:4 | order:1 state:1 zone:1 node:1 | next:4 | prev:4
+//! ```
+//!
+//! Zone and node (the frame's **home**) never change after `init`; order,
+//! state and links belong to the lock of the home's node. Everything is an
+//! atomic accessed relaxed, so that a reference to a descriptor may be shared
+//! while the lock's holder writes; relaxed accesses cost what plain ones do.
+//!
+//! Blocks tile the frames of RAM: the first frame of a block, its **head**,
+//! tells whether the block is free or out, and its order. All other frames of
+//! the block say `Inside`. So one question, *which block covers this frame?*,
+//! answers whether a frame is free, out, or nothing we own, in O(orders).
+
+use crate::gfp::ZoneKind;
+use crate::machine::frames::{MAX_ORDER, Page};
+use crate::units::{Node, Pfn};
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+/// The link to nowhere.
+pub(super) const NONE: u32 = u32::MAX;
+
+/// What a frame is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum State {
+    /// No RAM. All bytes zero.
+    Hole,
+    /// In a block, but not its head.
+    Inside,
+    /// The head of a free block of this order.
+    Free(u8),
+    /// The head of a block that was given out.
+    Out(u8),
+}
+
+/// Where a frame belongs for ever.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Home {
+    pub zone: ZoneKind,
+    pub node: Node,
+}
+
+/// State and home, packed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Tag(u32);
+
+impl Tag {
+    pub fn new(state: State, home: Home) -> Tag {
+        let (order, state) = match state {
+            State::Hole => (0, 0),
+            State::Inside => (0, 1),
+            State::Free(order) => (order, 2),
+            State::Out(order) => (order, 3),
+        };
+        Tag(u32::from_le_bytes([order, state, home.zone as u8, home.node.0]))
+    }
+
+    pub fn state(self) -> State {
+        match self.0.to_le_bytes() {
+            [order, 2, ..] => State::Free(order),
+            [order, 3, ..] => State::Out(order),
+            [_, 1, ..] => State::Inside,
+            _ => State::Hole,
+        }
+    }
+
+    pub fn home(self) -> Home {
+        let [_, _, zone, node] = self.0.to_le_bytes();
+        let zone = super::node::KINDS[zone as usize % super::node::KINDS.len()];
+        Home { zone, node: Node(node) }
+    }
+}
+
+/// What is kept for a frame. All bytes zero: a hole.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub(super) struct Descriptor {
+    pub page: Page,
+    tag: AtomicU32,
+    pub next: AtomicU32,
+    pub prev: AtomicU32,
+}
+
+const _: () = assert!(size_of::<Descriptor>() == 16);
+
+impl Descriptor {
+    pub fn tag(&self) -> Tag {
+        Tag(self.tag.load(Relaxed))
+    }
+
+    pub fn set(&self, tag: Tag) {
+        self.tag.store(tag.0, Relaxed);
+    }
+
+    pub fn state(&self) -> State {
+        self.tag().state()
+    }
+
+    /// Changes the state and leaves the home.
+    pub fn turn(&self, state: State) {
+        self.set(Tag::new(state, self.tag().home()));
+    }
+}
+
+/// A block: its head's index, its state and its order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Block {
+    pub head: u32,
+    pub order: u8,
+    pub free: bool,
+}
+
+/// The descriptors of all frames from `base` on. Indices count from there.
+#[derive(Clone, Copy)]
+pub(super) struct Descriptors<'a> {
+    pub base: Pfn,
+    pub all: &'a [Descriptor],
+}
+
+impl<'a> Descriptors<'a> {
+    /// The index of a frame; `None` outside of the span.
+    #[inline]
+    pub fn index(self, frame: Pfn) -> Option<u32> {
+        let index = frame.0.wrapping_sub(self.base.0);
+        (index < self.all.len() as u64).then_some(index as u32)
+    }
+
+    /// The frame at `index`.
+    #[inline]
+    pub fn frame(self, index: u32) -> Pfn {
+        self.base.offset(index as u64)
+    }
+
+    /// The descriptor at `index`.
+    #[inline]
+    pub fn at(self, index: u32) -> &'a Descriptor {
+        &self.all[index as usize]
+    }
+
+    /// The frame that `index` and its whole block of `order` would merge with.
+    pub fn buddy(self, index: u32, order: u8) -> Option<u32> {
+        self.index(Pfn(self.frame(index).0 ^ 1 << order))
+    }
+
+    /// Whether a block of `order` may start at `index`.
+    pub fn aligned(self, index: u32, order: u8) -> bool {
+        self.frame(index).0.trailing_zeros() >= order as u32
+    }
+
+    /// The block that covers the frame; `None` for a hole.
+    pub fn covering(self, index: u32) -> Option<Block> {
+        (0..=MAX_ORDER).find_map(|order| {
+            let head = self.index(Pfn(self.frame(index).0 >> order << order))?;
+            self.block(head).filter(|block| block.order >= order)
+        })
+    }
+
+    /// The block whose head is at `index`.
+    pub fn block(self, index: u32) -> Option<Block> {
+        match self.at(index).state() {
+            State::Free(order) => Some(Block { head: index, order, free: true }),
+            State::Out(order) => Some(Block { head: index, order, free: false }),
+            State::Inside | State::Hole => None,
+        }
+    }
+}
+
+impl Block {
+    /// Cuts the block down to the piece of `order` that covers `target` and
+    /// tells `leave` the other pieces, the largest first. Returns the piece's
+    /// head.
+    pub fn carve(self, target: u32, order: u8, mut leave: impl FnMut(u32, u8)) -> u32 {
+        (order..self.order).rev().fold(self.head, |head, order| {
+            let upper = head + (1 << order);
+            let (kept, left) = if target >= upper { (upper, head) } else { (head, upper) };
+            leave(left, order);
+            kept
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    extern crate std;
+    use std::vec::Vec;
+
+    #[test]
+    fn a_tag_gives_back_what_was_packed() {
+        for zone in super::super::node::KINDS {
+            let home = Home { zone, node: Node(5) };
+            for state in [State::Hole, State::Inside, State::Free(7), State::Out(10)] {
+                let tag = Tag::new(state, home);
+                assert_eq!((tag.state(), tag.home()), (state, home));
+            }
+        }
+    }
+
+    #[test]
+    fn a_piece_is_carved_out_and_the_rest_named_largest_first() {
+        let block = Block { head: 16, order: 3, free: true };
+        let mut left = Vec::new();
+        assert_eq!(block.carve(21, 0, |at, order| left.push((at, order))), 21);
+        assert_eq!(left, [(16, 2), (22, 1), (20, 0)]);
+    }
+}

@@ -1,0 +1,160 @@
+//! The zones of one node: which one serves a request, and what is refused.
+//!
+//! A request may continue a run (`Want::next`) where that frame is free and of
+//! a zone that will do. Else the zones are asked from the one named down.
+//! Either way a lower zone keeps its **reserve** for those that name it.
+
+use super::buddy::Buddy;
+use super::descriptor::{Block, Descriptors, Home, State};
+use crate::gfp::ZoneKind;
+use crate::machine::frames::{MAX_ORDER, Want};
+use crate::units::{Node, Pfn};
+
+/// All zones, lowest addresses first.
+pub(super) const KINDS: [ZoneKind; 4] = [ZoneKind::Dma, ZoneKind::Dma32, ZoneKind::Normal, ZoneKind::HighMem];
+
+/// The zones of one node.
+#[derive(Debug)]
+pub(super) struct NodeZones {
+    pub zones: [Buddy; KINDS.len()],
+}
+
+impl NodeZones {
+    pub const fn new(node: Node) -> NodeZones {
+        const fn zone(zone: ZoneKind, node: Node) -> Buddy {
+            Buddy::new(Home { zone, node })
+        }
+        let [dma, dma32, normal, high] = KINDS;
+        NodeZones { zones: [zone(dma, node), zone(dma32, node), zone(normal, node), zone(high, node)] }
+    }
+
+    /// Free frames of the node.
+    pub fn free(&self) -> usize {
+        self.zones.iter().map(|zone| zone.free).sum()
+    }
+
+    /// Adds the aligned block of RAM to its zone.
+    pub fn add(&mut self, d: Descriptors, head: u32, order: u8, home: Home) {
+        let zone = &mut self.zones[home.zone as usize];
+        zone.total += 1 << order;
+        zone.give(d, head, order);
+    }
+
+    /// Sets the reserves, when all RAM was added.
+    pub fn set_reserves(&mut self) {
+        let mut above = 0;
+        for zone in self.zones.iter_mut().rev() {
+            zone.reserve = (above / 256).min(zone.total / 4);
+            above += zone.total;
+        }
+    }
+
+    /// Takes a block: the one at `want.next` if it can be had.
+    pub fn take(&mut self, d: Descriptors, want: Want) -> Option<u32> {
+        if let Some((block, target)) = self.continuation(d, want)
+            && block.order >= want.order
+            && d.aligned(target, want.order)
+        {
+            return Some(self.cut(d, block, target, want.order));
+        }
+        self.candidates(want)
+            .filter(|zone| room(zone, want) >= 1 << want.order)
+            .find_map(|zone| zone.take(d, want.order))
+    }
+
+    /// Takes single frames until `into` is full or the node has no more for
+    /// this request, and says how many.
+    pub fn take_many(&mut self, d: Descriptors, mut want: Want, into: &mut [Pfn]) -> usize {
+        let mut got = 0;
+        while got < into.len()
+            && let Some((head, order)) = self.take_piece(d, want, into.len() - got)
+        {
+            for (index, slot) in (head..head + (1 << order)).zip(&mut into[got..]) {
+                d.at(index).turn(State::Out(0));
+                *slot = d.frame(index);
+            }
+            got += 1 << order;
+            want.next = want.next.map(|_| d.frame(head).offset(1 << order));
+        }
+        got
+    }
+
+    /// Gives a block back; false, and nothing has changed, where not all its
+    /// frames are out.
+    pub fn give(&mut self, d: Descriptors, first: u32, order: u8) -> bool {
+        let Some(cover) = d.covering(first).filter(|block| !block.free) else { return false };
+        if cover.order > order {
+            let head = cover.carve(first, order, |at, order| d.at(at).turn(State::Out(order)));
+            debug_assert_eq!(head, first);
+        } else if !all_out(d, first, order) {
+            return false;
+        } else {
+            // A head's successor is known before the head is changed.
+            heads(d, first, order).skip(1).for_each(|head| d.at(head).turn(State::Inside));
+        }
+        self.zone_of(d, first).give(d, first, order);
+        true
+    }
+
+    /// A block of at most `most` frames.
+    fn take_piece(&mut self, d: Descriptors, want: Want, most: usize) -> Option<(u32, u8)> {
+        let fit = |frames: usize| (frames.ilog2() as u8).min(MAX_ORDER);
+        if let Some((block, target)) = self.continuation(d, want) {
+            let zone = self.zone_of(d, target);
+            let aligned = d.frame(target).0.trailing_zeros().min(MAX_ORDER as u32) as u8;
+            let order = block.order.min(aligned).min(fit(most.min(room(zone, want))));
+            return Some((zone.cut(d, block, target, order), order));
+        }
+        let zone = self.candidates(want).find(|zone| room(zone, want) > 0)?;
+        let most = most.min(room(zone, want));
+        zone.take_up_to(d, fit(most))
+    }
+
+    /// The free block that covers `want.next`, and where in it: if the frame
+    /// belongs to this node, to a zone that will do, above its reserve.
+    fn continuation(&mut self, d: Descriptors, want: Want) -> Option<(Block, u32)> {
+        let target = d.index(want.next?)?;
+        let home = d.at(target).tag().home();
+        let block = d.covering(target).filter(|block| block.free)?;
+        let zone = &self.zones[home.zone as usize];
+        let ours = zone.home == home && home.zone <= want.zone;
+        (ours && room(zone, want) >= 1 << want.order).then_some((block, target))
+    }
+
+    fn cut(&mut self, d: Descriptors, block: Block, target: u32, order: u8) -> u32 {
+        self.zone_of(d, target).cut(d, block, target, order)
+    }
+
+    fn zone_of(&mut self, d: Descriptors, index: u32) -> &mut Buddy {
+        &mut self.zones[d.at(index).tag().home().zone as usize]
+    }
+
+    fn candidates(&mut self, want: Want) -> impl Iterator<Item = &mut Buddy> {
+        self.zones[..=want.zone as usize].iter_mut().rev()
+    }
+}
+
+/// Frames of the zone that this request may take.
+fn room(zone: &Buddy, want: Want) -> usize {
+    let kept = if want.zone > zone.home.zone { zone.reserve } else { 0 };
+    zone.free.saturating_sub(kept)
+}
+
+/// The heads of the blocks that the block of `order` at `first` consists of.
+fn heads(d: Descriptors, first: u32, order: u8) -> impl Iterator<Item = u32> {
+    let end = first + (1 << order);
+    core::iter::successors(Some(first), move |&at| {
+        let next = at + d.block(at).map_or(1, |block| 1 << block.order);
+        (next < end).then_some(next)
+    })
+}
+
+/// Whether the block consists of blocks of one home that are all out. Costs
+/// as many steps as there are of these: as many as calls that gave them out.
+fn all_out(d: Descriptors, first: u32, order: u8) -> bool {
+    let home = d.at(first).tag().home();
+    heads(d, first, order).all(|head| {
+        let tag = d.at(head).tag();
+        tag.home() == home && matches!(tag.state(), State::Out(_))
+    })
+}
