@@ -36,7 +36,7 @@ impl<F: Format> Core<F> {
         let (place, now) = self.truth(at, cached.level);
         let verdict = match cached.level {
             1 => self.judge_page(cached, place, now),
-            level => self.judge_table(cached, place.level == level, now),
+            _ => self.judge_table(cached, now),
         };
         verdict.unwrap_or_else(|why| {
             accuse(&self.story(s, cpu, cached, (place, now), why));
@@ -58,9 +58,9 @@ impl<F: Format> Core<F> {
         }
     }
 
-    fn judge_table(&self, cached: &Cached, reached: bool, now: Entry) -> Result<bool, &'static str> {
+    fn judge_table(&self, cached: &Cached, now: Entry) -> Result<bool, &'static str> {
         match now {
-            Entry::Table(frame) if reached && frame == cached.frame => Ok(false),
+            Entry::Table(frame) if frame == cached.frame => Ok(false),
             Entry::Absent if self.is_barren(Place { table: cached.frame, level: cached.level - 1 }) => Ok(true),
             Entry::Absent => Err("the table page was reused while it could be walked"),
             _ => Err("another table was linked before grace"),

@@ -141,10 +141,13 @@ fn a_kick_is_served_in_bounded_time_by_idle_cpus_too_and_never_by_pinned_ones() 
 fn a_kick_is_lost_on_a_cpu_that_is_offline() {
     let b = bench(machine());
     let served = served(&b.sim);
+    // One that was pending when its CPU went, and one that came then.
     b.sim.kick(&only(1));
     b.sim.offline(1, || {});
-    b.sim.kick(&only(1));
+    b.sim.offline(2, || {});
+    b.sim.kick(&only(2));
     b.sim.online(1, || {});
+    b.sim.online(2, || {});
     b.sim.serve_kicks();
     assert!(served.lock().unwrap().is_empty());
 }

@@ -43,6 +43,16 @@ fn a_use_after_free_before_grace_is_served_the_same_frame_and_counted() {
 }
 
 #[test]
+fn a_page_that_was_bound_anew_and_freed_again_is_not_reached_either() {
+    let b = quiet();
+    b.map(AT);
+    b.sim.load(1, AT).unwrap();
+    b.map(AT);
+    b.retire(AT);
+    assert!(b.story(|sim| _ = sim.load(1, AT)).contains("bound to another frame, and freed"));
+}
+
+#[test]
 fn a_page_that_was_collected_is_reached_by_nobody() {
     let b = quiet();
     b.map(AT);
@@ -348,6 +358,18 @@ fn a_full_tlb_forgets_at_random_and_counts_stay_right() {
     assert_eq!(frames.iter().map(|&f| b.sim.tlb_refs(f)).sum::<u32>(), 4);
     b.flush(0);
     assert_eq!(frames.iter().map(|&f| b.sim.tlb_refs(f)).sum::<u32>(), 0);
+}
+
+#[test]
+fn entries_are_lost_by_chance_as_well() {
+    let b = bench(Sim::<X86_64>::builder().tlb(2).rates(Rates { evict: 1, ..Rates::NEVER }));
+    let frame = b.map(AT);
+    b.sim.load(0, AT).unwrap();
+    let lost = (0..100).any(|_| {
+        b.sim.step();
+        b.sim.tlb_refs(frame) == 0
+    });
+    assert!(lost);
 }
 
 #[test]
