@@ -19,8 +19,8 @@
 //! ```
 //!
 //! Nodes say what each run *lacks* of the node's size, so that cleared memory,
-//! and absent memory, means "all free". The last nodes of a region are cut
-//! short: their size is what lies inside.
+//! and absent memory, means "all free". The tree spans a power of two: what of
+//! it lies beyond the region is marked as taken at the first take.
 //!
 //! # Rules (checked by [`Arena::check`])
 //! - **A1** A node over a word tells what the bits of the word say.
@@ -28,8 +28,9 @@
 //!   block's first node.
 //! - **A3** A node that is all free or all taken speaks for everything below
 //!   it: whatever stands there is stale, and is rewritten on the way when a
-//!   part of it changes. Only below such a node may a block be absent.
-//! - **A4** `used` counts the taken grains, `frames` the linked blocks.
+//!   part of it changes. Only below such a node may a block be absent, and in
+//!   an arena that nothing has been taken of.
+//! - **A4** `used` counts the taken grains of the region, `frames` the blocks.
 //! - **A5** What is freed was taken, in one piece or in adjacent ones. So an
 //!   end of it inside a block was an end of a take, which made the block:
 //!   freeing needs no memory.
@@ -52,7 +53,7 @@ mod tests;
 use crate::machine::Machine;
 use crate::machine::stock::Stock;
 use crate::units::Pfn;
-use block::{Change, ITEM_BITS, Link, Span};
+use block::{Change, Link, Span};
 use core::ops::Range;
 use node::{Node, State};
 
@@ -91,6 +92,7 @@ pub struct Arena {
     grains: u32,
     used: u32,
     frames: u32,
+    span: Span,
     top: Node,
     root: Link,
 }
@@ -99,7 +101,9 @@ impl Arena {
     /// An arena of `grains`, at most [`MAX_GRAINS`], all free.
     pub const fn new(grains: u32) -> Arena {
         assert!(grains <= MAX_GRAINS);
-        Arena { grains, used: 0, frames: 0, top: Node::FREE, root: Link::NONE }
+        let span = Span::root(grains);
+        let top = Node::free_at_first(grains, span.grains());
+        Arena { grains, used: 0, frames: 0, span, top, root: Link::NONE }
     }
 
     /// All grains, taken or not.
@@ -119,13 +123,13 @@ impl Arena {
 
     /// The length of the longest free run.
     pub const fn widest(&self) -> u32 {
-        self.grains - self.top.best
+        self.span.grains() - self.top.best
     }
 
-    /// The most frames that one take uses up: the path of blocks to each of
-    /// the run's two ends.
+    /// The most frames that one take uses up: the root, and the way from there
+    /// to each of the run's two ends and to the end of the region.
     pub const fn stock_needed(&self) -> usize {
-        1 + 2 * Span::root(self.grains).tiers_below() as usize
+        1 + 3 * self.span.tiers_below() as usize
     }
 
     /// Takes the lowest run that fits and returns its first grain.
@@ -183,7 +187,7 @@ impl Arena {
 
     /// Hands every frame to `give` and is all free again.
     pub fn destroy<M: Machine>(&mut self, machine: &M, mut give: impl FnMut(Pfn)) {
-        self.root.for_each(machine, Span::root(self.grains), &mut give);
+        self.root.for_each(machine, self.span, &mut give);
         *self = Arena::new(self.grains);
     }
 
@@ -205,20 +209,36 @@ impl Arena {
 
     fn mark_taken<M: Machine>(&mut self, machine: &M, stock: &mut Stock, start: u32, len: u32) {
         assert!(stock.len() >= self.stock_needed(), "the stock was not filled before the take");
+        if self.root == Link::NONE {
+            self.lay_out(machine, stock);
+        }
         self.mark(machine, stock, start..start + len, State::Taken);
         self.used += len;
+    }
+
+    /// Marks as taken what the tree spans beyond the region.
+    #[cold]
+    fn lay_out<M: Machine>(&mut self, machine: &M, stock: &mut Stock) {
+        self.top = Node::FREE;
+        if self.grains < self.span.grains() {
+            self.mark(machine, stock, self.grains..self.span.grains(), State::Taken);
+        }
     }
 
     fn mark<M: Machine>(&mut self, machine: &M, stock: &mut Stock, grains: Range<u32>, to: State) {
         let mut change = Change::new(machine, stock, to);
         let root = change.open(&mut self.root);
-        if let Some(top) = change.block(root, Span::root(self.grains), self.top, grains) {
+        if let Some(top) = change.block(root, self.span, self.top, grains) {
             self.top = top;
         }
         self.frames += change.frames();
+    }
+
+    /// The top node before the first take.
+    const fn fresh_top(&self) -> Node {
+        Node::free_at_first(self.grains, self.span.grains())
     }
 }
 
 /// log2 of the grains in a word.
 const WORD_BITS: u32 = u64::BITS.ilog2();
-const _: () = assert!(WORD_BITS + 3 * ITEM_BITS < 31 && WORD_BITS + 4 * ITEM_BITS >= 31, "four tiers hold every arena");

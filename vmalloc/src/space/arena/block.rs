@@ -1,10 +1,11 @@
 //! Blocks: one frame of the tree, and how a change goes through it.
 //!
 //! The nodes of a block are numbered as in a heap: 1 is the block's own, `2n`
-//! and `2n + 1` are below `n`, and 128..256 stand over the items.
+//! and `2n + 1` are below `n`, and 128..256 stand over the items. A root block
+//! with fewer items uses the leftmost of the nodes of each level.
 
 use super::WORD_BITS;
-use super::node::{Node, State, free_grains};
+use super::node::{Node, State};
 use crate::machine::Machine;
 use crate::machine::stock::Stock;
 use crate::units::{PAGE_SIZE, Pfn};
@@ -50,7 +51,7 @@ impl Link {
     pub fn for_each<M: Machine>(self, machine: &M, span: Span, with: &mut dyn FnMut(Pfn)) {
         let Some(block) = self.block(machine) else { return };
         if !span.is_words() {
-            (0..ITEMS).for_each(|item| block.link(item).for_each(machine, span.below(item), with));
+            (0..ITEMS).for_each(|item| block.link(item).for_each(machine, span.below(), with));
         }
         with(Pfn(self.0 - 1));
     }
@@ -61,18 +62,22 @@ impl Link {
 pub(super) struct Span {
     /// log2 of the grains in an item.
     shift: u32,
-    /// Grains of the region in the block.
-    pub room: u32,
+    /// log2 of the items: [`ITEM_BITS`], but fewer in a root block.
+    depth: u32,
 }
 
 impl Span {
-    /// The span of the root block of an arena.
+    /// The span of the root block of an arena: a power of two that `grains`
+    /// fit in.
     pub const fn root(grains: u32) -> Span {
-        let mut shift = WORD_BITS;
-        while grains as u64 > 1 << (shift + ITEM_BITS) {
-            shift += ITEM_BITS;
-        }
-        Span { shift, room: grains }
+        let levels = grains.next_power_of_two().ilog2().saturating_sub(WORD_BITS);
+        let tiers_below = levels.saturating_sub(1) / ITEM_BITS;
+        Span { shift: WORD_BITS + tiers_below * ITEM_BITS, depth: levels - tiers_below * ITEM_BITS }
+    }
+
+    /// The number of grains.
+    pub const fn grains(self) -> u32 {
+        1 << (self.shift + self.depth)
     }
 
     /// Whether the items are words rather than links.
@@ -85,34 +90,46 @@ impl Span {
         (self.shift - WORD_BITS) / ITEM_BITS
     }
 
-    /// The span of the block that is item `item`.
-    pub fn below(self, item: usize) -> Span {
-        Span { shift: self.shift - ITEM_BITS, room: self.size(ITEMS + item) }
+    /// The span of the blocks that are items.
+    pub const fn below(self) -> Span {
+        Span { shift: self.shift - ITEM_BITS, depth: ITEM_BITS }
+    }
+
+    /// The block's own node: 1, but further down in a root block that is not
+    /// full.
+    pub const fn own(self) -> usize {
+        ITEMS >> self.depth
+    }
+
+    /// The nodes on the way to `item`: from the block's own to the item's.
+    #[inline(always)]
+    pub fn way(self, item: usize) -> impl Iterator<Item = usize> {
+        (0..=self.depth).rev().map(move |level| (ITEMS + item) >> level)
     }
 
     /// The item that holds `grain`.
-    pub fn item(self, grain: u32) -> usize {
+    pub const fn item(self, grain: u32) -> usize {
         (grain >> self.shift) as usize
     }
 
-    /// The first grain of a node.
-    pub fn start(self, node: usize) -> u32 {
-        self.bounds(node).0 as u32
+    /// The number of grains in an item.
+    pub const fn item_size(self) -> u32 {
+        1 << self.shift
     }
 
-    /// The number of grains of a node that lie in the region.
-    #[inline(always)]
-    pub fn size(self, node: usize) -> u32 {
-        let (start, size) = self.bounds(node);
-        (self.room as u64).saturating_sub(start).min(size) as u32
+    /// The number of grains under node `at`.
+    pub const fn size(self, at: usize) -> u32 {
+        1 << (self.shift + Span::level(at))
     }
 
-    /// First grain and size of a node of an endless region.
-    #[inline(always)]
-    fn bounds(self, node: usize) -> (u64, u64) {
-        let level = (node as u8).leading_zeros();
-        let first_item = (node << level) - ITEMS;
-        ((first_item as u64) << self.shift, 1 << (self.shift + level))
+    /// The first grain of node `at`.
+    pub const fn start(self, at: usize) -> u32 {
+        (((at << Span::level(at)) - ITEMS) as u32) << self.shift
+    }
+
+    /// How far node `at` is above the items.
+    const fn level(at: usize) -> u32 {
+        (at as u8).leading_zeros()
     }
 }
 
@@ -127,56 +144,68 @@ impl Block {
         self.nodes[at].set(node);
     }
 
-    /// Item `item` as a link.
+    /// The link at `item`.
     pub fn link(&self, item: usize) -> Link {
         Link(self.items[item].get())
     }
 
-    /// The free grains of the word at `item`.
-    pub fn free_grains(&self, span: Span, item: usize) -> u64 {
-        free_grains(self.items[item].get(), span.size(ITEMS + item))
+    /// The word at `item`: 1 = taken.
+    pub fn word(&self, item: usize) -> u64 {
+        self.items[item].get()
     }
 
-    /// What the nodes below `at` say of it.
+    /// What the two nodes below `at`, of `half` grains each, say of it.
     #[inline(always)]
-    pub fn joined(&self, span: Span, at: usize) -> Node {
-        let (left, right) = (2 * at, 2 * at + 1);
-        Node::join(self.node(left), span.size(left), self.node(right), span.size(right))
+    pub fn joined(&self, at: usize, half: u32) -> Node {
+        Node::join(self.node(2 * at), self.node(2 * at + 1), half)
     }
 
     /// Makes the nodes on the way to `item` true, where one above says that
     /// all of its grains are in the state `was` (A3).
     fn refresh(&self, span: Span, item: usize, was: State) {
-        for depth in (1..=ITEM_BITS).rev() {
-            let at = (ITEMS + item) >> depth;
-            if self.node(at).is(was, span.size(at)) {
-                self.set_node(2 * at, Node::uniform(was, span.size(2 * at)));
-                self.set_node(2 * at + 1, Node::uniform(was, span.size(2 * at + 1)));
+        let mut half = span.grains() / 2;
+        for at in span.way(item).take(span.depth as usize) {
+            if self.node(at).is(was, 2 * half) {
+                self.set_node(2 * at, Node::uniform(was, half));
+                self.set_node(2 * at + 1, Node::uniform(was, half));
             }
+            half /= 2;
         }
     }
 
     /// Makes the nodes above the items `first` and `last` true, after these
-    /// have changed and all items between them have become `to`. Returns the
-    /// block's own node, or `None` where it stays as it was.
-    fn climb(&self, span: Span, first: usize, last: usize, to: State) -> Option<Node> {
-        let (mut left, mut right) = (ITEMS + first, ITEMS + last);
-        while left > 1 {
+    /// have changed, up to where the two ways meet; what lies between them has
+    /// become `to`. Returns where they meet.
+    fn close(&self, span: Span, first: usize, last: usize, to: State) -> usize {
+        let (mut left, mut right, mut size) = (ITEMS + first, ITEMS + last, span.item_size());
+        while left != right {
             for between in [left ^ 1, right ^ 1] {
                 if left < between && between < right {
-                    self.set_node(between, Node::uniform(to, span.size(between)));
+                    self.set_node(between, Node::uniform(to, size));
                 }
             }
             (left, right) = (left / 2, right / 2);
-            let node = self.joined(span, left);
-            if left != right {
-                self.set_node(right, self.joined(span, right));
-            } else if node == self.node(left) {
+            self.set_node(left, self.joined(left, size));
+            self.set_node(right, self.joined(right, size));
+            size *= 2;
+        }
+        left
+    }
+
+    /// Makes the nodes above `at` true, after it has changed. Returns the
+    /// block's own, or `None` where it stays as it was.
+    fn climb(&self, span: Span, mut at: usize) -> Option<Node> {
+        let mut half = span.size(at);
+        while at > span.own() {
+            at /= 2;
+            let node = self.joined(at, half);
+            if node == self.node(at) {
                 return None;
             }
-            self.set_node(left, node);
+            self.set_node(at, node);
+            half *= 2;
         }
-        Some(self.node(1))
+        Some(self.node(at))
     }
 }
 
@@ -212,43 +241,44 @@ impl<'a, M: Machine> Change<'a, M> {
     /// what that node becomes, or `None` where it stays the same.
     pub fn block(&mut self, block: &Block, span: Span, own: Node, grains: Range<u32>) -> Option<Node> {
         let (first, last) = (span.item(grains.start), span.item(grains.end - 1));
-        block.set_node(1, own);
+        block.set_node(span.own(), own);
         block.refresh(span, first, self.to.other());
-        if last == first {
-            self.item(block, span, first, &grains).then(|| block.climb(span, first, last, self.to))?
+        if first == last {
+            let changed = self.item(block, span, first, &grains);
+            changed.then(|| block.climb(span, ITEMS + first))?
         } else {
             block.refresh(span, last, self.to.other());
             self.item(block, span, first, &grains);
             self.item(block, span, last, &grains);
-            block.climb(span, first, last, self.to)
+            block.climb(span, block.close(span, first, last, self.to))
         }
     }
 
     /// Changes those of `grains` that are in `item`; says whether the node
     /// over it changed.
     fn item(&mut self, block: &Block, span: Span, item: usize, grains: &Range<u32>) -> bool {
-        let at = ITEMS + item;
-        let (start, size, own) = (span.start(at), span.size(at), block.node(at));
+        let (at, size) = (ITEMS + item, span.item_size());
+        let (start, own) = (item as u32 * size, block.node(at));
         let part = grains.start.saturating_sub(start)..(grains.end - start).min(size);
         let node = if part == (0..size) {
             Some(Node::uniform(self.to, size))
         } else if span.is_words() {
-            let word = &block.items[item];
-            word.set(self.word(word.get(), own, size, part));
-            Some(Node::of_word(word.get(), size))
+            let word = self.word(block.word(item), own, part);
+            block.items[item].set(word);
+            Some(Node::of_word(word))
         } else {
             let mut link = block.link(item);
             let below = self.open(&mut link);
             block.items[item].set(link.0);
-            self.block(below, span.below(item), own, part)
+            self.block(below, span.below(), own, part)
         };
         node.inspect(|&node| block.set_node(at, node)).is_some()
     }
 
     /// `word` with the grains `part` changed. `own` is the node over it.
-    fn word(&self, word: u64, own: Node, size: u32, part: Range<u32>) -> u64 {
+    fn word(&self, word: u64, own: Node, part: Range<u32>) -> u64 {
         let was = self.to.other();
-        let word = if own.is(was, size) { was.word() } else { word };
+        let word = if own.is(was, u64::BITS) { was.word() } else { word };
         let mask = (u64::MAX >> (u64::BITS - (part.end - part.start))) << part.start;
         debug_assert_eq!(word & mask, was.word() & mask, "A5: grains are {:?} already", self.to);
         word ^ mask

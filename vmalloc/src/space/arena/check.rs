@@ -15,11 +15,15 @@ impl Arena {
     /// # Cost
     /// O(frames).
     pub fn check<M: Machine>(&self, machine: &M) -> Result<(), Broken> {
-        let span = Span::root(self.grains);
         let mut walk = Walk { machine, taken: 0 };
-        walk.link(self.root, span, self.top, 0)?;
+        if self.root == Link::NONE {
+            rule("A3", 0, self.top == self.fresh_top())?;
+        } else {
+            walk.link(self.root, self.span, self.top, 0)?;
+            walk.taken -= self.span.grains() - self.grains;
+        }
         let mut frames = 0;
-        self.root.for_each(machine, span, &mut |_| frames += 1);
+        self.root.for_each(machine, self.span, &mut |_| frames += 1);
         rule("A4", 0, walk.taken == self.used && frames == self.frames)
     }
 }
@@ -39,12 +43,12 @@ struct Walk<'a, M> {
 impl<M: Machine> Walk<'_, M> {
     /// Holds `own`, the node over a block, against the block.
     fn link(&mut self, link: Link, span: Span, own: Node, first: u32) -> Result<(), Broken> {
-        if let Some(state) = own.state(span.room) {
-            return self.uniform(state, own, span.room, first);
+        if let Some(state) = own.state(span.grains()) {
+            return self.uniform(state, own, span.grains(), first);
         }
         let block = link.block(self.machine).ok_or(Broken { rule: "A3", at: first as usize })?;
-        self.below(block, span, 1, first)?;
-        rule("A2", first, own == block.node(1))
+        self.below(block, span, span.own(), first)?;
+        rule("A2", first, own == block.node(span.own()))
     }
 
     /// Holds node `at` of a block, which starts at `base`, against what is
@@ -62,15 +66,14 @@ impl<M: Machine> Walk<'_, M> {
         if at < ITEMS {
             self.node(block, span, 2 * at, base)?;
             self.node(block, span, 2 * at + 1, base)?;
-            return rule("A2", first, node == block.joined(span, at));
+            return rule("A2", first, node == block.joined(at, span.size(at) / 2));
         }
         let item = at - ITEMS;
         if !span.is_words() {
-            return self.link(block.link(item), span.below(item), node, first);
+            return self.link(block.link(item), span.below(), node, first);
         }
-        let free = block.free_grains(span, item);
-        self.taken += span.size(at) - free.count_ones();
-        rule("A1", first, node == Node::of_word(!free, span.size(at)))
+        self.taken += block.word(item).count_ones();
+        rule("A1", first, node == Node::of_word(block.word(item)))
     }
 
     /// Counts a node that speaks for all below it.

@@ -67,32 +67,32 @@ impl Node {
         }
     }
 
-    /// Two adjacent nodes as one. A run that does not reach across lacks all
-    /// of the other side; one that does lacks what its two parts lack.
+    /// `size` grains of which only the first `len` are free.
+    pub const fn free_at_first(len: u32, size: u32) -> Node {
+        let beyond = size - len;
+        Node { head: beyond, tail: if beyond == 0 { 0 } else { size }, best: beyond }
+    }
+
+    /// Two adjacent nodes of `half` grains as one. A run that does not reach
+    /// across lacks all of the other side; one that does lacks what its two
+    /// parts lack.
     #[inline(always)]
-    pub fn join(left: Node, left_size: u32, right: Node, right_size: u32) -> Node {
-        let one_side = (left.best + right_size).min(right.best + left_size);
+    pub fn join(left: Node, right: Node, half: u32) -> Node {
         Node {
-            head: if left.head == 0 { right.head } else { left.head + right_size },
-            tail: if right.tail == 0 { left.tail } else { right.tail + left_size },
-            best: one_side.min(left.tail + right.head),
+            head: if left.head == 0 { right.head } else { left.head + half },
+            tail: if right.tail == 0 { left.tail } else { right.tail + half },
+            best: (left.best.min(right.best) + half).min(left.tail + right.head),
         }
     }
 
-    /// The first `size` grains of a word.
-    pub fn of_word(word: u64, size: u32) -> Node {
-        let free = free_grains(word, size);
+    /// The grains of a word.
+    pub fn of_word(word: u64) -> Node {
         Node {
-            head: size - free.trailing_ones(),
-            tail: size - (free << (u64::BITS - size)).leading_ones(),
-            best: size - longest_run(free),
+            head: u64::BITS - word.trailing_zeros(),
+            tail: u64::BITS - word.leading_zeros(),
+            best: u64::BITS - longest_run(!word),
         }
     }
-}
-
-/// The free ones of the first `size` grains of a word, 1..=64.
-pub(super) const fn free_grains(word: u64, size: u32) -> u64 {
-    !word & (u64::MAX >> (u64::BITS - size))
 }
 
 /// The lowest `len` ones in a row.
@@ -164,11 +164,11 @@ mod tests {
         bits.iter().enumerate().fold(u64::MAX, |word, (at, &free)| word & !((free as u64) << at))
     }
 
-    /// Up to 64 grains in a few long runs.
+    /// 64 grains in a few long runs.
     fn grains() -> impl Strategy<Value = Vec<bool>> {
-        (prop::collection::vec((any::<bool>(), 1usize..40), 1..8)).prop_map(|runs| {
+        prop::collection::vec((any::<bool>(), 1usize..40), 1..8).prop_map(|runs| {
             let mut bits: Vec<bool> = runs.iter().flat_map(|&(free, len)| std::iter::repeat_n(free, len)).collect();
-            bits.truncate(64);
+            bits.resize(64, runs[0].0);
             bits
         })
     }
@@ -176,19 +176,18 @@ mod tests {
     proptest! {
         #[test]
         fn a_word_is_summed_up_as_one_counts(bits in grains()) {
-            prop_assert_eq!(Node::of_word(word(&bits), bits.len() as u32), node(&bits));
+            prop_assert_eq!(Node::of_word(word(&bits)), node(&bits));
         }
 
         #[test]
         fn two_nodes_join_to_the_node_of_both(left in grains(), right in grains()) {
-            let joined = Node::join(node(&left), left.len() as u32, node(&right), right.len() as u32);
-            prop_assert_eq!(joined, node(&[left, right].concat()));
+            prop_assert_eq!(Node::join(node(&left), node(&right), 64), node(&[left, right].concat()));
         }
 
         #[test]
         fn the_lowest_run_is_the_first_that_is_long_enough(bits in grains(), len in 1u32..70) {
             let first = runs(&bits).iter().find(|&&(_, run)| run >= len).map(|&(start, _)| start);
-            prop_assert_eq!(lowest_run(free_grains(word(&bits), bits.len() as u32), len), first);
+            prop_assert_eq!(lowest_run(!word(&bits), len), first);
         }
     }
 
@@ -196,7 +195,9 @@ mod tests {
     fn a_whole_word_is_one_run() {
         assert_eq!(longest_run(u64::MAX), 64);
         assert_eq!(lowest_run(u64::MAX, 64), Some(0));
-        assert_eq!(Node::of_word(0, 64), Node::FREE);
-        assert_eq!(Node::of_word(u64::MAX, 5), Node::uniform(State::Taken, 5));
+        assert_eq!(Node::of_word(0), Node::FREE);
+        assert_eq!(Node::of_word(u64::MAX), Node::uniform(State::Taken, 64));
+        assert_eq!(Node::of_word(u64::MAX << 5), Node::free_at_first(5, 64));
+        assert_eq!(Node::free_at_first(64, 64), Node::FREE);
     }
 }

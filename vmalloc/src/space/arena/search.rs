@@ -6,7 +6,7 @@
 //! past what lies right of it, and down once more where a run is long enough.
 
 use super::Arena;
-use super::block::{Block, ITEM_BITS, ITEMS, Span};
+use super::block::{Block, ITEMS, Span};
 use super::node::{Node, State, lowest_run};
 use crate::machine::Machine;
 use core::ops::ControlFlow::{self, Break, Continue};
@@ -21,16 +21,13 @@ impl Arena {
         if from >= self.grains || len > self.widest() {
             return None;
         }
-        if self.top == Node::FREE {
-            return (len <= self.grains - from).then_some(from);
+        match self.root.block(machine) {
+            Some(block) if self.top != Node::FREE => {
+                let root = Place { machine, block, span: self.span, base: 0 };
+                if from == 0 { Some(root.lowest(self.span.own(), len)) } else { root.seek(from, len).break_value() }
+            }
+            _ => (len <= self.grains - from).then_some(from),
         }
-        let root = Place {
-            machine,
-            block: self.root.block(machine).expect("A3: a mixed arena has a block"),
-            span: Span::root(self.grains),
-            base: 0,
-        };
-        if from == 0 { Some(root.lowest(1, len)) } else { root.seek(from, len).break_value() }
     }
 }
 
@@ -49,7 +46,7 @@ impl<'a, M: Machine> Place<'a, M> {
         Place {
             machine: self.machine,
             block: self.block.link(item).block(self.machine).expect("A3: a mixed node has a block"),
-            span: self.span.below(item),
+            span: self.span.below(),
             base: self.first(ITEMS + item),
         }
     }
@@ -62,24 +59,26 @@ impl<'a, M: Machine> Place<'a, M> {
     /// The start of the lowest `len` free grains under the mixed node `at`,
     /// which has them.
     fn lowest(mut self, mut at: usize, len: u32) -> u32 {
+        let mut size = self.span.size(at);
         loop {
             while at < ITEMS {
-                let (left, left_size) = (self.block.node(2 * at), self.span.size(2 * at));
+                size /= 2;
+                let left = self.block.node(2 * at);
                 at *= 2;
-                if left_size - left.best < len {
+                if size - left.best < len {
                     at += 1;
-                    let (right, before) = (self.block.node(at), left_size - left.tail);
-                    if before + self.span.size(at) - right.head >= len {
+                    let before = size - left.tail;
+                    if before + size - self.block.node(at).head >= len {
                         return self.first(at) - before;
                     }
                 }
-                if self.block.node(at) == Node::FREE {
+                if self.block.node(at).best == 0 {
                     return self.first(at);
                 }
             }
             let item = at - ITEMS;
             if self.span.is_words() {
-                let bit = lowest_run(self.block.free_grains(self.span, item), len);
+                let bit = lowest_run(!self.block.word(item), len);
                 return self.first(at) + bit.expect("A1: the node knows of a run in its word");
             }
             (self, at) = (self.below(item), 1);
@@ -90,12 +89,11 @@ impl<'a, M: Machine> Place<'a, M> {
     /// `from`; else the free run at the block's end.
     fn seek(&self, from: u32, len: u32) -> Outcome {
         let item = ITEMS + self.span.item(from);
-        let mut at = (1..=ITEM_BITS).rev().map(|depth| item >> (depth - 1));
-        let at = at.find(|&at| self.state(at).is_some()).unwrap_or(item);
+        let at = self.span.way(item - ITEMS).find(|&at| self.state(at).is_some()).unwrap_or(item);
         let run = match self.state(at) {
             Some(State::Free) => self.span.start(at) + self.span.size(at) - from,
             Some(State::Taken) => 0,
-            None if self.span.is_words() => self.seek_in_word(item - ITEMS, from, len)?,
+            None if self.span.is_words() => self.seek_in_word(item, from, len)?,
             None => self.below(item - ITEMS).seek(from - self.span.start(item), len)?,
         };
         if run >= len { Break(self.base + from) } else { self.seek_after(at, run, len) }
@@ -104,9 +102,9 @@ impl<'a, M: Machine> Place<'a, M> {
     /// What `seek` does, for the grains after node `at`, where `run` free
     /// grains end.
     fn seek_after(&self, mut at: usize, mut run: u32, len: u32) -> Outcome {
-        while at > 1 {
+        while at > self.span.own() {
             let next = at + 1;
-            if at % 2 == 0 {
+            if at.is_multiple_of(2) {
                 let (node, size) = (self.block.node(next), self.span.size(next));
                 if run + size - node.head >= len {
                     return Break(self.first(next) - run);
@@ -121,14 +119,13 @@ impl<'a, M: Machine> Place<'a, M> {
         Continue(run)
     }
 
-    /// What `seek` does, inside one word.
-    fn seek_in_word(&self, item: usize, from: u32, len: u32) -> Outcome {
-        let at = ITEMS + item;
-        let (start, size) = (self.span.start(at), self.span.size(at));
-        let free = self.block.free_grains(self.span, item) & (u64::MAX << (from - start));
+    /// What `seek` does, inside the word of the node `at`.
+    fn seek_in_word(&self, at: usize, from: u32, len: u32) -> Outcome {
+        let start = self.span.start(at);
+        let free = !self.block.word(at - ITEMS) & (u64::MAX << (from - start));
         match lowest_run(free, len) {
             Some(bit) => Break(self.base + start + bit),
-            None => Continue(size - Node::of_word(!free, size).tail),
+            None => Continue(free.leading_ones()),
         }
     }
 

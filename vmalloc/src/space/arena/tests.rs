@@ -161,7 +161,7 @@ fn a_take_stays_within_its_range() {
 #[test]
 fn a_long_take_needs_frames_at_its_two_ends_only() {
     let mut bench = Bench::new(1 << 27);
-    assert_eq!(bench.arena.stock_needed(), 5);
+    assert_eq!(bench.arena.stock_needed(), 7);
     assert!(bench.take_at(5, (1 << 26) + 9));
     assert_eq!(bench.arena.frames(), 5);
     assert!(bench.take_at((1 << 26) + (1 << 20), 1 << 20));
@@ -398,7 +398,7 @@ fn large_walk(grains: u32, steps: u32, live: usize) {
     let mut seed = grains as u64;
     let mut draw = move |below: u32| {
         seed = seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
-        ((seed >> 32) * below as u64 >> 32) as u32
+        (((seed >> 32) * below as u64) >> 32) as u32
     };
     for step in 0..steps {
         if draw(live as u32 * 2) as usize > held.len() {
