@@ -150,7 +150,12 @@ impl core::error::Error for FreeError {}
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Shortage {
     /// Pages of address space.
-    Addresses(usize),
+    Addresses {
+        /// Pages needed, guard included.
+        pages: usize,
+        /// Pages in the widest hole.
+        widest: usize,
+    },
     /// Frames.
     Frames(usize),
     /// Frames for tables or bookkeeping.

@@ -1,15 +1,57 @@
-//! The kernel's allocator of virtually contiguous memory.
+//! The kernel's allocator of virtually contiguous memory, for any kernel,
+//! hypervisor, unikernel or process.
+//!
+//! ```text
+//! top     vmalloc (alloc, free: the story)   map io owned kernel   info check stats
+//!         plan pressure reclaim load region lookup cpu instance config
+//! middle  space    class arena units chunk slot shelf   (addresses only)
+//!         frames   zones node buddy magazine depot      (frames only)
+//!         table    format walker piece prune            (entries only)
+//!         flush    Generations, Pending<T>              (tags only)
+//! bottom  area · error · gfp · units · machine
+//! ```
+//!
+//! A tier names only tiers below it, and the middle modules never name each
+//! other: only the top combines them. Begin with [`Vmalloc::alloc`] in
+//! `vmalloc.rs`.
 #![no_std]
 
 pub mod area;
+pub mod config;
 pub mod error;
 pub mod flush;
 pub mod frames;
 pub mod gfp;
 pub mod machine;
 pub mod space;
-mod sync;
 pub mod table;
 pub mod units;
 
+mod check;
+mod cpu;
+mod info;
+mod instance;
+mod io;
+mod kernel;
+mod load;
+mod lookup;
+mod map;
+mod owned;
+mod plan;
+mod pressure;
+mod reclaim;
+mod region;
+mod stats;
+mod sync;
+mod vmalloc;
+
+pub use area::{Caller, Info, Kind, Placement, Policy, Req, What};
+pub use config::{Config, InitError};
+pub use error::{AllocError, FreeError};
+pub use gfp::Gfp;
+pub use instance::Vmalloc;
 pub use lock_api;
+pub use map::FrameRef;
+pub use owned::Area;
+pub use reclaim::Tick;
+pub use stats::{Counts, Stats};

@@ -70,6 +70,7 @@ pub struct Chunk {
     sequence: AtomicU32,
     owner: AtomicU32,
     all: AtomicU64,
+    frame: u64,
     class: AtomicU8,
     region: AtomicU8,
     /// Which of its shelf's lists holds it.
@@ -85,9 +86,10 @@ pub struct Chunk {
 const _: () = assert!(size_of::<Chunk>() <= PAGE_SIZE, "a header is one frame");
 
 impl Chunk {
-    /// A header that is nobody's.
-    pub fn new() -> Chunk {
+    /// A header that is nobody's, in `frame`.
+    pub fn new(frame: Pfn) -> Chunk {
         Chunk {
+            frame: frame.0,
             free: AtomicU64::new(0),
             live: AtomicU64::new(0),
             stale: Default::default(),
@@ -133,6 +135,23 @@ impl Chunk {
         self.all.store(all, Relaxed);
         self.live.store(0, Relaxed);
         self.free.store(all, Release);
+    }
+
+    /// The frame that the header is in.
+    #[inline]
+    pub fn frame(&self) -> Pfn {
+        Pfn(self.frame)
+    }
+
+    /// Puts a given-up header before `next` in a chain.
+    pub fn chain(&self, next: Option<ChunkRef>) {
+        self.next.store(next.map_or(null_mut(), ChunkRef::as_ptr), Relaxed);
+    }
+
+    /// Takes a header out of a chain and tells the next one.
+    pub fn unchain(&self) -> Option<ChunkRef> {
+        // SAFETY: H2: `chain` stored what `as_ptr` gave.
+        unsafe { ChunkRef::from_ptr(self.next.swap(null_mut(), Relaxed)) }
     }
 
     /// Its sequence (R2).
@@ -224,6 +243,7 @@ impl Chunk {
 
     /// Owner: a slot taken goes back unused.
     pub fn untake(&self, slot: u32) {
+        self.live.store(self.live.load(Relaxed) & !(1 << slot), Release);
         self.free.store(self.free.load(Relaxed) | 1 << slot, Relaxed);
     }
 
@@ -234,6 +254,12 @@ impl Chunk {
         let stale = self.stale[load].load(Relaxed);
         self.stale[load].store(stale | slots, Relaxed);
         stale == 0
+    }
+
+    /// Owner: its live slots, claimed ones too.
+    #[inline]
+    pub fn live_slots(&self) -> u64 {
+        self.live.load(Relaxed)
     }
 
     /// Owner: stale slots of `load`.
@@ -331,12 +357,6 @@ impl Chunk {
     }
 }
 
-impl Default for Chunk {
-    fn default() -> Chunk {
-        Chunk::new()
-    }
-}
-
 /// A reference to a header, which is valid for as long as the instance lives
 /// (C1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -355,7 +375,7 @@ impl ChunkRef {
     pub unsafe fn create<M: Machine>(machine: &M, header: Pfn) -> ChunkRef {
         let at = machine.virt(header).cast::<Chunk>();
         // SAFETY: H1 and M2: a frame is large and aligned enough.
-        unsafe { at.write(Chunk::new()) };
+        unsafe { at.write(Chunk::new(header)) };
         ChunkRef(at)
     }
 
@@ -410,7 +430,7 @@ mod tests {
     }
 
     fn chunk(pages: usize) -> Chunk {
-        let chunk = Chunk::new();
+        let chunk = Chunk::new(Pfn(0));
         chunk.become_class(Class::of(pages, 1).unwrap(), VirtAddr(0x4000_0000), RegionId(0), 0);
         chunk
     }
@@ -450,7 +470,7 @@ mod tests {
     #[test]
     fn the_reciprocal_finds_the_slot_of_every_page_of_every_class() {
         for class in Class::all() {
-            let chunk = Chunk::new();
+            let chunk = Chunk::new(Pfn(0));
             let base = VirtAddr(0xffff_c900_0000_0000);
             chunk.become_class(class, base, RegionId(0), 0);
             for page in 0..class.units() * super::super::class::UNIT_PAGES {

@@ -119,8 +119,8 @@ impl Shelf {
 
     /// Takes an empty chunk of `class` off the shelf, to be given up. With
     /// `current_too`, the current one if it is empty.
-    pub fn take_empty(&mut self, class: Class, current_too: bool) -> Option<ChunkRef> {
-        let bin = class.index();
+    pub fn take_empty(&mut self, class: Option<Class>, current_too: bool) -> Option<ChunkRef> {
+        let bin = bin_of(class);
         if let Some(empty) = chunk(self.bins[bin].empty) {
             self.unlink(bin, empty);
             return Some(empty);

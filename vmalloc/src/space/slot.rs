@@ -36,8 +36,9 @@ pub struct Slot {
     freer: AtomicUsize,
     /// Device areas: the physical address; all ones for others.
     phys: AtomicU64,
-    /// Runs of their own: the grain they start at.
+    /// Runs of their own: the grain they start at, and their length.
     grain: AtomicU32,
+    grains: AtomicU32,
 }
 
 /// What a new area writes into its slot.
@@ -167,15 +168,29 @@ impl Slot {
         self.meta.fetch_or(SHARED, AcqRel);
     }
 
-    /// The grain at which a run of its own starts.
+    /// A run of its own: its first grain and its length.
     #[inline]
-    pub fn grain(&self) -> u32 {
-        self.grain.load(Relaxed)
+    pub fn run(&self) -> (u32, u32) {
+        (self.grain.load(Relaxed), self.grains.load(Relaxed))
     }
 
     /// Places a run of its own.
-    pub fn place(&self, grain: u32) {
-        self.change(|slot| slot.grain.store(grain, Relaxed));
+    pub fn place(&self, grain: u32, grains: u32) {
+        self.change(|slot| {
+            slot.grain.store(grain, Relaxed);
+            slot.grains.store(grains, Relaxed);
+        });
+    }
+
+    /// The area is given up before it was whole, `pages` pages into it.
+    pub fn cut(&self, pages: usize) {
+        self.change(|slot| slot.pages.store(pages, Relaxed));
+    }
+
+    /// The frames, borrowed while the area was made, are its own now.
+    pub fn adopt(&self) {
+        let meta = self.meta.load(Relaxed);
+        self.meta.store(meta & !KIND | Kind::VmapOwned as u32, Relaxed);
     }
 }
 

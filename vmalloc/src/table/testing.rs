@@ -10,7 +10,6 @@ use crate::machine::stock::Stock;
 use crate::machine::{Context, Flush, Level, Machine, Pinned};
 use crate::units::{CpuSet, Node, PAGE_SIZE, PageRange, Pfn, VirtAddr};
 use core::cell::UnsafeCell;
-use core::marker::PhantomData;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::boxed::Box;
@@ -34,8 +33,11 @@ pub struct Boxed<F> {
     held: Mutex<BTreeSet<u64>>,
     levels: u8,
     log: Mutex<Vec<String>>,
-    format: PhantomData<fn() -> F>,
+    interrupt: Mutex<Option<(usize, Interrupt<F>)>>,
 }
+
+/// What another CPU does meanwhile.
+type Interrupt<F> = Box<dyn FnOnce(&Boxed<F>) + Send>;
 
 impl<F: Format> Boxed<F> {
     /// A machine whose root, in frame 0, is the only frame in use.
@@ -45,7 +47,7 @@ impl<F: Format> Boxed<F> {
             held: Mutex::new(BTreeSet::from([0])),
             levels,
             log: Mutex::default(),
-            format: PhantomData,
+            interrupt: Mutex::default(),
         }
     }
 
@@ -70,6 +72,27 @@ impl<F: Format> Boxed<F> {
         let frame = &self.memory[phys as usize / PAGE_SIZE];
         // SAFETY: an offset inside the frame.
         unsafe { frame.0.get().cast::<u8>().add(phys as usize % PAGE_SIZE) }
+    }
+
+    /// Lets another CPU do `work` when a frame is reached next but `moment`.
+    pub fn interrupt_at(&self, moment: usize, work: impl FnOnce(&Boxed<F>) + Send + 'static) {
+        *self.interrupt.lock().unwrap() = Some((moment, Box::new(work)));
+    }
+
+    /// Whether that moment came.
+    pub fn was_interrupted(&self) -> bool {
+        self.interrupt.lock().unwrap().is_none()
+    }
+
+    fn pass_moment(&self) {
+        let mut interrupt = self.interrupt.lock().unwrap();
+        match interrupt.take() {
+            Some((0, work)) => {
+                drop(interrupt);
+                work(self)
+            }
+            later => *interrupt = later.map(|(moments, work)| (moments - 1, work)),
+        }
     }
 
     /// The words of `frame`.
@@ -123,6 +146,7 @@ unsafe impl<F: Format> Machine for Boxed<F> {
         Pfn(0)
     }
     fn virt(&self, f: Pfn) -> NonNull<u8> {
+        self.pass_moment();
         assert!(self.held.lock().unwrap().contains(&f.0), "{f:?} is nobody's");
         NonNull::new(self.pointer(f.phys())).unwrap()
     }

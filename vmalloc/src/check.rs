@@ -1,0 +1,102 @@
+//! Checking: every rule that can be seen from outside, on everything.
+//!
+//! For tests and debuggers: O(everything), and only while nobody else calls.
+
+use crate::cpu::Here;
+use crate::error::Broken;
+use crate::instance::{Core, Vmalloc};
+use crate::machine::Machine;
+use crate::stats::{Counts, Stats};
+use crate::sync::Ordering::Relaxed;
+use crate::table::Walker;
+use crate::units::{PAGE_SHIFT, PageRange};
+
+impl<M: Machine> Vmalloc<M> {
+    /// Checks the instance: shelves (S1, C2), arenas (A rules), entries
+    /// against areas (G2, G6), counters against areas.
+    ///
+    /// # Errors
+    /// The first rule found broken, and where.
+    ///
+    /// # Cost
+    /// O(everything). Call it while nobody else calls.
+    pub fn check(&self) -> Result<(), Broken> {
+        let Some(core) = self.core() else { return Ok(()) };
+        for index in 0..core.cpus() {
+            let busy = Broken { rule: "L1", at: index as usize };
+            let mut here = Here::visit(self, core, index).map_err(|_| busy)?;
+            for region in &core.regions {
+                here.shelf(region.id).check()?;
+            }
+        }
+        for region in &core.regions {
+            region.shared.lock().arena.check(self.machine())?;
+            let range = PageRange::new(region.base, region.bytes >> PAGE_SHIFT);
+            // SAFETY: T1: nobody else calls, so no table goes away.
+            unsafe { Walker::new(self.machine()) }.check(range)?;
+        }
+        self.check_areas(core)
+    }
+
+    /// Every page of an area is bound, its guard is not (G6), and the counters
+    /// say how many there are.
+    fn check_areas(&self, core: &Core<M>) -> Result<(), Broken> {
+        let (mut areas, mut pages, mut end) = (0, 0, 0);
+        for area in self.areas() {
+            if area.start.0 < end {
+                return Err(Broken { rule: "S1", at: area.start.0 });
+            }
+            end = area.start.0 + area.size();
+            (areas, pages) = (areas + 1, pages + area.pages);
+            let bound = |page: usize| self.frame_at(area.start.add_pages(page).0).is_some();
+            let expected = area.kind != crate::area::Kind::Reserved;
+            if let Some(page) = (0..area.pages).find(|&page| bound(page) != expected) {
+                return Err(Broken { rule: "G2", at: area.start.add_pages(page).0 });
+            }
+            // SAFETY: T1: nobody else calls.
+            if unsafe { Walker::new(self.machine()) }.translate(area.range().end()).is_some() {
+                return Err(Broken { rule: "G6", at: area.range().end().0 });
+            }
+        }
+        let stats = self.stats();
+        let agree = (stats.areas, stats.pages) == (areas, pages) || core.cpus() == 0;
+        if agree { Ok(()) } else { Err(Broken { rule: "counters", at: stats.areas }) }
+    }
+
+    /// The state in numbers. Cheap: a sum over CPUs.
+    pub fn stats(&self) -> Stats {
+        let Some(core) = self.core() else { return Stats::default() };
+        let mut counts = Counts::default();
+        let mut stats = Stats::default();
+        for index in 0..core.cpus() {
+            core.cpu(index).counters.add_to(&mut counts);
+            if let Ok(here) = Here::visit(self, core, index) {
+                stats.stocked_frames += here.magazine.len() + here.stock.len();
+                stats.waiting_pages += here.waiting();
+            }
+        }
+        let reserved = |region: &crate::region::Region<M::Lock>| {
+            (region.shared.lock().arena.used() as usize) << region.grain_shift
+        };
+        Stats {
+            counts,
+            areas: counts.allocs.wrapping_sub(counts.local_frees + counts.remote_frees) as usize,
+            pages: counts.alloc_pages.wrapping_sub(counts.free_pages) as usize,
+            reserved_pages: core.regions.iter().map(reserved).sum(),
+            stocked_frames: stats.stocked_frames + core.depots(|depot| depot.frames()),
+            waiting_pages: stats.waiting_pages,
+            reserve_frames: core.reserve.lock().len(),
+            table_frames: core.tables.load(Relaxed),
+            bookkeeping_frames: core.bookkeeping.load(Relaxed),
+            init_frames: core.init_frames,
+        }
+    }
+}
+
+impl<M: Machine> Core<M> {
+    /// Pages redeemed so far, by all CPUs.
+    pub(crate) fn redeemed_pages(&self) -> usize {
+        let pages = |index| self.cpu(index).counters.redeemed_pages.load(Relaxed) as usize;
+        (0..self.cpus()).map(pages).fold(0, usize::wrapping_add)
+    }
+}

@@ -1,0 +1,200 @@
+//! What an instance is told once, at `init`.
+
+use crate::area::{Placement, Policy};
+use arrayvec::ArrayVec;
+use core::fmt;
+use core::ops::Range;
+
+/// Regions of one instance at most.
+pub const MAX_REGIONS: usize = 4;
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RegionConfig {
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+    pub(crate) placement: Placement,
+}
+
+/// The choices of an instance. Only the region has no default.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub(crate) regions: ArrayVec<RegionConfig, MAX_REGIONS>,
+    pub(crate) surplus_regions: usize,
+    pub(crate) placement: Placement,
+    pub(crate) policy: Policy,
+    pub(crate) atomic_reserve: usize,
+    pub(crate) load_pages: Option<usize>,
+    pub(crate) waiting_pages: Option<usize>,
+}
+
+impl Config {
+    /// Areas are carved from `region` (region 0).
+    pub fn region(region: Range<usize>) -> Config {
+        let none = Config {
+            regions: ArrayVec::new(),
+            surplus_regions: 0,
+            placement: Placement::Classes,
+            policy: Policy::Unmap,
+            atomic_reserve: 0,
+            load_pages: None,
+            waiting_pages: None,
+        };
+        none.add_region(region)
+    }
+
+    /// One more region, with the placement chosen so far. The first added is
+    /// region 1.
+    pub fn add_region(mut self, region: Range<usize>) -> Config {
+        let new = RegionConfig { start: region.start, end: region.end, placement: self.placement };
+        if self.regions.try_push(new).is_err() {
+            self.surplus_regions += 1;
+        }
+        self
+    }
+
+    /// Where areas go, in all regions named so far and after.
+    pub fn placement(mut self, placement: Placement) -> Config {
+        self.placement = placement;
+        self.regions.iter_mut().for_each(|region| region.placement = placement);
+        self
+    }
+
+    /// What a free does.
+    pub fn policy(mut self, policy: Policy) -> Config {
+        self.policy = policy;
+        self
+    }
+
+    /// Frames that only `Gfp::ATOMIC` requests may take.
+    pub fn atomic_reserve(mut self, frames: usize) -> Config {
+        self.atomic_reserve = frames;
+        self
+    }
+
+    /// A load closes at this many pages; otherwise at RAM/64/CPUs, within
+    /// 64..4096 (G4).
+    pub fn load_pages(mut self, pages: usize) -> Config {
+        self.load_pages = Some(pages);
+        self
+    }
+
+    /// The pages that may wait for flushes before an allocation that may wait
+    /// does; otherwise RAM/32 (G4).
+    pub fn waiting_pages(mut self, pages: usize) -> Config {
+        self.waiting_pages = Some(pages);
+        self
+    }
+}
+
+/// Why `init` refused. The instance stays as it was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum InitError {
+    /// It has been called before.
+    Twice,
+    /// More than [`MAX_REGIONS`] regions.
+    TooManyRegions(usize),
+    /// Not page-aligned, empty, or larger than 2³¹ grains.
+    BadRegion {
+        /// First address.
+        start: usize,
+        /// End address.
+        end: usize,
+    },
+    /// Two regions overlap.
+    Overlap(usize, usize),
+    /// More CPUs than an instance serves, or none.
+    BadCpus(u32),
+    /// Not enough memory for the bookkeeping of the CPUs.
+    NoMemory {
+        /// Frames needed.
+        wanted: usize,
+        /// Frames that could be had.
+        got: usize,
+    },
+}
+
+impl fmt::Display for InitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            InitError::Twice => f.write_str("initialised already"),
+            InitError::TooManyRegions(n) => write!(f, "{n} regions; at most {MAX_REGIONS} are served"),
+            InitError::BadRegion { start, end } => {
+                write!(f, "{start:#x}-{end:#x}: not page-aligned, empty, or more than 2^31 grains")
+            }
+            InitError::Overlap(a, b) => write!(f, "regions {a} and {b} overlap"),
+            InitError::BadCpus(n) => write!(f, "{n} CPUs; from 1 to {} are served", crate::units::MAX_CPUS),
+            InitError::NoMemory { wanted, got } => write!(f, "{wanted} frames of bookkeeping wanted, {got} to be had"),
+        }
+    }
+}
+
+impl core::error::Error for InitError {}
+
+impl Config {
+    /// Checks what can be checked without memory.
+    pub(crate) fn validate(&self, cpus: u32) -> Result<(), InitError> {
+        if self.surplus_regions > 0 {
+            return Err(InitError::TooManyRegions(MAX_REGIONS + self.surplus_regions));
+        }
+        if cpus == 0 || cpus as usize > crate::units::MAX_CPUS {
+            return Err(InitError::BadCpus(cpus));
+        }
+        self.regions.iter().try_for_each(RegionConfig::validate)?;
+        for (i, a) in self.regions.iter().enumerate() {
+            let twin = self.regions[..i].iter().position(|b| a.start < b.end && b.start < a.end);
+            twin.map_or(Ok(()), |j| Err(InitError::Overlap(j, i)))?;
+        }
+        Ok(())
+    }
+}
+
+impl RegionConfig {
+    /// log2 of the pages in a grain.
+    pub(crate) fn grain_shift(&self) -> u32 {
+        match self.placement {
+            Placement::Classes => crate::space::class::UNIT_SHIFT,
+            Placement::Lowest => 0,
+        }
+    }
+
+    /// The first whole grain's address: grains never straddle leaf tables.
+    pub(crate) fn first_grain(&self) -> usize {
+        self.start.next_multiple_of(crate::units::PAGE_SIZE << self.grain_shift())
+    }
+
+    fn validate(&self) -> Result<(), InitError> {
+        let (start, end) = (self.start, self.end);
+        let grain = crate::units::PAGE_SIZE << self.grain_shift();
+        let aligned = (start | end).is_multiple_of(crate::units::PAGE_SIZE);
+        let grains = end.saturating_sub(self.first_grain()) / grain;
+        if aligned && (1..=1 << 31).contains(&grains) { Ok(()) } else { Err(InitError::BadRegion { start, end }) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_served_is_refused_by_name() {
+        let good = Config::region(0x10_0000..0x80_0000);
+        assert_eq!(good.validate(1), Ok(()));
+        assert_eq!(good.validate(0), Err(InitError::BadCpus(0)));
+        assert_eq!(good.validate(257), Err(InitError::BadCpus(257)));
+        let odd = Config::region(0x10_0000..0x80_0001);
+        assert_eq!(odd.validate(1), Err(InitError::BadRegion { start: 0x10_0000, end: 0x80_0001 }));
+        let empty = Config::region(0x10_0000..0x10_0000);
+        assert!(matches!(empty.validate(1), Err(InitError::BadRegion { .. })));
+        let twins = good.clone().add_region(0x7f_f000..0x90_0000);
+        assert_eq!(twins.validate(1), Err(InitError::Overlap(0, 1)));
+        let many = (1..=4).fold(good, |config, i| config.add_region(i << 28..(i << 28) + 0x100_0000));
+        assert_eq!(many.validate(1), Err(InitError::TooManyRegions(5)));
+    }
+
+    #[test]
+    fn a_region_narrower_than_a_unit_needs_the_lowest_placement() {
+        let narrow = Config::region(0x10_0000..0x10_8000);
+        assert!(narrow.validate(1).is_err());
+        assert_eq!(narrow.placement(Placement::Lowest).validate(1), Ok(()));
+    }
+}

@@ -1,0 +1,256 @@
+//! CPUs: what each has for itself, and how a call enters one.
+//!
+//! A [`Cpu`] is one bookkeeping frame: its ear for flushes, its mail of posted
+//! chunks, its counters, and, behind the guard [`Here`], what only the one who
+//! is inside may touch: magazine, stock, shelves and loads.
+//!
+//! # Rules
+//! - **L1** Being inside excludes everybody else: `holder` is taken by one
+//!   swap. A call enters its own CPU while pinned (interrupts off), so task,
+//!   softirq and hard irq use one path; who finds *itself* inside is an NMI
+//!   and is refused. Somebody may *visit* another CPU (a purge, an idle or
+//!   offline CPU's shelf), but never from inside one: nobody holds two.
+//! - **L2** Lock order: inside a CPU → region; inside a CPU → node depot or
+//!   the reserve. Nothing is held while waiting for a flush.
+//! - **L3** Sections inside are bounded by [`SLICE`] pages of work.
+
+use crate::area::RegionId;
+use crate::config::MAX_REGIONS;
+use crate::flush::Ear;
+use crate::flush::Pending;
+use crate::frames::Magazine;
+use crate::instance::{Core, Vmalloc};
+use crate::load::{Load, Tables};
+use crate::machine::stock::Stock;
+use crate::machine::{Context, Machine, Pinned};
+use crate::space::chunk::{Chunk, ChunkRef, LOADS};
+use crate::space::shelf::Shelf;
+use crate::stats::Counters;
+use crate::sync::{AtomicPtr, AtomicU32, Ordering::*};
+use crate::units::{Node, PAGE_SIZE, Pfn};
+use arrayvec::ArrayVec;
+use core::cell::UnsafeCell;
+use core::ops::{Deref, DerefMut};
+use core::ptr::{NonNull, null_mut};
+
+/// Pages of work in one section inside a CPU (L3).
+pub(crate) const SLICE: usize = 64;
+
+/// One CPU's frame.
+#[repr(C)]
+pub(crate) struct Cpu {
+    pub(crate) ear: Ear,
+    mail: AtomicPtr<Chunk>,
+    /// Who is inside: the visitor's index + 1, or 0 (L1).
+    holder: AtomicU32,
+    pub(crate) counters: Counters,
+    own: UnsafeCell<Own>,
+}
+
+const _: () = assert!(size_of::<Cpu>() <= PAGE_SIZE, "a CPU is one frame");
+
+// SAFETY: `own` is reached through `Here` alone, which L1 makes exclusive; the
+// rest is atomics.
+unsafe impl Sync for Cpu {}
+
+/// What only the one inside may touch.
+pub(crate) struct Own {
+    pub(crate) index: u32,
+    pub(crate) node: Node,
+    pub(crate) magazine: Magazine,
+    pub(crate) stock: Stock,
+    pub(crate) open: Load,
+    pub(crate) closed: Option<Pending<Load>>,
+    pub(crate) ripe: Option<Load>,
+    pub(crate) tables: [Tables; LOADS],
+    pub(crate) ticked_ns: u64,
+    frame: Pfn,
+    shelves: Shelves,
+}
+
+/// A CPU's shelves, by region, each in a frame.
+pub(crate) type Shelves = ArrayVec<(Pfn, NonNull<Shelf>), MAX_REGIONS>;
+
+impl Cpu {
+    /// Makes a CPU, offline, with nothing in it, to be put into `frame`.
+    pub(crate) fn new(index: u32, node: Node, frame: Pfn, shelves: Shelves) -> Cpu {
+        let own = Own {
+            index,
+            node,
+            frame,
+            magazine: Magazine::new(),
+            stock: Stock::new(),
+            open: Load::new(0),
+            closed: None,
+            ripe: None,
+            tables: [const { Tables::new_const() }; LOADS],
+            ticked_ns: 0,
+            shelves,
+        };
+        Cpu {
+            ear: Ear::default(),
+            mail: AtomicPtr::new(null_mut()),
+            holder: AtomicU32::new(0),
+            counters: Counters::default(),
+            own: UnsafeCell::new(own),
+        }
+    }
+
+    /// What is inside, by whoever has the CPU alone.
+    pub(crate) fn own(&mut self) -> &mut Own {
+        self.own.get_mut()
+    }
+
+    /// Puts `chunk` into the mail (R1).
+    pub(crate) fn mail(&self, chunk: ChunkRef) {
+        let mut head = self.mail.load(Relaxed);
+        loop {
+            chunk.next_in_mail().store(head, Relaxed);
+            match self.mail.compare_exchange_weak(head, chunk.as_ptr(), Release, Relaxed) {
+                Ok(_) => return,
+                Err(now) => head = now,
+            }
+        }
+    }
+
+    /// Takes all mail: the first chunk of a chain.
+    pub(crate) fn take_mail(&self) -> *mut Chunk {
+        self.mail.swap(null_mut(), Acquire)
+    }
+}
+
+impl Own {
+    /// The shelf for a region.
+    #[inline]
+    pub(crate) fn shelf(&mut self, region: RegionId) -> &mut Shelf {
+        // SAFETY: the frame was made a shelf at `init` and belongs to this CPU
+        // alone; `&mut self` says that we are the one inside (L1).
+        unsafe { self.shelves[region.0 as usize].1.as_mut() }
+    }
+
+    /// Opens the magazine, with frames that `init` laid in.
+    pub(crate) fn open<M: Machine>(&mut self, machine: &M, stock: &mut Stock) {
+        // SAFETY: K1: the machine is the instance's for ever.
+        let opened = unsafe { self.magazine.open(machine, stock, self.node) };
+        debug_assert!(opened, "I2: laid in by Core::new");
+    }
+
+    /// Pages that wait for a flush, or to be collected.
+    pub(crate) fn waiting(&self) -> usize {
+        let closed = self.closed.as_ref().map_or(0, |closed| closed.peek().pages);
+        self.open.pages + closed + self.ripe.as_ref().map_or(0, |ripe| ripe.pages)
+    }
+
+    /// Whether no load holds anything.
+    pub(crate) fn is_drained(&self) -> bool {
+        let held = self.tables.iter().any(|tables| !tables.is_empty());
+        !(held || self.open.has_slots() || self.closed.is_some() || self.ripe.is_some())
+    }
+
+    /// Gives everything back, its own frame included: nothing lives any more.
+    pub(crate) fn close<M: Machine>(&mut self, machine: &M, give: &mut impl FnMut(Pfn)) {
+        self.magazine.close(machine);
+        self.stock.trim(machine, 0);
+        for region in 0..self.shelves.len() {
+            while let Some(header) = self.shelf(RegionId(region as u8)).take_empty(None, true) {
+                give(header.frame());
+            }
+            give(self.shelves[region].0);
+        }
+        give(self.frame);
+    }
+}
+
+/// Being inside a CPU (L1). Leaving is dropping.
+pub(crate) struct Here<'v, M: Machine> {
+    pub(crate) vm: &'v Vmalloc<M>,
+    pub(crate) core: &'v Core<M>,
+    pub(crate) cpu: &'v Cpu,
+    pinned: Option<Pinned>,
+}
+
+impl<'v, M: Machine> Here<'v, M> {
+    /// Enters the calling CPU.
+    ///
+    /// # Errors
+    /// The context, where the caller interrupted a call that is inside (NMI).
+    #[inline]
+    pub(crate) fn enter(vm: &'v Vmalloc<M>, core: &'v Core<M>) -> Result<Here<'v, M>, Context> {
+        let mut pinned = vm.machine().pin();
+        loop {
+            let cpu = core.cpu(pinned.cpu);
+            let me = pinned.cpu + 1;
+            match cpu.holder.compare_exchange(0, me, Acquire, Relaxed) {
+                Ok(_) => return Ok(Here { vm, core, cpu, pinned: Some(pinned) }),
+                Err(holder) if holder == me && !M::THREADS => {
+                    let context = vm.machine().context();
+                    // SAFETY: our own pin, the youngest.
+                    unsafe { vm.machine().unpin(pinned) };
+                    return Err(context);
+                }
+                Err(_) => {
+                    vm.machine().relax();
+                    pinned = vm.machine().busy(pinned);
+                }
+            }
+        }
+    }
+
+    /// Enters CPU `index` from outside of all (L1), for a purge.
+    ///
+    /// # Errors
+    /// The context, where the caller interrupted a call that is inside.
+    pub(crate) fn visit(vm: &'v Vmalloc<M>, core: &'v Core<M>, index: u32) -> Result<Here<'v, M>, Context> {
+        let pinned = vm.machine().pin();
+        let (cpu, me) = (core.cpu(index), pinned.cpu + 1);
+        loop {
+            match cpu.holder.compare_exchange(0, me, Acquire, Relaxed) {
+                Ok(_) => return Ok(Here { vm, core, cpu, pinned: Some(pinned) }),
+                Err(holder) if holder == me && !M::THREADS => {
+                    let context = vm.machine().context();
+                    // SAFETY: our own pin, the youngest.
+                    unsafe { vm.machine().unpin(pinned) };
+                    return Err(context);
+                }
+                Err(_) => vm.machine().relax(),
+            }
+        }
+    }
+
+    /// Leaves and enters again, so that interrupts may come in (L3).
+    #[inline]
+    pub(crate) fn breathe(self) -> Result<Here<'v, M>, Context> {
+        let (vm, core) = (self.vm, self.core);
+        drop(self);
+        Here::enter(vm, core)
+    }
+}
+
+impl<M: Machine> Drop for Here<'_, M> {
+    #[inline]
+    fn drop(&mut self) {
+        self.cpu.holder.store(0, Release);
+        if let Some(pinned) = self.pinned.take() {
+            // SAFETY: our own pin; `Here`s do not nest (L1).
+            unsafe { self.vm.machine().unpin(pinned) }
+        }
+    }
+}
+
+impl<M: Machine> Deref for Here<'_, M> {
+    type Target = Own;
+
+    #[inline]
+    fn deref(&self) -> &Own {
+        // SAFETY: we are inside, so nobody else is (L1).
+        unsafe { &*self.cpu.own.get() }
+    }
+}
+
+impl<M: Machine> DerefMut for Here<'_, M> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut Own {
+        // SAFETY: we are inside, so nobody else is (L1).
+        unsafe { &mut *self.cpu.own.get() }
+    }
+}

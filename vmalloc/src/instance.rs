@@ -1,0 +1,306 @@
+//! The instance: what it owns, how it begins and how it ends.
+//!
+//! # Rules
+//! - **I1** `core` is written once, by `init`, before `ready` is set (Release);
+//!   everybody else reads `ready` first (Acquire).
+//! - **I2** The frames of CPUs and shelves are the instance's from `init` until
+//!   drop.
+//! - **I3** Dropping frees what lives, waits for grace, and gives every frame
+//!   back. What grace does not come for is leaked: nobody may reuse it.
+
+use crate::area::{Caller, Policy};
+use crate::config::{Config, InitError, MAX_REGIONS};
+use crate::cpu::{Cpu, Here};
+use crate::flush::{Ear, Generations};
+use crate::frames::Depot;
+use crate::machine::frames::Frames;
+use crate::machine::stock::Stock;
+use crate::machine::{Level, Machine};
+use crate::region::Region;
+use crate::space::shelf::Shelf;
+use crate::sync::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::*};
+use crate::table::Walker;
+use crate::units::{MAX_CPUS, Node, PAGE_SIZE, PageRange, Pfn};
+use arrayvec::ArrayVec;
+use core::cell::UnsafeCell;
+use core::mem::MaybeUninit;
+use core::ptr::NonNull;
+use lock_api::Mutex;
+
+/// Nodes of one instance at most.
+pub const MAX_NODES: usize = crate::frames::MAX_NODES;
+
+/// An allocator of virtually contiguous memory on a machine.
+///
+/// `new` is const: an instance may be a static. It serves after
+/// [`Vmalloc::init`], and is not moved any more while others use it.
+pub struct Vmalloc<M: Machine> {
+    ready: AtomicBool,
+    core: UnsafeCell<MaybeUninit<Core<M>>>,
+    machine: M,
+}
+
+// SAFETY: I1; what is inside `core` is atomics, locks, and per-CPU state that
+// L1 makes exclusive.
+unsafe impl<M: Machine> Sync for Vmalloc<M> {}
+// SAFETY: nothing in it is bound to a thread, but perhaps the machine.
+unsafe impl<M: Machine + Send> Send for Vmalloc<M> {}
+
+/// What an instance owns, but for the machine.
+pub(crate) struct Core<M: Machine> {
+    pub(crate) regions: ArrayVec<Region<M::Lock>, MAX_REGIONS>,
+    pub(crate) generations: Generations,
+    /// The directory: a frame of pointers to CPUs.
+    cpus: NonNull<NonNull<Cpu>>,
+    directory: Pfn,
+    cpu_count: u32,
+    depots: [Depot<M::Lock>; MAX_NODES],
+    pub(crate) reserve: Mutex<M::Lock, Stock>,
+    pub(crate) reserve_frames: usize,
+    policy: AtomicU8,
+    /// Pages in closed loads.
+    pub(crate) waiting: AtomicUsize,
+    pub(crate) waiting_pages: usize,
+    pub(crate) load_pages: usize,
+    pub(crate) tables: AtomicUsize,
+    pub(crate) bookkeeping: AtomicUsize,
+    pub(crate) init_frames: usize,
+    /// When the last failure was logged.
+    pub(crate) warned_ns: AtomicU64,
+}
+
+impl<M: Machine> Vmalloc<M> {
+    /// An instance that serves after [`Vmalloc::init`]. Touches nothing.
+    pub const fn new(machine: M) -> Vmalloc<M> {
+        Vmalloc { ready: AtomicBool::new(false), core: UnsafeCell::new(MaybeUninit::uninit()), machine }
+    }
+
+    /// The machine underneath.
+    #[inline]
+    pub fn machine(&self) -> &M {
+        &self.machine
+    }
+
+    #[inline]
+    pub(crate) fn core(&self) -> Option<&Core<M>> {
+        // SAFETY: I1.
+        self.ready.load(Acquire).then(|| unsafe { (*self.core.get()).assume_init_ref() })
+    }
+
+    /// Begins to serve the regions of `config`. Needs the frames, the direct
+    /// mapping and the root; no heap, no interrupts, no other CPU.
+    ///
+    /// # Errors
+    /// See [`InitError`]; nothing has changed then.
+    ///
+    /// # Safety
+    /// - N1. Nobody else maps in the regions (M1).
+    /// - N2. Nobody calls anything on this instance before it returns, and the
+    ///   instance is not moved while anybody else uses it.
+    pub unsafe fn init(&self, config: Config) -> Result<(), InitError> {
+        let cpus = self.machine.cpus();
+        config.validate(cpus)?;
+        if self.ready.load(Acquire) {
+            return Err(InitError::Twice);
+        }
+        let core = Core::new(&self.machine, &config)?;
+        // SAFETY: N2: nobody reads it before `ready` (I1).
+        unsafe { (*self.core.get()).write(core) };
+        self.ready.store(true, Release);
+        Ok(())
+    }
+
+    /// What a free does from now on.
+    pub fn set_policy(&self, policy: Policy) {
+        if let Some(core) = self.core() {
+            core.policy.store(policy as u8, Relaxed);
+        }
+    }
+
+    /// What a free does.
+    pub fn policy(&self) -> Policy {
+        self.core().map_or(Policy::Unmap, |core| core.policy())
+    }
+
+    /// A warning for the machine's log.
+    pub fn warn(&self, line: core::fmt::Arguments<'_>) {
+        self.machine.log(Level::Warn, line)
+    }
+
+    /// Tells the log of an entry that should have been another one (T2).
+    #[cold]
+    pub(crate) fn complain(&self, at: crate::units::VirtAddr, word: crate::table::Word<M>) {
+        self.machine.log(Level::Error, format_args!("bad entry at level 1 for {at}: {word:#x}"))
+    }
+}
+
+impl<M: Machine> Core<M> {
+    fn new(machine: &M, config: &Config) -> Result<Core<M>, InitError> {
+        let cpus = machine.cpus();
+        let depots = [const { Depot::new() }; MAX_NODES];
+        let stacks = Depot::<M::Lock>::stacks_for(machine);
+        let nodes = machine.frames().nodes().min(MAX_NODES);
+        const { assert!(MAX_CPUS * size_of::<usize>() <= PAGE_SIZE, "the directory is one frame") };
+        let wanted = 1 + cpus as usize * (1 + config.regions.len() + 2) + nodes * stacks + config.atomic_reserve;
+
+        let mut stock = Stock::new();
+        if let Err(got) = stock.fill(machine, Node(0), wanted) {
+            stock.trim(machine, 0);
+            return Err(InitError::NoMemory { wanted, got });
+        }
+        let directory = take(machine, &mut stock);
+        let table = machine.virt(directory).cast::<NonNull<Cpu>>();
+        for index in 0..cpus {
+            let cpu = new_cpu(machine, &mut stock, index, config.regions.len());
+            // SAFETY: I2: the directory is a frame of ours with room for
+            // MAX_CPUS pointers.
+            unsafe { table.add(index as usize).write(cpu) };
+        }
+        for depot in &depots[..nodes] {
+            // SAFETY: K1: the machine is the instance's for ever.
+            unsafe { depot.open(machine, &mut stock, stacks) };
+        }
+        let total = machine.frames().total();
+        Ok(Core {
+            regions: config.regions.iter().enumerate().map(|(id, region)| Region::new(id, region)).collect(),
+            generations: Generations::default(),
+            cpus: table,
+            directory,
+            cpu_count: cpus,
+            depots,
+            reserve: Mutex::new(stock),
+            reserve_frames: config.atomic_reserve,
+            policy: AtomicU8::new(config.policy as u8),
+            waiting: AtomicUsize::new(0),
+            waiting_pages: config.waiting_pages.unwrap_or(total / 32),
+            load_pages: config.load_pages.unwrap_or((total / 64 / cpus as usize).clamp(64, 4096)),
+            tables: AtomicUsize::new(0),
+            bookkeeping: AtomicUsize::new(wanted - config.atomic_reserve),
+            init_frames: wanted,
+            warned_ns: AtomicU64::new(0),
+        })
+    }
+
+    /// The CPU with this index.
+    #[inline]
+    pub(crate) fn cpu(&self, index: u32) -> &Cpu {
+        debug_assert!(index < self.cpu_count, "M3");
+        // SAFETY: I2: the directory holds `cpu_count` pointers to CPUs that
+        // live as long as the core, and M3 bounds every index.
+        unsafe { self.cpus.add(index as usize).read().as_ref() }
+    }
+
+    /// The number of CPUs.
+    pub(crate) fn cpus(&self) -> u32 {
+        self.cpu_count
+    }
+
+    /// The ears of all CPUs, by index.
+    pub(crate) fn ears(&self) -> impl Iterator<Item = &Ear> {
+        (0..self.cpu_count).map(|index| &self.cpu(index).ear)
+    }
+
+    #[inline]
+    pub(crate) fn policy(&self) -> Policy {
+        if self.policy.load(Relaxed) == Policy::Strict as u8 { Policy::Strict } else { Policy::Unmap }
+    }
+
+    /// The depot of a node.
+    #[inline]
+    pub(crate) fn depot(&self, node: Node) -> &Depot<M::Lock> {
+        &self.depots[node.0 as usize % MAX_NODES]
+    }
+
+    /// The sum of `f` over all depots.
+    pub(crate) fn depots(&self, f: impl FnMut(&Depot<M::Lock>) -> usize) -> usize {
+        self.depots.iter().map(f).sum()
+    }
+}
+
+fn take<M: Machine>(machine: &M, stock: &mut Stock) -> Pfn {
+    stock.take(machine).expect("I2: laid in by Core::new")
+}
+
+/// Makes a CPU and its shelves, each in a frame of its own.
+fn new_cpu<M: Machine>(machine: &M, stock: &mut Stock, index: u32, regions: usize) -> NonNull<Cpu> {
+    let shelves = (0..regions).map(|_| {
+        let frame = take(machine, stock);
+        let shelf = machine.virt(frame).cast::<Shelf>();
+        // SAFETY: I2: a fresh frame, large and aligned enough.
+        unsafe { shelf.write(Shelf::default()) };
+        (frame, shelf)
+    });
+    let shelves = shelves.collect();
+    let frame = take(machine, stock);
+    let mut cpu = Cpu::new(index, machine.node_of(index), frame, shelves);
+    cpu.own().open(machine, stock);
+    let at = machine.virt(frame).cast::<Cpu>();
+    // SAFETY: I2: a fresh frame, and a CPU fits one.
+    unsafe { at.write(cpu) };
+    at
+}
+
+impl<M: Machine> Drop for Vmalloc<M> {
+    fn drop(&mut self) {
+        if self.core().is_none() {
+            return;
+        }
+        self.free_everything();
+        if self.core().is_some_and(|core| self.is_drained(core)) {
+            self.destroy();
+        } else {
+            self.machine.log(Level::Error, format_args!("dropped while flushes are outstanding: memory is leaked"));
+        }
+    }
+}
+
+impl<M: Machine> Vmalloc<M> {
+    /// Frees all that lives, and waits for it (I3).
+    fn free_everything(&self) {
+        let here = Caller::here();
+        for area in self.areas() {
+            // Reservations, devices and memory alike: nobody is left to use it.
+            let _ = self.unmake(area.start, here, |_| true, None);
+        }
+        self.purge();
+    }
+
+    /// Whether nothing waits and nothing lives any more.
+    fn is_drained(&self, core: &Core<M>) -> bool {
+        (0..core.cpus()).all(|index| {
+            Here::visit(self, core, index).is_ok_and(|mut here| {
+                here.drain_mail();
+                here.is_drained()
+            })
+        }) && self.areas().next().is_none()
+    }
+
+    /// Gives every frame back.
+    fn destroy(&mut self) {
+        self.ready.store(false, Release);
+        // SAFETY: I1: it was ready, and `&mut self` says that nobody is inside.
+        let core = unsafe { (*self.core.get()).assume_init_read() };
+        let machine = &self.machine;
+        let mut give = |frame: Pfn| {
+            // SAFETY: it was taken from the source as a single frame, and what
+            // used it is gone.
+            unsafe { machine.frames().free(frame, 0) }
+        };
+        for index in 0..core.cpus() {
+            // SAFETY: I2, and nobody is inside any more: the CPU is moved out
+            // of its frame.
+            let mut cpu = unsafe { core.cpus.add(index as usize).read().read() };
+            cpu.own().close(machine, &mut give);
+        }
+        core.depots(|depot| depot.destroy(machine));
+        core.reserve.lock().trim(machine, 0);
+        give(core.directory);
+        for mut region in core.regions {
+            region.destroy(machine, &mut give);
+            // SAFETY: T1: nothing lives in the region, and I3 was waited for.
+            let walker = unsafe { Walker::new(machine) };
+            let range = PageRange::new(region.base, region.bytes >> crate::units::PAGE_SHIFT);
+            walker.free_tables(walker.widened(range), &mut give);
+        }
+    }
+}

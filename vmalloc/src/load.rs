@@ -1,0 +1,88 @@
+//! Loads: what waits for one flush together.
+//!
+//! ```text
+//!   open ──close──▶ closed (Pending) ──grace──▶ ripe ──drained, bit by bit──▶ open
+//! ```
+//!
+//! A load is the chain of the chunks that have stale slots in it, and the table
+//! pages that were unlinked meanwhile. Frames are not listed anywhere: they wait
+//! in the entries of their pages, not present, and are collected from there
+//! when the load is ripe. So a free needs no memory and cannot fail.
+//!
+//! # Rules
+//! - **G3** A slot, a frame or a table page leaves a load only after grace.
+//! - **G4** A load closes at its page limit or after two ticks.
+//! - **D1** A CPU has two loads: one open, the other closed, ripe or empty. It
+//!   closes one only when the other is empty.
+//! - **T1** The grains under an unlinked table page stay out of the arena
+//!   until the load that holds the page is ripe.
+
+use crate::space::chunk::{Chunk, ChunkRef};
+use crate::sync::Ordering::Relaxed;
+use crate::units::Pfn;
+use arrayvec::ArrayVec;
+use core::ptr::null_mut;
+
+/// Table pages that one load can hold.
+pub(crate) const MAX_TABLES: usize = 32;
+
+/// A table page that was unlinked, and the grains under it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HeldTable {
+    pub(crate) table: Pfn,
+    pub(crate) region: u8,
+    /// First grain and number of grains under the table.
+    pub(crate) grains: (u32, u32),
+}
+
+/// The table pages of one load.
+pub(crate) type Tables = ArrayVec<HeldTable, MAX_TABLES>;
+
+/// Stale slots, chained through their chunks.
+#[derive(Debug)]
+pub(crate) struct Load {
+    /// Which of the two it is: the mask in each chunk.
+    pub(crate) index: usize,
+    head: *mut Chunk,
+    /// Pages that wait in it.
+    pub(crate) pages: usize,
+    /// Pages of the slot at hand that were collected already.
+    pub(crate) done: usize,
+    /// Ticks since its first slot.
+    pub(crate) ticks: u8,
+}
+
+impl Load {
+    /// An empty load.
+    pub(crate) const fn new(index: usize) -> Load {
+        Load { index, head: null_mut(), pages: 0, done: 0, ticks: 0 }
+    }
+
+    /// Adds live slots of `chunk`, `pages` pages in all.
+    #[inline]
+    pub(crate) fn add(&mut self, chunk: ChunkRef, slots: u64, pages: usize) {
+        if chunk.retire(slots, self.index) {
+            chunk.next_in_load(self.index).store(self.head, Relaxed);
+            self.head = chunk.as_ptr();
+        }
+        self.pages += pages;
+    }
+
+    /// The first stale slot.
+    #[inline]
+    pub(crate) fn first(&mut self) -> Option<(ChunkRef, u32)> {
+        loop {
+            // SAFETY: H2: `add` stored what `as_ptr` gave.
+            let chunk = unsafe { ChunkRef::from_ptr(self.head) }?;
+            match chunk.stale(self.index) {
+                0 => self.head = chunk.next_in_load(self.index).load(Relaxed),
+                stale => return Some((chunk, stale.trailing_zeros())),
+            }
+        }
+    }
+
+    /// Whether no slot waits in it.
+    pub(crate) fn has_slots(&self) -> bool {
+        !self.head.is_null()
+    }
+}

@@ -1,0 +1,254 @@
+//! Areas over frames that are there already: `vmap`, `vm_map_ram`; and areas
+//! of addresses alone.
+//!
+//! # Rules
+//! - **G3** A frame with a descriptor that is mapped once more gains a holder;
+//!   the hold is dropped after grace, when the entry is collected. So a frame
+//!   may be freed while it is mapped: the last holder pools it.
+
+use crate::area::{Backing, Caller, Guard, Kind, Req};
+use crate::error::{AllocError, FreeError};
+use crate::frames::{hold, release};
+use crate::gfp::{Gfp, ZoneKind};
+use crate::instance::Vmalloc;
+use crate::machine::Machine;
+use crate::machine::frames::{Frames, Want};
+use crate::units::{Node, PAGE_SIZE, Pfn, VirtAddr};
+use core::ptr::NonNull;
+
+impl<M: Machine> Vmalloc<M> {
+    /// Maps `frames`, one a page, side by side (`vmap`). The frames stay their
+    /// holder's. Size and alignment come from `frames` and `like`, which also
+    /// says region, protection and memory type.
+    ///
+    /// # Errors
+    /// See [`AllocError`]; nothing has changed then.
+    ///
+    /// # Safety
+    /// - P1. The caller holds each frame during the call. Where the source has
+    ///   no descriptors it holds them until [`Vmalloc::unmap_aliases`] has
+    ///   returned after the unmapping.
+    #[track_caller]
+    pub unsafe fn vmap(&self, frames: &[Pfn], like: Req) -> Result<NonNull<u8>, AllocError> {
+        let req = over(frames, like).kind(Kind::Vmap);
+        self.make(&req, Caller::here(), Backing::Frames(frames))
+    }
+
+    /// As [`Vmalloc::vmap`], and the area takes the frames over:
+    /// [`Vmalloc::free`] gives them back (`VM_MAP_PUT_PAGES`).
+    ///
+    /// # Errors
+    /// See [`AllocError`]; the frames are still the caller's then.
+    ///
+    /// # Safety
+    /// - P2. The frames are the caller's to give, and came from this machine's
+    ///   source.
+    #[track_caller]
+    pub unsafe fn vmap_owned(&self, frames: &[Pfn], like: Req) -> Result<NonNull<u8>, AllocError> {
+        let req = over(frames, like).kind(Kind::VmapOwned);
+        self.make(&req, Caller::here(), Backing::Frames(frames))
+    }
+
+    /// Unmaps what [`Vmalloc::vmap`] mapped (`vunmap`).
+    ///
+    /// # Errors
+    /// See [`FreeError`]; nothing has changed then.
+    ///
+    /// # Safety
+    /// V1.
+    #[track_caller]
+    pub unsafe fn vunmap(&self, at: NonNull<u8>) -> Result<(), FreeError> {
+        self.unmake(VirtAddr(at.addr().get()), Caller::here(), |kind| kind == Kind::Vmap, None)
+    }
+
+    /// Maps `frames` for a short time (`vm_map_ram`): a clean slot, nothing
+    /// else.
+    ///
+    /// # Errors
+    /// See [`AllocError`]; nothing has changed then.
+    ///
+    /// # Safety
+    /// P1.
+    #[track_caller]
+    #[inline]
+    pub unsafe fn map_ram(&self, frames: &[Pfn], node: Option<Node>) -> Result<NonNull<u8>, AllocError> {
+        let mut req = over(frames, Req::bytes(0)).kind(Kind::MapRam).guard(Guard::None);
+        req.node = node;
+        self.make(&req, Caller::here(), Backing::Frames(frames))
+    }
+
+    /// Unmaps what [`Vmalloc::map_ram`] mapped, `count` pages as then
+    /// (`vm_unmap_ram`).
+    ///
+    /// # Errors
+    /// See [`FreeError`]; nothing has changed then.
+    ///
+    /// # Safety
+    /// V1.
+    #[track_caller]
+    #[inline]
+    pub unsafe fn unmap_ram(&self, at: NonNull<u8>, count: usize) -> Result<(), FreeError> {
+        self.unmake(VirtAddr(at.addr().get()), Caller::here(), |kind| kind == Kind::MapRam, Some(count))
+    }
+
+    /// Reserves addresses and binds nothing (`get_vm_area`). Freed by
+    /// [`Vmalloc::free`].
+    ///
+    /// # Errors
+    /// See [`AllocError`]; nothing has changed then.
+    #[track_caller]
+    pub fn reserve(&self, req: Req) -> Result<NonNull<u8>, AllocError> {
+        self.make(&req.kind(Kind::Reserved), Caller::here(), Backing::Nothing)
+    }
+
+    /// One frame, for the caller to hold (`alloc_page`, `alloc_pages_node`).
+    ///
+    /// # Errors
+    /// [`AllocError::NoFrames`].
+    pub fn alloc_frame(&self, gfp: Gfp, node: Option<Node>) -> Result<Pfn, AllocError> {
+        let core = self.core().ok_or(AllocError::NotInitialised)?;
+        let mut here = crate::cpu::Here::enter(self, core).map_err(AllocError::WrongContext)?;
+        let home = here.node;
+        let node = node.unwrap_or(home);
+        let zone = if gfp.zone() == ZoneKind::Normal { ZoneKind::Normal } else { gfp.zone() };
+        let want = Want { order: 0, zone, node, this_node: gfp.contains(Gfp::THISNODE), next: None };
+        let machine = self.machine();
+        let frame = if here.magazine.serves(want) {
+            let depot = core.depot(home);
+            here.magazine.reserve(machine, depot, want, 1).ok().and_then(|()| here.magazine.pop())
+        } else {
+            machine.frames().alloc(want)
+        };
+        let frame = frame.ok_or(AllocError::NoFrames { wanted: 1, got: 0, node })?;
+        if gfp.contains(Gfp::ZERO) {
+            // SAFETY: M2: zone Normal and below are directly mapped, and the
+            // frame is ours.
+            unsafe { machine.virt(frame).as_ptr().write_bytes(0, PAGE_SIZE) };
+        }
+        Ok(frame)
+    }
+
+    /// Gives a hold on a frame up (`__free_page`): the last holder pools it.
+    ///
+    /// # Safety
+    /// - P3. The caller holds the frame, by [`Vmalloc::alloc_frame`] or
+    ///   [`Vmalloc::hold_frame`], and uses it no more.
+    pub unsafe fn free_frame(&self, frame: Pfn) {
+        let machine = self.machine();
+        if !machine.frames().page(frame).is_none_or(release) {
+            return;
+        }
+        let inside = self.core().and_then(|core| crate::cpu::Here::enter(self, core).ok());
+        match inside {
+            Some(mut here) => {
+                let (core, node) = (here.core, here.node);
+                // SAFETY: P3, and nobody else holds it.
+                unsafe { here.magazine.push(machine, core.depot(node), frame) }
+            }
+            // SAFETY: as above; from an NMI the source itself has to do.
+            None => unsafe { machine.frames().free(frame, 0) },
+        }
+    }
+
+    /// The frame behind an address of an area, and a hold on it
+    /// (`vmalloc_to_page`): it stays allocated when the area is freed, until
+    /// the hold is given up. `None` where no frame with a descriptor is.
+    pub fn hold_frame(&self, at: usize) -> Option<Pfn> {
+        let (core, at) = (self.core()?, VirtAddr(at));
+        let found = core.find(self, at).filter(|found| found.is_area())?;
+        let sequence = found.slot().sequence();
+        let frame = self.frame_at(at.0)?;
+        let page = self.machine().frames().page(frame)?;
+        found.slot().share();
+        hold(page);
+        if found.is_area() && found.slot().sequence() == sequence && self.frame_at(at.0) == Some(frame) {
+            return Some(frame);
+        }
+        // The area was freed meanwhile.
+        // SAFETY: P3: the hold of a moment ago.
+        unsafe { self.free_frame(frame) };
+        None
+    }
+
+    /// The frame behind an address of a live area (`vmalloc_to_pfn`), without
+    /// a hold: it is the caller's to know that the area lives on.
+    pub fn frame_at(&self, at: usize) -> Option<Pfn> {
+        let (core, at) = (self.core()?, VirtAddr(at));
+        let found = core.find(self, at).filter(|found| found.is_area())?;
+        let page = at.page_start();
+        let mut pieces = core.pieces(self, found.chunk, page, 1);
+        pieces.next().and_then(|piece| piece.frames().next()).map(|(_, frame)| frame)
+    }
+
+    /// Areas at fixed distances from each other, all or none
+    /// (`pcpu_get_vm_areas`): area `i` has `parts[i].1` bytes and starts
+    /// `parts[i].0` bytes from a common base, a multiple of `align`. They are
+    /// reservations; [`Vmalloc::free`] each. Returns the base.
+    ///
+    /// # Errors
+    /// See [`AllocError`]; nothing has changed then.
+    #[track_caller]
+    pub fn congruent(&self, parts: &[(usize, usize)], align: usize, like: Req) -> Result<usize, AllocError> {
+        let caller = like.caller.unwrap_or(Caller::here());
+        let end = parts.iter().map(|&(offset, bytes)| offset.saturating_add(bytes)).max().unwrap_or(0);
+        // A probe of the whole extent finds a base at which all would fit;
+        // then it makes room for the parts.
+        let whole = Req { bytes: end, align, ..like.clone() }.caller(caller).guard(Guard::None);
+        let base = self.reserve(whole)?.addr().get();
+        let found = self.core().ok_or(AllocError::NotInitialised)?.find_start(self, VirtAddr(base));
+        if let ([(0, _)], Ok(_)) = (parts, found) {
+            return Ok(base);
+        }
+        let given_up = self.unmake(VirtAddr(base), caller, |_| true, None);
+        debug_assert!(given_up.is_ok(), "the probe was ours");
+        self.purge();
+        self.reserve_parts(parts, base, like.caller(caller))
+    }
+
+    fn reserve_parts(&self, parts: &[(usize, usize)], base: usize, like: Req) -> Result<usize, AllocError> {
+        for (done, &(offset, bytes)) in parts.iter().enumerate() {
+            let at = base + offset;
+            let req = Req { bytes, align: PAGE_SIZE, ..like.clone() }.guard(Guard::None).within(at..at + bytes);
+            if let Err(error) = self.reserve(req) {
+                for &(offset, _) in &parts[..done] {
+                    let undone = self.unmake(VirtAddr(base + offset), Caller::here(), |_| true, None);
+                    debug_assert!(undone.is_ok(), "it was reserved a moment ago");
+                }
+                return Err(error);
+            }
+        }
+        Ok(base)
+    }
+}
+
+fn over(frames: &[Pfn], mut like: Req) -> Req {
+    like.bytes = frames.len() * PAGE_SIZE;
+    like
+}
+
+/// A hold on the frame behind an area's page, given up when dropped.
+pub struct FrameRef<'v, M: Machine> {
+    vm: &'v Vmalloc<M>,
+    frame: Pfn,
+}
+
+impl<M: Machine> FrameRef<'_, M> {
+    /// Its number.
+    pub fn frame(&self) -> Pfn {
+        self.frame
+    }
+}
+
+impl<M: Machine> Drop for FrameRef<'_, M> {
+    fn drop(&mut self) {
+        // SAFETY: P3: made with a hold of its own.
+        unsafe { self.vm.free_frame(self.frame) }
+    }
+}
+
+impl<M: Machine> Vmalloc<M> {
+    /// [`Vmalloc::hold_frame`], as a value that gives the hold up.
+    pub fn frame_ref(&self, at: usize) -> Option<FrameRef<'_, M>> {
+        self.hold_frame(at).map(|frame| FrameRef { vm: self, frame })
+    }
+}

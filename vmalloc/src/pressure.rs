@@ -1,0 +1,190 @@
+//! Shortages: what a call tries before it is refused, in this order.
+//!
+//! | | Frames and tables | Addresses |
+//! |---|---|---|
+//! | 1 | own ripe load; own open load, if this CPU's flush is grace enough | the same |
+//! | 2 | purge: everybody's loads, empty chunks, magazines (may wait only) | purge: everybody's loads and empty chunks |
+//! | 3 | the promised reserve ([`Gfp::RESERVE`] only) | – |
+//! | 4 | [`Machine::exhausted`] | [`Machine::exhausted`] |
+//!
+//! With [`Gfp::NORETRY`] nothing follows step 2. Nobody is inside a CPU while
+//! anybody waits (L2).
+
+use crate::area::Req;
+use crate::cpu::Here;
+use crate::error::{AllocError, Shortage};
+use crate::gfp::Gfp;
+use crate::instance::{Core, Vmalloc};
+use crate::machine::frames::Frames;
+use crate::machine::{Context, Level, Machine};
+use crate::plan::Plan;
+use crate::stats::count;
+use crate::sync::Ordering::Relaxed;
+
+/// How far a call has come in the table above.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Tries {
+    step: u8,
+    appeals: u8,
+}
+
+/// Times that [`Machine::exhausted`] is asked by one call.
+const APPEALS: u8 = 8;
+/// Nanoseconds between two lines about failures.
+const QUIET_NS: u64 = 10_000_000_000;
+
+impl<M: Machine> Vmalloc<M> {
+    /// Tries the next step; the caller then tries its own again.
+    ///
+    /// # Errors
+    /// The call's own, when nothing is left to try.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn relieve<'v>(
+        &'v self,
+        mut here: Here<'v, M>,
+        plan: &Plan,
+        short: Shortage,
+        tries: &mut Tries,
+    ) -> Result<Here<'v, M>, AllocError> {
+        let core = here.core;
+        loop {
+            tries.step += 1;
+            match tries.step {
+                1 => {
+                    if here.redeem_own() {
+                        return Ok(here);
+                    }
+                }
+                2 => {
+                    drop(here);
+                    if self.may_wait(plan) {
+                        self.purge_for(core, short);
+                    }
+                    here = Here::enter(self, core).map_err(AllocError::WrongContext)?;
+                    if self.may_wait(plan) {
+                        return Ok(here);
+                    }
+                }
+                3 => {
+                    if plan.gfp.contains(Gfp::RESERVE) && here.take_reserve(short) {
+                        return Ok(here);
+                    }
+                }
+                4 => {
+                    let appeal = !plan.gfp.contains(Gfp::NORETRY) && tries.appeals < APPEALS;
+                    drop(here);
+                    if !(appeal && self.machine().exhausted(short)) {
+                        return Err(self.failure(core, plan, short));
+                    }
+                    *tries = Tries { step: 0, appeals: tries.appeals + 1 };
+                    return Here::enter(self, core).map_err(AllocError::WrongContext);
+                }
+                _ => {
+                    drop(here);
+                    return Err(self.failure(core, plan, short));
+                }
+            }
+        }
+    }
+
+    fn may_wait(&self, plan: &Plan) -> bool {
+        plan.gfp.contains(Gfp::WAIT) && self.machine().context() == Context::Task
+    }
+
+    /// Step 2.
+    fn purge_for(&self, core: &Core<M>, short: Shortage) {
+        self.purge();
+        if !matches!(short, Shortage::Addresses { .. }) {
+            self.drain_stocks(core);
+        }
+        if let Ok(mut here) = Here::enter(self, core) {
+            count(&here.cpu.counters.purges, 1);
+            here.drain();
+        }
+    }
+
+    fn failure(&self, core: &Core<M>, plan: &Plan, short: Shortage) -> AllocError {
+        let waiting = core.waiting.load(Relaxed);
+        match short {
+            Shortage::Addresses { pages, widest } => AllocError::NoAddresses { pages, widest },
+            Shortage::Frames(n) if waiting >= n && !self.may_wait(plan) => {
+                AllocError::WouldWait(self.machine().context())
+            }
+            Shortage::Frames(_) => {
+                let got = self.machine().frames().free_now().min(plan.pages - 1);
+                AllocError::NoFrames { wanted: plan.pages, got, node: plan.label.node }
+            }
+            Shortage::Tables(wanted) => {
+                AllocError::NoTables { wanted, got: self.machine().frames().free_now().min(wanted - 1) }
+            }
+        }
+    }
+
+    /// Counts and logs a refusal (`warn_alloc`): silent with
+    /// [`Gfp::NOWARN`], and at most one line in 10 s.
+    #[cold]
+    pub(crate) fn refused(&self, core: &Core<M>, req: &Req, error: &AllocError) {
+        if let Ok(here) = Here::enter(self, core) {
+            count(&here.cpu.counters.failures, 1);
+        }
+        let now = self.machine().clock_ns().unwrap_or(u64::MAX);
+        let last = core.warned_ns.load(Relaxed);
+        let quiet = last != 0 && now != u64::MAX && now.wrapping_sub(last) < QUIET_NS;
+        if req.gfp.contains(Gfp::NOWARN) || quiet {
+            return;
+        }
+        core.warned_ns.store(now.max(1), Relaxed);
+        let line = format_args!("vmalloc: allocation failure: {} bytes, mode:{:?}: {error}", req.bytes, req.gfp);
+        self.machine().log(Level::Warn, line);
+    }
+
+    /// Lays the promised reserve in again, after it was used.
+    pub(crate) fn fill_reserve(&self, core: &Core<M>) {
+        let pinned = self.machine().pin();
+        let node = self.machine().node_of(pinned.cpu);
+        // A reserve that cannot be filled now is filled by a later call.
+        let _ = core.reserve.lock().fill(self.machine(), node, core.reserve_frames);
+        // SAFETY: our own pin, the youngest.
+        unsafe { self.machine().unpin(pinned) }
+    }
+}
+
+impl<M: Machine> Here<'_, M> {
+    /// Step 1: true = something was redeemed.
+    fn redeem_own(&mut self) -> bool {
+        self.drain_mail();
+        self.poll();
+        let mut pages = self.drain();
+        self.close();
+        pages += self.drain();
+        pages > 0
+    }
+
+    /// Drains the ripe load, and says how many pages it had.
+    pub(crate) fn drain(&mut self) -> usize {
+        let pages = self.redeem(usize::MAX);
+        self.poll();
+        pages + self.redeem(usize::MAX)
+    }
+
+    /// Step 3: moves what is short from the reserve to this CPU.
+    fn take_reserve(&mut self, short: Shortage) -> bool {
+        let (machine, core) = (self.vm.machine(), self.core);
+        let (Shortage::Frames(wanted) | Shortage::Tables(wanted)) = short else { return false };
+        let mut reserve = core.reserve.lock();
+        if reserve.len() < wanted {
+            return false;
+        }
+        let node = self.node;
+        for _ in 0..wanted {
+            let Some(frame) = reserve.take(machine) else { return false };
+            match short {
+                Shortage::Tables(_) => self.stock.put(machine, frame),
+                // SAFETY: it came from the source by way of the reserve.
+                _ => unsafe { self.magazine.push(machine, core.depot(node), frame) },
+            }
+        }
+        true
+    }
+}

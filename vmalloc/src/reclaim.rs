@@ -1,0 +1,472 @@
+//! What comes after a free: closing, grace, redeeming; ticks and pressure.
+//!
+//! # One purge
+//! 1. Mail is drained: what other CPUs freed becomes stale here (R1).
+//! 2. The open load is closed: a tag, a flush of this CPU, kicks (G1).
+//! 3. At grace the load is ripe.
+//! 4. It is drained slot by slot: entries are collected, frames go to the
+//!    magazine, the slot is free again; table pages become free memory (G3).
+//!
+//! Steps 1–4 are taken a bit at a time by the calls that need something, and by
+//! the tick; [`Vmalloc::purge`] takes them all, for all CPUs.
+
+use crate::area::Kind;
+use crate::cpu::{Here, SLICE};
+use crate::flush::Grace;
+use crate::frames::release;
+use crate::instance::{Core, Vmalloc};
+use crate::load::Load;
+use crate::machine::frames::Frames;
+use crate::machine::{Context, Flush, Level, Machine, Sabotage};
+use crate::space::chunk::ChunkRef;
+use crate::space::class::Class;
+use crate::stats::count;
+use crate::sync::Ordering::Relaxed;
+use crate::units::{CpuSet, Pfn, VirtAddr};
+
+/// Empty chunks of a class that survive a tick without decay.
+const SPARE_CHUNKS: usize = 1;
+/// Ticks after which an open load closes (G4).
+const OLD: u8 = 2;
+
+/// What a tick found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Tick {
+    /// More is to be done: call [`Vmalloc::work`] from a task soon.
+    pub work: bool,
+}
+
+impl<'v, M: Machine> Here<'v, M> {
+    /// Step 1: what was posted becomes stale here (R1).
+    pub(crate) fn drain_mail(&mut self) {
+        let mut link = self.cpu.take_mail();
+        // SAFETY: H2: `mail` stored what `as_ptr` gave.
+        while let Some(chunk) = unsafe { ChunkRef::from_ptr(link) } {
+            link = chunk.next_in_mail().load(Relaxed);
+            let posted = chunk.take_posted();
+            let live = posted & chunk.live_slots();
+            let pages = slots_of(live).map(|slot| chunk.slot(slot).pages()).sum();
+            self.open.add(chunk, live, pages);
+            chunk.unclaim(posted);
+            if live != posted {
+                self.raced(chunk, posted & !live);
+            }
+        }
+    }
+
+    /// A slot was posted that had been freed here at the same moment.
+    #[cold]
+    fn raced(&mut self, chunk: ChunkRef, slots: u64) {
+        count(&self.cpu.counters.raced_frees, slots.count_ones() as u64);
+        let line = format_args!("double free, by two CPUs at once, in the chunk at {}", chunk.address(0));
+        self.vm.machine().log(Level::Error, line);
+    }
+
+    /// Step 2, if the load is full enough and the other one is empty (D1, G4).
+    #[inline]
+    pub(crate) fn close_if_full(&mut self) {
+        if self.open.pages >= self.core.load_pages {
+            self.poll();
+            self.redeem(2 * SLICE.max(self.core.load_pages));
+            self.close();
+        }
+    }
+
+    /// Step 2: closes the open load, unless it is empty or the other is not.
+    pub(crate) fn close(&mut self) {
+        let index = self.open.index;
+        let tables = !self.tables[index].is_empty();
+        if self.closed.is_some() || self.ripe.is_some() || !(tables || self.open.has_slots()) {
+            return;
+        }
+        let load = core::mem::replace(&mut self.open, Load::new(index ^ 1));
+        self.core.waiting.fetch_add(load.pages, Relaxed);
+        count(&self.cpu.counters.closes, 1);
+        let pending = self.core.generations.close(load, tables);
+        self.flush();
+        if !M::MIRRORED {
+            let mut asked = CpuSet::EMPTY;
+            self.core.generations.ask(&pending, self.core.ears(), |cpu| asked.insert(cpu));
+            self.kick(asked);
+        }
+        self.closed = Some(pending);
+        self.poll();
+    }
+
+    fn kick(&self, asked: CpuSet) {
+        if !asked.is_empty() {
+            count(&self.cpu.counters.kicks, asked.iter().count() as u64);
+            self.vm.machine().kick(&asked);
+        }
+    }
+
+    /// Flushes this CPU, or everywhere where the machine can.
+    fn flush(&mut self) {
+        count(&self.cpu.counters.flushes, 1);
+        self.vm.flush_here(self.core);
+    }
+
+    /// Step 3: the closed load is ripe if grace has come.
+    #[inline]
+    pub(crate) fn poll(&mut self) {
+        if let Some(pending) = self.closed.take() {
+            match pending.redeem(&self.core.grace::<M>()) {
+                Ok(load) => self.ripe = Some(load),
+                Err(pending) => self.closed = Some(pending),
+            }
+        }
+    }
+
+    /// Step 4: drains the ripe load by about `budget` pages, and says how many
+    /// it was.
+    pub(crate) fn redeem(&mut self, budget: usize) -> usize {
+        let Some(mut load) = self.ripe.take() else { return 0 };
+        let mut pages = 0;
+        while pages < budget {
+            let Some((chunk, slot)) = load.first() else {
+                self.redeem_tables(&load);
+                return pages;
+            };
+            // A slot costs something even if it has no pages to collect.
+            pages += self.redeem_slot(&mut load, chunk, slot).max(1);
+        }
+        self.ripe = Some(load);
+        pages
+    }
+
+    /// The load is empty: its table pages are free memory.
+    fn redeem_tables(&mut self, load: &Load) {
+        self.core.waiting.fetch_sub(load.pages, Relaxed);
+        while let Some(held) = self.tables[load.index].pop() {
+            self.redeem_table(held);
+        }
+    }
+
+    /// Collects up to a slice of a slot's frames; the last makes it free.
+    fn redeem_slot(&mut self, load: &mut Load, chunk: ChunkRef, slot: u32) -> usize {
+        let (pages, kind) = (chunk.slot(slot).pages(), chunk.slot(slot).kind());
+        let bound = if kind == Kind::Reserved { 0 } else { pages };
+        let at = self.core.address_of(chunk, slot).add_pages(load.done);
+        let slice = (bound - load.done).min(SLICE.max(self.core.load_pages));
+        self.collect(chunk, slot, at, slice);
+        count(&self.cpu.counters.redeemed_pages, slice as u64);
+        load.done += slice;
+        if load.done == bound {
+            load.done = 0;
+            self.give(chunk, slot, load.index);
+        }
+        slice
+    }
+
+    /// Takes the frames out of the entries and gives them to their next user.
+    fn collect(&mut self, chunk: ChunkRef, slot: u32, at: VirtAddr, pages: usize) {
+        let (vm, core, area) = (self.vm, self.core, chunk.slot(slot));
+        let (machine, counted) = (vm.machine(), M::SABOTAGE != Sabotage::IgnoreCounts);
+        let node = self.node;
+        let own = &mut **self;
+        let depot = core.depot(node);
+        let mut pool = |frame: Pfn| {
+            // SAFETY: the last binding is collected, after grace, and nobody
+            // else holds the frame (G3).
+            unsafe { own.magazine.push(machine, depot, frame) }
+        };
+        let mut report = |at, word| vm.complain(at, word);
+        let freed = match area.kind() {
+            Kind::Vmalloc | Kind::Stack if !(area.is_shared() && counted) => pages,
+            _ => 0,
+        };
+        for piece in core.pieces(vm, chunk, at, pages) {
+            match area.kind() {
+                Kind::Reserved => {}
+                Kind::Ioremap => piece.collect(|_| {}, &mut report),
+                _ if freed > 0 => piece.collect(&mut pool, &mut report),
+                kind => piece.collect(
+                    |frame| {
+                        let last = match machine.frames().page(frame) {
+                            Some(page) => !counted || release(page),
+                            None => kind != Kind::Vmap && kind != Kind::MapRam,
+                        };
+                        if last {
+                            pool(frame);
+                        }
+                    },
+                    &mut report,
+                ),
+            }
+        }
+    }
+
+    /// A redeemed slot is free again.
+    fn give(&mut self, chunk: ChunkRef, slot: u32, load: usize) {
+        count(&self.cpu.counters.redeemed, 1);
+        if chunk.class().is_none() {
+            let (start, grains) = chunk.slot(slot).run();
+            self.release_run(chunk.region(), start, grains);
+        }
+        let before = chunk.give(slot, load);
+        self.shelf(chunk.region()).gained(chunk, before);
+    }
+
+    /// Gives up empty chunks: a quarter of them (the tick), or all.
+    pub(crate) fn release_empties(&mut self, all: bool) {
+        for region in self.core.regions.iter().map(|region| region.id) {
+            for class in Class::all() {
+                let empties = self.shelf(region).empties(class);
+                let surplus = if all { usize::MAX } else { empties.saturating_sub(SPARE_CHUNKS).div_ceil(4) };
+                for _ in 0..surplus {
+                    let Some(chunk) = self.shelf(region).take_empty(Some(class), all) else { break };
+                    self.release_chunk(chunk);
+                }
+            }
+        }
+    }
+
+    /// What is due on this CPU by time: bounded, for interrupts too.
+    pub(crate) fn tick(&mut self) -> bool {
+        self.drain_mail();
+        self.poll();
+        self.redeem(SLICE);
+        self.open.ticks = (self.open.ticks + 1).min(OLD);
+        if self.open.ticks == OLD {
+            self.close();
+        }
+        self.release_empties(false);
+        self.ripe.is_some() || self.core.is_pressed()
+    }
+}
+
+/// The slots of a mask.
+pub(crate) fn slots_of(mut mask: u64) -> impl Iterator<Item = u32> {
+    core::iter::from_fn(move || {
+        let slot = mask.trailing_zeros();
+        mask &= mask.wrapping_sub(1);
+        (slot < 64).then_some(slot)
+    })
+}
+
+impl<M: Machine> Core<M> {
+    /// How far grace has come; what a saboteur makes of it.
+    pub(crate) fn grace<N: Machine>(&self) -> Grace {
+        let grace = if N::MIRRORED { self.generations.grace_so_far() } else { self.generations.grace(self.ears()) };
+        match N::SABOTAGE {
+            Sabotage::EarlyRedeem => Grace::STOLEN,
+            Sabotage::SkipIdle => grace.ignoring_idle(),
+            _ => grace,
+        }
+    }
+
+    /// Whether more pages wait for flushes than should (G4).
+    pub(crate) fn is_pressed(&self) -> bool {
+        self.waiting.load(Relaxed) > self.waiting_pages
+    }
+}
+
+impl<M: Machine> Vmalloc<M> {
+    /// Flushes the calling CPU and says so, or everywhere where the machine
+    /// can do that.
+    pub(crate) fn flush_here(&self, core: &Core<M>) {
+        let everywhere = || self.machine().flush_everywhere(Flush::Everything);
+        if core.generations.flush_everywhere(everywhere) || M::MIRRORED {
+            return;
+        }
+        let pinned = self.machine().pin();
+        core.generations.flush(&core.cpu(pinned.cpu).ear, || self.flush_machine());
+        // SAFETY: our own pin, the youngest.
+        unsafe { self.machine().unpin(pinned) }
+    }
+
+    fn flush_machine(&self) {
+        if M::SABOTAGE != Sabotage::SkipFlush {
+            self.machine().flush(Flush::Everything);
+        }
+    }
+
+    /// The CPU's answer to a kick: flushes if it is behind. From any context,
+    /// NMI included; takes no lock.
+    ///
+    /// # Cost
+    /// Two loads, or a flush.
+    pub fn on_kick(&self) {
+        self.with_ear(|core, ear| core.generations.catch_up(ear, || self.flush_machine()));
+    }
+
+    /// The calling CPU takes part from here on. It holds no translation of the
+    /// regions that is older than its last [`Vmalloc::cpu_offline`] (M9).
+    pub fn cpu_online(&self) {
+        self.with_ear(|core, ear| core.generations.wake(ear, || self.flush_machine()));
+    }
+
+    /// The calling CPU leaves, and touches no area until it is online again.
+    /// What it keeps is drained by the next purge of any CPU.
+    pub fn cpu_offline(&self) {
+        self.with_ear(|core, ear| core.generations.leave(ear));
+    }
+
+    /// The calling CPU goes idle: nobody needs to kick it until
+    /// [`Vmalloc::idle_exit`], before which it touches no area (G5).
+    pub fn idle_enter(&self) {
+        self.with_ear(|core, ear| core.generations.sleep(ear, || self.flush_machine()));
+    }
+
+    /// The calling CPU is no longer idle: it flushes if it is behind (G5).
+    pub fn idle_exit(&self) {
+        self.with_ear(|core, ear| core.generations.wake(ear, || self.flush_machine()));
+    }
+
+    fn with_ear(&self, f: impl FnOnce(&Core<M>, &crate::flush::Ear)) {
+        let Some(core) = self.core() else { return };
+        let pinned = self.machine().pin();
+        f(core, &core.cpu(pinned.cpu).ear);
+        // SAFETY: our own pin, the youngest.
+        unsafe { self.machine().unpin(pinned) }
+    }
+
+    /// The timer's call, on every CPU: bounded, from hard interrupts too.
+    ///
+    /// # Cost
+    /// A slice of pages, and a quarter of the surplus of empty chunks.
+    pub fn tick(&self) -> Tick {
+        self.on_kick();
+        let Some(core) = self.core() else { return Tick { work: false } };
+        let work = Here::enter(self, core).is_ok_and(|mut here| here.tick());
+        Tick { work }
+    }
+
+    /// The worker's call, from a task: drains what the ticks left, and gives
+    /// surplus frames back. Returns the frames given back.
+    pub fn work(&self) -> usize {
+        let Some(core) = self.core() else { return 0 };
+        while let Ok(mut here) = Here::enter(self, core) {
+            here.poll();
+            if here.redeem(SLICE) == 0 {
+                break;
+            }
+        }
+        self.fill_reserve(core);
+        core.depots(|depot| depot.trim(self.machine(), core.load_pages))
+    }
+
+    /// Purges everything on all CPUs: flushes, waits for grace, and makes what
+    /// waited usable again. Returns the pages that were redeemed.
+    ///
+    /// Waits where [`Machine::context`] says Task; elsewhere it does what can
+    /// be done without waiting.
+    pub fn purge(&self) -> usize {
+        let Some(core) = self.core() else { return 0 };
+        let before = core.redeemed_pages();
+        // Draining may unlink tables and fill the other load: until nothing is
+        // left, a few rounds.
+        for _ in 0..PURGE_ROUNDS {
+            if !self.purge_round(core) {
+                break;
+            }
+        }
+        core.redeemed_pages().wrapping_sub(before)
+    }
+
+    /// One round; true = something is left that another round may redeem.
+    fn purge_round(&self, core: &Core<M>) -> bool {
+        let mut tables = false;
+        self.visit_all(core, |here| {
+            here.drain_mail();
+            here.poll();
+            here.drain();
+            here.close();
+            tables |= here.closed.as_ref().is_some_and(|closed| !here.tables[closed.peek().index].is_empty());
+        });
+        let graced = self.wait_for_grace(core, tables);
+        let mut left = false;
+        self.visit_all(core, |here| {
+            here.poll();
+            here.drain();
+            here.release_empties(true);
+            left |= !here.is_drained();
+        });
+        left && graced
+    }
+
+    /// Calls `f` inside each CPU in turn.
+    fn visit_all(&self, core: &Core<M>, mut f: impl FnMut(&mut Here<'_, M>)) {
+        for index in 0..core.cpus() {
+            if let Ok(mut here) = Here::visit(self, core, index) {
+                f(&mut here);
+            }
+        }
+    }
+
+    /// Waits until everything closed so far has had grace; false where it must
+    /// not wait, or a flush failed.
+    fn wait_for_grace(&self, core: &Core<M>, idle_too: bool) -> bool {
+        let barrier = core.generations.close((), idle_too);
+        self.flush_here(core);
+        if M::MIRRORED {
+            return barrier.redeem(&core.grace::<M>()).is_ok();
+        }
+        let mut barrier = barrier;
+        loop {
+            barrier = match barrier.redeem(&core.grace::<M>()) {
+                Ok(()) => return true,
+                Err(barrier) => barrier,
+            };
+            if self.machine().context() != Context::Task {
+                return false;
+            }
+            let mut asked = CpuSet::EMPTY;
+            core.generations.ask(&barrier, core.ears(), |cpu| asked.insert(cpu));
+            if !asked.is_empty() {
+                self.machine().kick(&asked);
+            }
+            self.on_kick();
+            self.machine().relax();
+        }
+    }
+
+    /// Strict's free: returns when no CPU can reach what was freed, where the
+    /// caller may wait.
+    pub(crate) fn settle(&self, core: &Core<M>) {
+        if let Ok(mut here) = Here::enter(self, core) {
+            here.poll();
+            here.drain();
+            here.close();
+        }
+        self.wait_for_grace(core, false);
+    }
+
+    /// No stale alias of any frame survives this call (`vm_unmap_aliases`).
+    /// Must be called from a task.
+    pub fn unmap_aliases(&self) {
+        if let Some(core) = self.core() {
+            self.visit_all(core, |here| {
+                here.drain_mail();
+                here.close();
+            });
+            self.wait_for_grace(core, true);
+        }
+    }
+
+    /// Gives up to `frames` frames back to the machine's source, from what is
+    /// free, waits for a flush, or lies in stock. Returns how many.
+    pub fn reclaim(&self, frames: usize) -> usize {
+        let Some(core) = self.core() else { return 0 };
+        let before = self.machine().frames().free_now();
+        self.purge();
+        if self.machine().frames().free_now() < before.saturating_add(frames) {
+            self.drain_stocks(core);
+        }
+        self.machine().frames().free_now().saturating_sub(before)
+    }
+
+    /// Gives what lies in magazines, stocks and depots back to the source.
+    pub(crate) fn drain_stocks(&self, core: &Core<M>) {
+        let machine = self.machine();
+        self.visit_all(core, |here| {
+            here.magazine.drain(machine);
+            here.stock.trim(machine, 0);
+        });
+        core.depots(|depot| depot.trim(machine, 0));
+    }
+}
+
+/// Rounds of a purge: the loads, the tables that they freed, and those of the
+/// uppermost runs.
+const PURGE_ROUNDS: usize = 4;

@@ -1,0 +1,367 @@
+//! Regions: addresses and the tables under them, given and taken in runs.
+//!
+//! A region is a range of addresses, its arena and its unit table. What is cut
+//! from it is a **run** of grains: a chunk (Classes), or one area that has a
+//! run of its own (larger than a slot, confined to a sub-range, or under the
+//! placement Lowest).
+//!
+//! # Rules
+//! - **R3** A run's table pages are linked before anything is bound in it, and
+//!   its grains point at its chunk before anybody can ask.
+//! - **T1** A leaf table is linked while any grain under it is outside the
+//!   arena. When a run goes back, each leaf table with nothing left under it is
+//!   unlinked, and its grains stay out of the arena until the load that holds
+//!   the table page is ripe: a paging-structure cache may still point at it.
+//!
+//! # Locks
+//! `shared` guards the arena, writes to the unit table, and unlinking. What a
+//! run needs is stocked before it is taken, so the middle cannot fail.
+
+use crate::area::RegionId;
+use crate::config::RegionConfig;
+use crate::cpu::Here;
+use crate::error::Shortage;
+use crate::load::HeldTable;
+use crate::machine::Machine;
+use crate::machine::format::Format;
+use crate::machine::frames::Frames;
+use crate::space::arena::{Arena, Fit};
+use crate::space::chunk::ChunkRef;
+use crate::space::class::Class;
+use crate::space::units::UnitTable;
+use crate::stats::count;
+use crate::sync::Ordering::Relaxed;
+use crate::table::Walker;
+use crate::units::{PAGE_SHIFT, PageRange, Pfn, VirtAddr};
+use lock_api::Mutex;
+
+/// What an entry of the unit table says: the header's frame and, below it in 8
+/// bits, the slot whose run this is, or all ones for a class chunk.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct UnitEntry(pub(crate) u64);
+
+impl UnitEntry {
+    fn new(header: Pfn, slot: Option<u32>) -> UnitEntry {
+        UnitEntry(header.0 << 8 | slot.map_or(0xff, u64::from))
+    }
+
+    #[inline]
+    pub(crate) fn header(self) -> Pfn {
+        Pfn(self.0 >> 8)
+    }
+
+    /// The slot, where the run is one area.
+    #[inline]
+    pub(crate) fn slot(self) -> Option<u32> {
+        let low = self.0 as u32 & 0xff;
+        (low != 0xff).then_some(low)
+    }
+}
+
+/// Frames that a CPU keeps in stock for the next run.
+const KEEP: usize = 16;
+
+/// What the region's lock guards.
+pub(crate) struct Shared {
+    pub(crate) arena: Arena,
+    /// Headers without a chunk, chained by their `next`.
+    headers: Option<ChunkRef>,
+}
+
+/// A range of addresses that areas are carved from.
+pub(crate) struct Region<L: lock_api::RawMutex> {
+    pub(crate) id: RegionId,
+    pub(crate) base: VirtAddr,
+    pub(crate) bytes: usize,
+    pub(crate) grain_shift: u32,
+    arena_stock: usize,
+    pub(crate) units: UnitTable,
+    pub(crate) shared: Mutex<L, Shared>,
+}
+
+/// A run of grains that a call has taken.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RunFit {
+    /// Pages needed, guard included.
+    pub(crate) pages: usize,
+    /// Alignment, in pages.
+    pub(crate) align: usize,
+    /// Grains that will do.
+    pub(crate) within: (u32, u32),
+}
+
+impl<L: lock_api::RawMutex> Region<L> {
+    pub(crate) fn new(id: usize, config: &RegionConfig) -> Region<L> {
+        let grain_shift = config.grain_shift();
+        let base = config.first_grain();
+        let grains = ((config.end - base) >> PAGE_SHIFT >> grain_shift) as u32;
+        let arena = Arena::new(grains);
+        Region {
+            id: RegionId(id as u8),
+            base: VirtAddr(base),
+            bytes: config.end - base,
+            grain_shift,
+            arena_stock: arena.stock_needed(),
+            units: UnitTable::new(grains),
+            shared: Mutex::new(Shared { arena, headers: None }),
+        }
+    }
+
+    /// The grain that holds `at`, if the region does.
+    #[inline]
+    pub(crate) fn grain_of(&self, at: VirtAddr) -> Option<u32> {
+        let offset = at.0.wrapping_sub(self.base.0);
+        let grain = offset >> (PAGE_SHIFT + self.grain_shift);
+        (offset < self.bytes && grain < self.grains() as usize).then_some(grain as u32)
+    }
+
+    /// The address of a grain.
+    #[inline]
+    pub(crate) fn address(&self, grain: u32) -> VirtAddr {
+        self.base.add_pages((grain as usize) << self.grain_shift)
+    }
+
+    pub(crate) fn grains(&self) -> u32 {
+        (self.bytes >> PAGE_SHIFT >> self.grain_shift) as u32
+    }
+
+    /// The pages of a run of grains.
+    pub(crate) fn pages_of(&self, start: u32, grains: u32) -> PageRange {
+        PageRange::new(self.address(start), (grains as usize) << self.grain_shift)
+    }
+
+    /// Grains that lie wholly inside `range`; `None` where it leaves the region.
+    pub(crate) fn grains_within(&self, range: (usize, usize)) -> Option<(u32, u32)> {
+        let shift = PAGE_SHIFT + self.grain_shift;
+        let low = range.0.checked_sub(self.base.0)?;
+        let high = range.1.checked_sub(self.base.0)?;
+        let whole = (low.div_ceil(1 << shift) as u32, (high.min(self.bytes) >> shift) as u32);
+        (high <= self.bytes && low < high).then_some(whole)
+    }
+
+    /// Grains from address 0 to the region's first one.
+    fn phase(&self) -> u64 {
+        (self.base.0 >> PAGE_SHIFT >> self.grain_shift) as u64
+    }
+
+    fn fit(&self, run: &RunFit) -> Fit {
+        let grains = run.pages.div_ceil(1 << self.grain_shift);
+        Fit {
+            grains: u32::try_from(grains).unwrap_or(u32::MAX),
+            align: (run.align >> self.grain_shift).max(1) as u32,
+            phase: self.phase() as u32,
+            within: run.within.0..run.within.1,
+        }
+    }
+}
+
+/// Address bits below a leaf table's.
+pub(crate) const fn leaf_shift<M: Machine>() -> u32 {
+    PAGE_SHIFT + <M::Table as Format>::INDEX_BITS
+}
+
+impl<L: lock_api::RawMutex> Region<L> {
+    /// Gives all bookkeeping back: nothing is outside the arena any more.
+    pub(crate) fn destroy<M: Machine>(&mut self, machine: &M, give: &mut impl FnMut(Pfn)) {
+        let shared = self.shared.get_mut();
+        while let Some(header) = shared.headers {
+            shared.headers = header.unchain();
+            give(header.frame());
+        }
+        shared.arena.destroy(machine, &mut *give);
+        self.units.destroy(machine, give);
+    }
+}
+
+/// Whom a run is taken for.
+enum For {
+    /// A new chunk of slots.
+    Chunk(Class),
+    /// One area: a slot of a run chunk.
+    Area(ChunkRef, u32),
+}
+
+impl<'v, M: Machine> Here<'v, M> {
+    fn region(&self, id: RegionId) -> &'v Region<M::Lock> {
+        &self.core.regions[id.0 as usize]
+    }
+
+    fn walker(&self) -> Walker<'v, M> {
+        // SAFETY: T1: whoever is inside walks only under runs that are outside
+        // the arena for as long as the walk takes.
+        unsafe { Walker::new(self.vm.machine()) }
+    }
+
+    /// Makes a chunk of `class` and puts it on the shelf (R3).
+    pub(crate) fn grow(&mut self, id: RegionId, class: Class) -> Result<(), Shortage> {
+        let run = RunFit {
+            pages: class.units() << self.region(id).grain_shift,
+            align: class.align(),
+            within: (0, self.region(id).grains()),
+        };
+        let chunk = self.take_run(id, &run, For::Chunk(class))?;
+        self.shelf(id).add(chunk);
+        count(&self.cpu.counters.chunks_made, 1);
+        Ok(())
+    }
+
+    /// Gives the slot `slot` of the run chunk `chunk` a run of its own.
+    pub(crate) fn take_run_for(&mut self, id: RegionId, place: (ChunkRef, u32), run: &RunFit) -> Result<(), Shortage> {
+        self.take_run(id, run, For::Area(place.0, place.1)).map(drop)
+    }
+
+    /// Puts a chunk of slots for runs on the shelf.
+    pub(crate) fn grow_runs(&mut self, id: RegionId) -> Result<(), Shortage> {
+        self.lay_in(1)?;
+        let header = self.take_header(&mut self.region(id).shared.lock());
+        header.become_runs(id, self.index);
+        self.shelf(id).add(header);
+        Ok(())
+    }
+
+    /// Lays in frames before a lock is taken.
+    fn lay_in(&mut self, frames: usize) -> Result<(), Shortage> {
+        let (machine, node) = (self.vm.machine(), self.node);
+        self.stock.fill(machine, node, frames).map_err(|_| Shortage::Tables(frames))
+    }
+
+    /// A header: one that was given up, or a new one from the stock.
+    fn take_header(&mut self, shared: &mut Shared) -> ChunkRef {
+        if let Some(header) = shared.headers {
+            shared.headers = header.unchain();
+            return header;
+        }
+        let machine = self.vm.machine();
+        let frame = self.stock.take(machine).expect("R3: laid in before");
+        self.core.bookkeeping.fetch_add(1, Relaxed);
+        // SAFETY: H1: fresh from the stock, and never given back (C1).
+        unsafe { ChunkRef::create(machine, frame) }
+    }
+
+    /// Takes a run: grains, unit entries, table pages (R3).
+    fn take_run(&mut self, id: RegionId, run: &RunFit, whom: For) -> Result<ChunkRef, Shortage> {
+        let (machine, region) = (self.vm.machine(), self.region(id));
+        let fit = region.fit(run);
+        let pages = (fit.grains as usize) << region.grain_shift;
+        let walker = self.walker();
+        let units = region.units.stock_needed(fit.grains);
+        self.lay_in(1 + region.arena_stock + units + walker.tables_needed(pages))?;
+
+        let before = self.stock.len();
+        let mut shared = region.shared.lock();
+        let start = match shared.arena.take(machine, &mut self.stock, &fit) {
+            Ok(start) => start,
+            Err(widest) => return Err(self.too_narrow(region, run.pages, widest)),
+        };
+        let range = region.pages_of(start, fit.grains);
+        let (chunk, slot) = self.label(&mut shared, region, range, whom);
+        let entry = UnitEntry::new(chunk.frame(), slot);
+        region.units.set(machine, &mut self.stock, start, fit.grains, entry.0);
+        drop(shared);
+
+        let bookkeeping = before - self.stock.len();
+        walker.prepare(range, &mut self.stock);
+        self.core.bookkeeping.fetch_add(bookkeeping, Relaxed);
+        self.core.tables.fetch_add(before - bookkeeping - self.stock.len(), Relaxed);
+        if slot.is_none() {
+            self.cache_leaves(chunk, range);
+        }
+        self.stock.trim(machine, KEEP);
+        Ok(chunk)
+    }
+
+    #[cold]
+    fn too_narrow(&mut self, region: &Region<M::Lock>, pages: usize, widest: u32) -> Shortage {
+        let machine = self.vm.machine();
+        self.stock.trim(machine, KEEP);
+        Shortage::Addresses { pages, widest: (widest as usize) << region.grain_shift }
+    }
+
+    /// Says whose the run is, before its grains point there.
+    fn label(
+        &mut self,
+        shared: &mut Shared,
+        region: &Region<M::Lock>,
+        range: PageRange,
+        whom: For,
+    ) -> (ChunkRef, Option<u32>) {
+        match whom {
+            For::Chunk(class) => {
+                let chunk = self.take_header(shared);
+                chunk.become_class(class, range.start, region.id, self.index);
+                (chunk, None)
+            }
+            For::Area(chunk, slot) => {
+                let grains = (range.pages >> region.grain_shift) as u32;
+                chunk.slot(slot).place(region.grain_of(range.start).unwrap_or(0), grains);
+                (chunk, Some(slot))
+            }
+        }
+    }
+
+    /// Keeps the chunk's leaf tables at hand: they stay linked while it is one
+    /// (T1).
+    fn cache_leaves(&self, chunk: ChunkRef, range: PageRange) {
+        let shift = leaf_shift::<M>();
+        for (index, leaf) in (range.start.0 >> shift..=(range.end().0 - 1) >> shift).enumerate() {
+            let table = self.walker().leaf_table(VirtAddr(leaf << shift));
+            chunk.cache_leaf(index, table.map_or(0, |table| table.into_raw()));
+        }
+    }
+
+    /// Gives up an empty chunk, off its shelf.
+    pub(crate) fn release_chunk(&mut self, chunk: ChunkRef) {
+        let region = self.region(chunk.region());
+        let Some((class, start)) = chunk.class().zip(region.grain_of(chunk.address(0))) else { return };
+        chunk.retire_header();
+        self.release_run(region.id, start, class.units() as u32);
+        let mut shared = region.shared.lock();
+        chunk.chain(shared.headers);
+        shared.headers = Some(chunk);
+        drop(shared);
+        count(&self.cpu.counters.chunks_released, 1);
+    }
+
+    /// Gives a run back to the arena, all of its entries absent. Leaf tables
+    /// with nothing left under them join the open load (T1).
+    pub(crate) fn release_run(&mut self, id: RegionId, start: u32, grains: u32) {
+        let (machine, region) = (self.vm.machine(), self.region(id));
+        let mut shared = region.shared.lock();
+        region.units.clear(machine, start, grains);
+        shared.arena.free(machine, start, grains);
+        let span = 1u64 << (<M::Table as Format>::INDEX_BITS - region.grain_shift);
+        let (phase, start) = (region.phase(), start as u64);
+        for leaf in (start + phase) / span..=(start + phase + grains as u64 - 1) / span {
+            // A leaf table that reaches beyond the region is not ours alone.
+            let at = (leaf * span).checked_sub(phase);
+            if let Some(at) = at.filter(|at| at + span <= region.grains() as u64) {
+                self.prune(region, &mut shared, at as u32, span as u32);
+            }
+        }
+    }
+
+    /// Unlinks the leaf table over the grains `at..at + span`, if they are all
+    /// free (T1).
+    fn prune(&mut self, region: &Region<M::Lock>, shared: &mut Shared, at: u32, span: u32) {
+        let machine = self.vm.machine();
+        let load = self.open.index;
+        if self.tables[load].is_full() || !shared.arena.is_free(machine, at, span) {
+            return;
+        }
+        let Some(table) = self.walker().unlink(region.address(at)) else { return };
+        let held = shared.arena.take_at(machine, &mut self.stock, at, span);
+        debug_assert!(held, "T1: the grains were free a moment ago");
+        self.tables[load].push(HeldTable { table, region: region.id.0, grains: (at, span) });
+        count(&self.cpu.counters.tables_pruned, 1);
+    }
+
+    /// After grace: the table page is free memory, its grains free addresses.
+    pub(crate) fn redeem_table(&mut self, held: HeldTable) {
+        let (machine, region) = (self.vm.machine(), self.region(RegionId(held.region)));
+        region.shared.lock().arena.free(machine, held.grains.0, held.grains.1);
+        self.core.tables.fetch_sub(1, Relaxed);
+        // SAFETY: `prepare` took it from the stock, `unlink` took it out of the
+        // tree, and no CPU can walk into it any more (G3).
+        unsafe { machine.frames().free(held.table, 0) }
+    }
+}

@@ -1,0 +1,88 @@
+//! Statistics: what each CPU counts, and the sums.
+
+use crate::sync::{AtomicU64, Ordering::Relaxed};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// One CPU's counters: written by whoever is inside, read by anybody.
+        #[derive(Debug, Default)]
+        pub(crate) struct Counters { $($(#[$doc])* pub(crate) $name: AtomicU64),* }
+
+        /// Sums of what the CPUs counted since `init`.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct Counts { $($(#[$doc])* pub $name: u64),* }
+
+        impl Counters {
+            pub(crate) fn add_to(&self, sum: &mut Counts) {
+                $(sum.$name = sum.$name.wrapping_add(self.$name.load(Relaxed));)*
+            }
+        }
+    };
+}
+
+counters! {
+    /// Areas made.
+    allocs,
+    /// Areas freed, by their owner's CPU.
+    local_frees,
+    /// Areas freed by another CPU.
+    remote_frees,
+    /// Pages of areas made, without guards.
+    alloc_pages,
+    /// Pages of areas freed, without guards.
+    free_pages,
+    /// Calls that were refused.
+    failures,
+    /// Loads closed.
+    closes,
+    /// Flushes this CPU made.
+    flushes,
+    /// Kicks sent.
+    kicks,
+    /// Purges that waited for grace.
+    purges,
+    /// Slots redeemed after grace.
+    redeemed,
+    /// Their pages.
+    redeemed_pages,
+    /// Chunks made.
+    chunks_made,
+    /// Chunks given up.
+    chunks_released,
+    /// Table pages unlinked because nothing was left under them.
+    tables_pruned,
+    /// Frees that raced with a free of the same area and lost.
+    raced_frees,
+}
+
+/// Adds to a counter that only the caller writes.
+#[inline]
+pub(crate) fn count(counter: &AtomicU64, n: u64) {
+    counter.store(counter.load(Relaxed).wrapping_add(n), Relaxed);
+}
+
+/// The state of an instance in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// What was counted since `init`.
+    pub counts: Counts,
+    /// Areas that live.
+    pub areas: usize,
+    /// Their pages, without guards.
+    pub pages: usize,
+    /// Pages of address space out of the arenas.
+    pub reserved_pages: usize,
+    /// Pages that wait for a flush.
+    pub waiting_pages: usize,
+    /// Free frames in magazines and depots.
+    pub stocked_frames: usize,
+    /// Frames of the promised reserve.
+    pub reserve_frames: usize,
+    /// Frames that are page tables.
+    pub table_frames: usize,
+    /// Frames of bookkeeping: CPUs, shelves, magazines, chunk headers, unit
+    /// tables, arenas.
+    pub bookkeeping_frames: usize,
+    /// Frames taken at `init`.
+    pub init_frames: usize,
+}

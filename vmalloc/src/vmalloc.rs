@@ -1,0 +1,476 @@
+//! One allocation, one free: the story.
+//!
+//! ```text
+//! alloc(request)                                  free(addr)
+//!   plan: pages, class or run, frames, label        found: region → unit → chunk → slot, checked
+//!   slot: taken, building        Hole: undone       claim: live → stale, or claimed (another CPU)
+//!   frames, slice by slice: reserve, bind           entries: retired, the frames wait in them
+//!   ── nothing below can fail ──                    purge, at grace (`reclaim`)
+//!   publish                                         entries collected, slot clean
+//! ```
+//!
+//! # Rules
+//! - **E1** What can fail comes before what cannot. A refusal is an error with
+//!   its numbers; a slot that was begun is undone through the same door that a
+//!   freed one takes, so that even half of an area is flushed before reuse.
+//! - **G2** A live page is never reached through a stale translation: its entry
+//!   was last changed by a first bind from clean.
+//! - **G6** The page after a live area has had no translation since grace: a
+//!   slot has one page more than its area, and nothing ever binds it.
+//!
+//! Shortages are relieved in [`pressure`](crate::pressure), never here.
+
+use crate::area::{Backing, Caller, Kind, Policy, Req};
+use crate::cpu::{Here, SLICE};
+use crate::error::{AllocError, FreeError, Shortage};
+use crate::frames::{Runs, hold, release};
+use crate::gfp::Gfp;
+use crate::instance::{Core, Vmalloc};
+use crate::lookup::{Found, Pieces};
+use crate::machine::frames::{Frames, Want};
+use crate::machine::{Machine, Run, Sabotage};
+use crate::plan::Plan;
+use crate::space::chunk::ChunkRef;
+use crate::stats::count;
+use crate::units::{PageRange, Pfn, VirtAddr};
+use core::ptr::NonNull;
+
+/// A slot that a call has begun to fill. Dropping it undoes what was done.
+struct Hole<'v, M: Machine> {
+    vm: &'v Vmalloc<M>,
+    core: &'v Core<M>,
+    found: Found,
+    pages: usize,
+    /// Of which have been bound.
+    bound: usize,
+}
+
+/// Why a slice could not be filled.
+enum Refusal {
+    /// Something ran short; nothing of the slice is bound.
+    Short(Shortage),
+    /// Nothing of the slice is bound, and nothing helps.
+    Final(AllocError),
+    /// The entries are written, but the machine would not mirror them.
+    Bound(AllocError),
+}
+
+impl<M: Machine> Vmalloc<M> {
+    /// Allocates an area (`vmalloc` and its family): `req` says how large, of
+    /// which frames, and where. The bytes are uninitialised unless asked for
+    /// with [`Gfp::ZERO`].
+    ///
+    /// # Errors
+    /// See [`AllocError`]; nothing has changed then.
+    ///
+    /// # Cost
+    /// O(pages) with a small constant; no lock and no shared cache line, but
+    /// for one call in some hundred. Source: `__vmalloc_node_range`.
+    #[track_caller]
+    #[inline]
+    pub fn alloc(&self, req: Req) -> Result<NonNull<u8>, AllocError> {
+        self.make(&req, Caller::here(), Backing::Fresh)
+    }
+
+    /// Frees what [`Vmalloc::alloc`], [`Vmalloc::reserve`] or
+    /// [`Vmalloc::vmap_owned`] returned (`vfree`). From any CPU and any context
+    /// but NMI; never waits, unless the policy is Strict and the caller a task.
+    ///
+    /// # Errors
+    /// See [`FreeError`]; nothing has changed then.
+    ///
+    /// # Safety
+    /// - V1. Nobody uses the area any more.
+    ///
+    /// # Cost
+    /// O(pages). Source: `vfree`.
+    #[track_caller]
+    #[inline]
+    pub unsafe fn free(&self, at: NonNull<u8>) -> Result<(), FreeError> {
+        let frees = |kind| matches!(kind, Kind::Vmalloc | Kind::Stack | Kind::VmapOwned | Kind::Reserved);
+        self.unmake(VirtAddr(at.addr().get()), Caller::here(), frees, None)
+    }
+
+    /// Makes an area of any kind.
+    pub(crate) fn make(&self, req: &Req, caller: Caller, backing: Backing<'_>) -> Result<NonNull<u8>, AllocError> {
+        let core = self.core().ok_or(AllocError::NotInitialised)?;
+        let made = Plan::new(self, core, req, caller, &backing).and_then(|plan| self.build(core, &plan, &backing));
+        made.inspect_err(|error| self.refused(core, req, error))
+    }
+
+    fn build(&self, core: &Core<M>, plan: &Plan, backing: &Backing<'_>) -> Result<NonNull<u8>, AllocError> {
+        let here = Here::enter(self, core).map_err(AllocError::WrongContext)?;
+        let (here, mut hole) = self.begin(here, plan)?;
+        if !matches!(backing, Backing::Nothing) {
+            self.fill(here, &mut hole, plan, backing)?;
+        } else {
+            drop(here);
+        }
+        if plan.gfp.contains(Gfp::ZERO) && matches!(backing, Backing::Fresh) {
+            hole.zero();
+        }
+        if plan.adopts {
+            hole.adopt();
+        }
+        Ok(hole.publish())
+    }
+
+    /// Takes a slot: from the shelf, or by the slow path.
+    #[inline]
+    fn begin<'v>(&'v self, mut here: Here<'v, M>, plan: &Plan) -> Result<(Here<'v, M>, Hole<'v, M>), AllocError> {
+        let mut tries = plan.tries();
+        loop {
+            match here.take_slot(plan) {
+                Ok((chunk, slot)) => {
+                    chunk.slot(slot).begin(&plan.label);
+                    chunk.enliven(slot);
+                    count(&here.cpu.counters.allocs, 1);
+                    count(&here.cpu.counters.alloc_pages, plan.pages as u64);
+                    let found = Found { chunk, index: slot, start: here.core.address_of(chunk, slot) };
+                    let hole = Hole { vm: self, core: here.core, found, pages: plan.pages, bound: 0 };
+                    return Ok((here, hole));
+                }
+                Err(short) => here = self.relieve(here, plan, short, &mut tries)?,
+            }
+        }
+    }
+
+    /// Binds every page of the hole, a slice inside a CPU at a time (L3).
+    #[inline]
+    fn fill<'v>(
+        &'v self,
+        mut here: Here<'v, M>,
+        hole: &mut Hole<'v, M>,
+        plan: &Plan,
+        backing: &Backing<'_>,
+    ) -> Result<(), AllocError> {
+        let mut tries = plan.tries();
+        loop {
+            let at = hole.found.start.add_pages(hole.bound);
+            let slice = PageRange::new(at, (plan.pages - hole.bound).min(SLICE));
+            match here.bind(hole.found.chunk, slice, hole.bound, plan, backing) {
+                Ok(()) => hole.bound += slice.pages,
+                Err(Refusal::Short(short)) => {
+                    here = self.relieve(here, plan, short, &mut tries)?;
+                    continue;
+                }
+                Err(Refusal::Final(error)) => return Err(error),
+                Err(Refusal::Bound(error)) => {
+                    hole.bound += slice.pages;
+                    return Err(error);
+                }
+            }
+            if hole.bound == plan.pages {
+                return Ok(());
+            }
+            here = here.breathe().map_err(AllocError::WrongContext)?;
+        }
+    }
+
+    /// Frees an area of a kind that `frees` accepts, of `count` pages where the
+    /// caller names them.
+    pub(crate) fn unmake(
+        &self,
+        at: VirtAddr,
+        by: Caller,
+        frees: impl FnOnce(Kind) -> bool,
+        count: Option<usize>,
+    ) -> Result<(), FreeError> {
+        let core = self.core().ok_or(FreeError::NotInitialised)?;
+        let found = core.find_start(self, at)?;
+        let (kind, pages) = (found.slot().kind(), found.slot().pages());
+        if !frees(kind) {
+            return Err(FreeError::WrongKind(kind));
+        }
+        match count {
+            Some(given) if given != pages => Err(FreeError::WrongSize { pages, given }),
+            _ => self.retire(core, &found, pages, by),
+        }
+    }
+
+    /// live → stale: the entries are retired, the frames wait in them.
+    fn retire(&self, core: &Core<M>, found: &Found, pages: usize, by: Caller) -> Result<(), FreeError> {
+        let mut here = Here::enter(self, core).map_err(FreeError::WrongContext)?;
+        if !here.claim(found, pages) {
+            return Err(core.double_free(found));
+        }
+        found.slot().freed_by(by);
+        let bound = if found.slot().kind() == Kind::Reserved { 0 } else { pages };
+        self.unbind(here, found, PageRange::new(found.start, bound));
+        if core.policy() == Policy::Strict {
+            self.settle(core);
+        }
+        Ok(())
+    }
+
+    /// Retires the entries of a claimed slot, and hands it to its owner.
+    #[inline]
+    fn unbind<'v>(&'v self, mut here: Here<'v, M>, found: &Found, bound: PageRange) {
+        if here.retires_at_once(found, bound.pages) {
+            here.retire_entries(found.chunk, bound);
+            here.close_if_full();
+            return;
+        }
+        for slice in bound.slices(SLICE) {
+            here.retire_entries(found.chunk, slice);
+            here = match here.breathe() {
+                Ok(here) => here,
+                // Only an NMI is refused, and no NMI gets here.
+                Err(_) => return,
+            };
+        }
+        here.hand_over(found, found.slot().pages());
+    }
+
+    /// Undoes a slot that was begun: of its pages, `bound` have frames.
+    #[cold]
+    fn abandon(&self, core: &Core<M>, found: &Found, bound: usize) {
+        let Ok(mut here) = Here::enter(self, core) else { return };
+        count(&here.cpu.counters.free_pages, found.slot().pages() as u64);
+        count(&here.cpu.counters.local_frees, 1);
+        found.slot().cut(bound);
+        if bound == 0 && found.chunk.owner() == here.index {
+            return here.untake(found);
+        }
+        let claimed = here.claim_uncounted(found, bound);
+        debug_assert!(claimed, "U1: nobody else can free what is building");
+        self.unbind(here, found, PageRange::new(found.start, bound));
+    }
+}
+
+impl<M: Machine> Here<'_, M> {
+    /// Binds the pages of `slice`, `done` pages into the area.
+    #[inline]
+    fn bind(
+        &mut self,
+        chunk: ChunkRef,
+        slice: PageRange,
+        done: usize,
+        plan: &Plan,
+        backing: &Backing<'_>,
+    ) -> Result<(), Refusal> {
+        self.check_vacant(chunk, slice)?;
+        match *backing {
+            Backing::Fresh => self.bind_fresh(chunk, slice, plan),
+            Backing::Frames(frames) => self.bind_given(chunk, slice, &frames[done..done + slice.pages], plan),
+            Backing::Device(first) => self.bind_device(chunk, slice, first.offset(done as u64), plan),
+            Backing::Nothing => Ok(()),
+        }
+    }
+
+    /// A present entry where none may be is an error, never overwritten (T2).
+    #[inline]
+    fn check_vacant(&self, chunk: ChunkRef, slice: PageRange) -> Result<(), Refusal> {
+        let mut pieces = self.core.pieces(self.vm, chunk, slice.start, slice.pages);
+        pieces.try_for_each(|piece| piece.vacant()).map_err(|at| Refusal::Final(AllocError::InUse(at)))
+    }
+
+    #[inline]
+    fn bind_fresh(&mut self, chunk: ChunkRef, slice: PageRange, plan: &Plan) -> Result<(), Refusal> {
+        let want = plan.want(self.node);
+        if !self.magazine.serves(want) || (M::MIRRORED && slice.pages > 1) {
+            return self.bind_runs(chunk, slice, plan, want);
+        }
+        let (machine, core) = (self.vm.machine(), self.core);
+        let depot = core.depot(self.node);
+        if self.magazine.reserve(machine, depot, want, slice.pages).is_err() {
+            return Err(Refusal::Short(Shortage::Frames(slice.pages)));
+        }
+        self.write_entries(chunk, slice, self.magazine.top(slice.pages), plan);
+        if M::MIRRORED {
+            // From here on the frames are the entries', mirrored or not.
+            let first = self.magazine.top(slice.pages)[0];
+            self.magazine.commit(slice.pages);
+            return self.mirror(Run { pages: slice, first, prot: plan.prot });
+        }
+        self.magazine.commit(slice.pages);
+        Ok(())
+    }
+
+    /// Binds frames by the run: mirrored machines, and requests that the
+    /// magazine does not serve.
+    #[cold]
+    fn bind_runs(&mut self, chunk: ChunkRef, slice: PageRange, plan: &Plan, want: Want) -> Result<(), Refusal> {
+        let machine = self.vm.machine();
+        let runs = Runs::take(machine.frames(), want, slice.pages)
+            .map_err(|_| Refusal::Short(Shortage::Frames(slice.pages)))?;
+        let mut at = slice.start;
+        for run in runs.iter() {
+            self.write_run(chunk, PageRange::new(at, run.frames), run.first, plan);
+            at = at.add_pages(run.frames);
+        }
+        at = slice.start;
+        for run in runs.iter() {
+            let pages = PageRange::new(at, run.frames);
+            self.mirror(Run { pages, first: run.first, prot: plan.prot })?;
+            at = pages.end();
+        }
+        Ok(())
+    }
+
+    /// Binds frames that are somebody's; each gains a holder.
+    fn bind_given(&mut self, chunk: ChunkRef, slice: PageRange, frames: &[Pfn], plan: &Plan) -> Result<(), Refusal> {
+        let source = self.vm.machine().frames();
+        frames.iter().filter_map(|&frame| source.page(frame)).for_each(hold);
+        self.write_entries(chunk, slice, frames, plan);
+        let mut start = 0;
+        while M::MIRRORED && start < frames.len() {
+            let adjacent = |&i: &usize| frames[i].0 == frames[start].0 + (i - start) as u64;
+            let end = (start..frames.len()).take_while(adjacent).last().map_or(start + 1, |last| last + 1);
+            let pages = PageRange::new(slice.start.add_pages(start), end - start);
+            self.mirror(Run { pages, first: frames[start], prot: plan.prot })?;
+            start = end;
+        }
+        Ok(())
+    }
+
+    fn bind_device(&mut self, chunk: ChunkRef, slice: PageRange, first: Pfn, plan: &Plan) -> Result<(), Refusal> {
+        self.write_run(chunk, slice, first, plan);
+        self.mirror(Run { pages: slice, first, prot: plan.prot })
+    }
+
+    #[inline]
+    fn write_entries(&self, chunk: ChunkRef, slice: PageRange, mut frames: &[Pfn], plan: &Plan) {
+        for piece in self.core.pieces(self.vm, chunk, slice.start, slice.pages) {
+            let (these, rest) = frames.split_at(piece.pages());
+            piece.bind(these, plan.prot, plan.memory);
+            frames = rest;
+        }
+        self.written(chunk, slice, plan);
+    }
+
+    fn write_run(&self, chunk: ChunkRef, slice: PageRange, mut first: Pfn, plan: &Plan) {
+        for piece in self.core.pieces(self.vm, chunk, slice.start, slice.pages) {
+            piece.bind_run(first, plan.prot, plan.memory);
+            first = first.offset(piece.pages() as u64);
+        }
+        self.written(chunk, slice, plan);
+    }
+
+    #[inline]
+    fn written(&self, chunk: ChunkRef, slice: PageRange, plan: &Plan) {
+        self.vm.machine().sync(slice);
+        if M::SABOTAGE == Sabotage::MapGuard {
+            let guard = self.core.pieces(self.vm, chunk, slice.end(), 1).next();
+            guard.into_iter().for_each(|piece| piece.bind_run(self.vm.machine().root(), plan.prot, plan.memory));
+        }
+    }
+
+    /// Makes a run reachable, where the MMU does not read the entries.
+    #[inline]
+    fn mirror(&mut self, run: Run) -> Result<(), Refusal> {
+        self.vm.machine().mirror(run).map_err(|number| Refusal::Bound(AllocError::Refused(number)))
+    }
+
+    /// Whether this CPU retires the slot in one section, without a claim.
+    #[inline]
+    fn retires_at_once(&self, found: &Found, pages: usize) -> bool {
+        found.chunk.owner() == self.index && pages <= SLICE
+    }
+
+    /// Makes the slot this call's to free; false = somebody was first.
+    #[inline]
+    fn claim(&mut self, found: &Found, pages: usize) -> bool {
+        let won = self.claim_uncounted(found, pages);
+        if won {
+            let counters = &self.cpu.counters;
+            let local = found.chunk.owner() == self.index;
+            count(if local { &counters.local_frees } else { &counters.remote_frees }, 1);
+            count(&counters.free_pages, pages as u64);
+        }
+        won
+    }
+
+    #[inline]
+    fn claim_uncounted(&mut self, found: &Found, pages: usize) -> bool {
+        if !self.retires_at_once(found, pages) {
+            return found.chunk.claim(found.index);
+        }
+        let live = found.chunk.areas() >> found.index & 1 != 0;
+        if live {
+            self.open.add(found.chunk, 1 << found.index, pages);
+        }
+        live
+    }
+
+    /// A slot that was begun, and of which nothing was bound, is clean.
+    fn untake(&mut self, found: &Found) {
+        let chunk = found.chunk;
+        if chunk.class().is_none() {
+            let (start, grains) = found.slot().run();
+            self.release_run(chunk.region(), start, grains);
+        }
+        self.shelf(chunk.region()).untake(chunk, found.index);
+    }
+
+    /// Bound → waiting, page by page.
+    #[inline]
+    fn retire_entries(&self, chunk: ChunkRef, slice: PageRange) {
+        if slice.pages == 0 {
+            return;
+        }
+        let vm = self.vm;
+        for piece in self.core.pieces(vm, chunk, slice.start, slice.pages) {
+            piece.retire(&mut |at, word| vm.complain(at, word));
+        }
+        vm.machine().unmapped(slice);
+    }
+
+    /// A claimed slot's entries are retired: it goes to its owner (R1).
+    fn hand_over(&mut self, found: &Found, pages: usize) {
+        let chunk = found.chunk;
+        if M::SABOTAGE == Sabotage::DropClaim {
+            chunk.unclaim(1 << found.index);
+        }
+        if chunk.owner() == self.index {
+            self.open.add(chunk, 1 << found.index, pages);
+            chunk.unclaim(1 << found.index);
+            self.close_if_full();
+        } else if chunk.post(found.index) {
+            self.core.cpu(chunk.owner()).mail(chunk);
+        }
+    }
+}
+
+impl<'v, M: Machine> Hole<'v, M> {
+    fn pieces(&self) -> Pieces<'v, M> {
+        self.core.pieces(self.vm, self.found.chunk, self.found.start, self.pages)
+    }
+
+    /// Clears the pages, through whatever way the machine has.
+    fn zero(&self) {
+        for piece in self.pieces() {
+            piece.frames().for_each(|(at, frame)| self.vm.machine().zero(frame, at));
+        }
+    }
+
+    /// The frames' caller gives its hold up: the area is the only holder now.
+    fn adopt(&self) {
+        let source = self.vm.machine().frames();
+        for piece in self.pieces() {
+            for page in piece.frames().filter_map(|(_, frame)| source.page(frame)) {
+                let last = release(page);
+                debug_assert!(!last, "G3: `bind_given` made the area a holder");
+            }
+        }
+        self.found.slot().adopt();
+    }
+
+    /// The area is whole.
+    #[inline]
+    fn publish(self) -> NonNull<u8> {
+        self.found.slot().publish();
+        let start = self.found.start.0;
+        core::mem::forget(self);
+        NonNull::new(core::ptr::with_exposed_provenance_mut(start)).expect("R3: no region holds address 0")
+    }
+}
+
+impl<M: Machine> Drop for Hole<'_, M> {
+    /// Undoes what was done (E1): the slot is retired like a freed one, of
+    /// which only the bound part has frames.
+    #[cold]
+    fn drop(&mut self) {
+        self.vm.abandon(self.core, &self.found, self.bound);
+    }
+}
