@@ -1,1 +1,37 @@
 //! vmalloc in a Linux process: a memfd is physical memory.
+//!
+//! | What a kernel has | What it is here |
+//! |---|---|
+//! | physical memory | a file in memory, mapped once as a whole (the direct map) |
+//! | a device | the end of that file, beyond what the frame allocator knows |
+//! | page tables | the same entries in the same frames, but no MMU reads them |
+//! | the MMU | the process's: each binding is one `mremap` ([`mirror`]) |
+//! | a TLB flush | what was unmapped since the last one goes, in few calls; for all threads at once |
+//! | a CPU | an index that a thread enters ([`cpu`]); a busy one fails over to the next |
+//! | an interrupt | a thread that says so ([`in_interrupt`]) |
+//!
+//! # fork, exec, core dumps
+//! A child gets neither memory nor areas: they are MADV_DONTFORK from their
+//! first moment on, and an access in the child faults. The file descriptor is
+//! closed once the file is mapped. Areas are in core dumps like other memory.
+//!
+//! # VMAs
+//! An area costs one VMA where its frames are adjacent, which the library
+//! sees to where it can, and its guard costs none where Linux has guards for
+//! files (6.15), else one. Before `vm.max_map_count` is reached, allocations
+//! are refused with [`BUDGET_SPENT`] ([`budget`], [`Hosted::vmas`]).
+
+mod budget;
+mod builder;
+mod cpu;
+mod machine;
+mod mirror;
+mod os;
+mod shape;
+
+pub use budget::Vmas;
+pub use builder::{BuildError, Builder, builder};
+pub use cpu::{in_interrupt, prefer};
+pub use machine::{Hosted, LogSink, Symbolizer};
+pub use mirror::BUDGET_SPENT;
+pub use os::is_readable;

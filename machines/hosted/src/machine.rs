@@ -1,0 +1,200 @@
+//! [`Hosted`]: the process as a machine.
+
+use crate::budget::Vmas;
+use crate::cpu;
+use crate::mirror::Mirror;
+use parking_lot::{RawMutex, RwLock};
+use std::fmt;
+use std::ops::Range;
+use std::ptr::NonNull;
+use std::thread;
+use vmalloc::frames::{BadMap, MemoryRange, STORAGE_ALIGN, Zones};
+use vmalloc::machine::faulty::{Faults, FaultyFrames};
+use vmalloc::machine::frames::{Frames, Want};
+use vmalloc::machine::{Addressable, Context, Flush, Level, Machine, Pinned, Run};
+use vmalloc::table::X86_64;
+use vmalloc::units::{CpuSet, Node, PAGE_SIZE, PageRange, Pfn};
+
+/// Prints the function that an address lies in.
+pub type Symbolizer = Box<dyn Fn(usize, &mut fmt::Formatter<'_>) -> fmt::Result + Send + Sync>;
+/// Takes a line of the log.
+pub type LogSink = Box<dyn Fn(Level, fmt::Arguments<'_>) + Send + Sync>;
+
+/// The storage of the descriptors: wide words, for their alignment.
+type Descriptors = Vec<u128>;
+
+/// A Linux process as the machine under an instance.
+pub struct Hosted {
+    frames: FaultyFrames<Zones<RawMutex>>,
+    root: Pfn,
+    cpus: u32,
+    ram: usize,
+    mirror: Mirror,
+    log: RwLock<Option<LogSink>>,
+    symbolizer: RwLock<Option<Symbolizer>>,
+    /// What `frames` keeps its records in.
+    _descriptors: Descriptors,
+}
+
+impl Hosted {
+    /// The machine whose first `ram` bytes of memory are RAM, the rest a
+    /// device; `None` where there is no frame for the root table.
+    pub(crate) fn new(mirror: Mirror, ram: usize, cpus: u32) -> Result<Option<Hosted>, BadMap> {
+        const { assert!(STORAGE_ALIGN <= align_of::<u128>()) };
+        let map = [MemoryRange { first: Pfn(0), frames: ram / PAGE_SIZE, node: Node(0) }];
+        let words = Zones::<RawMutex>::storage_for(&map).div_ceil(size_of::<u128>());
+        let mut descriptors = vec![0u128; words];
+        let zones = Zones::new();
+        let storage = NonNull::from(descriptors.as_mut_slice()).cast();
+        // SAFETY: Z1: the vector is kept as long as the zones and not touched. Z2: the file is new. Z3: one call.
+        unsafe { zones.init(&map, None, storage)? };
+        let Some(root) = zones.alloc(Want::bookkeeping(Node(0))) else { return Ok(None) };
+        Ok(Some(Hosted {
+            frames: FaultyFrames::new(zones),
+            root,
+            cpus,
+            ram,
+            mirror,
+            log: RwLock::default(),
+            symbolizer: RwLock::default(),
+            _descriptors: descriptors,
+        }))
+    }
+
+    /// The addresses of the regions, in the order in which they were named.
+    pub fn regions(&self) -> impl Iterator<Item = Range<usize>> {
+        self.mirror.regions()
+    }
+
+    /// The simulated device: its physical address and length in bytes.
+    pub fn device(&self) -> (u64, usize) {
+        (self.ram as u64, self.mirror.memory() - self.ram)
+    }
+
+    /// Bytes of RAM.
+    pub fn ram(&self) -> usize {
+        self.ram
+    }
+
+    /// VMAs used, allowed, and the limit.
+    pub fn vmas(&self) -> Vmas {
+        self.mirror.vmas()
+    }
+
+    /// Whether guards cost no VMA: Linux has them for files (6.15).
+    pub fn has_guards(&self) -> bool {
+        self.mirror.has_guards()
+    }
+
+    /// How often Linux refused to take a mapping away. Nothing is reused until
+    /// a later flush has taken it away after all.
+    pub fn refused_unmaps(&self) -> u64 {
+        self.mirror.refusals()
+    }
+
+    /// Makes calls to Linux fail, for tests.
+    pub fn faults(&self) -> &Faults {
+        self.mirror.faults()
+    }
+
+    /// Sends the log to `sink` rather than to stderr.
+    pub fn set_log(&self, sink: LogSink) {
+        *self.log.write() = Some(sink);
+    }
+
+    /// Lets `symbolizer` print callers in listings, instead of addresses.
+    pub fn set_symbolizer(&self, symbolizer: Symbolizer) {
+        *self.symbolizer.write() = Some(symbolizer);
+    }
+}
+
+impl fmt::Debug for Hosted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hosted")
+            .field("ram", &self.ram)
+            .field("device", &self.device())
+            .field("cpus", &self.cpus)
+            .field("guards", &self.has_guards())
+            .field("vmas", &self.vmas())
+            .finish_non_exhaustive()
+    }
+}
+
+// SAFETY: M1: the regions are reservations of ours, and there is one root.
+// M2: `virt` is the direct map, which lives as long as the machine does.
+// M3: `cpus` never changes. M4: indices may be busy, and `busy` is answered.
+// M5: a thread may wait unless it says that it may not. M6: `flush` ends when
+// all that was unmapped is out of the process. M7: `kick` has nobody to call:
+// `flush_everywhere` speaks for all threads. M8: no method calls back. M9: a
+// mapping is no CPU's own.
+unsafe impl Machine for Hosted {
+    type Table = X86_64;
+    type Frames = FaultyFrames<Zones<RawMutex>>;
+    type Lock = RawMutex;
+
+    const MIRRORED: bool = true;
+
+    fn frames(&self) -> &Self::Frames {
+        &self.frames
+    }
+    fn root(&self) -> Pfn {
+        self.root
+    }
+    fn virt(&self, f: Pfn) -> NonNull<u8> {
+        self.mirror.direct(f)
+    }
+    fn cpus(&self) -> u32 {
+        self.cpus
+    }
+    fn pin(&self) -> Pinned {
+        cpu::first(self.cpus)
+    }
+    unsafe fn unpin(&self, _was: Pinned) {}
+    fn context(&self) -> Context {
+        cpu::context()
+    }
+    /// Threads share their translations, so this is [`Machine::flush_everywhere`];
+    /// it cannot fail, and so it tries until it is done.
+    fn flush(&self, what: Flush<'_>) {
+        while !self.flush_everywhere(what) {
+            self.relax();
+        }
+    }
+    fn kick(&self, _cpus: &CpuSet) {}
+    fn busy(&self, was: Pinned) -> Pinned {
+        cpu::next(was, self.cpus)
+    }
+    /// Whatever is asked for, all that is queued goes: joined, it takes fewer
+    /// calls than in parts.
+    fn flush_everywhere(&self, _what: Flush<'_>) -> bool {
+        self.mirror.drain()
+    }
+    fn mirror(&self, run: Run) -> Result<(), i32> {
+        self.mirror.bind(run)
+    }
+    fn unmapped(&self, pages: PageRange) {
+        self.mirror.cleared(pages);
+    }
+    fn relax(&self) {
+        thread::yield_now();
+    }
+    fn clock_ns(&self) -> Option<u64> {
+        Some(crate::os::monotonic_ns())
+    }
+    fn log(&self, level: Level, line: fmt::Arguments<'_>) {
+        match &*self.log.read() {
+            Some(sink) => sink(level, line),
+            None => eprintln!("vmalloc: {line}"),
+        }
+    }
+    fn symbol(&self, pc: usize, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &*self.symbolizer.read() {
+            Some(print) => print(pc, f),
+            None => write!(f, "{pc:#x}"),
+        }
+    }
+}
+
+// SAFETY: a binding is mirrored before its area is published, and taken away
+// after it was freed.
+unsafe impl Addressable for Hosted {}

@@ -1,0 +1,66 @@
+//! A child process owns nothing of its parent's memory.
+
+mod common;
+
+use common::{frame, in_child, page, run};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use vmalloc::machine::format::Prot;
+use vmalloc::machine::{Flush, Machine, Run};
+use vmalloc::units::Pfn;
+use vmalloc_hosted::{builder, is_readable};
+
+#[test]
+fn an_access_in_a_child_faults_and_changes_nothing_here() {
+    let machine = builder().memory(16 << 20).region(16 << 20).machine().unwrap();
+    // With a cover, without one, and protected: three ways to be bound.
+    let plain = run(&machine, 0, 4, frame(1));
+    let covered = run(&machine, 5, 4, frame(2));
+    let sealed = Run { prot: Prot::RO, ..run(&machine, 1000, 4, frame(3)) };
+    for r in [plain, covered, sealed] {
+        machine.mirror(r).unwrap();
+    }
+    let store = |at: *mut u8| {
+        // SAFETY: bound memory of this process; in the child it faults.
+        move || unsafe {
+            at.write_volatile(99);
+            0
+        }
+    };
+    for at in [page(plain.pages, 0), page(covered.pages, 3), machine.virt(Pfn(3)).as_ptr()] {
+        // SAFETY: as above.
+        unsafe { at.write(1) };
+        let status = in_child(store(at));
+        assert!(libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGSEGV, "{status:#x}");
+        // SAFETY: as above.
+        assert_eq!(unsafe { at.read() }, 1);
+    }
+    let at = page(sealed.pages, 0);
+    assert!(is_readable(at));
+    let status = in_child(|| is_readable(at).into());
+    assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0);
+}
+
+#[test]
+fn a_child_made_at_any_moment_of_a_binding_has_nothing_either() {
+    let machine = builder().memory(16 << 20).region(16 << 20).machine().unwrap();
+    machine.mirror(run(&machine, 0, 1, 10)).unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Relaxed) {
+                for prot in [Prot::RW, Prot::RO] {
+                    let area = Run { prot, ..run(&machine, 2, 8, frame(1)) };
+                    machine.mirror(area).unwrap();
+                    machine.unmapped(area.pages);
+                    assert!(machine.flush_everywhere(Flush::Everything));
+                }
+            }
+        });
+        for _ in 0..200 {
+            let at = [0, 2, 9].map(|n| page(run(&machine, n, 1, 0).pages, 0));
+            let status = in_child(|| at.iter().any(|&at| is_readable(at)).into());
+            assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "{status:#x}");
+        }
+        stop.store(true, Relaxed);
+    });
+}

@@ -1,0 +1,74 @@
+//! At the process's real limit. Alone in its process, since everybody's
+//! mappings count.
+
+mod common;
+
+use common::{in_child, page, run};
+use vmalloc::machine::{Flush, Machine};
+use vmalloc::units::{PAGE_SIZE, PageRange};
+use vmalloc_hosted::{BUDGET_SPENT, Hosted, builder, is_readable};
+
+/// Makes mappings of its own until Linux refuses.
+struct Filler {
+    start: *mut u8,
+    bytes: usize,
+}
+
+impl Filler {
+    fn new(limit: usize) -> Filler {
+        let bytes = 2 * limit * PAGE_SIZE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: new addresses, used by nobody but here.
+        unsafe {
+            let start = libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_NONE, flags, -1, 0);
+            assert_ne!(start, libc::MAP_FAILED);
+            let splits = |i: usize| libc::mprotect(start.add(2 * i * PAGE_SIZE), PAGE_SIZE, libc::PROT_READ) == 0;
+            assert!(!(1..limit).all(splits), "the limit was never reached");
+            Filler { start: start.cast(), bytes }
+        }
+    }
+}
+
+impl Drop for Filler {
+    fn drop(&mut self) {
+        // SAFETY: its own addresses.
+        unsafe { libc::munmap(self.start.cast(), self.bytes) };
+    }
+}
+
+/// Binds single pages until that is refused, and says how many there are.
+fn fill(machine: &Hosted) -> usize {
+    let refused = |n: &usize| machine.mirror(run(machine, 2 * n, 1, 100 + (n % 2) as u64 * 50)).err();
+    let (n, number) = (0..).find_map(|n| refused(&n).map(|number| (n, number))).unwrap();
+    assert_eq!(number, BUDGET_SPENT);
+    n
+}
+
+#[test]
+fn the_limit_is_an_error_for_us_and_no_disaster_for_others() {
+    let machine = builder().memory(16 << 20).region(1 << 30).machine().unwrap();
+    let limit = machine.vmas().limit;
+    let wide = run(&machine, 200_000, 3, 600);
+    machine.mirror(wide).unwrap();
+
+    // What is ours is spent; the rest of the process can still go on.
+    let bound = fill(&machine);
+    if machine.has_guards() {
+        assert!(bound > limit - limit / 16 - 300, "{bound} areas of {limit} mappings");
+    }
+    assert!(is_readable(page(run(&machine, 2 * bound - 2, 1, 0).pages, 0)));
+    assert!(!is_readable(page(run(&machine, 2 * bound - 1, 1, 0).pages, 0)));
+    let thread = std::thread::spawn(|| in_child(|| 0));
+    assert_eq!(thread.join().unwrap(), 0);
+
+    // Somebody else takes all that Linux allows: cutting a mapping in three is refused.
+    let middle = PageRange::new(wide.pages.start.add_pages(1), 1);
+    let filler = Filler::new(limit);
+    machine.unmapped(middle);
+    assert!(!machine.flush_everywhere(Flush::Everything));
+    assert_eq!(machine.refused_unmaps(), 1);
+    assert!(is_readable(page(middle, 0)));
+    drop(filler);
+    assert!(machine.flush_everywhere(Flush::Everything));
+    assert!(!is_readable(page(middle, 0)) && is_readable(page(wide.pages, 2)));
+}
