@@ -26,10 +26,10 @@
 //! - **A1** A node over a word tells what the bits of the word say.
 //! - **A2** A node over two nodes is their join; a node over a block is that
 //!   block's first node.
-//! - **A3** A node that is all free or all taken speaks for everything below
-//!   it: whatever stands there is stale, and is rewritten on the way when a
-//!   part of it changes. Only below such a node may a block be absent, and in
-//!   an arena that nothing has been taken of.
+//! - **A3** Where the node over a block says that all is free, or all is taken,
+//!   it speaks for the whole block. One whose own node says something else is
+//!   stale, and is rewritten when a part of it changes. Only there may a block
+//!   be absent, and in an arena that nothing has been taken of.
 //! - **A4** `used` counts the taken grains of the region, `frames` the blocks.
 //! - **A5** What is freed was taken, in one piece or in adjacent ones. So an
 //!   end of it inside a block was an end of a take, which made the block:
@@ -227,8 +227,7 @@ impl Arena {
 
     fn mark<M: Machine>(&mut self, machine: &M, stock: &mut Stock, grains: Range<u32>, to: State) {
         let mut change = Change::new(machine, stock, to);
-        let root = change.open(&mut self.root);
-        if let Some(top) = change.block(root, self.span, self.top, grains) {
+        if let Some(top) = change.block(&mut self.root, self.span, self.top, grains) {
             self.top = top;
         }
         self.frames += change.frames();

@@ -101,12 +101,6 @@ impl Span {
         ITEMS >> self.depth
     }
 
-    /// The nodes on the way to `item`: from the block's own to the item's.
-    #[inline(always)]
-    pub fn way(self, item: usize) -> impl Iterator<Item = usize> {
-        (0..=self.depth).rev().map(move |level| (ITEMS + item) >> level)
-    }
-
     /// The item that holds `grain`.
     pub const fn item(self, grain: u32) -> usize {
         (grain >> self.shift) as usize
@@ -134,14 +128,16 @@ impl Span {
 }
 
 impl Block {
+    /// The node `at`, below 256.
     #[inline(always)]
     pub fn node(&self, at: usize) -> Node {
-        self.nodes[at].get()
+        // The remainder spares the bounds check.
+        self.nodes[at % self.nodes.len()].get()
     }
 
     #[inline(always)]
     pub fn set_node(&self, at: usize, node: Node) {
-        self.nodes[at].set(node);
+        self.nodes[at % self.nodes.len()].set(node);
     }
 
     /// The link at `item`.
@@ -160,43 +156,44 @@ impl Block {
         Node::join(self.node(2 * at), self.node(2 * at + 1), half)
     }
 
-    /// Makes the nodes on the way to `item` true, where one above says that
-    /// all of its grains are in the state `was` (A3).
-    fn refresh(&self, span: Span, item: usize, was: State) {
-        let mut half = span.grains() / 2;
-        for at in span.way(item).take(span.depth as usize) {
-            if self.node(at).is(was, 2 * half) {
-                self.set_node(2 * at, Node::uniform(was, half));
-                self.set_node(2 * at + 1, Node::uniform(was, half));
-            }
-            half /= 2;
+    /// All that is under node `at` becomes `to`; blocks below become stale.
+    fn fill(&self, span: Span, at: usize, to: State) {
+        let level = Span::level(at);
+        for above in 0..=level {
+            let (first, node) = (at << above, Node::uniform(to, span.size(at << above)));
+            (first..first + (1 << above)).for_each(|at| self.set_node(at, node));
+        }
+        if span.is_words() {
+            let first = (at << level) - ITEMS;
+            self.items[first..first + (1 << level)].iter().for_each(|word| word.set(to.word()));
         }
     }
 
     /// Makes the nodes above the items `first` and `last` true, after these
-    /// have changed, up to where the two ways meet; what lies between them has
-    /// become `to`. Returns where they meet.
+    /// have changed, up to where the two ways meet; what lies between them
+    /// becomes `to`. Returns where they meet.
     fn close(&self, span: Span, first: usize, last: usize, to: State) -> usize {
-        let (mut left, mut right, mut size) = (ITEMS + first, ITEMS + last, span.item_size());
+        let (mut left, mut right) = (ITEMS + first, ITEMS + last);
         while left != right {
             for between in [left ^ 1, right ^ 1] {
                 if left < between && between < right {
-                    self.set_node(between, Node::uniform(to, size));
+                    self.fill(span, between, to);
                 }
             }
+            let half = span.size(left);
             (left, right) = (left / 2, right / 2);
-            self.set_node(left, self.joined(left, size));
-            self.set_node(right, self.joined(right, size));
-            size *= 2;
+            self.set_node(left, self.joined(left, half));
+            self.set_node(right, self.joined(right, half));
         }
         left
     }
 
     /// Makes the nodes above `at` true, after it has changed. Returns the
     /// block's own, or `None` where it stays as it was.
+    #[inline(always)]
     fn climb(&self, span: Span, mut at: usize) -> Option<Node> {
-        let mut half = span.size(at);
-        while at > span.own() {
+        let (own, mut half) = (span.own(), span.size(at));
+        while at > own {
             at /= 2;
             let node = self.joined(at, half);
             if node == self.node(at) {
@@ -205,7 +202,7 @@ impl Block {
             self.set_node(at, node);
             half *= 2;
         }
-        Some(self.node(at))
+        Some(self.node(own))
     }
 }
 
@@ -227,60 +224,58 @@ impl<'a, M: Machine> Change<'a, M> {
         self.frames
     }
 
-    /// The block behind `link`; a new one from the stock where there is none.
-    pub fn open(&mut self, link: &mut Link) -> &'a Block {
-        if *link == Link::NONE {
-            let frame = self.stock.take(self.machine).expect("A5: takes are stocked for, frees find their blocks");
-            *link = Link(frame.0 + 1);
-            self.frames += 1;
+    /// Changes `grains` of the block behind `link`, which comes from the stock
+    /// where there is none. `own` is the node over it; the answer is what that
+    /// node becomes, or `None` where it stays the same.
+    pub fn block(&mut self, link: &mut Link, span: Span, own: Node, grains: Range<u32>) -> Option<Node> {
+        let block = link.block(self.machine).unwrap_or_else(|| self.create(link));
+        if block.node(span.own()) != own {
+            block.fill(span, span.own(), self.to.other());
         }
-        link.block(self.machine).expect("there is a link")
-    }
-
-    /// Changes `grains` of a block. `own` is the node over it; the answer is
-    /// what that node becomes, or `None` where it stays the same.
-    pub fn block(&mut self, block: &Block, span: Span, own: Node, grains: Range<u32>) -> Option<Node> {
         let (first, last) = (span.item(grains.start), span.item(grains.end - 1));
-        block.set_node(span.own(), own);
-        block.refresh(span, first, self.to.other());
         if first == last {
             let changed = self.item(block, span, first, &grains);
             changed.then(|| block.climb(span, ITEMS + first))?
         } else {
-            block.refresh(span, last, self.to.other());
             self.item(block, span, first, &grains);
             self.item(block, span, last, &grains);
             block.climb(span, block.close(span, first, last, self.to))
         }
     }
 
+    #[cold]
+    fn create(&mut self, link: &mut Link) -> &'a Block {
+        let frame = self.stock.take(self.machine).expect("A5: takes are stocked for, frees find their blocks");
+        *link = Link(frame.0 + 1);
+        self.frames += 1;
+        link.block(self.machine).expect("there is a link")
+    }
+
     /// Changes those of `grains` that are in `item`; says whether the node
     /// over it changed.
     fn item(&mut self, block: &Block, span: Span, item: usize, grains: &Range<u32>) -> bool {
         let (at, size) = (ITEMS + item, span.item_size());
-        let (start, own) = (item as u32 * size, block.node(at));
+        let start = item as u32 * size;
         let part = grains.start.saturating_sub(start)..(grains.end - start).min(size);
-        let node = if part == (0..size) {
-            Some(Node::uniform(self.to, size))
-        } else if span.is_words() {
-            let word = self.word(block.word(item), own, part);
+        let node = if span.is_words() {
+            let word = self.word(block.word(item), part);
             block.items[item].set(word);
             Some(Node::of_word(word))
+        } else if part == (0..size) {
+            Some(Node::uniform(self.to, size))
         } else {
             let mut link = block.link(item);
-            let below = self.open(&mut link);
+            let node = self.block(&mut link, span.below(), block.node(at), part);
             block.items[item].set(link.0);
-            self.block(below, span.below(), own, part)
+            node
         };
         node.inspect(|&node| block.set_node(at, node)).is_some()
     }
 
-    /// `word` with the grains `part` changed. `own` is the node over it.
-    fn word(&self, word: u64, own: Node, part: Range<u32>) -> u64 {
-        let was = self.to.other();
-        let word = if own.is(was, u64::BITS) { was.word() } else { word };
+    /// `word` with the grains `part` changed.
+    fn word(&self, word: u64, part: Range<u32>) -> u64 {
         let mask = (u64::MAX >> (u64::BITS - (part.end - part.start))) << part.start;
-        debug_assert_eq!(word & mask, was.word() & mask, "A5: grains are {:?} already", self.to);
+        debug_assert_eq!(word & mask, self.to.other().word() & mask, "A5: grains are {:?} already", self.to);
         word ^ mask
     }
 }

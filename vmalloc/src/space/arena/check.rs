@@ -2,7 +2,7 @@
 
 use super::Arena;
 use super::block::{Block, ITEMS, Link, Span};
-use super::node::{Node, State};
+use super::node::Node;
 use crate::error::Broken;
 use crate::machine::Machine;
 
@@ -44,41 +44,29 @@ impl<M: Machine> Walk<'_, M> {
     /// Holds `own`, the node over a block, against the block.
     fn link(&mut self, link: Link, span: Span, own: Node, first: u32) -> Result<(), Broken> {
         if let Some(state) = own.state(span.grains()) {
-            return self.uniform(state, own, span.grains(), first);
+            let uniform = Node::uniform(state, span.grains());
+            self.taken += uniform.best;
+            return rule("A3", first, own == uniform);
         }
         let block = link.block(self.machine).ok_or(Broken { rule: "A3", at: first as usize })?;
-        self.below(block, span, span.own(), first)?;
-        rule("A2", first, own == block.node(span.own()))
+        rule("A2", first, own == block.node(span.own()))?;
+        self.node(block, span, span.own(), first)
     }
 
-    /// Holds node `at` of a block, which starts at `base`, against what is
+    /// Holds node `at` of the block that starts at `base` against what is
     /// below it.
     fn node(&mut self, block: &Block, span: Span, at: usize, base: u32) -> Result<(), Broken> {
-        match block.node(at).state(span.size(at)) {
-            Some(state) => self.uniform(state, block.node(at), span.size(at), base + span.start(at)),
-            None => self.below(block, span, at, base),
-        }
-    }
-
-    /// The same, for a node that is neither all free nor all taken.
-    fn below(&mut self, block: &Block, span: Span, at: usize, base: u32) -> Result<(), Broken> {
         let (node, first) = (block.node(at), base + span.start(at));
         if at < ITEMS {
             self.node(block, span, 2 * at, base)?;
             self.node(block, span, 2 * at + 1, base)?;
-            return rule("A2", first, node == block.joined(at, span.size(at) / 2));
+            rule("A2", first, node == block.joined(at, span.size(at) / 2))
+        } else if span.is_words() {
+            let word = block.word(at - ITEMS);
+            self.taken += word.count_ones();
+            rule("A1", first, node == Node::of_word(word))
+        } else {
+            self.link(block.link(at - ITEMS), span.below(), node, first)
         }
-        let item = at - ITEMS;
-        if !span.is_words() {
-            return self.link(block.link(item), span.below(), node, first);
-        }
-        self.taken += block.word(item).count_ones();
-        rule("A1", first, node == Node::of_word(block.word(item)))
-    }
-
-    /// Counts a node that speaks for all below it.
-    fn uniform(&mut self, state: State, node: Node, size: u32, first: u32) -> Result<(), Broken> {
-        self.taken += Node::uniform(state, size).best;
-        rule("A3", first, node == Node::uniform(state, size))
     }
 }

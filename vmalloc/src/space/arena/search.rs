@@ -72,14 +72,14 @@ impl<'a, M: Machine> Place<'a, M> {
                         return self.first(at) - before;
                     }
                 }
-                if self.block.node(at).best == 0 {
-                    return self.first(at);
-                }
             }
             let item = at - ITEMS;
             if self.span.is_words() {
                 let bit = lowest_run(!self.block.word(item), len);
                 return self.first(at) + bit.expect("A1: the node knows of a run in its word");
+            }
+            if self.block.node(at) == Node::FREE {
+                return self.first(at);
             }
             (self, at) = (self.below(item), 1);
         }
@@ -88,13 +88,16 @@ impl<'a, M: Machine> Place<'a, M> {
     /// The start of the lowest `len` free grains, not below the block's grain
     /// `from`; else the free run at the block's end.
     fn seek(&self, from: u32, len: u32) -> Outcome {
-        let item = ITEMS + self.span.item(from);
-        let at = self.span.way(item - ITEMS).find(|&at| self.state(at).is_some()).unwrap_or(item);
-        let run = match self.state(at) {
-            Some(State::Free) => self.span.start(at) + self.span.size(at) - from,
-            Some(State::Taken) => 0,
-            None if self.span.is_words() => self.seek_in_word(item, from, len)?,
-            None => self.below(item - ITEMS).seek(from - self.span.start(item), len)?,
+        let at = ITEMS + self.span.item(from);
+        let from_item = from - self.span.start(at);
+        let run = if self.span.is_words() {
+            self.seek_in_word(at, from_item, len)?
+        } else {
+            match self.block.node(at).state(self.span.item_size()) {
+                Some(State::Free) => self.span.item_size() - from_item,
+                Some(State::Taken) => 0,
+                None => self.below(at - ITEMS).seek(from_item, len)?,
+            }
         };
         if run >= len { Break(self.base + from) } else { self.seek_after(at, run, len) }
     }
@@ -119,18 +122,13 @@ impl<'a, M: Machine> Place<'a, M> {
         Continue(run)
     }
 
-    /// What `seek` does, inside the word of the node `at`.
+    /// What `seek` does, inside the word of the node `at`, from
+    /// its grain `from` on.
     fn seek_in_word(&self, at: usize, from: u32, len: u32) -> Outcome {
-        let start = self.span.start(at);
-        let free = !self.block.word(at - ITEMS) & (u64::MAX << (from - start));
+        let free = !self.block.word(at - ITEMS) & (u64::MAX << from);
         match lowest_run(free, len) {
-            Some(bit) => Break(self.base + start + bit),
+            Some(bit) => Break(self.first(at) + bit),
             None => Continue(free.leading_ones()),
         }
-    }
-
-    /// The state that all grains of node `at` share.
-    fn state(&self, at: usize) -> Option<State> {
-        self.block.node(at).state(self.span.size(at))
     }
 }
