@@ -176,6 +176,21 @@ fn a_full_round_goes_through_the_depot_and_comes_back_to_another_cpu() {
 }
 
 #[test]
+fn what_two_stacks_have_together_is_poured_together_and_the_depot_not_asked() {
+    let mut world = World::new(60_000, 1, 2);
+    (0..40).for_each(|_| world.step(&Step::Take(0, 64)));
+    world.step(&Step::Push(0, 3 * 440));
+    let stocked = world.depot.frames();
+    let stacks = world.magazines[1].stacks.as_mut().unwrap();
+    for stack in [&mut stacks.loaded, &mut stacks.spare] {
+        (0..40).for_each(|_| stack.push(world.held.pop().unwrap()));
+    }
+    world.step(&Step::Take(1, 60));
+    assert_eq!((world.magazines[1].len(), world.depot.frames()), (20, stocked));
+    world.end();
+}
+
+#[test]
 fn what_was_pushed_last_comes_first_and_what_was_accepted_keeps_its_order() {
     let mut world = World::new(2_000, 1, 1);
     world.step(&Step::Take(0, 64));

@@ -10,9 +10,10 @@ use std::collections::BTreeSet;
 use std::vec::Vec;
 
 /// Around the border of DMA, with holes, two nodes that share blocks, and
-/// HighMem from 6144 on.
+/// HighMem from 6144 on,
+/// with one block of the largest order.
 const MAP: [MemoryRange; 5] =
-    [ram(3001, 700, 0), ram(3800, 700, 0), ram(4500, 640, 1), ram(5140, 1200, 0), ram(6500, 777, 1)];
+    [ram(3001, 700, 0), ram(3800, 700, 0), ram(4500, 640, 1), ram(5140, 2100, 0), ram(7300, 777, 1)];
 const HIGH: u64 = 6144;
 
 fn want(order: u8, zone: ZoneKind) -> Want {
@@ -38,7 +39,7 @@ struct Model {
 
 impl Model {
     fn new() -> Model {
-        let mut frames = std::vec![None; 7300];
+        let mut frames = std::vec![None; 8192];
         for range in MAP {
             for frame in range.first.0..range.first.0 + range.frames as u64 {
                 frames[frame as usize] = Some(((range.node.0, Model::zone(frame)), false));
@@ -179,7 +180,7 @@ enum Step {
 
 fn wants(orders: impl Strategy<Value = u8>) -> impl Strategy<Value = Want> {
     let zone = prop::sample::select(&KINDS[..]);
-    let next = prop::option::of((3000u64..7300).prop_map(Pfn));
+    let next = prop::option::of((3000u64..8100).prop_map(Pfn));
     (orders, zone, 0u8..2, prop::bool::weighted(0.3), next).prop_map(|(order, zone, node, this_node, next)| Want {
         order,
         zone,
@@ -193,7 +194,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => wants(prop_oneof![3 => 0u8..4, 1 => 0..=MAX_ORDER]).prop_map(Step::Alloc),
         3 => (wants(Just(0u8)), 0usize..300).prop_map(|(want, n)| Step::Bulk(want, n)),
-        1 => (2990u64..7300, 0..=MAX_ORDER + 1).prop_map(|(frame, order)| Step::Free(frame, order)),
+        1 => (2990u64..8100, 0..=MAX_ORDER + 1).prop_map(|(frame, order)| Step::Free(frame, order)),
         4 => (any::<usize>(), 0u8..4).prop_map(|(nth, order)| Step::FreeOut(nth, order)),
         2 => (any::<usize>(), 0usize..300).prop_map(|(nth, n)| Step::FreeBulk(nth, n)),
     ]
