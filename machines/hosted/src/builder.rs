@@ -2,17 +2,19 @@
 
 use crate::machine::Hosted;
 use crate::mirror::{Mirror, Plan};
+use crate::shape::MAX_FRAMES;
 use std::fmt;
 use std::thread;
 use vmalloc::frames::BadMap;
 use vmalloc::units::PAGE_SIZE;
+use vmalloc::{Config, InitError, Placement, Policy, Vmalloc};
 
 const GIB: usize = 1 << 30;
 
 /// More indices would be more stocks, not more speed.
 const MOST_CPUS: u32 = 64;
 
-/// A machine to be made. All has defaults: 1 GiB of memory, a region of
+/// An instance to be made. All has defaults: 1 GiB of memory, a region of
 /// 64 GiB, an index a processor.
 #[derive(Clone, Debug)]
 pub struct Builder {
@@ -21,11 +23,21 @@ pub struct Builder {
     regions: Vec<usize>,
     cpus: Option<u32>,
     vma_budget: Option<usize>,
+    policy: Policy,
+    placement: Placement,
 }
 
-/// Starts building a machine.
+/// Starts building an instance.
 pub fn builder() -> Builder {
-    Builder { memory: GIB, device: 0, regions: Vec::new(), cpus: None, vma_budget: None }
+    Builder {
+        memory: GIB,
+        device: 0,
+        regions: Vec::new(),
+        cpus: None,
+        vma_budget: None,
+        policy: Policy::default(),
+        placement: Placement::default(),
+    }
 }
 
 impl Builder {
@@ -62,7 +74,34 @@ impl Builder {
         self
     }
 
-    /// The machine alone, for those who put something of their own on it.
+    /// When freed areas become unreachable.
+    pub fn policy(mut self, policy: Policy) -> Builder {
+        self.policy = policy;
+        self
+    }
+
+    /// Where areas go.
+    pub fn placement(mut self, placement: Placement) -> Builder {
+        self.placement = placement;
+        self
+    }
+
+    /// An instance that serves.
+    ///
+    /// # Errors
+    /// What could not be had.
+    pub fn build(&self) -> Result<Vmalloc<Hosted>, BuildError> {
+        let vm = Vmalloc::new(self.machine()?);
+        let mut regions = vm.machine().regions();
+        let first = regions.next().unwrap_or_default();
+        let config = Config::region(first).placement(self.placement).policy(self.policy);
+        let config = regions.fold(config, Config::add_region);
+        // SAFETY: N1: the regions are reservations of the machine's own. N2: nobody has the instance yet.
+        unsafe { vm.init(config)? };
+        Ok(vm)
+    }
+
+    /// The machine alone, for those who choose more of the [`Config`].
     ///
     /// # Errors
     /// What could not be had, and Linux's error number.
@@ -72,7 +111,10 @@ impl Builder {
         if ram == 0 {
             return Err(BuildError::NoRoom { memory: ram });
         }
-        let memory = ram.checked_add(device).ok_or(BuildError::TooLarge { bytes: ram })?;
+        let memory = ram.saturating_add(device);
+        if memory / PAGE_SIZE > MAX_FRAMES {
+            return Err(BuildError::TooLarge { bytes: memory });
+        }
         let wanted = if self.regions.is_empty() { &[64 * GIB][..] } else { &self.regions };
         let regions: Vec<usize> = wanted.iter().map(|&bytes| pages(bytes.max(1))).collect::<Result<_, _>>()?;
         let plan = Plan { memory, regions: &regions, vma_budget: self.vma_budget };
@@ -108,6 +150,14 @@ pub enum BuildError {
         /// Bytes of RAM.
         memory: usize,
     },
+    /// The instance refused.
+    Init(InitError),
+}
+
+impl From<InitError> for BuildError {
+    fn from(why: InitError) -> BuildError {
+        BuildError::Init(why)
+    }
 }
 
 impl From<BadMap> for BuildError {
@@ -125,6 +175,7 @@ impl fmt::Display for BuildError {
             }
             BuildError::BadMemory(why) => write!(f, "{why}"),
             BuildError::NoRoom { memory } => write!(f, "{memory} bytes of memory are too few"),
+            BuildError::Init(why) => write!(f, "{why}"),
         }
     }
 }

@@ -1,5 +1,15 @@
 //! vmalloc in a Linux process: a memfd is physical memory.
 //!
+//! ```
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use vmalloc::Req;
+//! let vm = vmalloc_hosted::builder().memory(1 << 30).build()?;
+//! let mut buffer = vm.area(Req::bytes(5000))?;
+//! buffer[4999] = 1;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! | What a kernel has | What it is here |
 //! |---|---|
 //! | physical memory | a file in memory, mapped once as a whole (the direct map) |

@@ -22,7 +22,7 @@
 //! - **H1** A failed binding leaves nothing reachable.
 //! - **H2** [`Mirror::drain`] is true only if all that was queued before the
 //!   call is reserved again, by whomever. What could not be is queued again.
-//! - **H3** The count of VMAs is never below Linux's own (V1).
+//! - **H3** The count of VMAs is Linux's own (V1).
 //!
 //! # Locks
 //! `draining`, then a region's `shape`; `queue` last and alone. Linux serves
@@ -168,7 +168,9 @@ impl Mirror {
     /// The entries of `range` are cleared: it may go at the next flush.
     pub fn cleared(&self, range: PageRange) {
         debug_assert!(self.region_of(range).is_some(), "{range:?}");
-        self.queue.lock().push(range);
+        if range.pages > 0 {
+            self.queue.lock().push(range);
+        }
     }
 
     /// Takes away what is queued (H2).
@@ -220,7 +222,7 @@ impl Mirror {
             let _ = unsafe { os::mend(all) };
             return aliased;
         }
-        shape.bind(pages.clone(), cover);
+        shape.bind(pages.clone(), cover, run.first, run.prot);
         if plain {
             return Ok(());
         }

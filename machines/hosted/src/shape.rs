@@ -6,32 +6,36 @@
 //!
 //! ```text
 //!   none     '.'  the reservation: no access, no memory
-//!   open     'o'  part of a mapping of memory
-//!   covered  'g'  part of a mapping of memory, but a guard: no access
+//!   open     'o'  bound to a frame
+//!   covered  'g'  in a mapping of frames, but a guard: no access
 //! ```
 //!
-//! and an *edge* `|` lies between two pages of different mappings.
+//! and an *edge* `|` lies between two pages of different VMAs.
 //!
 //! # Covers
 //! A gap between two areas costs a VMA of its own. A run that is bound beside
 //! a small gap *covers* it: its mapping reaches over the gap to the neighbour,
-//! and guards are installed there. So N areas cost N VMAs, not 2 N.
+//! and guards are installed there. So N areas cost N VMAs, not 2 N. It takes
+//! two calls more, and saves splitting a VMA: the times are equal.
 //!
 //! # Rules
-//! - **V1** There is an edge between two pages exactly if they belong to
-//!   different mappings; all `none` pages beside each other are one.
-//! - **V2** A covered page belongs to a mapping with an open page. Where a run
-//!   cannot cover what it cuts off (the file has no frames for it), the rest
-//!   lies beside the run, and goes with it.
-//!
-//! Adjacent mappings of adjacent frames are one VMA to the kernel and two
-//! here: the count is never too low.
+//! - **V1** Two pages beside each other are in one VMA exactly if both are
+//!   `none`, or if their frames follow each other with one protection: Linux
+//!   merges what it can. The count of edges is kept along.
+//! - **V2** A covered page is in one VMA with an open page. Where a run cannot
+//!   cover what it cuts off (the file has no frames for it), the rest lies
+//!   beside the run, and goes with it.
 
 use std::ops::Range;
+use vmalloc::machine::format::Prot;
+use vmalloc::units::Pfn;
 
 /// The widest gap that is covered, in pages. Guards are entries in the process's
 /// page tables: a wide gap is better left as it is.
 const COVER: usize = 64;
+
+/// Frames that can be told apart: 2 TiB of memory.
+pub const MAX_FRAMES: usize = (1 << Page::PROT) - 1;
 
 /// Pages to cover on both sides of a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -44,42 +48,73 @@ pub struct Cover {
 
 /// What is mapped in a region. Pages are counted from the region's start.
 pub struct Shape {
-    pages: usize,
-    open: Bits,
-    covered: Bits,
-    /// Bit `p`: an edge between the pages `p - 1` and `p`.
-    edges: Bits,
+    /// A word a [`Page`]: plain numbers, since zeroed ones come from the
+    /// system unread, and untouched ones cost no memory.
+    words: Vec<u32>,
+    edges: usize,
+}
+
+/// One page: 0, or its frame's number + 1, its protection, and whether it is
+/// open.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Page(u32);
+
+impl Page {
+    const NONE: Page = Page(0);
+    const OPEN: u32 = 1 << 31;
+    const PROT: u32 = 29;
+
+    fn new(frame: Pfn, prot: Prot, open: bool) -> Page {
+        let open = if open { Page::OPEN } else { 0 };
+        Page((frame.0 + 1) as u32 | u32::from(prot.bits()) << Page::PROT | open)
+    }
+
+    fn is_open(self) -> bool {
+        self.0 & Page::OPEN != 0
+    }
+
+    fn is_covered(self) -> bool {
+        self != Page::NONE && !self.is_open()
+    }
+
+    /// Whether Linux keeps the two in one VMA (V1).
+    fn continues(self, below: Page) -> bool {
+        let mapping = |page: Page| page.0 & !Page::OPEN;
+        if below == Page::NONE { self == Page::NONE } else { mapping(self) == mapping(below) + 1 }
+    }
 }
 
 impl Shape {
     /// A region of `pages` pages with nothing in it.
     pub fn new(pages: usize) -> Shape {
-        Shape { pages, open: Bits::new(pages), covered: Bits::new(pages), edges: Bits::new(pages) }
+        Shape { words: vec![0; pages], edges: 0 }
     }
 
     /// VMAs that the region has now.
     pub fn vmas(&self) -> usize {
-        1 + self.edges.count
+        1 + self.edges
     }
 
     /// What a run at `run` would better cover: what it cuts off of another
     /// mapping's cover, and the gap to each neighbour where that is small.
     pub fn gaps(&self, run: &Range<usize>) -> Cover {
         let Range { start, end } = self.extent(run);
-        let below = (0..start).rev().take(COVER + 1).position(|p| self.held(p));
-        let above = (end..self.pages).take(COVER + 1).position(|p| self.held(p));
+        let held = |&word: &u32| Page(word) != Page::NONE;
+        let below = self.words[..start].iter().rev().take(COVER + 1).position(held);
+        let above = self.words[end..].iter().take(COVER + 1).position(held);
         Cover { before: run.start - start + below.unwrap_or(0), after: end - run.end + above.unwrap_or(0) }
     }
 
-    /// A mapping was made: `run` is open, `cover` guarded.
-    pub fn bind(&mut self, run: Range<usize>, cover: Cover) {
+    /// A mapping was made: `run` is open, bound to the frames from `first` on,
+    /// and `cover` is guarded.
+    pub fn bind(&mut self, run: Range<usize>, cover: Cover, first: Pfn, prot: Prot) {
         let all = run.start - cover.before..run.end + cover.after;
-        self.covered.fill(all.clone(), true);
-        self.covered.fill(run.clone(), false);
-        self.open.fill(run, true);
-        self.edges.fill(all.start + 1..all.end, false);
-        self.set_edge(all.start, true);
-        self.set_edge(all.end, true);
+        let frames = first.0 - cover.before as u64..;
+        self.change(all.clone(), |words| {
+            for ((at, word), frame) in all.zip(words).zip(frames) {
+                *word = Page::new(Pfn(frame), prot, run.contains(&at)).0;
+            }
+        });
     }
 
     /// `range` and the covers that would be left without an open page (V2)
@@ -90,38 +125,44 @@ impl Shape {
 
     /// A reservation was made over `range`: it is as if never used.
     pub fn clear(&mut self, range: Range<usize>) {
-        self.open.fill(range.clone(), false);
-        self.covered.fill(range.clone(), false);
-        self.edges.fill(range.start + 1..range.end, false);
-        self.set_edge(range.start, range.start > 0 && self.held(range.start - 1));
-        self.set_edge(range.end, range.end < self.pages && self.held(range.end));
+        self.change(range, |words| words.fill(Page::NONE.0));
     }
 
     /// Whether two ranges may be cleared as one: nothing open between them,
     /// and not far apart.
     pub fn joins(&self, below: usize, above: usize) -> bool {
-        above.saturating_sub(below) <= COVER && (below..above).all(|p| !self.open.get(p))
+        above.saturating_sub(below) <= COVER && !(below..above).any(|at| self.page(at).is_open())
     }
 
-    fn held(&self, page: usize) -> bool {
-        self.open.get(page) || self.covered.get(page)
+    /// Changes pages, and the count of edges with them.
+    fn change(&mut self, range: Range<usize>, change: impl FnOnce(&mut [u32])) {
+        let before = self.edges_around(&range);
+        change(&mut self.words[range.clone()]);
+        self.edges = self.edges + self.edges_around(&range) - before;
     }
 
-    /// The outer edges of the region are not counted: it is one VMA at least.
-    fn set_edge(&mut self, page: usize, edge: bool) {
-        if page > 0 && page < self.pages {
-            self.edges.fill(page..page + 1, edge);
-        }
+    /// Edges in `range` and at both its ends.
+    fn edges_around(&self, range: &Range<usize>) -> usize {
+        (range.start.max(1)..=range.end.min(self.words.len() - 1)).filter(|&at| self.edge(at)).count()
+    }
+
+    fn page(&self, at: usize) -> Page {
+        Page(self.words[at])
+    }
+
+    /// Whether an edge lies between `page` and the one below it.
+    fn edge(&self, page: usize) -> bool {
+        !self.page(page).continues(self.page(page - 1))
     }
 
     /// Goes down from `at` over covers that belong to no open page below them.
     fn lowest(&self, mut at: usize) -> usize {
         loop {
             let mut low = at;
-            while low > 0 && self.covered.get(low - 1) && (low == at || !self.edges.get(low)) {
+            while low > 0 && self.page(low - 1).is_covered() && (low == at || !self.edge(low)) {
                 low -= 1;
             }
-            if low == at || (low > 0 && self.open.get(low - 1) && !self.edges.get(low)) {
+            if low == at || (low > 0 && self.page(low - 1).is_open() && !self.edge(low)) {
                 return at;
             }
             at = low;
@@ -130,44 +171,16 @@ impl Shape {
 
     /// Goes up from `at` likewise.
     fn highest(&self, mut at: usize) -> usize {
+        let end = self.words.len();
         loop {
             let mut high = at;
-            while high < self.pages && self.covered.get(high) && (high == at || !self.edges.get(high)) {
+            while high < end && self.page(high).is_covered() && (high == at || !self.edge(high)) {
                 high += 1;
             }
-            if high == at || (high < self.pages && self.open.get(high) && !self.edges.get(high)) {
+            if high == at || (high < end && self.page(high).is_open() && !self.edge(high)) {
                 return at;
             }
             at = high;
-        }
-    }
-}
-
-/// A row of bits that knows how many are set. Untouched bits cost no memory.
-struct Bits {
-    words: Vec<u64>,
-    count: usize,
-}
-
-impl Bits {
-    fn new(len: usize) -> Bits {
-        Bits { words: vec![0; len.div_ceil(64)], count: 0 }
-    }
-
-    fn get(&self, at: usize) -> bool {
-        self.words[at / 64] >> (at % 64) & 1 != 0
-    }
-
-    fn fill(&mut self, range: Range<usize>, value: bool) {
-        let mut at = range.start;
-        while at < range.end {
-            let bits = (64 - at % 64).min(range.end - at);
-            let mask = (u64::MAX >> (64 - bits)) << (at % 64);
-            let word = &mut self.words[at / 64];
-            let was = word.count_ones();
-            *word = if value { *word | mask } else { *word & !mask };
-            self.count = self.count + word.count_ones() as usize - was as usize;
-            at += bits;
         }
     }
 }
@@ -179,25 +192,30 @@ mod tests {
 
     impl std::fmt::Display for Shape {
         fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            for page in 0..self.pages {
-                if self.edges.get(page) {
+            for (at, page) in self.words.iter().map(|&word| Page(word)).enumerate() {
+                if at > 0 && self.edge(at) {
                     f.write_str("|")?;
                 }
-                f.write_str(match (self.open.get(page), self.covered.get(page)) {
-                    (true, false) => "o",
-                    (false, true) => "g",
-                    (false, false) => ".",
-                    (true, true) => "?",
+                f.write_str(match (page.is_open(), page.is_covered()) {
+                    (true, _) => "o",
+                    (_, true) => "g",
+                    _ => ".",
                 })?;
             }
             Ok(())
         }
     }
 
+    /// Binds, far away from all other frames.
+    fn bind_with(shape: &mut Shape, run: Range<usize>, cover: Cover) {
+        let first = Pfn(1000 * (1 + run.start as u64));
+        shape.bind(run, cover, first, Prot::RW);
+    }
+
     /// Binds with the cover that the shape asks for.
     fn bind(shape: &mut Shape, run: Range<usize>) {
         let cover = shape.gaps(&run);
-        shape.bind(run, cover);
+        bind_with(shape, run, cover);
     }
 
     fn unbind(shape: &mut Shape, run: Range<usize>) {
@@ -221,9 +239,9 @@ mod tests {
     #[test]
     fn an_area_between_two_others_covers_both_gaps() {
         let mut shape = Shape::new(80);
-        shape.bind(0..1, Cover::default());
-        shape.bind(6..7, Cover::default());
-        shape.bind(72..73, Cover::default());
+        for run in [0..1, 6..7, 72..73] {
+            bind_with(&mut shape, run, Cover::default());
+        }
         assert_eq!(shape.gaps(&(3..4)), Cover { before: 2, after: 2 });
         assert_eq!(shape.gaps(&(8..9)), Cover { before: 1, after: 63 });
         assert_eq!(shape.gaps(&(74..75)), Cover { before: 1, after: 0 }, "nothing above: nothing to save");
@@ -245,13 +263,25 @@ mod tests {
     #[test]
     fn leftovers_of_a_cover_go_with_the_area_that_cut_them_off() {
         let mut shape = Shape::new(9);
-        shape.bind(0..1, Cover::default());
+        bind_with(&mut shape, 0..1, Cover::default());
         bind(&mut shape, 8..9);
         assert_eq!(shape.to_string(), "o|gggggggo");
-        shape.bind(4..5, Cover::default());
+        bind_with(&mut shape, 4..5, Cover::default());
         assert_eq!(shape.to_string(), "o|ggg|o|gggo");
         unbind(&mut shape, 4..5);
         assert_eq!(shape.to_string(), "o|....|gggo");
+    }
+
+    #[test]
+    fn pieces_of_an_area_are_one_vma_where_their_frames_and_protections_agree() {
+        let mut shape = Shape::new(7);
+        shape.bind(0..2, Cover::default(), Pfn(10), Prot::RW);
+        shape.bind(2..4, Cover::default(), Pfn(12), Prot::RW);
+        shape.bind(4..5, Cover::default(), Pfn(14), Prot::RO);
+        shape.bind(5..6, Cover::default(), Pfn(10), Prot::RO);
+        assert_eq!(shape.to_string(), "oooo|o|o|.");
+        unbind(&mut shape, 1..3);
+        assert_eq!(shape.to_string(), "o|..|o|o|o|.");
     }
 
     #[test]
@@ -265,74 +295,42 @@ mod tests {
         assert!(!shape.joins(7, 100), "far apart");
     }
 
-    /// Too simple to be wrong: the number of the mapping a page belongs to.
-    struct Model {
-        /// Mapping (0 = none), and whether the page is open.
-        pages: Vec<(u32, bool)>,
-        next: u32,
-    }
-
-    impl Model {
-        fn set(&mut self, range: Range<usize>, mapping: u32, open: bool) {
-            self.pages[range].fill((mapping, open));
-        }
-
-        fn vmas(&self) -> usize {
-            1 + self.pages.windows(2).filter(|w| w[0].0 != w[1].0).count()
-        }
-    }
-
-    /// V1 in full, and V2: a leftover lies beside an open page.
-    fn check(shape: &Shape, model: &Model) {
-        assert_eq!(shape.vmas(), model.vmas(), "V1 {shape}");
-        for (page, &(mapping, open)) in model.pages.iter().enumerate() {
-            assert_eq!(shape.open.get(page), open, "V1 {shape}");
-            assert_eq!(shape.covered.get(page), mapping != 0 && !open, "V1 {shape}");
-            let edge = page > 0 && model.pages[page - 1].0 != mapping;
-            assert_eq!(shape.edges.get(page), edge, "V1 at {page} {shape}");
-        }
-        let mut pieces: Vec<Vec<(u32, bool)>> = Vec::new();
-        for &page in &model.pages {
-            match pieces.last_mut().filter(|piece| piece[0].0 == page.0) {
-                Some(piece) => piece.push(page),
-                None => pieces.push(vec![page]),
-            }
-        }
-        let open: Vec<bool> = pieces.iter().map(|p| p.iter().any(|page| page.1)).collect();
-        for (i, piece) in pieces.iter().enumerate().filter(|(_, p)| p[0].0 != 0) {
-            let beside = [i.wrapping_sub(1), i, i + 1].iter().any(|&n| open.get(n) == Some(&true));
-            assert!(beside, "V2: piece {i} ({} pages) {shape}", piece.len());
+    /// V1: the count is what a walk over the picture finds. V2: a piece without
+    /// an open page lies beside one.
+    fn check(shape: &Shape) {
+        let picture = shape.to_string();
+        let pieces: Vec<&str> = picture.split('|').collect();
+        assert_eq!(shape.vmas(), pieces.len(), "V1 {picture}");
+        let has_open = |at: usize| pieces.get(at).is_some_and(|piece| piece.contains('o'));
+        for (at, _) in pieces.iter().enumerate().filter(|(_, piece)| piece.contains('g')) {
+            assert!(has_open(at.wrapping_sub(1)) || has_open(at) || has_open(at + 1), "V2 {picture}");
         }
     }
 
     proptest! {
         #[test]
-        fn the_shape_agrees_with_a_list_of_pages(steps in prop::collection::vec((0usize..100, 1usize..6, 0u8..4), 1..120)) {
+        fn areas_stay_open_and_their_guards_closed_whatever_comes_and_goes(
+            steps in prop::collection::vec((0usize..100, 1usize..6, 0u8..4, 100u64..110), 1..120),
+        ) {
             const PAGES: usize = 100;
             let mut shape = Shape::new(PAGES);
-            let mut model = Model { pages: vec![(0, false); PAGES], next: 0 };
             let mut live: Vec<Range<usize>> = Vec::new();
-            for (at, len, luck) in steps {
+            for (at, len, luck, first) in steps {
                 let run = at..(at + len).min(PAGES);
                 match live.iter().position(|r| r.start < run.end && run.start < r.end) {
-                    Some(hit) => {
-                        let run = live.swap_remove(hit);
-                        let all = shape.extent(&run);
-                        model.set(all.clone(), 0, false);
-                        shape.clear(all);
-                    }
+                    Some(hit) => unbind(&mut shape, live.swap_remove(hit)),
                     None => {
                         let cover = if luck > 0 { shape.gaps(&run) } else { Cover::default() };
-                        model.next += 1;
-                        model.set(run.start - cover.before..run.end + cover.after, model.next, false);
-                        model.set(run.clone(), model.next, true);
-                        shape.bind(run.clone(), cover);
+                        // Sometimes frames that continue those of a neighbour.
+                        shape.bind(run.clone(), cover, Pfn(first + run.start as u64), Prot::RW);
                         live.push(run);
                     }
                 }
-                let open: usize = live.iter().map(ExactSizeIterator::len).sum();
-                prop_assert_eq!(model.pages.iter().filter(|p| p.1).count(), open, "live areas stay open");
-                check(&shape, &model);
+                check(&shape);
+                for page in 0..PAGES {
+                    let is_live = live.iter().any(|r| r.contains(&page));
+                    prop_assert_eq!(shape.page(page).is_open(), is_live, "page {} of {}", page, &shape);
+                }
             }
         }
     }
