@@ -1,11 +1,116 @@
 //! The command `vmalloc`.
+//!
+//! ```text
+//!   options   the command line
+//!   trace     reads a trace and judges it      listing   reads a vmallocinfo
+//!   replay    plays it on a machine            report    tells what happened
+//! ```
+//!
+//! Nothing is played before everything that is given has been read and found
+//! right: what cannot be used ends with exit code 2 and one line that names
+//! file, line and reason.
 
 mod listing;
+mod options;
+mod replay;
+mod report;
 mod trace;
 
-/// The trace of a boot that this repository brings.
-const BOOT: &[u8] = include_bytes!("../../traces/boot.txt.gz");
-/// The trace of many workloads that this repository brings.
+use anyhow::{Context, Result};
+use clap::Parser;
+use listing::{Comparison, Entry};
+use options::{Command, MachineName, Options, Replay};
+use replay::progress::Progress;
+use replay::{Findings, Manner};
+use report::{Report, table};
+use std::io::{ErrorKind, Write};
+use std::process::ExitCode;
+use trace::error::TraceError;
+use trace::script::Script;
+
+/// The trace that is built in: see traces/README.md.
 const MIX: &[u8] = include_bytes!("../../traces/mix.txt.gz");
 
-fn main() {}
+/// Something that was given cannot be used.
+const UNUSABLE: u8 = 2;
+
+fn main() -> ExitCode {
+    let Command::Replay(options) = Options::parse().command;
+    let (script, expected) = match inputs(&options) {
+        Ok(inputs) => inputs,
+        Err(error) => return failed(UNUSABLE, &error.into()),
+    };
+    match run(&options, &script, expected.as_deref()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => failed(1, &error),
+    }
+}
+
+fn failed(code: u8, error: &anyhow::Error) -> ExitCode {
+    eprintln!("vmalloc: {error:#}");
+    ExitCode::from(code)
+}
+
+/// Reads what is given: the trace, and the listing to compare with.
+fn inputs(options: &Replay) -> Result<(Script, Option<Vec<Entry>>), TraceError> {
+    let script = match &options.trace {
+        Some(path) => trace::load(path)?,
+        None => trace::read("mix.txt.gz (built in)", MIX)?,
+    };
+    Ok((script, options.expect.as_deref().map(listing::load).transpose()?))
+}
+
+/// Plays `script` and reports; whether all went well.
+fn run(options: &Replay, script: &Script, expected: Option<&[Entry]>) -> Result<bool> {
+    let recorded = script.steps.iter().map(|step| step.cpu + 1).max().unwrap_or(1);
+    let cpus = options.cpus.unwrap_or(recorded);
+    let manner = Manner { cpus, loops: options.loops, seed: options.seed };
+    let found = play(options, script, manner)?;
+    let ours = listing::read("the instance's own listing", found.listing.as_bytes())?;
+    let compared = expected.map(|theirs| listing::compare(&ours, theirs));
+    let report = Report::new(options, manner, script, &found, compared.as_ref());
+    if let Some(path) = &options.json {
+        let text = serde_json::to_string_pretty(&report)? + "\n";
+        std::fs::write(path, text).with_context(|| format!("{}: cannot be written", path.display()))?;
+    }
+    print(&told(options, &report, &found, compared.as_ref())?)?;
+    Ok(report.ok)
+}
+
+fn play(options: &Replay, script: &Script, manner: Manner) -> Result<Findings> {
+    let total = script.steps.len() as u64 * u64::from(manner.loops);
+    let progress = Progress::new(total, options.quiet);
+    Ok(match options.machine {
+        MachineName::Hosted => {
+            replay::play(replay::hosted::stage(options, script, manner.cpus)?, script, manner, &progress)
+        }
+        MachineName::Sim => replay::play(replay::sim::stage(options, script, manner.cpus)?, script, manner, &progress),
+    })
+}
+
+/// What goes to stdout.
+fn told(options: &Replay, report: &Report, found: &Findings, compared: Option<&Comparison>) -> Result<String> {
+    let mut out = String::new();
+    if options.info {
+        out.push_str(&found.listing);
+    }
+    if let Some(compared) = compared.filter(|_| !found.stopped) {
+        table::write_differences(&mut out, compared)?;
+    }
+    if !options.quiet {
+        table::write(&mut out, report)?;
+    }
+    if options.quiet && !report.ok {
+        report.errors.iter().for_each(|error| eprintln!("vmalloc: {error}"));
+    }
+    Ok(out)
+}
+
+/// Prints `text`; somebody who stops reading it is no error.
+fn print(text: &str) -> Result<()> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("the report cannot be printed"),
+        _ => Ok(()),
+    }
+}

@@ -19,7 +19,7 @@ mod line;
 pub mod script;
 pub mod source;
 
-use error::{Reason, TraceError};
+use error::TraceError;
 use script::{Builder, Script};
 use std::io::Read;
 use std::ops::Range;

@@ -21,17 +21,18 @@ use live::Live;
 pub use regions::Place;
 use regions::Ranges;
 use std::collections::HashMap;
+use std::ops::Range;
 use vmalloc::units::PAGE_SIZE;
 
 const PAGE: u64 = PAGE_SIZE as u64;
 /// What stands for a caller that the trace does not know.
 pub const NO_CALLER: &str = "?";
-/// What the listing prints for the blocks of `vm_map_ram`, and we as their
-/// caller: they are reserve-only areas here.
+/// The blocks of `vm_map_ram` and per-CPU chunks are reservations here, and
+/// the recorded kernel lists them as other kinds; so their callers' names bring
+/// the words along that its listing has. No caller is known for a block.
 pub const BLOCK_CALLER: &str = "vm_map_ram";
-/// The recorded kernel's own caller of all per-CPU chunks; the trace leaves
-/// it out.
-pub const PCPU_CALLER: &str = "pcpu_get_vm_areas+0x0";
+/// The recorded kernel's own caller of all chunks; the trace leaves it out.
+pub const PCPU_CALLER: &str = "pcpu_get_vm_areas+0x0 vmalloc";
 
 /// The number of an area: areas are numbered in the order of the trace.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -40,8 +41,8 @@ pub struct AreaId(pub u32);
 /// A whole trace, judged.
 #[derive(Default)]
 pub struct Script {
-    /// Bytes of each region that the trace's areas need; the largest is first.
-    pub regions: Vec<u64>,
+    /// The regions that areas lay in; the largest is first.
+    pub regions: Vec<Range<u64>>,
     /// All areas, by [`AreaId`].
     pub areas: Vec<Area>,
     /// What is to be done, in order.
@@ -112,6 +113,20 @@ pub enum Act {
     Mark(String),
     /// An allocation failed on the recorded machine: nothing to do.
     Fail,
+}
+
+impl Make {
+    /// What it is called.
+    pub fn word(self) -> &'static str {
+        match self {
+            Make::Vmalloc => "vmalloc",
+            Make::Vmap => "vmap",
+            Make::Ioremap => "ioremap",
+            Make::Reserve => "reserve",
+            Make::MapRam => "map_ram",
+            Make::Pcpu(_) => "per-CPU chunk",
+        }
+    }
 }
 
 impl Area {

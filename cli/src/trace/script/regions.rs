@@ -22,14 +22,17 @@ impl Place {
     pub const ANYWHERE: Place = Place { region: u32::MAX, within: None };
 }
 
+/// The region of traces that name none.
+const SOMEWHERE: Range<u64> = 1 << 46..(1 << 46) + (1 << 40);
+
 /// The ranges that a trace has named.
 #[derive(Default)]
 pub struct Ranges(Vec<Range<u64>>);
 
 /// Ranges, made into regions.
 pub struct Layout {
-    /// Bytes of each region, the largest first.
-    pub regions: Vec<u64>,
+    /// The regions, the largest first.
+    pub regions: Vec<Range<u64>>,
     places: Vec<Place>,
 }
 
@@ -56,7 +59,7 @@ impl Ranges {
             Place { region: region as u32, within }
         });
         let places = places.collect();
-        Layout { regions: hulls.iter().map(|hull| hull.end - hull.start).collect(), places }
+        Layout { regions: hulls, places }
     }
 
     fn hulls(&self) -> Vec<Range<u64>> {
@@ -70,7 +73,7 @@ impl Ranges {
             }
         }
         if hulls.is_empty() {
-            hulls.push(0..1 << 40);
+            hulls.push(SOMEWHERE);
         }
         hulls.sort_by_key(|hull| std::cmp::Reverse(hull.end - hull.start));
         hulls
@@ -95,7 +98,7 @@ mod tests {
             .map(|range| ranges.add(&range))
             .to_vec();
         let layout = ranges.layout();
-        assert_eq!(layout.regions, [0x5000, 0x1000]);
+        assert_eq!(layout.regions, [0x1000..0x6000, 0x9000..0xa000]);
         let place = |region, within| Place { region, within };
         let placed: Vec<Place> = noted.into_iter().map(|p| layout.place(p)).collect();
         let first = place(0, Some((0, 0x4000)));
@@ -109,7 +112,7 @@ mod tests {
     #[test]
     fn a_trace_without_ranges_has_one_region() {
         let layout = Ranges::default().layout();
-        assert_eq!(layout.regions.len(), 1);
+        assert_eq!(layout.regions, [SOMEWHERE]);
         assert_eq!(layout.place(Place::ANYWHERE), Place { region: 0, within: None });
     }
 }

@@ -1,0 +1,168 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use vmalloc::area::{Placement, Policy};
+use vmalloc::units::{MAX_CPUS, PAGE_SIZE};
+
+/// A kernel's vmalloc, as a library, and what can be done with it here.
+#[derive(Debug, Parser)]
+#[command(name = "vmalloc", version, propagate_version = true)]
+pub struct Options {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What can be done.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Do what a real kernel's vmalloc did, and check every byte
+    ///
+    /// Replays a trace recorded from a real Linux 6.12: every area is made and
+    /// filled with a pattern of its own, every free happens on the CPU that
+    /// the trace names and checks the pattern first. What is live at the end
+    /// is checked, listed if you like, and freed; nothing may remain.
+    #[command(after_long_help = EXAMPLES)]
+    Replay(Replay),
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  vmalloc replay
+          The trace that comes with the program: forks, module loads, mounts,
+          network namespaces, bpf, swap; on real memory, one thread a CPU
+  vmalloc replay traces/boot.txt.gz --expect traces/boot.vmallocinfo.gz
+          Does a boot, then compares what is live with Linux's own listing
+  vmalloc replay --machine sim --policy strict --cpus 2 --seed 7
+          On simulated CPUs whose TLBs go stale; the seed repeats the run
+  vmalloc replay --loops 100 --json report.json --quiet
+          A longer run for the figures, without a word
+
+Exit codes:
+  0  all went well: no event failed, no byte was wrong, nothing leaked
+  1  something did not: the report says what
+  2  the trace, the listing or the command line cannot be used";
+
+/// How to replay.
+#[derive(Debug, Args)]
+pub struct Replay {
+    /// The trace, plain or gzipped; without it, the one that is built in
+    pub trace: Option<PathBuf>,
+    /// What is under the library
+    #[arg(long, value_enum, default_value_t = MachineName::Hosted)]
+    pub machine: MachineName,
+    /// When a freed area becomes unreachable
+    #[arg(long, value_enum, default_value_t = PolicyName::Unmap)]
+    pub policy: PolicyName,
+    /// Where areas are put
+    #[arg(long, value_enum, default_value_t = PlacementName::Classes)]
+    pub placement: PlacementName,
+    /// CPUs; events of CPUs beyond them go to CPU modulo N [default: as many
+    /// as the trace has]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MAX_CPUS as i64))]
+    pub cpus: Option<u32>,
+    /// How often to replay, on the same instance
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub loops: u32,
+    /// Chooses the patterns and, on the simulator, who runs when
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// Physical memory, with K, M or G
+    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = size)]
+    pub memory: u64,
+    /// Compare what is live at the end with this listing (/proc/vmallocinfo),
+    /// plain or gzipped
+    #[arg(long, value_name = "FILE")]
+    pub expect: Option<PathBuf>,
+    /// With --expect: a difference makes the exit code 1
+    #[arg(long, requires = "expect")]
+    pub strict_expect: bool,
+    /// Print the listing of what is live at the end
+    #[arg(long)]
+    pub info: bool,
+    /// Write the report to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Print nothing but errors, and what was asked for by name
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+/// Which machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum MachineName {
+    /// This process: real memory, real page tables, a thread a CPU
+    Hosted,
+    /// Simulated CPUs whose TLBs go stale
+    Sim,
+}
+
+/// Which policy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum PolicyName {
+    /// At the next flush, which many frees share
+    Unmap,
+    /// At once
+    Strict,
+}
+
+/// Which placement.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum PlacementName {
+    /// By size, in slots that each CPU keeps for itself
+    Classes,
+    /// In the lowest hole that fits
+    Lowest,
+}
+
+impl From<PolicyName> for Policy {
+    fn from(name: PolicyName) -> Policy {
+        match name {
+            PolicyName::Unmap => Policy::Unmap,
+            PolicyName::Strict => Policy::Strict,
+        }
+    }
+}
+
+impl From<PlacementName> for Placement {
+    fn from(name: PlacementName) -> Placement {
+        match name {
+            PlacementName::Classes => Placement::Classes,
+            PlacementName::Lowest => Placement::Lowest,
+        }
+    }
+}
+
+/// Bytes: a number with K, M or G behind it, or without.
+fn size(text: &str) -> Result<u64, String> {
+    let (digits, shift) = match text.char_indices().last() {
+        Some((at, 'k' | 'K')) => (&text[..at], 10),
+        Some((at, 'm' | 'M')) => (&text[..at], 20),
+        Some((at, 'g' | 'G')) => (&text[..at], 30),
+        _ => (text, 0),
+    };
+    let number: u64 = digits.parse().map_err(|_| "a number with K, M or G behind it, such as 512M".to_owned())?;
+    let bytes = number.checked_mul(1 << shift).filter(|&bytes| bytes < 1 << 63).ok_or("too large")?;
+    if bytes < PAGE_SIZE as u64 { Err("less than a page".to_owned()) } else { Ok(bytes) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Options::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_are_read_with_and_without_a_letter() {
+        assert_eq!(size("4096"), Ok(4096));
+        assert_eq!([size("64k"), size("2M"), size("1G")], [Ok(64 << 10), Ok(2 << 20), Ok(1 << 30)]);
+        for wrong in ["", "M", "1.5G", "-1M", "1T", "100", "9999999999G", "18446744073709551616"] {
+            assert!(size(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

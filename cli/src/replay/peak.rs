@@ -1,0 +1,156 @@
+//! How much there was at once.
+//!
+//! Areas and pages are counted exactly. The span (from the lowest live address
+//! to the highest) takes a walk over all areas, so it is measured only when
+//! there are clearly more pages than at the last measurement.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use vmalloc::area::Info;
+use vmalloc::units::PAGE_SIZE;
+
+/// A measurement is due when there are 1/64 more pages than at the last one.
+const STEP: u64 = 64;
+
+/// Watches the live areas.
+#[derive(Default)]
+pub struct Peak {
+    areas: AtomicU64,
+    pages: AtomicU64,
+    most_areas: AtomicU64,
+    most_pages: AtomicU64,
+    due: AtomicU64,
+    widest: Mutex<Spread>,
+}
+
+/// How far live areas are spread.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Spread {
+    /// Their pages, with guards.
+    pages: u64,
+    /// Pages from the lowest address to the highest, summed by region.
+    span: u64,
+}
+
+/// The most that there was.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Peaks {
+    /// Areas that were live at once.
+    pub areas: u64,
+    /// Their pages, with guards.
+    pub pages: u64,
+    /// Pages from the lowest live address to the highest, summed by region,
+    /// when there were most pages.
+    pub span_pages: u64,
+    /// That span over the live pages with guards of that moment.
+    pub span_ratio: f64,
+}
+
+impl Peak {
+    /// An area of `pages` pages was made.
+    pub fn grow<I: Iterator<Item = Info>>(&self, pages: u64, live: impl FnOnce() -> I) {
+        self.most_areas.fetch_max(self.areas.fetch_add(1, Relaxed) + 1, Relaxed);
+        let now = self.pages.fetch_add(pages, Relaxed) + pages;
+        self.most_pages.fetch_max(now, Relaxed);
+        let due = self.due.load(Relaxed);
+        let next = now + now / STEP + 1;
+        if now >= due && self.due.compare_exchange(due, next, Relaxed, Relaxed).is_ok() {
+            self.measured(Spread::of(live()));
+        }
+    }
+
+    /// An area of `pages` pages is gone.
+    pub fn shrink(&self, pages: u64) {
+        self.areas.fetch_sub(1, Relaxed);
+        self.pages.fetch_sub(pages, Relaxed);
+    }
+
+    fn measured(&self, spread: Spread) {
+        let mut widest = self.widest.lock().unwrap_or_else(PoisonError::into_inner);
+        if widest.pages <= spread.pages {
+            *widest = spread;
+        }
+    }
+
+    /// The peaks so far.
+    pub fn peaks(&self) -> Peaks {
+        let widest = *self.widest.lock().unwrap_or_else(PoisonError::into_inner);
+        Peaks {
+            areas: self.most_areas.load(Relaxed),
+            pages: self.most_pages.load(Relaxed),
+            span_pages: widest.span,
+            span_ratio: widest.span as f64 / widest.pages.max(1) as f64,
+        }
+    }
+}
+
+impl Spread {
+    fn of(live: impl Iterator<Item = Info>) -> Spread {
+        let mut regions: BTreeMap<u8, (usize, usize)> = BTreeMap::new();
+        let mut bytes = 0;
+        for area in live {
+            let (start, end) = (area.start.0, area.start.0 + area.size());
+            bytes += area.size();
+            let hull = regions.entry(area.region.0).or_insert((start, end));
+            *hull = (hull.0.min(start), hull.1.max(end));
+        }
+        let span: usize = regions.values().map(|hull| hull.1 - hull.0).sum();
+        Spread { pages: (bytes / PAGE_SIZE) as u64, span: (span / PAGE_SIZE) as u64 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vmalloc::area::{Caller, Guard, Kind, RegionId};
+    use vmalloc::units::{Node, VirtAddr};
+
+    /// An area of `pages` pages, one of them the guard, at page `at`.
+    fn area(region: u8, at: usize, pages: usize) -> Info {
+        Info {
+            start: VirtAddr(at * PAGE_SIZE),
+            bytes: (pages - 1) * PAGE_SIZE,
+            pages: pages - 1,
+            kind: Kind::Vmalloc,
+            guard: Guard::After,
+            caller: Caller::Return(16),
+            freer: None,
+            node: Node(0),
+            phys: None,
+            region: RegionId(region),
+        }
+    }
+
+    fn nothing() -> std::iter::Empty<Info> {
+        panic!("no new peak")
+    }
+
+    #[test]
+    fn the_span_is_summed_by_region() {
+        let live = [area(0, 10, 2), area(0, 14, 6), area(1, 1000, 2)];
+        assert_eq!(Spread::of(live.into_iter()), Spread { pages: 10, span: 12 });
+        assert_eq!(Spread::of(std::iter::empty()), Spread::default());
+    }
+
+    #[test]
+    fn peaks_stay_when_areas_go() {
+        let peak = Peak::default();
+        let (a, b) = (area(0, 0, 100), area(0, 200, 100));
+        peak.grow(100, || [a].into_iter());
+        peak.grow(100, || [a, b].into_iter());
+        peak.shrink(100);
+        peak.shrink(100);
+        peak.grow(1, nothing);
+        assert_eq!(peak.peaks(), Peaks { areas: 2, pages: 200, span_pages: 300, span_ratio: 1.5 });
+    }
+
+    #[test]
+    fn the_span_is_measured_at_clear_steps_only() {
+        let peak = Peak::default();
+        peak.grow(6400, || [area(0, 0, 6400)].into_iter());
+        (0..99).for_each(|_| peak.grow(1, nothing));
+        peak.grow(2, || [area(0, 0, 6400), area(0, 8000, 101)].into_iter());
+        assert_eq!((peak.peaks().pages, peak.peaks().span_pages), (6501, 8101));
+    }
+}

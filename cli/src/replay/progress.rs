@@ -1,0 +1,87 @@
+//! Telling how far the replay is, while it runs.
+//!
+//! On a terminal a bar; elsewhere a line every now and then, so that a log
+//! shows that something goes on. Always to stderr: stdout is the report's.
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::IsTerminal;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Mutex, PoisonError};
+use std::thread::Scope;
+use std::time::{Duration, Instant};
+
+const REDRAW: Duration = Duration::from_millis(100);
+const LOG_LINE: Duration = Duration::from_secs(10);
+
+/// How far everybody is.
+pub struct Progress {
+    total: u64,
+    done: AtomicU64,
+    phase: Mutex<String>,
+    quiet: bool,
+}
+
+impl Progress {
+    /// Nobody has done any of `total` steps.
+    pub fn new(total: u64, quiet: bool) -> Progress {
+        Progress { total, done: AtomicU64::new(0), phase: Mutex::default(), quiet }
+    }
+
+    /// Somebody has done one more.
+    pub fn step(&self) {
+        self.done.fetch_add(1, Relaxed);
+    }
+
+    /// The trace's workload has entered the phase `name`.
+    pub fn phase(&self, name: &str) {
+        name.clone_into(&mut self.phase.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Shows it from a thread of `scope`, until what is returned is dropped.
+    pub fn show<'s>(&'s self, scope: &'s Scope<'s, '_>) -> Option<Sender<()>> {
+        if self.quiet {
+            return None;
+        }
+        let (end, ended) = channel();
+        scope.spawn(move || {
+            let mut display = Display::new(self);
+            while ended.recv_timeout(REDRAW) == Err(RecvTimeoutError::Timeout) {
+                display.update();
+            }
+            display.bar.finish_and_clear();
+        });
+        Some(end)
+    }
+
+    fn phase_name(&self) -> String {
+        self.phase.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+struct Display<'p> {
+    progress: &'p Progress,
+    bar: ProgressBar,
+    logged: Option<Instant>,
+}
+
+impl<'p> Display<'p> {
+    fn new(progress: &'p Progress) -> Display<'p> {
+        let terminal = std::io::stderr().is_terminal();
+        let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let style = ProgressStyle::with_template("{bar:40} {human_pos} of {human_len} events, {per_sec}  {msg}");
+        let bar = ProgressBar::with_draw_target(Some(progress.total), target)
+            .with_style(style.expect("a constant that is right"));
+        Display { progress, bar, logged: (!terminal).then(Instant::now) }
+    }
+
+    fn update(&mut self) {
+        let (done, phase) = (self.progress.done.load(Relaxed), self.progress.phase_name());
+        if self.logged.is_some_and(|last| last.elapsed() >= LOG_LINE) {
+            self.logged = Some(Instant::now());
+            eprintln!("vmalloc: {done} of {} events  {phase}", self.progress.total);
+        }
+        self.bar.set_position(done);
+        self.bar.set_message(phase);
+    }
+}

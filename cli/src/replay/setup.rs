@@ -1,0 +1,57 @@
+//! What all stages do alike to set an instance up and to look at it.
+
+use crate::options::Replay;
+use crate::trace::script::Script;
+use std::fmt;
+use std::ops::Range;
+use vmalloc::Vmalloc;
+use vmalloc::area::Caller;
+use vmalloc::config::Config;
+use vmalloc::machine::Machine;
+use vmalloc::machine::frames::Frames;
+
+/// Bits below a caller's number, for whatever the library may keep there.
+const CALLER_SHIFT: u32 = 4;
+/// The widest region that is made.
+const REGION_CAP: u64 = 64 << 30;
+
+/// The caller number `number` of a script, as the library carries it.
+pub fn caller(number: u32) -> Caller {
+    Caller::Return((number as usize + 1) << CALLER_SHIFT)
+}
+
+/// Prints the name of a caller that [`caller`] made.
+pub fn symbolizer(callers: Vec<String>) -> impl Fn(usize, &mut fmt::Formatter<'_>) -> fmt::Result + Send + Sync {
+    move |pc, f| match (pc >> CALLER_SHIFT).checked_sub(1).and_then(|number| callers.get(number)) {
+        Some(name) => f.write_str(name),
+        None => write!(f, "{pc:#x}"),
+    }
+}
+
+/// How large each region of a stage is: as recorded, but not larger than an
+/// instance needs for any trace that fits a machine.
+pub fn region_bytes(script: &Script) -> impl Iterator<Item = usize> {
+    script.regions.iter().enumerate().map(|(region, range)| {
+        let wishes = script.areas.iter().filter(move |area| area.place.region as usize == region);
+        let wished = wishes.filter_map(|area| area.place.within).map(|(_, end)| end).max().unwrap_or(0);
+        (range.end - range.start).min(wished.max(REGION_CAP)) as usize
+    })
+}
+
+/// The configuration that `options` ask for.
+pub fn config(options: &Replay, regions: &[Range<usize>]) -> Config {
+    let config = regions[1..]
+        .iter()
+        .fold(Config::region(regions[0].clone()), |config, region| config.add_region(region.clone()));
+    config.placement(options.placement.into()).policy(options.policy.into())
+}
+
+/// Frames that are out of the frame allocator, though nothing lives and
+/// nothing of the library's statistics accounts for them.
+pub fn unexplained_frames<M: Machine>(vm: &Vmalloc<M>) -> usize {
+    let (stats, frames) = (vm.stats(), vm.machine().frames());
+    let out = frames.total() - frames.free_now();
+    let root = 1;
+    let known = stats.stocked_frames + stats.reserve_frames + stats.table_frames + stats.bookkeeping_frames + root;
+    out.saturating_sub(known)
+}

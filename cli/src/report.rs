@@ -1,0 +1,173 @@
+//! The report of a replay: one set of numbers, told in two ways.
+//!
+//! [`Report`] is what `--json` writes, field by field: its names are stable,
+//! and cli/README.md explains them. [`table`] tells people the same.
+
+pub mod table;
+
+use crate::listing::Comparison;
+use crate::options::Replay;
+use crate::replay::latency::{Call, Percentiles};
+use crate::replay::stage::Vmas;
+use crate::replay::{Findings, Manner};
+use crate::trace::script::Script;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// What a replay did and found.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// Whether all went well.
+    pub ok: bool,
+    pub trace: String,
+    pub machine: String,
+    pub policy: String,
+    pub placement: String,
+    pub cpus: u32,
+    pub loops: u32,
+    pub seed: u64,
+    pub memory_bytes: u64,
+    /// Events of the trace, times loops.
+    pub events_total: u64,
+    pub events_done: u64,
+    pub events_failed: u64,
+    /// Those done, by the trace's word.
+    pub events: BTreeMap<&'static str, u64>,
+    pub bytes_written: u64,
+    pub bytes_verified: u64,
+    pub bytes_wrong: u64,
+    pub latency_ns: BTreeMap<Call, Percentiles>,
+    pub peak_areas: u64,
+    pub peak_pages: u64,
+    pub span_pages: u64,
+    pub span_ratio: f64,
+    pub areas_at_end: usize,
+    /// Frames that are held beyond those of live areas, at the end.
+    pub frames_held: Held,
+    pub flushes: u64,
+    pub kicks: u64,
+    pub purges_waited: u64,
+    /// Absent where the machine makes no mappings of a process.
+    #[serde(flatten)]
+    pub vmas: Option<VmaFields>,
+    pub elapsed_s: f64,
+    pub leaked_areas: usize,
+    pub leaked_frames: usize,
+    pub leaked_vmas: usize,
+    /// Absent without `--expect`.
+    #[serde(flatten)]
+    pub expect: Option<Expect>,
+    /// What the first failures said.
+    pub errors: Vec<String>,
+}
+
+/// Frames that are held and belong to no live area.
+#[derive(Debug, Serialize)]
+pub struct Held {
+    /// In freed areas that wait for a flush.
+    pub waiting: usize,
+    /// Free, in the stocks of CPUs and nodes.
+    pub stocked: usize,
+    /// In the promised reserve.
+    pub reserve: usize,
+    /// Page tables.
+    pub tables: usize,
+    /// The library's own records.
+    pub bookkeeping: usize,
+}
+
+/// Mappings of the process.
+#[derive(Debug, Serialize)]
+pub struct VmaFields {
+    pub vmas_used: usize,
+    pub vmas_allowed: usize,
+}
+
+/// How what is live at the end compares with the listing.
+#[derive(Debug, Serialize)]
+pub struct Expect {
+    pub expect_matched: usize,
+    pub expect_missing: usize,
+    pub expect_extra: usize,
+}
+
+impl Held {
+    /// All of them.
+    pub fn sum(&self) -> usize {
+        self.waiting + self.stocked + self.reserve + self.tables + self.bookkeeping
+    }
+}
+
+impl From<&Comparison> for Expect {
+    fn from(of: &Comparison) -> Expect {
+        Expect { expect_matched: of.matched, expect_missing: of.missing.len(), expect_extra: of.extra.len() }
+    }
+}
+
+impl From<Vmas> for VmaFields {
+    fn from(vmas: Vmas) -> VmaFields {
+        VmaFields { vmas_used: vmas.used, vmas_allowed: vmas.allowed }
+    }
+}
+
+/// The word that the command line has for `value`.
+fn word(value: impl clap::ValueEnum) -> String {
+    value.to_possible_value().map_or_else(String::new, |word| word.get_name().to_owned())
+}
+
+impl Report {
+    /// The report of a replay of `script`.
+    pub fn new(
+        options: &Replay,
+        manner: Manner,
+        script: &Script,
+        found: &Findings,
+        expected: Option<&Comparison>,
+    ) -> Report {
+        let (tally, end, left) = (&found.tally, &found.end, &found.left);
+        let expect = expected.map(Expect::from);
+        let differs = expect.as_ref().is_some_and(|e| e.expect_missing + e.expect_extra > 0);
+        let clean = tally.failed == 0 && tally.bytes_wrong == 0 && *left == Default::default();
+        Report {
+            ok: clean && !(options.strict_expect && differs),
+            trace: options.trace.as_ref().map_or("built in: mix".to_owned(), |path| path.display().to_string()),
+            machine: word(options.machine),
+            policy: word(options.policy),
+            placement: word(options.placement),
+            cpus: manner.cpus,
+            loops: manner.loops,
+            seed: manner.seed,
+            memory_bytes: options.memory,
+            events_total: script.steps.len() as u64 * u64::from(manner.loops),
+            events_done: tally.events.values().sum(),
+            events_failed: tally.failed,
+            events: tally.events.clone(),
+            bytes_written: tally.bytes_written,
+            bytes_verified: tally.bytes_verified,
+            bytes_wrong: tally.bytes_wrong,
+            latency_ns: found.latency.percentiles(),
+            peak_areas: found.peaks.areas,
+            peak_pages: found.peaks.pages,
+            span_pages: found.peaks.span_pages,
+            span_ratio: found.peaks.span_ratio,
+            areas_at_end: end.areas,
+            frames_held: Held {
+                waiting: end.waiting_pages,
+                stocked: end.stocked_frames,
+                reserve: end.reserve_frames,
+                tables: end.table_frames,
+                bookkeeping: end.bookkeeping_frames,
+            },
+            flushes: end.counts.flushes,
+            kicks: end.counts.kicks,
+            purges_waited: end.counts.purges,
+            vmas: found.vmas.map(VmaFields::from),
+            elapsed_s: found.elapsed.as_secs_f64(),
+            leaked_areas: left.areas,
+            leaked_frames: left.remains.frames,
+            leaked_vmas: left.remains.vmas,
+            expect,
+            errors: tally.errors.clone(),
+        }
+    }
+}

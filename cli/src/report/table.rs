@@ -1,0 +1,157 @@
+//! The report for people.
+
+use super::Report;
+use crate::listing::{Comparison, Entry};
+use comfy_table::presets::UTF8_BORDERS_ONLY;
+use comfy_table::{CellAlignment, Table};
+use std::fmt::{self, Write};
+
+/// Differences of one kind that are printed one by one.
+const SHOWN: usize = 100;
+
+/// Writes all of `report` into `out`.
+pub fn write(out: &mut String, report: &Report) -> fmt::Result {
+    writeln!(
+        out,
+        "{} on {}, {} CPUs, policy {}, placement {}, {} of memory, {} loop{}, seed {}",
+        report.trace,
+        report.machine,
+        report.cpus,
+        report.policy,
+        report.placement,
+        bytes(report.memory_bytes),
+        report.loops,
+        if report.loops == 1 { "" } else { "s" },
+        report.seed,
+    )?;
+    writeln!(out, "\n{}\n\n{}\n\n{}", events(report), latencies(report), figures(report))?;
+    for error in &report.errors {
+        writeln!(out, "error: {error}")?;
+    }
+    writeln!(out, "{}", verdict(report))
+}
+
+fn events(report: &Report) -> Table {
+    let mut table = numbers(&["event", "done"], 1);
+    for (word, n) in &report.events {
+        table.add_row([(*word).to_owned(), grouped(*n)]);
+    }
+    table.add_row(["all".to_owned(), format!("{} of {}", grouped(report.events_done), grouped(report.events_total))]);
+    table
+}
+
+fn latencies(report: &Report) -> Table {
+    let mut table = numbers(&["call", "count", "p50 ns", "p99 ns", "p99.9 ns", "max ns"], 5);
+    for (call, of) in &report.latency_ns {
+        let figures = [of.count, of.p50, of.p99, of.p999, of.max].map(grouped);
+        table.add_row(std::iter::once(call.name().to_owned()).chain(figures));
+    }
+    table
+}
+
+fn figures(report: &Report) -> Table {
+    let mut table = numbers(&["figure", "value"], 1);
+    let mut row = |name: &str, value: String| {
+        table.add_row([name.to_owned(), value]);
+    };
+    row("time", format!("{:.3} s", report.elapsed_s));
+    row("bytes verified", bytes(report.bytes_verified));
+    row("bytes wrong", grouped(report.bytes_wrong));
+    row("areas at the peak", grouped(report.peak_areas));
+    row("pages at the peak, with guards", grouped(report.peak_pages));
+    row("address span over these pages", format!("{:.3}", report.span_ratio));
+    row("areas at the end", grouped(report.areas_at_end as u64));
+    let held = &report.frames_held;
+    row("frames held beyond live ones", grouped(held.sum() as u64));
+    for (name, n) in [
+        ("  waiting for a flush", held.waiting),
+        ("  in stock", held.stocked),
+        ("  promised reserve", held.reserve),
+        ("  page tables", held.tables),
+        ("  bookkeeping", held.bookkeeping),
+    ] {
+        row(name, grouped(n as u64));
+    }
+    row("flushes", grouped(report.flushes));
+    row("purges that waited for a flush", grouped(report.purges_waited));
+    if let Some(vmas) = &report.vmas {
+        let (used, allowed) = (grouped(vmas.vmas_used as u64), grouped(vmas.vmas_allowed as u64));
+        row("VMAs used and allowed", format!("{used} of {allowed}"));
+    }
+    let leaked = [(report.leaked_areas, "areas"), (report.leaked_frames, "frames"), (report.leaked_vmas, "VMAs")];
+    row("leaked", leaked.map(|(n, what)| format!("{n} {what}")).join(", "));
+    if let Some(expect) = &report.expect {
+        let (matched, missing, extra) = (expect.expect_matched, expect.expect_missing, expect.expect_extra);
+        row("as in the listing", format!("{matched} of {}; {extra} more than there", matched + missing));
+    }
+    table
+}
+
+fn verdict(report: &Report) -> String {
+    if report.ok {
+        return "All went well: every byte was right, and nothing was left.".to_owned();
+    }
+    let leaks = report.leaked_areas + report.leaked_frames + report.leaked_vmas;
+    let mut parts = Vec::new();
+    for (n, what) in [
+        (report.events_failed, "events failed"),
+        (report.bytes_wrong, "bytes were wrong"),
+        (leaks as u64, "things were left behind"),
+        (report.events_total.saturating_sub(report.events_done + report.events_failed), "events were not done"),
+    ] {
+        if n > 0 {
+            parts.push(format!("{} {what}", grouped(n)));
+        }
+    }
+    if parts.is_empty() {
+        parts.push("what is live at the end differs from the listing".to_owned());
+    }
+    format!("Not all went well: {}.", parts.join(", "))
+}
+
+/// Writes where our areas and the listing's differ.
+pub fn write_differences(out: &mut String, of: &Comparison) -> fmt::Result {
+    write_some(out, "in the listing, but not live here:", &of.missing)?;
+    write_some(out, "live here, but not in the listing:", &of.extra)
+}
+
+fn write_some(out: &mut String, title: &str, entries: &[Entry]) -> fmt::Result {
+    if entries.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "{title}")?;
+    entries.iter().take(SHOWN).try_for_each(|entry| writeln!(out, "  {entry}"))?;
+    if entries.len() > SHOWN { writeln!(out, "  ... and {} more", entries.len() - SHOWN) } else { Ok(()) }
+}
+
+/// A table whose last `count` columns are numbers.
+fn numbers(titles: &[&str], count: usize) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_BORDERS_ONLY).set_header(titles);
+    for column in table.column_iter_mut().skip(titles.len() - count) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+/// 1234567 as 1,234,567.
+fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// Bytes in the unit that people would take.
+fn bytes(n: u64) -> String {
+    match n {
+        0..=0xfffff => format!("{} KiB", grouped(n.div_ceil(1 << 10))),
+        0x10_0000..=0x3fff_ffff => format!("{:.1} MiB", n as f64 / (1u64 << 20) as f64),
+        _ => format!("{:.2} GiB", n as f64 / (1u64 << 30) as f64),
+    }
+}
