@@ -1,4 +1,4 @@
-//! Blocks: one frame of the tree, and how a change goes through it.
+//! Blocks: one frame of the tree.
 //!
 //! The nodes of a block are numbered as in a heap: 1 is the block's own, `2n`
 //! and `2n + 1` are below `n`, and 128..256 stand over the items. A root block
@@ -7,10 +7,8 @@
 use super::WORD_BITS;
 use super::node::{Node, State};
 use crate::machine::Machine;
-use crate::machine::stock::Stock;
 use crate::units::{PAGE_SIZE, Pfn};
 use core::cell::Cell;
-use core::ops::Range;
 
 /// Items in a block.
 pub(super) const ITEMS: usize = 1 << ITEM_BITS;
@@ -21,21 +19,22 @@ pub(super) const ITEM_BITS: u32 = 7;
 #[repr(C)]
 pub(super) struct Block {
     nodes: [Cell<Node>; 2 * ITEMS],
-    items: [Cell<u64>; ITEMS],
+    pub items: [Cell<Item>; ITEMS],
 }
 
 const _: () = assert!(size_of::<Block>() == PAGE_SIZE);
 
-/// A link to a block: its frame's number plus one, or 0.
+/// What nodes stand over: a word of bits, 1 = taken, or a link to a block,
+/// which is its frame's number plus one, or 0.
 ///
 /// - **K1** Links are made of frames that came out of a stock, and are found in
 ///   arenas and in their blocks only: the frame of a link belongs to its arena
 ///   until the link is cleared. Whoever follows a link borrows the arena.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Link(u64);
+pub(super) struct Item(pub u64);
 
-impl Link {
-    pub const NONE: Link = Link(0);
+impl Item {
+    pub const NONE: Item = Item(0);
 
     /// The block behind the link.
     pub fn block<M: Machine>(self, machine: &M) -> Option<&Block> {
@@ -51,7 +50,7 @@ impl Link {
     pub fn for_each<M: Machine>(self, machine: &M, span: Span, with: &mut dyn FnMut(Pfn)) {
         let Some(block) = self.block(machine) else { return };
         if !span.is_words() {
-            (0..ITEMS).for_each(|item| block.link(item).for_each(machine, span.below(), with));
+            (0..ITEMS).for_each(|item| block.item(item).for_each(machine, span.below(), with));
         }
         with(Pfn(self.0 - 1));
     }
@@ -131,33 +130,39 @@ impl Block {
     /// The node `at`, below 256.
     #[inline(always)]
     pub fn node(&self, at: usize) -> Node {
-        // The remainder spares the bounds check.
+        // The remainder spares the bounds check; so below.
         self.nodes[at % self.nodes.len()].get()
     }
 
+    /// Says `node` of `at`.
     #[inline(always)]
     pub fn set_node(&self, at: usize, node: Node) {
         self.nodes[at % self.nodes.len()].set(node);
     }
 
-    /// The link at `item`.
-    pub fn link(&self, item: usize) -> Link {
-        Link(self.items[item].get())
+    /// The item `item`.
+    #[inline(always)]
+    pub fn item(&self, item: usize) -> Item {
+        self.items[item % ITEMS].get()
     }
 
-    /// The word at `item`: 1 = taken.
-    pub fn word(&self, item: usize) -> u64 {
-        self.items[item].get()
+    /// The two nodes below `at`.
+    #[inline(always)]
+    pub fn pair(&self, at: usize) -> (Node, Node) {
+        let (pairs, _) = self.nodes.as_chunks::<2>();
+        let [left, right] = &pairs[at % ITEMS];
+        (left.get(), right.get())
     }
 
     /// What the two nodes below `at`, of `half` grains each, say of it.
     #[inline(always)]
     pub fn joined(&self, at: usize, half: u32) -> Node {
-        Node::join(self.node(2 * at), self.node(2 * at + 1), half)
+        let (left, right) = self.pair(at);
+        Node::join(left, right, half)
     }
 
     /// All that is under node `at` becomes `to`; blocks below become stale.
-    fn fill(&self, span: Span, at: usize, to: State) {
+    pub fn fill(&self, span: Span, at: usize, to: State) {
         let level = Span::level(at);
         for above in 0..=level {
             let (first, node) = (at << above, Node::uniform(to, span.size(at << above)));
@@ -165,14 +170,14 @@ impl Block {
         }
         if span.is_words() {
             let first = (at << level) - ITEMS;
-            self.items[first..first + (1 << level)].iter().for_each(|word| word.set(to.word()));
+            self.items[first..first + (1 << level)].iter().for_each(|word| word.set(Item(to.word())));
         }
     }
 
     /// Makes the nodes above the items `first` and `last` true, after these
     /// have changed, up to where the two ways meet; what lies between them
     /// becomes `to`. Returns where they meet.
-    fn close(&self, span: Span, first: usize, last: usize, to: State) -> usize {
+    pub fn close(&self, span: Span, first: usize, last: usize, to: State) -> usize {
         let (mut left, mut right) = (ITEMS + first, ITEMS + last);
         while left != right {
             for between in [left ^ 1, right ^ 1] {
@@ -191,7 +196,7 @@ impl Block {
     /// Makes the nodes above `at` true, after it has changed. Returns the
     /// block's own, or `None` where it stays as it was.
     #[inline(always)]
-    fn climb(&self, span: Span, mut at: usize) -> Option<Node> {
+    pub fn climb(&self, span: Span, mut at: usize) -> Option<Node> {
         let (own, mut half) = (span.own(), span.size(at));
         while at > own {
             at /= 2;
@@ -203,79 +208,5 @@ impl Block {
             half *= 2;
         }
         Some(self.node(own))
-    }
-}
-
-/// One change of a run of grains from one state to the other.
-pub(super) struct Change<'a, M> {
-    machine: &'a M,
-    stock: &'a mut Stock,
-    to: State,
-    frames: u32,
-}
-
-impl<'a, M: Machine> Change<'a, M> {
-    pub fn new(machine: &'a M, stock: &'a mut Stock, to: State) -> Self {
-        Change { machine, stock, to, frames: 0 }
-    }
-
-    /// The frames that have been linked in.
-    pub fn frames(&self) -> u32 {
-        self.frames
-    }
-
-    /// Changes `grains` of the block behind `link`, which comes from the stock
-    /// where there is none. `own` is the node over it; the answer is what that
-    /// node becomes, or `None` where it stays the same.
-    pub fn block(&mut self, link: &mut Link, span: Span, own: Node, grains: Range<u32>) -> Option<Node> {
-        let block = link.block(self.machine).unwrap_or_else(|| self.create(link));
-        if block.node(span.own()) != own {
-            block.fill(span, span.own(), self.to.other());
-        }
-        let (first, last) = (span.item(grains.start), span.item(grains.end - 1));
-        if first == last {
-            let changed = self.item(block, span, first, &grains);
-            changed.then(|| block.climb(span, ITEMS + first))?
-        } else {
-            self.item(block, span, first, &grains);
-            self.item(block, span, last, &grains);
-            block.climb(span, block.close(span, first, last, self.to))
-        }
-    }
-
-    #[cold]
-    fn create(&mut self, link: &mut Link) -> &'a Block {
-        let frame = self.stock.take(self.machine).expect("A5: takes are stocked for, frees find their blocks");
-        *link = Link(frame.0 + 1);
-        self.frames += 1;
-        link.block(self.machine).expect("there is a link")
-    }
-
-    /// Changes those of `grains` that are in `item`; says whether the node
-    /// over it changed.
-    fn item(&mut self, block: &Block, span: Span, item: usize, grains: &Range<u32>) -> bool {
-        let (at, size) = (ITEMS + item, span.item_size());
-        let start = item as u32 * size;
-        let part = grains.start.saturating_sub(start)..(grains.end - start).min(size);
-        let node = if span.is_words() {
-            let word = self.word(block.word(item), part);
-            block.items[item].set(word);
-            Some(Node::of_word(word))
-        } else if part == (0..size) {
-            Some(Node::uniform(self.to, size))
-        } else {
-            let mut link = block.link(item);
-            let node = self.block(&mut link, span.below(), block.node(at), part);
-            block.items[item].set(link.0);
-            node
-        };
-        node.inspect(|&node| block.set_node(at, node)).is_some()
-    }
-
-    /// `word` with the grains `part` changed.
-    fn word(&self, word: u64, part: Range<u32>) -> u64 {
-        let mask = (u64::MAX >> (u64::BITS - (part.end - part.start))) << part.start;
-        debug_assert_eq!(word & mask, self.to.other().word() & mask, "A5: grains are {:?} already", self.to);
-        word ^ mask
     }
 }

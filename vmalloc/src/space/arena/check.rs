@@ -1,7 +1,7 @@
 //! Checking: everything that the nodes say, counted again.
 
 use super::Arena;
-use super::block::{Block, ITEMS, Link, Span};
+use super::block::{Block, ITEMS, Item, Span};
 use super::node::Node;
 use crate::error::Broken;
 use crate::machine::Machine;
@@ -16,15 +16,16 @@ impl Arena {
     /// O(frames).
     pub fn check<M: Machine>(&self, machine: &M) -> Result<(), Broken> {
         let mut walk = Walk { machine, taken: 0 };
-        if self.root == Link::NONE {
+        let mut beyond = self.span.grains() - self.grains;
+        if self.root == Item::NONE {
             rule("A3", 0, self.top == self.fresh_top())?;
+            beyond = 0;
         } else {
             walk.link(self.root, self.span, self.top, 0)?;
-            walk.taken -= self.span.grains() - self.grains;
         }
         let mut frames = 0;
         self.root.for_each(machine, self.span, &mut |_| frames += 1);
-        rule("A4", 0, walk.taken == self.used && frames == self.frames)
+        rule("A4", 0, walk.taken == self.used + beyond && frames == self.frames)
     }
 }
 
@@ -42,7 +43,7 @@ struct Walk<'a, M> {
 
 impl<M: Machine> Walk<'_, M> {
     /// Holds `own`, the node over a block, against the block.
-    fn link(&mut self, link: Link, span: Span, own: Node, first: u32) -> Result<(), Broken> {
+    fn link(&mut self, link: Item, span: Span, own: Node, first: u32) -> Result<(), Broken> {
         if let Some(state) = own.state(span.grains()) {
             let uniform = Node::uniform(state, span.grains());
             self.taken += uniform.best;
@@ -62,11 +63,11 @@ impl<M: Machine> Walk<'_, M> {
             self.node(block, span, 2 * at + 1, base)?;
             rule("A2", first, node == block.joined(at, span.size(at) / 2))
         } else if span.is_words() {
-            let word = block.word(at - ITEMS);
+            let word = block.item(at - ITEMS).0;
             self.taken += word.count_ones();
             rule("A1", first, node == Node::of_word(word))
         } else {
-            self.link(block.link(at - ITEMS), span.below(), node, first)
+            self.link(block.item(at - ITEMS), span.below(), node, first)
         }
     }
 }

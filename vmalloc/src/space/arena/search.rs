@@ -45,7 +45,7 @@ impl<'a, M: Machine> Place<'a, M> {
     fn below(&self, item: usize) -> Place<'a, M> {
         Place {
             machine: self.machine,
-            block: self.block.link(item).block(self.machine).expect("A3: a mixed node has a block"),
+            block: self.block.item(item).block(self.machine).expect("A3: a mixed node has a block"),
             span: self.span.below(),
             base: self.first(ITEMS + item),
         }
@@ -63,19 +63,19 @@ impl<'a, M: Machine> Place<'a, M> {
         loop {
             while at < ITEMS {
                 size /= 2;
-                let left = self.block.node(2 * at);
+                let (left, right) = self.block.pair(at);
                 at *= 2;
                 if size - left.best < len {
                     at += 1;
                     let before = size - left.tail;
-                    if before + size - self.block.node(at).head >= len {
+                    if before + size - right.head >= len {
                         return self.first(at) - before;
                     }
                 }
             }
             let item = at - ITEMS;
             if self.span.is_words() {
-                let bit = lowest_run(!self.block.word(item), len);
+                let bit = lowest_run(!self.block.item(item).0, len);
                 return self.first(at) + bit.expect("A1: the node knows of a run in its word");
             }
             if self.block.node(at) == Node::FREE {
@@ -122,10 +122,9 @@ impl<'a, M: Machine> Place<'a, M> {
         Continue(run)
     }
 
-    /// What `seek` does, inside the word of the node `at`, from
-    /// its grain `from` on.
+    /// What `seek` does, inside the word of node `at`, from its grain `from` on.
     fn seek_in_word(&self, at: usize, from: u32, len: u32) -> Outcome {
-        let free = !self.block.word(at - ITEMS) & (u64::MAX << from);
+        let free = !self.block.item(at - ITEMS).0 & (u64::MAX << from);
         match lowest_run(free, len) {
             Some(bit) => Break(self.first(at) + bit),
             None => Continue(free.leading_ones()),

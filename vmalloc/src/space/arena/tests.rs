@@ -151,7 +151,7 @@ fn alignment_is_that_of_the_address() {
 
 #[test]
 fn a_take_stays_within_its_range() {
-    let mut bench = with_taken(&[12..14]);
+    let mut bench = with_taken(&[12..13, 13..14]);
     assert_eq!(bench.take(&Fit { within: 9..30, ..Fit::of(4) }), Ok(14));
     assert_eq!(bench.take(&Fit { within: 9..30, ..Fit::of(3) }), Ok(9));
     assert_eq!(bench.take(&Fit { within: 9..30, ..Fit::of(12) }), Ok(18));

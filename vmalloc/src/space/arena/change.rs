@@ -1,0 +1,94 @@
+//! Changes: how a run of grains becomes taken or free.
+//!
+//! Down to the words at the two ends of the run, through one block after the
+//! other, and up again; what lies between the two ways is filled. Mostly both
+//! ends lie in one word.
+
+use super::block::{Block, ITEMS, Item, Span};
+use super::node::{Node, State};
+use crate::machine::Machine;
+use crate::machine::stock::Stock;
+use core::cell::Cell;
+use core::ops::Range;
+
+/// One change of a run of grains from one state to the other.
+pub(super) struct Change<'a, M> {
+    machine: &'a M,
+    stock: &'a mut Stock,
+    to: State,
+    frames: u32,
+}
+
+impl<'a, M: Machine> Change<'a, M> {
+    pub fn new(machine: &'a M, stock: &'a mut Stock, to: State) -> Self {
+        Change { machine, stock, to, frames: 0 }
+    }
+
+    /// The frames that have been linked in.
+    pub fn frames(&self) -> u32 {
+        self.frames
+    }
+
+    /// Changes `grains` of the block behind `link`, which comes from the stock
+    /// where there is none. `own` is the node over it; the answer is what that
+    /// node becomes, or `None` where it stays the same.
+    pub fn block(&mut self, link: &Cell<Item>, span: Span, own: Node, grains: Range<u32>) -> Option<Node> {
+        let block = link.get().block(self.machine).unwrap_or_else(|| self.create(link));
+        if block.node(span.own()) != own {
+            block.fill(span, span.own(), self.to.other());
+        }
+        let (first, last) = (span.item(grains.start), span.item(grains.end - 1));
+        if first == last {
+            let start = first as u32 * span.item_size();
+            let node = self.item(block, span, first, grains.start - start..grains.end - start)?;
+            block.set_node(ITEMS + first, node);
+            return block.climb(span, ITEMS + first);
+        }
+        self.both_ends(block, span, grains);
+        block.climb(span, block.close(span, first, last, self.to))
+    }
+
+    /// Changes the first and the last of the items that hold `grains`.
+    fn both_ends(&mut self, block: &Block, span: Span, grains: Range<u32>) {
+        let size = span.item_size();
+        for item in [span.item(grains.start), span.item(grains.end - 1)] {
+            let start = item as u32 * size;
+            let part = grains.start.saturating_sub(start)..(grains.end - start).min(size);
+            if let Some(node) = self.item(block, span, item, part) {
+                block.set_node(ITEMS + item, node);
+            }
+        }
+    }
+
+    /// Links a block from the stock.
+    #[cold]
+    fn create(&mut self, link: &Cell<Item>) -> &'a Block {
+        let frame = self.stock.take(self.machine).expect("A5: takes are stocked for, frees find their blocks");
+        link.set(Item(frame.0 + 1));
+        self.frames += 1;
+        link.get().block(self.machine).expect("there is a link")
+    }
+
+    /// Changes `part` of an item; the answer is what the node over it becomes,
+    /// or `None` where it stays the same.
+    #[inline(always)]
+    fn item(&mut self, block: &Block, span: Span, item: usize, part: Range<u32>) -> Option<Node> {
+        if span.is_words() {
+            let word = self.word(block.item(item).0, part);
+            block.items[item % ITEMS].set(Item(word));
+            return Some(Node::of_word(word));
+        }
+        if part == (0..span.item_size()) {
+            return Some(Node::uniform(self.to, span.item_size()));
+        }
+        self.block(&block.items[item % ITEMS], span.below(), block.node(ITEMS + item), part)
+    }
+
+    /// `word` with the grains `part` changed.
+    #[inline(always)]
+    fn word(&self, word: u64, part: Range<u32>) -> u64 {
+        let mask = (u64::MAX >> (u64::BITS - (part.end - part.start))) << part.start;
+        debug_assert_eq!(word & mask, self.to.other().word() & mask, "A5: grains are {:?} already", self.to);
+        (word & !mask) | (self.to.word() & mask)
+    }
+}
