@@ -40,7 +40,8 @@ Examples:
           A longer run for the figures, without a word
 
 Exit codes:
-  0  all went well: no event failed, no byte was wrong, nothing leaked
+  0  all went well: no event failed, no byte was wrong, no rule was broken,
+     nothing leaked
   1  something did not: the report says what
   2  the trace, the listing or the command line cannot be used";
 

@@ -63,6 +63,8 @@ pub struct Findings {
     pub vmas: Option<Vmas>,
     /// What was live then, as the library lists it.
     pub listing: String,
+    /// Rules of the library that its own `check` found broken.
+    pub broken: Vec<String>,
     /// Whether an allocation was refused, so that the rest was not done.
     pub stopped: bool,
     /// The time that the rounds took.
@@ -101,7 +103,7 @@ fn finish<S: Stage>(stage: &S, findings: &mut Findings) {
     vm.purge();
     findings.left.areas = vm.areas().count();
     if let Err(broken) = vm.check() {
-        findings.tally.complain(format!("after the last free: {broken}"));
+        findings.broken.push(format!("after the last free: {broken}"));
     }
 }
 
@@ -181,7 +183,7 @@ impl<S: Stage> Players<'_, S> {
             findings.vmas = stage.vmas();
             stage.vm().list(&mut findings.listing).expect("a String takes everything");
             if let Err(broken) = stage.vm().check() {
-                findings.tally.complain(format!("at the end: {broken}"));
+                findings.broken.push(format!("at the end: {broken}"));
             }
         });
     }
@@ -196,6 +198,7 @@ impl Findings {
             end: Stats::default(),
             vmas: None,
             listing: String::new(),
+            broken: Vec::new(),
             stopped: false,
             elapsed: Duration::ZERO,
             left: Left::default(),

@@ -51,6 +51,8 @@ pub struct Report {
     #[serde(flatten)]
     pub vmas: Option<VmaFields>,
     pub elapsed_s: f64,
+    /// Rules of the library that were found broken.
+    pub rules_broken: usize,
     pub leaked_areas: usize,
     pub leaked_frames: usize,
     pub leaked_vmas: usize,
@@ -127,7 +129,8 @@ impl Report {
         let (tally, end, left) = (&found.tally, &found.end, &found.left);
         let expect = expected.map(Expect::from);
         let differs = expect.as_ref().is_some_and(|e| e.expect_missing + e.expect_extra > 0);
-        let clean = tally.failed == 0 && tally.bytes_wrong == 0 && *left == Default::default();
+        let clean =
+            tally.failed == 0 && tally.bytes_wrong == 0 && found.broken.is_empty() && *left == Default::default();
         Report {
             ok: clean && !(options.strict_expect && differs),
             trace: options.trace.as_ref().map_or("built in: mix".to_owned(), |path| path.display().to_string()),
@@ -163,11 +166,12 @@ impl Report {
             purges_waited: end.counts.purges,
             vmas: found.vmas.map(VmaFields::from),
             elapsed_s: found.elapsed.as_secs_f64(),
+            rules_broken: found.broken.len(),
             leaked_areas: left.areas,
             leaked_frames: left.remains.frames,
             leaked_vmas: left.remains.vmas,
             expect,
-            errors: tally.errors.clone(),
+            errors: tally.errors.iter().chain(&found.broken).cloned().collect(),
         }
     }
 }

@@ -31,14 +31,9 @@ impl Tally {
 
     /// An event did not.
     pub fn failed(&mut self, why: &Failure) {
-        self.complain(why.to_string());
-    }
-
-    /// Something went wrong.
-    pub fn complain(&mut self, what: String) {
         self.failed += 1;
         if self.errors.len() < KEPT {
-            self.errors.push(what);
+            self.errors.push(why.to_string());
         }
     }
 

@@ -13,15 +13,14 @@ const SHOWN: usize = 100;
 pub fn write(out: &mut String, report: &Report) -> fmt::Result {
     writeln!(
         out,
-        "{} on {}, {} CPUs, policy {}, placement {}, {} of memory, {} loop{}, seed {}",
+        "{} on {}, {}, policy {}, placement {}, {} of memory, {}, seed {}",
         report.trace,
         report.machine,
-        report.cpus,
+        counted(report.cpus, "CPU"),
         report.policy,
         report.placement,
         bytes(report.memory_bytes),
-        report.loops,
-        if report.loops == 1 { "" } else { "s" },
+        counted(report.loops, "loop"),
         report.seed,
     )?;
     writeln!(out, "\n{}\n\n{}\n\n{}", events(report), latencies(report), figures(report))?;
@@ -96,6 +95,7 @@ fn verdict(report: &Report) -> String {
     for (n, what) in [
         (report.events_failed, "events failed"),
         (report.bytes_wrong, "bytes were wrong"),
+        (report.rules_broken as u64, "rules of the library were broken"),
         (leaks as u64, "things were left behind"),
         (report.events_total.saturating_sub(report.events_done + report.events_failed), "events were not done"),
     ] {
@@ -132,6 +132,11 @@ fn numbers(titles: &[&str], count: usize) -> Table {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table
+}
+
+/// "1 CPU", "2 CPUs".
+fn counted(n: u32, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
 }
 
 /// 1234567 as 1,234,567.

@@ -1,0 +1,143 @@
+//! The replay, from outside: exit codes, reports, figures.
+
+use crate::common::{replay, report, scratch, trace};
+use serde_json::Value;
+
+fn number(report: &Value, name: &str) -> u64 {
+    report[name].as_u64().unwrap_or_else(|| panic!("no number {name} in {report:#}"))
+}
+
+/// Nothing went wrong, and nothing was left.
+fn assert_clean(name: &str, code: i32, report: &Value) {
+    let zero = ["events_failed", "bytes_wrong", "rules_broken", "leaked_areas", "leaked_frames", "leaked_vmas"];
+    for field in zero {
+        assert_eq!(number(report, field), 0, "{name}: {field}: {}", report["errors"]);
+    }
+    assert_eq!((code, &report["ok"]), (0, &Value::Bool(true)), "{name}");
+    assert_eq!(number(report, "events_done"), number(report, "events_total"), "{name}");
+}
+
+#[test]
+fn a_boot_is_replayed_on_real_memory_and_ends_as_linux_lists_it() {
+    let (boot, list) = (trace("boot.txt.gz"), trace("boot.vmallocinfo.gz"));
+    let (run, report) = report("boot", &[&boot, "--expect", &list, "--strict-expect"]);
+    assert_clean("boot", run.code, &report);
+    assert_eq!(number(&report, "events_done"), 1475);
+    assert_eq!(["expect_matched", "expect_missing", "expect_extra"].map(|name| number(&report, name)), [371, 0, 0]);
+    assert_eq!(number(&report, "areas_at_end"), 371);
+    assert!(number(&report, "bytes_verified") > 30 << 20, "all that was written: {report:#}");
+    assert!(report["span_ratio"].as_f64().unwrap() >= 1.0 && report["elapsed_s"].as_f64().unwrap() > 0.0);
+    assert!((1..=number(&report, "vmas_allowed")).contains(&number(&report, "vmas_used")));
+    for (call, count) in [("alloc", 679), ("free_irq", 119), ("purge", 342), ("ioremap", 12), ("pcpu_alloc", 1)] {
+        assert_eq!(report["latency_ns"][call]["count"], count, "{call}");
+    }
+    assert!(run.out.contains("All went well") && run.out.contains("371 of 371"), "{}", run.out);
+}
+
+#[test]
+fn the_built_in_trace_is_replayed_whole() {
+    let list = trace("mix.vmallocinfo.gz");
+    let (run, report) = report("mix", &["--expect", &list]);
+    assert_clean("mix", run.code, &report);
+    let word = |word: &str| report["events"][word].as_u64().unwrap();
+    assert_eq!(["alloc", "map_ram", "unmap_ram", "defer"].map(word), [8014, 641, 641, 3552]);
+    // One stack was made between the end of the trace and the listing.
+    assert_eq!(["expect_matched", "expect_missing", "expect_extra"].map(|name| number(&report, name)), [475, 1, 0]);
+    assert!(
+        run.out.contains("in the listing, but not live here:\n      20480 kernel_clone+0xc2 vmalloc\n"),
+        "{}",
+        run.out
+    );
+}
+
+#[test]
+fn every_policy_and_placement_goes_well_on_both_machines() {
+    let boot = trace("boot.txt.gz");
+    for machine in ["hosted", "sim"] {
+        for (policy, placement) in
+            [("unmap", "classes"), ("unmap", "lowest"), ("strict", "classes"), ("strict", "lowest")]
+        {
+            let name = format!("boot-{machine}-{policy}-{placement}");
+            let choice = ["--machine", machine, "--policy", policy, "--placement", placement];
+            let (run, report) = report(&name, &[&[boot.as_str()][..], &choice].concat());
+            assert_clean(&name, run.code, &report);
+            assert_eq!(report["policy"], policy);
+        }
+    }
+}
+
+#[test]
+fn cpus_are_counted_round_and_loops_repeat() {
+    let boot = trace("boot.txt.gz");
+    for cpus in ["1", "3", "8"] {
+        let name = format!("boot-cpus-{cpus}");
+        let (run, report) = report(&name, &[&boot, "--cpus", cpus, "--loops", "3"]);
+        assert_clean(&name, run.code, &report);
+        assert_eq!(number(&report, "events_done"), 3 * 1475);
+    }
+}
+
+#[test]
+fn a_seed_repeats_a_simulated_run() {
+    let boot = trace("boot.txt.gz");
+    let figures = |name: &str, seed: &str| {
+        let (_, report) = report(name, &[&boot, "--machine", "sim", "--seed", seed]);
+        ["flushes", "kicks", "span_pages", "peak_pages", "bytes_verified"].map(|field| number(&report, field))
+    };
+    assert_eq!(figures("seed-a", "7"), figures("seed-b", "7"));
+}
+
+#[test]
+fn too_little_memory_ends_with_the_allocators_own_error_and_a_report() {
+    let (run, report) = report("small", &[&trace("boot.txt.gz"), "--memory", "8M"]);
+    assert_eq!((run.code, &report["ok"]), (1, &Value::Bool(false)), "{}", run.err);
+    let error = report["errors"][0].as_str().unwrap();
+    assert!(error.contains("out of memory"), "{error}");
+    assert!(run.out.contains(error) && run.out.contains("events were not done"), "{}", run.out);
+    let done = number(&report, "events_done");
+    assert!(done > 0 && done < number(&report, "events_total"));
+    for field in ["bytes_wrong", "leaked_areas", "leaked_frames", "leaked_vmas"] {
+        assert_eq!(number(&report, field), 0, "{field}: what was made is given back");
+    }
+}
+
+#[test]
+fn info_prints_the_listing_in_linux_form_and_quiet_nothing_else() {
+    let run = replay(&[&trace("boot.txt.gz"), "--info", "--quiet"]);
+    assert_eq!((run.code, run.err.as_str()), (0, ""));
+    let live = |line: &&str| !line.contains("unpurged");
+    assert_eq!(run.out.lines().filter(live).count(), 371, "{}", run.out);
+    let stack = run.out.lines().find(|line| line.contains("kernel_clone+0xc2")).expect("a stack");
+    assert!(stack.starts_with("0x") && stack.ends_with("  20480 kernel_clone+0xc2 pages=4 vmalloc N0=4"), "{stack}");
+    assert_eq!(replay(&[&trace("boot.txt.gz"), "-q"]).out, "");
+}
+
+#[test]
+fn differences_are_printed_and_count_only_when_asked() {
+    let list = scratch("other.vmallocinfo");
+    std::fs::write(&list, "0x1000-0x4000 12288 nobody+0x1/0x2 pages=2 vmalloc N0=2\n").unwrap();
+    let (boot, list) = (trace("boot.txt.gz"), list.to_str().unwrap().to_owned());
+    let run = replay(&[&boot, "--expect", &list]);
+    assert_eq!(run.code, 0, "{}", run.err);
+    assert!(run.out.contains("in the listing, but not live here:\n      12288 nobody+0x1 vmalloc\n"), "{}", run.out);
+    assert!(run.out.contains("live here, but not in the listing:\n") && run.out.contains("more\n"));
+    assert_eq!(replay(&[&boot, "--expect", &list, "--strict-expect"]).code, 1);
+}
+
+#[test]
+fn a_report_that_cannot_be_written_is_an_error() {
+    let run = replay(&[&trace("boot.txt.gz"), "--json", "/no/such/folder/report.json"]);
+    assert_eq!(run.code, 1);
+    assert!(run.err.starts_with("vmalloc: /no/such/folder/report.json: cannot be written"), "{}", run.err);
+}
+
+#[test]
+fn every_name_of_the_report_is_explained() {
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let (boot, list) = (trace("boot.txt.gz"), trace("boot.vmallocinfo.gz"));
+    let (_, report) = report("names", &[&boot, "--expect", &list]);
+    let inner = ["frames_held", "latency_ns"].map(|name| report[name].as_object().unwrap().keys());
+    for name in report.as_object().unwrap().keys().chain(inner.into_iter().flatten()) {
+        assert!(readme.contains(&format!("`{name}`")), "{name}");
+    }
+}
