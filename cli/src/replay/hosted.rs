@@ -129,8 +129,8 @@ mod tests {
 
     #[test]
     fn what_is_left_is_told_from_the_mappings_of_others() {
-        let region = [0x7000_0000..0x8000_0000];
-        let ours = |line| is_ours(line, &region);
+        let region = 0x7000_0000..0x8000_0000;
+        let ours = |line| is_ours(line, std::slice::from_ref(&region));
         assert!(ours("70000000-80000000 ---p 00000000 00:00 0 "));
         assert!(ours("50000000-50001000 rw-s 00000000 00:01 7   /memfd:vmalloc (deleted)"));
         assert!(!ours("70000000-70100000 rw-p 00000000 00:00 0 "), "malloc's, in the hole that we left");

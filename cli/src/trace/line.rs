@@ -142,7 +142,7 @@ impl<'a> Fields<'a> {
 
     fn pcpu(&self, op: &'static str) -> Result<Pcpu, Reason> {
         let chunk = Pcpu { size: self.size(op)?, parts: self.number(op, "nr")?, align: self.align(op)? };
-        let bytes = chunk.size.checked_mul(chunk.parts).unwrap_or(u64::MAX);
+        let bytes = chunk.size.saturating_mul(chunk.parts);
         sound("nr", chunk.parts, bytes)?;
         Ok(chunk)
     }

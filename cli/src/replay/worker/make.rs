@@ -49,10 +49,11 @@ impl<S: Stage> Worker<'_, S> {
     pub(super) fn map(&mut self, id: AreaId, area: &Area) -> Result<Live, Failure> {
         let (vm, req, node) = (self.round.stage.vm(), self.request(area), None);
         let frames = self.frames(id, area)?;
-        // SAFETY: the frames are ours, and stay so until the area is gone.
         let at = if area.make == Make::MapRam {
+            // SAFETY: P1: the frames are ours until the area is gone.
             self.latency.timed(Call::MapRam, || unsafe { vm.map_ram(&frames, node) })
         } else {
+            // SAFETY: as above.
             self.latency.timed(Call::Vmap, || unsafe { vm.vmap(&frames, req) })
         };
         match at {
@@ -88,7 +89,7 @@ impl<S: Stage> Worker<'_, S> {
 
     fn free_call(&self, area: &Area, at: NonNull<u8>) -> Result<(), FreeError> {
         let vm = self.round.stage.vm();
-        // SAFETY: the area was taken out of its slot, so it is ours alone, and
+        // SAFETY: V1: the area was taken out of its slot, so it is ours alone, and
         // nothing of it is used any more.
         unsafe {
             match area.make {
@@ -121,7 +122,7 @@ impl<S: Stage> Worker<'_, S> {
 
     pub(super) fn free_frames(&self, frames: &[Pfn]) {
         for &frame in frames {
-            // SAFETY: they came from `alloc_frame`, and nothing of ours maps
+            // SAFETY: P3: they came from `alloc_frame`, and nothing of ours maps
             // or uses them any more.
             unsafe { self.round.stage.vm().free_frame(frame) }
         }
