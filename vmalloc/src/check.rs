@@ -30,7 +30,7 @@ impl<M: Machine> Vmalloc<M> {
             }
         }
         for region in &core.regions {
-            region.shared.lock().arena.check(self.machine())?;
+            self.pinned(|_| region.shared.lock().arena.check(self.machine()))?;
             let range = PageRange::new(region.base, region.bytes >> PAGE_SHIFT);
             // SAFETY: T1: nobody else calls, so no table goes away.
             unsafe { Walker::new(self.machine()) }.check(range)?;
@@ -78,7 +78,7 @@ impl<M: Machine> Vmalloc<M> {
         let reserved = |region: &crate::region::Region<M::Lock>| {
             (region.shared.lock().arena.used() as usize) << region.grain_shift
         };
-        Stats {
+        self.pinned(|_| Stats {
             counts,
             areas: counts.allocs.wrapping_sub(counts.local_frees + counts.remote_frees) as usize,
             pages: counts.alloc_pages.wrapping_sub(counts.free_pages) as usize,
@@ -89,7 +89,7 @@ impl<M: Machine> Vmalloc<M> {
             table_frames: core.tables.load(Relaxed),
             bookkeeping_frames: core.bookkeeping.load(Relaxed),
             init_frames: core.init_frames,
-        }
+        })
     }
 }
 

@@ -20,7 +20,7 @@ use crate::region::Region;
 use crate::space::shelf::Shelf;
 use crate::sync::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::*};
 use crate::table::Walker;
-use crate::units::{MAX_CPUS, Node, PAGE_SIZE, PageRange, Pfn};
+use crate::units::{MAX_CPUS, Node, PAGE_SHIFT, PAGE_SIZE, PageRange, Pfn};
 use arrayvec::ArrayVec;
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
@@ -103,7 +103,7 @@ impl<M: Machine> Vmalloc<M> {
         if self.ready.load(Acquire) {
             return Err(InitError::Twice);
         }
-        let core = Core::new(&self.machine, &config)?;
+        let core = self.pinned(|_| Core::new(&self.machine, &config))?;
         // SAFETY: N2: nobody reads it before `ready` (I1).
         unsafe { (*self.core.get()).write(core) };
         self.ready.store(true, Release);
@@ -120,6 +120,16 @@ impl<M: Machine> Vmalloc<M> {
     /// What a free does.
     pub fn policy(&self) -> Policy {
         self.core().map_or(Policy::Unmap, |core| core.policy())
+    }
+
+    /// Calls `f` with the calling CPU's index, pinned to it: what takes a lock or
+    /// asks for frames, from outside of all CPUs (F3).
+    pub(crate) fn pinned<R>(&self, f: impl FnOnce(u32) -> R) -> R {
+        let pinned = self.machine.pin();
+        let result = f(pinned.cpu);
+        // SAFETY: our own pin, the youngest.
+        unsafe { self.machine.unpin(pinned) }
+        result
     }
 
     /// A warning for the machine's log.
@@ -246,11 +256,18 @@ impl<M: Machine> Drop for Vmalloc<M> {
             return;
         }
         self.free_everything();
-        if self.core().is_some_and(|core| self.is_drained(core)) {
-            self.destroy();
-        } else {
+        let tables = self.core().filter(|core| self.is_drained(core)).and_then(|core| self.unlink_tables(core));
+        let Some(mut tables) = tables else {
             self.machine.log(Level::Error, format_args!("dropped while flushes are outstanding: memory is leaked"));
-        }
+            return;
+        };
+        self.ready.store(false, Release);
+        // SAFETY: I1: it was ready, and `&mut self` says that nobody is inside.
+        let core = unsafe { (*self.core.get()).assume_init_read() };
+        self.pinned(|_| {
+            tables.trim(&self.machine, 0);
+            core.destroy(&self.machine);
+        });
     }
 }
 
@@ -265,6 +282,21 @@ impl<M: Machine> Vmalloc<M> {
         self.purge();
     }
 
+    /// Takes every table but the root out of the tree, and waits until no CPU
+    /// can walk into one; `None` if that does not come to pass.
+    fn unlink_tables(&self, core: &Core<M>) -> Option<Stock> {
+        let mut tables = Stock::new();
+        self.pinned(|_| {
+            for region in &core.regions {
+                // SAFETY: T1: nothing lives in the region any more.
+                let walker = unsafe { Walker::new(&self.machine) };
+                let range = PageRange::new(region.base, region.bytes >> PAGE_SHIFT);
+                walker.free_tables(walker.widened(range), &mut |table| tables.put(&self.machine, table));
+            }
+        });
+        self.wait_for_grace(core, true).then_some(tables)
+    }
+
     /// Whether nothing waits and nothing lives any more.
     fn is_drained(&self, core: &Core<M>) -> bool {
         (0..core.cpus()).all(|index| {
@@ -274,33 +306,27 @@ impl<M: Machine> Vmalloc<M> {
             })
         }) && self.areas().next().is_none()
     }
+}
 
+impl<M: Machine> Core<M> {
     /// Gives every frame back.
-    fn destroy(&mut self) {
-        self.ready.store(false, Release);
-        // SAFETY: I1: it was ready, and `&mut self` says that nobody is inside.
-        let core = unsafe { (*self.core.get()).assume_init_read() };
-        let machine = &self.machine;
+    fn destroy(self, machine: &M) {
         let mut give = |frame: Pfn| {
             // SAFETY: it was taken from the source as a single frame, and what
             // used it is gone.
             unsafe { machine.frames().free(frame, 0) }
         };
-        for index in 0..core.cpus() {
+        for index in 0..self.cpu_count {
             // SAFETY: I2, and nobody is inside any more: the CPU is moved out
             // of its frame.
-            let mut cpu = unsafe { core.cpus.add(index as usize).read().read() };
+            let mut cpu = unsafe { self.cpus.add(index as usize).read().read() };
             cpu.own().close(machine, &mut give);
         }
-        core.depots(|depot| depot.destroy(machine));
-        core.reserve.lock().trim(machine, 0);
-        give(core.directory);
-        for mut region in core.regions {
+        self.depots(|depot| depot.destroy(machine));
+        self.reserve.lock().trim(machine, 0);
+        give(self.directory);
+        for mut region in self.regions {
             region.destroy(machine, &mut give);
-            // SAFETY: T1: nothing lives in the region, and I3 was waited for.
-            let walker = unsafe { Walker::new(machine) };
-            let range = PageRange::new(region.base, region.bytes >> crate::units::PAGE_SHIFT);
-            walker.free_tables(walker.widened(range), &mut give);
         }
     }
 }

@@ -141,12 +141,9 @@ impl<M: Machine> Vmalloc<M> {
 
     /// Lays the promised reserve in again, after it was used.
     pub(crate) fn fill_reserve(&self, core: &Core<M>) {
-        let pinned = self.machine().pin();
-        let node = self.machine().node_of(pinned.cpu);
+        let machine = self.machine();
         // A reserve that cannot be filled now is filled by a later call.
-        let _ = core.reserve.lock().fill(self.machine(), node, core.reserve_frames);
-        // SAFETY: our own pin, the youngest.
-        unsafe { self.machine().unpin(pinned) }
+        let _ = self.pinned(|cpu| core.reserve.lock().fill(machine, machine.node_of(cpu), core.reserve_frames));
     }
 }
 

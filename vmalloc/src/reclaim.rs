@@ -269,10 +269,7 @@ impl<M: Machine> Vmalloc<M> {
         if core.generations.flush_everywhere(everywhere) || M::MIRRORED {
             return;
         }
-        let pinned = self.machine().pin();
-        core.generations.flush(&core.cpu(pinned.cpu).ear, || self.flush_machine());
-        // SAFETY: our own pin, the youngest.
-        unsafe { self.machine().unpin(pinned) }
+        self.pinned(|cpu| core.generations.flush(&core.cpu(cpu).ear, || self.flush_machine()));
     }
 
     fn flush_machine(&self) {
@@ -315,10 +312,7 @@ impl<M: Machine> Vmalloc<M> {
 
     fn with_ear(&self, f: impl FnOnce(&Core<M>, &crate::flush::Ear)) {
         let Some(core) = self.core() else { return };
-        let pinned = self.machine().pin();
-        f(core, &core.cpu(pinned.cpu).ear);
-        // SAFETY: our own pin, the youngest.
-        unsafe { self.machine().unpin(pinned) }
+        self.pinned(|cpu| f(core, &core.cpu(cpu).ear));
     }
 
     /// The timer's call, on every CPU: bounded, from hard interrupts too.
@@ -343,7 +337,7 @@ impl<M: Machine> Vmalloc<M> {
             }
         }
         self.fill_reserve(core);
-        core.depots(|depot| depot.trim(self.machine(), core.load_pages))
+        self.pinned(|_| core.depots(|depot| depot.trim(self.machine(), core.load_pages)))
     }
 
     /// Purges everything on all CPUs: flushes, waits for grace, and makes what
@@ -396,7 +390,7 @@ impl<M: Machine> Vmalloc<M> {
 
     /// Waits until everything closed so far has had grace; false where it must
     /// not wait, or a flush failed.
-    fn wait_for_grace(&self, core: &Core<M>, idle_too: bool) -> bool {
+    pub(crate) fn wait_for_grace(&self, core: &Core<M>, idle_too: bool) -> bool {
         let barrier = core.generations.close((), idle_too);
         self.flush_here(core);
         if M::MIRRORED {
@@ -463,7 +457,7 @@ impl<M: Machine> Vmalloc<M> {
             here.magazine.drain(machine);
             here.stock.trim(machine, 0);
         });
-        core.depots(|depot| depot.trim(machine, 0));
+        self.pinned(|_| core.depots(|depot| depot.trim(machine, 0)));
     }
 }
 

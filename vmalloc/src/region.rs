@@ -326,6 +326,8 @@ impl<'v, M: Machine> Here<'v, M> {
     /// with nothing left under them join the open load (T1).
     pub(crate) fn release_run(&mut self, id: RegionId, start: u32, grains: u32) {
         let (machine, region) = (self.vm.machine(), self.region(id));
+        // For `prune`; it can do without.
+        let _ = self.lay_in(region.arena_stock);
         let mut shared = region.shared.lock();
         region.units.clear(machine, start, grains);
         shared.arena.free(machine, start, grains);
@@ -345,7 +347,10 @@ impl<'v, M: Machine> Here<'v, M> {
     fn prune(&mut self, region: &Region<M::Lock>, shared: &mut Shared, at: u32, span: u32) {
         let machine = self.vm.machine();
         let load = self.open.index;
-        if self.tables[load].is_full() || !shared.arena.is_free(machine, at, span) {
+        // Keeping the grains out may need frames. Without any the table stays
+        // linked, empty, until the next run above it goes back.
+        let stocked = self.stock.len() >= region.arena_stock;
+        if !stocked || self.tables[load].is_full() || !shared.arena.is_free(machine, at, span) {
             return;
         }
         let Some(table) = self.walker().unlink(region.address(at)) else { return };

@@ -1,10 +1,12 @@
 //! Frames laid in before a lock is taken, so that the middle cannot fail.
 //!
 //! A [`Stock`] is a chain of cleared bookkeeping frames: each frame's first
-//! word holds the number of the next one. It is filled where failing is
+//! word is a waiting entry that names the next one: an MMU that still walks
+//! the frame as a table finds nothing present in it. It is filled where failing is
 //! allowed and emptied where it is not.
 
 use super::Machine;
+use super::format::{Entry, Format, MemType, Prot, Word};
 use super::frames::{Frames, Want};
 use crate::units::{Node, Pfn};
 
@@ -48,9 +50,9 @@ impl Stock {
 
     /// Adds a frame whose bytes are zero.
     pub fn put<M: Machine>(&mut self, machine: &M, frame: Pfn) {
-        let next = self.head.map_or(0, |f| f.0 + 1);
-        // SAFETY: M2; the frame belongs to the stock from here on.
-        unsafe { machine.virt(frame).cast::<u64>().write(next) }
+        let link = self.head.map_or(M::Table::ABSENT, link::<M::Table>);
+        // SAFETY: W1: M2; the frame belongs to the stock from here on.
+        unsafe { Word::store(machine.virt(frame).cast().as_ptr(), link) }
         self.head = Some(frame);
         self.len += 1;
     }
@@ -58,10 +60,15 @@ impl Stock {
     /// Takes a cleared frame out.
     pub fn take<M: Machine>(&mut self, machine: &M) -> Option<Pfn> {
         let frame = self.head?;
-        let word = machine.virt(frame).cast::<u64>();
-        // SAFETY: M2; the frame belongs to the stock, `put` wrote its word.
-        let next = unsafe { word.replace(0) };
-        self.head = next.checked_sub(1).map(Pfn);
+        let word = machine.virt(frame).cast::<<M::Table as Format>::Word>().as_ptr();
+        // SAFETY: W1: M2; the frame belongs to the stock, `put` wrote its word.
+        let link = unsafe { Word::load(word) };
+        self.head = match M::Table::decode(link, 1) {
+            Entry::Waiting(next) => Some(next),
+            _ => None,
+        };
+        // SAFETY: as above.
+        unsafe { Word::store(word, M::Table::ABSENT) }
         self.len -= 1;
         Some(frame)
     }
@@ -74,4 +81,9 @@ impl Stock {
             unsafe { machine.frames().free(frame, 0) }
         }
     }
+}
+
+/// The waiting entry that names `next`.
+fn link<F: Format>(next: Pfn) -> F::Word {
+    F::retire(F::leaf(next, Prot::RW, MemType::WriteBack))
 }
