@@ -62,13 +62,18 @@ impl<'v, M: Machine> Here<'v, M> {
         self.vm.machine().log(Level::Error, line);
     }
 
-    /// Step 2, if the load is full enough and the other one is empty (D1, G4).
+    /// What a free of `pages` pages owes: a slice of step 4 for every half
+    /// slice that was freed, so that the ripe load is empty before the open
+    /// one is full; and step 2, when it is (G4, L3).
     #[inline]
-    pub(crate) fn close_if_full(&mut self) {
-        if self.open.pages >= self.core.load_pages {
+    pub(crate) fn pay(&mut self, pages: usize) {
+        const HALF: usize = SLICE / 2;
+        if self.open.pages / HALF != (self.open.pages - pages) / HALF {
             self.poll();
-            self.redeem(2 * SLICE.max(self.core.load_pages));
-            self.close();
+            self.redeem(SLICE);
+            if self.open.pages >= self.core.load_pages {
+                self.close();
+            }
         }
     }
 
@@ -147,7 +152,7 @@ impl<'v, M: Machine> Here<'v, M> {
         let (pages, kind) = (chunk.slot(slot).pages(), chunk.slot(slot).kind());
         let bound = if kind == Kind::Reserved { 0 } else { pages };
         let at = self.core.address_of(chunk, slot).add_pages(load.done);
-        let slice = (bound - load.done).min(SLICE.max(self.core.load_pages));
+        let slice = (bound - load.done).min(SLICE);
         self.collect(chunk, slot, at, slice);
         count(&self.cpu.counters.redeemed_pages, slice as u64);
         load.done += slice;

@@ -208,11 +208,12 @@ impl<M: Machine> Vmalloc<M> {
     fn unbind<'v>(&'v self, mut here: Here<'v, M>, found: &Found, bound: PageRange) {
         if here.retires_at_once(found, bound.pages) {
             here.retire_entries(found.chunk, bound);
-            here.close_if_full();
+            here.pay(found.slot().pages());
             return;
         }
         for slice in bound.slices(SLICE) {
             here.retire_entries(found.chunk, slice);
+            here.redeem(SLICE);
             here = match here.breathe() {
                 Ok(here) => here,
                 // Only an NMI is refused, and no NMI gets here.
@@ -425,7 +426,7 @@ impl<M: Machine> Here<'_, M> {
         if chunk.owner() == self.index {
             self.open.add(chunk, 1 << found.index, pages);
             chunk.unclaim(1 << found.index);
-            self.close_if_full();
+            self.pay(pages);
         } else if chunk.post(found.index) {
             self.core.cpu(chunk.owner()).mail(chunk);
         }

@@ -305,9 +305,11 @@ mod tests {
                     map.retain(|grain, _| !run.contains(grain));
                 } else {
                     bench.set(start, len, value);
-                    map.extend(run.map(|grain| (grain, value)));
+                    map.extend(run.clone().map(|grain| (grain, value)));
                 }
                 prop_assert!(bench.all().into_iter().eq(map.clone()));
+                let after = map.range(run.end..).next().map(|(&grain, &value)| (grain, value));
+                prop_assert_eq!(bench.table.next(&bench.machine, run.end), after);
             }
             prop_assert!((0..grains).all(|grain| bench.get(grain) == map.get(&grain).copied().unwrap_or(0)));
         }
