@@ -289,6 +289,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
         #[test]
         fn a_table_agrees_with_a_map(
             grains in prop_oneof![1u32..2000, 300_000u32..400_000],
