@@ -115,11 +115,11 @@ fn info_prints_the_listing_in_linux_form_and_quiet_nothing_else() {
 #[test]
 fn differences_are_printed_and_count_only_when_asked() {
     let list = scratch("other.vmallocinfo");
-    std::fs::write(&list, "0x1000-0x4000 12288 nobody+0x1/0x2 pages=2 vmalloc N0=2\n").unwrap();
+    std::fs::write(&list, "0x1000-0x2000 40960000 nobody+0x1/0x2 pages=9999 vmalloc N0=9999\n").unwrap();
     let (boot, list) = (trace("boot.txt.gz"), list.to_str().unwrap().to_owned());
     let run = replay(&[&boot, "--expect", &list]);
     assert_eq!(run.code, 0, "{}", run.err);
-    assert!(run.out.contains("in the listing, but not live here:\n      12288 nobody+0x1 vmalloc\n"), "{}", run.out);
+    assert!(run.out.contains("in the listing, but not live here:\n   40960000 nobody+0x1 vmalloc\n"), "{}", run.out);
     assert!(run.out.contains("live here, but not in the listing:\n") && run.out.contains("more\n"));
     assert_eq!(replay(&[&boot, "--expect", &list, "--strict-expect"]).code, 1);
 }
