@@ -105,7 +105,7 @@ impl UnitTable {
         debug_assert!(value != 0);
         assert!(stock.len() >= self.stock_needed(len), "the stock was not filled before the set");
         for part in by_leaf(start, len) {
-            store(self.leaf(machine, part.start, stock).expect("stocked"), part, value);
+            store(self.leaf(machine, part.start, stock).expect("U1: stocked for"), part, value);
         }
     }
 

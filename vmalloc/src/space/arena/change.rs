@@ -66,7 +66,7 @@ impl<'a, M: Machine> Change<'a, M> {
         let frame = self.stock.take(self.machine).expect("A5: takes are stocked for, frees find their blocks");
         link.set(Item(frame.0 + 1));
         self.frames += 1;
-        link.get().block(self.machine).expect("there is a link")
+        link.get().block(self.machine).expect("K1: just linked")
     }
 
     /// Changes `part` of an item; the answer is what the node over it becomes,
