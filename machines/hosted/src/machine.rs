@@ -133,6 +133,7 @@ unsafe impl Machine for Hosted {
     type Lock = RawMutex;
 
     const MIRRORED: bool = true;
+    const THREADS: bool = true;
 
     fn frames(&self) -> &Self::Frames {
         &self.frames
