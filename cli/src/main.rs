@@ -103,6 +103,7 @@ fn told(options: &Replay, report: &Report, found: &Findings, compared: Option<&C
     }
     if options.quiet && !report.ok {
         report.errors.iter().for_each(|error| eprintln!("vmalloc: {error}"));
+        eprintln!("vmalloc: {}", table::verdict(report));
     }
     Ok(out)
 }

@@ -86,7 +86,8 @@ fn figures(report: &Report) -> Table {
     table
 }
 
-fn verdict(report: &Report) -> String {
+/// All in one sentence.
+pub fn verdict(report: &Report) -> String {
     if report.ok {
         return "All went well: every byte was right, and nothing was left.".to_owned();
     }
