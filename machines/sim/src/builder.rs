@@ -128,7 +128,7 @@ impl<F: Format> Builder<F> {
         let nodes = self.nodes();
         let memory = Memory::new(self.banks, self.highmem.unwrap_or(Pfn(u64::MAX)));
         let root = take_root(&zones, &memory);
-        Sim(Arc::new(Core {
+        let core = Core {
             memory,
             root,
             levels,
@@ -139,7 +139,8 @@ impl<F: Format> Builder<F> {
             fuse: AtomicU64::new(0),
             state: Mutex::new(State::new(self.cpus, self.tlb, self.seed, self.rates)),
             format: PhantomData,
-        }))
+        };
+        Sim(Arc::new(core), PhantomData)
     }
 
     fn nodes(&self) -> u32 {

@@ -3,7 +3,7 @@
 use crate::cpu::{Hook, Power, State};
 use crate::history::Event;
 use crate::judge::accuse;
-use crate::{Core, Counters, Sabotage, Sim};
+use crate::{Core, Counters, Rules, Sabotage, Sim};
 use core::fmt;
 use std::sync::Arc;
 use vmalloc::machine::format::{Entry, Format};
@@ -15,7 +15,7 @@ const NESTING: u32 = 2;
 /// A kick is served once in so many chances.
 pub(crate) const KICK_LAG: u64 = 4;
 
-impl<F: Format> Sim<F> {
+impl<F: Format, R: Rules> Sim<F, R> {
     /// The CPU that runs.
     pub fn cpu(&self) -> u32 {
         self.state().current
@@ -30,7 +30,7 @@ impl<F: Format> Sim<F> {
     }
 
     /// Runs `act` as `cpu`, and goes back.
-    pub fn on<R>(&self, cpu: u32, act: impl FnOnce() -> R) -> R {
+    pub fn on<T>(&self, cpu: u32, act: impl FnOnce() -> T) -> T {
         let was = core::mem::replace(&mut self.state().current, cpu);
         let result = act();
         self.state().current = was;

@@ -8,7 +8,7 @@
 
 use crate::history::Event;
 use crate::judge::accuse;
-use crate::{Core, ORDER, Sim};
+use crate::{Core, ORDER, Rules, Sim};
 use vmalloc::gfp::ZoneKind;
 use vmalloc::machine::faulty::Faults;
 use vmalloc::machine::format::Format;
@@ -18,7 +18,7 @@ use vmalloc::units::{Node, PAGE_SIZE, Pfn, VirtAddr};
 /// What fresh frames are full of.
 pub const DIRT: u8 = 0xa5;
 
-impl<F: Format> Sim<F> {
+impl<F: Format, R: Rules> Sim<F, R> {
     /// Which fallible step is refused.
     pub fn faults(&self) -> &Faults {
         &self.zones.faults
@@ -33,6 +33,14 @@ impl<F: Format> Sim<F> {
     /// not offline.
     pub fn table_refs(&self, frame: Pfn) -> u32 {
         self.memory.meta(frame).map_or(0, |m| m.tables.load(ORDER))
+    }
+
+    /// Panics, with the story, if a CPU that is awake reaches `frame` through
+    /// any page but `page`, or a CPU that is not offline walks it as a table.
+    pub fn assert_reached_only_at(&self, frame: Pfn, page: Option<VirtAddr>) {
+        if self.tlb_refs(frame) + self.table_refs(frame) != 0 {
+            self.judge_frame(&self.state(), frame, page, "given to a new holder");
+        }
     }
 
     /// Frames that somebody has, the root excepted.
@@ -149,7 +157,7 @@ impl<F: Format> Core<F> {
         }
         meta.since.store(since, ORDER);
         if meta.tlb.load(ORDER) + meta.tables.load(ORDER) != 0 {
-            self.judge_frame(&self.state(), frame, what);
+            self.judge_frame(&self.state(), frame, None, what);
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::cache::Cached;
 use crate::cpu::State;
 use crate::walk::{Place, covered};
 use vmalloc::machine::format::{Entry, Format, entries};
-use vmalloc::units::{Pfn, VirtAddr};
+use vmalloc::units::{PAGE_SHIFT, Pfn, VirtAddr};
 
 /// Ends the run with `story`, unless it is ending already.
 pub(crate) fn accuse(story: &str) {
@@ -114,11 +114,13 @@ impl<F: Format> Core<F> {
         }
     }
 
-    /// Panics if a CPU reaches `frame`, which is about to be `what`.
-    pub(crate) fn judge_frame(&self, s: &State, frame: Pfn, what: &str) {
+    /// Panics if a CPU reaches `frame`, which was `what`, through anything but
+    /// `page`.
+    pub(crate) fn judge_frame(&self, s: &State, frame: Pfn, page: Option<VirtAddr>, what: &str) {
+        let known = |c: &Cached| c.level == 1 && page.is_some_and(|page| page.0 >> PAGE_SHIFT == c.prefix);
         for (cpu, state) in s.cpus.iter().enumerate() {
             let power = state.power;
-            if let Some(held) = state.entries().find(|c| c.frame == frame && power.reaches(c.level)) {
+            if let Some(held) = state.entries().find(|c| c.frame == frame && power.reaches(c.level) && !known(c)) {
                 let found = self.truth(covered::<F>(held.level, held.prefix).start, held.level);
                 accuse(&self.story(s, cpu as u32, &held, found, &format!("the frame was {what}")));
             }

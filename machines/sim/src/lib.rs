@@ -44,6 +44,7 @@
 //! One mutex around what changes, held by no one who calls out.
 
 mod access;
+mod booted;
 mod builder;
 mod cache;
 mod cpu;
@@ -57,6 +58,7 @@ mod memory;
 mod rng;
 mod walk;
 
+pub use booted::Booted;
 pub use builder::{Builder, Rates};
 pub use cpu::Power;
 pub use frames::DIRT;
@@ -79,7 +81,23 @@ use vmalloc::units::{Pfn, VirtAddr};
 const ORDER: Ordering = Ordering::Relaxed;
 
 /// A machine, shared by its clones: one for the instance, one for the driver.
-pub struct Sim<F: Format>(Arc<Core<F>>);
+/// `R` says whether the library on it keeps its rules.
+pub struct Sim<F: Format, R = Honest>(Arc<Core<F>>, PhantomData<fn() -> R>);
+
+/// Which rule the library breaks on a machine. A type, because the library is
+/// compiled for it.
+pub trait Rules: 'static {
+    /// The rule.
+    const BROKEN: vmalloc::machine::Sabotage;
+}
+
+/// The library keeps all its rules.
+#[derive(Debug)]
+pub enum Honest {}
+
+impl Rules for Honest {
+    const BROKEN: vmalloc::machine::Sabotage = vmalloc::machine::Sabotage::None;
+}
 
 /// What the clones share; to the library, the frames.
 pub struct Core<F: Format> {
@@ -184,6 +202,11 @@ impl<F: Format> Sim<F> {
     pub const fn builder() -> Builder<F> {
         Builder::new()
     }
+
+    /// The same machine, on which the library breaks a rule.
+    pub fn breaking<R: Rules>(self) -> Sim<F, R> {
+        Sim(self.0, PhantomData)
+    }
 }
 
 impl<F: Format> Core<F> {
@@ -195,13 +218,13 @@ impl<F: Format> Core<F> {
     }
 }
 
-impl<F: Format> Clone for Sim<F> {
+impl<F: Format, R> Clone for Sim<F, R> {
     fn clone(&self) -> Self {
-        Sim(Arc::clone(&self.0))
+        Sim(Arc::clone(&self.0), PhantomData)
     }
 }
 
-impl<F: Format> Deref for Sim<F> {
+impl<F: Format, R> Deref for Sim<F, R> {
     type Target = Core<F>;
 
     fn deref(&self) -> &Core<F> {
@@ -209,7 +232,7 @@ impl<F: Format> Deref for Sim<F> {
     }
 }
 
-impl<F: Format> fmt::Debug for Sim<F> {
+impl<F: Format, R> fmt::Debug for Sim<F, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Core { root, levels, cpus, nodes, .. } = &**self;
         write!(f, "Sim({}, {cpus} CPUs, {nodes} nodes, {levels} levels, root {root:?})", F::NAME)

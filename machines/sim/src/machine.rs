@@ -9,11 +9,11 @@ use crate::cpu::{Power, Symbolizer};
 use crate::history::Event;
 use crate::judge::accuse;
 use crate::walk::{covered, overlap};
-use crate::{Core, ORDER, Sabotage, Sim, SoloLock};
+use crate::{Core, ORDER, Rules, Sabotage, Sim, SoloLock};
 use core::fmt;
 use core::ptr::NonNull;
 use vmalloc::machine::format::Format;
-use vmalloc::machine::{Context, Flush, Level, Machine, Pinned};
+use vmalloc::machine::{self, Context, Flush, Level, Machine, Pinned};
 use vmalloc::units::{CpuSet, Node, PAGE_SIZE, PageRange, Pfn, VirtAddr};
 
 /// Turns of a waiting loop that are taken for a deadlock.
@@ -28,10 +28,12 @@ const TURN_NS: u64 = 100;
 // forgets both caches, unless sabotaged; M7: `relax`, `step` and unpinning
 // serve kicks; M8: handlers run where interrupts may come; M9: checked at each
 // access.
-unsafe impl<F: Format> Machine for Sim<F> {
+unsafe impl<F: Format, R: Rules> Machine for Sim<F, R> {
     type Table = F;
     type Frames = Core<F>;
     type Lock = SoloLock;
+
+    const SABOTAGE: machine::Sabotage = R::BROKEN;
 
     fn frames(&self) -> &Core<F> {
         self

@@ -1,0 +1,81 @@
+//! An instance on a machine, wired up: kicks and interrupts reach it.
+
+use crate::{Honest, Rules, Sim};
+use core::ops::Deref;
+use vmalloc::machine::format::Format;
+use vmalloc::{Config, InitError, Vmalloc};
+
+/// An instance that serves on a machine, all of whose CPUs are online. Kicks
+/// are answered until it is gone, for dropping it waits for them.
+pub struct Booted<F: Format, R: Rules = Honest> {
+    /// Before the hooks, so that it is dropped first.
+    vm: Box<Vmalloc<Sim<F, R>>>,
+    hooks: Hooks<F, R>,
+}
+
+/// What the machine calls while the instance is there.
+struct Hooks<F: Format, R: Rules>(Sim<F, R>);
+
+/// The instance, as its machine's hooks know it.
+struct Wire<F: Format, R: Rules>(*const Vmalloc<Sim<F, R>>);
+
+// SAFETY: an instance may be shared and sent.
+unsafe impl<F: Format, R: Rules> Send for Wire<F, R> {}
+// SAFETY: as above.
+unsafe impl<F: Format, R: Rules> Sync for Wire<F, R> {}
+
+impl<F: Format, R: Rules> Booted<F, R> {
+    /// Puts an instance on `sim` and brings all CPUs online.
+    ///
+    /// # Errors
+    /// Those of [`Vmalloc::init`].
+    pub fn new(sim: Sim<F, R>, config: Config) -> Result<Booted<F, R>, InitError> {
+        let vm = Box::new(Vmalloc::new(sim.clone()));
+        let booted = Booted { hooks: Hooks(sim), vm };
+        let wire = booted.wire();
+        booted.sim().set_kick(move |_| wire.vm().on_kick());
+        // SAFETY: N1: the machine's tables are new; N2: nobody knows the
+        // instance but its kicks, which it answers with nothing until then.
+        unsafe { booted.vm.init(config) }?;
+        booted.sim().online_all(|| booted.vm.cpu_online());
+        Ok(booted)
+    }
+
+    /// The machine.
+    pub fn sim(&self) -> &Sim<F, R> {
+        &self.hooks.0
+    }
+
+    /// What runs when an interrupt comes; it gets the CPU's index.
+    pub fn set_interrupt(&self, handler: impl Fn(&Vmalloc<Sim<F, R>>, u32) + Send + Sync + 'static) {
+        let wire = self.wire();
+        self.sim().set_interrupt(move |cpu| handler(wire.vm(), cpu));
+    }
+
+    fn wire(&self) -> Wire<F, R> {
+        Wire(&raw const *self.vm)
+    }
+}
+
+impl<F: Format, R: Rules> Wire<F, R> {
+    fn vm(&self) -> &Vmalloc<Sim<F, R>> {
+        // SAFETY: the instance stays in its box until the hooks are taken off,
+        // which comes after its drop.
+        unsafe { &*self.0 }
+    }
+}
+
+impl<F: Format, R: Rules> Drop for Hooks<F, R> {
+    fn drop(&mut self) {
+        self.0.set_kick(|_| {});
+        self.0.set_interrupt(|_| {});
+    }
+}
+
+impl<F: Format, R: Rules> Deref for Booted<F, R> {
+    type Target = Vmalloc<Sim<F, R>>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.vm
+    }
+}
