@@ -15,9 +15,9 @@
 //! | physical memory | a file in memory, mapped once as a whole (the direct map) |
 //! | a device | the end of that file, beyond what the frame allocator knows |
 //! | page tables | the same entries in the same frames, but no MMU reads them |
-//! | the MMU | the process's: each binding is one `mremap` ([`mirror`]) |
+//! | the MMU | the process's: each binding is one `mremap` (`mirror.rs`) |
 //! | a TLB flush | what was unmapped since the last one goes, in few calls; for all threads at once |
-//! | a CPU | an index that a thread enters ([`cpu`]); a busy one fails over to the next |
+//! | a CPU | an index that a thread enters ([`prefer`]); a busy one fails over to the next |
 //! | an interrupt | a thread that says so ([`in_interrupt`]) |
 //!
 //! # fork, exec, core dumps
@@ -29,7 +29,7 @@
 //! An area costs one VMA where its frames are adjacent, which the library
 //! sees to where it can, and its guard costs none where Linux has guards for
 //! files (6.15), else one. Before `vm.max_map_count` is reached, allocations
-//! are refused with [`BUDGET_SPENT`] ([`budget`], [`Hosted::vmas`]).
+//! are refused with [`BUDGET_SPENT`] ([`Hosted::vmas`]).
 
 mod budget;
 mod builder;

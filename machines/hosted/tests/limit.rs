@@ -1,12 +1,16 @@
-//! At the process's real limit. Alone in its process, since everybody's
-//! mappings count.
+//! At the process's real limit. One test at a time, since everybody's mappings
+//! count.
 
 mod common;
 
 use common::{in_child, page, run};
+use std::sync::Mutex;
 use vmalloc::machine::{Flush, Machine};
 use vmalloc::units::{PAGE_SIZE, PageRange};
+use vmalloc::{Placement, Req};
 use vmalloc_hosted::{BUDGET_SPENT, Hosted, builder, is_readable};
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// Makes mappings of its own until Linux refuses.
 struct Filler {
@@ -46,6 +50,7 @@ fn fill(machine: &Hosted) -> usize {
 
 #[test]
 fn the_limit_is_an_error_for_us_and_no_disaster_for_others() {
+    let _alone = ONE_AT_A_TIME.lock();
     let machine = builder().memory(16 << 20).region(1 << 30).machine().unwrap();
     let limit = machine.vmas().limit;
     let wide = run(&machine, 200_000, 3, 600);
@@ -71,4 +76,30 @@ fn the_limit_is_an_error_for_us_and_no_disaster_for_others() {
     drop(filler);
     assert!(machine.flush_everywhere(Flush::Everything));
     assert!(!is_readable(page(middle, 0)) && is_readable(page(wide.pages, 2)));
+}
+
+#[test]
+fn nothing_is_reused_while_linux_refuses_to_unmap_it() {
+    let _alone = ONE_AT_A_TIME.lock();
+    let vm = builder().memory(16 << 20).region(1 << 30).placement(Placement::Lowest).build().unwrap();
+    let area = vm.area(Req::pages(9)).unwrap();
+    let frames: Vec<_> = area.frames().collect();
+    assert!(frames.windows(2).all(|pair| pair[1].0 == pair[0].0 + 1), "{frames:?}");
+    // Three mappings of adjacent frames side by side: one mapping to Linux, which it has to cut in three.
+    // SAFETY: P1: the area holds the frames.
+    let [low, middle, high] = [0, 3, 6].map(|n| unsafe { vm.map_ram(&frames[n..n + 3], None) }.unwrap());
+    assert_eq!(high.addr().get() - low.addr().get(), 6 * PAGE_SIZE);
+    let filler = Filler::new(vm.machine().vmas().limit);
+    // SAFETY: V1.
+    unsafe { vm.unmap_ram(middle, 3) }.unwrap();
+    assert_eq!(vm.purge(), 0);
+    assert!(vm.machine().refused_unmaps() > 0 && vm.stats().waiting_pages == 3);
+    assert!(is_readable(middle.as_ptr()), "still there, so nobody else may have the address");
+    drop(filler);
+    let fits = vm.reserve(Req::pages(2)).unwrap();
+    assert_ne!(fits, middle);
+    assert_eq!(vm.purge(), 3);
+    assert!(!is_readable(middle.as_ptr()));
+    let fits = vm.reserve(Req::pages(2)).unwrap();
+    assert_eq!(fits, middle, "the lowest hole");
 }
