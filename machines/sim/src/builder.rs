@@ -137,6 +137,7 @@ impl<F: Format> Builder<F> {
             zones: FaultyFrames::new(zones),
             _descriptors: storage,
             fuse: AtomicU64::new(0),
+            nmi: AtomicU64::new(0),
             state: Mutex::new(State::new(self.cpus, self.tlb, self.seed, self.rates)),
             format: PhantomData,
         };

@@ -6,6 +6,7 @@ use crate::rng::Rng;
 use crate::{Counters, Rates, Sabotage};
 use core::fmt;
 use std::sync::Arc;
+use vmalloc::error::Shortage;
 use vmalloc::machine::{Context, Level};
 use vmalloc::units::{PAGE_SHIFT, VirtAddr};
 
@@ -81,6 +82,8 @@ impl Cpu {
 
 /// Something that the driver of the machine wants to be called for.
 pub(crate) type Hook = Arc<dyn Fn(u32) + Send + Sync>;
+/// What is asked when something has run short; true = try again.
+pub(crate) type Appeal = Arc<dyn Fn(Shortage) -> bool + Send + Sync>;
 /// How return addresses are printed.
 pub(crate) type Symbolizer = Arc<dyn Fn(usize, &mut fmt::Formatter<'_>) -> fmt::Result + Send + Sync>;
 
@@ -100,6 +103,10 @@ pub(crate) struct State {
     pub(crate) log: Vec<(Level, String)>,
     pub(crate) on_interrupt: Option<Hook>,
     pub(crate) on_kick: Option<Hook>,
+    pub(crate) on_nmi: Option<Hook>,
+    /// Whether the running CPU is in an NMI.
+    pub(crate) in_nmi: bool,
+    pub(crate) on_shortage: Option<Appeal>,
     pub(crate) symbolizer: Option<Symbolizer>,
     recent: [usize; RECENT],
     recents: usize,
@@ -121,6 +128,9 @@ impl State {
             log: Vec::new(),
             on_interrupt: None,
             on_kick: None,
+            on_nmi: None,
+            in_nmi: false,
+            on_shortage: None,
             symbolizer: None,
             recent: [0; RECENT],
             recents: 0,

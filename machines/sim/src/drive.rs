@@ -3,9 +3,10 @@
 use crate::cpu::{Hook, Power, State};
 use crate::history::Event;
 use crate::judge::accuse;
-use crate::{Core, Counters, Rules, Sabotage, Sim};
+use crate::{Core, Counters, ORDER, Rules, Sabotage, Sim};
 use core::fmt;
 use std::sync::Arc;
+use vmalloc::error::Shortage;
 use vmalloc::machine::format::{Entry, Format};
 use vmalloc::machine::{Context, Level};
 use vmalloc::units::VirtAddr;
@@ -97,6 +98,18 @@ impl<F: Format, R: Rules> Sim<F, R> {
     /// What a kicked CPU runs: the instance's `on_kick`.
     pub fn set_kick(&self, handler: impl Fn(u32) + Send + Sync + 'static) {
         self.state().on_kick = Some(Arc::new(handler));
+    }
+
+    /// The `n`-th thing from now on that the library does is interrupted by
+    /// an NMI, wherever that is; `handler` gets the CPU's index. 0 = by none.
+    pub fn set_nmi(&self, n: u64, handler: impl Fn(u32) + Send + Sync + 'static) {
+        self.state().on_nmi = Some(Arc::new(handler));
+        self.nmi.store(n, ORDER);
+    }
+
+    /// The machine's last resort when something runs short; true = try again.
+    pub fn set_shortage(&self, handler: impl Fn(Shortage) -> bool + Send + Sync + 'static) {
+        self.state().on_shortage = Some(Arc::new(handler));
     }
 
     /// How the listing prints return addresses.
@@ -200,6 +213,22 @@ impl<F: Format> Core<F> {
         if let Some(handler) = handler {
             self.interrupt(cpu, Event::KickServed, &handler);
         }
+    }
+
+    /// An NMI comes to the running CPU: pinned or not, and inside whatever.
+    #[cold]
+    pub(crate) fn non_maskable(&self) {
+        let (handler, masked) = {
+            let s = &mut *self.state();
+            s.in_nmi = true;
+            (s.on_nmi.clone(), core::mem::replace(&mut s.running().masked, true))
+        };
+        if let Some(handler) = handler {
+            handler(self.state().current);
+        }
+        let s = &mut *self.state();
+        s.running().masked = masked;
+        s.in_nmi = false;
     }
 
     /// Runs `handler` as an interrupt of `cpu`, whoever runs now.

@@ -111,6 +111,8 @@ pub struct Core<F: Format> {
     _descriptors: Box<[AtomicU64]>,
     /// Things that the library does until some CPU speculates.
     fuse: AtomicU64,
+    /// Things that the library does until an NMI comes; 0 = none is due.
+    nmi: AtomicU64,
     state: Mutex<State>,
     format: PhantomData<fn() -> F>,
 }

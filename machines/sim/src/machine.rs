@@ -12,6 +12,7 @@ use crate::walk::{covered, overlap};
 use crate::{Core, ORDER, Rules, Sabotage, Sim, SoloLock};
 use core::fmt;
 use core::ptr::NonNull;
+use vmalloc::error::Shortage;
 use vmalloc::machine::format::Format;
 use vmalloc::machine::{self, Context, Flush, Level, Machine, Pinned};
 use vmalloc::units::{CpuSet, Node, PAGE_SIZE, PageRange, Pfn, VirtAddr};
@@ -77,6 +78,7 @@ unsafe impl<F: Format, R: Rules> Machine for Sim<F, R> {
     fn context(&self) -> Context {
         let s = &mut *self.state();
         match (&s.cpus[s.current as usize], s.context) {
+            _ if s.in_nmi => Context::Nmi,
             (cpu, _) if cpu.interrupts > 0 => Context::HardIrq,
             (cpu, Context::Task) if cpu.pins > 0 || cpu.masked => Context::Atomic,
             (_, context) => context,
@@ -157,6 +159,11 @@ unsafe impl<F: Format, R: Rules> Machine for Sim<F, R> {
         }
     }
 
+    fn exhausted(&self, short: Shortage) -> bool {
+        let appeal = self.state().on_shortage.clone();
+        appeal.is_some_and(|appeal| appeal(short))
+    }
+
     fn clock_ns(&self) -> Option<u64> {
         Some(self.state().clock)
     }
@@ -177,6 +184,13 @@ unsafe impl<F: Format, R: Rules> Machine for Sim<F, R> {
 impl<F: Format> Core<F> {
     /// Something that the library does: other CPUs may do something as well.
     pub(crate) fn touch(&self) {
+        let due = self.nmi.load(ORDER);
+        if due != 0 {
+            self.nmi.store(due - 1, ORDER);
+            if due == 1 {
+                self.non_maskable();
+            }
+        }
         let left = self.fuse.load(ORDER);
         self.fuse.store(left.wrapping_sub(1), ORDER);
         if left == 0 {

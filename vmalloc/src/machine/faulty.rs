@@ -1,30 +1,39 @@
 //! A machine that refuses on request: each fallible step can be made to fail.
 //!
 //! [`Faults`] counts the fallible steps of a machine; the n-th one after
-//! [`Faults::fail_at`] is refused. Tests arm it with n = 1, 2, … until a run
+//! [`Faults::fail_at`] is refused, or all from then on. Tests arm it with n = 1, 2, … until a run
 //! comes through, and compare the state before and after each refusal.
 
 use super::frames::{Frames, Page, Want};
 use crate::gfp::ZoneKind;
 use crate::units::{Node, Pfn};
-use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 /// Decides which fallible step is refused.
 #[derive(Debug, Default)]
 pub struct Faults {
     /// Steps until the refusal; 0 = none armed.
     left: AtomicU64,
+    /// All further steps are refused too.
+    lasts: AtomicBool,
     hit: AtomicU64,
 }
 
 impl Faults {
     /// Nothing is refused.
     pub const fn new() -> Faults {
-        Faults { left: AtomicU64::new(0), hit: AtomicU64::new(0) }
+        Faults { left: AtomicU64::new(0), lasts: AtomicBool::new(false), hit: AtomicU64::new(0) }
     }
 
     /// The `n`-th fallible step from now is refused; 0 disarms.
     pub fn fail_at(&self, n: u64) {
+        self.lasts.store(false, SeqCst);
+        self.left.store(n, SeqCst);
+    }
+
+    /// The `n`-th fallible step from now and all after it are refused.
+    pub fn fail_from(&self, n: u64) {
+        self.lasts.store(true, SeqCst);
         self.left.store(n, SeqCst);
     }
 
@@ -35,7 +44,8 @@ impl Faults {
 
     /// Asked at each fallible step: true = refuse it.
     pub fn strike(&self) -> bool {
-        let was = self.left.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1));
+        let least = self.lasts.load(SeqCst) as u64;
+        let was = self.left.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1).map(|n| n.max(least)));
         let struck = was == Ok(1);
         self.hit.fetch_add(struck as u64, SeqCst);
         struck
