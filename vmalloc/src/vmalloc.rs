@@ -191,11 +191,11 @@ impl<M: Machine> Vmalloc<M> {
     /// live → stale: the entries are retired, the frames wait in them.
     fn retire(&self, core: &Core<M>, found: &Found, pages: usize, by: Caller) -> Result<(), FreeError> {
         let mut here = Here::enter(self, core).map_err(FreeError::WrongContext)?;
-        if !here.claim(found, pages) {
+        let bound = if found.slot().kind() == Kind::Reserved { 0 } else { pages };
+        if !here.claim(found, bound) {
             return Err(core.double_free(found));
         }
         found.slot().freed_by(by);
-        let bound = if found.slot().kind() == Kind::Reserved { 0 } else { pages };
         self.unbind(here, found, PageRange::new(found.start, bound));
         if core.policy() == Policy::Strict {
             self.settle(core);
@@ -206,9 +206,10 @@ impl<M: Machine> Vmalloc<M> {
     /// Retires the entries of a claimed slot, and hands it to its owner.
     #[inline]
     fn unbind<'v>(&'v self, mut here: Here<'v, M>, found: &Found, bound: PageRange) {
-        if here.retires_at_once(found, bound.pages) {
+        let pages = found.slot().pages();
+        if here.retires_at_once(found, pages) {
             here.retire_entries(found.chunk, bound);
-            here.pay(found.slot().pages());
+            here.pay(pages);
             return;
         }
         for slice in bound.slices(SLICE) {
@@ -220,7 +221,7 @@ impl<M: Machine> Vmalloc<M> {
                 Err(_) => return,
             };
         }
-        here.hand_over(found, found.slot().pages());
+        here.hand_over(found, pages);
     }
 
     /// Undoes a slot that was begun: of its pages, `bound` have frames.
@@ -363,33 +364,34 @@ impl<M: Machine> Here<'_, M> {
         self.vm.machine().mirror(run).map_err(|number| Refusal::Bound(AllocError::Refused(number)))
     }
 
-    /// Whether this CPU retires the slot in one section, without a claim.
+    /// Whether this CPU retires the slot in one section, without a claim:
+    /// `bound` of its pages have entries.
     #[inline]
-    fn retires_at_once(&self, found: &Found, pages: usize) -> bool {
-        found.chunk.owner() == self.index && pages <= SLICE
+    fn retires_at_once(&self, found: &Found, bound: usize) -> bool {
+        found.chunk.owner() == self.index && bound <= SLICE
     }
 
     /// Makes the slot this call's to free; false = somebody was first.
     #[inline]
-    fn claim(&mut self, found: &Found, pages: usize) -> bool {
-        let won = self.claim_uncounted(found, pages);
+    fn claim(&mut self, found: &Found, bound: usize) -> bool {
+        let won = self.claim_uncounted(found, bound);
         if won {
             let counters = &self.cpu.counters;
             let local = found.chunk.owner() == self.index;
             count(if local { &counters.local_frees } else { &counters.remote_frees }, 1);
-            count(&counters.free_pages, pages as u64);
+            count(&counters.free_pages, found.slot().pages() as u64);
         }
         won
     }
 
     #[inline]
-    fn claim_uncounted(&mut self, found: &Found, pages: usize) -> bool {
-        if !self.retires_at_once(found, pages) {
+    fn claim_uncounted(&mut self, found: &Found, bound: usize) -> bool {
+        if !self.retires_at_once(found, bound) {
             return found.chunk.claim(found.index);
         }
         let live = found.chunk.areas() >> found.index & 1 != 0;
         if live {
-            self.open.add(found.chunk, 1 << found.index, pages);
+            self.open.add(found.chunk, 1 << found.index, found.slot().pages());
         }
         live
     }
