@@ -207,7 +207,7 @@ impl<M: Machine> Vmalloc<M> {
     #[inline]
     fn unbind<'v>(&'v self, mut here: Here<'v, M>, found: &Found, bound: PageRange) {
         let pages = found.slot().pages();
-        if here.retires_at_once(found, pages) {
+        if here.retires_at_once(found, bound.pages) {
             here.retire_entries(found.chunk, bound);
             here.pay(pages);
             return;
