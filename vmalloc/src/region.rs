@@ -213,7 +213,9 @@ impl<'v, M: Machine> Here<'v, M> {
     /// Puts a chunk of slots for runs on the shelf.
     pub(crate) fn grow_runs(&mut self, id: RegionId) -> Result<(), Shortage> {
         self.lay_in(1)?;
+        let before = self.stock.len();
         let header = self.take_header(&mut self.region(id).shared.lock());
+        self.core.bookkeeping.fetch_add(before - self.stock.len(), Relaxed);
         header.become_runs(id, self.index);
         self.shelf(id).add(header);
         Ok(())
@@ -233,7 +235,6 @@ impl<'v, M: Machine> Here<'v, M> {
         }
         let machine = self.vm.machine();
         let frame = self.stock.take(machine).expect("R3: laid in before");
-        self.core.bookkeeping.fetch_add(1, Relaxed);
         // SAFETY: H1: fresh from the stock, and never given back (C1).
         unsafe { ChunkRef::create(machine, frame) }
     }
@@ -354,7 +355,9 @@ impl<'v, M: Machine> Here<'v, M> {
             return;
         }
         let Some(table) = self.walker().unlink(region.address(at)) else { return };
+        let before = self.stock.len();
         let held = shared.arena.take_at(machine, &mut self.stock, at, span);
+        self.core.bookkeeping.fetch_add(before - self.stock.len(), Relaxed);
         debug_assert!(held, "T1: the grains were free a moment ago");
         self.tables[load].push(HeldTable { table, region: region.id.0, grains: (at, span) });
         count(&self.cpu.counters.tables_pruned, 1);
