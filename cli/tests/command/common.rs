@@ -36,6 +36,8 @@ pub fn replay(args: &[&str]) -> Run {
 pub fn report(name: &str, args: &[&str]) -> (Run, Value) {
     let json = scratch(&format!("{name}.json"));
     let json = json.to_str().expect("text");
+    // One of an earlier run would be taken for this one's.
+    let _ = std::fs::remove_file(json);
     let run = replay(&[args, &["--json", json]].concat());
     let report = std::fs::read_to_string(json).unwrap_or_else(|_| panic!("{name}: no report:\n{}{}", run.out, run.err));
     (run, serde_json::from_str(&report).expect("JSON"))
