@@ -219,9 +219,9 @@ impl<T> Pending<T> {
         if self.tag <= safe { Ok(self.value) } else { Err(self) }
     }
 
-    /// The generation that closing it began.
-    pub fn tag(&self) -> u64 {
-        self.tag
+    /// What has grace when this has, and holds nothing: to be waited for.
+    pub fn barrier(&self) -> Pending<()> {
+        Pending { tag: self.tag, idle_too: self.idle_too, value: () }
     }
 
     /// What waits, to be looked at only.

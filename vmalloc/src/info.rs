@@ -219,8 +219,7 @@ impl<M: Machine> Iterator for Slots<'_, M> {
                 self.grain = start.saturating_add(grains).max(grain + 1);
                 return Some(Found { chunk, index, start: self.region.address(start) });
             }
-            let units = chunk.class().map_or(1, |class| class.units() as u32);
-            self.grain = grain + units;
+            self.grain = grain + chunk.units().max(1);
             self.chunk = Some((chunk, 0));
         }
     }

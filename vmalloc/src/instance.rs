@@ -20,7 +20,7 @@ use crate::region::Region;
 use crate::space::shelf::Shelf;
 use crate::sync::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::*};
 use crate::table::Walker;
-use crate::units::{MAX_CPUS, Node, PAGE_SHIFT, PAGE_SIZE, PageRange, Pfn};
+use crate::units::{MAX_CPUS, Node, PAGE_SIZE, Pfn};
 use arrayvec::ArrayVec;
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
@@ -145,13 +145,20 @@ impl<M: Machine> Vmalloc<M> {
 }
 
 impl<M: Machine> Core<M> {
+    /// Lays in all frames, then makes everything of them.
     fn new(machine: &M, config: &Config) -> Result<Core<M>, InitError> {
         let cpus = machine.cpus();
         let depots = [const { Depot::new() }; MAX_NODES];
         let stacks = Depot::<M::Lock>::stacks_for(machine);
         let nodes = machine.frames().nodes().min(MAX_NODES);
         const { assert!(MAX_CPUS * size_of::<usize>() <= PAGE_SIZE, "the directory is one frame") };
-        let wanted = 1 + cpus as usize * (1 + config.regions.len() + 2) + nodes * stacks + config.atomic_reserve;
+        let regions = config.regions.iter().enumerate().map(|(id, region)| Region::new(id, region));
+        let regions: ArrayVec<Region<M::Lock>, MAX_REGIONS> = regions.collect();
+        // SAFETY: T1: nothing is bound in the regions yet (N1).
+        let walker = unsafe { Walker::new(machine) };
+        let roots: usize = regions.iter().map(|region| walker.missing_in_root(region.pages())).sum();
+        let kept = 1 + cpus as usize * (1 + config.regions.len() + 2) + nodes * stacks;
+        let wanted = kept + config.atomic_reserve + roots;
 
         let mut stock = Stock::new();
         if let Err(got) = stock.fill(machine, Node(0), wanted) {
@@ -170,9 +177,13 @@ impl<M: Machine> Core<M> {
             // SAFETY: K1: the machine is the instance's for ever.
             unsafe { depot.open(machine, &mut stock, stacks) };
         }
+        // Regions that meet in one entry of the root were counted twice.
+        regions.iter().for_each(|region| walker.prepare_root(region.pages(), &mut stock));
+        let tables = config.atomic_reserve + roots - stock.len();
+        stock.trim(machine, config.atomic_reserve);
         let total = machine.frames().total();
         Ok(Core {
-            regions: config.regions.iter().enumerate().map(|(id, region)| Region::new(id, region)).collect(),
+            regions,
             generations: Generations::default(),
             cpus: table,
             directory,
@@ -184,9 +195,9 @@ impl<M: Machine> Core<M> {
             waiting: AtomicUsize::new(0),
             waiting_pages: config.waiting_pages.unwrap_or(total / 32),
             load_pages: config.load_pages.unwrap_or((total / 64 / cpus as usize).clamp(64, 4096)),
-            tables: AtomicUsize::new(0),
-            bookkeeping: AtomicUsize::new(wanted - config.atomic_reserve),
-            init_frames: wanted,
+            tables: AtomicUsize::new(tables),
+            bookkeeping: AtomicUsize::new(kept),
+            init_frames: kept + config.atomic_reserve + tables,
             warned_ns: AtomicU64::new(0),
         })
     }
@@ -290,8 +301,7 @@ impl<M: Machine> Vmalloc<M> {
             for region in &core.regions {
                 // SAFETY: T1: nothing lives in the region any more.
                 let walker = unsafe { Walker::new(&self.machine) };
-                let range = PageRange::new(region.base, region.bytes >> PAGE_SHIFT);
-                walker.free_tables(walker.widened(range), &mut |table| tables.put(&self.machine, table));
+                walker.free_tables(walker.widened(region.pages()), &mut |table| tables.put(&self.machine, table));
             }
         });
         self.wait_for_grace(core, true).then_some(tables)

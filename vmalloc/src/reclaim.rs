@@ -12,7 +12,7 @@
 
 use crate::area::Kind;
 use crate::cpu::{Here, SLICE};
-use crate::flush::Grace;
+use crate::flush::{Grace, Pending};
 use crate::frames::release;
 use crate::instance::{Core, Vmalloc};
 use crate::load::Load;
@@ -398,16 +398,18 @@ impl<M: Machine> Vmalloc<M> {
     pub(crate) fn wait_for_grace(&self, core: &Core<M>, idle_too: bool) -> bool {
         let barrier = core.generations.close((), idle_too);
         self.flush_here(core);
-        if M::MIRRORED {
-            return barrier.redeem(&core.grace::<M>()).is_ok();
-        }
-        let mut barrier = barrier;
+        self.wait_for(core, barrier)
+    }
+
+    /// Waits until `barrier` has had grace; false where it must not wait, or a
+    /// flush failed. Flushes this CPU meanwhile, if another one asks (L2).
+    fn wait_for(&self, core: &Core<M>, mut barrier: Pending<()>) -> bool {
         loop {
             barrier = match barrier.redeem(&core.grace::<M>()) {
                 Ok(()) => return true,
                 Err(barrier) => barrier,
             };
-            if self.machine().context() != Context::Task {
+            if M::MIRRORED || self.machine().context() != Context::Task {
                 return false;
             }
             let mut asked = CpuSet::EMPTY;
@@ -421,14 +423,24 @@ impl<M: Machine> Vmalloc<M> {
     }
 
     /// Strict's free: returns when no CPU can reach what was freed, where the
-    /// caller may wait.
-    pub(crate) fn settle(&self, core: &Core<M>) {
+    /// caller may wait. What was freed on its owner's CPU is in that CPU's
+    /// load; what was posted elsewhere needs a flush of its own.
+    pub(crate) fn settle(&self, core: &Core<M>, local: bool) {
+        let Ok(mut here) = Here::enter(self, core) else { return };
+        here.poll();
+        here.drain();
+        here.close();
+        let closed = here.closed.as_ref().map(Pending::barrier);
+        drop(here);
+        match closed {
+            _ if !local => self.wait_for_grace(core, false),
+            Some(closed) => self.wait_for(core, closed),
+            None => true,
+        };
         if let Ok(mut here) = Here::enter(self, core) {
             here.poll();
             here.drain();
-            here.close();
         }
-        self.wait_for_grace(core, false);
     }
 
     /// No stale alias of any frame survives this call (`vm_unmap_aliases`).

@@ -125,6 +125,11 @@ impl<L: lock_api::RawMutex> Region<L> {
         (self.bytes >> PAGE_SHIFT >> self.grain_shift) as u32
     }
 
+    /// All its pages.
+    pub(crate) fn pages(&self) -> PageRange {
+        PageRange::new(self.base, self.bytes >> PAGE_SHIFT)
+    }
+
     /// The pages of a run of grains.
     pub(crate) fn pages_of(&self, start: u32, grains: u32) -> PageRange {
         PageRange::new(self.address(start), (grains as usize) << self.grain_shift)
@@ -175,8 +180,8 @@ impl<L: lock_api::RawMutex> Region<L> {
 
 /// Whom a run is taken for.
 enum For {
-    /// A new chunk of slots.
-    Chunk(Class),
+    /// A new chunk of so many slots.
+    Chunk(Class, usize),
     /// One area: a slot of a run chunk.
     Area(ChunkRef, u32),
 }
@@ -194,12 +199,13 @@ impl<'v, M: Machine> Here<'v, M> {
 
     /// Makes a chunk of `class` and puts it on the shelf (R3).
     pub(crate) fn grow(&mut self, id: RegionId, class: Class) -> Result<(), Shortage> {
+        let slots = class.slots_after(self.shelf(id).chunks(class));
         let run = RunFit {
-            pages: class.units() << self.region(id).grain_shift,
+            pages: class.units(slots) << self.region(id).grain_shift,
             align: class.align(),
             within: (0, self.region(id).grains()),
         };
-        let chunk = self.take_run(id, &run, For::Chunk(class))?;
+        let chunk = self.take_run(id, &run, For::Chunk(class, slots))?;
         self.shelf(id).add(chunk);
         count(&self.cpu.counters.chunks_made, 1);
         Ok(())
@@ -287,9 +293,9 @@ impl<'v, M: Machine> Here<'v, M> {
         whom: For,
     ) -> (ChunkRef, Option<u32>) {
         match whom {
-            For::Chunk(class) => {
+            For::Chunk(class, slots) => {
                 let chunk = self.take_header(shared);
-                chunk.become_class(class, range.start, region.id, self.index);
+                chunk.become_class(class, slots, range.start, region.id, self.index);
                 (chunk, None)
             }
             For::Area(chunk, slot) => {
@@ -313,9 +319,9 @@ impl<'v, M: Machine> Here<'v, M> {
     /// Gives up an empty chunk, off its shelf.
     pub(crate) fn release_chunk(&mut self, chunk: ChunkRef) {
         let region = self.region(chunk.region());
-        let Some((class, start)) = chunk.class().zip(region.grain_of(chunk.address(0))) else { return };
+        let Some(start) = region.grain_of(chunk.address(0)) else { return };
         chunk.retire_header();
-        self.release_run(region.id, start, class.units() as u32);
+        self.release_run(region.id, start, chunk.units());
         let mut shared = region.shared.lock();
         chunk.chain(shared.headers);
         shared.headers = Some(chunk);

@@ -124,6 +124,28 @@ impl<'m, M: Machine> Walker<'m, M> {
         self.prepare_in(self.root(), pages_of(range), stock)
     }
 
+    /// The frames that [`Walker::prepare_root`] would take for `range` now.
+    pub fn missing_in_root(&self, range: PageRange) -> usize {
+        self.root_slots(range).filter(|slot| !matches!(slot.says(), Entry::Table(_))).count()
+    }
+
+    /// Links what the root itself lacks for `range`. These links stay, so other
+    /// roots may share them for good (M1). Not where they link leaf tables:
+    /// those come and go (T1).
+    ///
+    /// Cannot fail: `stock` holds [`Walker::missing_in_root`] frames.
+    pub fn prepare_root(&self, range: PageRange, stock: &mut Stock) {
+        for slot in self.root_slots(range) {
+            self.link(slot, stock);
+        }
+    }
+
+    fn root_slots(&self, range: PageRange) -> impl Iterator<Item = Slot<M::Table>> {
+        let root = self.root();
+        let upper = (root.level > 2).then(|| root.parts(pages_of(range)));
+        upper.into_iter().flatten().map(move |part| root.slot(part.start))
+    }
+
     /// The leaf table that holds the entry of `at`, where one is linked.
     #[inline]
     pub fn leaf_table(&self, at: VirtAddr) -> Option<LeafTable<M::Table>> {

@@ -196,9 +196,10 @@ impl<M: Machine> Vmalloc<M> {
             return Err(core.double_free(found));
         }
         found.slot().freed_by(by);
+        let local = found.chunk.owner() == here.index;
         self.unbind(here, found, PageRange::new(found.start, bound));
         if core.policy() == Policy::Strict {
-            self.settle(core);
+            self.settle(core, local);
         }
         Ok(())
     }

@@ -71,8 +71,10 @@ impl<F: Format> Core<F> {
     fn is_barren(&self, place: Place) -> bool {
         let step = covered::<F>(place.level, 0).bytes();
         (0..entries::<F>()).all(|index| {
-            let entry = self.read(place, VirtAddr(index * step));
-            matches!(entry, Some(Entry::Absent | Entry::Waiting(_)))
+            // A waiting entry is not present at any level: that is how a stock
+            // links the tables that it holds.
+            let word = self.word(place, VirtAddr(index * step));
+            matches!(word.map(|word| F::decode(word, 1)), Some(Entry::Absent | Entry::Waiting(_)))
         })
     }
 

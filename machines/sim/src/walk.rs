@@ -39,10 +39,14 @@ pub(crate) fn overlap(a: PageRange, b: PageRange) -> bool {
 impl<F: Format> Core<F> {
     /// What memory holds at `place` for `at`; `None` where no memory is.
     pub(crate) fn read(&self, place: Place, at: VirtAddr) -> Option<Entry> {
+        self.word(place, at).map(|word| F::decode(word, place.level))
+    }
+
+    pub(crate) fn word(&self, place: Place, at: VirtAddr) -> Option<F::Word> {
         let index = prefix::<F>(at, place.level) & ((1 << F::INDEX_BITS) - 1);
         let word = self.memory.entry::<F::Word>(place.table, index)?;
         // SAFETY: W1: `entry` is aligned and inside the simulated memory.
-        Some(F::decode(unsafe { F::Word::load(word.as_ptr()) }, place.level))
+        Some(unsafe { F::Word::load(word.as_ptr()) })
     }
 
     pub(crate) fn write(&self, place: Place, at: VirtAddr, word: F::Word) {

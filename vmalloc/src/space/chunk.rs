@@ -111,9 +111,9 @@ impl Chunk {
         }
     }
 
-    /// Becomes a chunk of `class` at `base`, all slots free.
-    pub fn become_class(&self, class: Class, base: VirtAddr, region: RegionId, owner: u32) {
-        let all = u64::MAX >> (MAX_SLOTS - class.slots());
+    /// Becomes a chunk of `slots` slots of `class` at `base`, all free.
+    pub fn become_class(&self, class: Class, slots: usize, base: VirtAddr, region: RegionId, owner: u32) {
+        let all = u64::MAX >> (MAX_SLOTS - slots);
         self.base.store(base.0, Relaxed);
         self.stride.store(class.stride() as u32, Relaxed);
         // Exact for every page of the chunk: see the test.
@@ -185,6 +185,12 @@ impl Chunk {
             RUNS => None,
             class => Some(Class::from_index(class as usize)),
         }
+    }
+
+    /// Units under a class chunk.
+    pub fn units(&self) -> u32 {
+        let slots = self.all.load(Relaxed).count_ones() as usize;
+        self.class().map_or(0, |class| class.units(slots) as u32)
     }
 
     /// A slot.
@@ -431,7 +437,8 @@ mod tests {
 
     fn chunk(pages: usize) -> Chunk {
         let chunk = Chunk::new(Pfn(0));
-        chunk.become_class(Class::of(pages, 1).unwrap(), VirtAddr(0x4000_0000), RegionId(0), 0);
+        let class = Class::of(pages, 1).unwrap();
+        chunk.become_class(class, class.slots(), VirtAddr(0x4000_0000), RegionId(0), 0);
         chunk
     }
 
@@ -472,8 +479,8 @@ mod tests {
         for class in Class::all() {
             let chunk = Chunk::new(Pfn(0));
             let base = VirtAddr(0xffff_c900_0000_0000);
-            chunk.become_class(class, base, RegionId(0), 0);
-            for page in 0..class.units() * super::super::class::UNIT_PAGES {
+            chunk.become_class(class, class.slots(), base, RegionId(0), 0);
+            for page in 0..class.units(class.slots()) * super::super::class::UNIT_PAGES {
                 let slot = (page / class.stride()) as u32;
                 let expected = (slot < class.slots() as u32).then_some(slot);
                 assert_eq!(chunk.slot_at(base.add_pages(page)), expected, "page {page} of {class:?}");

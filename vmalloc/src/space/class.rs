@@ -7,6 +7,8 @@
 //! - **K1** `capacity + 1 == stride`: a slot's last page is a guard for ever.
 //! - **K2** A chunk of a class is an exact number of units and at most
 //!   16 MiB (and a unit), which bounds what one live area can pin.
+//! - **K4** A shelf's first chunk of a class covers about 256 pages, and each
+//!   further one twice as much: a class that is hardly used pins little.
 //! - **K3** A slot of an aligned class starts at a multiple of its stride.
 
 /// log2 of the pages in a unit.
@@ -19,6 +21,9 @@ pub const MAX_SLOTS: usize = 64;
 pub const MAX_SLOT_PAGES: usize = 512;
 /// Pages that the slots of one chunk may cover (K2).
 pub const MAX_CHUNK_PAGES: usize = 4096;
+
+/// Pages that a shelf's first chunk of a class covers, or one slot (K4).
+const FIRST_CHUNK_PAGES: usize = 256;
 
 const EXACT: usize = 56;
 const ALIGNED: usize = 9;
@@ -97,15 +102,21 @@ impl Class {
         STRIDES[self.0 as usize] as usize
     }
 
-    /// Slots in a chunk.
-    pub const fn slots(self) -> usize {
-        let fit = MAX_CHUNK_PAGES / self.stride();
-        if fit < MAX_SLOTS { fit } else { MAX_SLOTS }
+    /// Slots in the next chunk of a shelf that has `chunks` of this class: the
+    /// first is small, each further one twice as large (K4).
+    pub fn slots_after(self, chunks: u32) -> usize {
+        let pages = MAX_CHUNK_PAGES.min(FIRST_CHUNK_PAGES << chunks.min(8));
+        (pages / self.stride()).clamp(1, MAX_SLOTS)
     }
 
-    /// Units in a chunk (K2).
-    pub const fn units(self) -> usize {
-        (self.slots() * self.stride()).div_ceil(UNIT_PAGES)
+    /// Slots in the largest chunk.
+    pub fn slots(self) -> usize {
+        self.slots_after(u32::MAX)
+    }
+
+    /// Units in a chunk of `slots` slots (K2).
+    pub const fn units(self, slots: usize) -> usize {
+        (slots * self.stride()).div_ceil(UNIT_PAGES)
     }
 
     /// What a chunk's first page must be a multiple of, in pages (K3).
@@ -143,9 +154,18 @@ mod tests {
     #[test]
     fn a_chunk_is_an_exact_number_of_units_and_at_most_16_mib() {
         for class in Class::all() {
-            let pages = class.units() * UNIT_PAGES;
-            assert!(pages >= class.slots() * class.stride() && pages < MAX_CHUNK_PAGES + UNIT_PAGES, "K2");
-            assert!((1..=MAX_SLOTS).contains(&class.slots()));
+            for slots in (0..10).map(|chunks| class.slots_after(chunks)) {
+                let pages = class.units(slots) * UNIT_PAGES;
+                assert!(pages >= slots * class.stride() && pages < MAX_CHUNK_PAGES + UNIT_PAGES, "K2");
+                assert!((1..=MAX_SLOTS).contains(&slots));
+            }
         }
+    }
+
+    #[test]
+    fn chunks_begin_small_and_double() {
+        let class = Class::of(31, 1).unwrap();
+        assert_eq!([0, 1, 2, 3, 4, 99].map(|chunks| class.slots_after(chunks)), [7, 15, 31, 62, 64, 64], "K4");
+        assert_eq!(Class::of(512, 1).unwrap().slots_after(0), 1);
     }
 }

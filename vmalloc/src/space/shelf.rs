@@ -31,9 +31,11 @@ struct Bin {
     partial: *mut Chunk,
     empty: *mut Chunk,
     empties: u32,
+    /// All chunks of the class, the full ones too.
+    chunks: u32,
 }
 
-const BIN: Bin = Bin { current: null_mut(), partial: null_mut(), empty: null_mut(), empties: 0 };
+const BIN: Bin = Bin { current: null_mut(), partial: null_mut(), empty: null_mut(), empties: 0, chunks: 0 };
 
 /// One CPU's chunks of one region.
 #[derive(Debug)]
@@ -89,7 +91,14 @@ impl Shelf {
 
     /// Adds a chunk, all of whose slots are free.
     pub fn add(&mut self, chunk: ChunkRef) {
-        self.link(bin_of(chunk.class()), chunk, EMPTY);
+        let bin = bin_of(chunk.class());
+        self.bins[bin].chunks += 1;
+        self.link(bin, chunk, EMPTY);
+    }
+
+    /// Chunks of `class`.
+    pub fn chunks(&self, class: Class) -> u32 {
+        self.bins[class.index()].chunks
     }
 
     /// A slot of `chunk` became free; `before` were free already.
@@ -123,10 +132,12 @@ impl Shelf {
         let bin = bin_of(class);
         if let Some(empty) = chunk(self.bins[bin].empty) {
             self.unlink(bin, empty);
+            self.bins[bin].chunks -= 1;
             return Some(empty);
         }
         let current = chunk(self.bins[bin].current).filter(|chunk| current_too && chunk.is_empty())?;
         self.bins[bin].current = null_mut();
+        self.bins[bin].chunks -= 1;
         Some(current)
     }
 
