@@ -2,6 +2,7 @@
 
 use crate::{Honest, Rules, Sim};
 use core::ops::Deref;
+use vmalloc::error::Shortage;
 use vmalloc::machine::format::Format;
 use vmalloc::{Config, InitError, Vmalloc};
 
@@ -52,6 +53,19 @@ impl<F: Format, R: Rules> Booted<F, R> {
         self.sim().set_interrupt(move |cpu| handler(wire.vm(), cpu));
     }
 
+    /// The `n`-th thing from now on that the library does is interrupted by
+    /// an NMI, which runs `handler`. 0 = by none.
+    pub fn set_nmi(&self, n: u64, handler: impl Fn(&Vmalloc<Sim<F, R>>) + Send + Sync + 'static) {
+        let wire = self.wire();
+        self.sim().set_nmi(n, move |_| handler(wire.vm()));
+    }
+
+    /// What the machine tries when something runs short; true = try again.
+    pub fn set_shortage(&self, handler: impl Fn(&Vmalloc<Sim<F, R>>, Shortage) -> bool + Send + Sync + 'static) {
+        let wire = self.wire();
+        self.sim().set_shortage(move |short| handler(wire.vm(), short));
+    }
+
     fn wire(&self) -> Wire<F, R> {
         Wire(&raw const *self.vm)
     }
@@ -69,6 +83,8 @@ impl<F: Format, R: Rules> Drop for Hooks<F, R> {
     fn drop(&mut self) {
         self.0.set_kick(|_| {});
         self.0.set_interrupt(|_| {});
+        self.0.set_nmi(0, |_| {});
+        self.0.set_shortage(|_| false);
     }
 }
 

@@ -218,13 +218,13 @@ impl<F: Format> Core<F> {
     /// An NMI comes to the running CPU: pinned or not, and inside whatever.
     #[cold]
     pub(crate) fn non_maskable(&self) {
-        let (handler, masked) = {
+        let (cpu, handler, masked) = {
             let s = &mut *self.state();
             s.in_nmi = true;
-            (s.on_nmi.clone(), core::mem::replace(&mut s.running().masked, true))
+            (s.current, s.on_nmi.clone(), core::mem::replace(&mut s.running().masked, true))
         };
         if let Some(handler) = handler {
-            handler(self.state().current);
+            handler(cpu);
         }
         let s = &mut *self.state();
         s.running().masked = masked;

@@ -10,8 +10,8 @@ use vmalloc::machine::frames::Frames;
 use vmalloc::machine::{Level, Machine};
 use vmalloc::table::X86_64;
 use vmalloc::units::{Pfn, VirtAddr};
-use vmalloc::{AllocError, Caller, Config, FreeError, Info, Req, Stats, Vmalloc};
-use vmalloc_sim::{Builder, Rates, Sim};
+use vmalloc::{AllocError, Caller, Config, FreeError, Info, Req, Stats};
+use vmalloc_sim::{Booted, Builder, Rates, Sim};
 
 /// An area, as its caller knows it.
 pub type At = NonNull<u8>;
@@ -25,25 +25,7 @@ pub const PAGE: usize = 4096;
 /// nobody may have complained.
 pub struct Rig<F: Format = X86_64> {
     pub sim: Sim<F>,
-    vm: Option<Box<Vmalloc<Sim<F>>>>,
-}
-
-/// The instance, for handlers that run while it lives.
-pub struct Shared<F: Format>(*const Vmalloc<Sim<F>>);
-
-// SAFETY: the instance is `Sync`, and the rig outlives the handlers' calls.
-unsafe impl<F: Format> Send for Shared<F> {}
-// SAFETY: as above.
-unsafe impl<F: Format> Sync for Shared<F> {}
-
-impl<F: Format> Deref for Shared<F> {
-    type Target = Vmalloc<Sim<F>>;
-
-    fn deref(&self) -> &Vmalloc<Sim<F>> {
-        // SAFETY: the rig takes its handlers away before the instance ends,
-        // and the box never moves.
-        unsafe { &*self.0 }
-    }
+    booted: Option<Booted<F>>,
 }
 
 /// `cpus` CPUs, 64 MiB, one region.
@@ -64,21 +46,15 @@ pub fn quiet(cpus: u32) -> Builder<X86_64> {
 /// All CPUs online, CPU 0 runs.
 pub fn boot<F: Format>(machine: Builder<F>, config: Config) -> Rig<F> {
     let sim = machine.build();
-    let vm = Box::new(Vmalloc::new(sim.clone()));
-    // SAFETY: N1, N2: the machine is new, and the box never moves.
-    unsafe { vm.init(config) }.expect("memory for the bookkeeping");
-    let rig = Rig { sim, vm: Some(vm) };
-    let kicked = rig.shared();
-    rig.sim.set_kick(move |_| kicked.on_kick());
-    rig.sim.online_all(|| rig.cpu_online());
-    rig
+    let booted = Booted::new(sim.clone(), config).expect("memory for the bookkeeping");
+    Rig { sim, booted: Some(booted) }
 }
 
 impl<F: Format> Deref for Rig<F> {
-    type Target = Vmalloc<Sim<F>>;
+    type Target = Booted<F>;
 
-    fn deref(&self) -> &Vmalloc<Sim<F>> {
-        self.vm.as_ref().expect("it lives until the rig is dropped")
+    fn deref(&self) -> &Booted<F> {
+        self.booted.as_ref().expect("it lives until the rig is dropped")
     }
 }
 
@@ -86,13 +62,11 @@ impl<F: Format> Drop for Rig<F> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             // What the instance would say now would hide the first panic.
-            std::mem::forget(self.vm.take());
+            std::mem::forget(self.booted.take());
             return;
         }
         self.sim.faults().fail_at(0);
-        self.sim.set_interrupt(|_| {});
-        drop(self.vm.take());
-        self.sim.set_kick(|_| {});
+        drop(self.booted.take());
         assert_eq!(self.complaints(), [""; 0]);
         self.sim.assert_no_leaks();
     }
@@ -110,10 +84,6 @@ pub struct State {
 }
 
 impl<F: Format> Rig<F> {
-    pub fn shared(&self) -> Shared<F> {
-        Shared(&**self)
-    }
-
     /// Frees an area of any kind that `free` takes.
     #[track_caller]
     pub fn give(&self, at: At) -> Result<(), FreeError> {
