@@ -29,6 +29,8 @@ pub mod faulty;
 pub mod format;
 pub mod frames;
 pub mod stock;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use crate::error::Shortage;
 use crate::units::{CpuSet, Node, PAGE_SIZE, PageRange, Pfn, VirtAddr};

@@ -4,8 +4,8 @@ extern crate std;
 
 use super::{MemoryRange, STORAGE_ALIGN, Zones};
 use crate::machine::faulty::FaultyFrames;
-use crate::machine::format::{Entry, Format, MemType, Prot, Word};
 use crate::machine::stock::Stock;
+use crate::machine::testing::NoTables;
 use crate::machine::{Context, Flush, Machine, Pinned};
 use crate::units::{CpuSet, Node, PAGE_SIZE, Pfn};
 use core::ptr::NonNull;
@@ -113,50 +113,4 @@ unsafe impl Machine for TestMachine {
     }
     fn flush(&self, _: Flush<'_>) {}
     fn kick(&self, _: &CpuSet) {}
-}
-
-/// The format of a machine without page tables.
-pub struct NoTables;
-
-/// Its entry.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct NoWord;
-
-impl core::fmt::LowerHex for NoWord {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str("none")
-    }
-}
-
-impl Word for NoWord {
-    unsafe fn load(_: *const NoWord) -> NoWord {
-        NoWord
-    }
-    unsafe fn store(_: *mut NoWord, _: NoWord) {}
-    unsafe fn exchange(_: *mut NoWord, _: NoWord, _: NoWord) -> Result<(), NoWord> {
-        Ok(())
-    }
-}
-
-// SAFETY: T0 says nothing about a format that no MMU reads.
-unsafe impl Format for NoTables {
-    type Word = NoWord;
-    const NAME: &'static str = "none";
-    const LEVELS: u8 = 0;
-    const MAX_LEVELS: u8 = 0;
-    const INDEX_BITS: u32 = 0;
-    const MAX_PFN: u64 = u64::MAX;
-    const ABSENT: NoWord = NoWord;
-    fn leaf(_: Pfn, _: Prot, _: MemType) -> NoWord {
-        NoWord
-    }
-    fn table(_: Pfn) -> NoWord {
-        NoWord
-    }
-    fn decode(_: NoWord, _: u8) -> Entry {
-        Entry::Absent
-    }
-    fn retire(word: NoWord) -> NoWord {
-        word
-    }
 }

@@ -3,11 +3,10 @@
 
 extern crate std;
 
-use crate::machine::format::{Entry, Format, MemType, Prot, Word};
 use crate::machine::frames::{Frames, Want};
+use crate::machine::testing::NoTables;
 use crate::machine::{Context, Flush, Machine, Pinned};
 use crate::units::{CpuSet, PAGE_SIZE, Pfn};
-use core::fmt;
 use core::ptr::{NonNull, with_exposed_provenance_mut};
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::alloc::{Layout, alloc, dealloc};
@@ -73,7 +72,7 @@ impl TestMachine {
 // SAFETY: M2: frames are host pages that live until they are freed. The rest is
 // promised of CPUs and tables, which are not there.
 unsafe impl Machine for TestMachine {
-    type Table = NoTable;
+    type Table = NoTables;
     type Frames = HostPages;
     type Lock = Spin;
 
@@ -118,52 +117,5 @@ unsafe impl lock_api::RawMutex for Spin {
     }
     unsafe fn unlock(&self) {
         self.0.store(false, SeqCst);
-    }
-}
-
-/// The format of tables that nobody walks.
-pub struct NoTable;
-
-/// An entry of such a table.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct NoEntry;
-
-impl fmt::LowerHex for NoEntry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("no entry")
-    }
-}
-
-impl Word for NoEntry {
-    unsafe fn load(_at: *const Self) -> Self {
-        NoEntry
-    }
-    unsafe fn store(_at: *mut Self, _value: Self) {}
-    unsafe fn exchange(_at: *mut Self, _old: Self, _new: Self) -> Result<(), Self> {
-        Err(NoEntry)
-    }
-}
-
-// SAFETY: there is no MMU that could disagree.
-unsafe impl Format for NoTable {
-    type Word = NoEntry;
-    const NAME: &'static str = "none";
-    const LEVELS: u8 = 1;
-    const MAX_LEVELS: u8 = 1;
-    const INDEX_BITS: u32 = 0;
-    const MAX_PFN: u64 = 0;
-    const ABSENT: NoEntry = NoEntry;
-
-    fn leaf(_frame: Pfn, _prot: Prot, _memory: MemType) -> NoEntry {
-        NoEntry
-    }
-    fn table(_frame: Pfn) -> NoEntry {
-        NoEntry
-    }
-    fn decode(_word: NoEntry, _level: u8) -> Entry {
-        Entry::Absent
-    }
-    fn retire(_word: NoEntry) -> NoEntry {
-        NoEntry
     }
 }
