@@ -278,11 +278,7 @@ impl Req {
         self
     }
 
-    pub(crate) const fn kind(mut self, kind: Kind) -> Req {
-        self.kind = kind;
-        self
-    }
-
+    #[inline]
     pub(crate) fn page_count(&self) -> Option<usize> {
         pages_for(self.bytes)
     }

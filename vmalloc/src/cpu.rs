@@ -174,26 +174,15 @@ impl<'v, M: Machine> Here<'v, M> {
     ///
     /// # Errors
     /// The context, where the caller interrupted a call that is inside (NMI).
-    #[inline]
+    #[inline(always)]
     pub(crate) fn enter(vm: &'v Vmalloc<M>, core: &'v Core<M>) -> Result<Here<'v, M>, Context> {
-        let mut pinned = vm.machine().pin();
-        loop {
-            let cpu = core.cpu(pinned.cpu);
-            let me = pinned.cpu + 1;
-            match cpu.holder.compare_exchange(0, me, Acquire, Relaxed) {
-                Ok(_) => return Ok(Here { vm, core, cpu, pinned: Some(pinned) }),
-                Err(holder) if holder == me && !M::THREADS => {
-                    let context = vm.machine().context();
-                    // SAFETY: our own pin, the youngest.
-                    unsafe { vm.machine().unpin(pinned) };
-                    return Err(context);
-                }
-                Err(_) => {
-                    vm.machine().relax();
-                    pinned = vm.machine().busy(pinned);
-                }
-            }
-        }
+        let pinned = vm.machine().pin();
+        let cpu = core.cpu(pinned.cpu);
+        let (cpu, pinned) = match cpu.holder.compare_exchange(0, pinned.cpu + 1, Acquire, Relaxed) {
+            Ok(_) => (cpu, pinned),
+            Err(_) => wait(vm, core, pinned, None)?,
+        };
+        Ok(Here { vm, core, cpu, pinned: Some(pinned) })
     }
 
     /// Enters CPU `index` from outside of all (L1), for a purge.
@@ -201,39 +190,72 @@ impl<'v, M: Machine> Here<'v, M> {
     /// # Errors
     /// The context, where the caller interrupted a call that is inside.
     pub(crate) fn visit(vm: &'v Vmalloc<M>, core: &'v Core<M>, index: u32) -> Result<Here<'v, M>, Context> {
-        let pinned = vm.machine().pin();
-        let (cpu, me) = (core.cpu(index), pinned.cpu + 1);
+        let (cpu, pinned) = wait(vm, core, vm.machine().pin(), Some(index))?;
+        Ok(Here { vm, core, cpu, pinned: Some(pinned) })
+    }
+
+    /// Leaves, calls `f` from outside of all CPUs, and enters again: perhaps
+    /// another one.
+    pub(crate) fn outside<R>(&mut self, f: impl FnOnce() -> R) -> R {
+        self.leave();
+        let result = f();
         loop {
-            match cpu.holder.compare_exchange(0, me, Acquire, Relaxed) {
-                Ok(_) => return Ok(Here { vm, core, cpu, pinned: Some(pinned) }),
-                Err(holder) if holder == me && !M::THREADS => {
-                    let context = vm.machine().context();
-                    // SAFETY: our own pin, the youngest.
-                    unsafe { vm.machine().unpin(pinned) };
-                    return Err(context);
-                }
-                Err(_) => vm.machine().relax(),
+            // Who was inside is no NMI, so it is not refused.
+            if let Ok((cpu, pinned)) = wait(self.vm, self.core, self.vm.machine().pin(), None) {
+                (self.cpu, self.pinned) = (cpu, Some(pinned));
+                return result;
             }
         }
     }
 
-    /// Leaves and enters again, so that interrupts may come in (L3).
+    /// Lets interrupts come in (L3).
     #[inline]
-    pub(crate) fn breathe(self) -> Result<Here<'v, M>, Context> {
-        let (vm, core) = (self.vm, self.core);
-        drop(self);
-        Here::enter(vm, core)
+    pub(crate) fn breathe(&mut self) {
+        self.outside(|| ())
+    }
+
+    #[inline]
+    fn leave(&mut self) {
+        if let Some(pinned) = self.pinned.take() {
+            self.cpu.holder.store(0, Release);
+            // SAFETY: our own pin; `Here`s do not nest (L1).
+            unsafe { self.vm.machine().unpin(pinned) }
+        }
+    }
+}
+
+/// Takes the calling CPU, or the one `visited`, and waits for whoever is inside:
+/// a visitor, or another thread.
+#[cold]
+#[inline(never)]
+fn wait<'v, M: Machine>(
+    vm: &'v Vmalloc<M>,
+    core: &'v Core<M>,
+    mut pinned: Pinned,
+    visited: Option<u32>,
+) -> Result<(&'v Cpu, Pinned), Context> {
+    loop {
+        let (cpu, me) = (core.cpu(visited.unwrap_or(pinned.cpu)), pinned.cpu + 1);
+        match cpu.holder.compare_exchange(0, me, Acquire, Relaxed) {
+            Ok(_) => return Ok((cpu, pinned)),
+            Err(holder) if holder == me && !M::THREADS => {
+                let context = vm.machine().context();
+                // SAFETY: our own pin, the youngest.
+                unsafe { vm.machine().unpin(pinned) };
+                return Err(context);
+            }
+            Err(_) => vm.machine().relax(),
+        }
+        if visited.is_none() {
+            pinned = vm.machine().busy(pinned);
+        }
     }
 }
 
 impl<M: Machine> Drop for Here<'_, M> {
     #[inline]
     fn drop(&mut self) {
-        self.cpu.holder.store(0, Release);
-        if let Some(pinned) = self.pinned.take() {
-            // SAFETY: our own pin; `Here`s do not nest (L1).
-            unsafe { self.vm.machine().unpin(pinned) }
-        }
+        self.leave()
     }
 }
 

@@ -63,6 +63,18 @@ pub enum AllocError {
     Refused(i32),
 }
 
+impl AllocError {
+    /// The same error of a call that had `more` frames already.
+    pub(crate) fn beyond(self, more: usize) -> AllocError {
+        match self {
+            AllocError::NoFrames { wanted, got, node } => {
+                AllocError::NoFrames { wanted, got: (got + more).min(wanted - 1), node }
+            }
+            error => error,
+        }
+    }
+}
+
 impl fmt::Display for AllocError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {

@@ -22,7 +22,7 @@ impl<M: Machine> Vmalloc<M> {
     pub fn whatis(&self, at: usize) -> What {
         let at = VirtAddr(at);
         let Some(core) = self.core() else { return What::NotOurs };
-        if core.region_of(at).is_none() {
+        if core.grain_of(at).is_none() {
             return What::NotOurs;
         }
         let above = core.find(self, at.page_start().add_pages(1)).and_then(|next| self.area_of(&next));

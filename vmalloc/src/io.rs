@@ -50,8 +50,8 @@ impl<M: Machine> Vmalloc<M> {
             return Err(AllocError::BadFrame(ram));
         }
         let align = whole.next_power_of_two().clamp(PAGE_SIZE, MAX_ALIGN);
-        let req = Req::bytes(whole).align(align).memory(memory).kind(Kind::Ioremap);
-        let at = self.make(&req, caller, Backing::Device(first))?;
+        let req = Req::bytes(whole).align(align).memory(memory);
+        let at = self.make(&req, Kind::Ioremap, caller, Backing::Device(first))?;
         // SAFETY: `offset` lies in the area's first page.
         Ok(unsafe { at.add(offset) })
     }

@@ -40,18 +40,18 @@ impl Found {
 }
 
 impl<M: Machine> Core<M> {
-    /// The region that holds `at`.
+    /// The region that holds `at`, and the grain.
     #[inline]
-    pub(crate) fn region_of(&self, at: VirtAddr) -> Option<&Region<M::Lock>> {
-        self.regions.iter().find(|region| region.grain_of(at).is_some())
+    pub(crate) fn grain_of(&self, at: VirtAddr) -> Option<(&Region<M::Lock>, u32)> {
+        self.regions.iter().find_map(|region| region.grain_of(at).map(|grain| (region, grain)))
     }
 
     /// The slot whose room holds `at`: an area's pages, its guard, or what an
     /// area had before.
     #[inline]
     pub(crate) fn find(&self, vm: &Vmalloc<M>, at: VirtAddr) -> Option<Found> {
-        let region = self.region_of(at)?;
-        let entry = UnitEntry(region.units.get(vm.machine(), region.grain_of(at)?));
+        let (region, grain) = self.grain_of(at)?;
+        let entry = UnitEntry(region.units.get(vm.machine(), grain));
         if entry.0 == 0 {
             return None;
         }
@@ -59,8 +59,8 @@ impl<M: Machine> Core<M> {
         // SAFETY: H2: unit entries name headers and nothing else.
         let chunk = unsafe { ChunkRef::from_ptr(header.as_ptr()) }?;
         match entry.slot() {
-            Some(index) => Some(Found { chunk, index, start: region.address(chunk.slot(index).run().0) }),
             None => chunk.slot_at(at).map(|index| Found { chunk, index, start: chunk.address(index) }),
+            Some(index) => Some(Found { chunk, index, start: region.address(chunk.slot(index).run().0) }),
         }
     }
 
@@ -130,6 +130,15 @@ pub(crate) struct Pieces<'v, M: Machine> {
     left: usize,
 }
 
+impl<M: Machine> Pieces<'_, M> {
+    /// Runs of their own keep no leaf tables at hand.
+    #[cold]
+    #[inline(never)]
+    fn walk(&self) -> Option<LeafTable<M::Table>> {
+        self.walker.leaf_table(self.at)
+    }
+}
+
 impl<M: Machine> Iterator for Pieces<'_, M> {
     type Item = Piece<M::Table>;
 
@@ -141,7 +150,7 @@ impl<M: Machine> Iterator for Pieces<'_, M> {
         let first = (self.at.0 >> PAGE_SHIFT) & (entries::<M::Table>() - 1);
         let pages = self.left.min(entries::<M::Table>() - first);
         let table = match self.chunk.leaf(self.at, leaf_shift::<M>()) {
-            0 => self.walker.leaf_table(self.at),
+            0 => self.walk(),
             // SAFETY: T1: `cache_leaves` stored it when the chunk was made, and
             // it stays linked while the chunk is one.
             raw => Some(unsafe { LeafTable::from_raw(raw) }),

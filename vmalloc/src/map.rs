@@ -30,8 +30,7 @@ impl<M: Machine> Vmalloc<M> {
     ///   returned after the unmapping.
     #[track_caller]
     pub unsafe fn vmap(&self, frames: &[Pfn], like: Req) -> Result<NonNull<u8>, AllocError> {
-        let req = over(frames, like).kind(Kind::Vmap);
-        self.make(&req, Caller::here(), Backing::Frames(frames))
+        self.make(&over(frames, like), Kind::Vmap, Caller::here(), Backing::Frames(frames))
     }
 
     /// As [`Vmalloc::vmap`], and the area takes the frames over:
@@ -45,8 +44,7 @@ impl<M: Machine> Vmalloc<M> {
     ///   source.
     #[track_caller]
     pub unsafe fn vmap_owned(&self, frames: &[Pfn], like: Req) -> Result<NonNull<u8>, AllocError> {
-        let req = over(frames, like).kind(Kind::VmapOwned);
-        self.make(&req, Caller::here(), Backing::Frames(frames))
+        self.make(&over(frames, like), Kind::VmapOwned, Caller::here(), Backing::Frames(frames))
     }
 
     /// Unmaps what [`Vmalloc::vmap`] mapped (`vunmap`).
@@ -72,9 +70,9 @@ impl<M: Machine> Vmalloc<M> {
     #[track_caller]
     #[inline]
     pub unsafe fn map_ram(&self, frames: &[Pfn], node: Option<Node>) -> Result<NonNull<u8>, AllocError> {
-        let mut req = over(frames, Req::bytes(0)).kind(Kind::MapRam).guard(Guard::None);
+        let mut req = over(frames, Req::bytes(0)).guard(Guard::None);
         req.node = node;
-        self.make(&req, Caller::here(), Backing::Frames(frames))
+        self.make(&req, Kind::MapRam, Caller::here(), Backing::Frames(frames))
     }
 
     /// Unmaps what [`Vmalloc::map_ram`] mapped, `count` pages as then
@@ -98,7 +96,7 @@ impl<M: Machine> Vmalloc<M> {
     /// See [`AllocError`]; nothing has changed then.
     #[track_caller]
     pub fn reserve(&self, req: Req) -> Result<NonNull<u8>, AllocError> {
-        self.make(&req.kind(Kind::Reserved), Caller::here(), Backing::Nothing)
+        self.make(&req, Kind::Reserved, Caller::here(), Backing::Nothing)
     }
 
     /// One frame, for the caller to hold (`alloc_page`, `alloc_pages_node`).

@@ -1,115 +1,114 @@
 //! Plans: a request, checked, in the terms of the tiers below.
 
-use crate::area::{Backing, Caller, Guard, Kind, RegionId, Req};
+use crate::area::{Backing, Caller, Guard, Kind, Req};
 use crate::cpu::{Here, SLICE};
 use crate::error::{AllocError, Shortage};
 use crate::gfp::{Gfp, ZoneKind};
 use crate::instance::{Core, Vmalloc};
 use crate::machine::Machine;
-use crate::machine::format::{Format, MemType, Prot};
+use crate::machine::format::Format;
 use crate::machine::frames::{Frames, Want};
-use crate::pressure::Tries;
-use crate::region::RunFit;
+use crate::region::{Region, RunFit};
 use crate::space::chunk::ChunkRef;
 use crate::space::class::Class;
 use crate::space::slot::Label;
 use crate::units::{Node, PAGE_SHIFT, PAGE_SIZE, Pfn};
 
 /// What a call will do.
-#[derive(Clone, Debug)]
-pub(crate) struct Plan {
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan<'r> {
+    pub(crate) req: &'r Req,
+    pub(crate) kind: Kind,
+    pub(crate) caller: Caller,
     pub(crate) pages: usize,
-    pub(crate) region: RegionId,
     /// The slots it takes one of; `None` for a run of its own.
     pub(crate) class: Option<Class>,
-    pub(crate) run: RunFit,
-    pub(crate) label: Label,
-    pub(crate) gfp: Gfp,
-    node: Option<Node>,
-    pub(crate) prot: Prot,
-    pub(crate) memory: MemType,
-    /// The area takes the frames over that it was given, once it is whole:
-    /// until then they are borrowed, so that a refusal leaves them alone.
-    pub(crate) adopts: bool,
 }
 
-impl Plan {
+impl<'r> Plan<'r> {
     /// Checks `req` and says how it is done.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn new<M: Machine>(
         vm: &Vmalloc<M>,
         core: &Core<M>,
-        req: &Req,
-        caller: Caller,
+        (req, kind, caller): (&'r Req, Kind, Caller),
         backing: &Backing<'_>,
-    ) -> Result<Plan, AllocError> {
+    ) -> Result<Plan<'r>, AllocError> {
         let pages = checked_pages(vm, req, backing)?;
-        let region = core.regions.get(req.region.0 as usize);
-        let region = region.ok_or(AllocError::BadRange { start: 0, end: 0 })?;
+        let Some(region) = core.regions.get(req.region.0 as usize) else {
+            return Err(AllocError::BadRange { start: 0, end: 0 });
+        };
         if !req.align.is_power_of_two() || req.align > region.bytes {
             return Err(AllocError::BadAlign(req.align));
         }
-        let with_guard = pages + (req.guard == Guard::After) as usize;
-        if with_guard > region.bytes >> PAGE_SHIFT {
-            return Err(AllocError::TooLarge { bytes: req.bytes, limit: region.bytes });
+        if pages >= region.bytes >> PAGE_SHIFT {
+            check_whole_region(region, req, pages)?;
         }
-        let align = (req.align >> PAGE_SHIFT).max(1);
-        let within = match req.within {
-            None => (0, region.grains()),
-            Some(range) => region.grains_within(range).ok_or(AllocError::BadRange { start: range.0, end: range.1 })?,
-        };
-        let classed = region.grain_shift != 0 && req.within.is_none();
-        let label = Label {
-            bytes: req.bytes,
-            pages,
-            kind: if req.kind == Kind::VmapOwned { Kind::Vmap } else { req.kind },
-            guard: req.guard,
-            caller: req.caller.unwrap_or(caller),
-            node: req.node.unwrap_or_default(),
+        let mut classed = region.grain_shift != 0;
+        if let Some((start, end)) = req.within {
+            region.grains_within((start, end)).ok_or(AllocError::BadRange { start, end })?;
+            classed = false;
+        }
+        let class = if classed { Class::of(pages, req.align >> PAGE_SHIFT) } else { None };
+        Ok(Plan { req, kind, caller: req.caller.unwrap_or(caller), pages, class })
+    }
+
+    /// The area's label. Frames that it takes over are borrowed until it is
+    /// whole, so that a refusal leaves them alone.
+    #[inline(always)]
+    pub(crate) fn label(&self, backing: &Backing<'_>) -> Label {
+        Label {
+            bytes: self.req.bytes,
+            pages: self.pages,
+            kind: if self.adopts() { Kind::Vmap } else { self.kind },
+            guard: self.req.guard,
+            caller: self.caller,
+            node: self.req.node.unwrap_or_default(),
             phys: match *backing {
                 Backing::Device(first) => Some(first.phys()),
                 _ => None,
             },
-        };
-        Ok(Plan {
-            pages,
-            region: req.region,
-            class: if classed { Class::of(pages, align) } else { None },
-            run: RunFit { pages: with_guard, align, within },
-            label,
-            gfp: req.gfp,
-            node: req.node,
-            prot: req.prot,
-            memory: req.memory,
-            adopts: req.kind == Kind::VmapOwned,
-        })
+        }
+    }
+
+    /// Whether the area takes the frames over that it is given.
+    #[inline]
+    pub(crate) fn adopts(&self) -> bool {
+        self.kind == Kind::VmapOwned
+    }
+
+    /// The run of its own that it needs.
+    fn run<L: lock_api::RawMutex>(&self, region: &Region<L>) -> RunFit {
+        let whole = (0, region.grains());
+        RunFit {
+            pages: self.pages + (self.req.guard == Guard::After) as usize,
+            align: (self.req.align >> PAGE_SHIFT).max(1),
+            within: self.req.within.and_then(|range| region.grains_within(range)).unwrap_or(whole),
+        }
     }
 
     /// Which frames, for a CPU of `home`.
     #[inline]
     pub(crate) fn want(&self, home: Node) -> Want {
-        let zone = match self.gfp.zone() {
+        let zone = match self.req.gfp.zone() {
             // The traditional rule: highmem will do unless a low zone is named.
             ZoneKind::Normal => ZoneKind::HighMem,
             zone => zone,
         };
-        Want {
-            order: 0,
-            zone,
-            node: self.node.unwrap_or(home),
-            this_node: self.gfp.contains(Gfp::THISNODE),
-            next: None,
-        }
-    }
-
-    #[inline]
-    pub(crate) fn tries(&self) -> Tries {
-        Tries::default()
+        let this_node = self.req.gfp.contains(Gfp::THISNODE);
+        Want { order: 0, zone, node: self.req.node.unwrap_or(home), this_node, next: None }
     }
 }
 
+/// An area with its guard must fit the region.
+#[cold]
+fn check_whole_region<L: lock_api::RawMutex>(region: &Region<L>, req: &Req, pages: usize) -> Result<(), AllocError> {
+    let fits = req.guard == Guard::None && pages == region.bytes >> PAGE_SHIFT;
+    if fits { Ok(()) } else { Err(AllocError::TooLarge { bytes: req.bytes, limit: region.bytes }) }
+}
+
 /// The page count, if it is one that could be served.
-#[inline]
+#[inline(always)]
 fn checked_pages<M: Machine>(vm: &Vmalloc<M>, req: &Req, backing: &Backing<'_>) -> Result<usize, AllocError> {
     let source = vm.machine().frames();
     let limit = match backing {
@@ -121,24 +120,32 @@ fn checked_pages<M: Machine>(vm: &Vmalloc<M>, req: &Req, backing: &Backing<'_>) 
         Some(pages) if pages <= limit => {}
         _ => return Err(AllocError::TooLarge { bytes: req.bytes, limit: limit.saturating_mul(PAGE_SIZE) }),
     }
+    match odd_frame::<M>(req, backing) {
+        None => Ok(req.bytes.div_ceil(PAGE_SIZE)),
+        Some(frame) => Err(AllocError::BadFrame(frame)),
+    }
+}
+
+/// The first frame that no entry can name.
+#[inline(always)]
+fn odd_frame<M: Machine>(req: &Req, backing: &Backing<'_>) -> Option<Pfn> {
     let nameable = |frame: &Pfn| frame.0 < <M::Table as Format>::MAX_PFN;
-    let odd = match backing {
+    match backing {
         Backing::Frames(frames) => frames.iter().find(|frame| !nameable(frame)).copied(),
         Backing::Device(first) => {
             let last = first.0.checked_add(req.bytes.div_ceil(PAGE_SIZE) as u64 - 1).map_or(Pfn(u64::MAX), Pfn);
             Some(last).filter(|last| !nameable(last))
         }
-        _ => None,
-    };
-    odd.map_or(Ok(req.bytes.div_ceil(PAGE_SIZE)), |frame| Err(AllocError::BadFrame(frame)))
+        Backing::Fresh | Backing::Nothing => None,
+    }
 }
 
 impl<M: Machine> Here<'_, M> {
     /// Takes a slot: from the shelf, or by the slow path.
     #[inline]
-    pub(crate) fn take_slot(&mut self, plan: &Plan) -> Result<(ChunkRef, u32), Shortage> {
+    pub(crate) fn take_slot(&mut self, plan: &Plan<'_>) -> Result<(ChunkRef, u32), Shortage> {
         if plan.class.is_some()
-            && let Some(place) = self.shelf(plan.region).take(plan.class)
+            && let Some(place) = self.shelf(plan.req.region).take(plan.class)
         {
             return Ok(place);
         }
@@ -149,41 +156,42 @@ impl<M: Machine> Here<'_, M> {
     /// are taken from the region.
     #[cold]
     #[inline(never)]
-    fn take_slot_slowly(&mut self, plan: &Plan) -> Result<(ChunkRef, u32), Shortage> {
+    fn take_slot_slowly(&mut self, plan: &Plan<'_>) -> Result<(ChunkRef, u32), Shortage> {
         self.catch_up_with_clock();
         self.drain_mail();
         self.poll();
         let Some(class) = plan.class else { return self.take_own_run(plan) };
         loop {
-            if let Some(place) = self.shelf(plan.region).take(plan.class) {
+            if let Some(place) = self.shelf(plan.req.region).take(plan.class) {
                 return Ok(place);
             }
             if self.redeem(SLICE) == 0 {
                 break;
             }
         }
-        match self.grow(plan.region, class) {
+        match self.grow(plan.req.region, class) {
             // No room for a whole chunk: the area alone may fit.
             Err(Shortage::Addresses { .. }) => self.take_own_run(plan),
             Err(short) => Err(short),
-            Ok(()) => self.shelf(plan.region).take(plan.class).ok_or(Shortage::Tables(1)),
+            Ok(()) => self.shelf(plan.req.region).take(plan.class).ok_or(Shortage::Tables(1)),
         }
     }
 
     /// A slot of a run chunk, with a run of its own.
-    fn take_own_run(&mut self, plan: &Plan) -> Result<(ChunkRef, u32), Shortage> {
+    fn take_own_run(&mut self, plan: &Plan<'_>) -> Result<(ChunkRef, u32), Shortage> {
         self.redeem(SLICE);
-        let place = match self.shelf(plan.region).take(None) {
+        let place = match self.shelf(plan.req.region).take(None) {
             Some(place) => place,
             None => {
-                self.grow_runs(plan.region)?;
-                self.shelf(plan.region).take(None).ok_or(Shortage::Tables(1))?
+                self.grow_runs(plan.req.region)?;
+                self.shelf(plan.req.region).take(None).ok_or(Shortage::Tables(1))?
             }
         };
-        match self.take_run_for(plan.region, place, &plan.run) {
+        let run = plan.run(&self.core.regions[plan.req.region.0 as usize]);
+        match self.take_run_for(plan.req.region, place, &run) {
             Ok(()) => Ok(place),
             Err(short) => {
-                self.shelf(plan.region).untake(place.0, place.1);
+                self.shelf(plan.req.region).untake(place.0, place.1);
                 Err(short)
             }
         }

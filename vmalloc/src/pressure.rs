@@ -40,80 +40,73 @@ impl<M: Machine> Vmalloc<M> {
     /// The call's own, when nothing is left to try.
     #[cold]
     #[inline(never)]
-    pub(crate) fn relieve<'v>(
-        &'v self,
-        mut here: Here<'v, M>,
-        plan: &Plan,
+    pub(crate) fn relieve(
+        &self,
+        here: &mut Here<'_, M>,
+        plan: &Plan<'_>,
         short: Shortage,
         tries: &mut Tries,
-    ) -> Result<Here<'v, M>, AllocError> {
-        let core = here.core;
+    ) -> Result<(), AllocError> {
         loop {
             tries.step += 1;
-            match tries.step {
-                1 => {
-                    if here.redeem_own() {
-                        return Ok(here);
-                    }
-                }
-                2 => {
-                    drop(here);
-                    if self.may_wait(plan) {
-                        self.purge_for(core, short);
-                    }
-                    here = Here::enter(self, core).map_err(AllocError::WrongContext)?;
-                    if self.may_wait(plan) {
-                        return Ok(here);
-                    }
-                }
-                3 => {
-                    if plan.gfp.contains(Gfp::RESERVE) && here.take_reserve(short) {
-                        return Ok(here);
-                    }
-                }
-                4 => {
-                    let appeal = !plan.gfp.contains(Gfp::NORETRY) && tries.appeals < APPEALS;
-                    drop(here);
-                    if !(appeal && self.machine().exhausted(short)) {
-                        return Err(self.failure(core, plan, short));
-                    }
-                    *tries = Tries { step: 0, appeals: tries.appeals + 1 };
-                    return Here::enter(self, core).map_err(AllocError::WrongContext);
-                }
-                _ => {
-                    drop(here);
-                    return Err(self.failure(core, plan, short));
-                }
+            let gained = match tries.step {
+                1 => here.redeem_own(),
+                2 => self.may_wait(here, plan) && self.purge_for(here, short),
+                3 => plan.req.gfp.contains(Gfp::RESERVE) && here.take_reserve(short),
+                _ => return self.appeal(here, plan, short, tries),
+            };
+            if gained {
+                return Ok(());
             }
         }
     }
 
-    fn may_wait(&self, plan: &Plan) -> bool {
-        plan.gfp.contains(Gfp::WAIT) && self.machine().context() == Context::Task
+    /// Step 4: from the beginning, if the machine says so.
+    fn appeal(
+        &self,
+        here: &mut Here<'_, M>,
+        plan: &Plan<'_>,
+        short: Shortage,
+        tries: &mut Tries,
+    ) -> Result<(), AllocError> {
+        let may_appeal = !plan.req.gfp.contains(Gfp::NORETRY) && tries.appeals < APPEALS;
+        *tries = Tries { step: 0, appeals: tries.appeals + 1 };
+        if may_appeal && here.outside(|| self.machine().exhausted(short)) {
+            return Ok(());
+        }
+        Err(self.failure(here, plan, short))
+    }
+
+    /// Whether the caller may wait: asked from outside, where nothing of ours
+    /// keeps it from waiting.
+    fn may_wait(&self, here: &mut Here<'_, M>, plan: &Plan<'_>) -> bool {
+        plan.req.gfp.contains(Gfp::WAIT) && here.outside(|| self.machine().context()) == Context::Task
     }
 
     /// Step 2.
-    fn purge_for(&self, core: &Core<M>, short: Shortage) {
-        self.purge();
-        if !matches!(short, Shortage::Addresses { .. }) {
-            self.drain_stocks(core);
-        }
-        if let Ok(mut here) = Here::enter(self, core) {
-            count(&here.cpu.counters.purges, 1);
-            here.drain();
-        }
+    fn purge_for(&self, here: &mut Here<'_, M>, short: Shortage) -> bool {
+        let core = here.core;
+        here.outside(|| {
+            self.purge();
+            if !matches!(short, Shortage::Addresses { .. }) {
+                self.drain_stocks(core);
+            }
+        });
+        count(&here.cpu.counters.purges, 1);
+        here.drain();
+        true
     }
 
-    fn failure(&self, core: &Core<M>, plan: &Plan, short: Shortage) -> AllocError {
-        let waiting = core.waiting.load(Relaxed);
+    fn failure(&self, here: &mut Here<'_, M>, plan: &Plan<'_>, short: Shortage) -> AllocError {
+        let waiting = here.core.waiting.load(Relaxed);
         match short {
             Shortage::Addresses { pages, widest } => AllocError::NoAddresses { pages, widest },
-            Shortage::Frames(n) if waiting >= n && !self.may_wait(plan) => {
-                AllocError::WouldWait(self.machine().context())
+            Shortage::Frames(n) if waiting >= n && !self.may_wait(here, plan) => {
+                AllocError::WouldWait(here.outside(|| self.machine().context()))
             }
             Shortage::Frames(_) => {
                 let got = self.machine().frames().free_now().min(plan.pages - 1);
-                AllocError::NoFrames { wanted: plan.pages, got, node: plan.label.node }
+                AllocError::NoFrames { wanted: plan.pages, got, node: plan.req.node.unwrap_or_default() }
             }
             Shortage::Tables(wanted) => {
                 AllocError::NoTables { wanted, got: self.machine().frames().free_now().min(wanted - 1) }

@@ -69,11 +69,16 @@ impl<'v, M: Machine> Here<'v, M> {
     pub(crate) fn pay(&mut self, pages: usize) {
         const HALF: usize = SLICE / 2;
         if self.open.pages / HALF != (self.open.pages - pages) / HALF {
-            self.poll();
-            self.redeem(SLICE);
-            if self.open.pages >= self.core.load_pages {
-                self.close();
-            }
+            self.pay_now();
+        }
+    }
+
+    #[inline(never)]
+    fn pay_now(&mut self) {
+        self.poll();
+        self.redeem(SLICE);
+        if self.open.pages >= self.core.load_pages {
+            self.close();
         }
     }
 
@@ -126,17 +131,27 @@ impl<'v, M: Machine> Here<'v, M> {
     /// it was.
     pub(crate) fn redeem(&mut self, budget: usize) -> usize {
         let Some(mut load) = self.ripe.take() else { return 0 };
-        let mut pages = 0;
-        while pages < budget {
+        let (mut work, mut pages, mut slots) = (0, 0, 0);
+        while work < budget {
             let Some((chunk, slot)) = load.first() else {
                 self.redeem_tables(&load);
-                return pages;
+                break;
             };
+            let collected = self.collect(&mut load, chunk, slot);
+            if load.done == 0 {
+                self.give(chunk, slot, load.index);
+                slots += 1;
+            }
+            pages += collected;
             // A slot costs something even if it has no pages to collect.
-            pages += self.redeem_slot(&mut load, chunk, slot).max(1);
+            work += collected.max(1);
         }
-        self.ripe = Some(load);
-        pages
+        count(&self.cpu.counters.redeemed, slots);
+        count(&self.cpu.counters.redeemed_pages, pages as u64);
+        if work >= budget {
+            self.ripe = Some(load);
+        }
+        work
     }
 
     /// The load is empty: its table pages are free memory.
@@ -147,63 +162,64 @@ impl<'v, M: Machine> Here<'v, M> {
         }
     }
 
-    /// Collects up to a slice of a slot's frames; the last makes it free.
-    fn redeem_slot(&mut self, load: &mut Load, chunk: ChunkRef, slot: u32) -> usize {
-        let (pages, kind) = (chunk.slot(slot).pages(), chunk.slot(slot).kind());
-        let bound = if kind == Kind::Reserved { 0 } else { pages };
-        let at = self.core.address_of(chunk, slot).add_pages(load.done);
-        let slice = (bound - load.done).min(SLICE);
-        self.collect(chunk, slot, at, slice);
-        count(&self.cpu.counters.redeemed_pages, slice as u64);
-        load.done += slice;
-        if load.done == bound {
-            load.done = 0;
-            self.give(chunk, slot, load.index);
+    /// Collects up to a slice of a slot's frames. `load.done` says how far it
+    /// came; 0 = nothing is left.
+    fn collect(&mut self, load: &mut Load, chunk: ChunkRef, slot: u32) -> usize {
+        let area = chunk.slot(slot);
+        let (kind, pages) = (area.kind(), area.pages());
+        if kind == Kind::Reserved || pages == 0 {
+            return 0;
         }
+        let slice = (pages - load.done).min(SLICE);
+        let at = self.core.address_of(chunk, slot).add_pages(load.done);
+        if kind.allocates() && !(area.is_shared() && M::SABOTAGE != Sabotage::IgnoreCounts) {
+            self.collect_own(chunk, at, slice);
+        } else {
+            self.collect_held(chunk, kind, at, slice);
+        }
+        load.done = if load.done + slice == pages { 0 } else { load.done + slice };
         slice
     }
 
-    /// Takes the frames out of the entries and gives them to their next user.
-    fn collect(&mut self, chunk: ChunkRef, slot: u32, at: VirtAddr, pages: usize) {
-        let (vm, core, area) = (self.vm, self.core, chunk.slot(slot));
-        let (machine, counted) = (vm.machine(), M::SABOTAGE != Sabotage::IgnoreCounts);
-        let node = self.node;
+    /// Frames that nobody else holds go to the magazine.
+    fn collect_own(&mut self, chunk: ChunkRef, at: VirtAddr, pages: usize) {
+        let (vm, core) = (self.vm, self.core);
+        let depot = core.depot(self.node);
         let own = &mut **self;
-        let depot = core.depot(node);
-        let mut pool = |frame: Pfn| {
-            // SAFETY: the last binding is collected, after grace, and nobody
-            // else holds the frame (G3).
-            unsafe { own.magazine.push(machine, depot, frame) }
-        };
-        let mut report = |at, word| vm.complain(at, word);
-        let freed = match area.kind() {
-            Kind::Vmalloc | Kind::Stack if !(area.is_shared() && counted) => pages,
-            _ => 0,
-        };
         for piece in core.pieces(vm, chunk, at, pages) {
-            match area.kind() {
-                Kind::Reserved => {}
-                Kind::Ioremap => piece.collect(|_| {}, &mut report),
-                _ if freed > 0 => piece.collect(&mut pool, &mut report),
-                kind => piece.collect(
-                    |frame| {
-                        let last = match machine.frames().page(frame) {
-                            Some(page) => !counted || release(page),
-                            None => kind != Kind::Vmap && kind != Kind::MapRam,
-                        };
-                        if last {
-                            pool(frame);
-                        }
-                    },
-                    &mut report,
-                ),
-            }
+            let pool = |frame: Pfn| {
+                // SAFETY: the only binding is collected, after grace (G3).
+                unsafe { own.magazine.push(vm.machine(), depot, frame) }
+            };
+            piece.collect(pool, &mut |at, word| vm.complain(at, word));
+        }
+    }
+
+    /// Frames that others may hold lose this holder (G3).
+    fn collect_held(&mut self, chunk: ChunkRef, kind: Kind, at: VirtAddr, pages: usize) {
+        let (vm, core) = (self.vm, self.core);
+        let (machine, depot) = (vm.machine(), core.depot(self.node));
+        let own = &mut **self;
+        for piece in core.pieces(vm, chunk, at, pages) {
+            let let_go = |frame: Pfn| {
+                let last = match machine.frames().page(frame) {
+                    _ if kind == Kind::Ioremap => false,
+                    Some(page) => M::SABOTAGE == Sabotage::IgnoreCounts || release(page),
+                    None => kind != Kind::Vmap && kind != Kind::MapRam,
+                };
+                if last {
+                    // SAFETY: its last holder is this area, whose binding is
+                    // collected, after grace (G3).
+                    unsafe { own.magazine.push(machine, depot, frame) }
+                }
+            };
+            piece.collect(let_go, &mut |at, word| vm.complain(at, word));
         }
     }
 
     /// A redeemed slot is free again.
+    #[inline]
     fn give(&mut self, chunk: ChunkRef, slot: u32, load: usize) {
-        count(&self.cpu.counters.redeemed, 1);
         if chunk.class().is_none() {
             let (start, grains) = chunk.slot(slot).run();
             self.release_run(chunk.region(), start, grains);

@@ -30,6 +30,7 @@ use crate::lookup::{Found, Pieces};
 use crate::machine::frames::{Frames, Want};
 use crate::machine::{Machine, Run, Sabotage};
 use crate::plan::Plan;
+use crate::pressure::Tries;
 use crate::space::chunk::ChunkRef;
 use crate::stats::count;
 use crate::units::{PageRange, Pfn, VirtAddr};
@@ -69,7 +70,7 @@ impl<M: Machine> Vmalloc<M> {
     #[track_caller]
     #[inline]
     pub fn alloc(&self, req: Req) -> Result<NonNull<u8>, AllocError> {
-        self.make(&req, Caller::here(), Backing::Fresh)
+        self.make(&req, req.kind, Caller::here(), Backing::Fresh)
     }
 
     /// Frees what [`Vmalloc::alloc`], [`Vmalloc::reserve`] or
@@ -92,78 +93,65 @@ impl<M: Machine> Vmalloc<M> {
     }
 
     /// Makes an area of any kind.
-    pub(crate) fn make(&self, req: &Req, caller: Caller, backing: Backing<'_>) -> Result<NonNull<u8>, AllocError> {
-        let core = self.core().ok_or(AllocError::NotInitialised)?;
-        let made = Plan::new(self, core, req, caller, &backing).and_then(|plan| self.build(core, &plan, &backing));
-        made.inspect_err(|error| self.refused(core, req, error))
+    #[inline(always)]
+    pub(crate) fn make(
+        &self,
+        req: &Req,
+        kind: Kind,
+        caller: Caller,
+        backing: Backing<'_>,
+    ) -> Result<NonNull<u8>, AllocError> {
+        let Some(core) = self.core() else { return Err(AllocError::NotInitialised) };
+        let made = match Plan::new(self, core, (req, kind, caller), &backing) {
+            Ok(plan) => self.build(core, &plan, &backing),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = &made {
+            self.refused(core, req, error);
+        }
+        made
     }
 
-    fn build(&self, core: &Core<M>, plan: &Plan, backing: &Backing<'_>) -> Result<NonNull<u8>, AllocError> {
-        let here = Here::enter(self, core).map_err(AllocError::WrongContext)?;
-        let (here, mut hole) = self.begin(here, plan)?;
-        if !matches!(backing, Backing::Nothing) {
-            self.fill(here, &mut hole, plan, backing)?;
-        } else {
-            drop(here);
-        }
-        if plan.gfp.contains(Gfp::ZERO) && matches!(backing, Backing::Fresh) {
+    #[inline(always)]
+    fn build(&self, core: &Core<M>, plan: &Plan<'_>, backing: &Backing<'_>) -> Result<NonNull<u8>, AllocError> {
+        let mut here = Here::enter(self, core).map_err(AllocError::WrongContext)?;
+        let place = match here.take_slot(plan) {
+            Ok(place) => place,
+            Err(short) => self.take_slot_of_others(&mut here, plan, short)?,
+        };
+        let mut hole = Hole::begin(&here, place, plan, backing);
+        let filled = match backing {
+            Backing::Nothing => Ok(()),
+            _ => here.fill(&mut hole, plan, backing),
+        };
+        // Undoing and clearing are done from outside.
+        drop(here);
+        filled?;
+        if matches!(backing, Backing::Fresh) && plan.req.gfp.contains(Gfp::ZERO) {
             hole.zero();
         }
-        if plan.adopts {
+        if plan.adopts() {
             hole.adopt();
         }
         Ok(hole.publish())
     }
 
-    /// Takes a slot: from the shelf, or by the slow path.
-    #[inline]
-    fn begin<'v>(&'v self, mut here: Here<'v, M>, plan: &Plan) -> Result<(Here<'v, M>, Hole<'v, M>), AllocError> {
-        let mut tries = plan.tries();
-        loop {
-            match here.take_slot(plan) {
-                Ok((chunk, slot)) => {
-                    chunk.slot(slot).begin(&plan.label);
-                    chunk.enliven(slot);
-                    count(&here.cpu.counters.allocs, 1);
-                    count(&here.cpu.counters.alloc_pages, plan.pages as u64);
-                    let found = Found { chunk, index: slot, start: here.core.address_of(chunk, slot) };
-                    let hole = Hole { vm: self, core: here.core, found, pages: plan.pages, bound: 0 };
-                    return Ok((here, hole));
-                }
-                Err(short) => here = self.relieve(here, plan, short, &mut tries)?,
-            }
-        }
-    }
-
-    /// Binds every page of the hole, a slice inside a CPU at a time (L3).
-    #[inline]
-    fn fill<'v>(
+    /// Takes a slot when this CPU has none: step by step, until one turns up.
+    #[cold]
+    #[inline(never)]
+    fn take_slot_of_others<'v>(
         &'v self,
-        mut here: Here<'v, M>,
-        hole: &mut Hole<'v, M>,
-        plan: &Plan,
-        backing: &Backing<'_>,
-    ) -> Result<(), AllocError> {
-        let mut tries = plan.tries();
+        here: &mut Here<'v, M>,
+        plan: &Plan<'_>,
+        mut short: Shortage,
+    ) -> Result<(ChunkRef, u32), AllocError> {
+        let mut tries = Tries::default();
         loop {
-            let at = hole.found.start.add_pages(hole.bound);
-            let slice = PageRange::new(at, (plan.pages - hole.bound).min(SLICE));
-            match here.bind(hole.found.chunk, slice, hole.bound, plan, backing) {
-                Ok(()) => hole.bound += slice.pages,
-                Err(Refusal::Short(short)) => {
-                    here = self.relieve(here, plan, short, &mut tries)?;
-                    continue;
-                }
-                Err(Refusal::Final(error)) => return Err(error),
-                Err(Refusal::Bound(error)) => {
-                    hole.bound += slice.pages;
-                    return Err(error);
-                }
+            self.relieve(here, plan, short, &mut tries)?;
+            match here.take_slot(plan) {
+                Ok(place) => return Ok(place),
+                Err(again) => short = again,
             }
-            if hole.bound == plan.pages {
-                return Ok(());
-            }
-            here = here.breathe().map_err(AllocError::WrongContext)?;
         }
     }
 
@@ -189,40 +177,22 @@ impl<M: Machine> Vmalloc<M> {
     }
 
     /// live → stale: the entries are retired, the frames wait in them.
+    #[inline]
     fn retire(&self, core: &Core<M>, found: &Found, pages: usize, by: Caller) -> Result<(), FreeError> {
         let mut here = Here::enter(self, core).map_err(FreeError::WrongContext)?;
         let bound = if found.slot().kind() == Kind::Reserved { 0 } else { pages };
-        if !here.claim(found, bound) {
+        let how = here.way_of(found, bound);
+        if !here.claim(found, how, pages) {
             return Err(core.double_free(found));
         }
+        here.count_free(how, pages);
         found.slot().freed_by(by);
-        let local = found.chunk.owner() == here.index;
-        self.unbind(here, found, PageRange::new(found.start, bound));
+        here.unbind(found, how, PageRange::new(found.start, bound));
         if core.policy() == Policy::Strict {
-            self.settle(core, local);
+            drop(here);
+            self.settle(core, how != Way::Remote);
         }
         Ok(())
-    }
-
-    /// Retires the entries of a claimed slot, and hands it to its owner.
-    #[inline]
-    fn unbind<'v>(&'v self, mut here: Here<'v, M>, found: &Found, bound: PageRange) {
-        let pages = found.slot().pages();
-        if here.retires_at_once(found, bound.pages) {
-            here.retire_entries(found.chunk, bound);
-            here.pay(pages);
-            return;
-        }
-        for slice in bound.slices(SLICE) {
-            here.retire_entries(found.chunk, slice);
-            here.redeem(SLICE);
-            here = match here.breathe() {
-                Ok(here) => here,
-                // Only an NMI is refused, and no NMI gets here.
-                Err(_) => return,
-            };
-        }
-        here.hand_over(found, pages);
     }
 
     /// Undoes a slot that was begun: of its pages, `bound` have frames.
@@ -235,13 +205,52 @@ impl<M: Machine> Vmalloc<M> {
         if bound == 0 && found.chunk.owner() == here.index {
             return here.untake(found);
         }
-        let claimed = here.claim_uncounted(found, bound);
+        let how = here.way_of(found, bound);
+        let claimed = here.claim(found, how, bound);
         debug_assert!(claimed, "U1: nobody else can free what is building");
-        self.unbind(here, found, PageRange::new(found.start, bound));
+        here.unbind(found, how, PageRange::new(found.start, bound));
     }
 }
 
+/// How a slot goes from live to stale.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Its owner's CPU, in one section: no claim.
+    AtOnce,
+    /// Its owner's CPU, in several sections, so the slot is claimed meanwhile.
+    InSlices,
+    /// Another CPU: the slot is claimed, and posted to its owner (R1).
+    Remote,
+}
+
 impl<M: Machine> Here<'_, M> {
+    /// Binds every page of the hole, a slice at a time (L3).
+    #[inline(always)]
+    fn fill(&mut self, hole: &mut Hole<'_, M>, plan: &Plan<'_>, backing: &Backing<'_>) -> Result<(), AllocError> {
+        let mut tries = Tries::default();
+        loop {
+            let at = hole.found.start.add_pages(hole.bound);
+            let slice = PageRange::new(at, (plan.pages - hole.bound).min(SLICE));
+            match self.bind(hole.found.chunk, slice, hole.bound, plan, backing) {
+                Ok(()) => hole.bound += slice.pages,
+                Err(Refusal::Short(short)) => {
+                    let relieved = self.vm.relieve(self, plan, short, &mut tries);
+                    relieved.map_err(|error| error.beyond(hole.bound))?;
+                    continue;
+                }
+                Err(Refusal::Final(error)) => return Err(error),
+                Err(Refusal::Bound(error)) => {
+                    hole.bound += slice.pages;
+                    return Err(error);
+                }
+            }
+            if hole.bound == plan.pages {
+                return Ok(());
+            }
+            self.breathe();
+        }
+    }
+
     /// Binds the pages of `slice`, `done` pages into the area.
     #[inline]
     fn bind(
@@ -249,7 +258,7 @@ impl<M: Machine> Here<'_, M> {
         chunk: ChunkRef,
         slice: PageRange,
         done: usize,
-        plan: &Plan,
+        plan: &Plan<'_>,
         backing: &Backing<'_>,
     ) -> Result<(), Refusal> {
         self.check_vacant(chunk, slice)?;
@@ -269,7 +278,7 @@ impl<M: Machine> Here<'_, M> {
     }
 
     #[inline]
-    fn bind_fresh(&mut self, chunk: ChunkRef, slice: PageRange, plan: &Plan) -> Result<(), Refusal> {
+    fn bind_fresh(&mut self, chunk: ChunkRef, slice: PageRange, plan: &Plan<'_>) -> Result<(), Refusal> {
         let want = plan.want(self.node);
         if !self.magazine.serves(want) || (M::MIRRORED && slice.pages > 1) {
             return self.bind_runs(chunk, slice, plan, want);
@@ -284,7 +293,7 @@ impl<M: Machine> Here<'_, M> {
             // From here on the frames are the entries', mirrored or not.
             let first = self.magazine.top(slice.pages)[0];
             self.magazine.commit(slice.pages);
-            return self.mirror(Run { pages: slice, first, prot: plan.prot });
+            return self.mirror(Run { pages: slice, first, prot: plan.req.prot });
         }
         self.magazine.commit(slice.pages);
         Ok(())
@@ -293,7 +302,7 @@ impl<M: Machine> Here<'_, M> {
     /// Binds frames by the run: mirrored machines, and requests that the
     /// magazine does not serve.
     #[cold]
-    fn bind_runs(&mut self, chunk: ChunkRef, slice: PageRange, plan: &Plan, want: Want) -> Result<(), Refusal> {
+    fn bind_runs(&mut self, chunk: ChunkRef, slice: PageRange, plan: &Plan<'_>, want: Want) -> Result<(), Refusal> {
         let machine = self.vm.machine();
         let runs = Runs::take(machine.frames(), want, slice.pages)
             .map_err(|_| Refusal::Short(Shortage::Frames(slice.pages)))?;
@@ -305,14 +314,20 @@ impl<M: Machine> Here<'_, M> {
         at = slice.start;
         for run in runs.iter() {
             let pages = PageRange::new(at, run.frames);
-            self.mirror(Run { pages, first: run.first, prot: plan.prot })?;
+            self.mirror(Run { pages, first: run.first, prot: plan.req.prot })?;
             at = pages.end();
         }
         Ok(())
     }
 
     /// Binds frames that are somebody's; each gains a holder.
-    fn bind_given(&mut self, chunk: ChunkRef, slice: PageRange, frames: &[Pfn], plan: &Plan) -> Result<(), Refusal> {
+    fn bind_given(
+        &mut self,
+        chunk: ChunkRef,
+        slice: PageRange,
+        frames: &[Pfn],
+        plan: &Plan<'_>,
+    ) -> Result<(), Refusal> {
         let source = self.vm.machine().frames();
         frames.iter().filter_map(|&frame| source.page(frame)).for_each(hold);
         self.write_entries(chunk, slice, frames, plan);
@@ -321,41 +336,43 @@ impl<M: Machine> Here<'_, M> {
             let adjacent = |&i: &usize| frames[i].0 == frames[start].0 + (i - start) as u64;
             let end = (start..frames.len()).take_while(adjacent).last().map_or(start + 1, |last| last + 1);
             let pages = PageRange::new(slice.start.add_pages(start), end - start);
-            self.mirror(Run { pages, first: frames[start], prot: plan.prot })?;
+            self.mirror(Run { pages, first: frames[start], prot: plan.req.prot })?;
             start = end;
         }
         Ok(())
     }
 
-    fn bind_device(&mut self, chunk: ChunkRef, slice: PageRange, first: Pfn, plan: &Plan) -> Result<(), Refusal> {
+    fn bind_device(&mut self, chunk: ChunkRef, slice: PageRange, first: Pfn, plan: &Plan<'_>) -> Result<(), Refusal> {
         self.write_run(chunk, slice, first, plan);
-        self.mirror(Run { pages: slice, first, prot: plan.prot })
+        self.mirror(Run { pages: slice, first, prot: plan.req.prot })
     }
 
     #[inline]
-    fn write_entries(&self, chunk: ChunkRef, slice: PageRange, mut frames: &[Pfn], plan: &Plan) {
+    fn write_entries(&self, chunk: ChunkRef, slice: PageRange, mut frames: &[Pfn], plan: &Plan<'_>) {
         for piece in self.core.pieces(self.vm, chunk, slice.start, slice.pages) {
             let (these, rest) = frames.split_at(piece.pages());
-            piece.bind(these, plan.prot, plan.memory);
+            piece.bind(these, plan.req.prot, plan.req.memory);
             frames = rest;
         }
         self.written(chunk, slice, plan);
     }
 
-    fn write_run(&self, chunk: ChunkRef, slice: PageRange, mut first: Pfn, plan: &Plan) {
+    fn write_run(&self, chunk: ChunkRef, slice: PageRange, mut first: Pfn, plan: &Plan<'_>) {
         for piece in self.core.pieces(self.vm, chunk, slice.start, slice.pages) {
-            piece.bind_run(first, plan.prot, plan.memory);
+            piece.bind_run(first, plan.req.prot, plan.req.memory);
             first = first.offset(piece.pages() as u64);
         }
         self.written(chunk, slice, plan);
     }
 
     #[inline]
-    fn written(&self, chunk: ChunkRef, slice: PageRange, plan: &Plan) {
+    fn written(&self, chunk: ChunkRef, slice: PageRange, plan: &Plan<'_>) {
         self.vm.machine().sync(slice);
         if M::SABOTAGE == Sabotage::MapGuard {
             let guard = self.core.pieces(self.vm, chunk, slice.end(), 1).next();
-            guard.into_iter().for_each(|piece| piece.bind_run(self.vm.machine().root(), plan.prot, plan.memory));
+            guard
+                .into_iter()
+                .for_each(|piece| piece.bind_run(self.vm.machine().root(), plan.req.prot, plan.req.memory));
         }
     }
 
@@ -365,36 +382,34 @@ impl<M: Machine> Here<'_, M> {
         self.vm.machine().mirror(run).map_err(|number| Refusal::Bound(AllocError::Refused(number)))
     }
 
-    /// Whether this CPU retires the slot in one section, without a claim:
-    /// `bound` of its pages have entries.
+    /// How this CPU frees a slot of which `bound` pages have entries.
     #[inline]
-    fn retires_at_once(&self, found: &Found, bound: usize) -> bool {
-        found.chunk.owner() == self.index && bound <= SLICE
+    fn way_of(&self, found: &Found, bound: usize) -> Way {
+        match found.chunk.owner() == self.index {
+            true if bound <= SLICE => Way::AtOnce,
+            true => Way::InSlices,
+            false => Way::Remote,
+        }
     }
 
     /// Makes the slot this call's to free; false = somebody was first.
     #[inline]
-    fn claim(&mut self, found: &Found, bound: usize) -> bool {
-        let won = self.claim_uncounted(found, bound);
-        if won {
-            let counters = &self.cpu.counters;
-            let local = found.chunk.owner() == self.index;
-            count(if local { &counters.local_frees } else { &counters.remote_frees }, 1);
-            count(&counters.free_pages, found.slot().pages() as u64);
-        }
-        won
-    }
-
-    #[inline]
-    fn claim_uncounted(&mut self, found: &Found, bound: usize) -> bool {
-        if !self.retires_at_once(found, bound) {
+    fn claim(&mut self, found: &Found, how: Way, pages: usize) -> bool {
+        if how != Way::AtOnce {
             return found.chunk.claim(found.index);
         }
         let live = found.chunk.areas() >> found.index & 1 != 0;
         if live {
-            self.open.add(found.chunk, 1 << found.index, found.slot().pages());
+            self.open.add(found.chunk, 1 << found.index, pages);
         }
         live
+    }
+
+    #[inline]
+    fn count_free(&self, how: Way, pages: usize) {
+        let counters = &self.cpu.counters;
+        count(if how == Way::Remote { &counters.remote_frees } else { &counters.local_frees }, 1);
+        count(&counters.free_pages, pages as u64);
     }
 
     /// A slot that was begun, and of which nothing was bound, is clean.
@@ -405,6 +420,27 @@ impl<M: Machine> Here<'_, M> {
             self.release_run(chunk.region(), start, grains);
         }
         self.shelf(chunk.region()).untake(chunk, found.index);
+    }
+
+    /// Retires the entries of a claimed slot, and hands it to its owner.
+    #[inline]
+    fn unbind(&mut self, found: &Found, how: Way, bound: PageRange) {
+        if how == Way::AtOnce {
+            self.retire_entries(found.chunk, bound);
+            self.pay(found.slot().pages());
+        } else {
+            self.unbind_in_slices(found, bound);
+        }
+    }
+
+    #[inline(never)]
+    fn unbind_in_slices(&mut self, found: &Found, bound: PageRange) {
+        for slice in bound.slices(SLICE) {
+            self.retire_entries(found.chunk, slice);
+            self.redeem(SLICE);
+            self.breathe();
+        }
+        self.hand_over(found, found.slot().pages());
     }
 
     /// Bound → waiting, page by page.
@@ -437,6 +473,18 @@ impl<M: Machine> Here<'_, M> {
 }
 
 impl<'v, M: Machine> Hole<'v, M> {
+    /// Begins an area in a slot that was taken.
+    #[inline(always)]
+    fn begin(here: &Here<'v, M>, place: (ChunkRef, u32), plan: &Plan<'_>, backing: &Backing<'_>) -> Hole<'v, M> {
+        let (chunk, index) = place;
+        chunk.slot(index).begin(&plan.label(backing));
+        chunk.enliven(index);
+        count(&here.cpu.counters.allocs, 1);
+        count(&here.cpu.counters.alloc_pages, plan.pages as u64);
+        let found = Found { chunk, index, start: here.core.address_of(chunk, index) };
+        Hole { vm: here.vm, core: here.core, found, pages: plan.pages, bound: 0 }
+    }
+
     fn pieces(&self) -> Pieces<'v, M> {
         self.core.pieces(self.vm, self.found.chunk, self.found.start, self.pages)
     }
