@@ -3,9 +3,10 @@
 
 use crate::bench::{Bench, bench};
 use vmalloc::machine::format::{Entry, Format, Prot};
+use vmalloc::machine::stock::Stock;
 use vmalloc::machine::{Flush, Machine};
 use vmalloc::table::{X86_32, X86_64};
-use vmalloc::units::{PageRange, VirtAddr};
+use vmalloc::units::{PAGE_SIZE, PageRange, VirtAddr};
 use vmalloc_sim::{DIRT, Rates, Sabotage, Sim, Why};
 
 const AT: VirtAddr = VirtAddr(0xffff_c900_0000_0000);
@@ -140,6 +141,25 @@ fn a_table_page_that_became_data_is_not_walked() {
     // SAFETY: M2, the frame is held.
     unsafe { b.sim.virt(table).add(4000).write(1) }
     assert!(b.story(|sim| _ = sim.load(1, AT)).contains("reused while it could be walked"));
+}
+
+#[test]
+fn a_table_that_lies_in_a_stock_may_be_walked_whatever_its_level() {
+    let b = quiet();
+    unlinked(&b);
+    let table = b.table_of(AT, 3);
+    b.sim.poke(AT, 3, X86_64::ABSENT);
+    // SAFETY: M2, the table is held.
+    let bytes = unsafe { core::slice::from_raw_parts(b.sim.virt(table).as_ptr(), PAGE_SIZE) };
+    assert!(bytes.iter().all(|&byte| byte == 0));
+    let mut stock = Stock::new();
+    let below = b.take();
+    b.clear(below);
+    stock.put(&b.sim, below);
+    stock.put(&b.sim, table);
+    assert_eq!(b.sim.table_refs(table), 1);
+    b.sim.audit();
+    assert!(b.sim.load(1, AT).is_err());
 }
 
 #[test]
