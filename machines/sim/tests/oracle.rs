@@ -1,0 +1,51 @@
+//! Ten million things done to the library, on machines of all kinds, and
+//! everything that it promises compared with a simple model after each.
+//!
+//! `ORACLE_OPS` is how many (200,000 unless told), `ORACLE_SEED` the first
+//! run's seed. A failure prints the seed of its run: with it, and with
+//! `ORACLE_OPS` no larger than a run, that run is repeated alone.
+
+#[path = "oracle/mod.rs"]
+mod oracle;
+
+use oracle::Setup;
+use std::panic::catch_unwind;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
+
+/// Things done by one run.
+const RUN: usize = 20_000;
+
+fn number(name: &str, otherwise: u64) -> u64 {
+    let Ok(text) = std::env::var(name) else { return otherwise };
+    let digits = text.replace('_', "");
+    let parsed = match digits.strip_prefix("0x") {
+        Some(hex) => u64::from_str_radix(hex, 16),
+        None => digits.parse(),
+    };
+    parsed.unwrap_or_else(|_| panic!("{name}={text} is no number"))
+}
+
+#[test]
+fn everything_promised_is_kept() {
+    let (ops, seed) = (number("ORACLE_OPS", 200_000) as usize, number("ORACLE_SEED", 1));
+    let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let began = Instant::now();
+    let work = || {
+        while !failed.load(Ordering::Relaxed) {
+            let n = next.fetch_add(1, Ordering::Relaxed);
+            if n * RUN >= ops {
+                return;
+            }
+            let setup = Setup::from_seed(seed + n as u64, RUN.min(ops - n * RUN));
+            if catch_unwind(|| oracle::run(&setup)).is_err() {
+                failed.store(true, Ordering::Relaxed);
+                eprintln!("failed: {setup:#?}\nrepeat: ORACLE_SEED={} ORACLE_OPS={}", setup.seed, setup.ops);
+            }
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
+    assert!(!failed.load(Ordering::Relaxed), "a promise was broken; see above");
+    println!("{ops} operations in {:.1} s", began.elapsed().as_secs_f64());
+}

@@ -1,0 +1,70 @@
+//! The oracle: one driver, one simple model, and everything that the library
+//! promises, checked after each thing that is done.
+//!
+//! ```text
+//!   Setup ── seed ──▶ machine, instance        Model: what is live, which frames, what they say
+//!   Hand  ── acts on the instance, tells the model, compares ──▶ panic, with the story
+//! ```
+//!
+//! What is promised, by the word that a panic begins with:
+//! - **place**: an area lies where it was asked for, over no other;
+//! - **content**: a live page says what was stored there last, on every CPU
+//!   and through every alias;
+//! - **guard**: what belongs to nobody faults, the page after an area above all;
+//! - **stale**: a page that was freed faults, or reaches its old frame before
+//!   grace and no other; after Strict's free, or a purge, it faults;
+//! - **frame**: a new frame belongs to nobody else, and nobody reaches it;
+//! - **free**: what is freed twice, or is no area, is refused, named, and
+//!   nothing has changed;
+//! - **refusal**: what is refused could not be had;
+//! - **leak**: in the end everything is given back.
+
+mod bad;
+mod frames;
+mod hand;
+mod make;
+mod model;
+mod rng;
+mod setup;
+mod time;
+mod unmake;
+
+pub use setup::{Setup, Tables};
+
+use hand::World;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+use vmalloc::machine::format::Format;
+use vmalloc::table::{X86_32, X86_64};
+use vmalloc_sim::{Booted, Honest, Rules, Sabotage};
+
+/// Runs a setup as it says.
+pub fn run(setup: &Setup) {
+    match setup.tables {
+        Tables::Four | Tables::Five => run_as::<X86_64, Honest>(setup, Sabotage::None),
+        Tables::Two => run_as::<X86_32, Honest>(setup, Sabotage::None),
+    }
+}
+
+/// Runs a setup on a library that breaks a rule, and on a machine that does.
+pub fn run_as<F: Format, R: Rules>(setup: &Setup, sabotage: Sabotage) {
+    let sim = setup.machine::<F>().breaking::<R>();
+    let vm = Booted::new(sim.clone(), setup.config()).expect("an instance");
+    sim.sabotage(sabotage);
+    let world = Arc::new(World::new(sim.clone(), setup.clone()));
+    let irq = Arc::clone(&world);
+    vm.set_interrupt(move |vm, _| irq.hand(vm).interrupt());
+    let acted = catch_unwind(AssertUnwindSafe(|| {
+        let hand = world.hand(&vm);
+        (0..setup.ops).for_each(|n| hand.act(n));
+        hand.finish();
+    }));
+    if let Err(story) = acted {
+        // It would only go wrong again.
+        std::mem::forget(vm);
+        resume_unwind(story);
+    }
+    drop(vm);
+    sim.audit();
+    sim.assert_no_leaks();
+}

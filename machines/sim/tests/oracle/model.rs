@@ -1,0 +1,239 @@
+//! What the oracle believes: too simple to be wrong.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use vmalloc::Kind;
+use vmalloc::area::Guard;
+use vmalloc::machine::format::Prot;
+use vmalloc::units::{PAGE_SIZE, Pfn};
+
+/// Freed areas that are remembered, to be freed again.
+const FREED: usize = 64;
+
+/// A live area.
+#[derive(Clone, Debug)]
+pub struct Area {
+    pub start: usize,
+    pub pages: usize,
+    pub bytes: usize,
+    pub kind: Kind,
+    pub guard: Guard,
+    pub prot: Prot,
+    /// By page; none for a reservation.
+    pub frames: Vec<Pfn>,
+    /// Where `starts` holds it.
+    place: usize,
+}
+
+impl Area {
+    pub fn new(start: usize, bytes: usize, kind: Kind) -> Area {
+        let pages = bytes.div_ceil(PAGE_SIZE);
+        Area { start, pages, bytes, kind, guard: Guard::After, prot: Prot::RW, frames: Vec::new(), place: 0 }
+    }
+
+    pub fn end(&self) -> usize {
+        self.start + self.pages * PAGE_SIZE
+    }
+
+    /// First address after the guard.
+    pub fn extent(&self) -> usize {
+        self.end() + if self.guard == Guard::After { PAGE_SIZE } else { 0 }
+    }
+
+    /// Whether the area counts its frames' holders.
+    fn holds(&self) -> bool {
+        self.kind != Kind::Ioremap
+    }
+}
+
+/// A frame that was seen.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Frame {
+    /// What its spot says, where it is known.
+    pub word: Option<u64>,
+    /// Live areas and callers that have it.
+    pub holders: u32,
+    /// Times that it was handed out.
+    pub life: u32,
+}
+
+/// The page of an area that was freed.
+#[derive(Clone, Copy, Debug)]
+pub struct Gone {
+    pub frame: Pfn,
+    pub life: u32,
+    /// Which free it was.
+    pub free: u64,
+}
+
+/// An area that was freed.
+#[derive(Clone, Copy, Debug)]
+pub struct Freed {
+    pub start: usize,
+    pub pages: usize,
+    pub kind: Kind,
+}
+
+/// What a page is.
+#[derive(Clone, Copy, Debug)]
+pub enum Page {
+    Bound {
+        frame: Pfn,
+        prot: Prot,
+    },
+    /// A guard, a reservation, or nobody's: it faults.
+    Barred,
+    Gone(Gone),
+}
+
+/// A free that is under way, and whether another call got there first.
+#[derive(Clone, Copy, Debug)]
+pub struct Freeing {
+    pub start: usize,
+    pub stolen: bool,
+}
+
+#[derive(Default)]
+pub struct Model {
+    live: BTreeMap<usize, Area>,
+    starts: Vec<usize>,
+    frames: HashMap<Pfn, Frame>,
+    gone: HashMap<usize, Gone>,
+    freed: VecDeque<Freed>,
+    pub freeing: Vec<Freeing>,
+    /// Frames that the driver holds, once for each hold.
+    pub held: Vec<Pfn>,
+    pub live_pages: usize,
+    frees: u64,
+    stamps: u64,
+}
+
+impl Model {
+    pub fn areas(&self) -> impl Iterator<Item = &Area> {
+        self.live.values()
+    }
+
+    pub fn count(&self) -> usize {
+        self.starts.len()
+    }
+
+    pub fn start(&self, n: usize) -> usize {
+        self.starts[n]
+    }
+
+    pub fn area(&self, start: usize) -> &Area {
+        &self.live[&start]
+    }
+
+    /// The area whose pages or guard hold `at`.
+    pub fn around(&self, at: usize) -> Option<&Area> {
+        self.live.range(..=at).next_back().map(|(_, area)| area).filter(|area| at < area.extent())
+    }
+
+    pub fn page(&self, at: usize) -> Page {
+        match self.around(at) {
+            Some(area) => match area.frames.get((at - area.start) / PAGE_SIZE) {
+                Some(&frame) => Page::Bound { frame, prot: area.prot },
+                None => Page::Barred,
+            },
+            None => self.gone.get(&(at & !(PAGE_SIZE - 1))).map_or(Page::Barred, |&gone| Page::Gone(gone)),
+        }
+    }
+
+    pub fn frame(&mut self, frame: Pfn) -> &mut Frame {
+        self.frames.entry(frame).or_default()
+    }
+
+    /// A word that was never stored before.
+    pub fn stamp(&mut self) -> u64 {
+        self.stamps += 1;
+        self.stamps << 8 | 0x77
+    }
+
+    /// `frame` was handed out, for `what`.
+    pub fn fresh(&mut self, frame: Pfn, what: &str) {
+        let known = self.frame(frame);
+        assert_eq!(known.holders, 0, "frame: {frame:?}, handed out for {what}, has {} holders", known.holders);
+        *known = Frame { word: None, holders: 0, life: known.life + 1 };
+    }
+
+    pub fn hold(&mut self, frame: Pfn) {
+        self.frame(frame).holders += 1;
+        self.held.push(frame);
+    }
+
+    /// Takes a hold away, to be given up.
+    pub fn take_held(&mut self, n: usize) -> Pfn {
+        let frame = self.held.swap_remove(n);
+        self.frame(frame).holders -= 1;
+        frame
+    }
+
+    /// `area` is new; its frames gain a holder.
+    pub fn enter(&mut self, mut area: Area) {
+        let story = |other: &Area| format!("place: {area:x?} lies over {other:x?}");
+        if let Some(below) = self.around(area.start) {
+            panic!("{}", story(below));
+        }
+        if let Some((_, above)) = self.live.range(area.start..area.extent()).next() {
+            panic!("{}", story(above));
+        }
+        for page in (area.start..area.extent()).step_by(PAGE_SIZE) {
+            self.gone.remove(&page);
+        }
+        self.freed.retain(|freed| !(area.start..area.extent()).contains(&freed.start));
+        if area.holds() {
+            area.frames.iter().for_each(|&frame| self.frame(frame).holders += 1);
+        }
+        area.place = self.starts.len();
+        self.starts.push(area.start);
+        self.live_pages += area.frames.len();
+        self.live.insert(area.start, area);
+    }
+
+    /// `start` is about to be freed; returns the area and which free it is.
+    pub fn leave(&mut self, start: usize) -> (Area, u64) {
+        let area = self.live.remove(&start).expect("a live area");
+        self.starts.swap_remove(area.place);
+        if let Some(&moved) = self.starts.get(area.place) {
+            self.live.get_mut(&moved).expect("a live area").place = area.place;
+        }
+        self.live_pages -= area.frames.len();
+        self.frees += 1;
+        for (n, &frame) in area.frames.iter().enumerate() {
+            let holds = area.holds() as u32;
+            let known = self.frames.entry(frame).or_default();
+            known.holders -= holds;
+            let gone = Gone { frame, life: known.life, free: self.frees };
+            self.gone.insert(start + n * PAGE_SIZE, gone);
+        }
+        if self.freed.len() == FREED {
+            self.freed.pop_front();
+        }
+        self.freed.push_back(Freed { start, pages: area.pages, kind: area.kind });
+        self.freeing.push(Freeing { start, stolen: false });
+        (area, self.frees)
+    }
+
+    /// The pages of this free fault from now on.
+    pub fn flushed(&mut self, area: &Area, free: u64) {
+        for page in (area.start..area.end()).step_by(PAGE_SIZE) {
+            if self.gone.get(&page).is_some_and(|gone| gone.free == free) {
+                self.gone.remove(&page);
+            }
+        }
+    }
+
+    /// The last free that began.
+    pub fn frees(&self) -> u64 {
+        self.frees
+    }
+
+    /// The pages of all frees up to this one fault from now on.
+    pub fn flushed_up_to(&mut self, free: u64) {
+        self.gone.retain(|_, gone| gone.free > free);
+    }
+
+    pub fn freed(&self) -> &VecDeque<Freed> {
+        &self.freed
+    }
+}

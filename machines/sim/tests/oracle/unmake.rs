@@ -1,0 +1,67 @@
+//! Freeing what lives.
+
+use super::hand::Hand;
+use super::model::Area;
+use core::ptr::NonNull;
+use vmalloc::machine::format::Format;
+use vmalloc::machine::{Context, Machine};
+use vmalloc::units::PAGE_SIZE;
+use vmalloc::{FreeError, Kind, Policy};
+use vmalloc_sim::Rules;
+
+/// The pointer to an address of a region.
+pub fn pointer(at: usize) -> NonNull<u8> {
+    NonNull::new(core::ptr::without_provenance_mut(at)).expect("no region holds address 0")
+}
+
+impl<F: Format, R: Rules> Hand<'_, F, R> {
+    /// Frees some area, after a look at it.
+    pub fn free_any(&self) {
+        let count = self.model().count();
+        if count == 0 {
+            return;
+        }
+        let start = self.model().start(self.below(count));
+        let pages = self.model().area(start).pages;
+        self.look(start);
+        self.look(start + self.below(pages) * PAGE_SIZE);
+        self.free(start);
+    }
+
+    fn free(&self, start: usize) {
+        // What interrupts do from here on, they do to an area that is gone.
+        let (area, free) = self.model().leave(start);
+        let strict = self.vm.policy() == Policy::Strict && self.sim().context() == Context::Task;
+        let freed = self.free_as(area.kind, start, area.pages);
+        let stolen = self.model().freeing.pop().is_some_and(|freeing| freeing.stolen);
+        match freed {
+            Ok(()) if !stolen => {}
+            Err(FreeError::DoubleFree { start: at, .. }) if stolen && at.0 == start => {}
+            other => panic!("free: {area:x?}, {}: {other:x?}", if stolen { "freed by another" } else { "live" }),
+        }
+        if strict && !stolen {
+            self.model().flushed(&area, free);
+            self.look_after(&area);
+        }
+    }
+
+    /// After Strict's free a page faults, whoever asks.
+    fn look_after(&self, area: &Area) {
+        self.look(area.start);
+        self.look(area.end() - PAGE_SIZE);
+    }
+
+    /// Frees an area of `kind` the way that its kind is freed.
+    pub fn free_as(&self, kind: Kind, start: usize, pages: usize) -> Result<(), FreeError> {
+        let at = pointer(start);
+        // SAFETY: V1: what is used later is used to see it caught.
+        unsafe {
+            match kind {
+                Kind::Vmap => self.vm.vunmap(at),
+                Kind::MapRam => self.vm.unmap_ram(at, pages),
+                Kind::Ioremap => self.vm.iounmap(pointer(start + self.below(PAGE_SIZE))),
+                _ => self.vm.free(at),
+            }
+        }
+    }
+}
