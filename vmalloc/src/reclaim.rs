@@ -439,17 +439,19 @@ impl<M: Machine> Vmalloc<M> {
     }
 
     /// Strict's free: returns when no CPU can reach what was freed, where the
-    /// caller may wait. What was freed on its owner's CPU is in that CPU's
-    /// load; what was posted elsewhere needs a flush of its own.
-    pub(crate) fn settle(&self, core: &Core<M>, local: bool) {
+    /// caller may wait. A load that is closed now will do for a barrier, on
+    /// whatever CPU that is; one that was closed before is too old.
+    pub(crate) fn settle(&self, core: &Core<M>) {
         let Ok(mut here) = Here::enter(self, core) else { return };
         here.poll();
         here.drain();
+        let open = here.open.index;
         here.close();
+        let closes = here.open.index != open;
         let closed = here.closed.as_ref().map(Pending::barrier);
         drop(here);
         match closed {
-            _ if !local => self.wait_for_grace(core, false),
+            _ if !closes => self.wait_for_grace(core, false),
             Some(closed) => self.wait_for(core, closed),
             None => true,
         };

@@ -190,7 +190,7 @@ impl<M: Machine> Vmalloc<M> {
         here.unbind(found, how, PageRange::new(found.start, bound));
         if core.policy() == Policy::Strict {
             drop(here);
-            self.settle(core, how != Way::Remote);
+            self.settle(core);
         }
         Ok(())
     }

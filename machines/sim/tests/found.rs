@@ -1,14 +1,15 @@
 //! What the oracle found, each by the shortest way there.
 
 use vmalloc::table::X86_64;
-use vmalloc::{Config, Req};
+use vmalloc::units::VirtAddr;
+use vmalloc::{Config, Policy, Req};
 use vmalloc_sim::{Booted, Rates, Sim};
 
 const START: usize = 0xffff_c900_0000_0000;
 
-/// Two CPUs with 4 MiB; nothing happens by chance.
+/// Three CPUs with 4 MiB; nothing happens by chance.
 fn small() -> Booted<X86_64> {
-    let sim = Sim::<X86_64>::builder().cpus(2).node(4 << 20).rates(Rates::NEVER).build();
+    let sim = Sim::<X86_64>::builder().cpus(3).node(4 << 20).rates(Rates::NEVER).build();
     Booted::new(sim, Config::region(START..START + (1 << 30)).load_pages(4096)).unwrap()
 }
 
@@ -20,4 +21,20 @@ fn who_may_wait_gets_what_a_purge_frees() {
     unsafe { vm.free(all) }.unwrap();
     assert!(vm.stats().waiting_pages >= 800);
     vm.alloc(Req::pages(800)).unwrap();
+}
+
+#[test]
+fn a_load_that_was_closed_before_is_no_barrier_for_a_strict_free() {
+    let vm = small();
+    let (old, new) = (vm.alloc(Req::pages(1)).unwrap(), vm.alloc(Req::pages(1)).unwrap());
+    // SAFETY: V1.
+    unsafe { vm.free(old) }.unwrap();
+    (0..2).for_each(|_| _ = vm.tick());
+    // CPU 1 has flushed for that load, CPU 2 has not.
+    vm.sim().on(1, || vm.on_kick());
+    vm.sim().load(1, VirtAddr(new.addr().get())).unwrap();
+    vm.set_policy(Policy::Strict);
+    // SAFETY: V1; the load below wants to see a fault.
+    unsafe { vm.free(new) }.unwrap();
+    vm.sim().assert_faults(1, VirtAddr(new.addr().get()));
 }
