@@ -260,9 +260,9 @@ impl<F: Format, R: Rules> Hand<'_, F, R> {
 
     /// Does something that interrupts do not meddle with.
     pub fn quietly<T>(&self, act: impl FnOnce() -> T) -> T {
-        self.world.quiet.store(true, Relaxed);
+        let was = self.world.quiet.swap(true, Relaxed);
         let result = act();
-        self.world.quiet.store(false, Relaxed);
+        self.world.quiet.store(was, Relaxed);
         result
     }
 

@@ -211,13 +211,15 @@ impl<F: Format, R: Rules> Hand<'_, F, R> {
         }
     }
 
-    /// Whoever may wait, and take any frame, gets what there is.
+    /// Whoever may wait, and take any frame, gets what there is. Tables cannot
+    /// lie in high memory.
     fn judge_shortage(&self, ask: &Ask, error: AllocError) {
         let waits = ask.gfp.contains(Gfp::WAIT) && self.sim().context() == vmalloc::machine::Context::Task;
-        if !waits || !ask.plain {
+        let elsewhere = self.setup().highmem.is_some() && matches!(error, AllocError::NoTables { .. });
+        if !waits || !ask.plain || elsewhere {
             return;
         }
-        let stats = self.vm.stats();
+        let stats = self.quietly(|| self.vm.stats());
         let spare = self.sim().frames().free_now() + stats.waiting_pages + stats.stocked_frames;
         let (total, pages) = (self.sim().frames().total(), ask.bytes.div_ceil(PAGE_SIZE));
         assert!(spare < pages + 64 + total / 8, "refusal: {error:?} of {ask:x?}, with {spare} frames: {stats:?}");
