@@ -23,15 +23,16 @@ use crate::instance::{Core, Vmalloc};
 use crate::load::{Load, Tables};
 use crate::machine::stock::Stock;
 use crate::machine::{Context, Machine, Pinned};
-use crate::space::chunk::{Chunk, ChunkRef, LOADS};
+use crate::space::chunk::LOADS;
+use crate::space::mail::Mail;
 use crate::space::shelf::Shelf;
 use crate::stats::Counters;
-use crate::sync::{AtomicPtr, AtomicU32, Ordering::*};
 use crate::units::{Node, PAGE_SIZE, Pfn};
 use arrayvec::ArrayVec;
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
-use core::ptr::{NonNull, null_mut};
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU32, Ordering::*};
 
 /// Pages of work in one section inside a CPU (L3).
 pub(crate) const SLICE: usize = 64;
@@ -40,14 +41,15 @@ pub(crate) const SLICE: usize = 64;
 #[repr(C)]
 pub(crate) struct Cpu {
     pub(crate) ear: Ear,
-    mail: AtomicPtr<Chunk>,
+    /// Chunks in which other CPUs have freed slots (R1).
+    pub(crate) mail: Mail,
     /// Who is inside: the visitor's index + 1, or 0 (L1).
     holder: AtomicU32,
     pub(crate) counters: Counters,
     own: UnsafeCell<Own>,
 }
 
-const _: () = assert!(size_of::<Cpu>() <= PAGE_SIZE, "a CPU is one frame");
+const _: () = assert!(cfg!(loom) || size_of::<Cpu>() <= PAGE_SIZE, "a CPU is one frame");
 
 // SAFETY: `own` is reached through `Here` alone, which L1 makes exclusive; the
 // rest is atomics.
@@ -89,7 +91,7 @@ impl Cpu {
         };
         Cpu {
             ear: Ear::default(),
-            mail: AtomicPtr::new(null_mut()),
+            mail: Mail::default(),
             holder: AtomicU32::new(0),
             counters: Counters::default(),
             own: UnsafeCell::new(own),
@@ -99,23 +101,6 @@ impl Cpu {
     /// What is inside, by whoever has the CPU alone.
     pub(crate) fn own(&mut self) -> &mut Own {
         self.own.get_mut()
-    }
-
-    /// Puts `chunk` into the mail (R1).
-    pub(crate) fn mail(&self, chunk: ChunkRef) {
-        let mut head = self.mail.load(Relaxed);
-        loop {
-            chunk.next_in_mail().store(head, Relaxed);
-            match self.mail.compare_exchange_weak(head, chunk.as_ptr(), Release, Relaxed) {
-                Ok(_) => return,
-                Err(now) => head = now,
-            }
-        }
-    }
-
-    /// Takes all mail: the first chunk of a chain.
-    pub(crate) fn take_mail(&self) -> *mut Chunk {
-        self.mail.swap(null_mut(), Acquire)
     }
 }
 

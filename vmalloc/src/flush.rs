@@ -97,7 +97,7 @@ impl Generations {
 
     /// The CPU of `ear` discards everything by `flush` and says so (G1).
     pub fn flush(&self, ear: &Ear, flush: impl FnOnce()) {
-        ear.asked.store(false, SeqCst);
+        ear.asked.swap(false, SeqCst);
         let generation = self.now.load(SeqCst);
         flush();
         ear.publish(generation);
@@ -145,6 +145,8 @@ impl Generations {
     /// Asks the CPUs that hold `pending` up, and tells `kick` the index of each
     /// that has not been asked yet.
     pub fn ask<'e, T>(&self, pending: &Pending<T>, ears: impl Iterator<Item = &'e Ear>, mut kick: impl FnMut(u32)) {
+        // G5: whose idleness is read from here on has yet to read this tag.
+        fence(SeqCst);
         for (cpu, ear) in ears.enumerate() {
             if ear.holds_up(pending.idle_too) && ear.ask(pending.tag) {
                 kick(cpu as u32);
@@ -159,6 +161,8 @@ impl Generations {
     pub fn grace<'e>(&self, ears: impl Iterator<Item = &'e Ear>) -> Grace {
         let now = self.now.load(SeqCst);
         let (mut awake, mut all) = (now, now);
+        // G5, as in `ask`.
+        fence(SeqCst);
         for ear in ears {
             // The state before the generation: a CPU that wakes in between
             // has flushed already.

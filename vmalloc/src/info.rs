@@ -52,10 +52,9 @@ impl<M: Machine> Vmalloc<M> {
 
     /// The area of a slot, if it is one.
     fn area_of(&self, found: &Found) -> Option<Info> {
-        let sequence = found.chunk.sequence();
-        let copy = found.slot().snapshot()?;
-        let lives = found.is_area() && found.chunk.sequence() == sequence;
-        lives.then(|| copy.info(found.start, found.chunk.region()))
+        let (start, copy) = found.chunk.area(found.index)?;
+        let moved = found.chunk.class().is_some() && start != found.start;
+        (!moved).then(|| copy.info(found.start, found.chunk.region()))
     }
 
     /// The live areas, by address.

@@ -18,13 +18,13 @@ use crate::machine::stock::Stock;
 use crate::machine::{Level, Machine};
 use crate::region::Region;
 use crate::space::shelf::Shelf;
-use crate::sync::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::*};
 use crate::table::Walker;
 use crate::units::{MAX_CPUS, Node, PAGE_SIZE, Pfn};
 use arrayvec::ArrayVec;
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::*};
 use lock_api::Mutex;
 
 /// Nodes of one instance at most.

@@ -62,10 +62,23 @@ impl Load {
     #[inline]
     pub(crate) fn add(&mut self, chunk: ChunkRef, slots: u64, pages: usize) {
         if chunk.retire(slots, self.index) {
-            chunk.next_in_load(self.index).store(self.head, Relaxed);
-            self.head = chunk.as_ptr();
+            self.chain(chunk);
         }
         self.pages += pages;
+    }
+
+    /// Takes a stale slot of `pages` pages over from the other load (R4).
+    pub(crate) fn postpone(&mut self, chunk: ChunkRef, slot: u32, pages: usize) {
+        if chunk.postpone(slot, self.index ^ 1) {
+            self.chain(chunk);
+        }
+        self.pages += pages;
+    }
+
+    #[inline]
+    fn chain(&mut self, chunk: ChunkRef) {
+        chunk.next_in_load(self.index).store(self.head, Relaxed);
+        self.head = chunk.as_ptr();
     }
 
     /// The first stale slot.

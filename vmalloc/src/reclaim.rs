@@ -39,11 +39,8 @@ pub struct Tick {
 impl<'v, M: Machine> Here<'v, M> {
     /// Step 1: what was posted becomes stale here (R1).
     pub(crate) fn drain_mail(&mut self) {
-        let mut link = self.cpu.take_mail();
-        // SAFETY: H2: `mail` stored what `as_ptr` gave.
-        while let Some(chunk) = unsafe { ChunkRef::from_ptr(link) } {
-            link = chunk.next_in_mail().load(Relaxed);
-            let posted = chunk.take_posted();
+        let cpu = self.cpu;
+        cpu.mail.drain(|chunk, posted| {
             let live = posted & chunk.live_slots();
             let pages = slots_of(live).map(|slot| chunk.slot(slot).pages()).sum();
             self.open.add(chunk, live, pages);
@@ -51,7 +48,7 @@ impl<'v, M: Machine> Here<'v, M> {
             if live != posted {
                 self.raced(chunk, posted & !live);
             }
-        }
+        });
     }
 
     /// A slot was posted that had been freed here at the same moment.
@@ -137,6 +134,11 @@ impl<'v, M: Machine> Here<'v, M> {
                 self.redeem_tables(&load);
                 break;
             };
+            if load.done == 0 && chunk.is_claimed(slot) {
+                self.postpone(chunk, slot);
+                work += 1;
+                continue;
+            }
             let collected = self.collect(&mut load, chunk, slot);
             if load.done == 0 {
                 self.give(chunk, slot, load.index);
@@ -152,6 +154,12 @@ impl<'v, M: Machine> Here<'v, M> {
             self.ripe = Some(load);
         }
         work
+    }
+
+    /// Somebody else is still freeing the slot (R4): it waits once more.
+    #[cold]
+    fn postpone(&mut self, chunk: ChunkRef, slot: u32) {
+        self.open.postpone(chunk, slot, chunk.slot(slot).pages());
     }
 
     /// The load is empty: its table pages are free memory.

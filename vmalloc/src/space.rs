@@ -5,7 +5,7 @@
 //!   units    what a grain belongs to: a chunk, or one slot of a chunk
 //!   class    the strides of slots        slot     what is known of one area
 //!   chunk    up to 64 slots, and their states
-//!   shelf    one CPU's chunks of a region, by class
+//!   shelf    one CPU's chunks of a region, by class    mail   chunks that others freed in
 //! ```
 //!
 //! Addresses only: nothing here knows of frames, entries or flushes.
@@ -13,6 +13,7 @@
 pub mod arena;
 pub mod chunk;
 pub mod class;
+pub mod mail;
 pub mod shelf;
 pub mod slot;
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Statistics: what each CPU counts, and the sums.
 
-use crate::sync::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {

@@ -1,5 +1,5 @@
-//! The atomics that the lock-free parts use: the core's, or loom's when a test
-//! explores their interleavings (`--cfg loom`).
+//! The atomics that chunks, slots, mail and flushes use: the core's, or loom's
+//! when a test explores their interleavings (`--cfg loom`).
 
 #[cfg(not(loom))]
 pub(crate) use core::sync::atomic::{

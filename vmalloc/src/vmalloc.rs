@@ -467,7 +467,7 @@ impl<M: Machine> Here<'_, M> {
             chunk.unclaim(1 << found.index);
             self.pay(pages);
         } else if chunk.post(found.index) {
-            self.core.cpu(chunk.owner()).mail(chunk);
+            self.core.cpu(chunk.owner()).mail.push(chunk);
         }
     }
 }

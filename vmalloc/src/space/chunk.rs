@@ -22,17 +22,22 @@
 //!   (`posted.fetch_or`; if it was 0, it pushes the chunk to the owner's mail).
 //!   The owner takes `posted` only after it has popped the chunk and read the
 //!   link; then live → stale, then the claims are dropped.
+//! - **R4** A stale slot is not given before a claim on it is dropped. Two
+//!   CPUs that free one slot at the same moment may both win, the owner and a
+//!   claimer; the claimer then posts what is no longer live. The flush that
+//!   makes the slot clean shows the owner every claim that was given before.
 //! - **R2** Finders read `live & !claimed` between two equal reads of the
-//!   chunk's sequence, which moves before a chunk's units are given up.
+//!   chunk's sequence, which moves before a chunk's units are given up, and
+//!   when its header has become another one.
 //!
 //! # Locks
 //! None: the owner's words belong to whoever is inside the owner's CPU.
 
 use super::class::{Class, MAX_SLOTS};
-use super::slot::Slot;
+use super::slot::{Slot, Snapshot};
 use crate::area::RegionId;
 use crate::machine::Machine;
-use crate::sync::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
+use crate::sync::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::*, fence};
 use crate::units::{PAGE_SHIFT, PAGE_SIZE, Pfn, VirtAddr};
 use core::ops::Deref;
 use core::ptr::{NonNull, null_mut};
@@ -41,6 +46,9 @@ use core::ptr::{NonNull, null_mut};
 pub const LOADS: usize = 2;
 /// Leaf tables under a class chunk at most: 16 MiB and a unit, at 2 MiB each.
 pub const MAX_LEAVES: usize = 10;
+
+/// Slots that a header has room for: few where a model explores them all.
+const SLOTS: usize = if cfg!(loom) { 2 } else { MAX_SLOTS };
 
 /// The class index that run chunks carry.
 pub const RUNS: u8 = u8::MAX;
@@ -80,10 +88,10 @@ pub struct Chunk {
     next_in_load: [AtomicPtr<Chunk>; LOADS],
     leaves: [AtomicUsize; MAX_LEAVES],
     remote: Remote,
-    slots: [Slot; MAX_SLOTS],
+    slots: [Slot; SLOTS],
 }
 
-const _: () = assert!(size_of::<Chunk>() <= PAGE_SIZE, "a header is one frame");
+const _: () = assert!(cfg!(loom) || size_of::<Chunk>() <= PAGE_SIZE, "a header is one frame");
 
 impl Chunk {
     /// A header that is nobody's, in `frame`.
@@ -134,6 +142,8 @@ impl Chunk {
         self.owner.store(owner, Relaxed);
         self.all.store(all, Relaxed);
         self.live.store(0, Relaxed);
+        // Finders that have read what the header was before see it (R2).
+        self.sequence.fetch_add(1, Release);
         self.free.store(all, Release);
     }
 
@@ -164,6 +174,8 @@ impl Chunk {
     pub fn retire_header(&self) {
         self.free.store(0, Relaxed);
         self.sequence.fetch_add(1, AcqRel);
+        // What is written from here on is seen after the sequence has moved.
+        fence(Release);
     }
 
     /// The CPU whose shelf it is on.
@@ -196,7 +208,7 @@ impl Chunk {
     /// A slot.
     #[inline]
     pub fn slot(&self, slot: u32) -> &Slot {
-        &self.slots[slot as usize % MAX_SLOTS]
+        &self.slots[slot as usize % SLOTS]
     }
 
     /// The address of a slot of a class chunk.
@@ -284,6 +296,13 @@ impl Chunk {
         free
     }
 
+    /// Owner: a stale slot of `load` waits for the other load (R4); true = it
+    /// is that one's first.
+    pub fn postpone(&self, slot: u32, load: usize) -> bool {
+        self.stale[load].store(self.stale[load].load(Relaxed) & !(1 << slot), Relaxed);
+        self.retire(1 << slot, load ^ 1)
+    }
+
     /// Owner: its free slots.
     #[inline]
     pub fn free_slots(&self) -> u64 {
@@ -305,6 +324,18 @@ impl Chunk {
     #[inline]
     pub fn areas(&self) -> u64 {
         self.live.load(Acquire) & !self.remote.claimed.load(Acquire)
+    }
+
+    /// The area in a slot, and the slot's address in a class chunk: both were
+    /// true together, at some moment of the call (R2). `None` if the slot holds
+    /// none, or is changing.
+    pub fn area(&self, slot: u32) -> Option<(VirtAddr, Snapshot)> {
+        let sequence = self.sequence();
+        let start = self.address(slot);
+        let copy = self.slot(slot).snapshot()?;
+        let whole = self.areas() >> slot & 1 != 0 && !copy.is_building() && !copy.is_freed();
+        let same = self.slot(slot).sequence() == copy.sequence() && self.sequence() == sequence;
+        (whole && same).then_some((start, copy))
     }
 
     /// Whether somebody else is freeing the slot, or has.

@@ -1,0 +1,195 @@
+//! The address layer alone, under random replacement: what `cargo xtask bench`
+//! counts instructions of.
+//!
+//!     space LIVE MAX_PAGES WARM_UP PAIRS
+//!
+//! fills an instance with LIVE areas of 1..MAX_PAGES pages, replaces a random
+//! one WARM_UP times, then PAIRS times through [`measured_pair`], the function
+//! that callgrind is told to collect. Prints the address span over the pages
+//! that live, guards counted.
+//!
+//! Areas are *reserved*: no frames, no entries; all else runs as ever: plan,
+//! shelf, look-up, loads, flushes, grace, chunks and the tables under them. One
+//! CPU, whose flush is immediate; a tick every 10,000 pairs, which is counted.
+#![allow(unsafe_code, missing_docs)]
+
+use std::alloc::{Layout, alloc, dealloc};
+use std::hint::black_box;
+use std::ptr::{NonNull, with_exposed_provenance_mut};
+use std::sync::atomic::{AtomicBool, Ordering::*};
+use vmalloc::lock_api::{GuardNoSend, RawMutex};
+use vmalloc::machine::frames::{Frames, Want};
+use vmalloc::machine::{Context, Flush, Machine, Pinned};
+use vmalloc::table::X86_64;
+use vmalloc::units::{CpuSet, PAGE_SIZE, Pfn};
+use vmalloc::{Config, Req, Vmalloc};
+
+const START: usize = 0xffff_c900_0000_0000;
+/// 32 TiB, as x86-64 Linux has.
+const BYTES: usize = 1 << 45;
+const PAIRS_A_TICK: usize = 10_000;
+const PAGE: Layout = match Layout::from_size_align(PAGE_SIZE, PAGE_SIZE) {
+    Ok(layout) => layout,
+    Err(_) => panic!("a page is aligned to its size"),
+};
+
+/// One CPU, host pages for frames, tables that no MMU reads.
+struct Bench {
+    root: Pfn,
+}
+
+// SAFETY: F1, F2, F4: the host's allocator gives out single aligned pages, each
+// once. F3: one thread. F5, F6: no descriptors, no zones.
+unsafe impl Frames for Bench {
+    fn total(&self) -> usize {
+        1 << 22
+    }
+    fn free_now(&self) -> usize {
+        self.total()
+    }
+    fn alloc(&self, want: Want) -> Option<Pfn> {
+        assert_eq!(want.order, 0, "reservations need bookkeeping only");
+        // SAFETY: a page is not empty.
+        let page = NonNull::new(unsafe { alloc(PAGE) })?;
+        Some(Pfn::containing(page.as_ptr().expose_provenance() as u64))
+    }
+    unsafe fn free(&self, first: Pfn, _order: u8) {
+        // SAFETY: the caller's frame came from `alloc`.
+        unsafe { dealloc(with_exposed_provenance_mut(first.phys() as usize), PAGE) }
+    }
+}
+
+// SAFETY: M1: nobody else maps. M2: frames are host pages until they are freed.
+// M3, M4, M7, M9: one CPU and thread. M6: nothing is cached. M8: no call back.
+unsafe impl Machine for Bench {
+    type Table = X86_64;
+    type Frames = Self;
+    type Lock = Lock;
+
+    fn frames(&self) -> &Self {
+        self
+    }
+    fn root(&self) -> Pfn {
+        self.root
+    }
+    fn virt(&self, f: Pfn) -> NonNull<u8> {
+        // SAFETY: no frame that was given out has the number 0.
+        unsafe { NonNull::new_unchecked(with_exposed_provenance_mut(f.phys() as usize)) }
+    }
+    fn cpus(&self) -> u32 {
+        1
+    }
+    fn pin(&self) -> Pinned {
+        Pinned { cpu: 0, saved: 0 }
+    }
+    unsafe fn unpin(&self, _was: Pinned) {}
+    fn context(&self) -> Context {
+        Context::Task
+    }
+    fn flush(&self, _what: Flush<'_>) {}
+    fn kick(&self, _cpus: &CpuSet) {}
+}
+
+struct Lock(AtomicBool);
+
+// SAFETY: only one caller can change false to true.
+unsafe impl RawMutex for Lock {
+    #[allow(clippy::declare_interior_mutable_const, reason = "the trait asks for it")]
+    const INIT: Lock = Lock(AtomicBool::new(false));
+    type GuardMarker = GuardNoSend;
+    fn lock(&self) {
+        while !self.try_lock() {
+            std::hint::spin_loop();
+        }
+    }
+    fn try_lock(&self) -> bool {
+        !self.0.swap(true, Acquire)
+    }
+    unsafe fn unlock(&self) {
+        self.0.store(false, Release);
+    }
+}
+
+/// What is counted: one area freed, another one reserved.
+#[unsafe(no_mangle)]
+#[inline(never)]
+fn measured_pair(vm: &Vmalloc<Bench>, old: NonNull<u8>, pages: usize) -> NonNull<u8> {
+    // SAFETY: V1: nobody uses a reservation.
+    unsafe { vm.free(old) }.expect("it lives");
+    vm.reserve(Req::pages(pages)).expect("32 TiB are enough")
+}
+
+/// What is counted as well.
+#[unsafe(no_mangle)]
+#[inline(never)]
+fn measured_tick(vm: &Vmalloc<Bench>) {
+    vm.tick();
+}
+
+/// The same steps, not counted.
+#[inline(never)]
+fn pair(vm: &Vmalloc<Bench>, old: NonNull<u8>, pages: usize) -> NonNull<u8> {
+    // SAFETY: V1: nobody uses a reservation.
+    unsafe { vm.free(old) }.expect("it lives");
+    vm.reserve(Req::pages(pages)).expect("32 TiB are enough")
+}
+
+/// xorshift64*
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        ((self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) as u128 * end as u128) >> 64) as usize
+    }
+}
+
+/// Address space from the first page of an area to the last guard, over the
+/// pages of areas and guards.
+fn span(vm: &Vmalloc<Bench>) -> f64 {
+    let (mut first, mut end, mut live) = (usize::MAX, 0, 0);
+    for area in vm.areas() {
+        first = first.min(area.start.0);
+        end = end.max(area.start.0 + area.size());
+        live += area.size();
+    }
+    (end - first) as f64 / live as f64
+}
+
+fn machine() -> Vmalloc<Bench> {
+    let mut bench = Bench { root: Pfn(0) };
+    bench.root = bench.alloc(Want::bookkeeping(Default::default())).expect("the host has pages");
+    // SAFETY: M2: the root is ours.
+    unsafe { bench.virt(bench.root).as_ptr().write_bytes(0, PAGE_SIZE) };
+    let vm = Vmalloc::new(bench);
+    // SAFETY: N1, N2: the machine is new, and nobody else knows it.
+    unsafe { vm.init(Config::region(START..START + BYTES)) }.expect("vmalloc");
+    vm.cpu_online();
+    vm
+}
+
+fn main() {
+    let args: Vec<usize> = std::env::args().skip(1).filter_map(|word| word.parse().ok()).collect();
+    let [live, max_pages, warm_up, pairs] = args[..] else {
+        println!("space LIVE MAX_PAGES WARM_UP PAIRS; cargo xtask bench runs it under callgrind");
+        return;
+    };
+    let vm = machine();
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let size = |random: &mut Random| 1 + random.below(max_pages);
+    let mut areas: Vec<_> = (0..live).map(|_| vm.reserve(Req::pages(size(&mut random))).expect("room")).collect();
+    for n in 0..warm_up + pairs {
+        let (at, pages) = (random.below(live), size(&mut random));
+        let replace = if n < warm_up { pair } else { measured_pair };
+        areas[at] = replace(black_box(&vm), areas[at], pages);
+        match n % PAIRS_A_TICK {
+            0 if n < warm_up => drop(vm.tick()),
+            0 => measured_tick(&vm),
+            _ => (),
+        }
+    }
+    println!("span {:.4}", span(&vm));
+    println!("{:?}", vm.stats());
+}
