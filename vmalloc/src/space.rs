@@ -14,6 +14,8 @@ pub mod arena;
 pub mod chunk;
 pub mod class;
 pub mod mail;
+#[cfg(test)]
+mod model;
 pub mod shelf;
 pub mod slot;
 #[cfg(test)]
