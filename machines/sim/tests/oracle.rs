@@ -8,10 +8,12 @@
 #[path = "oracle/mod.rs"]
 mod oracle;
 
-use oracle::Setup;
+use oracle::{Setup, Tables};
 use std::panic::catch_unwind;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
+use vmalloc::table::{X86_32, X86_64};
+use vmalloc_sim::{Honest, Sabotage};
 
 /// Things done by one run.
 const RUN: usize = 20_000;
@@ -26,6 +28,13 @@ fn number(name: &str, otherwise: u64) -> u64 {
     parsed.unwrap_or_else(|_| panic!("{name}={text} is no number"))
 }
 
+fn run(setup: &Setup) {
+    match setup.tables {
+        Tables::Four | Tables::Five => oracle::run::<X86_64, Honest>(setup, Sabotage::None),
+        Tables::Two => oracle::run::<X86_32, Honest>(setup, Sabotage::None),
+    }
+}
+
 #[test]
 fn everything_promised_is_kept() {
     let (ops, seed) = (number("ORACLE_OPS", 200_000) as usize, number("ORACLE_SEED", 1));
@@ -38,7 +47,7 @@ fn everything_promised_is_kept() {
                 return;
             }
             let setup = Setup::from_seed(seed + n as u64, RUN.min(ops - n * RUN));
-            if catch_unwind(|| oracle::run(&setup)).is_err() {
+            if catch_unwind(|| run(&setup)).is_err() {
                 failed.store(true, Ordering::Relaxed);
                 eprintln!("failed: {setup:#?}\nrepeat: ORACLE_SEED={} ORACLE_OPS={}", setup.seed, setup.ops);
             }

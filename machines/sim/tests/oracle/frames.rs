@@ -93,13 +93,14 @@ impl<F: Format, R: Rules> Hand<'_, F, R> {
             return self.take_frame();
         }
         let prot = self.pick(&[Prot::RW, Prot::RW, Prot::RO]);
-        // SAFETY: P1: the driver holds the frames, and nobody else gives its
-        // holds up.
-        match self.below(3) {
-            0 => self.mapped(unsafe { self.vm.vmap(&frames, Req::bytes(0).prot(prot)) }, frames, Kind::Vmap, prot),
-            1 => self.mapped(unsafe { self.vm.map_ram(&frames, None) }, frames, Kind::MapRam, Prot::RW),
-            _ => self.map_owned(),
-        }
+        let (made, kind, prot) = match self.below(3) {
+            // SAFETY: P1: the driver holds the frames, and gives no hold up.
+            0 => (unsafe { self.vm.vmap(&frames, Req::bytes(0).prot(prot)) }, Kind::Vmap, prot),
+            // SAFETY: as above.
+            1 => (unsafe { self.vm.map_ram(&frames, None) }, Kind::MapRam, Prot::RW),
+            _ => return self.map_owned(),
+        };
+        self.mapped(made, frames, kind, prot);
     }
 
     /// Gives some holds to an area.

@@ -35,19 +35,11 @@ use hand::World;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use vmalloc::machine::format::Format;
-use vmalloc::table::{X86_32, X86_64};
-use vmalloc_sim::{Booted, Honest, Rules, Sabotage};
+use vmalloc_sim::{Booted, Rules, Sabotage};
 
-/// Runs a setup as it says.
-pub fn run(setup: &Setup) {
-    match setup.tables {
-        Tables::Four | Tables::Five => run_as::<X86_64, Honest>(setup, Sabotage::None),
-        Tables::Two => run_as::<X86_32, Honest>(setup, Sabotage::None),
-    }
-}
-
-/// Runs a setup on a library that breaks a rule, and on a machine that does.
-pub fn run_as<F: Format, R: Rules>(setup: &Setup, sabotage: Sabotage) {
+/// Runs a setup, perhaps on a library that breaks a rule, or on a machine that
+/// does.
+pub fn run<F: Format, R: Rules>(setup: &Setup, sabotage: Sabotage) {
     let sim = setup.machine::<F>().breaking::<R>();
     let vm = Booted::new(sim.clone(), setup.config()).expect("an instance");
     sim.sabotage(sabotage);
