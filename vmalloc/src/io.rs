@@ -5,7 +5,6 @@ use crate::error::{AllocError, FreeError};
 use crate::instance::Vmalloc;
 use crate::machine::Machine;
 use crate::machine::format::MemType;
-use crate::machine::frames::Frames;
 use crate::units::{PAGE_SIZE, Pfn, VirtAddr};
 use core::ptr::NonNull;
 
@@ -45,11 +44,8 @@ impl<M: Machine> Vmalloc<M> {
         if bytes == 0 {
             return Err(AllocError::ZeroSize);
         }
-        let last = Pfn::containing(phys.checked_add(bytes as u64 - 1).ok_or(too_large)?);
-        if let Some(ram) = (first.0..=last.0).map(Pfn).find(|&frame| self.machine().frames().page(frame).is_some()) {
-            return Err(AllocError::BadFrame(ram));
-        }
-        let align = whole.next_power_of_two().clamp(PAGE_SIZE, MAX_ALIGN);
+        phys.checked_add(bytes as u64 - 1).ok_or(too_large)?;
+        let align = whole.min(MAX_ALIGN).next_power_of_two().max(PAGE_SIZE);
         let req = Req::bytes(whole).align(align).memory(memory);
         let at = self.make(&req, Kind::Ioremap, caller, Backing::Device(first))?;
         // SAFETY: `offset` lies in the area's first page.

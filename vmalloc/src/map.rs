@@ -7,12 +7,15 @@
 //!   may be freed while it is mapped: the last holder pools it.
 
 use crate::area::{Backing, Caller, Guard, Kind, Req};
-use crate::error::{AllocError, FreeError};
+use crate::cpu::Here;
+use crate::error::{AllocError, FreeError, Shortage};
 use crate::frames::{hold, release};
 use crate::gfp::{Gfp, ZoneKind};
-use crate::instance::Vmalloc;
+use crate::instance::{Core, Vmalloc};
 use crate::machine::Machine;
 use crate::machine::frames::{Frames, Want};
+use crate::plan::Plan;
+use crate::pressure::Tries;
 use crate::units::{Node, PAGE_SIZE, Pfn, VirtAddr};
 use core::ptr::NonNull;
 
@@ -99,31 +102,39 @@ impl<M: Machine> Vmalloc<M> {
         self.make(&req, Kind::Reserved, Caller::here(), Backing::Nothing)
     }
 
-    /// One frame, for the caller to hold (`alloc_page`, `alloc_pages_node`).
+    /// One frame, for the caller to hold (`alloc_page`, `alloc_pages_node`):
+    /// one that the direct mapping covers, unless [`Gfp::HIGHMEM`] says that
+    /// any will do. Cleared with [`Gfp::ZERO`], which wants a direct mapping.
     ///
     /// # Errors
-    /// [`AllocError::NoFrames`].
+    /// [`AllocError::NoFrames`], [`AllocError::WouldWait`].
+    #[track_caller]
     pub fn alloc_frame(&self, gfp: Gfp, node: Option<Node>) -> Result<Pfn, AllocError> {
         let core = self.core().ok_or(AllocError::NotInitialised)?;
-        let mut here = crate::cpu::Here::enter(self, core).map_err(AllocError::WrongContext)?;
-        let home = here.node;
-        let node = node.unwrap_or(home);
-        let zone = if gfp.zone() == ZoneKind::Normal { ZoneKind::Normal } else { gfp.zone() };
-        let want = Want { order: 0, zone, node, this_node: gfp.contains(Gfp::THISNODE), next: None };
-        let machine = self.machine();
-        let frame = if here.magazine.serves(want) {
-            let depot = core.depot(home);
-            here.magazine.reserve(machine, depot, want, 1).ok().and_then(|()| here.magazine.pop())
-        } else {
-            machine.frames().alloc(want)
-        };
-        let frame = frame.ok_or(AllocError::NoFrames { wanted: 1, got: 0, node })?;
+        let mut req = Req::pages(1).gfp(gfp);
+        req.node = node;
+        let plan = Plan { req: &req, kind: Kind::Vmalloc, caller: Caller::here(), pages: 1, class: None };
+        let frame = self.take_frame(core, &plan).inspect_err(|error| self.refused(core, &req, error))?;
         if gfp.contains(Gfp::ZERO) {
-            // SAFETY: M2: zone Normal and below are directly mapped, and the
-            // frame is ours.
-            unsafe { machine.virt(frame).as_ptr().write_bytes(0, PAGE_SIZE) };
+            // SAFETY: M2: `take_frame` took one that is directly mapped, and
+            // it is ours.
+            unsafe { self.machine().virt(frame).as_ptr().write_bytes(0, PAGE_SIZE) };
         }
         Ok(frame)
+    }
+
+    fn take_frame(&self, core: &Core<M>, plan: &Plan<'_>) -> Result<Pfn, AllocError> {
+        let mut here = Here::enter(self, core).map_err(AllocError::WrongContext)?;
+        let mut tries = Tries::default();
+        loop {
+            let mut want = plan.want(here.node);
+            let any = plan.req.gfp.contains(Gfp::HIGHMEM) && !plan.req.gfp.contains(Gfp::ZERO);
+            want.zone = if any { want.zone } else { want.zone.min(ZoneKind::Normal) };
+            match here.take_frame(want) {
+                Some(frame) => return Ok(frame),
+                None => self.relieve(&mut here, plan, Shortage::Frames(1), &mut tries)?,
+            }
+        }
     }
 
     /// Gives a hold on a frame up (`__free_page`): the last holder pools it.
@@ -136,7 +147,7 @@ impl<M: Machine> Vmalloc<M> {
         if !machine.frames().page(frame).is_none_or(release) {
             return;
         }
-        let inside = self.core().and_then(|core| crate::cpu::Here::enter(self, core).ok());
+        let inside = self.core().and_then(|core| Here::enter(self, core).ok());
         match inside {
             Some(mut here) => {
                 let (core, node) = (here.core, here.node);
@@ -183,30 +194,47 @@ impl<M: Machine> Vmalloc<M> {
     /// `parts[i].0` bytes from a common base, a multiple of `align`. They are
     /// reservations; [`Vmalloc::free`] each. Returns the base.
     ///
+    /// Under the placement Classes, areas that are placed begin at units: the
+    /// offsets are multiples of 64 pages there.
+    ///
     /// # Errors
-    /// See [`AllocError`]; nothing has changed then.
+    /// See [`AllocError`]: [`AllocError::BadAlign`] for an offset. Nothing has
+    /// changed then.
     #[track_caller]
     pub fn congruent(&self, parts: &[(usize, usize)], align: usize, like: Req) -> Result<usize, AllocError> {
         let caller = like.caller.unwrap_or(Caller::here());
+        let core = self.core().ok_or(AllocError::NotInitialised)?;
+        let region = core.regions.get(like.region.0 as usize).ok_or(AllocError::BadRange { start: 0, end: 0 })?;
+        let grain = PAGE_SIZE << region.grain_shift;
+        if let Some(&(odd, _)) = parts.iter().find(|part| !part.0.is_multiple_of(grain)) {
+            return Err(AllocError::BadAlign(odd));
+        }
         let end = parts.iter().map(|&(offset, bytes)| offset.saturating_add(bytes)).max().unwrap_or(0);
         // A probe of the whole extent finds a base at which all would fit;
         // then it makes room for the parts.
-        let whole = Req { bytes: end, align, ..like.clone() }.caller(caller).guard(Guard::None);
+        let range = like.within.unwrap_or((region.base.0, region.base.0 + region.bytes));
+        let whole = Req { bytes: end, align, within: Some(range), ..like.clone() }.caller(caller).guard(Guard::None);
         let base = self.reserve(whole)?.addr().get();
-        let found = self.core().ok_or(AllocError::NotInitialised)?.find_start(self, VirtAddr(base));
-        if let ([(0, _)], Ok(_)) = (parts, found) {
+        if let [(0, _)] = parts {
             return Ok(base);
         }
         let given_up = self.unmake(VirtAddr(base), caller, |_| true, None);
         debug_assert!(given_up.is_ok(), "the probe was ours");
         self.purge();
-        self.reserve_parts(parts, base, like.caller(caller))
+        self.reserve_parts(parts, base, grain, like.caller(caller))
     }
 
-    fn reserve_parts(&self, parts: &[(usize, usize)], base: usize, like: Req) -> Result<usize, AllocError> {
+    fn reserve_parts(
+        &self,
+        parts: &[(usize, usize)],
+        base: usize,
+        grain: usize,
+        like: Req,
+    ) -> Result<usize, AllocError> {
         for (done, &(offset, bytes)) in parts.iter().enumerate() {
             let at = base + offset;
-            let req = Req { bytes, align: PAGE_SIZE, ..like.clone() }.guard(Guard::None).within(at..at + bytes);
+            let whole = at..at + bytes.next_multiple_of(grain);
+            let req = Req { bytes, align: PAGE_SIZE, ..like.clone() }.guard(Guard::None).within(whole);
             if let Err(error) = self.reserve(req) {
                 for &(offset, _) in &parts[..done] {
                     let undone = self.unmake(VirtAddr(base + offset), Caller::here(), |_| true, None);
@@ -216,6 +244,17 @@ impl<M: Machine> Vmalloc<M> {
             }
         }
         Ok(base)
+    }
+}
+
+impl<M: Machine> Here<'_, M> {
+    fn take_frame(&mut self, want: Want) -> Option<Pfn> {
+        let (machine, core, node) = (self.vm.machine(), self.core, self.node);
+        if !self.magazine.serves(want) {
+            return machine.frames().alloc(want);
+        }
+        self.magazine.reserve(machine, core.depot(node), want, 1).ok()?;
+        self.magazine.pop()
     }
 }
 

@@ -6,7 +6,7 @@ use crate::error::{AllocError, Shortage};
 use crate::gfp::{Gfp, ZoneKind};
 use crate::instance::{Core, Vmalloc};
 use crate::machine::Machine;
-use crate::machine::format::Format;
+use crate::machine::format::{Format, Prot};
 use crate::machine::frames::{Frames, Want};
 use crate::region::{Region, RunFit};
 use crate::space::chunk::ChunkRef;
@@ -43,6 +43,9 @@ impl<'r> Plan<'r> {
         }
         if pages >= region.bytes >> PAGE_SHIFT {
             check_whole_region(region, req, pages)?;
+        }
+        if let Backing::Device(first) = *backing {
+            check_no_memory(vm, first, pages)?;
         }
         let mut classed = region.grain_shift != 0;
         if let Some((start, end)) = req.within {
@@ -90,9 +93,12 @@ impl<'r> Plan<'r> {
     /// Which frames, for a CPU of `home`.
     #[inline]
     pub(crate) fn want(&self, home: Node) -> Want {
+        // Cleared through its direct mapping, if not through its own.
+        let direct = self.req.gfp.contains(Gfp::ZERO) && !self.req.prot.contains(Prot::WRITE);
         let zone = match self.req.gfp.zone() {
+            ZoneKind::HighMem if direct => ZoneKind::Normal,
             // The traditional rule: highmem will do unless a low zone is named.
-            ZoneKind::Normal => ZoneKind::HighMem,
+            ZoneKind::Normal if !direct => ZoneKind::HighMem,
             zone => zone,
         };
         let this_node = self.req.gfp.contains(Gfp::THISNODE);
@@ -105,6 +111,13 @@ impl<'r> Plan<'r> {
 fn check_whole_region<L: lock_api::RawMutex>(region: &Region<L>, req: &Req, pages: usize) -> Result<(), AllocError> {
     let fits = req.guard == Guard::None && pages == region.bytes >> PAGE_SHIFT;
     if fits { Ok(()) } else { Err(AllocError::TooLarge { bytes: req.bytes, limit: region.bytes }) }
+}
+
+/// A device is no memory: frames with descriptors are somebody's.
+fn check_no_memory<M: Machine>(vm: &Vmalloc<M>, first: Pfn, pages: usize) -> Result<(), AllocError> {
+    let mut frames = (0..pages as u64).map(|page| first.offset(page));
+    let memory = frames.find(|&frame| vm.machine().frames().page(frame).is_some());
+    memory.map_or(Ok(()), |frame| Err(AllocError::BadFrame(frame)))
 }
 
 /// The page count, if it is one that could be served.

@@ -71,7 +71,9 @@ pub(crate) struct Shared {
 /// A range of addresses that areas are carved from.
 pub(crate) struct Region<L: lock_api::RawMutex> {
     pub(crate) id: RegionId,
+    /// The first grain's address: the region itself may begin below it.
     pub(crate) base: VirtAddr,
+    start: usize,
     pub(crate) bytes: usize,
     pub(crate) grain_shift: u32,
     arena_stock: usize,
@@ -99,6 +101,7 @@ impl<L: lock_api::RawMutex> Region<L> {
         Region {
             id: RegionId(id as u8),
             base: VirtAddr(base),
+            start: config.start,
             bytes: config.end - base,
             grain_shift,
             arena_stock: arena.stock_needed(),
@@ -138,10 +141,10 @@ impl<L: lock_api::RawMutex> Region<L> {
     /// Grains that lie wholly inside `range`; `None` where it leaves the region.
     pub(crate) fn grains_within(&self, range: (usize, usize)) -> Option<(u32, u32)> {
         let shift = PAGE_SHIFT + self.grain_shift;
-        let low = range.0.checked_sub(self.base.0)?;
-        let high = range.1.checked_sub(self.base.0)?;
-        let whole = (low.div_ceil(1 << shift) as u32, (high.min(self.bytes) >> shift) as u32);
-        (high <= self.bytes && low < high).then_some(whole)
+        let offset = |at: usize| at.saturating_sub(self.base.0);
+        let whole = (offset(range.0).div_ceil(1 << shift) as u32, (offset(range.1) >> shift) as u32);
+        let inside = self.start <= range.0 && range.0 < range.1 && offset(range.1) <= self.bytes;
+        inside.then_some(whole)
     }
 
     /// Grains from address 0 to the region's first one.

@@ -26,6 +26,9 @@ fn refused(rig: &Rig, free: impl FnOnce() -> Result<(), FreeError>, is: impl FnO
     assert_eq!(rig.check(), Ok(()));
 }
 
+/// One of the frees that an instance has.
+type Free = fn(&Rig, At) -> Result<(), FreeError>;
+
 fn is_double(error: &FreeError) -> bool {
     matches!(error, FreeError::DoubleFree { .. })
 }
@@ -147,8 +150,7 @@ fn each_kind_has_its_own_free_and_the_others_refuse_it() {
         Kind::Ioremap => 3,
         _ => 0,
     };
-    let frees: [fn(&Rig, At) -> Result<(), FreeError>; 4] =
-        [Rig::give, Rig::unmap, |rig, area| rig.unmap_pages(area, 2), Rig::unmap_device];
+    let frees: [Free; 4] = [Rig::give, Rig::unmap, |rig, area| rig.unmap_pages(area, 2), Rig::unmap_device];
     for (area, kind) in areas {
         for (_, free) in frees.iter().enumerate().filter(|(n, _)| *n != right(kind)) {
             refused(&rig, || free(&rig, area), |error| *error == FreeError::WrongKind(kind));
@@ -309,7 +311,7 @@ fn an_nmi_inside_a_call_may_look_but_not_free_and_not_allocate() {
         assert_eq!((rig.stats().areas, rig.stats().pages), (before.areas, before.pages));
         rig.purge();
         assert_eq!(rig.check(), Ok(()));
-        rig.alloc(Req::pages(1)).and_then(|warm| Ok(rig.give(warm).unwrap())).unwrap();
+        rig.give(rig.alloc(Req::pages(1)).unwrap()).unwrap();
     }
     assert!(refused.load(Relaxed) > 0, "no NMI came inside a call");
 }

@@ -140,7 +140,8 @@ fn one_refusal_of_any_step_is_an_error_or_another_way_and_changes_nothing() {
     for gfp in GFPS {
         for op in &OPERATIONS {
             let rig = boot(machine(), config());
-            refuse(&rig, op, gfp, Faults::fail_at);
+            let refused = refuse(&rig, op, gfp, Faults::fail_at);
+            assert!(refused == 0 || !gfp.contains(Gfp::WAIT), "{}, {gfp:?}: a purge, and it goes on", op.name);
         }
     }
 }
