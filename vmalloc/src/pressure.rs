@@ -7,7 +7,7 @@
 //! | 3 | the promised reserve ([`Gfp::RESERVE`] only) | – |
 //! | 4 | [`Machine::exhausted`] | [`Machine::exhausted`] |
 //!
-//! With [`Gfp::NORETRY`] nothing follows step 2. Nobody is inside a CPU while
+//! With [`Gfp::NORETRY`] step 4 is left out. Nobody is inside a CPU while
 //! anybody waits (L2).
 
 use crate::area::Req;
@@ -26,6 +26,14 @@ use crate::sync::Ordering::Relaxed;
 pub(crate) struct Tries {
     step: u8,
     appeals: u8,
+}
+
+impl Tries {
+    /// Something was gained since: all steps are open again, but appeals are
+    /// counted by the call.
+    pub(crate) fn progress(&mut self) {
+        self.step = 0;
+    }
 }
 
 /// Times that [`Machine::exhausted`] is asked by one call.
@@ -97,11 +105,21 @@ impl<M: Machine> Vmalloc<M> {
         true
     }
 
+    /// More waits for flushes than should: who may wait does (G4).
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn wait_for_flushes(&self, here: &mut Here<'_, M>, plan: &Plan<'_>) {
+        if self.may_wait(here, plan) {
+            here.outside(|| self.purge());
+            count(&here.cpu.counters.purges, 1);
+        }
+    }
+
     fn failure(&self, here: &mut Here<'_, M>, plan: &Plan<'_>, short: Shortage) -> AllocError {
         let waiting = here.core.waiting.load(Relaxed);
         match short {
             Shortage::Addresses { pages, widest } => AllocError::NoAddresses { pages, widest },
-            Shortage::Frames(n) if waiting >= n && !self.may_wait(here, plan) => {
+            Shortage::Frames(n) | Shortage::Tables(n) if waiting >= n && !self.may_wait(here, plan) => {
                 AllocError::WouldWait(here.outside(|| self.machine().context()))
             }
             Shortage::Frames(_) => {
@@ -123,7 +141,7 @@ impl<M: Machine> Vmalloc<M> {
         }
         let now = self.machine().clock_ns().unwrap_or(u64::MAX);
         let last = core.warned_ns.load(Relaxed);
-        let quiet = last != 0 && now != u64::MAX && now.wrapping_sub(last) < QUIET_NS;
+        let quiet = last != 0 && now != u64::MAX && now.saturating_sub(last) < QUIET_NS;
         if req.gfp.contains(Gfp::NOWARN) || quiet {
             return;
         }

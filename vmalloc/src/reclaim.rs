@@ -255,12 +255,20 @@ impl<'v, M: Machine> Here<'v, M> {
         self.drain_mail();
         self.poll();
         self.redeem(SLICE);
-        self.open.ticks = (self.open.ticks + 1).min(OLD);
+        let waits = self.open.has_slots() || !self.tables[self.open.index].is_empty();
+        self.open.ticks = if waits { (self.open.ticks + 1).min(OLD) } else { 0 };
         if self.open.ticks == OLD {
             self.close();
         }
         self.release_empties(false);
-        self.ripe.is_some() || self.core.is_pressed()
+        self.ripe.is_some() || self.is_pressed()
+    }
+
+    /// Whether more pages wait for flushes than should (G4): in the closed
+    /// loads of all CPUs, and in the open one of this.
+    #[inline]
+    pub(crate) fn is_pressed(&self) -> bool {
+        self.core.waiting.load(Relaxed) + self.open.pages > self.core.waiting_pages
     }
 }
 
@@ -282,11 +290,6 @@ impl<M: Machine> Core<M> {
             Sabotage::SkipIdle => grace.ignoring_idle(),
             _ => grace,
         }
-    }
-
-    /// Whether more pages wait for flushes than should (G4).
-    pub(crate) fn is_pressed(&self) -> bool {
-        self.waiting.load(Relaxed) > self.waiting_pages
     }
 }
 

@@ -61,6 +61,11 @@ pub(crate) fn count(counter: &AtomicU64, n: u64) {
     counter.store(counter.load(Relaxed).wrapping_add(n), Relaxed);
 }
 
+/// Takes back what was counted, by this CPU or another: the sum counts.
+pub(crate) fn uncount(counter: &AtomicU64, n: u64) {
+    count(counter, n.wrapping_neg());
+}
+
 /// The state of an instance in numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {

@@ -32,7 +32,7 @@ use crate::machine::{Machine, Run, Sabotage};
 use crate::plan::Plan;
 use crate::pressure::Tries;
 use crate::space::chunk::ChunkRef;
-use crate::stats::count;
+use crate::stats::{count, uncount};
 use crate::units::{PageRange, Pfn, VirtAddr};
 use core::ptr::NonNull;
 
@@ -115,6 +115,9 @@ impl<M: Machine> Vmalloc<M> {
     #[inline(always)]
     fn build(&self, core: &Core<M>, plan: &Plan<'_>, backing: &Backing<'_>) -> Result<NonNull<u8>, AllocError> {
         let mut here = Here::enter(self, core).map_err(AllocError::WrongContext)?;
+        if here.is_pressed() {
+            self.wait_for_flushes(&mut here, plan);
+        }
         let place = match here.take_slot(plan) {
             Ok(place) => place,
             Err(short) => self.take_slot_of_others(&mut here, plan, short)?,
@@ -199,8 +202,8 @@ impl<M: Machine> Vmalloc<M> {
     #[cold]
     fn abandon(&self, core: &Core<M>, found: &Found, bound: usize) {
         let Ok(mut here) = Here::enter(self, core) else { return };
-        count(&here.cpu.counters.free_pages, found.slot().pages() as u64);
-        count(&here.cpu.counters.local_frees, 1);
+        uncount(&here.cpu.counters.alloc_pages, found.slot().pages() as u64);
+        uncount(&here.cpu.counters.allocs, 1);
         found.slot().cut(bound);
         if bound == 0 && found.chunk.owner() == here.index {
             return here.untake(found);
@@ -232,7 +235,10 @@ impl<M: Machine> Here<'_, M> {
             let at = hole.found.start.add_pages(hole.bound);
             let slice = PageRange::new(at, (plan.pages - hole.bound).min(SLICE));
             match self.bind(hole.found.chunk, slice, hole.bound, plan, backing) {
-                Ok(()) => hole.bound += slice.pages,
+                Ok(()) => {
+                    hole.bound += slice.pages;
+                    tries.progress();
+                }
                 Err(Refusal::Short(short)) => {
                     let relieved = self.vm.relieve(self, plan, short, &mut tries);
                     relieved.map_err(|error| error.beyond(hole.bound))?;
