@@ -380,14 +380,17 @@ impl<M: Machine> Vmalloc<M> {
     pub fn purge(&self) -> usize {
         let Some(core) = self.core() else { return 0 };
         let before = core.redeemed_pages();
-        // Draining may unlink tables and fill the other load: until nothing is
-        // left, a few rounds.
-        for _ in 0..PURGE_ROUNDS {
-            if !self.purge_round(core) {
-                break;
+        let mut rounds = 0;
+        loop {
+            // Draining may unlink tables and fill the other load: until nothing
+            // is left, or nothing comes of it any more.
+            let tables = core.tables.load(Relaxed);
+            let left = self.purge_round(core);
+            rounds += 1;
+            if !left || (rounds >= PURGE_ROUNDS && core.tables.load(Relaxed) >= tables) {
+                return core.redeemed_pages().wrapping_sub(before);
             }
         }
-        core.redeemed_pages().wrapping_sub(before)
     }
 
     /// One round; true = something is left that another round may redeem.
@@ -406,6 +409,7 @@ impl<M: Machine> Vmalloc<M> {
             here.poll();
             here.drain();
             here.release_empties(true);
+            core.regions.iter().for_each(|region| here.sweep(region.id));
             left |= !here.is_drained();
         });
         left && graced
@@ -507,6 +511,6 @@ impl<M: Machine> Vmalloc<M> {
     }
 }
 
-/// Rounds of a purge: the loads, the tables that they freed, and those of the
-/// uppermost runs.
+/// Rounds of a purge in any case: the loads, the tables that they freed, and
+/// those of the uppermost runs.
 const PURGE_ROUNDS: usize = 4;

@@ -30,7 +30,7 @@ use crate::space::chunk::ChunkRef;
 use crate::space::class::Class;
 use crate::space::units::UnitTable;
 use crate::stats::count;
-use crate::sync::Ordering::Relaxed;
+use crate::sync::{AtomicBool, Ordering::Relaxed};
 use crate::table::Walker;
 use crate::units::{PAGE_SHIFT, PageRange, Pfn, VirtAddr};
 use lock_api::Mutex;
@@ -79,6 +79,8 @@ pub(crate) struct Region<L: lock_api::RawMutex> {
     arena_stock: usize,
     pub(crate) units: UnitTable,
     pub(crate) shared: Mutex<L, Shared>,
+    /// Empty leaf tables may be linked: there was no room for them in a load.
+    unswept: AtomicBool,
 }
 
 /// A run of grains that a call has taken.
@@ -107,6 +109,7 @@ impl<L: lock_api::RawMutex> Region<L> {
             arena_stock: arena.stock_needed(),
             units: UnitTable::new(grains),
             shared: Mutex::new(Shared { arena, headers: None }),
+            unswept: AtomicBool::new(false),
         }
     }
 
@@ -196,7 +199,7 @@ impl<'v, M: Machine> Here<'v, M> {
 
     fn walker(&self) -> Walker<'v, M> {
         // SAFETY: T1: whoever is inside walks only under runs that are outside
-        // the arena for as long as the walk takes.
+        // the arena for as long as the walk takes, or holds the region's lock.
         unsafe { Walker::new(self.vm.machine()) }
     }
 
@@ -357,10 +360,13 @@ impl<'v, M: Machine> Here<'v, M> {
     fn prune(&mut self, region: &Region<M::Lock>, shared: &mut Shared, at: u32, span: u32) {
         let machine = self.vm.machine();
         let load = self.open.index;
-        // Keeping the grains out may need frames. Without any the table stays
-        // linked, empty, until the next run above it goes back.
-        let stocked = self.stock.len() >= region.arena_stock;
-        if !stocked || self.tables[load].is_full() || !shared.arena.is_free(machine, at, span) {
+        if !shared.arena.is_free(machine, at, span) {
+            return;
+        }
+        // Keeping the grains out may need frames. Without any, or without room
+        // in the load, the table stays linked, empty, until it is swept.
+        if self.stock.len() < region.arena_stock || self.tables[load].is_full() {
+            region.unswept.store(true, Relaxed);
             return;
         }
         let Some(table) = self.walker().unlink(region.address(at)) else { return };
@@ -370,6 +376,26 @@ impl<'v, M: Machine> Here<'v, M> {
         debug_assert!(held, "T1: the grains were free a moment ago");
         self.tables[load].push(HeldTable { table, region: region.id.0, grains: (at, span) });
         count(&self.cpu.counters.tables_pruned, 1);
+    }
+
+    /// Unlinks empty leaf tables that there was no room for before (T1), as many
+    /// as the open load has room for.
+    pub(crate) fn sweep(&mut self, id: RegionId) {
+        let region = self.region(id);
+        if !region.unswept.swap(false, Relaxed) || self.lay_in(region.arena_stock).is_err() {
+            return;
+        }
+        let span = 1u32 << (<M::Table as Format>::INDEX_BITS - region.grain_shift);
+        let end = region.address(region.grains());
+        let mut from = region.base;
+        while !region.unswept.load(Relaxed) {
+            let mut shared = region.shared.lock();
+            let Some(leaf) = self.walker().next_leaf(from, end) else { return };
+            if let Some(at) = region.grain_of(leaf).filter(|at| region.grains() - at >= span) {
+                self.prune(region, &mut shared, at, span);
+            }
+            from = VirtAddr(leaf.0 + (1 << leaf_shift::<M>()));
+        }
     }
 
     /// After grace: the table page is free memory, its grains free addresses.

@@ -155,6 +155,21 @@ impl<'m, M: Machine> Walker<'m, M> {
         }
     }
 
+    /// The first page of the first linked leaf table from the page of `from` on
+    /// and below `end`.
+    pub fn next_leaf(&self, from: VirtAddr, end: VirtAddr) -> Option<VirtAddr> {
+        let mut page = page_of(from);
+        while page < page_of(end) {
+            let (slot, _, says) = self.descend(page, 2);
+            let bits = table_bits::<M::Table>(slot.level - 1);
+            if slot.level == 2 && matches!(says, Entry::Table(_)) {
+                return Some(address_of(page >> bits << bits));
+            }
+            page = (page >> bits) + 1 << bits;
+        }
+        None
+    }
+
     /// `range` cut at the borders of leaf tables. Pages without a table are
     /// left out; a bad link on the way is reported and cleared (T2).
     pub fn pieces(self, range: PageRange) -> impl Iterator<Item = Piece<M::Table>> {
