@@ -91,3 +91,12 @@ pub struct Stats {
     /// Frames taken at `init`.
     pub init_frames: usize,
 }
+
+impl Stats {
+    /// Bytes of bookkeeping that an area costs now, those of `init` and page
+    /// tables not counted; `None` while no area lives.
+    pub fn bytes_an_area(&self) -> Option<usize> {
+        let since_init = self.bookkeeping_frames.saturating_sub(self.init_frames);
+        (since_init * PAGE_SIZE).checked_div(self.areas)
+    }
+}

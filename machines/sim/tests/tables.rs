@@ -38,3 +38,14 @@ fn a_neighbour_keeps_the_table_page_that_it_shares() {
     // SAFETY: V1.
     unsafe { vm.free(small) }.unwrap();
 }
+
+#[test]
+fn the_bookkeeping_of_an_area_is_counted() {
+    let vm = booted();
+    assert_eq!(vm.stats().bytes_an_area(), None);
+    for _ in 0..4000 {
+        vm.alloc(Req::pages(1)).unwrap();
+    }
+    let bytes = vm.stats().bytes_an_area().unwrap();
+    assert!((64..=100).contains(&bytes), "a header of 4096 bytes has 64 slots: {bytes} bytes");
+}
