@@ -1,5 +1,6 @@
 //! Statistics: what each CPU counts, and the sums.
 
+use crate::units::PAGE_SIZE;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 macro_rules! counters {
