@@ -1,6 +1,16 @@
 //! The kernel's allocator of virtually contiguous memory, for any kernel,
 //! hypervisor, unikernel or process.
 //!
+//! - An **embedder** implements [`Machine`](machine::Machine) and
+//!   [`Frames`](machine::frames::Frames), whose contracts are numbered there, and
+//!   calls [`Vmalloc::init`] and a few hooks. `examples/kernel.rs` is a machine to
+//!   copy; the README says what breaks where a function or a hook is wrong.
+//! - A **caller** asks with a [`Req`]: [`Vmalloc::alloc`] and [`Vmalloc::free`],
+//!   or [`Vmalloc::area`], which frees itself. [`Vmalloc::whatis`] tells what an
+//!   address is.
+//! - A **reader** begins with `vmalloc.rs` (one allocation, one free), then
+//!   `reclaim.rs` (one purge). ARCHITECTURE.md follows all three.
+//!
 //! ```text
 //! top     vmalloc (alloc, free: the story)   map io owned kernel   info check stats
 //!         plan pressure reclaim load region lookup cpu instance config
@@ -12,8 +22,8 @@
 //! ```
 //!
 //! A tier names only tiers below it, and the middle modules never name each
-//! other: only the top combines them. Begin with [`Vmalloc::alloc`] in
-//! `vmalloc.rs`.
+//! other: only the top combines them. There are no statics and no heap: what is
+//! kept lies in frames of the machine.
 #![no_std]
 
 pub mod area;

@@ -45,3 +45,8 @@ pub use cpu::{in_interrupt, prefer};
 pub use machine::{Hosted, LogSink, Symbolizer};
 pub use mirror::BUDGET_SPENT;
 pub use os::is_readable;
+
+/// The tours are compiled, and the one for programs is run.
+#[doc = include_str!("../../../README.md")]
+#[cfg(doctest)]
+mod readme {}
