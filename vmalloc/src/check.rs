@@ -91,6 +91,7 @@ impl<M: Machine> Vmalloc<M> {
             table_frames: core.tables.load(Relaxed),
             bookkeeping_frames: core.bookkeeping.load(Relaxed),
             init_frames: core.init_frames,
+            init_bookkeeping: core.init_bookkeeping,
         })
     }
 }

@@ -65,6 +65,7 @@ pub(crate) struct Core<M: Machine> {
     pub(crate) tables: AtomicUsize,
     pub(crate) bookkeeping: AtomicUsize,
     pub(crate) init_frames: usize,
+    pub(crate) init_bookkeeping: usize,
     /// When the last failure was logged.
     pub(crate) warned_ns: AtomicU64,
 }
@@ -198,6 +199,7 @@ impl<M: Machine> Core<M> {
             tables: AtomicUsize::new(tables),
             bookkeeping: AtomicUsize::new(kept),
             init_frames: kept + config.atomic_reserve + tables,
+            init_bookkeeping: kept,
             warned_ns: AtomicU64::new(0),
         })
     }

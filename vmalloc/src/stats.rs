@@ -91,13 +91,15 @@ pub struct Stats {
     pub bookkeeping_frames: usize,
     /// Frames taken at `init`.
     pub init_frames: usize,
+    /// Of these, bookkeeping: the others are the reserve and tables.
+    pub init_bookkeeping: usize,
 }
 
 impl Stats {
     /// Bytes of bookkeeping that an area costs now, those of `init` and page
     /// tables not counted; `None` while no area lives.
     pub fn bytes_an_area(&self) -> Option<usize> {
-        let since_init = self.bookkeeping_frames.saturating_sub(self.init_frames);
+        let since_init = self.bookkeeping_frames - self.init_bookkeeping;
         (since_init * PAGE_SIZE).checked_div(self.areas)
     }
 }

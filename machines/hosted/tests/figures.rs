@@ -24,6 +24,7 @@ fn bytes_an_area(areas: usize, pages: usize) -> (usize, usize) {
     }
     let after = vm.stats();
     let bytes = |frames: usize| frames * PAGE_SIZE / areas;
+    assert_eq!(after.bytes_an_area(), Some(bytes(after.bookkeeping_frames - before.bookkeeping_frames)));
     (bytes(after.bookkeeping_frames - before.bookkeeping_frames), bytes(after.table_frames - before.table_frames))
 }
 
