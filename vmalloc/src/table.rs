@@ -165,7 +165,7 @@ impl<'m, M: Machine> Walker<'m, M> {
             if slot.level == 2 && matches!(says, Entry::Table(_)) {
                 return Some(address_of(page >> bits << bits));
             }
-            page = (page >> bits) + 1 << bits;
+            page = ((page >> bits) + 1) << bits;
         }
         None
     }
