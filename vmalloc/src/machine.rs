@@ -1,9 +1,9 @@
 //! The machine: what is under the library.
 //!
 //! An embedder implements three small traits: [`Machine`] (CPUs, flushes,
-//! reachability of table memory), [`Frames`](frames::Frames) (physical
+//! reachability of table memory), [`Frames`] (physical
 //! memory; the library's own `frames::Zones` will do) and picks a
-//! [`Format`](format::Format) of page tables. Everything else is algorithm.
+//! [`Format`] of page tables. Everything else is algorithm.
 //!
 //! # Contract
 //! - **M1** The regions are used by nobody else, and every root shares the

@@ -7,7 +7,7 @@
 //!
 //! - **R2** finders read fields as relaxed atomics between two equal, even
 //!   reads of the sequence: a snapshot, never a reference.
-//! - **U1** A slot with [`BUILDING`] set is not an area yet: finders see it as
+//! - **U1** A slot with `BUILDING` set is not an area yet: finders see it as
 //!   *changing*, and nobody can free it (the traditional `VM_UNINITIALIZED`).
 
 use crate::area::{Caller, Guard, Info, Kind, RegionId};
