@@ -1,7 +1,7 @@
 //! Traces: what a real kernel's vmalloc did, one event a line.
 //!
 //! A trace is read and judged as a whole before anything runs: [`load`]
-//! returns a [`Script`](script::Script) in which nothing is left to doubt, or
+//! returns a [`Script`] in which nothing is left to doubt, or
 //! an error that names file, line and reason.
 //!
 //! ```text

@@ -3,7 +3,7 @@
 //! An allocator under test puts areas elsewhere than the recorded kernel did,
 //! and several CPUs replay at once; so each event names its area by number,
 //! and only sizes, alignments, ranges and callers are kept. While it is built
-//! the trace is judged: see [`live`](self::live) for the rules.
+//! the trace is judged: see [`live`] for the rules.
 //!
 //! ```text
 //!   alloc addr=A ...   ──▶  Make(#7)
