@@ -8,8 +8,9 @@
 #[path = "oracle/mod.rs"]
 mod oracle;
 
-use oracle::{Setup, Tables};
+use oracle::{Seen, Setup, Tables};
 use std::panic::catch_unwind;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 use vmalloc::table::{X86_32, X86_64};
@@ -17,6 +18,10 @@ use vmalloc_sim::{Honest, Sabotage};
 
 /// Things done by one run.
 const RUN: usize = 20_000;
+
+/// Acts from which on everything has to be met, once in so many acts.
+const ENOUGH: usize = 100_000;
+const RARELY: usize = 1_000;
 
 fn number(name: &str, otherwise: u64) -> u64 {
     let Ok(text) = std::env::var(name) else { return otherwise };
@@ -28,7 +33,7 @@ fn number(name: &str, otherwise: u64) -> u64 {
     parsed.unwrap_or_else(|_| panic!("{name}={text} is no number"))
 }
 
-fn run(setup: &Setup) {
+fn run(setup: &Setup) -> Seen {
     match setup.tables {
         Tables::Four | Tables::Five => oracle::run::<X86_64, Honest>(setup, Sabotage::None),
         Tables::Two => oracle::run::<X86_32, Honest>(setup, Sabotage::None),
@@ -39,6 +44,7 @@ fn run(setup: &Setup) {
 fn everything_promised_is_kept() {
     let (ops, seed) = (number("ORACLE_OPS", 200_000) as usize, number("ORACLE_SEED", 1));
     let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let seen = Mutex::new(Seen::default());
     let began = Instant::now();
     let work = || {
         while !failed.load(Ordering::Relaxed) {
@@ -47,14 +53,19 @@ fn everything_promised_is_kept() {
                 return;
             }
             let setup = Setup::from_seed(seed + n as u64, RUN.min(ops - n * RUN));
-            if catch_unwind(|| run(&setup)).is_err() {
-                failed.store(true, Ordering::Relaxed);
-                eprintln!("failed: {setup:#?}\nrepeat: ORACLE_SEED={} ORACLE_OPS={}", setup.seed, setup.ops);
+            match catch_unwind(|| run(&setup)) {
+                Ok(met) => seen.lock().unwrap().add(met),
+                Err(_) => {
+                    failed.store(true, Ordering::Relaxed);
+                    eprintln!("failed: {setup:#?}\nrepeat: ORACLE_SEED={} ORACLE_OPS={}", setup.seed, setup.ops);
+                }
             }
         }
     };
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
     std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
     assert!(!failed.load(Ordering::Relaxed), "a promise was broken; see above");
-    println!("{ops} operations in {:.1} s", began.elapsed().as_secs_f64());
+    let seen = *seen.lock().unwrap();
+    println!("{ops} acts in {:.1} s: {seen:#?}", began.elapsed().as_secs_f64());
+    assert!(ops < ENOUGH || seen.is_enough(ops, RARELY), "the runs met too little");
 }

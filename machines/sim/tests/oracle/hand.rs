@@ -12,7 +12,7 @@ use vmalloc::{Vmalloc, What};
 use vmalloc_sim::{Power, Rules, Sim, Why};
 
 /// Acts between two looks at everything.
-const CHECK_EVERY: usize = 256;
+const CHECK_EVERY: usize = 100;
 
 /// What acts of the driver and of interrupts share.
 pub struct World<F: Format, R: Rules> {
@@ -145,7 +145,8 @@ impl<F: Format, R: Rules> Hand<'_, F, R> {
         let freed = model.freed().len();
         match self.below(8) {
             0 if freed > 0 => {
-                let freed = model.freed()[self.below(freed)];
+                // Mostly one of the latest: nobody has flushed since.
+                let freed = model.freed()[self.below(freed).max(self.below(freed))];
                 freed.start + self.below(freed.pages) * PAGE_SIZE
             }
             0 | 1 => self.setup().region(self.below(self.setup().regions)).start + self.below(600) * PAGE_SIZE,

@@ -5,11 +5,11 @@ use super::model::Area;
 use core::ptr::NonNull;
 use std::ops::Range;
 use vmalloc::area::{Guard, RegionId};
-use vmalloc::machine::Machine;
 use vmalloc::machine::format::Format;
 use vmalloc::machine::frames::Frames;
+use vmalloc::machine::{Context, Machine};
 use vmalloc::units::{Node, PAGE_SIZE, VirtAddr};
-use vmalloc::{AllocError, Gfp, Kind, Req};
+use vmalloc::{AllocError, Gfp, Kind, Placement, Req};
 use vmalloc_sim::Rules;
 
 /// Stores to a new area at most; the other pages say what they say.
@@ -205,16 +205,26 @@ impl<F: Format, R: Rules> Hand<'_, F, R> {
     pub fn judge_refusal(&self, ask: &Ask, error: AllocError) {
         match error {
             AllocError::NoFrames { .. } | AllocError::NoTables { .. } => self.judge_shortage(ask, error),
-            AllocError::NoAddresses { .. } => {}
+            AllocError::NoAddresses { .. } => self.judge_gap(ask, error),
             AllocError::WouldWait(_) => {}
             other => panic!("refusal: {ask:x?}: {other:?}"),
+        }
+    }
+
+    /// Whoever may wait gets the gap that there is, where nothing is rounded.
+    fn judge_gap(&self, ask: &Ask, error: AllocError) {
+        let waits = ask.gfp.contains(Gfp::WAIT) && self.sim().context() == Context::Task;
+        if waits && ask.plain && self.setup().placement == Placement::Lowest {
+            let bytes = ask.bytes.next_multiple_of(PAGE_SIZE) + (ask.guard == Guard::After) as usize * PAGE_SIZE;
+            let gap = self.model().gap(&ask.range, bytes, ask.align);
+            assert_eq!(gap, None, "refusal: {error:?} of {ask:x?}");
         }
     }
 
     /// Whoever may wait, and take any frame, gets what there is. Tables cannot
     /// lie in high memory.
     fn judge_shortage(&self, ask: &Ask, error: AllocError) {
-        let waits = ask.gfp.contains(Gfp::WAIT) && self.sim().context() == vmalloc::machine::Context::Task;
+        let waits = ask.gfp.contains(Gfp::WAIT) && self.sim().context() == Context::Task;
         let elsewhere = self.setup().highmem.is_some() && matches!(error, AllocError::NoTables { .. });
         if !waits || !ask.plain || elsewhere {
             return;

@@ -1,6 +1,7 @@
 //! What the oracle believes: too simple to be wrong.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::Range;
 use vmalloc::Kind;
 use vmalloc::area::Guard;
 use vmalloc::machine::format::Prot;
@@ -127,6 +128,18 @@ impl Model {
     /// The area whose pages or guard hold `at`.
     pub fn around(&self, at: usize) -> Option<&Area> {
         self.live.range(..=at).next_back().map(|(_, area)| area).filter(|area| at < area.extent())
+    }
+
+    /// An address in `range` where `bytes` bytes would lie over nothing.
+    pub fn gap(&self, range: &Range<usize>, bytes: usize, align: usize) -> Option<usize> {
+        let mut at = range.start.next_multiple_of(align);
+        for area in self.live.values().filter(|area| area.start < range.end) {
+            if at + bytes <= area.start {
+                break;
+            }
+            at = at.max(area.extent().next_multiple_of(align));
+        }
+        (at + bytes <= range.end).then_some(at)
     }
 
     pub fn page(&self, at: usize) -> Page {

@@ -41,14 +41,18 @@ impl<F: Format, R: Rules> Hand<'_, F, R> {
         }
         if strict && !stolen {
             self.model().flushed(&area, free);
-            self.look_after(&area);
         }
+        self.use_after(&area);
     }
 
-    /// After Strict's free a page faults, whoever asks.
-    fn look_after(&self, area: &Area) {
-        self.look(area.start);
-        self.look(area.end() - PAGE_SIZE);
+    /// Uses what was freed: that faults, or nobody else notices.
+    fn use_after(&self, area: &Area) {
+        for page in [area.start, area.start, area.end() - PAGE_SIZE] {
+            self.look_in_passing(page);
+        }
+        if self.one_in(4) && self.sim().context() != Context::HardIrq {
+            self.write(area.start);
+        }
     }
 
     /// Frees an area of `kind` the way that its kind is freed.
