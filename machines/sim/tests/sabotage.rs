@@ -67,7 +67,7 @@ breaks!(MapGuard);
 
 #[test]
 fn g3_a_load_that_is_redeemed_early_is_noticed() {
-    is_caught::<EarlyRedeem>(Sabotage::None, &["before grace"]);
+    is_caught::<EarlyRedeem>(Sabotage::None, &["before grace", "the frame was given to a new holder"]);
 }
 
 #[test]
