@@ -1,5 +1,6 @@
 //! One tool for those who work on vmalloc: `cargo xtask help` says what it does.
 
+mod bench;
 mod project;
 mod stages;
 mod steps;
@@ -28,6 +29,7 @@ fn run(args: &[String]) -> Result<ExitCode> {
             print!("{report}");
             Ok(if report.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
+        Some(("bench", [])) => bench::run(&Project::open()?),
         None | Some(("help" | "-h" | "--help", _)) => {
             print!("{}", help());
             Ok(ExitCode::SUCCESS)
@@ -40,6 +42,7 @@ fn help() -> String {
     let mut text = String::from(
         "cargo xtask test [STAGE…]   everything that CI runs, or only these stages\n\
          cargo xtask tidy            the last stage alone: checks over the tree\n\
+         cargo xtask bench           instructions of the address layer, counted by callgrind\n\
          cargo xtask help            this\n\n\
          Stages:\n",
     );

@@ -333,7 +333,7 @@ impl Chunk {
         let sequence = self.sequence();
         let start = self.address(slot);
         let copy = self.slot(slot).snapshot()?;
-        let whole = self.areas() >> slot & 1 != 0 && !copy.is_building() && !copy.is_freed();
+        let whole = self.areas() >> slot & 1 != 0 && !copy.is_building();
         let same = self.slot(slot).sequence() == copy.sequence() && self.sequence() == sequence;
         (whole && same).then_some((start, copy))
     }
