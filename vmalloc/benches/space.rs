@@ -165,7 +165,7 @@ fn machine() -> Vmalloc<Bench> {
     unsafe { bench.virt(bench.root).as_ptr().write_bytes(0, PAGE_SIZE) };
     let vm = Vmalloc::new(bench);
     // SAFETY: N1, N2: the machine is new, and nobody else knows it.
-    unsafe { vm.init(Config::region(START..START + BYTES)) }.expect("vmalloc");
+    unsafe { vm.init(Config::region(START..START + BYTES).load_pages(512)) }.expect("vmalloc");
     vm.cpu_online();
     vm
 }

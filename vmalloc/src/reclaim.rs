@@ -24,8 +24,6 @@ use crate::stats::count;
 use crate::sync::Ordering::Relaxed;
 use crate::units::{CpuSet, Pfn, VirtAddr};
 
-/// Empty chunks of a class that survive a tick without decay.
-const SPARE_CHUNKS: usize = 1;
 /// Ticks after which an open load closes (G4).
 const OLD: u8 = 2;
 
@@ -241,7 +239,7 @@ impl<'v, M: Machine> Here<'v, M> {
         for region in self.core.regions.iter().map(|region| region.id) {
             for class in Class::all() {
                 let empties = self.shelf(region).empties(class);
-                let surplus = if all { usize::MAX } else { empties.saturating_sub(SPARE_CHUNKS).div_ceil(4) };
+                let surplus = if all { usize::MAX } else { empties.saturating_sub(class.spares()).div_ceil(4) };
                 for _ in 0..surplus {
                     let Some(chunk) = self.shelf(region).take_empty(Some(class), all) else { break };
                     self.release_chunk(chunk);

@@ -119,6 +119,12 @@ impl Class {
         (slots * self.stride()).div_ceil(UNIT_PAGES)
     }
 
+    /// Empty chunks that are kept however long nobody asks for them: one, where
+    /// it is small.
+    pub fn spares(self) -> usize {
+        (self.units(self.slots()) <= MAX_SLOT_PAGES / UNIT_PAGES) as usize
+    }
+
     /// What a chunk's first page must be a multiple of, in pages (K3).
     pub const fn align(self) -> usize {
         if (self.0 as usize) < EXACT { 1 } else { self.stride() }

@@ -9,7 +9,8 @@
 //!   of its lists: *empty* if all its slots are free, else *partial*. A chunk
 //!   without is on no list, current or not.
 //! - **S2** An area goes where others are: the current chunk, else a partial
-//!   one, else an empty one, so that empty chunks can be given up.
+//!   one, else an empty one, so that empty chunks can be given up; of the first
+//!   few of a list the lowest, so that the span of addresses stays small.
 //!
 //! # Locks
 //! None: whoever is inside the owner's CPU.
@@ -19,6 +20,9 @@ use super::class::{CLASSES, Class};
 use crate::error::Broken;
 use crate::sync::Ordering::*;
 use core::ptr::null_mut;
+
+/// Chunks of a list that are looked at for the lowest one (S2).
+const LOOKED_AT: usize = 8;
 
 const NONE: u8 = 0;
 const PARTIAL: u8 = 1;
@@ -83,10 +87,17 @@ impl Shelf {
     #[cold]
     #[inline(never)]
     fn take_from_next(&mut self, bin: usize) -> Option<(ChunkRef, u32)> {
-        let next = chunk(self.bins[bin].partial).or(chunk(self.bins[bin].empty))?;
+        let next = self.lowest(self.bins[bin].partial).or(self.lowest(self.bins[bin].empty))?;
         self.unlink(bin, next);
         self.bins[bin].current = next.as_ptr();
         next.take().map(|slot| (next, slot))
+    }
+
+    /// The lowest of the first few chunks of a list (S2).
+    fn lowest(&self, head: *mut Chunk) -> Option<ChunkRef> {
+        let first = chunk(head)?;
+        let few = core::iter::successors(Some(first), |at| chunk(at.next.load(Relaxed))).take(LOOKED_AT);
+        few.min_by_key(|at| at.address(0))
     }
 
     /// Adds a chunk, all of whose slots are free.
