@@ -8,16 +8,66 @@
 #[path = "oracle/mod.rs"]
 mod oracle;
 
-use oracle::{Seen, Setup, Tables};
+use oracle::{Setup, Tables};
 use std::panic::catch_unwind;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
+use vmalloc::Counts;
 use vmalloc::table::{X86_32, X86_64};
-use vmalloc_sim::{Honest, Sabotage};
+use vmalloc_sim::{Counters, Honest, Sabotage};
 
 /// Things done by one run.
 const RUN: usize = 20_000;
+
+/// What runs met: those that met nothing prove nothing.
+#[derive(Clone, Copy, Default, Debug)]
+struct Seen {
+    accesses: u64,
+    used_after_free: u64,
+    interrupts: u64,
+    remote_frees: u64,
+    refusals: u64,
+    flushes: u64,
+    purges: u64,
+    tables_pruned: u64,
+    chunks_released: u64,
+}
+
+impl Seen {
+    fn of((machine, library): (Counters, Counts)) -> Seen {
+        Seen {
+            accesses: machine.accesses,
+            used_after_free: machine.used_after_free,
+            interrupts: machine.interrupts,
+            remote_frees: library.remote_frees,
+            refusals: library.failures,
+            flushes: machine.flushes,
+            purges: library.purges,
+            tables_pruned: library.tables_pruned,
+            chunks_released: library.chunks_released,
+        }
+    }
+
+    fn add(&mut self, more: Seen) {
+        self.accesses += more.accesses;
+        self.used_after_free += more.used_after_free;
+        self.interrupts += more.interrupts;
+        self.remote_frees += more.remote_frees;
+        self.refusals += more.refusals;
+        self.flushes += more.flushes;
+        self.purges += more.purges;
+        self.tables_pruned += more.tables_pruned;
+        self.chunks_released += more.chunks_released;
+    }
+
+    /// Whether everything was met, one act in `share` at least.
+    fn is_enough(&self, acts: usize, share: usize) -> bool {
+        let Seen { used_after_free, interrupts, remote_frees, refusals, purges, tables_pruned, .. } = *self;
+        let met = [used_after_free, interrupts, remote_frees, refusals, purges, tables_pruned, self.chunks_released];
+        met.iter().all(|&met| met as usize >= acts / share)
+    }
+}
 
 /// Acts from which on everything has to be met, once in so many acts.
 const ENOUGH: usize = 100_000;
@@ -33,7 +83,7 @@ fn number(name: &str, otherwise: u64) -> u64 {
     parsed.unwrap_or_else(|_| panic!("{name}={text} is no number"))
 }
 
-fn run(setup: &Setup) -> Seen {
+fn run(setup: &Setup) -> (Counters, Counts) {
     match setup.tables {
         Tables::Four | Tables::Five => oracle::run::<X86_64, Honest>(setup, Sabotage::None),
         Tables::Two => oracle::run::<X86_32, Honest>(setup, Sabotage::None),
@@ -54,7 +104,7 @@ fn everything_promised_is_kept() {
             }
             let setup = Setup::from_seed(seed + n as u64, RUN.min(ops - n * RUN));
             match catch_unwind(|| run(&setup)) {
-                Ok(met) => seen.lock().unwrap().add(met),
+                Ok(met) => seen.lock().unwrap().add(Seen::of(met)),
                 Err(_) => {
                     failed.store(true, Ordering::Relaxed);
                     eprintln!("failed: {setup:#?}\nrepeat: ORACLE_SEED={} ORACLE_OPS={}", setup.seed, setup.ops);

@@ -67,7 +67,7 @@ breaks!(MapGuard);
 
 #[test]
 fn g3_a_load_that_is_redeemed_early_is_noticed() {
-    is_caught::<EarlyRedeem>(Sabotage::None, &["before grace", "the frame was given to a new holder"]);
+    is_caught::<EarlyRedeem>(Sabotage::None, &["before grace", "the frame was given back", "given to a new holder"]);
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn r1_a_claim_that_is_dropped_is_noticed() {
 
 #[test]
 fn g3_a_frame_that_is_pooled_while_others_hold_it_is_noticed() {
-    is_caught::<IgnoreCounts>(Sabotage::None, &["holders", "which is held"]);
+    is_caught::<IgnoreCounts>(Sabotage::None, &["holders", "which is held", "given back twice"]);
 }
 
 #[test]

@@ -39,8 +39,8 @@ use vmalloc::machine::format::Format;
 use vmalloc_sim::{Booted, Counters, Rules, Sabotage};
 
 /// Runs a setup, perhaps on a library that breaks a rule, or on a machine that
-/// does.
-pub fn run<F: Format, R: Rules>(setup: &Setup, sabotage: Sabotage) -> Seen {
+/// does. Returns what it met.
+pub fn run<F: Format, R: Rules>(setup: &Setup, sabotage: Sabotage) -> (Counters, Counts) {
     let sim = setup.machine::<F>().breaking::<R>();
     let vm = Booted::new(sim.clone(), setup.config()).expect("an instance");
     sim.sabotage(sabotage);
@@ -57,58 +57,9 @@ pub fn run<F: Format, R: Rules>(setup: &Setup, sabotage: Sabotage) -> Seen {
         std::mem::forget(vm);
         resume_unwind(story);
     }
-    let seen = Seen::of(&sim.counters(), &vm.stats().counts);
+    let seen = (sim.counters(), vm.stats().counts);
     drop(vm);
     sim.audit();
     sim.assert_no_leaks();
     seen
-}
-
-/// What runs met: those that met nothing prove nothing.
-#[derive(Clone, Copy, Default, Debug)]
-pub struct Seen {
-    pub accesses: u64,
-    pub used_after_free: u64,
-    pub interrupts: u64,
-    pub remote_frees: u64,
-    pub refusals: u64,
-    pub flushes: u64,
-    pub purges: u64,
-    pub tables_pruned: u64,
-    pub chunks_released: u64,
-}
-
-impl Seen {
-    fn of(machine: &Counters, library: &Counts) -> Seen {
-        Seen {
-            accesses: machine.accesses,
-            used_after_free: machine.used_after_free,
-            interrupts: machine.interrupts,
-            remote_frees: library.remote_frees,
-            refusals: library.failures,
-            flushes: machine.flushes,
-            purges: library.purges,
-            tables_pruned: library.tables_pruned,
-            chunks_released: library.chunks_released,
-        }
-    }
-
-    pub fn add(&mut self, more: Seen) {
-        self.accesses += more.accesses;
-        self.used_after_free += more.used_after_free;
-        self.interrupts += more.interrupts;
-        self.remote_frees += more.remote_frees;
-        self.refusals += more.refusals;
-        self.flushes += more.flushes;
-        self.purges += more.purges;
-        self.tables_pruned += more.tables_pruned;
-        self.chunks_released += more.chunks_released;
-    }
-
-    /// Whether everything was met, one act in `share` at least.
-    pub fn is_enough(&self, acts: usize, share: usize) -> bool {
-        let Seen { used_after_free, interrupts, remote_frees, refusals, purges, tables_pruned, .. } = *self;
-        let met = [used_after_free, interrupts, remote_frees, refusals, purges, tables_pruned, self.chunks_released];
-        met.iter().all(|&met| met as usize >= acts / share)
-    }
 }
