@@ -163,7 +163,7 @@ impl<F: Format, R: Rules> Hand<'_, F, R> {
                     self.enter(area, &self.usable(region), PAGE_SIZE);
                 }
             }
-            Err(AllocError::NoAddresses { .. } | AllocError::NoTables { .. } | AllocError::TooLarge { .. }) => {}
+            Err(AllocError::NoAddresses { .. } | AllocError::NoTables { .. } | AllocError::WouldWait(_)) => {}
             Err(error) => panic!("refusal: congruent {parts:x?}: {error:?}"),
         }
     }
