@@ -1,9 +1,10 @@
 //! The address layer alone, under random replacement: what `cargo xtask bench`
 //! counts instructions of.
 //!
-//!     space LIVE MAX_PAGES WARM_UP PAIRS
+//!     space calls|layer LIVE MAX_PAGES WARM_UP PAIRS
 //!
-//! fills an instance with LIVE areas of 1..MAX_PAGES pages, replaces a random
+//! `calls` goes the whole way through an instance, `layer` through the address
+//! layer alone (`space/layer.rs`). It fills an instance with LIVE areas of 1..MAX_PAGES pages, replaces a random
 //! one WARM_UP times, then PAIRS times through [`measured_pair`], the function
 //! that callgrind is told to collect. Prints the address span over the pages
 //! that live, guards counted.
@@ -13,6 +14,10 @@
 //! CPU, whose flush is immediate; a tick every 10,000 pairs, which is counted.
 #![allow(unsafe_code, missing_docs)]
 
+#[path = "space/layer.rs"]
+mod layer;
+
+use layer::{Layer, as_pointer, layer_pair, measured_layer};
 use std::alloc::{Layout, alloc, dealloc};
 use std::hint::black_box;
 use std::ptr::{NonNull, with_exposed_provenance_mut};
@@ -27,6 +32,7 @@ use vmalloc::{Config, Req, Vmalloc};
 const START: usize = 0xffff_c900_0000_0000;
 /// 32 TiB, as x86-64 Linux has.
 const BYTES: usize = 1 << 45;
+const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
 const PAIRS_A_TICK: usize = 10_000;
 const PAGE: Layout = match Layout::from_size_align(PAGE_SIZE, PAGE_SIZE) {
     Ok(layout) => layout,
@@ -158,26 +164,26 @@ fn span(vm: &Vmalloc<Bench>) -> f64 {
     (end - first) as f64 / live as f64
 }
 
-fn machine() -> Vmalloc<Bench> {
+fn bench() -> Bench {
     let mut bench = Bench { root: Pfn(0) };
     bench.root = bench.alloc(Want::bookkeeping(Default::default())).expect("the host has pages");
     // SAFETY: M2: the root is ours.
     unsafe { bench.virt(bench.root).as_ptr().write_bytes(0, PAGE_SIZE) };
-    let vm = Vmalloc::new(bench);
+    bench
+}
+
+fn machine() -> Vmalloc<Bench> {
+    let vm = Vmalloc::new(bench());
     // SAFETY: N1, N2: the machine is new, and nobody else knows it.
     unsafe { vm.init(Config::region(START..START + BYTES).load_pages(512)) }.expect("vmalloc");
     vm.cpu_online();
     vm
 }
 
-fn main() {
-    let args: Vec<usize> = std::env::args().skip(1).filter_map(|word| word.parse().ok()).collect();
-    let [live, max_pages, warm_up, pairs] = args[..] else {
-        println!("space LIVE MAX_PAGES WARM_UP PAIRS; cargo xtask bench runs it under callgrind");
-        return;
-    };
+/// The whole way through an instance.
+fn run_calls([live, max_pages, warm_up, pairs]: [usize; 4]) {
     let vm = machine();
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut random = Random(SEED);
     let size = |random: &mut Random| 1 + random.below(max_pages);
     let mut areas: Vec<_> = (0..live).map(|_| vm.reserve(Req::pages(size(&mut random))).expect("room")).collect();
     for n in 0..warm_up + pairs {
@@ -192,4 +198,30 @@ fn main() {
     }
     println!("span {:.4}", span(&vm));
     println!("{:?}", vm.stats());
+}
+
+/// The address layer alone.
+fn run_layer([live, max_pages, warm_up, pairs]: [usize; 4]) {
+    let mut layer = Layer::new(bench());
+    let mut random = Random(SEED);
+    let size = |random: &mut Random| 1 + random.below(max_pages);
+    let mut areas: Vec<_> = (0..live).map(|_| as_pointer(layer.take(size(&mut random)))).collect();
+    for n in 0..warm_up + pairs {
+        let (at, pages) = (random.below(live), size(&mut random));
+        let replace = if n < warm_up { layer_pair } else { measured_layer };
+        areas[at] = replace(black_box(&mut layer), areas[at], pages);
+        if n % PAIRS_A_TICK == 0 {
+            layer.tick();
+        }
+    }
+}
+
+fn main() {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let numbers: Vec<usize> = words.iter().filter_map(|word| word.parse().ok()).collect();
+    match (words.first().map(String::as_str), &numbers[..]) {
+        (Some("calls"), &[live, pages, warm_up, pairs]) => run_calls([live, pages, warm_up, pairs]),
+        (Some("layer"), &[live, pages, warm_up, pairs]) => run_layer([live, pages, warm_up, pairs]),
+        _ => println!("space calls|layer LIVE MAX_PAGES WARM_UP PAIRS; cargo xtask bench runs it under callgrind"),
+    }
 }

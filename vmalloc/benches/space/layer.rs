@@ -1,0 +1,149 @@
+//! The address layer and nothing else: shelf, chunk, unit table, arena, put
+//! together as the library does it, for one CPU whose flush is immediate.
+//!
+//! No request, no CPU to enter, no label, no entries, no tables: what is left
+//! is what an address allocator does.
+
+use super::{Bench, START};
+use std::ptr::{NonNull, null_mut};
+use std::sync::atomic::Ordering::Relaxed;
+use vmalloc::area::RegionId;
+use vmalloc::machine::Machine;
+use vmalloc::machine::stock::Stock;
+use vmalloc::space::arena::{Arena, Fit};
+use vmalloc::space::chunk::{Chunk, ChunkRef};
+use vmalloc::space::class::{Class, UNIT_PAGES, UNIT_SHIFT};
+use vmalloc::space::shelf::Shelf;
+use vmalloc::space::units::UnitTable;
+use vmalloc::units::{Node, PAGE_SHIFT, Pfn, VirtAddr};
+
+const UNITS: u32 = 1 << 27;
+/// Slots that wait for one flush.
+const LOAD: usize = 128;
+
+/// One CPU's address layer.
+pub struct Layer {
+    machine: Bench,
+    arena: Arena,
+    units: UnitTable,
+    shelf: Shelf,
+    stock: Stock,
+    headers: Vec<ChunkRef>,
+    /// The first chunk with slots in the load, and how many slots.
+    load: *mut Chunk,
+    waiting: usize,
+}
+
+impl Layer {
+    /// A layer of 32 TiB.
+    pub fn new(machine: Bench) -> Layer {
+        Layer {
+            machine,
+            arena: Arena::new(UNITS),
+            units: UnitTable::new(UNITS),
+            shelf: Shelf::default(),
+            stock: Stock::new(),
+            headers: Vec::new(),
+            load: null_mut(),
+            waiting: 0,
+        }
+    }
+
+    /// Addresses for `pages` pages and their guard.
+    #[inline]
+    pub fn take(&mut self, pages: usize) -> VirtAddr {
+        let class = Class::of(pages, 1).expect("512 pages at most");
+        loop {
+            if let Some((chunk, slot)) = self.shelf.take(Some(class)) {
+                chunk.enliven(slot);
+                return chunk.address(slot);
+            }
+            self.grow(class);
+        }
+    }
+
+    /// The addresses from `at` wait for the flush; a full load is redeemed.
+    #[inline]
+    pub fn give(&mut self, at: VirtAddr) {
+        let unit = (at.0 - START) >> (PAGE_SHIFT + UNIT_SHIFT);
+        let value = self.units.get(&self.machine, unit as u32);
+        let header = self.machine.virt(Pfn(value)).cast::<Chunk>();
+        // SAFETY: H2: values are the frames of headers.
+        let chunk = unsafe { ChunkRef::from_ptr(header.as_ptr()) }.expect("an address of an area");
+        let slot = chunk.slot_at(at).expect("an address of a slot");
+        assert!(chunk.address(slot) == at && chunk.areas() >> slot & 1 != 0, "it lives, and begins here");
+        if chunk.retire(1 << slot, 0) {
+            chunk.next_in_load(0).store(self.load, Relaxed);
+            self.load = chunk.as_ptr();
+        }
+        self.waiting += 1;
+        if self.waiting == LOAD {
+            self.redeem();
+        }
+    }
+
+    fn redeem(&mut self) {
+        // SAFETY: H2: `give` stored what `as_ptr` gave.
+        while let Some(chunk) = unsafe { ChunkRef::from_ptr(self.load) } {
+            while chunk.stale(0) != 0 {
+                let before = chunk.give(chunk.stale(0).trailing_zeros(), 0);
+                self.shelf.gained(chunk, before);
+            }
+            self.load = chunk.next_in_load(0).load(Relaxed);
+        }
+        self.waiting = 0;
+    }
+
+    #[cold]
+    fn grow(&mut self, class: Class) {
+        let slots = class.slots_after(self.shelf.chunks(class));
+        let units = class.units(slots) as u32;
+        let needed = 1 + self.arena.stock_needed() + self.units.stock_needed(units);
+        self.stock.fill(&self.machine, Node(0), needed).expect("the host has pages");
+        let fit = Fit { align: (class.align() / UNIT_PAGES).max(1) as u32, ..Fit::of(units) };
+        let start = self.arena.take(&self.machine, &mut self.stock, &fit).expect("32 TiB are enough");
+        let chunk = self.headers.pop().unwrap_or_else(|| {
+            let frame = self.stock.take(&self.machine).expect("laid in");
+            // SAFETY: H1: fresh from the stock.
+            unsafe { ChunkRef::create(&self.machine, frame) }
+        });
+        let base = VirtAddr(START).add_pages((start as usize) << UNIT_SHIFT);
+        chunk.become_class(class, slots, base, RegionId(0), 0);
+        self.units.set(&self.machine, &mut self.stock, start, units, chunk.frame().0);
+        self.shelf.add(chunk);
+    }
+
+    /// Gives up empty chunks, as the library's tick does.
+    pub fn tick(&mut self) {
+        for class in Class::all() {
+            for _ in 0..self.shelf.empties(class).saturating_sub(class.spares()).div_ceil(4) {
+                let Some(chunk) = self.shelf.take_empty(Some(class), false) else { break };
+                let start = ((chunk.address(0).0 - START) >> (PAGE_SHIFT + UNIT_SHIFT)) as u32;
+                let units = chunk.units();
+                chunk.retire_header();
+                self.units.clear(&self.machine, start, units);
+                self.arena.free(&self.machine, start, units);
+                self.headers.push(chunk);
+            }
+        }
+    }
+}
+
+/// What is counted: addresses given back, others taken.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub fn measured_layer(layer: &mut Layer, old: NonNull<u8>, pages: usize) -> NonNull<u8> {
+    layer_pair(layer, old, pages)
+}
+
+/// The same steps, not counted.
+#[inline]
+pub fn layer_pair(layer: &mut Layer, old: NonNull<u8>, pages: usize) -> NonNull<u8> {
+    layer.give(VirtAddr(old.addr().get()));
+    as_pointer(layer.take(pages))
+}
+
+/// An address of the layer, in the form of the instance's.
+pub fn as_pointer(at: VirtAddr) -> NonNull<u8> {
+    NonNull::new(std::ptr::without_provenance_mut(at.0)).expect("no region begins at 0")
+}
