@@ -61,7 +61,7 @@ fn build(project: &Project) -> Result<PathBuf> {
 /// The program that cargo says it has built.
 fn executable(messages: &str) -> Result<PathBuf> {
     let built = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let path = built.filter_map(|message| Some(PathBuf::from(message["executable"].as_str()?))).last();
+    let path = built.filter_map(|message| Some(PathBuf::from(message["executable"].as_str()?))).next_back();
     path.context("cargo named no program")
 }
 
