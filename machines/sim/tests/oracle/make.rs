@@ -101,9 +101,14 @@ impl<F: Format, R: Rules> Hand<'_, F, R> {
         if self.model().live_pages > self.setup().target && !self.one_in(4) {
             return self.free_any();
         }
-        let mut ask = self.some_ask();
+        let ask = self.some_ask();
+        self.attempt(ask, |req| self.vm.alloc(req));
+    }
+
+    /// Asks, and judges the answer: sharper if no interrupt came meanwhile.
+    fn attempt(&self, mut ask: Ask, call: impl FnOnce(Req) -> Result<NonNull<u8>, AllocError>) {
         let before = self.interrupts();
-        let made = self.vm.alloc(ask.req.clone());
+        let made = call(ask.req.clone());
         ask.plain &= self.interrupts() == before;
         self.judge(made, &ask);
     }
@@ -136,7 +141,7 @@ impl<F: Format, R: Rules> Hand<'_, F, R> {
     pub fn reserve(&self) {
         let mut ask = self.some_ask();
         ask.kind = Kind::Reserved;
-        self.judge(self.vm.reserve(ask.req.clone()), &ask);
+        self.attempt(ask, |req| self.vm.reserve(req));
     }
 
     /// Areas at fixed distances.
