@@ -28,14 +28,19 @@ impl<M: Machine> Vmalloc<M> {
         let above = core.find(self, at.page_start().add_pages(1)).and_then(|next| self.area_of(&next));
         let above = above.filter(|area| area.start > at);
         let Some(found) = core.find(self, at) else { return beside(None, 0, above, at) };
+        let sequence = found.chunk.sequence();
         let Some(copy) = found.slot().snapshot() else { return What::Changing };
         let info = copy.info(found.start, found.chunk.region());
         let inside = copy.pages() > 0 && info.range().contains(at);
         let state = found.chunk.state(found.index);
+        let same = found.slot().sequence() == copy.sequence() && found.chunk.sequence() == sequence;
+        if !same || found.start > at {
+            return What::Changing;
+        }
         match state {
             State::Live if copy.is_building() => What::Changing,
             State::Live if inside => What::Inside { area: info, offset: at.0 - found.start.0 },
-            State::Live => beside(Some(info), at.0 - info.range().end().0, above, at),
+            State::Live => beside(Some(info), at.0.saturating_sub(info.range().end().0), above, at),
             _ if inside && copy.is_freed() => What::Freed { was: info, flushed: state == State::Free },
             _ => beside(None, 0, above, at),
         }

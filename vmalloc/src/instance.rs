@@ -335,7 +335,7 @@ impl<M: Machine> Core<M> {
             cpu.own().close(machine, &mut give);
         }
         self.depots(|depot| depot.destroy(machine));
-        self.reserve.lock().trim(machine, 0);
+        self.reserve.into_inner().trim(machine, 0);
         give(self.directory);
         for mut region in self.regions {
             region.destroy(machine, &mut give);

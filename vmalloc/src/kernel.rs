@@ -138,7 +138,7 @@ macro_rules! traditional_names {
 
         /// No stale alias survives this.
         pub fn vm_unmap_aliases() {
-            $vm.unmap_aliases()
+            $vm.unmap_aliases();
         }
     };
 }

@@ -80,7 +80,7 @@ impl<M: Machine> Core<M> {
     fn why_not(&self, found: Option<Found>, at: VirtAddr) -> FreeError {
         let Some(found) = found else { return FreeError::NotAnArea(at) };
         let Some(copy) = found.slot().snapshot() else { return FreeError::NotAnArea(at) };
-        let inside = at.0 - found.start.0 < copy.pages() << PAGE_SHIFT;
+        let inside = at.0.wrapping_sub(found.start.0) < copy.pages() << PAGE_SHIFT;
         if found.is_area() && inside {
             FreeError::NotItsStart { addr: at, start: found.start }
         } else if copy.is_freed() && found.start == at {

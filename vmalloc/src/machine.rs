@@ -7,7 +7,9 @@
 //!
 //! # Contract
 //! - **M1** The regions are used by nobody else, and every root shares the
-//!   top-level entries that `init` fills in for them.
+//!   top-level entries that `init` fills in for them. Dropping the instance
+//!   gives back every empty table under those entries, so nobody else maps
+//!   under them then.
 //! - **M2** [`Machine::virt`] is valid, for reads and writes, for every frame
 //!   the library holds as a table or as bookkeeping, for as long as it does.
 //! - **M3** [`Machine::cpus`] is a constant upper bound of CPU indices.
@@ -23,7 +25,8 @@
 //! - **M8** No method calls back into the instance, but for
 //!   [`Machine::exhausted`], which may call `reclaim` and read-only calls, and
 //!   [`Machine::relax`], in which *other* CPUs may run.
-//! - **M9** Before `cpu_online` a CPU touches no area.
+//! - **M9** Before `cpu_online`, after `cpu_offline`, and between `idle_enter`
+//!   and `idle_exit` a CPU touches no area; after `cpu_offline` it stops.
 
 pub mod faulty;
 pub mod format;

@@ -164,13 +164,19 @@ impl<M: Machine> Vmalloc<M> {
     /// the hold is given up. `None` where no frame with a descriptor is.
     pub fn hold_frame(&self, at: usize) -> Option<Pfn> {
         let (core, at) = (self.core()?, VirtAddr(at));
-        let found = core.find(self, at).filter(|found| found.is_area())?;
-        let sequence = found.slot().sequence();
-        let frame = self.frame_at(at.0)?;
-        let page = self.machine().frames().page(frame)?;
-        found.slot().share();
-        hold(page);
-        if found.is_area() && found.slot().sequence() == sequence && self.frame_at(at.0) == Some(frame) {
+        // Pinned, so that this CPU does not flush and grace does not come
+        // between the question whether the area lives and the last look.
+        let (frame, held) = self.pinned(|_| {
+            let found = core.find(self, at).filter(|found| found.is_area())?;
+            let sequence = found.slot().sequence();
+            let frame = self.frame_at(at.0)?;
+            let page = self.machine().frames().page(frame)?;
+            found.slot().share();
+            hold(page);
+            let same = found.is_area() && found.slot().sequence() == sequence;
+            Some((frame, same && self.frame_at(at.0) == Some(frame)))
+        })?;
+        if held {
             return Some(frame);
         }
         // The area was freed meanwhile.
@@ -183,10 +189,12 @@ impl<M: Machine> Vmalloc<M> {
     /// a hold: it is the caller's to know that the area lives on.
     pub fn frame_at(&self, at: usize) -> Option<Pfn> {
         let (core, at) = (self.core()?, VirtAddr(at));
-        let found = core.find(self, at).filter(|found| found.is_area())?;
-        let page = at.page_start();
-        let mut pieces = core.pieces(self, found.chunk, page, 1);
-        pieces.next().and_then(|piece| piece.frames().next()).map(|(_, frame)| frame)
+        // Pinned: as long as this CPU does not flush, the table stays (T1).
+        self.pinned(|_| {
+            let found = core.find(self, at).filter(|found| found.is_area())?;
+            let mut pieces = core.pieces(self, found.chunk, at.page_start(), 1);
+            pieces.next().and_then(|piece| piece.frames().next()).map(|(_, frame)| frame)
+        })
     }
 
     /// Areas at fixed distances from each other, all or none

@@ -2,8 +2,8 @@
 
 use crate::area::{Caller, Info, Req};
 use crate::error::AllocError;
-use crate::gfp::Gfp;
 use crate::instance::Vmalloc;
+use crate::machine::format::Prot;
 use crate::machine::{Addressable, Machine};
 use crate::units::{Pfn, VirtAddr};
 use core::fmt;
@@ -24,14 +24,14 @@ unsafe impl<M: Machine> Send for Area<'_, M> {}
 unsafe impl<M: Machine> Sync for Area<'_, M> {}
 
 impl<M: Machine> Vmalloc<M> {
-    /// Allocates an owning area, cleared.
+    /// Allocates an owning area, cleared, for reading and writing.
     ///
     /// # Errors
     /// See [`AllocError`]; nothing has changed then.
     #[track_caller]
     pub fn area(&self, req: Req) -> Result<Area<'_, M>, AllocError> {
         let caller = req.caller.unwrap_or(Caller::here());
-        let req = req.zeroed().caller(caller);
+        let req = req.zeroed().prot(Prot::RW).caller(caller);
         let bytes = req.bytes;
         let start = self.alloc(req)?;
         Ok(Area { vm: self, start, bytes })
@@ -105,13 +105,5 @@ impl<M: Machine> Drop for Area<'_, M> {
 impl<M: Machine> fmt::Debug for Area<'_, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Area({} bytes at {})", self.bytes, self.start())
-    }
-}
-
-impl Req {
-    /// The flags asked for so far, and `more`.
-    pub const fn and(mut self, more: Gfp) -> Req {
-        self.gfp = self.gfp.union(more);
-        self
     }
 }

@@ -11,11 +11,12 @@
 //! anybody waits (L2).
 
 use crate::area::Req;
-use crate::cpu::Here;
+use crate::cpu::{Here, SLICE};
 use crate::error::{AllocError, Shortage};
 use crate::gfp::Gfp;
 use crate::instance::{Core, Vmalloc};
 use crate::machine::frames::Frames;
+use crate::machine::stock::Stock;
 use crate::machine::{Context, Level, Machine};
 use crate::plan::Plan;
 use crate::stats::count;
@@ -153,8 +154,16 @@ impl<M: Machine> Vmalloc<M> {
     /// Lays the promised reserve in again, after it was used.
     pub(crate) fn fill_reserve(&self, core: &Core<M>) {
         let machine = self.machine();
-        // A reserve that cannot be filled now is filled by a later call.
-        let _ = self.pinned(|cpu| core.reserve.lock().fill(machine, machine.node_of(cpu), core.reserve_frames));
+        self.pinned(|cpu| {
+            let missing = core.reserve_frames.saturating_sub(core.reserve.lock().len());
+            let mut more = Stock::new();
+            // A reserve that cannot be filled now is filled by a later call.
+            let _ = more.fill(machine, machine.node_of(cpu), missing);
+            let mut reserve = core.reserve.lock();
+            while let Some(frame) = more.take(machine) {
+                reserve.put(machine, frame);
+            }
+        })
     }
 }
 
@@ -169,29 +178,38 @@ impl<M: Machine> Here<'_, M> {
         pages > 0
     }
 
-    /// Drains the ripe load, and says how many pages it had.
+    /// Drains the ripe load of this, its own, CPU, a slice at a time (L3), and
+    /// says how many pages it was.
     pub(crate) fn drain(&mut self) -> usize {
-        let pages = self.redeem(usize::MAX);
-        self.poll();
-        pages + self.redeem(usize::MAX)
+        let mut pages = 0;
+        loop {
+            self.poll();
+            match self.redeem(SLICE) {
+                0 => return pages,
+                more => pages += more,
+            }
+            self.breathe();
+        }
     }
 
     /// Step 3: moves what is short from the reserve to this CPU.
     fn take_reserve(&mut self, short: Shortage) -> bool {
         let (machine, core) = (self.vm.machine(), self.core);
         let (Shortage::Frames(wanted) | Shortage::Tables(wanted)) = short else { return false };
-        let mut reserve = core.reserve.lock();
-        if reserve.len() < wanted {
+        let taken = {
+            let mut reserve = core.reserve.lock();
+            let enough = reserve.len() >= wanted;
+            let frames = core::iter::from_fn(|| reserve.take(machine)).take(if enough { wanted } else { 0 });
+            frames.map(|frame| self.stock.put(machine, frame)).count()
+        };
+        if taken < wanted {
             return false;
         }
         let node = self.node;
-        for _ in 0..wanted {
-            let Some(frame) = reserve.take(machine) else { return false };
-            match short {
-                Shortage::Tables(_) => self.stock.put(machine, frame),
-                // SAFETY: it came from the source by way of the reserve.
-                _ => unsafe { self.magazine.push(machine, core.depot(node), frame) },
-            }
+        for _ in 0..if matches!(short, Shortage::Frames(_)) { wanted } else { 0 } {
+            let Some(frame) = self.stock.take(machine) else { return false };
+            // SAFETY: it came from the source by way of the reserve.
+            unsafe { self.magazine.push(machine, core.depot(node), frame) }
         }
         true
     }

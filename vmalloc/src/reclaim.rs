@@ -41,7 +41,9 @@ impl<'v, M: Machine> Here<'v, M> {
         cpu.mail.drain(|chunk, posted| {
             let live = posted & chunk.live_slots();
             let pages = slots_of(live).map(|slot| chunk.slot(slot).pages()).sum();
-            self.open.add(chunk, live, pages);
+            if live != 0 {
+                self.open.add(chunk, live, pages);
+            }
             chunk.unclaim(posted);
             if live != posted {
                 self.raced(chunk, posted & !live);
@@ -149,6 +151,9 @@ impl<'v, M: Machine> Here<'v, M> {
         count(&self.cpu.counters.redeemed, slots);
         count(&self.cpu.counters.redeemed_pages, pages as u64);
         if work >= budget {
+            // Past a chunk that has nothing left in the load: it may be given
+            // up, and be somebody else's when the load is looked at again.
+            let _ = load.first();
             self.ripe = Some(load);
         }
         work
@@ -326,7 +331,10 @@ impl<M: Machine> Vmalloc<M> {
     /// The calling CPU leaves, and touches no area until it is online again.
     /// What it keeps is drained by the next purge of any CPU.
     pub fn cpu_offline(&self) {
-        self.with_ear(|core, ear| core.generations.leave(ear));
+        self.with_ear(|core, ear| {
+            core.generations.sleep(ear, || self.flush_machine());
+            core.generations.leave(ear);
+        });
     }
 
     /// The calling CPU goes idle: nobody needs to kick it until
@@ -394,23 +402,33 @@ impl<M: Machine> Vmalloc<M> {
     /// One round; true = something is left that another round may redeem.
     fn purge_round(&self, core: &Core<M>) -> bool {
         let mut tables = false;
+        self.drain_all(core);
         self.visit_all(core, |here| {
-            here.drain_mail();
-            here.poll();
-            here.drain();
             here.close();
             tables |= here.closed.as_ref().is_some_and(|closed| !here.tables[closed.peek().index].is_empty());
         });
         let graced = self.wait_for_grace(core, tables);
+        self.drain_all(core);
         let mut left = false;
         self.visit_all(core, |here| {
-            here.poll();
-            here.drain();
             here.release_empties(true);
             core.regions.iter().for_each(|region| here.sweep(region.id));
             left |= !here.is_drained();
         });
         left && graced
+    }
+
+    /// Drains the ripe loads of all CPUs, a slice inside one at a time (L3).
+    fn drain_all(&self, core: &Core<M>) {
+        for index in 0..core.cpus() {
+            while let Ok(mut here) = Here::visit(self, core, index) {
+                here.drain_mail();
+                here.poll();
+                if here.redeem(SLICE) == 0 {
+                    break;
+                }
+            }
+        }
     }
 
     /// Calls `f` inside each CPU in turn.
@@ -475,15 +493,9 @@ impl<M: Machine> Vmalloc<M> {
     }
 
     /// No stale alias of any frame survives this call (`vm_unmap_aliases`).
-    /// Must be called from a task.
-    pub fn unmap_aliases(&self) {
-        if let Some(core) = self.core() {
-            self.visit_all(core, |here| {
-                here.drain_mail();
-                here.close();
-            });
-            self.wait_for_grace(core, true);
-        }
+    /// False = it cannot be told: the caller may not wait, or a flush failed.
+    pub fn unmap_aliases(&self) -> bool {
+        self.core().is_none_or(|core| self.wait_for_grace(core, true))
     }
 
     /// Gives up to `frames` frames back to the machine's source, from what is

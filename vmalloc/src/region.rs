@@ -236,7 +236,11 @@ impl<'v, M: Machine> Here<'v, M> {
     /// Lays in frames before a lock is taken.
     fn lay_in(&mut self, frames: usize) -> Result<(), Shortage> {
         let (machine, node) = (self.vm.machine(), self.node);
-        self.stock.fill(machine, node, frames).map_err(|_| Shortage::Tables(frames))
+        let filled = self.stock.fill(machine, node, frames);
+        filled.map_err(|_| {
+            self.stock.trim(machine, KEEP);
+            Shortage::Tables(frames)
+        })
     }
 
     /// A header: one that was given up, or a new one from the stock.
@@ -264,7 +268,10 @@ impl<'v, M: Machine> Here<'v, M> {
         let mut shared = region.shared.lock();
         let start = match shared.arena.take(machine, &mut self.stock, &fit) {
             Ok(start) => start,
-            Err(widest) => return Err(self.too_narrow(region, run.pages, widest)),
+            Err(widest) => {
+                drop(shared);
+                return Err(self.too_narrow(region, run.pages, widest));
+            }
         };
         let range = region.pages_of(start, fit.grains);
         let (chunk, slot) = self.label(&mut shared, region, range, whom);
@@ -382,9 +389,10 @@ impl<'v, M: Machine> Here<'v, M> {
     /// as the open load has room for.
     pub(crate) fn sweep(&mut self, id: RegionId) {
         let region = self.region(id);
-        if !region.unswept.swap(false, Relaxed) || self.lay_in(region.arena_stock).is_err() {
+        if !region.unswept.load(Relaxed) || self.lay_in(region.arena_stock).is_err() {
             return;
         }
+        region.unswept.store(false, Relaxed);
         let span = 1u32 << (<M::Table as Format>::INDEX_BITS - region.grain_shift);
         let end = region.address(region.grains());
         let mut from = region.base;

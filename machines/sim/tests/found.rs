@@ -38,3 +38,35 @@ fn a_load_that_was_closed_before_is_no_barrier_for_a_strict_free() {
     unsafe { vm.free(new) }.unwrap();
     vm.sim().assert_faults(1, VirtAddr(new.addr().get()));
 }
+
+#[test]
+fn a_ripe_load_lets_go_of_a_chunk_that_is_given_up() {
+    let vm = small();
+    let tick_all = |times| {
+        for _ in 0..times {
+            (0..3).for_each(|cpu| vm.sim().on(cpu, || vm.on_kick()));
+            vm.tick();
+        }
+    };
+    // Three slots fill the first chunk; the fourth area begins another one.
+    let areas = [(); 4].map(|()| vm.alloc(Req::pages(64)).unwrap());
+    for &area in &areas[..3] {
+        // SAFETY: V1.
+        unsafe { vm.free(area) }.unwrap();
+    }
+    // Each tick redeems one slot; the last one empties the chunk, and the same
+    // tick gives it up, while the load still has to find out that it is empty.
+    let released = vm.stats().counts.chunks_released;
+    while vm.stats().counts.chunks_released == released {
+        tick_all(1);
+    }
+    let other = vm.sim().on(1, || {
+        let other = vm.alloc(Req::pages(64)).unwrap();
+        // SAFETY: V1.
+        unsafe { vm.free(other) }.unwrap();
+        other
+    });
+    vm.tick();
+    let what = vm.whatis(other.addr().get());
+    assert!(matches!(what, vmalloc::What::Freed { flushed: false, .. }), "nobody has flushed for it: {what:?}");
+}

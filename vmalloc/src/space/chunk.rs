@@ -133,6 +133,8 @@ impl Chunk {
     /// Becomes a run chunk.
     pub fn become_runs(&self, region: RegionId, owner: u32) {
         self.base.store(0, Relaxed);
+        // Those of a class chunk that the header was before.
+        self.leaves.iter().for_each(|leaf| leaf.store(0, Relaxed));
         self.class.store(RUNS, Relaxed);
         self.reset(u64::MAX, region, owner);
     }
@@ -230,7 +232,7 @@ impl Chunk {
     /// left it; 0 before that.
     #[inline]
     pub fn leaf(&self, at: VirtAddr, leaf_shift: u32) -> usize {
-        let index = (at.0 >> leaf_shift) - (self.base.load(Relaxed) >> leaf_shift);
+        let index = (at.0 >> leaf_shift).wrapping_sub(self.base.load(Relaxed) >> leaf_shift);
         self.leaves.get(index).map_or(0, |leaf| leaf.load(Relaxed))
     }
 
