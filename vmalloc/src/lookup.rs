@@ -64,14 +64,18 @@ impl<M: Machine> Core<M> {
         }
     }
 
-    /// The area that starts at `at`.
+    /// The area that starts at `at`, and its slot's sequence.
     ///
     /// # Errors
     /// What is there instead.
     #[inline]
-    pub(crate) fn find_start(&self, vm: &Vmalloc<M>, at: VirtAddr) -> Result<Found, FreeError> {
-        match self.find(vm, at) {
-            Some(found) if found.start == at && found.is_area() => Ok(found),
+    pub(crate) fn find_start(&self, vm: &Vmalloc<M>, at: VirtAddr) -> Result<(Found, u32), FreeError> {
+        let found = self.find(vm, at);
+        // Before the look: who claims the slot later sees whether it is still
+        // the same area.
+        let sequence = found.map_or(0, |found| found.slot().sequence());
+        match found {
+            Some(found) if found.start == at && found.is_area() => Ok((found, sequence)),
             found => Err(self.why_not(found, at)),
         }
     }

@@ -168,24 +168,30 @@ impl<M: Machine> Vmalloc<M> {
         count: Option<usize>,
     ) -> Result<(), FreeError> {
         let core = self.core().ok_or(FreeError::NotInitialised)?;
-        let found = core.find_start(self, at)?;
+        let (found, sequence) = core.find_start(self, at)?;
         let (kind, pages) = (found.slot().kind(), found.slot().pages());
         if !frees(kind) {
             return Err(FreeError::WrongKind(kind));
         }
         match count {
             Some(given) if given != pages => Err(FreeError::WrongSize { pages, given }),
-            _ => self.retire(core, &found, pages, by),
+            _ => self.retire(core, (&found, sequence), pages, by),
         }
     }
 
     /// live → stale: the entries are retired, the frames wait in them.
     #[inline]
-    fn retire(&self, core: &Core<M>, found: &Found, pages: usize, by: Caller) -> Result<(), FreeError> {
+    fn retire(
+        &self,
+        core: &Core<M>,
+        (found, sequence): (&Found, u32),
+        pages: usize,
+        by: Caller,
+    ) -> Result<(), FreeError> {
         let mut here = Here::enter(self, core).map_err(FreeError::WrongContext)?;
         let bound = if found.slot().kind() == Kind::Reserved { 0 } else { pages };
         let how = here.way_of(found, bound);
-        if !here.claim(found, how, pages) {
+        if !here.claim(found, sequence, how, pages) {
             return Err(core.double_free(found));
         }
         here.count_free(how, pages);
@@ -209,7 +215,7 @@ impl<M: Machine> Vmalloc<M> {
             return here.untake(found);
         }
         let how = here.way_of(found, bound);
-        let claimed = here.claim(found, how, bound);
+        let claimed = here.claim(found, found.slot().sequence(), how, bound);
         debug_assert!(claimed, "U1: nobody else can free what is building");
         here.unbind(found, how, PageRange::new(found.start, bound));
     }
@@ -398,17 +404,23 @@ impl<M: Machine> Here<'_, M> {
         }
     }
 
-    /// Makes the slot this call's to free; false = somebody was first.
+    /// Makes the slot this call's to free, if it is still the area that was
+    /// looked up; false = somebody was first.
     #[inline]
-    fn claim(&mut self, found: &Found, how: Way, pages: usize) -> bool {
-        if how != Way::AtOnce {
-            return found.chunk.claim(found.index);
+    fn claim(&mut self, found: &Found, sequence: u32, how: Way, pages: usize) -> bool {
+        let same = || found.slot().sequence() == sequence;
+        if how == Way::AtOnce {
+            let live = found.chunk.areas() >> found.index & 1 != 0 && same();
+            if live {
+                self.open.add(found.chunk, 1 << found.index, pages);
+            }
+            return live;
         }
-        let live = found.chunk.areas() >> found.index & 1 != 0;
-        if live {
-            self.open.add(found.chunk, 1 << found.index, pages);
+        let claimed = found.chunk.claim(found.index);
+        if claimed && !same() {
+            found.chunk.unclaim(1 << found.index);
         }
-        live
+        claimed && same()
     }
 
     #[inline]

@@ -53,7 +53,8 @@ impl<F: Format, R: Rules> Hand<'_, F, R> {
             let area = model.around(page).filter(|area| area.kind != Kind::Ioremap);
             area.and_then(|area| area.frames.get((page - area.start) / PAGE_SIZE)).copied()
         };
-        let held = self.vm.hold_frame(page + self.below(PAGE_SIZE));
+        // An interrupt might free the area that is expected here.
+        let held = self.quietly(|| self.vm.hold_frame(page + self.below(PAGE_SIZE)));
         assert_eq!(held, expected, "frame: of the page at {page:#x}");
         if let Some(frame) = held {
             self.model().hold(frame);
@@ -130,7 +131,9 @@ impl<F: Format, R: Rules> Hand<'_, F, R> {
         let mut area = Area::new(at, frames.len() * PAGE_SIZE, kind);
         area.guard = if kind == Kind::MapRam { Guard::None } else { Guard::After };
         area.prot = prot;
-        let found: Vec<_> = (0..frames.len()).map(|n| self.vm.frame_at(at + n * PAGE_SIZE)).collect();
+        // An interrupt would meet an area that the model does not know yet.
+        let frame_at = |n| self.quietly(|| self.vm.frame_at(at + n * PAGE_SIZE));
+        let found: Vec<_> = (0..frames.len()).map(frame_at).collect();
         assert!(found.iter().copied().eq(frames.iter().copied().map(Some)), "frame: {found:?} for {frames:?}");
         area.frames = frames;
         self.look_then_enter(area);

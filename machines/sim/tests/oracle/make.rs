@@ -178,7 +178,8 @@ impl<F: Format, R: Rules> Hand<'_, F, R> {
         let mut area = Area::new(at.addr().get(), ask.bytes, ask.kind);
         area.guard = ask.guard;
         if ask.kind != Kind::Reserved {
-            let page = |n| self.vm.frame_at(area.start + n * PAGE_SIZE);
+            // An interrupt would meet an area that the model does not know yet.
+            let page = |n| self.quietly(|| self.vm.frame_at(area.start + n * PAGE_SIZE));
             area.frames = (0..area.pages).map(|n| page(n).expect("G2: a page of a new area is bound")).collect();
             let mut model = self.model();
             for (n, &frame) in area.frames.iter().enumerate() {
