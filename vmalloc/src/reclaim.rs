@@ -117,7 +117,7 @@ impl<'v, M: Machine> Here<'v, M> {
     #[inline]
     pub(crate) fn poll(&mut self) {
         if let Some(pending) = self.closed.take() {
-            match pending.redeem(&self.core.grace::<M>()) {
+            match pending.redeem(&self.core.grace()) {
                 Ok(load) => self.ripe = Some(load),
                 Err(pending) => self.closed = Some(pending),
             }
@@ -286,9 +286,9 @@ pub(crate) fn slots_of(mut mask: u64) -> impl Iterator<Item = u32> {
 
 impl<M: Machine> Core<M> {
     /// How far grace has come; what a saboteur makes of it.
-    pub(crate) fn grace<N: Machine>(&self) -> Grace {
-        let grace = if N::MIRRORED { self.generations.grace_so_far() } else { self.generations.grace(self.ears()) };
-        match N::SABOTAGE {
+    pub(crate) fn grace(&self) -> Grace {
+        let grace = if M::MIRRORED { self.generations.grace_so_far() } else { self.generations.grace(self.ears()) };
+        match M::SABOTAGE {
             Sabotage::EarlyRedeem => Grace::STOLEN,
             Sabotage::SkipIdle => grace.ignoring_idle(),
             _ => grace,
@@ -452,7 +452,7 @@ impl<M: Machine> Vmalloc<M> {
     /// flush failed. Flushes this CPU meanwhile, if another one asks (L2).
     fn wait_for(&self, core: &Core<M>, mut barrier: Pending<()>) -> bool {
         loop {
-            barrier = match barrier.redeem(&core.grace::<M>()) {
+            barrier = match barrier.redeem(&core.grace()) {
                 Ok(()) => return true,
                 Err(barrier) => barrier,
             };
