@@ -18,6 +18,14 @@ macro_rules! counters {
                 $(sum.$name = sum.$name.wrapping_add(self.$name.load(Relaxed));)*
             }
         }
+
+        impl Counts {
+            /// What was counted since `before`; also where counts are
+            /// differences themselves.
+            pub fn since(&self, before: &Counts) -> Counts {
+                Counts { $($name: self.$name.wrapping_sub(before.$name)),* }
+            }
+        }
     };
 }
 
