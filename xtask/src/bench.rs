@@ -1,7 +1,8 @@
-//! `cargo xtask bench`: the address layer under callgrind, as a table.
+//! `cargo xtask bench`: the library under callgrind, as tables.
 //!
 //! Instructions are exact, and the same on every machine with the same
-//! compiler; time is not. What is counted: `vmalloc/benches/space.rs`.
+//! compiler; time is not. What is counted: `vmalloc/benches/space.rs` (the
+//! address layer) and `vmalloc/benches/pairs.rs` (whole calls).
 
 use crate::project::Project;
 use anyhow::{Context, Result, bail, ensure};
@@ -27,9 +28,70 @@ caller, loads of 512 pages, flushes, grace, chunks and their tables; the span is
 Bars: the layer at most 350 instructions, the span at most 1.10.
 ";
 
+/// Cases of `pairs`: loops, the bar (a third of Linux's figure) and the goal.
+const PAIRS_CASES: [(&str, usize, usize, Option<usize>); 17] = [
+    ("fix_size 1", 40_000, 1_120, Some(450)),
+    ("fix_size 4", 20_000, 1_626, None),
+    ("fix_size 16", 10_000, 3_840, Some(850)),
+    ("fix_size 64", 4_000, 13_095, None),
+    ("fix_size 256", 2_000, 48_734, None),
+    ("fix_size 512", 2_000, 96_000, Some(12_000)),
+    ("fix_size 1024", 1_000, 192_804, None),
+    ("full_fit", 40_000, 1_140, Some(450)),
+    ("long_busy_list", 8_000, 20_700, Some(3_000)),
+    ("random_size", 8_000, 10_400, Some(1_600)),
+    ("fix_align", 20_000, 1_780, Some(650)),
+    ("random_size_align", 20_000, 1_880, Some(650)),
+    ("map_ram 1", 40_000, 328, Some(250)),
+    ("map_ram 4", 20_000, 437, None),
+    ("map_ram 16", 10_000, 876, None),
+    ("map_ram 64", 4_000, 2_626, Some(900)),
+    ("map_ram 256", 2_000, 8_910, None),
+];
+const PAIRS_HEAD: &str = "\
+| case | instructions a pair | bar | goal |
+|---|---:|---:|---:|
+";
+const PAIRS_BESIDE: &str = "
+Whole calls, an allocation and its free, policy Unmap, one CPU, the tick on; pinning, flushing and clearing pages
+cost nothing here. The bar is a third of Linux 6.12's figure, the goal that of the design (section 7).
+";
+
 /// Builds, measures, prints.
-pub fn run(project: &Project) -> Result<ExitCode> {
-    let space = build(project)?;
+pub fn run(project: &Project, what: Option<&str>) -> Result<ExitCode> {
+    match what {
+        None => {
+            space(project)?;
+            pairs(project)?;
+        }
+        Some("space") => space(project)?,
+        Some("pairs") => pairs(project)?,
+        Some(what) => bail!("no bench {what}; there are: space pairs"),
+    }
+    if has_valgrind() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("\nNo valgrind here, so nothing was counted: apt-get install valgrind");
+    Ok(ExitCode::FAILURE)
+}
+
+/// Whole calls.
+fn pairs(project: &Project) -> Result<()> {
+    let pairs = build(project, "pairs")?;
+    let mut rows = String::new();
+    for (case, loops, bar, goal) in PAIRS_CASES.into_iter().filter(|_| has_valgrind()) {
+        let said = output(callgrind(&pairs).arg(case).arg(loops.to_string()))?;
+        let cost = number(&said, "Collected :")? / loops as f64;
+        let goal = goal.map_or("–".into(), |goal| goal.to_string());
+        rows += &format!("| {case} | {cost:.0} | {bar} | {goal} |\n");
+    }
+    print!("{PAIRS_HEAD}{rows}{PAIRS_BESIDE}");
+    Ok(())
+}
+
+/// The address layer.
+fn space(project: &Project) -> Result<()> {
+    let space = build(project, "space")?;
     let counts = has_valgrind();
     let mut rows = String::new();
     for (live, pages) in CASES {
@@ -42,17 +104,13 @@ pub fn run(project: &Project) -> Result<ExitCode> {
         rows += &format!("| {live} | 1..{pages} | {} | {} | {span:.3} |\n", layer?, calls?);
     }
     print!("{HEAD}{rows}{BESIDE}");
-    if !counts {
-        println!("\nNo valgrind here, so nothing was counted: apt-get install valgrind");
-        return Ok(ExitCode::FAILURE);
-    }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
-/// The bench program, built.
-fn build(project: &Project) -> Result<PathBuf> {
+/// The bench program `name`, built.
+fn build(project: &Project, name: &str) -> Result<PathBuf> {
     let mut cargo = project.cargo();
-    cargo.args(["build", "--release", "-p", "vmalloc", "--bench", "space", "--message-format", "json"]);
+    cargo.args(["build", "--release", "-p", "vmalloc", "--bench", name, "--message-format", "json"]);
     let answer = cargo.stderr(Stdio::inherit()).output().context("cargo build")?;
     ensure!(answer.status.success(), "the bench does not build");
     executable(&String::from_utf8(answer.stdout)?)
@@ -71,19 +129,28 @@ fn has_valgrind() -> bool {
 
 /// Instructions of a pair, on average.
 fn instructions(space: &Path, what: &str, live: usize, pages: usize) -> Result<f64> {
-    let mut valgrind = Command::new("valgrind");
-    valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--toggle-collect=measured_*"]).arg(space);
-    let said = measure(valgrind, what, [live, pages, 4 * live, PAIRS])?;
+    let said = measure(callgrind(space), what, [live, pages, 4 * live, PAIRS])?;
     Ok(number(&said, "Collected :")? / PAIRS as f64)
+}
+
+/// The program, of which what is called `measured` is counted.
+fn callgrind(program: &Path) -> Command {
+    let mut valgrind = Command::new("valgrind");
+    valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--toggle-collect=measured*"]).arg(program);
+    valgrind
 }
 
 fn span(said: &str) -> Result<f64> {
     number(said, "span ")
 }
 
-/// Runs the bench, and returns all that it, or valgrind, said.
 fn measure(mut command: Command, what: &str, numbers: [usize; 4]) -> Result<String> {
-    let output = command.arg(what).args(numbers.map(|n| n.to_string())).output()?;
+    output(command.arg(what).args(numbers.map(|n| n.to_string())))
+}
+
+/// Runs the bench, and returns all that it, or valgrind, said.
+fn output(command: &mut Command) -> Result<String> {
+    let output = command.output()?;
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
         bail!("{command:?}: {}\n{said}", output.status);

@@ -29,7 +29,8 @@ fn run(args: &[String]) -> Result<ExitCode> {
             print!("{report}");
             Ok(if report.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
-        Some(("bench", [])) => bench::run(&Project::open()?),
+        Some(("bench", [])) => bench::run(&Project::open()?, None),
+        Some(("bench", [what])) => bench::run(&Project::open()?, Some(what)),
         None | Some(("help" | "-h" | "--help", _)) => {
             print!("{}", help());
             Ok(ExitCode::SUCCESS)
@@ -42,7 +43,7 @@ fn help() -> String {
     let mut text = String::from(
         "cargo xtask test [STAGE…]   everything that CI runs, or only these stages\n\
          cargo xtask tidy            the last stage alone: checks over the tree\n\
-         cargo xtask bench           instructions of the address layer, counted by callgrind\n\
+         cargo xtask bench [WHAT]    instructions, counted by callgrind: space (the address layer), pairs (whole calls)\n\
          cargo xtask help            this\n\n\
          Stages:\n",
     );

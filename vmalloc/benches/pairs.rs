@@ -1,0 +1,220 @@
+//! Whole calls, an allocation and its free, on a machine with real frames: what
+//! `cargo xtask bench pairs` counts instructions of.
+//!
+//!     pairs CASE LOOPS
+//!
+//! The cases are those of Linux's `test_vmalloc`. Each runs LOOPS times to warm
+//! up and then LOOPS times in [`measured`], the function that callgrind is told
+//! to collect: everything in it counts, redeeming, flushes and a tick every
+//! 10,000 loops. One CPU, whose flush, pin and clearing of pages cost nothing;
+//! no MMU reads the entries, so the store to the first byte is left out.
+#![allow(unsafe_code, missing_docs)]
+
+use std::alloc::{Layout, alloc};
+use std::hint::black_box;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use vmalloc::frames::{MemoryRange, STORAGE_ALIGN, Zones};
+use vmalloc::machine::{Context, Flush, Machine, Pinned};
+use vmalloc::table::X86_64;
+use vmalloc::units::{CpuSet, Node, PAGE_SHIFT, PAGE_SIZE, Pfn, VirtAddr};
+use vmalloc::{Config, Gfp, Req, Vmalloc};
+
+const START: usize = 0xffff_c900_0000_0000;
+/// 32 TiB, as x86-64 Linux has.
+const BYTES: usize = 1 << 45;
+const RAM: MemoryRange = MemoryRange { first: Pfn(1 << 20), frames: 1 << 19, node: Node(0) };
+const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
+const LOOPS_A_TICK: usize = 10_000;
+/// Areas that live in `long_busy_list`.
+const BUSY: usize = 15_000;
+/// Areas of each of the two sets of `full_fit`: 32 MiB.
+const SET: usize = (32 << 20) / PAGE_SIZE;
+
+/// One CPU; host memory, touched as it is used; tables that no MMU reads.
+struct Bench {
+    ram: NonNull<u8>,
+    root: Pfn,
+    zones: Zones<spin::Mutex<()>>,
+    /// What pinning reads and writes.
+    flags: AtomicU32,
+}
+
+// SAFETY: the memory behind `ram` belongs to nobody else.
+unsafe impl Sync for Bench {}
+
+impl Bench {
+    fn new() -> Bench {
+        let pages = |bytes: usize, align| Layout::from_size_align(bytes, align).expect("a layout");
+        // SAFETY: neither layout is empty.
+        let ram = unsafe { alloc(pages(RAM.frames * PAGE_SIZE, PAGE_SIZE)) };
+        // SAFETY: as above.
+        let storage = unsafe { alloc(pages(Zones::<spin::Mutex<()>>::storage_for(&[RAM]), STORAGE_ALIGN)) };
+        let (ram, storage) = NonNull::new(ram).zip(NonNull::new(storage)).expect("the host has memory");
+        let (root, rest) = (RAM.first, MemoryRange { first: RAM.first.offset(1), frames: RAM.frames - 1, ..RAM });
+        let bench = Bench { ram, root, zones: Zones::new(), flags: AtomicU32::new(0) };
+        // SAFETY: Z1, Z2, Z3: both were allocated a moment ago, and nobody
+        // else knows the machine.
+        unsafe { bench.zones.init(&[rest], None, storage) }.expect("the map is sound");
+        // SAFETY: M2: the root is ours.
+        unsafe { bench.virt(root).as_ptr().write_bytes(0, PAGE_SIZE) };
+        bench
+    }
+}
+
+// SAFETY: M1: nobody else maps. M2: all frames are host memory. M3, M4, M7, M9:
+// one CPU and thread. M5: it may wait. M6: nothing is cached. M8: no call back.
+unsafe impl Machine for Bench {
+    type Table = X86_64;
+    type Frames = Zones<spin::Mutex<()>>;
+    type Lock = spin::Mutex<()>;
+
+    fn frames(&self) -> &Self::Frames {
+        &self.zones
+    }
+    fn root(&self) -> Pfn {
+        self.root
+    }
+    #[inline]
+    fn virt(&self, f: Pfn) -> NonNull<u8> {
+        // SAFETY: frames are those of RAM.
+        unsafe { self.ram.add(((f.0 - RAM.first.0) as usize) << PAGE_SHIFT) }
+    }
+    fn cpus(&self) -> u32 {
+        1
+    }
+    #[inline]
+    fn pin(&self) -> Pinned {
+        let saved = self.flags.load(Relaxed);
+        self.flags.store(0, Relaxed);
+        Pinned { cpu: 0, saved: saved as usize }
+    }
+    #[inline]
+    unsafe fn unpin(&self, was: Pinned) {
+        self.flags.store(was.saved as u32, Relaxed);
+    }
+    fn context(&self) -> Context {
+        Context::Task
+    }
+    fn flush(&self, _what: Flush<'_>) {}
+    fn kick(&self, _cpus: &CpuSet) {}
+    fn zero(&self, _f: Pfn, _at: VirtAddr) {}
+}
+
+/// xorshift64*
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        ((self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) as u128 * end as u128) >> 64) as usize
+    }
+}
+
+/// What one loop does.
+enum Work {
+    /// So many pages.
+    Fixed(usize),
+    /// 100 pages and 1, freed in the same order.
+    Two,
+    /// 1..100 pages.
+    Random(Random),
+    /// 5 pages, aligned to 32 KiB, cleared.
+    Aligned,
+    /// 1..10 pages, aligned to up to 4 MiB, cleared.
+    RandomAligned(Random),
+    /// `vm_map_ram` of these frames.
+    MapRam(Vec<Pfn>),
+}
+
+fn work(vm: &Vmalloc<Bench>, case: &str) -> Option<Work> {
+    Some(match case.split_once(' ').unwrap_or((case, "")) {
+        ("fix_size", pages) => Work::Fixed(pages.parse().ok()?),
+        ("full_fit", _) => {
+            let sets: Vec<_> = (0..2 * SET).map(|_| take(vm, Req::pages(1))).collect();
+            sets.iter().step_by(2).for_each(|&at| give(vm, at));
+            Work::Fixed(1)
+        }
+        ("long_busy_list", _) => {
+            (0..BUSY).for_each(|_| _ = take(vm, Req::pages(1)));
+            Work::Two
+        }
+        ("random_size", _) => Work::Random(Random(SEED)),
+        ("fix_align", _) => Work::Aligned,
+        ("random_size_align", _) => Work::RandomAligned(Random(SEED)),
+        ("map_ram", pages) => {
+            let frame = |_| vm.alloc_frame(Gfp::KERNEL, None).expect("memory");
+            Work::MapRam((0..pages.parse().ok()?).map(frame).collect())
+        }
+        _ => return None,
+    })
+}
+
+#[inline(always)]
+fn take(vm: &Vmalloc<Bench>, req: Req) -> NonNull<u8> {
+    black_box(vm.alloc(req).expect("memory"))
+}
+
+#[inline(always)]
+fn give(vm: &Vmalloc<Bench>, at: NonNull<u8>) {
+    // SAFETY: V1: nobody uses the area.
+    unsafe { vm.free(at) }.expect("it lives");
+}
+
+#[inline(always)]
+fn run(vm: &Vmalloc<Bench>, work: &mut Work, loops: usize) {
+    for n in 1..=loops {
+        match work {
+            Work::Fixed(pages) => give(vm, take(vm, Req::bytes(*pages * PAGE_SIZE))),
+            Work::Two => {
+                let areas = [100, 1].map(|pages| take(vm, Req::bytes(pages * PAGE_SIZE)));
+                areas.into_iter().for_each(|at| give(vm, at));
+            }
+            Work::Random(random) => give(vm, take(vm, Req::bytes((1 + random.below(100)) * PAGE_SIZE))),
+            Work::Aligned => give(vm, take(vm, Req::bytes(5 * PAGE_SIZE).align(32 << 10).zeroed())),
+            Work::RandomAligned(random) => {
+                let align = 1 << random.below(23);
+                give(vm, take(vm, Req::bytes((1 + random.below(10)) * PAGE_SIZE).align(align).zeroed()))
+            }
+            Work::MapRam(frames) => {
+                // SAFETY: P1: nobody gives the frames up.
+                let at = unsafe { vm.map_ram(frames, None) }.expect("memory");
+                // SAFETY: V1: nobody uses the area.
+                unsafe { vm.unmap_ram(black_box(at), frames.len()) }.expect("it lives");
+            }
+        }
+        if n % LOOPS_A_TICK == 0 {
+            vm.tick();
+        }
+    }
+}
+
+/// What is counted.
+#[unsafe(no_mangle)]
+#[inline(never)]
+fn measured(vm: &Vmalloc<Bench>, work: &mut Work, loops: usize) {
+    run(vm, work, loops);
+}
+
+/// The same, not counted.
+#[inline(never)]
+fn warm_up(vm: &Vmalloc<Bench>, work: &mut Work, loops: usize) {
+    run(vm, work, loops);
+}
+
+fn main() {
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
+    let [case, loops] = &words[..] else {
+        return println!("pairs CASE LOOPS; cargo xtask bench pairs runs it under callgrind");
+    };
+    let vm = Vmalloc::new(Bench::new());
+    // SAFETY: N1, N2: the machine is new, and nobody else knows it.
+    unsafe { vm.init(Config::region(START..START + BYTES)) }.expect("vmalloc");
+    vm.cpu_online();
+    let mut work = work(&vm, case).expect("a case");
+    let loops = loops.parse().expect("a number of loops");
+    warm_up(&vm, &mut work, loops);
+    measured(black_box(&vm), &mut work, loops);
+}
