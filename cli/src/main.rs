@@ -4,14 +4,17 @@
 //!   options   the command line
 //!   trace     reads a trace and judges it      listing   reads a vmallocinfo
 //!   replay    plays it on a machine            report    tells what happened
+//!   qemu      runs the bare-metal machine      boot      lends it the terminal
 //! ```
 //!
 //! Nothing is played before everything that is given has been read and found
 //! right: what cannot be used ends with exit code 2 and one line that names
 //! file, line and reason.
 
+mod boot;
 mod listing;
 mod options;
+mod qemu;
 mod replay;
 mod report;
 mod trace;
@@ -35,12 +38,20 @@ const MIX: &[u8] = include_bytes!("../../traces/mix.txt.gz");
 const UNUSABLE: u8 = 2;
 
 fn main() -> ExitCode {
-    let Command::Replay(options) = Options::parse().command;
-    let (script, expected) = match inputs(&options) {
-        Ok(inputs) => inputs,
-        Err(error) => return failed(UNUSABLE, &error.into()),
-    };
-    match run(&options, &script, expected.as_deref()) {
+    match Options::parse().command {
+        Command::Replay(options) => match inputs(&options) {
+            Ok((script, expected)) => ended(run(&options, &script, expected.as_deref())),
+            Err(error) => failed(UNUSABLE, &error.into()),
+        },
+        Command::Boot(options) => match boot::prepare(&options) {
+            Ok(run) => ended(run.run()),
+            Err(error) => failed(UNUSABLE, &error),
+        },
+    }
+}
+
+fn ended(well: Result<bool>) -> ExitCode {
+    match well {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => failed(1, &error),

@@ -1,5 +1,7 @@
 //! The command line.
 
+use crate::qemu::Board;
+use crate::qemu::tools::Source;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use vmalloc::area::{Placement, Policy};
@@ -23,11 +25,38 @@ pub enum Command {
     /// filled with a pattern of its own, every free happens on the CPU that
     /// the trace names and checks the pattern first. What is live at the end
     /// is checked, listed if you like, and freed; nothing may remain.
-    #[command(after_long_help = EXAMPLES)]
+    #[command(after_long_help = REPLAY_EXAMPLES)]
     Replay(Replay),
+    /// Start the bare-metal machine, and talk to its shell
+    ///
+    /// Builds the image of a kernel that has nothing but the library, and
+    /// starts it in QEMU: several CPUs, real page tables, real TLB shootdown.
+    /// The terminal is its serial line; help lists the shell's commands.
+    #[command(after_long_help = BOOT_EXAMPLES)]
+    Boot(Boot),
 }
 
-const EXAMPLES: &str = "\
+const BOOT_EXAMPLES: &str = "\
+Examples:
+  vmalloc boot
+          The shell: type help. poweroff ends the machine, Ctrl-A x ends it at
+          once
+  vmalloc boot -c \"vmalloc 1M; vmallocinfo; mem\"
+          Runs these commands, and powers off
+  vmalloc boot --cpus 8 --memory 1G --nodes 2 --la57 -c \"stress 10\"
+          All CPUs of two nodes at once for ten seconds, with five levels
+  vmalloc boot --machine microvm --policy strict --script commands.txt
+          The commands of a file, one a line
+  vmalloc boot --install
+          Installs QEMU first, if it is missing
+
+Exit codes:
+  0  the image has said that everything it ran was right
+  1  it has not: a command failed, or it panicked, crashed or took too long,
+     or was ended by Ctrl-A x
+  2  the command line cannot be used, or there is no image or no QEMU";
+
+const REPLAY_EXAMPLES: &str = "\
 Examples:
   vmalloc replay
           The trace that comes with the program: forks, module loads, mounts,
@@ -90,6 +119,40 @@ pub struct Replay {
     pub quiet: bool,
 }
 
+/// What to boot.
+#[derive(Debug, Args)]
+pub struct Boot {
+    /// Run these commands of the shell, with ; between them, and power off
+    #[arg(short, value_name = "COMMANDS", conflicts_with = "script")]
+    pub commands: Option<String>,
+    /// Run the commands of this file, one a line, and power off
+    #[arg(long, value_name = "FILE")]
+    pub script: Option<PathBuf>,
+    /// The board
+    #[arg(long, value_enum, default_value_t)]
+    pub machine: Board,
+    /// CPUs
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=MAX_CPUS as i64))]
+    pub cpus: u32,
+    /// Physical memory, with K, M or G
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = size)]
+    pub memory: u64,
+    /// Nodes that memory and CPUs are spread over
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=8))]
+    pub nodes: u32,
+    /// Addresses of five levels, instead of four
+    #[arg(long)]
+    pub la57: bool,
+    /// When a freed area becomes unreachable [default: the image's]
+    #[arg(long, value_enum)]
+    pub policy: Option<PolicyName>,
+    /// End the machine after so many seconds
+    #[arg(long, value_name = "SECONDS")]
+    pub time_limit: Option<u64>,
+    #[command(flatten)]
+    pub source: Source,
+}
+
 /// Which machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum MachineName {
@@ -133,6 +196,11 @@ impl From<PlacementName> for Placement {
             PlacementName::Lowest => Placement::Lowest,
         }
     }
+}
+
+/// The word that the command line has for `value`.
+pub fn word(value: impl ValueEnum) -> String {
+    value.to_possible_value().map_or_else(String::new, |word| word.get_name().to_owned())
 }
 
 /// Bytes: a number with K, M or G behind it, or without.

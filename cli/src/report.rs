@@ -6,7 +6,7 @@
 pub mod table;
 
 use crate::listing::Comparison;
-use crate::options::Replay;
+use crate::options::{Replay, word};
 use crate::replay::latency::{Call, Percentiles};
 use crate::replay::stage::Vmas;
 use crate::replay::{Findings, Manner};
@@ -110,11 +110,6 @@ impl From<Vmas> for VmaFields {
     fn from(vmas: Vmas) -> VmaFields {
         VmaFields { vmas_used: vmas.used, vmas_allowed: vmas.allowed }
     }
-}
-
-/// The word that the command line has for `value`.
-fn word(value: impl clap::ValueEnum) -> String {
-    value.to_possible_value().map_or_else(String::new, |word| word.get_name().to_owned())
 }
 
 impl Report {

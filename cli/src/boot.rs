@@ -1,0 +1,110 @@
+//! `vmalloc boot`: the bare-metal machine, for people and for scripts.
+//!
+//! With commands, the guest runs them and powers off; what it says is printed.
+//! Without, keys go to its shell and what it says comes back byte by byte, as
+//! if the terminal hung on its serial line. Records are for programs, and are
+//! shown to nobody.
+
+mod keys;
+mod relay;
+mod terminal;
+
+use crate::options::{Boot, word};
+use crate::qemu::Guest;
+use crate::qemu::process::{Code, News, Process};
+use crate::qemu::record::Line;
+use crate::qemu::tools::Tools;
+use anyhow::{Context, Result};
+use relay::Relay;
+use std::io::{Write, stdout};
+use std::time::{Duration, Instant};
+
+/// What is to be run.
+pub struct Run {
+    guest: Guest,
+    tools: Tools,
+}
+
+/// Reads what `options` name, and builds what they need.
+pub fn prepare(options: &Boot) -> Result<Run> {
+    Ok(Run { guest: guest(options)?, tools: Tools::find(&options.source)? })
+}
+
+fn guest(options: &Boot) -> Result<Guest> {
+    let script = options
+        .script
+        .as_ref()
+        .map(|path| std::fs::read(path).with_context(|| format!("{}: cannot be read", path.display())));
+    let module = script.transpose()?;
+    let script = module.iter().map(|_| "@script".to_owned());
+    Ok(Guest {
+        board: options.machine,
+        cpus: options.cpus,
+        memory: options.memory,
+        nodes: options.nodes,
+        la57: options.la57,
+        settings: options.policy.map(|policy| format!("policy={}", word(policy))).into_iter().collect(),
+        commands: options.commands.iter().cloned().chain(script).collect(),
+        module,
+        time_limit: options.time_limit.map(Duration::from_secs),
+        ..Guest::default()
+    })
+}
+
+impl Run {
+    /// Runs it to its end, and tells whether the guest passed.
+    pub fn run(&self) -> Result<bool> {
+        if self.guest.commands.is_empty() {
+            return self.connect();
+        }
+        let outcome = self.guest.run(&self.tools, &mut |line| {
+            if let Line::Text(text) = line {
+                println!("{text}");
+            }
+        })?;
+        Ok(outcome.passed)
+    }
+
+    /// Connects the terminal to the guest's shell.
+    fn connect(&self) -> Result<bool> {
+        let deadline = self.guest.time_limit.map(|limit| Instant::now() + limit);
+        let mut process = Process::start(&self.guest, &self.tools)?;
+        let stopper = process.stopper();
+        terminal::stop_at_signals(stopper.clone()).context("signals cannot be waited for")?;
+        let raw = terminal::Raw::enter().context("the terminal cannot be set up")?;
+        if raw.is_some() {
+            print!("Ctrl-A x ends the machine at once; poweroff ends it well.\r\n");
+        }
+        if let Some(input) = process.take_input() {
+            terminal::forward_keys(input, stopper.clone());
+        }
+        let code = relay_until_the_end(&mut process, deadline)?;
+        drop(raw);
+        match code {
+            _ if stopper.used() => Ok(false),
+            Some(code) => Ok(code.judged(String::new())?),
+            None => Err(self.guest.late(String::new()))?,
+        }
+    }
+}
+
+/// Prints what the guest says until it has ended, and tells how.
+fn relay_until_the_end(process: &mut Process, deadline: Option<Instant>) -> Result<Option<Code>> {
+    let (mut relay, mut out) = (Relay::default(), Vec::new());
+    loop {
+        let news = process.next(deadline)?;
+        match &news {
+            News::Bytes(bytes) => relay.pass(bytes, &mut out),
+            News::Complaint(text) => eprintln!("qemu: {text}"),
+            News::Ended(_) | News::Late => relay.flush(&mut out),
+        }
+        let mut stdout = stdout().lock();
+        stdout.write_all(&out).and_then(|()| stdout.flush()).context("the terminal cannot be written to")?;
+        out.clear();
+        match news {
+            News::Ended(code) => return Ok(Some(code)),
+            News::Late => return Ok(None),
+            News::Bytes(_) | News::Complaint(_) => {}
+        }
+    }
+}
