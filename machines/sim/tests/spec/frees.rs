@@ -2,9 +2,7 @@
 //!
 //! A free that is refused is named by its error and changes nothing.
 
-mod common;
-
-use common::{At, PAGE, REGION, Rig, addr, at, boot, busy, lines_up, page_of, place, quiet, rig};
+use crate::common::{At, PAGE, REGION, Rig, addr, at, boot, busy, lines_up, page_of, place, quiet, rig};
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};

@@ -1,9 +1,7 @@
 //! What an instance says of itself: the listing, questions about addresses,
 //! numbers, and the words of its errors.
 
-mod common;
-
-use common::{PAGE, REGION, START, addr, at, boot, lines_up, page_of, place, quiet};
+use crate::common::{PAGE, REGION, START, addr, at, boot, lines_up, page_of, place, quiet};
 use vmalloc::area::{Guard, VmFlags};
 use vmalloc::machine::format::MemType;
 use vmalloc::units::{Node, Pfn, VirtAddr};
@@ -74,7 +72,7 @@ fn the_listing_is_sorted_by_address_and_empty_for_nothing() {
     assert!(starts.is_sorted());
     let line = rig.areas().next().unwrap();
     assert!(listing.starts_with(&format!("{:#018x}-{:#018x}", line.start.0, line.start.0 + line.size())));
-    assert!(listing.contains("tests/listing.rs:"), "a place in Rust, where no return address is");
+    assert!(listing.contains("listing.rs:"), "a place in Rust, where no return address is");
 }
 
 #[test]

@@ -1,8 +1,6 @@
 //! Shortages: what a call tries before it is refused, and who gets the rest.
 
-mod common;
-
-use common::{At, PAGE, REGION, Rig, START, addr, boot, busy, page_of, quiet};
+use crate::common::{At, PAGE, REGION, Rig, START, addr, boot, busy, page_of, quiet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use vmalloc::error::Shortage;
@@ -211,7 +209,7 @@ fn the_machine_s_last_resort_is_asked_and_what_it_frees_is_used() {
         assert!(matches!(short, Shortage::Frames(1..=64) | Shortage::Tables(_)));
         let Some(victim) = cache.lock().unwrap().pop() else { return false };
         // SAFETY: V1: the cache's areas are nobody else's.
-        unsafe { vm.free(common::at(victim.0)) }.unwrap();
+        unsafe { vm.free(crate::common::at(victim.0)) }.unwrap();
         vm.reclaim(64) >= 64
     });
     for gfp in [Gfp::NOWAIT | Gfp::NORETRY, Gfp::KERNEL | Gfp::NORETRY] {

@@ -1,8 +1,6 @@
 //! Regions: where areas go, and the tables under them.
 
-mod common;
-
-use common::{At, PAGE, REGION, START, addr, boot, busy, page_of, quiet};
+use crate::common::{At, PAGE, REGION, START, addr, boot, busy, page_of, quiet};
 use vmalloc::area::{Guard, RegionId};
 use vmalloc::gfp::Gfp;
 use vmalloc::machine::Machine;

@@ -1,8 +1,6 @@
 //! Areas: what each kind promises to whoever uses its bytes.
 
-mod common;
-
-use common::{PAGE, REGION, Rig, addr, at, boot, busy, page_of, quiet, rig};
+use crate::common::{PAGE, REGION, Rig, addr, at, boot, busy, page_of, quiet, rig};
 use vmalloc::area::{Guard, RegionId};
 use vmalloc::gfp::Gfp;
 use vmalloc::machine::Machine;
@@ -446,7 +444,7 @@ fn an_instance_that_was_not_initialised_refuses_everything_and_answers_questions
 
 /// The traditional names over a static, as an embedder has it.
 mod kernel {
-    use super::common::REGION;
+    use crate::common::REGION;
     use std::ops::Deref;
     use std::sync::LazyLock;
     use vmalloc::table::X86_64;

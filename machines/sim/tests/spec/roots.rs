@@ -1,9 +1,7 @@
 //! M1: what `init` links in the root is linked for good, so that every address
 //! space may copy it.
 
-mod common;
-
-use common::{PAGE, START, boot, quiet};
+use crate::common::{PAGE, START, boot, quiet};
 use std::ops::Range;
 use vmalloc::machine::Machine;
 use vmalloc::{Config, Req};

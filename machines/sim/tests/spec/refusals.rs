@@ -3,9 +3,7 @@
 //! A refusal is an error and changes nothing: the rules hold, and once all is
 //! flushed, addresses, areas and frames are as they were.
 
-mod common;
-
-use common::{At, PAGE, REGION, Rig, State, boot, quiet};
+use crate::common::{At, PAGE, REGION, Rig, State, boot, quiet};
 use vmalloc::gfp::Gfp;
 use vmalloc::machine::Machine;
 use vmalloc::machine::faulty::Faults;
@@ -63,7 +61,7 @@ const OPERATIONS: [Operation; 20] = [
     op("vmap that takes the frames over", 130, |rig, frames, gfp| {
         // SAFETY: P2: a hold of its own for the area to take over.
         let mine = unsafe { rig.vmap(frames, Req::bytes(0).gfp(gfp)) }?;
-        let held: Vec<_> = (0..frames.len()).map(|page| rig.hold_frame(common::page_of(mine, page).0)).collect();
+        let held: Vec<_> = (0..frames.len()).map(|page| rig.hold_frame(crate::common::page_of(mine, page).0)).collect();
         let held: Vec<_> = held.into_iter().map(|frame| frame.expect("a live page")).collect();
         // SAFETY: P2: as above.
         let taken = unsafe { rig.vmap_owned(&held, Req::bytes(0).gfp(gfp)) };
@@ -88,7 +86,7 @@ const OPERATIONS: [Operation; 20] = [
     op("congruent areas", 0, |rig, _, gfp| {
         let parts = [(0, 512 * PAGE), (2048 * PAGE, 512 * PAGE)];
         let base = rig.congruent(&parts, 512 * PAGE, Req::bytes(0).gfp(gfp))?;
-        parts.iter().for_each(|part| rig.give(common::at(base + part.0)).expect("it was made a moment ago"));
+        parts.iter().for_each(|part| rig.give(crate::common::at(base + part.0)).expect("it was made a moment ago"));
         Ok(())
     }),
 ];
@@ -182,7 +180,7 @@ fn a_first_call_that_is_refused_leaves_nothing_behind_when_the_instance_ends() {
 fn a_refused_area_is_flushed_before_its_half_is_reused() {
     // The frames run out in the middle of the third slice: the first two were
     // reachable for everybody.
-    let rig = common::rig(4);
+    let rig = crate::common::rig(4);
     for round in 0..40 {
         rig.sim.set_cpu(round % 4);
         rig.sim.faults().fail_from(3);

@@ -1,5 +1,4 @@
 //! An instance on a simulated machine, and what tests say about the two.
-#![allow(dead_code, reason = "each test binary uses a part")]
 
 use std::ops::{Deref, Range};
 use std::panic::Location;

@@ -1,9 +1,7 @@
 //! Policies, ticks, and CPUs that sleep: when what was freed becomes
 //! unreachable, and when it is used again.
 
-mod common;
-
-use common::{REGION, Rig, addr, boot, busy, page_of, quiet, rig};
+use crate::common::{REGION, Rig, addr, boot, busy, page_of, quiet, rig};
 use vmalloc::machine::Context;
 use vmalloc::{Config, Policy, Req, What};
 use vmalloc_sim::Power;

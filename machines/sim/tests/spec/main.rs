@@ -1,0 +1,13 @@
+//! What an instance promises on a simulated machine, subject by subject.
+
+mod areas;
+mod common;
+mod found;
+mod frees;
+mod listing;
+mod policies;
+mod pressure;
+mod refusals;
+mod regions;
+mod roots;
+mod tables;
