@@ -1,0 +1,54 @@
+//! What the machine promises, before the library comes into it.
+
+use super::{Outcome, check};
+use crate::cpu::{self, apic, local};
+use crate::trap::{self, Fault, NMI_HOOK};
+use crate::{clock, vm};
+use core::sync::atomic::{AtomicU64, Ordering::*};
+
+static DONE: AtomicU64 = AtomicU64::new(0);
+
+pub fn every_cpu_does_what_it_is_given() -> Outcome {
+    DONE.store(0, SeqCst);
+    cpu::on_all(|cpu| {
+        DONE.fetch_or(u64::from(cpu == cpu::index() as usize) << cpu, SeqCst);
+    });
+    let all = u64::MAX >> (64 - cpu::count());
+    check!(DONE.load(SeqCst) == all, "CPUs {:#b} of {all:#b}", DONE.load(SeqCst));
+    Ok(())
+}
+
+pub fn an_nmi_comes_to_a_cpu_that_is_idle() -> Outcome {
+    NMI_HOOK.set(|| {
+        // In an NMI one may look: at the stack of this CPU, which is an area.
+        let stack = cpu::here().stack().start;
+        DONE.fetch_add(vm().find(stack).is_some() as u64, SeqCst);
+    });
+    for cpu in 0..cpu::count() {
+        let (before, found) = (cpu::counters(cpu).nmis.load(SeqCst), DONE.load(SeqCst));
+        apic::nmi(local::of(cpu).apic());
+        let patience = clock::ns() + 5_000_000_000;
+        while cpu::counters(cpu).nmis.load(SeqCst) == before || DONE.load(SeqCst) == found {
+            check!(clock::ns() < patience, "no NMI came to CPU {cpu}, or it did not find its stack");
+            core::hint::spin_loop();
+        }
+    }
+    NMI_HOOK.clear();
+    Ok(())
+}
+
+pub fn a_probe_survives_a_page_fault() -> Outcome {
+    let value = 0x1234_5678_9abc_def0_u64;
+    let at = core::ptr::from_ref(&value).expose_provenance();
+    check!(trap::load(at) == Ok(value), "what is mapped reads as {:x?}", trap::load(at));
+    let nowhere = vm().machine().region().end - 8;
+    check!(trap::load(nowhere) == Err(Fault { at: nowhere }), "a load of nothing: {:x?}", trap::load(nowhere));
+    // SAFETY: nobody's.
+    let stored = unsafe { trap::store(nowhere, 1) };
+    check!(stored == Err(Fault { at: nowhere }), "a store to nothing: {stored:x?}");
+    let text = a_probe_survives_a_page_fault as *const () as usize;
+    // SAFETY: D2: this does nothing but fault.
+    let stored = unsafe { trap::store(text, 1) };
+    check!(stored == Err(Fault { at: text }), "the image's text was written to");
+    Ok(())
+}
