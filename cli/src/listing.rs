@@ -192,7 +192,7 @@ mod tests {
                 _ => {}
             }
         }
-        live.into_iter().map(|id| (id, modelled(script, script.area(id)))).collect()
+        live.into_iter().map(|id| (id, modelled(script, script.played().area(id)))).collect()
     }
 
     fn modelled(script: &Script, area: &Area) -> Entry {
@@ -210,7 +210,7 @@ mod tests {
     fn counts(trace: &[u8], listing: &[u8], chunks: bool) -> (usize, usize, usize) {
         let script = trace::read("trace", trace).unwrap();
         let theirs = read("listing", listing).unwrap();
-        let kept = |id: &AreaId| chunks || !matches!(script.area(*id).make, Make::Pcpu(_));
+        let kept = |id: &AreaId| chunks || !matches!(script.played().area(*id).make, Make::Pcpu(_));
         let ours: Vec<Entry> =
             live_at_the_end(&script).into_iter().filter(|(id, _)| kept(id)).map(|(_, entry)| entry).collect();
         let result = compare(&ours, &theirs);

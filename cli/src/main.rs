@@ -24,7 +24,7 @@ use clap::Parser;
 use listing::{Comparison, Entry};
 use options::{Command, MachineName, Options, Replay};
 use replay::progress::Progress;
-use replay::{Findings, Manner};
+use replay::{Findings, Manner, players};
 use report::{Report, table};
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
@@ -91,12 +91,16 @@ fn run(options: &Replay, script: &Script, expected: Option<&[Entry]>) -> Result<
 
 fn play(options: &Replay, script: &Script, manner: Manner) -> Result<Findings> {
     let total = script.steps.len() as u64 * u64::from(manner.loops);
-    let progress = Progress::new(total, options.quiet);
+    let progress = Progress::new(total, &script.marks, options.quiet);
     Ok(match options.machine {
         MachineName::Hosted => {
-            replay::play(replay::hosted::stage(options, script, manner.cpus)?, script, manner, &progress)
+            let stage = replay::hosted::stage(options, script, manner.cpus, &progress)?;
+            players::play(stage, script, manner, &progress)
         }
-        MachineName::Sim => replay::play(replay::sim::stage(options, script, manner.cpus)?, script, manner, &progress),
+        MachineName::Sim => {
+            let stage = replay::sim::stage(options, script, manner.cpus, &progress)?;
+            players::play(stage, script, manner, &progress)
+        }
     })
 }
 

@@ -7,12 +7,13 @@ pub mod table;
 
 use crate::listing::Comparison;
 use crate::options::{Replay, word};
-use crate::replay::latency::{Call, Percentiles};
-use crate::replay::stage::Vmas;
+use crate::replay::players::Vmas;
 use crate::replay::{Findings, Manner};
 use crate::trace::script::Script;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
+use vmalloc_replay::latency::{Call, Histogram, Latency};
+use vmalloc_replay::tally::WORDS;
 
 /// What a replay did and found.
 #[derive(Debug, Serialize)]
@@ -36,7 +37,7 @@ pub struct Report {
     pub bytes_written: u64,
     pub bytes_verified: u64,
     pub bytes_wrong: u64,
-    pub latency_ns: BTreeMap<Call, Percentiles>,
+    pub latency_ns: BTreeMap<CallName, Percentiles>,
     pub peak_areas: u64,
     pub peak_pages: u64,
     pub span_pages: u64,
@@ -76,6 +77,41 @@ pub struct Held {
     pub tables: usize,
     /// The library's own records.
     pub bookkeeping: usize,
+}
+
+/// A call, by its name.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct CallName(pub Call);
+
+impl Serialize for CallName {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(self.0.name())
+    }
+}
+
+/// Percentiles of one operation, in nanoseconds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct Percentiles {
+    /// Calls measured.
+    pub count: u64,
+    pub p50: u64,
+    pub p99: u64,
+    #[serde(rename = "p99.9")]
+    pub p999: u64,
+    pub max: u64,
+}
+
+impl Percentiles {
+    fn of(histogram: &Histogram) -> Percentiles {
+        let [p50, p99, p999, max] = [500, 990, 999, 1000].map(|share| histogram.at_thousandths(share));
+        Percentiles { count: histogram.count(), p50, p99, p999, max }
+    }
+}
+
+/// The percentiles, by operation that was called.
+fn percentiles(latency: &Latency) -> BTreeMap<CallName, Percentiles> {
+    let all = Call::ALL.iter().map(|&call| (CallName(call), Percentiles::of(latency.of(call))));
+    all.filter(|(_, of)| of.count > 0).collect()
 }
 
 /// Mappings of the process.
@@ -121,7 +157,7 @@ impl Report {
         found: &Findings,
         expected: Option<&Comparison>,
     ) -> Report {
-        let (tally, end, left) = (&found.tally, &found.end, &found.left);
+        let (tally, end, left) = (&found.counted, &found.end, &found.left);
         let expect = expected.map(Expect::from);
         let differs = expect.as_ref().is_some_and(|e| e.expect_missing + e.expect_extra > 0);
         let clean =
@@ -137,17 +173,17 @@ impl Report {
             seed: manner.seed,
             memory_bytes: options.memory,
             events_total: script.steps.len() as u64 * u64::from(manner.loops),
-            events_done: tally.events.values().sum(),
+            events_done: tally.events.iter().sum(),
             events_failed: tally.failed,
-            events: tally.events.clone(),
+            events: WORDS.into_iter().zip(tally.events).filter(|(_, n)| *n > 0).collect(),
             bytes_written: tally.bytes_written,
             bytes_verified: tally.bytes_verified,
             bytes_wrong: tally.bytes_wrong,
-            latency_ns: found.latency.percentiles(),
+            latency_ns: percentiles(&found.latency),
             peak_areas: found.peaks.areas,
             peak_pages: found.peaks.pages,
             span_pages: found.peaks.span_pages,
-            span_ratio: found.peaks.span_ratio,
+            span_ratio: found.peaks.span_pages as f64 / found.peaks.of_pages.max(1) as f64,
             areas_at_end: end.areas,
             frames_held: Held {
                 waiting: end.waiting_pages,

@@ -1,30 +1,39 @@
 //! The stage in this process: real memory, a thread a CPU.
 
-use super::pattern::Page;
+use super::players::{Host, Remains, Vmas};
+use super::progress::Progress;
 use super::setup::{config, region_bytes, symbolizer, unexplained_frames};
-use super::stage::{Remains, Stage, Vmas};
 use crate::options::Replay;
 use crate::trace::script::Script;
 use anyhow::{Context, Result};
-use std::fs;
+use std::convert::Infallible;
 use std::ops::Range;
-use std::ptr;
+use std::time::{Duration, Instant};
+use std::{fs, ptr, thread};
 use vmalloc::Vmalloc;
 use vmalloc::machine::Machine;
 use vmalloc::units::{PAGE_SIZE, Pfn};
 use vmalloc_hosted::Hosted;
+use vmalloc_replay::pattern::Page;
+use vmalloc_replay::stage::Stage;
 
 /// Bytes of the simulated device.
 const DEVICE: usize = 64 << 20;
 
+/// Looks before a waiting worker begins to sleep between them.
+const EAGER_LOOKS: u32 = 1000;
+const NAP: Duration = Duration::from_micros(20);
+
 /// An instance in this process.
-pub struct HostedStage {
+pub struct HostedStage<'p> {
     vm: Vmalloc<Hosted>,
+    progress: &'p Progress<'p>,
+    start: Instant,
     regions: Vec<Range<usize>>,
 }
 
 /// The stage that `options` ask for, with room for `script`.
-pub fn stage(options: &Replay, script: &Script, cpus: u32) -> Result<HostedStage> {
+pub fn stage<'p>(options: &Replay, script: &Script, cpus: u32, progress: &'p Progress<'p>) -> Result<HostedStage<'p>> {
     let builder = vmalloc_hosted::builder().memory(options.memory as usize).device(DEVICE).cpus(cpus);
     let builder = region_bytes(script).fold(builder, |builder, bytes| builder.region(bytes));
     let machine = builder.machine().context("the machine cannot be made")?;
@@ -34,35 +43,29 @@ pub fn stage(options: &Replay, script: &Script, cpus: u32) -> Result<HostedStage
     // SAFETY: N1: the regions are the machine's own reservations; N2: nobody
     // else has the instance yet.
     unsafe { vm.init(config(options, &regions)) }.context("the library cannot begin")?;
-    Ok(HostedStage { vm, regions })
+    Ok(HostedStage { vm, progress, start: Instant::now(), regions })
 }
 
-impl Stage for HostedStage {
+impl Stage for HostedStage<'_> {
     type Machine = Hosted;
-
-    const THREADS: bool = true;
+    type Fault = Infallible;
 
     fn vm(&self) -> &Vmalloc<Hosted> {
         &self.vm
     }
 
-    fn on<R>(&self, cpu: u32, act: impl FnOnce() -> R) -> R {
-        vmalloc_hosted::prefer(cpu);
-        act()
-    }
-
-    fn in_interrupt<R>(&self, act: impl FnOnce() -> R) -> R {
+    fn in_interrupt<R: Send>(&self, act: impl FnOnce() -> R + Send) -> R {
         vmalloc_hosted::in_interrupt(act)
     }
 
-    fn store(&self, at: usize, page: &Page) -> Result<(), String> {
+    fn store(&self, at: usize, page: &Page) -> Result<(), Infallible> {
         let to = ptr::with_exposed_provenance_mut::<u8>(at);
         // SAFETY: a page of a live area of ours, which is real memory.
         unsafe { ptr::copy_nonoverlapping(page.as_ptr(), to, PAGE_SIZE) }
         Ok(())
     }
 
-    fn load(&self, at: usize, page: &mut Page) -> Result<(), String> {
+    fn load(&self, at: usize, page: &mut Page) -> Result<(), Infallible> {
         let from = ptr::with_exposed_provenance::<u8>(at);
         // SAFETY: as for storing.
         unsafe { ptr::copy_nonoverlapping(from, page.as_mut_ptr(), PAGE_SIZE) }
@@ -90,7 +93,30 @@ impl Stage for HostedStage {
         self.regions[region as usize].start
     }
 
-    fn pass_time(&self) {}
+    fn now(&self) -> u64 {
+        self.start.elapsed().as_nanos() as u64
+    }
+
+    fn wait(&self, looks: u32) {
+        if looks < EAGER_LOOKS { thread::yield_now() } else { thread::sleep(NAP) }
+    }
+
+    fn stepped(&self) {
+        self.progress.step();
+    }
+
+    fn phase(&self, number: u32) {
+        self.progress.phase(number);
+    }
+}
+
+impl Host for HostedStage<'_> {
+    const THREADS: bool = true;
+
+    fn on<R>(&self, cpu: u32, act: impl FnOnce() -> R) -> R {
+        vmalloc_hosted::prefer(cpu);
+        act()
+    }
 
     fn vmas(&self) -> Option<Vmas> {
         let vmas = self.vm.machine().vmas();
@@ -102,7 +128,7 @@ impl Stage for HostedStage {
     /// account for.
     fn close(self) -> Remains {
         let frames = unexplained_frames(&self.vm);
-        let HostedStage { vm, regions } = self;
+        let HostedStage { vm, regions, .. } = self;
         drop(vm);
         Remains { frames, vmas: left_mappings(&regions) }
     }

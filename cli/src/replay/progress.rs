@@ -5,9 +5,8 @@
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::sync::{Mutex, PoisonError};
 use std::thread::Scope;
 use std::time::{Duration, Instant};
 
@@ -15,17 +14,20 @@ const REDRAW: Duration = Duration::from_millis(100);
 const LOG_LINE: Duration = Duration::from_secs(10);
 
 /// How far everybody is.
-pub struct Progress {
+pub struct Progress<'s> {
     total: u64,
     done: AtomicU64,
-    phase: Mutex<String>,
+    /// The names of phases, by number.
+    marks: &'s [String],
+    /// The number of the phase, and 1; 0 before the first.
+    phase: AtomicUsize,
     quiet: bool,
 }
 
-impl Progress {
-    /// Nobody has done any of `total` steps.
-    pub fn new(total: u64, quiet: bool) -> Progress {
-        Progress { total, done: AtomicU64::new(0), phase: Mutex::default(), quiet }
+impl<'m> Progress<'m> {
+    /// Nobody has done any of `total` steps; `marks` are the phases' names.
+    pub fn new(total: u64, marks: &'m [String], quiet: bool) -> Progress<'m> {
+        Progress { total, done: AtomicU64::new(0), marks, phase: AtomicUsize::new(0), quiet }
     }
 
     /// Somebody has done one more.
@@ -33,9 +35,9 @@ impl Progress {
         self.done.fetch_add(1, Relaxed);
     }
 
-    /// The trace's workload has entered the phase `name`.
-    pub fn phase(&self, name: &str) {
-        name.clone_into(&mut self.phase.lock().unwrap_or_else(PoisonError::into_inner));
+    /// The trace's workload has entered this phase.
+    pub fn phase(&self, number: u32) {
+        self.phase.store(number as usize + 1, Relaxed);
     }
 
     /// Shows it from a thread of `scope`, until what is returned is dropped.
@@ -54,19 +56,20 @@ impl Progress {
         Some(end)
     }
 
-    fn phase_name(&self) -> String {
-        self.phase.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn phase_name(&self) -> &'m str {
+        let number = self.phase.load(Relaxed).checked_sub(1);
+        number.and_then(|number| self.marks.get(number)).map_or("", String::as_str)
     }
 }
 
 struct Display<'p> {
-    progress: &'p Progress,
+    progress: &'p Progress<'p>,
     bar: ProgressBar,
     logged: Option<Instant>,
 }
 
 impl<'p> Display<'p> {
-    fn new(progress: &'p Progress) -> Display<'p> {
+    fn new(progress: &'p Progress<'p>) -> Display<'p> {
         let terminal = std::io::stderr().is_terminal();
         let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let style = ProgressStyle::with_template("{bar:40} {human_pos} of {human_len} events, {per_sec}  {msg}");
@@ -82,6 +85,6 @@ impl<'p> Display<'p> {
             eprintln!("vmalloc: {done} of {} events  {phase}", self.progress.total);
         }
         self.bar.set_position(done);
-        self.bar.set_message(phase);
+        self.bar.set_message(phase.to_owned());
     }
 }

@@ -5,24 +5,17 @@ use crate::trace::script::Script;
 use std::fmt;
 use std::ops::Range;
 use vmalloc::Vmalloc;
-use vmalloc::area::Caller;
 use vmalloc::config::Config;
 use vmalloc::machine::Machine;
 use vmalloc::machine::frames::Frames;
+use vmalloc_replay::worker::caller_number;
 
-/// Bits below a caller's number, for whatever the library may keep there.
-const CALLER_SHIFT: u32 = 4;
 /// The widest region that is made.
 const REGION_CAP: u64 = 64 << 30;
 
-/// The caller number `number` of a script, as the library carries it.
-pub fn caller(number: u32) -> Caller {
-    Caller::Return((number as usize + 1) << CALLER_SHIFT)
-}
-
-/// Prints the name of a caller that [`caller`] made.
+/// Prints the name of a caller of the script.
 pub fn symbolizer(callers: Vec<String>) -> impl Fn(usize, &mut fmt::Formatter<'_>) -> fmt::Result + Send + Sync {
-    move |pc, f| match (pc >> CALLER_SHIFT).checked_sub(1).and_then(|number| callers.get(number)) {
+    move |pc, f| match caller_number(pc).and_then(|number| callers.get(number)) {
         Some(name) => f.write_str(name),
         None => write!(f, "{pc:#x}"),
     }

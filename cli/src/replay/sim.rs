@@ -3,19 +3,22 @@
 //! Loads and stores go through the machine, which panics with both stories
 //! told when one of them goes through a translation that should be gone.
 
-use super::pattern::Page;
+use super::players::{Host, Remains};
+use super::progress::Progress;
 use super::setup::{config, region_bytes, symbolizer};
-use super::stage::{Remains, Stage};
 use crate::options::Replay;
 use crate::trace::script::Script;
 use anyhow::{Context as _, Result};
 use std::ops::Range;
 use std::ptr;
 use std::sync::Arc;
+use std::time::Instant;
 use vmalloc::Vmalloc;
 use vmalloc::machine::{Context, Machine};
 use vmalloc::table::X86_64;
 use vmalloc::units::{PAGE_SIZE, Pfn, VirtAddr};
+use vmalloc_replay::pattern::Page;
+use vmalloc_replay::stage::Stage;
 use vmalloc_sim::{Bank, Sim};
 
 /// Frames of the simulated device.
@@ -24,7 +27,9 @@ const DEVICE: u64 = 64 << 20 >> 12;
 const GAP: u64 = 1 << 20;
 
 /// An instance on a simulated machine.
-pub struct SimStage {
+pub struct SimStage<'p> {
+    progress: &'p Progress<'p>,
+    start: Instant,
     sim: Sim<X86_64>,
     vm: Arc<Vmalloc<Sim<X86_64>>>,
     regions: Vec<Range<usize>>,
@@ -32,7 +37,7 @@ pub struct SimStage {
 }
 
 /// The stage that `options` ask for, with the regions where `script` had them.
-pub fn stage(options: &Replay, script: &Script, cpus: u32) -> Result<SimStage> {
+pub fn stage<'p>(options: &Replay, script: &Script, cpus: u32, progress: &'p Progress<'p>) -> Result<SimStage<'p>> {
     let first = Pfn((options.memory >> 12) + GAP);
     let device = Bank { first, frames: DEVICE, node: None };
     let builder = Sim::builder().cpus(cpus).node(options.memory).bank(device).seed(options.seed);
@@ -51,23 +56,25 @@ pub fn stage(options: &Replay, script: &Script, cpus: u32) -> Result<SimStage> {
         interrupted.tick();
     });
     sim.online_all(|| vm.cpu_online());
-    Ok(SimStage { sim, vm, regions, device: first.phys()..first.offset(DEVICE).phys() })
+    Ok(SimStage {
+        progress,
+        start: Instant::now(),
+        sim,
+        vm,
+        regions,
+        device: first.phys()..first.offset(DEVICE).phys(),
+    })
 }
 
-impl Stage for SimStage {
+impl Stage for SimStage<'_> {
     type Machine = Sim<X86_64>;
-
-    const THREADS: bool = false;
+    type Fault = String;
 
     fn vm(&self) -> &Vmalloc<Sim<X86_64>> {
         &self.vm
     }
 
-    fn on<R>(&self, cpu: u32, act: impl FnOnce() -> R) -> R {
-        self.sim.on(cpu, act)
-    }
-
-    fn in_interrupt<R>(&self, act: impl FnOnce() -> R) -> R {
+    fn in_interrupt<R: Send>(&self, act: impl FnOnce() -> R + Send) -> R {
         self.sim.set_context(Context::HardIrq);
         let result = act();
         self.sim.set_context(Context::Task);
@@ -102,8 +109,28 @@ impl Stage for SimStage {
         self.regions[region as usize].start
     }
 
-    fn pass_time(&self) {
+    fn now(&self) -> u64 {
+        self.start.elapsed().as_nanos() as u64
+    }
+
+    /// Nobody waits: one worker does all steps in their order.
+    fn wait(&self, _looks: u32) {}
+
+    fn stepped(&self) {
+        self.progress.step();
         self.sim.step();
+    }
+
+    fn phase(&self, number: u32) {
+        self.progress.phase(number);
+    }
+}
+
+impl Host for SimStage<'_> {
+    const THREADS: bool = false;
+
+    fn on<R>(&self, cpu: u32, act: impl FnOnce() -> R) -> R {
+        self.sim.on(cpu, act)
     }
 
     /// The machine outlives the instance, and knows which frames are out. The

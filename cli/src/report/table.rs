@@ -43,7 +43,7 @@ fn latencies(report: &Report) -> Table {
     let mut table = numbers(&["call", "count", "p50 ns", "p99 ns", "p99.9 ns", "max ns"], 5);
     for (call, of) in &report.latency_ns {
         let figures = [of.count, of.p50, of.p99, of.p999, of.max].map(grouped);
-        table.add_row(std::iter::once(call.name().to_owned()).chain(figures));
+        table.add_row(std::iter::once(call.0.name().to_owned()).chain(figures));
     }
     table
 }

@@ -18,11 +18,11 @@ mod regions;
 use super::error::Reason;
 use super::{Alloc, Event, Kind, Op, Pcpu};
 use live::Live;
-pub use regions::Place;
 use regions::Ranges;
 use std::collections::HashMap;
 use std::ops::Range;
 use vmalloc::units::PAGE_SIZE;
+pub use vmalloc_replay::script::{Act, Area, AreaId, Make, Place, Step};
 
 const PAGE: u64 = PAGE_SIZE as u64;
 /// What stands for a caller that the trace does not know.
@@ -33,10 +33,6 @@ pub const NO_CALLER: &str = "?";
 pub const BLOCK_CALLER: &str = "vm_map_ram";
 /// The recorded kernel's own caller of all chunks; the trace leaves it out.
 pub const PCPU_CALLER: &str = "pcpu_get_vm_areas+0x0 vmalloc";
-
-/// The number of an area: areas are numbered in the order of the trace.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct AreaId(pub u32);
 
 /// A whole trace, judged.
 #[derive(Default)]
@@ -49,119 +45,14 @@ pub struct Script {
     pub steps: Vec<Step>,
     /// The callers' names, by [`Area::caller`].
     pub callers: Vec<String>,
-}
-
-/// What is to be made.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Area {
-    /// What kind of thing.
-    pub make: Make,
-    /// Bytes asked for, without the guard; of a chunk, those of each part.
-    pub bytes: u64,
-    /// Whether a guard page follows.
-    pub guard: bool,
-    /// Its alignment: a power of two, at least a page.
-    pub align: u64,
-    /// Whether cleared memory is asked for.
-    pub zeroed: bool,
-    /// Where it has to lie.
-    pub place: Place,
-    /// Who asks: an index of [`Script::callers`].
-    pub caller: u32,
-}
-
-/// How an area is made.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Make {
-    /// Memory of its own.
-    Vmalloc,
-    /// Frames of ours, mapped.
-    Vmap,
-    /// A device.
-    Ioremap,
-    /// Addresses alone.
-    Reserve,
-    /// Frames of ours, mapped for a short time.
-    MapRam,
-    /// So many areas at fixed distances.
-    Pcpu(u32),
-}
-
-/// One thing to do.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Step {
-    /// The CPU that it was done on.
-    pub cpu: u32,
-    /// What.
-    pub act: Act,
-}
-
-/// What is done.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Act {
-    /// The area is made.
-    Make(AreaId),
-    /// The area is given back.
-    Free(AreaId),
-    /// The area is given back from interrupt context.
-    Defer(AreaId),
-    /// The free that was deferred; it has been done by then.
-    Settled(AreaId),
-    /// Freed addresses are made usable again.
-    Purge,
-    /// The workload entered a phase.
-    Mark(String),
-    /// An allocation failed on the recorded machine: nothing to do.
-    Fail,
-}
-
-impl Make {
-    /// What it is called.
-    pub fn word(self) -> &'static str {
-        match self {
-            Make::Vmalloc => "vmalloc",
-            Make::Vmap => "vmap",
-            Make::Ioremap => "ioremap",
-            Make::Reserve => "reserve",
-            Make::MapRam => "map_ram",
-            Make::Pcpu(_) => "per-CPU chunk",
-        }
-    }
-}
-
-impl Area {
-    /// Pages of address space, with the guard; of a chunk, those of all parts.
-    pub fn pages(&self) -> u64 {
-        let one = self.bytes.div_ceil(PAGE) + u64::from(self.guard);
-        if let Make::Pcpu(parts) = self.make { one * u64::from(parts) } else { one }
-    }
+    /// The names of the workload's phases, by [`Act::Mark`].
+    pub marks: Vec<String>,
 }
 
 impl Script {
-    /// The area `id`.
-    pub fn area(&self, id: AreaId) -> &Area {
-        &self.areas[id.0 as usize]
-    }
-
-    /// The trace's word for `act`.
-    pub fn word(&self, act: &Act) -> &'static str {
-        match act {
-            Act::Make(id) => ["alloc", "map_ram", "pcpu_alloc"][self.family(*id)],
-            Act::Free(id) => ["free", "unmap_ram", "pcpu_free"][self.family(*id)],
-            Act::Settled(_) => "free",
-            Act::Defer(_) => "defer",
-            Act::Purge => "purge",
-            Act::Mark(_) => "mark",
-            Act::Fail => "fail",
-        }
-    }
-
-    fn family(&self, id: AreaId) -> usize {
-        match self.area(id).make {
-            Make::MapRam => 1,
-            Make::Pcpu(_) => 2,
-            _ => 0,
-        }
+    /// What of it is played.
+    pub fn played(&self) -> vmalloc_replay::script::Script<'_> {
+        vmalloc_replay::script::Script { areas: &self.areas, steps: &self.steps }
     }
 }
 
@@ -228,7 +119,10 @@ impl Builder {
                 self.add(area)
             }
             Op::PcpuFree(chunk) => Act::Free(self.live.remove_chunk(chunk)?),
-            Op::Mark(text) => Act::Mark(text.to_owned()),
+            Op::Mark(text) => {
+                self.script.marks.push(text.to_owned());
+                Act::Mark(self.script.marks.len() as u32 - 1)
+            }
             Op::Fail => Act::Fail,
         })
     }

@@ -6,21 +6,7 @@
 //! lie elsewhere.
 
 use std::ops::Range;
-
-/// Where an area has to lie.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Place {
-    /// The region's number (while a trace is read: the range's).
-    pub region: u32,
-    /// Bytes from the region's start to the range's start and end, where the
-    /// range is not the whole region.
-    pub within: Option<(u64, u64)>,
-}
-
-impl Place {
-    /// The whole of the largest region.
-    pub const ANYWHERE: Place = Place { region: u32::MAX, within: None };
-}
+use vmalloc_replay::script::Place;
 
 /// The region of traces that name none.
 const SOMEWHERE: Range<u64> = 1 << 46..(1 << 46) + (1 << 40);

@@ -4,10 +4,9 @@
 //! to the highest) takes a walk over all areas, so it is measured only when
 //! there are clearly more pages than at the last measurement.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use vmalloc::area::Info;
+use vmalloc::config::MAX_REGIONS;
 use vmalloc::units::PAGE_SIZE;
 
 /// A measurement is due when there are 1/64 more pages than at the last one.
@@ -21,10 +20,11 @@ pub struct Peak {
     most_areas: AtomicU64,
     most_pages: AtomicU64,
     due: AtomicU64,
-    widest: Mutex<Spread>,
+    /// The spread with most pages, as [`Spread::packed`].
+    widest: AtomicU64,
 }
 
-/// How far live areas are spread.
+/// How far live areas are spread, at one moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Spread {
     /// Their pages, with guards.
@@ -34,7 +34,7 @@ struct Spread {
 }
 
 /// The most that there was.
-#[derive(Clone, Copy, PartialEq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Peaks {
     /// Areas that were live at once.
     pub areas: u64,
@@ -43,8 +43,8 @@ pub struct Peaks {
     /// Pages from the lowest live address to the highest, summed by region,
     /// when there were most pages.
     pub span_pages: u64,
-    /// That span over the live pages with guards of that moment.
-    pub span_ratio: f64,
+    /// The live pages with guards of that moment.
+    pub of_pages: u64,
 }
 
 impl Peak {
@@ -67,36 +67,43 @@ impl Peak {
     }
 
     fn measured(&self, spread: Spread) {
-        let mut widest = self.widest.lock().unwrap_or_else(PoisonError::into_inner);
-        if widest.pages <= spread.pages {
-            *widest = spread;
-        }
+        self.widest.fetch_max(spread.packed(), Relaxed);
     }
 
     /// The peaks so far.
     pub fn peaks(&self) -> Peaks {
-        let widest = *self.widest.lock().unwrap_or_else(PoisonError::into_inner);
+        let widest = Spread::unpacked(self.widest.load(Relaxed));
         Peaks {
             areas: self.most_areas.load(Relaxed),
             pages: self.most_pages.load(Relaxed),
             span_pages: widest.span,
-            span_ratio: widest.span as f64 / widest.pages.max(1) as f64,
+            of_pages: widest.pages,
         }
     }
 }
 
 impl Spread {
     fn of(live: impl Iterator<Item = Info>) -> Spread {
-        let mut regions: BTreeMap<u8, (usize, usize)> = BTreeMap::new();
+        let mut regions = [(usize::MAX, 0); MAX_REGIONS];
         let mut bytes = 0;
         for area in live {
             let (start, end) = (area.start.0, area.start.0 + area.size());
             bytes += area.size();
-            let hull = regions.entry(area.region.0).or_insert((start, end));
+            let hull = &mut regions[area.region.0 as usize];
             *hull = (hull.0.min(start), hull.1.max(end));
         }
-        let span: usize = regions.values().map(|hull| hull.1 - hull.0).sum();
+        let span: usize = regions.iter().map(|hull| hull.1.saturating_sub(hull.0)).sum();
         Spread { pages: (bytes / PAGE_SIZE) as u64, span: (span / PAGE_SIZE) as u64 }
+    }
+
+    /// In one word, which is larger where there are more pages. Pages are
+    /// less than 2³², or a replay has 16 TiB.
+    fn packed(self) -> u64 {
+        self.pages << 32 | self.span.min(u64::from(u32::MAX))
+    }
+
+    fn unpacked(word: u64) -> Spread {
+        Spread { pages: word >> 32, span: word & u64::from(u32::MAX) }
     }
 }
 
@@ -122,7 +129,7 @@ mod tests {
         }
     }
 
-    fn nothing() -> std::iter::Empty<Info> {
+    fn nothing() -> core::iter::Empty<Info> {
         panic!("no new peak")
     }
 
@@ -130,7 +137,7 @@ mod tests {
     fn the_span_is_summed_by_region() {
         let live = [area(0, 10, 2), area(0, 14, 6), area(1, 1000, 2)];
         assert_eq!(Spread::of(live.into_iter()), Spread { pages: 10, span: 12 });
-        assert_eq!(Spread::of(std::iter::empty()), Spread::default());
+        assert_eq!(Spread::of(core::iter::empty()), Spread::default());
     }
 
     #[test]
@@ -142,7 +149,7 @@ mod tests {
         peak.shrink(100);
         peak.shrink(100);
         peak.grow(1, nothing);
-        assert_eq!(peak.peaks(), Peaks { areas: 2, pages: 200, span_pages: 300, span_ratio: 1.5 });
+        assert_eq!(peak.peaks(), Peaks { areas: 2, pages: 200, span_pages: 300, of_pages: 200 });
     }
 
     #[test]

@@ -1,0 +1,62 @@
+//! The stage: what a replay needs of a machine beyond the library.
+//!
+//! The engine makes and frees areas through the library alone. What differs
+//! between machines is how a program reaches memory, and what an interrupt is;
+//! that is here.
+
+use crate::pattern::Page;
+use core::fmt::Display;
+use core::ops::Range;
+use vmalloc::Vmalloc;
+use vmalloc::machine::Machine;
+use vmalloc::units::Pfn;
+
+/// A machine with an instance on it, ready for programs.
+pub trait Stage: Sync {
+    /// The machine.
+    type Machine: Machine;
+    /// Why a load or a store failed.
+    type Fault: Display + Send;
+
+    /// The instance.
+    fn vm(&self) -> &Vmalloc<Self::Machine>;
+
+    /// Runs `act` as an interrupt handler of the CPU that this is.
+    fn in_interrupt<R: Send>(&self, act: impl FnOnce() -> R + Send) -> R;
+
+    /// Stores a page at the page-aligned address `at` of a live area.
+    ///
+    /// # Errors
+    /// What the machine says, where the store faults.
+    fn store(&self, at: usize, page: &Page) -> Result<(), Self::Fault>;
+
+    /// Loads a page.
+    ///
+    /// # Errors
+    /// As for [`Stage::store`].
+    fn load(&self, at: usize, page: &mut Page) -> Result<(), Self::Fault>;
+
+    /// Stores into a frame that is ours, past all mappings.
+    fn store_frame(&self, frame: Pfn, page: &Page);
+
+    /// Loads from a frame that is ours, past all mappings.
+    fn load_frame(&self, frame: Pfn, page: &mut Page);
+
+    /// Physical addresses of a device that nobody else uses.
+    fn device(&self) -> Range<u64>;
+
+    /// The first address of a region.
+    fn region_start(&self, region: u32) -> usize;
+
+    /// Some clock: latencies are differences of it.
+    fn now(&self) -> u64;
+
+    /// Another worker is waited for, and has been looked for so often.
+    fn wait(&self, looks: u32);
+
+    /// A step is done, and a little time passes for the CPU that this is.
+    fn stepped(&self);
+
+    /// The workload enters a phase.
+    fn phase(&self, number: u32);
+}
