@@ -151,6 +151,29 @@ pub enum Policy {
     Unmap = 0,
     /// As `Unmap`, and the flush follows at once: a use after free faults.
     Strict = 1,
+    /// Freed areas of common sizes stay bound, with entries that are not
+    /// present: the next area of that size is spared frames and flush. A use
+    /// after free faults, but on a CPU whose TLB has the old entry, which for
+    /// long may be served the same frame. Where entries cannot hide their
+    /// frames (32 bits), or are mirrored (a process), it is `Unmap`.
+    Park = 2,
+    /// Freed areas of common sizes stay bound and mapped: the next area of
+    /// that size costs nothing by the page. A use after free is not caught
+    /// until the area is retired.
+    Keep = 3,
+}
+
+impl Policy {
+    /// The policy whose number is `n`; `Unmap` for none.
+    #[inline]
+    pub(crate) const fn from_u8(n: u8) -> Policy {
+        match n {
+            1 => Policy::Strict,
+            2 => Policy::Park,
+            3 => Policy::Keep,
+            _ => Policy::Unmap,
+        }
+    }
 }
 
 /// Where areas are placed.

@@ -6,7 +6,9 @@ use crate::area::{Guard, Kind};
 use crate::cpu::Here;
 use crate::error::Broken;
 use crate::instance::{Core, Vmalloc};
+use crate::lookup::Found;
 use crate::machine::Machine;
+use crate::machine::format::{Entry, Prot};
 use crate::stats::{Counts, Stats};
 use crate::sync::Ordering::Relaxed;
 use crate::table::Walker;
@@ -36,7 +38,38 @@ impl<M: Machine> Vmalloc<M> {
             // SAFETY: T1: nobody else calls, so no table goes away.
             unsafe { Walker::new(self.machine()) }.check(range)?;
         }
+        self.check_warm(core)?;
         self.check_areas(core)
+    }
+
+    /// What is warm is bound, as its form says, and nothing behind it is (W1,
+    /// G6); and it is counted (W2).
+    fn check_warm(&self, core: &Core<M>) -> Result<(), Broken> {
+        let is_half_retired = |found: &Found| {
+            let mut victims = (0..core.cpus()).filter_map(|index| Here::visit(self, core, index).ok()?.warm.victim);
+            victims.any(|victim| (victim.chunk, victim.slot) == (found.chunk, found.index))
+        };
+        let (mut slots, mut pages) = (0, 0);
+        for found in self.slots().filter(|found| found.chunk.warm_slots() >> found.index & 1 != 0) {
+            let slot = found.slot();
+            (slots, pages) = (slots + 1, pages + slot.pages());
+            // SAFETY: T1: nobody else calls.
+            let entry = |page: usize| unsafe { Walker::new(self.machine()) }.entry(found.start.add_pages(page));
+            let right = |page: usize| match entry(page) {
+                Entry::Leaf { prot, .. } => slot.is_kept() && prot.contains(Prot::RW),
+                Entry::Waiting(_) => !slot.is_kept() || is_half_retired(&found),
+                _ => false,
+            };
+            if let Some(page) = (0..slot.pages()).find(|&page| !right(page)) {
+                return Err(Broken { rule: "W1", at: found.start.add_pages(page).0 });
+            }
+            if entry(slot.pages()) != Entry::Absent {
+                return Err(Broken { rule: "G6", at: found.start.add_pages(slot.pages()).0 });
+            }
+        }
+        let stats = self.stats();
+        let agree = (stats.bound_slots, stats.bound_pages) == (slots, pages);
+        if agree { Ok(()) } else { Err(Broken { rule: "W2", at: stats.bound_pages }) }
     }
 
     /// Every page of an area is bound, its guard is not (G6), and the counters
@@ -72,6 +105,8 @@ impl<M: Machine> Vmalloc<M> {
         let mut stats = Stats::default();
         for index in 0..core.cpus() {
             core.cpu(index).counters.add_to(&mut counts);
+            stats.bound_slots += core.cpu(index).bound.slots();
+            stats.bound_pages += core.cpu(index).bound.pages();
             if let Ok(here) = Here::visit(self, core, index) {
                 stats.stocked_frames += here.magazine.len() + here.stock.len();
                 stats.waiting_pages += here.waiting();
@@ -87,6 +122,8 @@ impl<M: Machine> Vmalloc<M> {
             reserved_pages: core.regions.iter().map(reserved).sum(),
             stocked_frames: stats.stocked_frames + core.depots(|depot| depot.frames()),
             waiting_pages: stats.waiting_pages,
+            bound_slots: stats.bound_slots,
+            bound_pages: stats.bound_pages,
             reserve_frames: core.reserve.lock().len(),
             table_frames: core.tables.load(Relaxed),
             bookkeeping_frames: core.bookkeeping.load(Relaxed),

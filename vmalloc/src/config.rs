@@ -25,6 +25,7 @@ pub struct Config {
     pub(crate) atomic_reserve: usize,
     pub(crate) load_pages: Option<usize>,
     pub(crate) waiting_pages: Option<usize>,
+    pub(crate) bound_pages: Option<usize>,
 }
 
 impl Config {
@@ -38,6 +39,7 @@ impl Config {
             atomic_reserve: 0,
             load_pages: None,
             waiting_pages: None,
+            bound_pages: None,
         };
         none.add_region(region)
     }
@@ -83,6 +85,21 @@ impl Config {
     pub fn waiting_pages(mut self, pages: usize) -> Config {
         self.waiting_pages = Some(pages);
         self
+    }
+
+    /// The pages of freed areas that each CPU may keep bound under the
+    /// policies Park and Keep, at most 32,767; otherwise RAM/256/CPUs, within
+    /// 1 and 16 MiB.
+    pub fn bound_pages(mut self, pages: usize) -> Config {
+        self.bound_pages = Some(pages);
+        self
+    }
+
+    /// The budget of each of `cpus` CPUs on a machine of `total` frames.
+    pub(crate) fn budget(&self, total: usize, cpus: u32) -> usize {
+        const MIB: usize = (1 << 20) / crate::units::PAGE_SIZE;
+        let usual = (total / 256 / cpus.max(1) as usize).clamp(MIB, 16 * MIB);
+        self.bound_pages.unwrap_or(usual).min(crate::space::rack::MOST)
     }
 }
 

@@ -28,6 +28,7 @@ use crate::space::mail::Mail;
 use crate::space::shelf::Shelf;
 use crate::stats::Counters;
 use crate::units::{Node, PAGE_SIZE, Pfn};
+use crate::warm::{Bound, Warm};
 use arrayvec::ArrayVec;
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
@@ -46,6 +47,8 @@ pub(crate) struct Cpu {
     /// Who is inside: the visitor's index + 1, or 0 (L1).
     holder: AtomicU32,
     pub(crate) counters: Counters,
+    /// What is bound here though it was freed.
+    pub(crate) bound: Bound,
     own: UnsafeCell<Own>,
 }
 
@@ -66,6 +69,7 @@ pub(crate) struct Own {
     pub(crate) ripe: Option<Load>,
     pub(crate) tables: [Tables; LOADS],
     pub(crate) ticked_ns: u64,
+    pub(crate) warm: Warm,
     frame: Pfn,
     shelves: Shelves,
 }
@@ -87,6 +91,7 @@ impl Cpu {
             ripe: None,
             tables: [const { Tables::new_const() }; LOADS],
             ticked_ns: 0,
+            warm: Warm::default(),
             shelves,
         };
         Cpu {
@@ -94,6 +99,7 @@ impl Cpu {
             mail: Mail::default(),
             holder: AtomicU32::new(0),
             counters: Counters::default(),
+            bound: Bound::default(),
             own: UnsafeCell::new(own),
         }
     }

@@ -71,7 +71,7 @@ impl<M: Machine> Vmalloc<M> {
     }
 
     /// All slots that hold, held or may hold an area, by address.
-    fn slots(&self) -> impl Iterator<Item = Found> + '_ {
+    pub(crate) fn slots(&self) -> impl Iterator<Item = Found> + '_ {
         let core = self.core();
         let regions = core.into_iter().flat_map(|core| by_address(core));
         regions.flat_map(move |region| Slots { vm: self, region, grain: 0, chunk: None })

@@ -20,6 +20,7 @@ use crate::region::Region;
 use crate::space::shelf::Shelf;
 use crate::table::Walker;
 use crate::units::{MAX_CPUS, Node, PAGE_SIZE, Pfn};
+use crate::warm::Shed;
 use arrayvec::ArrayVec;
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
@@ -58,6 +59,8 @@ pub(crate) struct Core<M: Machine> {
     pub(crate) reserve: Mutex<M::Lock, Stock>,
     pub(crate) reserve_frames: usize,
     policy: AtomicU8,
+    /// Pages that each CPU may keep bound.
+    pub(crate) budget: usize,
     /// Pages in closed loads.
     pub(crate) waiting: AtomicUsize,
     pub(crate) waiting_pages: usize,
@@ -111,10 +114,12 @@ impl<M: Machine> Vmalloc<M> {
         Ok(())
     }
 
-    /// What a free does from now on.
+    /// What a free does from now on. What is bound by the policy before is
+    /// retired.
     pub fn set_policy(&self, policy: Policy) {
-        if let Some(core) = self.core() {
-            core.policy.store(policy as u8, Relaxed);
+        let Some(core) = self.core() else { return };
+        if core.policy.swap(policy as u8, Relaxed) != policy as u8 {
+            self.shed_all(core, Shed::Aged);
         }
     }
 
@@ -193,6 +198,7 @@ impl<M: Machine> Core<M> {
             reserve: Mutex::new(stock),
             reserve_frames: config.atomic_reserve,
             policy: AtomicU8::new(config.policy as u8),
+            budget: config.budget(total, cpus),
             waiting: AtomicUsize::new(0),
             waiting_pages: config.waiting_pages.unwrap_or(total / 32),
             load_pages: config.load_pages.unwrap_or((total / 64 / cpus as usize).clamp(64, 4096)),
@@ -225,7 +231,7 @@ impl<M: Machine> Core<M> {
 
     #[inline]
     pub(crate) fn policy(&self) -> Policy {
-        if self.policy.load(Relaxed) == Policy::Strict as u8 { Policy::Strict } else { Policy::Unmap }
+        Policy::from_u8(self.policy.load(Relaxed))
     }
 
     /// The depot of a node.
@@ -314,7 +320,7 @@ impl<M: Machine> Vmalloc<M> {
         (0..core.cpus()).all(|index| {
             Here::visit(self, core, index).is_ok_and(|mut here| {
                 here.drain_mail();
-                here.is_drained()
+                here.is_drained() && here.cpu.bound.pages() == 0
             })
         }) && self.areas().next().is_none()
     }

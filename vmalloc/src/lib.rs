@@ -13,8 +13,8 @@
 //!
 //! ```text
 //! top     vmalloc (alloc, free: the story)   map io owned kernel   info check stats
-//!         plan pressure reclaim load region lookup cpu instance config
-//! middle  space    class arena units chunk slot shelf   (addresses only)
+//!         warm plan pressure reclaim load region lookup cpu instance config
+//! middle  space    class arena units chunk slot shelf rack   (addresses only)
 //!         frames   zones node buddy magazine depot      (frames only)
 //!         table    format walker piece prune            (entries only)
 //!         flush    Generations, Pending<T>              (tags only)
@@ -54,6 +54,7 @@ mod region;
 mod stats;
 mod sync;
 mod vmalloc;
+mod warm;
 
 pub use area::{Caller, Info, Kind, Placement, Policy, Req, What};
 pub use config::{Config, InitError};

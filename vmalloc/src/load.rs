@@ -67,6 +67,14 @@ impl Load {
         self.pages += pages;
     }
 
+    /// Adds a warm slot of `pages` pages, whose entries are retired.
+    pub(crate) fn cool(&mut self, chunk: ChunkRef, slot: u32, pages: usize) {
+        if chunk.cool(slot, self.index) {
+            self.chain(chunk);
+        }
+        self.pages += pages;
+    }
+
     /// Takes a stale slot of `pages` pages over from the other load (R4).
     pub(crate) fn postpone(&mut self, chunk: ChunkRef, slot: u32, pages: usize) {
         if chunk.postpone(slot, self.index ^ 1) {

@@ -105,6 +105,14 @@ pub enum Sabotage {
     IgnoreCounts,
     /// G6: the guard is bound as well.
     MapGuard,
+    /// G6: a warm slot is used again for any number of pages.
+    AnySize,
+    /// W1: a warm slot is used again with any protection.
+    AnyProt,
+    /// W3: what was handed out of an area is forgotten when it is cached.
+    CacheShared,
+    /// W2: what is bound is not counted, and never given back.
+    ForgetWarm,
 }
 
 /// How much a log line matters.

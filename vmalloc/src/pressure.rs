@@ -2,8 +2,8 @@
 //!
 //! | | Frames and tables | Addresses |
 //! |---|---|---|
-//! | 1 | own ripe load; own open load, if this CPU's flush is grace enough | the same |
-//! | 2 | purge: everybody's loads, empty chunks, magazines (may wait only) | purge: everybody's loads and empty chunks |
+//! | 1 | own ripe load; then own warm slots and open load, if this CPU's flush is grace enough | the same |
+//! | 2 | purge: everybody's warm slots, loads, empty chunks, magazines (may wait only) | purge: everybody's warm slots, loads and empty chunks |
 //! | 3 | the promised reserve ([`Gfp::RESERVE`] only) | – |
 //! | 4 | [`Machine::exhausted`] | [`Machine::exhausted`] |
 //!
@@ -111,7 +111,7 @@ impl<M: Machine> Vmalloc<M> {
     #[inline(never)]
     pub(crate) fn wait_for_flushes(&self, here: &mut Here<'_, M>, plan: &Plan<'_>) {
         if self.may_wait(here, plan) {
-            here.outside(|| self.purge());
+            here.outside(|| self.flush_all(here.core));
             count(&here.cpu.counters.purges, 1);
         }
     }
@@ -173,6 +173,9 @@ impl<M: Machine> Here<'_, M> {
         self.drain_mail();
         self.poll();
         let mut pages = self.drain();
+        if pages == 0 {
+            pages = self.shed_own() + self.drain();
+        }
         self.close();
         pages += self.drain();
         pages > 0

@@ -23,6 +23,7 @@ use crate::space::class::Class;
 use crate::stats::count;
 use crate::sync::Ordering::Relaxed;
 use crate::units::{CpuSet, Pfn, VirtAddr};
+use crate::warm::Shed;
 
 /// Ticks after which an open load closes (G4).
 const OLD: u8 = 2;
@@ -40,15 +41,30 @@ impl<'v, M: Machine> Here<'v, M> {
         let cpu = self.cpu;
         cpu.mail.drain(|chunk, posted| {
             let live = posted & chunk.live_slots();
-            let pages = slots_of(live).map(|slot| chunk.slot(slot).pages()).sum();
-            if live != 0 {
-                self.open.add(chunk, live, pages);
-            }
+            self.receive(chunk, live);
             chunk.unclaim(posted);
             if live != posted {
                 self.raced(chunk, posted & !live);
             }
         });
+    }
+
+    /// Claimed slots that live are freed: those that may stay warm do, the
+    /// others become stale. Returns the pages of those.
+    #[inline]
+    pub(crate) fn receive(&mut self, chunk: ChunkRef, mut slots: u64) -> usize {
+        let mut pages = 0;
+        for slot in slots_of(slots) {
+            if chunk.slot(slot).is_plain() && self.welcome(chunk, slot) {
+                slots &= !(1 << slot);
+            } else {
+                pages += chunk.slot(slot).pages();
+            }
+        }
+        if slots != 0 {
+            self.open.add(chunk, slots, pages);
+        }
+        pages
     }
 
     /// A slot was posted that had been freed here at the same moment.
@@ -198,17 +214,11 @@ impl<'v, M: Machine> Here<'v, M> {
         let depot = core.depot(self.node);
         let own = &mut **self;
         for piece in core.pieces(vm, chunk, at, pages) {
-            let collect = |mut places: &mut [Pfn]| {
-                let take = |frames: &[Pfn]| {
-                    let (now, later) = core::mem::take(&mut places).split_at_mut(frames.len());
-                    now.copy_from_slice(frames);
-                    places = later;
-                };
-                piece.collect(take, &mut |at, word| vm.complain(at, word));
-                piece.pages() - places.len()
+            let pool = |frame: Pfn| {
+                // SAFETY: the only binding is collected, after grace (G3).
+                unsafe { own.magazine.push(vm.machine(), depot, frame) }
             };
-            // SAFETY: the only bindings are collected, after grace (G3).
-            unsafe { own.magazine.accept(vm.machine(), depot, piece.pages(), collect) }
+            piece.collect(pool, &mut |at, word| vm.complain(at, word));
         }
     }
 
@@ -217,21 +227,20 @@ impl<'v, M: Machine> Here<'v, M> {
         let (vm, core) = (self.vm, self.core);
         let (machine, depot) = (vm.machine(), core.depot(self.node));
         let own = &mut **self;
-        let mut let_go = |frame: Pfn| {
-            let last = match machine.frames().page(frame) {
-                _ if kind == Kind::Ioremap => false,
-                Some(page) => M::SABOTAGE == Sabotage::IgnoreCounts || release(page),
-                None => kind != Kind::Vmap && kind != Kind::MapRam,
-            };
-            if last {
-                // SAFETY: its last holder is this area, whose binding is
-                // collected, after grace (G3).
-                unsafe { own.magazine.push(machine, depot, frame) }
-            }
-        };
         for piece in core.pieces(vm, chunk, at, pages) {
-            let each = |frames: &[Pfn]| frames.iter().for_each(|&frame| let_go(frame));
-            piece.collect(each, &mut |at, word| vm.complain(at, word));
+            let let_go = |frame: Pfn| {
+                let last = match machine.frames().page(frame) {
+                    _ if kind == Kind::Ioremap => false,
+                    Some(page) => M::SABOTAGE == Sabotage::IgnoreCounts || release(page),
+                    None => kind != Kind::Vmap && kind != Kind::MapRam,
+                };
+                if last {
+                    // SAFETY: its last holder is this area, whose binding is
+                    // collected, after grace (G3).
+                    unsafe { own.magazine.push(machine, depot, frame) }
+                }
+            };
+            piece.collect(let_go, &mut |at, word| vm.complain(at, word));
         }
     }
 
@@ -271,7 +280,8 @@ impl<'v, M: Machine> Here<'v, M> {
             self.close();
         }
         self.release_empties(false);
-        self.ripe.is_some() || self.is_pressed()
+        let more = self.age();
+        more || self.ripe.is_some() || self.is_pressed()
     }
 
     /// Whether more pages wait for flushes than should (G4): in the closed
@@ -376,6 +386,11 @@ impl<M: Machine> Vmalloc<M> {
     pub fn work(&self) -> usize {
         let Some(core) = self.core() else { return 0 };
         while let Ok(mut here) = Here::enter(self, core) {
+            if !here.shed_overdue() {
+                break;
+            }
+        }
+        while let Ok(mut here) = Here::enter(self, core) {
             here.poll();
             if here.redeem(SLICE) == 0 {
                 break;
@@ -392,6 +407,12 @@ impl<M: Machine> Vmalloc<M> {
     /// be done without waiting.
     pub fn purge(&self) -> usize {
         let Some(core) = self.core() else { return 0 };
+        self.shed_all(core, Shed::Purged);
+        self.flush_all(core)
+    }
+
+    /// [`Vmalloc::purge`], but what is warm stays so.
+    pub(crate) fn flush_all(&self, core: &Core<M>) -> usize {
         let before = core.redeemed_pages();
         let mut rounds = 0;
         loop {
@@ -502,7 +523,10 @@ impl<M: Machine> Vmalloc<M> {
     /// No stale alias of any frame survives this call (`vm_unmap_aliases`).
     /// False = it cannot be told: the caller may not wait, or a flush failed.
     pub fn unmap_aliases(&self) -> bool {
-        self.core().is_none_or(|core| self.wait_for_grace(core, true))
+        self.core().is_none_or(|core| {
+            self.shed_all(core, Shed::Purged);
+            self.wait_for_grace(core, true)
+        })
     }
 
     /// Gives up to `frames` frames back to the machine's source, from what is

@@ -6,6 +6,7 @@
 //!   class    the strides of slots        slot     what is known of one area
 //!   chunk    up to 64 slots, and their states
 //!   shelf    one CPU's chunks of a region, by class    mail   chunks that others freed in
+//!   rack     one CPU's warm slots of a region, by class
 //! ```
 //!
 //! Addresses only: nothing here knows of frames, entries or flushes.
@@ -16,6 +17,7 @@ pub mod class;
 pub mod mail;
 #[cfg(test)]
 mod model;
+pub mod rack;
 pub mod shelf;
 pub mod slot;
 #[cfg(test)]

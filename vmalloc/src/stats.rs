@@ -62,6 +62,20 @@ counters! {
     tables_pruned,
     /// Frees that raced with a free of the same area and lost.
     raced_frees,
+    /// Areas made from a slot that was still bound (policies Park and Keep).
+    warm_hits,
+    /// Areas that could have been, but no slot of their size was bound.
+    warm_misses,
+    /// Freed areas that stayed bound.
+    warm_frees,
+    /// Of these, retired because nobody had needed them for a while, or because
+    /// the policy had changed.
+    warm_aged,
+    /// Retired because more was bound than the budget allows.
+    warm_over,
+    /// Retired by a purge, for want of memory or addresses, or by
+    /// `unmap_aliases`.
+    warm_purged,
 }
 
 /// Adds to a counter that only the caller writes.
@@ -88,6 +102,10 @@ pub struct Stats {
     pub reserved_pages: usize,
     /// Pages that wait for a flush.
     pub waiting_pages: usize,
+    /// Slots of freed areas that are still bound (policies Park and Keep).
+    pub bound_slots: usize,
+    /// Their pages.
+    pub bound_pages: usize,
     /// Free frames in magazines and depots.
     pub stocked_frames: usize,
     /// Frames of the promised reserve.

@@ -9,3 +9,11 @@ pub(crate) use core::sync::atomic::{
 pub(crate) use loom::sync::atomic::{
     AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
 };
+
+/// Between an access that is `SeqCst` and another one. The language orders them
+/// anyway; loom takes them for acquire and release, and has to be told.
+#[inline(always)]
+pub(crate) fn between_seqcst() {
+    #[cfg(loom)]
+    fence(Ordering::SeqCst);
+}

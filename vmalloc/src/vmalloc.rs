@@ -14,11 +14,12 @@
 //!   its numbers; a slot that was begun is undone through the same door that a
 //!   freed one takes, so that even half of an area is flushed before reuse.
 //! - **G2** A live page is never reached through a stale translation: its entry
-//!   was last changed by a first bind from clean.
+//!   was last changed by a first bind from clean, or was parked and is as it was.
 //! - **G6** The page after a live area has had no translation since grace: a
 //!   slot has one page more than its area, and nothing ever binds it.
 //!
-//! Shortages are relieved in [`pressure`](crate::pressure), never here.
+//! What stays bound under Park and Keep is a story of its own:
+//! [`warm`](crate::warm). Shortages are relieved in [`pressure`](crate::pressure), never here.
 
 use crate::area::{Backing, Caller, Kind, Policy, Req};
 use crate::cpu::{Here, SLICE};
@@ -50,8 +51,10 @@ struct Hole<'v, M: Machine> {
 enum Refusal {
     /// Something ran short; nothing of the slice is bound.
     Short(Shortage),
-    /// So many pages of the slice are bound, and nothing helps.
-    Final(usize, AllocError),
+    /// Nothing of the slice is bound, and nothing helps.
+    Final(AllocError),
+    /// The entries are written, but the machine would not mirror them.
+    Bound(AllocError),
 }
 
 impl<M: Machine> Vmalloc<M> {
@@ -113,6 +116,12 @@ impl<M: Machine> Vmalloc<M> {
     #[inline(always)]
     fn build(&self, core: &Core<M>, plan: &Plan<'_>, backing: &Backing<'_>) -> Result<NonNull<u8>, AllocError> {
         let mut here = Here::enter(self, core).map_err(AllocError::WrongContext)?;
+        if core.caches()
+            && let Some(found) = here.take_warm(plan, backing)
+        {
+            drop(here);
+            return Ok(Hole { vm: self, core, found, pages: plan.pages, bound: plan.pages }.whole(plan));
+        }
         if here.is_pressed() {
             self.wait_for_flushes(&mut here, plan);
         }
@@ -128,13 +137,10 @@ impl<M: Machine> Vmalloc<M> {
         // Undoing and clearing are done from outside.
         drop(here);
         filled?;
-        if matches!(backing, Backing::Fresh) && plan.req.gfp.contains(Gfp::ZERO) {
-            hole.zero();
-        }
         if plan.adopts() {
             hole.adopt();
         }
-        Ok(hole.publish())
+        Ok(if matches!(backing, Backing::Fresh) { hole.whole(plan) } else { hole.publish() })
     }
 
     /// Takes a slot when this CPU has none: step by step, until one turns up.
@@ -187,6 +193,9 @@ impl<M: Machine> Vmalloc<M> {
         by: Caller,
     ) -> Result<(), FreeError> {
         let mut here = Here::enter(self, core).map_err(FreeError::WrongContext)?;
+        if core.caches() && here.may_stay(found, sequence, pages) {
+            return here.retire_warm((found, sequence), pages, by);
+        }
         let bound = if found.slot().kind() == Kind::Reserved { 0 } else { pages };
         let how = here.way_of(found, bound);
         if !here.claim(found, sequence, how, pages) {
@@ -219,18 +228,9 @@ impl<M: Machine> Vmalloc<M> {
     }
 }
 
-/// An entry in use where none may be is an error, and never overwritten (T2).
-#[inline]
-fn all_bound(slice: PageRange, bound: usize) -> Result<(), Refusal> {
-    if bound == slice.pages {
-        return Ok(());
-    }
-    Err(Refusal::Final(bound, AllocError::InUse(slice.start.add_pages(bound))))
-}
-
 /// How a slot goes from live to stale.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
+pub(crate) enum Way {
     /// Its owner's CPU, in one section: no claim.
     AtOnce,
     /// Its owner's CPU, in several sections, so the slot is claimed meanwhile.
@@ -257,8 +257,9 @@ impl<M: Machine> Here<'_, M> {
                     relieved.map_err(|error| error.beyond(hole.bound))?;
                     continue;
                 }
-                Err(Refusal::Final(bound, error)) => {
-                    hole.bound += bound;
+                Err(Refusal::Final(error)) => return Err(error),
+                Err(Refusal::Bound(error)) => {
+                    hole.bound += slice.pages;
                     return Err(error);
                 }
             }
@@ -279,12 +280,20 @@ impl<M: Machine> Here<'_, M> {
         plan: &Plan<'_>,
         backing: &Backing<'_>,
     ) -> Result<(), Refusal> {
+        self.check_vacant(chunk, slice)?;
         match *backing {
             Backing::Fresh => self.bind_fresh(chunk, slice, plan),
             Backing::Frames(frames) => self.bind_given(chunk, slice, &frames[done..done + slice.pages], plan),
             Backing::Device(first) => self.bind_device(chunk, slice, first.offset(done as u64), plan),
             Backing::Nothing => Ok(()),
         }
+    }
+
+    /// A present entry where none may be is an error, never overwritten (T2).
+    #[inline]
+    fn check_vacant(&self, chunk: ChunkRef, slice: PageRange) -> Result<(), Refusal> {
+        let mut pieces = self.core.pieces(self.vm, chunk, slice.start, slice.pages);
+        pieces.try_for_each(|piece| piece.vacant()).map_err(|at| Refusal::Final(AllocError::InUse(at)))
     }
 
     #[inline]
@@ -298,12 +307,15 @@ impl<M: Machine> Here<'_, M> {
         if self.magazine.reserve(machine, depot, want, slice.pages).is_err() {
             return Err(Refusal::Short(Shortage::Frames(slice.pages)));
         }
-        let bound = self.write_entries(chunk, slice, self.magazine.top(slice.pages), plan);
-        let first = self.magazine.top(slice.pages)[0];
-        // From here on the frames are the entries', mirrored or not.
-        self.magazine.commit(bound);
-        all_bound(slice, bound)?;
-        if M::MIRRORED { self.mirror(slice, Run { pages: slice, first, prot: plan.req.prot }) } else { Ok(()) }
+        self.write_entries(chunk, slice, self.magazine.top(slice.pages), plan);
+        if M::MIRRORED {
+            // From here on the frames are the entries', mirrored or not.
+            let first = self.magazine.top(slice.pages)[0];
+            self.magazine.commit(slice.pages);
+            return self.mirror(Run { pages: slice, first, prot: plan.req.prot });
+        }
+        self.magazine.commit(slice.pages);
+        Ok(())
     }
 
     /// Binds frames by the run: mirrored machines, and requests that the
@@ -313,21 +325,15 @@ impl<M: Machine> Here<'_, M> {
         let machine = self.vm.machine();
         let runs = Runs::take(machine.frames(), want, slice.pages)
             .map_err(|_| Refusal::Short(Shortage::Frames(slice.pages)))?;
-        let mut bound = 0;
-        for run in runs.iter() {
-            let pages = PageRange::new(slice.start.add_pages(bound), run.frames);
-            let these = self.write_run(chunk, pages, run.first, plan);
-            bound += these;
-            if these < run.frames {
-                // SAFETY: they were taken a moment ago, and not bound.
-                unsafe { runs.give_back_from(bound, machine.frames()) };
-                return all_bound(slice, bound);
-            }
-        }
         let mut at = slice.start;
         for run in runs.iter() {
+            self.write_run(chunk, PageRange::new(at, run.frames), run.first, plan);
+            at = at.add_pages(run.frames);
+        }
+        at = slice.start;
+        for run in runs.iter() {
             let pages = PageRange::new(at, run.frames);
-            self.mirror(slice, Run { pages, first: run.first, prot: plan.req.prot })?;
+            self.mirror(Run { pages, first: run.first, prot: plan.req.prot })?;
             at = pages.end();
         }
         Ok(())
@@ -343,57 +349,39 @@ impl<M: Machine> Here<'_, M> {
     ) -> Result<(), Refusal> {
         let source = self.vm.machine().frames();
         frames.iter().filter_map(|&frame| source.page(frame)).for_each(hold);
-        let bound = self.write_entries(chunk, slice, frames, plan);
-        for page in frames[bound..].iter().filter_map(|&frame| source.page(frame)) {
-            let last = release(page);
-            debug_assert!(!last, "P1: the caller holds it");
-        }
-        all_bound(slice, bound)?;
+        self.write_entries(chunk, slice, frames, plan);
         let mut start = 0;
         while M::MIRRORED && start < frames.len() {
             let adjacent = |&i: &usize| frames[i].0 == frames[start].0 + (i - start) as u64;
             let end = (start..frames.len()).take_while(adjacent).last().map_or(start + 1, |last| last + 1);
             let pages = PageRange::new(slice.start.add_pages(start), end - start);
-            self.mirror(slice, Run { pages, first: frames[start], prot: plan.req.prot })?;
+            self.mirror(Run { pages, first: frames[start], prot: plan.req.prot })?;
             start = end;
         }
         Ok(())
     }
 
     fn bind_device(&mut self, chunk: ChunkRef, slice: PageRange, first: Pfn, plan: &Plan<'_>) -> Result<(), Refusal> {
-        let bound = self.write_run(chunk, slice, first, plan);
-        all_bound(slice, bound)?;
-        self.mirror(slice, Run { pages: slice, first, prot: plan.req.prot })
+        self.write_run(chunk, slice, first, plan);
+        self.mirror(Run { pages: slice, first, prot: plan.req.prot })
     }
 
-    /// Binds the slice's pages to `frames`, up to the first whose entry is in
-    /// use, and says how many.
     #[inline]
-    fn write_entries(&self, chunk: ChunkRef, slice: PageRange, frames: &[Pfn], plan: &Plan<'_>) -> usize {
-        let mut bound = 0;
+    fn write_entries(&self, chunk: ChunkRef, slice: PageRange, mut frames: &[Pfn], plan: &Plan<'_>) {
         for piece in self.core.pieces(self.vm, chunk, slice.start, slice.pages) {
-            let these = &frames[bound..bound + piece.pages()];
-            let pages = piece.bind(these, plan.req.prot, plan.req.memory);
-            bound += pages;
-            if pages < these.len() {
-                return bound;
-            }
+            let (these, rest) = frames.split_at(piece.pages());
+            piece.bind(these, plan.req.prot, plan.req.memory);
+            frames = rest;
         }
         self.written(chunk, slice, plan);
-        bound
     }
 
-    fn write_run(&self, chunk: ChunkRef, slice: PageRange, first: Pfn, plan: &Plan<'_>) -> usize {
-        let mut bound = 0;
+    fn write_run(&self, chunk: ChunkRef, slice: PageRange, mut first: Pfn, plan: &Plan<'_>) {
         for piece in self.core.pieces(self.vm, chunk, slice.start, slice.pages) {
-            let pages = piece.bind_run(first.offset(bound as u64), plan.req.prot, plan.req.memory);
-            bound += pages;
-            if pages < piece.pages() {
-                return bound;
-            }
+            piece.bind_run(first, plan.req.prot, plan.req.memory);
+            first = first.offset(piece.pages() as u64);
         }
         self.written(chunk, slice, plan);
-        bound
     }
 
     #[inline]
@@ -401,20 +389,21 @@ impl<M: Machine> Here<'_, M> {
         self.vm.machine().sync(slice);
         if M::SABOTAGE == Sabotage::MapGuard {
             let guard = self.core.pieces(self.vm, chunk, slice.end(), 1).next();
-            guard.map(|piece| piece.bind_run(self.vm.machine().root(), plan.req.prot, plan.req.memory));
+            guard
+                .into_iter()
+                .for_each(|piece| piece.bind_run(self.vm.machine().root(), plan.req.prot, plan.req.memory));
         }
     }
 
-    /// Makes a run of the slice, which is bound, reachable, where the MMU does
-    /// not read the entries.
+    /// Makes a run reachable, where the MMU does not read the entries.
     #[inline]
-    fn mirror(&mut self, slice: PageRange, run: Run) -> Result<(), Refusal> {
-        self.vm.machine().mirror(run).map_err(|number| Refusal::Final(slice.pages, AllocError::Refused(number)))
+    fn mirror(&mut self, run: Run) -> Result<(), Refusal> {
+        self.vm.machine().mirror(run).map_err(|number| Refusal::Bound(AllocError::Refused(number)))
     }
 
     /// How this CPU frees a slot of which `bound` pages have entries.
     #[inline]
-    fn way_of(&self, found: &Found, bound: usize) -> Way {
+    pub(crate) fn way_of(&self, found: &Found, bound: usize) -> Way {
         match found.chunk.owner() == self.index {
             true if bound <= SLICE => Way::AtOnce,
             true => Way::InSlices,
@@ -425,7 +414,7 @@ impl<M: Machine> Here<'_, M> {
     /// Makes the slot this call's to free, if it is still the area that was
     /// looked up; false = somebody was first.
     #[inline]
-    fn claim(&mut self, found: &Found, sequence: u32, how: Way, pages: usize) -> bool {
+    pub(crate) fn claim(&mut self, found: &Found, sequence: u32, how: Way, pages: usize) -> bool {
         let same = || found.slot().sequence() == sequence;
         if how == Way::AtOnce {
             let live = found.chunk.areas() >> found.index & 1 != 0 && same();
@@ -442,7 +431,7 @@ impl<M: Machine> Here<'_, M> {
     }
 
     #[inline]
-    fn count_free(&self, how: Way, pages: usize) {
+    pub(crate) fn count_free(&self, how: Way, pages: usize) {
         let counters = &self.cpu.counters;
         count(if how == Way::Remote { &counters.remote_frees } else { &counters.local_frees }, 1);
         count(&counters.free_pages, pages as u64);
@@ -460,7 +449,7 @@ impl<M: Machine> Here<'_, M> {
 
     /// Retires the entries of a claimed slot, and hands it to its owner.
     #[inline]
-    fn unbind(&mut self, found: &Found, how: Way, bound: PageRange) {
+    pub(crate) fn unbind(&mut self, found: &Found, how: Way, bound: PageRange) {
         if how == Way::AtOnce {
             self.retire_entries(found.chunk, bound);
             self.pay(found.slot().pages());
@@ -476,12 +465,12 @@ impl<M: Machine> Here<'_, M> {
             self.redeem(SLICE);
             self.breathe();
         }
-        self.hand_over(found, found.slot().pages());
+        self.hand_over(found);
     }
 
     /// Bound → waiting, page by page.
     #[inline]
-    fn retire_entries(&self, chunk: ChunkRef, slice: PageRange) {
+    pub(crate) fn retire_entries(&self, chunk: ChunkRef, slice: PageRange) {
         if slice.pages == 0 {
             return;
         }
@@ -493,13 +482,13 @@ impl<M: Machine> Here<'_, M> {
     }
 
     /// A claimed slot's entries are retired: it goes to its owner (R1).
-    fn hand_over(&mut self, found: &Found, pages: usize) {
+    pub(crate) fn hand_over(&mut self, found: &Found) {
         let chunk = found.chunk;
         if M::SABOTAGE == Sabotage::DropClaim {
             chunk.unclaim(1 << found.index);
         }
         if chunk.owner() == self.index {
-            self.open.add(chunk, 1 << found.index, pages);
+            let pages = self.receive(chunk, 1 << found.index);
             chunk.unclaim(1 << found.index);
             self.pay(pages);
         } else if chunk.post(found.index) {
@@ -542,6 +531,15 @@ impl<'v, M: Machine> Hole<'v, M> {
             }
         }
         self.found.slot().adopt();
+    }
+
+    /// The area has its own frames: it is cleared if asked for, and whole.
+    #[inline]
+    fn whole(self, plan: &Plan<'_>) -> NonNull<u8> {
+        if plan.req.gfp.contains(Gfp::ZERO) {
+            self.zero();
+        }
+        self.publish()
     }
 
     /// The area is whole.

@@ -197,7 +197,7 @@ fn label(n: usize) -> Label {
     Label {
         bytes: n << 12,
         pages: n,
-        kind: Kind::Vmalloc,
+        kind: Kind::Ioremap,
         guard: Guard::After,
         caller: Caller::Return(n),
         node: Node(n as u8),

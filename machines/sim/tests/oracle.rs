@@ -32,6 +32,10 @@ struct Seen {
     purges: u64,
     tables_pruned: u64,
     chunks_released: u64,
+    warm_hits: u64,
+    warm_aged: u64,
+    warm_over: u64,
+    warm_purged: u64,
 }
 
 impl Seen {
@@ -46,6 +50,10 @@ impl Seen {
             purges: library.purges,
             tables_pruned: library.tables_pruned,
             chunks_released: library.chunks_released,
+            warm_hits: library.warm_hits,
+            warm_aged: library.warm_aged,
+            warm_over: library.warm_over,
+            warm_purged: library.warm_purged,
         }
     }
 
@@ -59,19 +67,24 @@ impl Seen {
         self.purges += more.purges;
         self.tables_pruned += more.tables_pruned;
         self.chunks_released += more.chunks_released;
+        self.warm_hits += more.warm_hits;
+        self.warm_aged += more.warm_aged;
+        self.warm_over += more.warm_over;
+        self.warm_purged += more.warm_purged;
     }
 
     /// Whether everything was met, one act in `share` at least.
     fn is_enough(&self, acts: usize, share: usize) -> bool {
         let Seen { used_after_free, interrupts, remote_frees, refusals, purges, tables_pruned, .. } = *self;
         let met = [used_after_free, interrupts, remote_frees, refusals, purges, tables_pruned, self.chunks_released];
-        met.iter().all(|&met| met as usize >= acts / share)
+        let warm = [self.warm_hits, self.warm_aged, self.warm_over, self.warm_purged];
+        met.iter().chain(&warm).all(|&met| met as usize >= acts / share)
     }
 }
 
 /// Acts from which on everything has to be met, once in so many acts.
 const ENOUGH: usize = 100_000;
-const RARELY: usize = 1_000;
+const RARELY: usize = 4_000;
 
 fn number(name: &str, otherwise: u64) -> u64 {
     let Ok(text) = std::env::var(name) else { return otherwise };

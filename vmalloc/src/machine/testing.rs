@@ -16,12 +16,10 @@ unsafe impl Format for NoTables {
     const INDEX_BITS: u32 = 0;
     const MAX_PFN: u64 = u64::MAX >> 1;
     const ABSENT: u64 = 0;
+    const HIDES: bool = false;
 
     fn leaf(frame: Pfn, _prot: Prot, _memory: MemType) -> u64 {
-        Self::leaf_like(1, frame)
-    }
-    fn leaf_like(form: u64, frame: Pfn) -> u64 {
-        frame.0 << 1 | form
+        frame.0 << 1 | 1
     }
     fn table(_frame: Pfn) -> u64 {
         unreachable!("no tables here")

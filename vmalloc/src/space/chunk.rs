@@ -8,15 +8,17 @@
 //!
 //! ```text
 //!   free ──take──▶ live ──retire──▶ stale[load] ──give, after grace──▶ free
-//!                   │                    ▲
-//!                   └─claim──▶ claimed ──┘ drained by the owner
+//!                 ▲ │                    ▲ ▲
+//!                 │ ├─claim──▶ claimed ──┘ │ drained by the owner
+//!                 │ └─keep──▶ warm ─cool───┘
+//!                 └──revive────┘
 //! ```
 //!
 //! # Rules
 //! - **C1** Headers are type-stable: once a frame is one, it stays one while
 //!   the instance lives, so that a finder may read it at any time.
-//! - **C2** `free`, `live`, `stale[0]`, `stale[1]` are disjoint; only the
-//!   owner (the CPU whose shelf holds the chunk) writes them.
+//! - **C2** `free`, `live`, `warm`, `stale[0]`, `stale[1]` are disjoint; only
+//!   the owner (the CPU whose shelf holds the chunk) writes them.
 //! - **R1** A freer that is not the owner claims (`claimed.fetch_or`; set
 //!   already = double free), clears the entries, then posts
 //!   (`posted.fetch_or`; if it was 0, it pushes the chunk to the owner's mail).
@@ -26,6 +28,10 @@
 //!   CPUs that free one slot at the same moment may both win, the owner and a
 //!   claimer; the claimer then posts what is no longer live. The flush that
 //!   makes the slot clean shows the owner every claim that was given before.
+//! - **R5** A warm slot is used again without a flush. So its freer looks for
+//!   claims and holds after it has said that the slot does not live, with a
+//!   full fence between; claimers and holders say what they do before they look
+//!   whether it lives. One of the two sees the other.
 //! - **R2** Finders read `live & !claimed` between two equal reads of the
 //!   chunk's sequence, which moves before a chunk's units are given up, and
 //!   when its header has become another one.
@@ -37,7 +43,7 @@ use super::class::{Class, MAX_SLOTS};
 use super::slot::{Slot, Snapshot};
 use crate::area::RegionId;
 use crate::machine::Machine;
-use crate::sync::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::*, fence};
+use crate::sync::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::*, between_seqcst, fence};
 use crate::units::{PAGE_SHIFT, PAGE_SIZE, Pfn, VirtAddr};
 use core::ops::Deref;
 use core::ptr::{NonNull, null_mut};
@@ -69,6 +75,8 @@ pub struct Chunk {
     /// Clean slots.
     free: AtomicU64,
     live: AtomicU64,
+    /// Freed, and still bound.
+    warm: AtomicU64,
     stale: [AtomicU64; LOADS],
     /// The first slot's address, or 0 in a run chunk.
     base: AtomicUsize,
@@ -100,6 +108,7 @@ impl Chunk {
             frame: frame.0,
             free: AtomicU64::new(0),
             live: AtomicU64::new(0),
+            warm: AtomicU64::new(0),
             stale: Default::default(),
             base: AtomicUsize::new(0),
             reciprocal: AtomicU32::new(0),
@@ -144,6 +153,7 @@ impl Chunk {
         self.owner.store(owner, Relaxed);
         self.all.store(all, Relaxed);
         self.live.store(0, Relaxed);
+        self.warm.store(0, Relaxed);
         // Finders that have read what the header was before see it (R2).
         self.sequence.fetch_add(1, Release);
         self.free.store(all, Release);
@@ -276,6 +286,36 @@ impl Chunk {
         stale == 0
     }
 
+    /// Owner: a live slot becomes warm. False = somebody else has claimed it at
+    /// the same moment: it must not be used again before the claim is dropped
+    /// (R4, R5).
+    #[inline]
+    pub fn keep(&self, slot: u32) -> bool {
+        self.live.store(self.live.load(Relaxed) & !(1 << slot), Release);
+        self.warm.store(self.warm.load(Relaxed) | 1 << slot, Relaxed);
+        fence(SeqCst);
+        !self.is_claimed(slot)
+    }
+
+    /// Owner: a warm slot is taken, to live again.
+    #[inline]
+    pub fn revive(&self, slot: u32) {
+        self.warm.store(self.warm.load(Relaxed) & !(1 << slot), Relaxed);
+    }
+
+    /// Owner: a warm slot, its entries retired, becomes stale in `load`; true =
+    /// it is that one's first.
+    pub fn cool(&self, slot: u32, load: usize) -> bool {
+        self.revive(slot);
+        self.retire(1 << slot, load)
+    }
+
+    /// Slots that were freed and are still bound.
+    #[inline]
+    pub fn warm_slots(&self) -> u64 {
+        self.warm.load(Relaxed)
+    }
+
     /// Owner: its live slots, claimed ones too.
     #[inline]
     pub fn live_slots(&self) -> u64 {
@@ -325,7 +365,7 @@ impl Chunk {
     /// Slots that hold areas, by a finder's word (R2).
     #[inline]
     pub fn areas(&self) -> u64 {
-        self.live.load(Acquire) & !self.remote.claimed.load(Acquire)
+        self.live.load(SeqCst) & !self.remote.claimed.load(Acquire)
     }
 
     /// The area in a slot, and the slot's address in a class chunk: both were
@@ -349,12 +389,13 @@ impl Chunk {
     /// R1: claims a live slot for freeing; false = somebody was first.
     pub fn claim(&self, slot: u32) -> bool {
         let bit = 1 << slot;
-        if self.remote.claimed.fetch_or(bit, AcqRel) & bit != 0 {
+        if self.remote.claimed.fetch_or(bit, SeqCst) & bit != 0 {
             return false;
         }
+        between_seqcst();
         // The owner may have freed it just before the claim: then the claim
         // is void, and is taken back.
-        let live = self.live.load(Acquire) & bit != 0;
+        let live = self.live.load(SeqCst) & bit != 0;
         if !live {
             self.remote.claimed.fetch_and(!bit, AcqRel);
         }
@@ -389,7 +430,8 @@ impl Chunk {
 
     /// Whether the masks are disjoint and within the slots (C2).
     pub fn masks_agree(&self) -> bool {
-        let masks = [&self.free, &self.live, &self.stale[0], &self.stale[1]].map(|mask| mask.load(Relaxed));
+        let masks = [&self.free, &self.live, &self.warm, &self.stale[0], &self.stale[1]];
+        let masks = masks.map(|mask| mask.load(Relaxed));
         let union = masks.iter().fold(0, |all, mask| all | mask);
         let sum: u32 = masks.iter().map(|mask| mask.count_ones()).sum();
         sum == union.count_ones() && union & !self.all.load(Relaxed) == 0
@@ -451,13 +493,14 @@ mod tests {
     extern crate std;
     use std::string::String;
 
-    /// `f` free, `L` live, `c` claimed, `0`/`1` stale in that load.
+    /// `f` free, `L` live, `c` claimed, `w` warm, `0`/`1` stale in that load.
     fn picture(chunk: &Chunk) -> String {
         let slots = chunk.all_slots().count_ones();
         let state = |slot: u32| {
             let has = |mask: u64| mask >> slot & 1 != 0;
             match () {
                 _ if has(chunk.free_slots()) => 'f',
+                _ if has(chunk.warm_slots()) => 'w',
                 _ if has(chunk.stale(0)) => '0',
                 _ if has(chunk.stale(1)) => '1',
                 _ if chunk.is_claimed(slot) => 'c',
@@ -505,6 +548,23 @@ mod tests {
         chunk.retire(posted, 0);
         chunk.unclaim(posted);
         assert_eq!(picture(&chunk), "0ffffff");
+    }
+
+    #[test]
+    fn a_warm_slot_lives_again_or_becomes_stale() {
+        let chunk = chunk(512);
+        for slot in 0..3 {
+            chunk.take();
+            chunk.enliven(slot);
+        }
+        assert!(chunk.keep(0) && chunk.keep(1) && chunk.claim(2) && !chunk.keep(2), "R5");
+        assert_eq!((picture(&chunk).as_str(), chunk.areas()), ("wwwffff", 0));
+        assert!(!chunk.claim(0), "what is warm does not live");
+        chunk.revive(0);
+        chunk.enliven(0);
+        assert!(chunk.cool(1, 0) && !chunk.cool(2, 0));
+        assert_eq!(picture(&chunk), "L00ffff");
+        assert!(chunk.masks_agree(), "C2");
     }
 
     #[test]

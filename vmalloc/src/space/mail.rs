@@ -33,6 +33,12 @@ impl Mail {
         }
     }
 
+    /// Whether nothing was in it a moment ago.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.0.load(Relaxed).is_null()
+    }
+
     /// Owner: takes all chunks out, and tells of each what was posted in it.
     pub fn drain(&self, mut posted: impl FnMut(ChunkRef, u64)) {
         let mut link = self.0.swap(null_mut(), Acquire);

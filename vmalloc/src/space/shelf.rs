@@ -17,8 +17,10 @@
 
 use super::chunk::{Chunk, ChunkRef};
 use super::class::{CLASSES, Class};
+use super::rack::Rack;
 use crate::error::Broken;
 use crate::sync::Ordering::*;
+use crate::units::PAGE_SIZE;
 use core::ptr::null_mut;
 
 /// Chunks of a list that are looked at for the lowest one (S2).
@@ -46,7 +48,11 @@ const BIN: Bin = Bin { current: null_mut(), partial: null_mut(), empty: null_mut
 pub struct Shelf {
     /// By class, and the run chunks last.
     bins: [Bin; CLASSES + 1],
+    /// Those of its slots that are warm.
+    pub rack: Rack,
 }
+
+const _: () = assert!(size_of::<Shelf>() <= PAGE_SIZE, "a shelf is one frame");
 
 // SAFETY: the pointers are headers (C1), which any CPU may follow.
 unsafe impl Send for Shelf {}
@@ -57,7 +63,7 @@ fn bin_of(class: Option<Class>) -> usize {
 
 impl Default for Shelf {
     fn default() -> Shelf {
-        Shelf { bins: [BIN; CLASSES + 1] }
+        Shelf { bins: [BIN; CLASSES + 1], rack: Rack::default() }
     }
 }
 
@@ -190,7 +196,7 @@ impl Shelf {
         self.bins[bin].empties -= (list == EMPTY) as u32;
     }
 
-    /// Checks S1 and C2.
+    /// Checks S1, C2 and K5.
     ///
     /// # Errors
     /// The rule that is broken, and the header's address.
@@ -202,7 +208,7 @@ impl Shelf {
                 return Err(Broken { rule: "S1", at: bin });
             }
         }
-        Ok(())
+        self.rack.check().map(drop)
     }
 
     fn check_list(&self, bin: usize, head: *mut Chunk, belongs: impl Fn(&Chunk) -> bool) -> Result<u32, Broken> {

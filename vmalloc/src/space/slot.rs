@@ -7,11 +7,14 @@
 //!
 //! - **R2** finders read fields as relaxed atomics between two equal, even
 //!   reads of the sequence: a snapshot, never a reference.
+//! - **W1** `PLAIN` is set by whoever frees the area, if its entries are those of
+//!   memory that nobody asked anything special of; `KEPT` says that they are
+//!   still present.
 //! - **U1** A slot with `BUILDING` set is not an area yet: finders see it as
 //!   *changing*, and nobody can free it (the traditional `VM_UNINITIALIZED`).
 
 use crate::area::{Caller, Guard, Info, Kind, RegionId};
-use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering::*, fence};
+use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering::*, between_seqcst, fence};
 use crate::units::{Node, VirtAddr};
 
 const KIND: u32 = 0x7;
@@ -23,6 +26,10 @@ const HAS_FREER: u32 = 1 << 6;
 const SHARED: u32 = 1 << 7;
 /// Not an area yet (U1).
 const BUILDING: u32 = 1 << 8;
+/// Freed, and its entries are plain: it may be used again as it is (W1).
+const PLAIN: u32 = 1 << 9;
+/// Freed, and its entries are still present (W1).
+const KEPT: u32 = 1 << 10;
 const NODE_SHIFT: u32 = 16;
 
 /// What one area is.
@@ -34,11 +41,12 @@ pub struct Slot {
     pages: AtomicUsize,
     caller: AtomicUsize,
     freer: AtomicUsize,
-    /// Device areas: the physical address; all ones for others.
+    /// Device areas: the physical address; all ones for others. Warm slots: the
+    /// one that was cached next ([`Rack`](super::rack::Rack)).
     phys: AtomicU64,
-    /// Runs of their own: the grain they start at, and their length.
-    grain: AtomicU32,
-    grains: AtomicU32,
+    /// Runs of their own: the grain they start at, and above it their length.
+    /// Warm slots: the one that was cached before.
+    run: AtomicU64,
 }
 
 /// What a new area writes into its slot.
@@ -77,9 +85,20 @@ impl Slot {
     /// Begins an area: from here on it is *building* (U1).
     #[inline]
     pub fn begin(&self, label: &Label) {
+        self.begin_with(label, 0)
+    }
+
+    /// As [`Slot::begin`], for an area with the entries of the last one.
+    #[inline]
+    pub fn begin_again(&self, label: &Label) {
+        self.begin_with(label, PLAIN)
+    }
+
+    #[inline(always)]
+    fn begin_with(&self, label: &Label, flags: u32) {
         let pc = if matches!(label.caller, Caller::Return(_)) { CALLER_IS_PC } else { 0 };
         let guard = if label.guard == Guard::None { NO_GUARD } else { 0 };
-        let meta = label.kind as u32 | guard | pc | BUILDING | (label.node.0 as u32) << NODE_SHIFT;
+        let meta = label.kind as u32 | guard | pc | flags | BUILDING | (label.node.0 as u32) << NODE_SHIFT;
         self.change(|slot| {
             slot.meta.store(meta, Relaxed);
             slot.bytes.store(label.bytes, Relaxed);
@@ -98,11 +117,35 @@ impl Slot {
     /// Notes who freed it.
     #[inline]
     pub fn freed_by(&self, caller: Caller) {
+        self.freed_with(caller, 0)
+    }
+
+    /// Notes who freed it, and that its entries are plain; `kept`: and still
+    /// present (W1).
+    #[inline]
+    pub fn freed_plain_by(&self, caller: Caller, kept: bool) {
+        self.freed_with(caller, if kept { PLAIN | KEPT } else { PLAIN })
+    }
+
+    #[inline(always)]
+    fn freed_with(&self, caller: Caller, flags: u32) {
         let pc = if matches!(caller, Caller::Return(_)) { FREER_IS_PC } else { 0 };
         self.change(|slot| {
             slot.freer.store(caller.address(), Relaxed);
-            slot.meta.fetch_or(HAS_FREER | pc, Relaxed);
+            slot.meta.fetch_or(HAS_FREER | pc | flags, Relaxed);
         });
+    }
+
+    /// Whether its entries were found plain (W1).
+    #[inline]
+    pub fn is_plain(&self) -> bool {
+        self.meta.load(Acquire) & PLAIN != 0
+    }
+
+    /// Whether it was freed with its entries present (W1).
+    #[inline]
+    pub fn is_kept(&self) -> bool {
+        self.meta.load(Acquire) & KEPT != 0
     }
 
     /// Changes fields under the sequence. Only one at a time may: who makes the
@@ -127,7 +170,7 @@ impl Slot {
             caller: self.caller.load(Relaxed),
             freer: self.freer.load(Relaxed),
             phys: self.phys.load(Relaxed),
-            grain: self.grain.load(Relaxed),
+            grain: self.run.load(Relaxed) as u32,
         };
         fence(Acquire);
         (sequence & 1 == 0 && self.sequence.load(Relaxed) == sequence).then_some(copy)
@@ -165,21 +208,26 @@ impl Slot {
 
     /// Frames of it are handed out: they are released by count (G3).
     pub fn share(&self) {
-        self.meta.fetch_or(SHARED, AcqRel);
+        self.meta.fetch_or(SHARED, SeqCst);
+        between_seqcst();
     }
 
     /// A run of its own: its first grain and its length.
     #[inline]
     pub fn run(&self) -> (u32, u32) {
-        (self.grain.load(Relaxed), self.grains.load(Relaxed))
+        let run = self.run.load(Relaxed);
+        (run as u32, (run >> 32) as u32)
     }
 
     /// Places a run of its own.
     pub fn place(&self, grain: u32, grains: u32) {
-        self.change(|slot| {
-            slot.grain.store(grain, Relaxed);
-            slot.grains.store(grains, Relaxed);
-        });
+        self.change(|slot| slot.run.store((grains as u64) << 32 | grain as u64, Relaxed));
+    }
+
+    /// A warm slot's neighbours on its rack: the one that was cached before,
+    /// and the one after.
+    pub(super) fn neighbours(&self) -> (&AtomicU64, &AtomicU64) {
+        (&self.run, &self.phys)
     }
 
     /// The area is given up before it was whole, `pages` pages into it.
@@ -235,7 +283,7 @@ impl Snapshot {
             caller: caller(self.caller, self.meta & CALLER_IS_PC != 0),
             freer: self.is_freed().then(|| caller(self.freer, self.meta & FREER_IS_PC != 0)),
             node: Node((self.meta >> NODE_SHIFT) as u8),
-            phys: (self.phys != u64::MAX).then_some(self.phys),
+            phys: (kind_of(self.meta) == Kind::Ioremap && self.phys != u64::MAX).then_some(self.phys),
             region,
         }
     }

@@ -5,7 +5,7 @@ use super::model::Area;
 use core::ptr::NonNull;
 use std::ops::Range;
 use vmalloc::area::{Guard, RegionId};
-use vmalloc::machine::format::Format;
+use vmalloc::machine::format::{Format, Prot};
 use vmalloc::machine::frames::Frames;
 use vmalloc::machine::{Context, Machine};
 use vmalloc::units::{Node, PAGE_SIZE, VirtAddr};
@@ -26,6 +26,7 @@ pub struct Ask {
     range: Range<usize>,
     guard: Guard,
     gfp: Gfp,
+    prot: Prot,
     kind: Kind,
     /// Any frame will do, and nobody came in between.
     plain: bool,
@@ -50,6 +51,7 @@ impl<F: Format, R: Rules> Hand<'_, F, R> {
             range: self.usable(region),
             guard: Guard::After,
             gfp: Gfp::KERNEL,
+            prot: Prot::RW,
             kind: Kind::Vmalloc,
             plain: true,
         };
@@ -76,6 +78,10 @@ impl<F: Format, R: Rules> Hand<'_, F, R> {
                 ask.gfp = self.some_gfp();
                 ask.plain = !ask.gfp.intersects(Gfp::DMA | Gfp::DMA32 | Gfp::THISNODE | Gfp::NORETRY);
                 ask.req = ask.req.gfp(ask.gfp);
+            }
+            9 => {
+                ask.prot = Prot::RO;
+                ask.req = ask.req.prot(Prot::RO);
             }
             8 => ask.req = ask.req.node(Node(self.below(self.setup().nodes as usize) as u8)),
             _ => {}
@@ -176,7 +182,7 @@ impl<F: Format, R: Rules> Hand<'_, F, R> {
     /// An area was made: is it where it should be, new, and clear if asked for?
     fn made(&self, at: NonNull<u8>, ask: &Ask) {
         let mut area = Area::new(at.addr().get(), ask.bytes, ask.kind);
-        area.guard = ask.guard;
+        (area.guard, area.prot) = (ask.guard, ask.prot);
         if ask.kind != Kind::Reserved {
             // An interrupt would meet an area that the model does not know yet.
             let page = |n| self.quietly(|| self.vm.frame_at(area.start + n * PAGE_SIZE));
@@ -236,7 +242,8 @@ impl<F: Format, R: Rules> Hand<'_, F, R> {
             return;
         }
         let stats = self.quietly(|| self.vm.stats());
-        let spare = self.sim().frames().free_now() + stats.waiting_pages + stats.stocked_frames;
+        let idle = stats.waiting_pages + stats.bound_pages + stats.stocked_frames;
+        let spare = self.sim().frames().free_now() + idle;
         let (total, pages) = (self.sim().frames().total(), ask.bytes.div_ceil(PAGE_SIZE));
         assert!(spare < pages + 64 + total / 8, "refusal: {error:?} of {ask:x?}, with {spare} frames: {stats:?}");
     }

@@ -16,9 +16,16 @@ impl<F: Format, R: Rules> Hand<'_, F, R> {
             46 => self.flush_aliases(),
             47 => drop(self.vm.reclaim(self.below(64))),
             48..62 => self.change_power(self.below(self.setup().cpus as usize) as u32),
-            62..64 => self.vm.set_policy(self.pick(&[Policy::Unmap, self.setup().policy])),
+            62..64 => self.set_policy(),
             _ => (0..8).for_each(|_| self.sim().step()),
         }
+    }
+
+    /// What a run is about most of the time; and what was cached is retired.
+    fn set_policy(&self) {
+        let all = [Policy::Unmap, Policy::Strict, Policy::Park, Policy::Keep];
+        let policy = if self.one_in(4) { self.pick(&all) } else { self.setup().policy };
+        self.vm.set_policy(policy);
     }
 
     fn tick(&self) {

@@ -11,3 +11,4 @@ mod refusals;
 mod regions;
 mod roots;
 mod tables;
+mod warm;

@@ -46,16 +46,12 @@ unsafe impl Format for X86_32 {
     const INDEX_BITS: u32 = 10;
     const MAX_PFN: u64 = 1 << 20;
     const ABSENT: u32 = 0;
+    const HIDES: bool = false;
 
     #[inline]
     fn leaf(frame: Pfn, prot: Prot, memory: MemType) -> u32 {
         let write = if prot.contains(Prot::WRITE) { bit::WRITE | bit::DIRTY } else { 0 };
-        Self::leaf_like(bit::LEAF | write | cache_bits(memory), frame)
-    }
-
-    #[inline]
-    fn leaf_like(form: u32, frame: Pfn) -> u32 {
-        base(frame) | form
+        base(frame) | bit::LEAF | write | cache_bits(memory)
     }
 
     #[inline]

@@ -1,0 +1,430 @@
+//! Park and Keep: what stays bound, who gets it, and when it goes.
+
+use crate::common::{At, PAGE, REGION, Rig, addr, boot, busy, page_of, quiet};
+use vmalloc::gfp::Gfp;
+use vmalloc::machine::Context;
+use vmalloc::machine::format::{Entry, Format, MemType, Prot};
+use vmalloc::table::X86_32;
+use vmalloc::units::{Node, Pfn};
+use vmalloc::{Config, FreeError, Placement, Policy, Req, What};
+use vmalloc_sim::{Bank, Sim};
+
+const WARM: [Policy; 2] = [Policy::Park, Policy::Keep];
+
+fn rig(policy: Policy) -> Rig {
+    boot(quiet(2), Config::region(REGION).policy(policy))
+}
+
+fn hits<F: Format>(rig: &Rig<F>) -> u64 {
+    rig.stats().counts.warm_hits
+}
+
+fn bound<F: Format>(rig: &Rig<F>) -> (usize, usize) {
+    (rig.stats().bound_slots, rig.stats().bound_pages)
+}
+
+fn frames_of<F: Format>(rig: &Rig<F>, at: At, pages: usize) -> Vec<Option<Pfn>> {
+    (0..pages).map(|page| rig.frame_at(page_of(at, page).0)).collect()
+}
+
+/// An area made and freed.
+#[track_caller]
+fn free_one<F: Format>(rig: &Rig<F>, req: Req) -> At {
+    let area = rig.alloc(req).unwrap();
+    rig.give(area).unwrap();
+    assert_eq!(rig.check(), Ok(()));
+    area
+}
+
+#[test]
+fn the_next_area_of_the_size_has_place_and_frames_of_the_last() {
+    for policy in WARM {
+        for pages in [1, 3, 17, 64, 65, 200, 512] {
+            let rig = boot(busy(2), Config::region(REGION).policy(policy).bound_pages(1000));
+            let first = rig.alloc(Req::pages(pages)).unwrap();
+            let frames = frames_of(&rig, first, pages);
+            rig.stamp(first, pages, 7);
+            rig.check_stamps(1, first, pages, 7);
+            rig.give(first).unwrap();
+            assert_eq!((bound(&rig), rig.check()), ((1, pages), Ok(())), "{policy:?} {pages}");
+            let second = rig.alloc(Req::pages(pages)).unwrap();
+            assert_eq!((second, frames_of(&rig, second, pages)), (first, frames), "{policy:?} {pages}");
+            assert_eq!((hits(&rig), bound(&rig), rig.check()), (1, (0, 0), Ok(())));
+            rig.stamp(second, pages, 9);
+            rig.check_stamps(1, second, pages, 9);
+            rig.sim.assert_faults(1, page_of(second, pages));
+            rig.give(second).unwrap();
+            assert_eq!(rig.stats().counts.closes, 0, "no flush was needed");
+        }
+    }
+}
+
+#[test]
+fn a_parked_area_faults_where_no_tlb_knows_it_and_a_kept_one_does_not() {
+    for policy in WARM {
+        let rig = rig(policy);
+        let area = rig.alloc(Req::pages(3)).unwrap();
+        rig.stamp(area, 3, 5);
+        rig.give(area).unwrap();
+        let parked = policy == Policy::Park;
+        assert_eq!(rig.sim.load(1, addr(area)).is_err(), parked);
+        assert!(rig.sim.load(0, addr(area)).is_ok(), "its own CPU has it in its TLB");
+        assert!(matches!(rig.sim.peek(addr(area)).1, Entry::Waiting(_)) == parked);
+        // What the next owner finds is what was there.
+        let again = rig.alloc(Req::pages(3)).unwrap();
+        assert_eq!(again, area);
+        rig.check_stamps(1, again, 3, 5);
+    }
+}
+
+#[test]
+fn no_use_after_free_goes_through_after_unmap_aliases_a_purge_or_another_policy() {
+    type End = fn(&Rig);
+    let ends: [(&str, End); 3] = [
+        ("unmap_aliases", |rig| assert!(rig.unmap_aliases())),
+        ("purge", |rig| assert!(rig.purge() > 0)),
+        ("set_policy", |rig| {
+            rig.set_policy(Policy::Unmap);
+            (0..4).for_each(|_| _ = rig.tick());
+            rig.sim.serve_kicks();
+        }),
+    ];
+    for policy in WARM {
+        for (name, end) in ends {
+            let rig = rig(policy);
+            for pages in [2, 100] {
+                let area = rig.alloc(Req::pages(pages)).unwrap();
+                rig.stamp(area, pages, 1);
+                rig.check_stamps(1, area, pages, 1);
+                rig.give(area).unwrap();
+                // One lies in its owner's mail.
+                let area2 = rig.alloc(Req::pages(pages + 1)).unwrap();
+                rig.stamp(area2, pages, 1);
+                rig.sim.on(1, || rig.give(area2)).unwrap();
+                end(&rig);
+                assert_eq!(bound(&rig), (0, 0), "{name}");
+                for page in 0..pages {
+                    (0..2).for_each(|cpu| rig.sim.assert_faults(cpu, page_of(area, page)));
+                    (0..2).for_each(|cpu| rig.sim.assert_faults(cpu, page_of(area2, page)));
+                }
+                rig.set_policy(policy);
+            }
+        }
+    }
+}
+
+#[test]
+fn only_the_same_number_of_pages_is_used_again() {
+    for policy in WARM {
+        let rig = rig(policy);
+        // One class: strides of 19 pages.
+        let (small, large) = (free_one(&rig, Req::pages(17)), free_one(&rig, Req::pages(18)));
+        assert_ne!(small, large);
+        assert_eq!((hits(&rig), bound(&rig)), (0, (2, 35)));
+        let [a, b, c] = [17, 18, 18].map(|pages| rig.alloc(Req::pages(pages)).unwrap());
+        assert_eq!((a, b, hits(&rig)), (small, large, 2), "G6");
+        rig.sim.assert_faults(0, page_of(a, 17));
+        assert!(c != a && c != b);
+    }
+}
+
+#[test]
+fn only_usual_requests_get_a_warm_slot_and_only_usual_areas_become_one() {
+    for policy in WARM {
+        let rig = rig(policy);
+        let warm = free_one(&rig, Req::pages(4));
+        let odd = [
+            Req::pages(4).prot(Prot::RO),
+            Req::pages(4).prot(Prot::RX),
+            Req::pages(4).memory(MemType::WriteCombining),
+            Req::pages(4).within(REGION.start..REGION.start + 600 * PAGE),
+            Req::pages(4).align(8 * PAGE),
+        ];
+        for req in odd {
+            let area = rig.alloc(req.clone()).unwrap();
+            assert_ne!(area, warm, "{req:?}");
+            rig.give(area).unwrap();
+            assert_eq!(rig.check(), Ok(()));
+        }
+        // Of these one has memory as usual: that of the alignment.
+        assert_eq!((hits(&rig), bound(&rig)), (0, (2, 8)));
+        let reserved = rig.reserve(Req::pages(4)).unwrap();
+        rig.give(reserved).unwrap();
+        let frames = rig.frames(4);
+        let mapped = rig.map(&frames).unwrap();
+        rig.unmap(mapped).unwrap();
+        rig.give_frames(&frames);
+        assert_eq!((hits(&rig), bound(&rig)), (0, (2, 8)));
+        assert_eq!(rig.alloc(Req::pages(4)).unwrap(), warm);
+    }
+}
+
+#[test]
+fn a_stack_is_used_again_cleared() {
+    for policy in WARM {
+        let rig = rig(policy);
+        let stack = rig.alloc(Req::stack(4)).unwrap();
+        rig.stamp(stack, 4, 77);
+        rig.give(stack).unwrap();
+        let again = rig.alloc(Req::stack(4)).unwrap();
+        assert_eq!((again, hits(&rig)), (stack, 1));
+        (0..4).for_each(|page| assert_eq!(rig.sim.load(1, page_of(again, page)), Ok(0)));
+    }
+}
+
+#[test]
+fn an_area_whose_frames_were_handed_out_does_not_stay() {
+    for policy in WARM {
+        let rig = rig(policy);
+        let area = rig.alloc(Req::pages(2)).unwrap();
+        let held = rig.hold_frame(addr(area).0).unwrap();
+        rig.give(area).unwrap();
+        assert_eq!((bound(&rig), rig.check()), ((0, 0), Ok(())), "W3");
+        let other = rig.alloc(Req::pages(2)).unwrap();
+        assert!(!frames_of(&rig, other, 2).contains(&Some(held)));
+        rig.give_frames(&[held]);
+    }
+}
+
+#[test]
+fn what_another_cpu_frees_is_warm_when_its_owner_finds_it() {
+    for policy in WARM {
+        for pages in [2, 64, 100] {
+            let rig = rig(policy);
+            for round in 0..3 {
+                let area = rig.alloc(Req::pages(pages)).unwrap();
+                rig.stamp(area, pages, round);
+                rig.sim.on(1, || rig.give(area)).unwrap();
+                assert!(matches!(rig.whatis(addr(area).0), What::Freed { flushed: false, .. }));
+                assert_eq!(rig.check(), Ok(()));
+                let again = rig.alloc(Req::pages(pages)).unwrap();
+                assert_eq!((again, hits(&rig)), (area, 1 + 3 * round));
+                rig.check_stamps(1, again, pages, round);
+                rig.give(again).unwrap();
+                assert_eq!(rig.alloc(Req::pages(pages)).unwrap(), area);
+                rig.give(area).unwrap();
+            }
+            assert_eq!(rig.stats().counts.remote_frees, 3);
+        }
+    }
+}
+
+#[test]
+fn a_remote_free_takes_apart_what_its_owner_has_no_room_for() {
+    let rig = boot(quiet(2), Config::region(REGION).policy(Policy::Keep).bound_pages(10));
+    let areas: Vec<_> = (0..2).map(|_| rig.alloc(Req::pages(8)).unwrap()).collect();
+    rig.give(areas[0]).unwrap();
+    rig.sim.on(1, || rig.give(areas[1])).unwrap();
+    rig.sim.assert_faults(0, addr(areas[1]));
+    rig.tick();
+    assert_eq!((bound(&rig), rig.stats().waiting_pages), ((1, 8), 8));
+}
+
+#[test]
+fn a_warm_slot_is_freed_and_by_whom_is_told() {
+    for policy in WARM {
+        let rig = rig(policy);
+        let area = free_one(&rig, Req::pages(2));
+        let What::Freed { was, flushed: false } = rig.whatis(addr(area).0 + 5000) else { panic!("it was freed") };
+        assert_eq!((was.start, was.pages, was.phys), (addr(area), 2, None));
+        assert!(format!("{:?}", was.freer.unwrap()).contains("warm.rs"));
+        assert_eq!((rig.find(addr(area).0), rig.areas().count()), (None, 0));
+        assert!(rig.listing().contains("unpurged vm_area"));
+        assert!(matches!(rig.give(area), Err(FreeError::DoubleFree { .. })));
+        assert!(rig.hold_frame(addr(area).0).is_none() && rig.frame_at(addr(area).0).is_none());
+        assert_eq!((bound(&rig), rig.check()), ((1, 2), Ok(())));
+    }
+}
+
+#[test]
+fn the_budget_holds_and_the_class_that_was_not_used_for_longest_goes_first() {
+    for policy in WARM {
+        let rig = boot(quiet(1), Config::region(REGION).policy(policy).bound_pages(100));
+        for pages in [30, 20, 10] {
+            free_one(&rig, Req::pages(pages));
+        }
+        let used = rig.alloc(Req::pages(30)).unwrap();
+        rig.give(used).unwrap();
+        assert_eq!(bound(&rig), (3, 60));
+        free_one(&rig, Req::pages(50));
+        assert_eq!((bound(&rig), rig.stats().counts.warm_over), ((3, 90), 1), "W2: {policy:?}");
+        let hits_of = |pages| {
+            let before = hits(&rig);
+            rig.alloc(Req::pages(pages)).unwrap();
+            hits(&rig) - before
+        };
+        assert_eq!([10, 20, 30, 50].map(hits_of), [1, 0, 1, 1]);
+        free_one(&rig, Req::pages(101));
+        assert_eq!(bound(&rig), (0, 0), "more than there may be");
+    }
+}
+
+#[test]
+fn the_budget_is_a_part_of_memory() {
+    let frames = |mib: u64| mib << 8;
+    for (mib, cpus, pages) in [(64, 2, 256), (512, 2, 256), (1024, 1, 1024), (1024, 2, 512)] {
+        let bank = Bank { first: Pfn(16), frames: frames(mib), node: Some(Node(0)) };
+        let rig = boot(quiet(cpus).bank(bank), Config::region(REGION).policy(Policy::Keep));
+        let areas: Vec<_> = (0..pages + 9).map(|_| rig.alloc(Req::pages(1)).unwrap()).collect();
+        areas.into_iter().for_each(|area| rig.give(area).unwrap());
+        assert_eq!(bound(&rig), (pages, pages), "{mib} MiB, {cpus} CPUs");
+    }
+}
+
+#[test]
+fn what_nobody_needs_goes_by_the_tick() {
+    for policy in WARM {
+        let rig = boot(quiet(1), Config::region(REGION).policy(policy).bound_pages(400));
+        let areas: Vec<_> = (0..20).map(|_| rig.alloc(Req::pages(5)).unwrap()).collect();
+        areas.into_iter().for_each(|area| rig.give(area).unwrap());
+        free_one(&rig, Req::pages(200));
+        let mut ticks = 0;
+        while bound(&rig).0 > 1 {
+            // One of them is in use all the time.
+            free_one(&rig, Req::pages(5));
+            rig.tick();
+            assert_eq!(rig.check(), Ok(()));
+            ticks += 1;
+            assert!(ticks < 300, "{:?}", bound(&rig));
+        }
+        assert!(ticks > 30, "not all at once");
+        assert_eq!(bound(&rig), (1, 5), "what is needed stays");
+        (0..40).for_each(|_| _ = rig.tick());
+        assert_eq!(bound(&rig), (0, 0));
+        assert_eq!(rig.stats().counts.warm_aged, 21);
+    }
+}
+
+#[test]
+fn a_tick_retires_a_slice_and_the_next_goes_on() {
+    let rig = rig(Policy::Keep);
+    free_one(&rig, Req::pages(200));
+    let present = |rig: &Rig| {
+        let start = REGION.start;
+        (0..513)
+            .filter(|page| matches!(rig.sim.peek(vmalloc::units::VirtAddr(start + page * PAGE)).1, Entry::Leaf { .. }))
+            .count()
+    };
+    rig.set_policy(Policy::Keep);
+    let mut last = present(&rig);
+    assert_eq!(last, 200);
+    let mut slices = 0;
+    for _ in 0..60 {
+        rig.tick();
+        assert_eq!(rig.check(), Ok(()));
+        let now = present(&rig);
+        assert!(last - now <= 64, "L3: {last} to {now}");
+        slices += (now < last) as usize;
+        last = now;
+    }
+    assert_eq!((last, slices), (0, 4));
+}
+
+#[test]
+fn memory_comes_back_when_somebody_else_needs_it() {
+    for policy in WARM {
+        let bank = Bank { first: Pfn(16), frames: 1024, node: Some(Node(0)) };
+        let rig = boot(quiet(2).bank(bank), Config::region(REGION).policy(policy));
+        // Both CPUs keep as much as they may: a half of all.
+        for cpu in 0..2 {
+            rig.sim.on(cpu, || {
+                let areas: Vec<_> = (0..250).map(|_| rig.alloc(Req::pages(1)).unwrap()).collect();
+                areas.into_iter().for_each(|area| rig.give(area).unwrap());
+            });
+        }
+        assert_eq!(bound(&rig), (500, 500));
+        let large = rig.alloc(Req::pages(700)).unwrap();
+        rig.stamp(large, 700, 1);
+        assert_eq!((bound(&rig).0, rig.check()), (0, Ok(())), "{policy:?}");
+    }
+}
+
+#[test]
+fn addresses_come_back_when_somebody_else_needs_them() {
+    for policy in WARM {
+        let narrow = REGION.start..REGION.start + 1024 * PAGE;
+        let rig = boot(quiet(2), Config::region(narrow).policy(policy));
+        rig.sim.on(1, || free_one(&rig, Req::pages(200)));
+        assert_eq!(bound(&rig), (1, 200));
+        rig.alloc(Req::pages(1000)).unwrap();
+        assert_eq!(bound(&rig), (0, 0), "{policy:?}");
+    }
+}
+
+#[test]
+fn who_must_not_wait_gives_up_its_own_all_the_same() {
+    let bank = Bank { first: Pfn(16), frames: 1024, node: Some(Node(0)) };
+    let rig = boot(quiet(1).bank(bank), Config::region(REGION).policy(Policy::Park));
+    let areas: Vec<_> = (0..250).map(|_| rig.alloc(Req::pages(1)).unwrap()).collect();
+    areas.into_iter().for_each(|area| rig.give(area).unwrap());
+    rig.sim.set_context(Context::Atomic);
+    // The only CPU: its own flush is grace enough.
+    rig.alloc(Req::pages(800).gfp(Gfp::ATOMIC)).unwrap();
+    rig.sim.set_context(Context::Task);
+    assert_eq!(bound(&rig), (0, 0));
+}
+
+#[test]
+fn pressure_of_waiting_pages_leaves_warm_slots_alone() {
+    let rig = boot(quiet(1), Config::region(REGION).policy(Policy::Keep).waiting_pages(100).bound_pages(50));
+    free_one(&rig, Req::pages(7));
+    for _ in 0..5 {
+        free_one(&rig, Req::pages(400));
+    }
+    assert!(rig.stats().counts.purges > 0);
+    assert_eq!(bound(&rig), (1, 7));
+}
+
+#[test]
+fn a_slot_keeps_its_form_when_the_policy_changes_between() {
+    let rig = boot(busy(2), Config::region(REGION).policy(Policy::Keep));
+    let areas: Vec<_> = (0..4).map(|_| rig.alloc(Req::pages(3)).unwrap()).collect();
+    for (n, &area) in areas.iter().enumerate() {
+        rig.set_policy(WARM[n % 2]);
+        rig.give(area).unwrap();
+        assert_eq!(rig.check(), Ok(()));
+        let again = rig.alloc(Req::pages(3)).unwrap();
+        rig.stamp(again, 3, 3);
+        rig.check_stamps(1, again, 3, 3);
+        assert_eq!(rig.check(), Ok(()));
+    }
+}
+
+#[test]
+fn frames_of_other_nodes_do_not_stay() {
+    let node = |n: u64| Bank { first: Pfn(16 + n * 2048), frames: 2048, node: Some(Node(n as u8)) };
+    for policy in WARM {
+        let rig = boot(quiet(2).bank(node(0)).bank(node(1)), Config::region(REGION).policy(policy));
+        free_one(&rig, Req::pages(3).node(Node(1)));
+        assert_eq!(bound(&rig), (0, 0), "foreign");
+        let home = free_one(&rig, Req::pages(3));
+        assert_eq!(bound(&rig), (1, 3));
+        for req in [Req::pages(3).node(Node(1)), Req::pages(3).gfp(Gfp::KERNEL | Gfp::THISNODE)] {
+            assert_ne!(rig.alloc(req).unwrap(), home);
+        }
+        assert_eq!(rig.alloc(Req::pages(3).node(Node(0))).unwrap(), home);
+    }
+}
+
+#[test]
+fn where_entries_cannot_hide_their_frames_park_is_unmap() {
+    let region = 0xc000_0000..0xf000_0000;
+    let machine = || Sim::<X86_32>::builder().cpus(1).rates(vmalloc_sim::Rates::NEVER);
+    for (policy, stays) in [(Policy::Park, (0, 0)), (Policy::Keep, (1, 2))] {
+        let rig = boot(machine(), Config::region(region.clone()).policy(policy));
+        free_one(&rig, Req::pages(2));
+        assert_eq!((rig.policy(), bound(&rig)), (policy, stays));
+    }
+}
+
+#[test]
+fn nothing_stays_under_the_lowest_placement_nor_of_runs() {
+    for policy in WARM {
+        let rig = boot(quiet(1), Config::region(REGION).placement(Placement::Lowest).policy(policy));
+        free_one(&rig, Req::pages(2));
+        assert_eq!(bound(&rig), (0, 0));
+        let rig = boot(quiet(1), Config::region(REGION).policy(policy).bound_pages(2000));
+        free_one(&rig, Req::pages(600));
+        assert_eq!(bound(&rig), (0, 0));
+    }
+}

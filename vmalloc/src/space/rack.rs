@@ -1,0 +1,305 @@
+//! Racks: one CPU's warm slots of one region, by class.
+//!
+//! A warm slot was freed and is still bound. The slots of a class hang in one
+//! chain, in the order in which they were cached; each holds its two links
+//! itself, in fields that only other kinds of slot use.
+//!
+//! ```text
+//!   list of a class:  newest ⇄ older ⇄ … ⇄ oldest       low: the fewest since the last look
+//! ```
+//!
+//! # Rules
+//! - **K5** A slot is on a list if and only if it is warm, but for the one that
+//!   is being retired; on the list of its class, and once.
+//! - **K6** What is used again is the newest of its size; what is retired is
+//!   the oldest of the class that has not been used for longest, or what a class
+//!   has not needed since it was looked at last.
+//!
+//! # Locks
+//! None: whoever is inside the owner's CPU.
+
+use super::chunk::{Chunk, ChunkRef};
+use super::class::{CLASSES, Class, MAX_SLOTS};
+use crate::error::Broken;
+use crate::sync::Ordering::Relaxed;
+use core::ptr::with_exposed_provenance_mut;
+
+/// The most pages that a CPU may bind: a list counts twice as many slots.
+pub const MOST: usize = i16::MAX as usize;
+
+/// Slots of a list that are looked at for one of the right size.
+const LOOKED_AT: usize = 16;
+
+/// A slot, in one word: the header's address, and the slot's number below it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Link(usize);
+
+const NONE: Link = Link(0);
+
+const _: () = assert!(align_of::<Chunk>() >= MAX_SLOTS, "a slot's number fits below a header's address");
+
+impl Link {
+    fn new(chunk: ChunkRef, slot: u32) -> Link {
+        Link(chunk.as_ptr().expose_provenance() | slot as usize)
+    }
+
+    #[inline]
+    fn get(self) -> Option<(ChunkRef, u32)> {
+        let header = with_exposed_provenance_mut(self.0 & !(MAX_SLOTS - 1));
+        // SAFETY: H2: `new` exposed what `as_ptr` gave.
+        let chunk = unsafe { ChunkRef::from_ptr(header) }?;
+        Some((chunk, (self.0 % MAX_SLOTS) as u32))
+    }
+
+    #[inline]
+    fn older(self) -> Link {
+        self.get().map_or(NONE, |(chunk, slot)| Link(chunk.slot(slot).neighbours().0.load(Relaxed) as usize))
+    }
+
+    #[inline]
+    fn newer(self) -> Link {
+        self.get().map_or(NONE, |(chunk, slot)| Link(chunk.slot(slot).neighbours().1.load(Relaxed) as usize))
+    }
+
+    #[inline]
+    fn set_older(self, to: Link) {
+        if let Some((chunk, slot)) = self.get() {
+            chunk.slot(slot).neighbours().0.store(to.0 as u64, Relaxed);
+        }
+    }
+
+    #[inline]
+    fn set_newer(self, to: Link) {
+        if let Some((chunk, slot)) = self.get() {
+            chunk.slot(slot).neighbours().1.store(to.0 as u64, Relaxed);
+        }
+    }
+}
+
+/// The warm slots of one class.
+#[derive(Clone, Copy, Debug)]
+struct List {
+    newest: Link,
+    oldest: Link,
+    /// When it was used last.
+    used: u32,
+    slots: u16,
+    /// The fewest slots since the last look (K6).
+    low: u16,
+}
+
+/// One CPU's warm slots of one region.
+#[derive(Debug)]
+pub struct Rack {
+    lists: [List; CLASSES],
+    /// Classes with slots.
+    filled: u128,
+}
+
+impl Default for Rack {
+    fn default() -> Rack {
+        Rack { lists: [List { newest: NONE, oldest: NONE, used: 0, slots: 0, low: 0 }; CLASSES], filled: 0 }
+    }
+}
+
+impl Rack {
+    /// Adds a warm slot of `class`, at the time `now`.
+    #[inline]
+    pub fn push(&mut self, class: Class, chunk: ChunkRef, slot: u32, now: u32) {
+        let link = Link::new(chunk, slot);
+        let list = &mut self.lists[class.index()];
+        link.set_older(list.newest);
+        link.set_newer(NONE);
+        if list.newest == NONE {
+            list.oldest = link
+        } else {
+            list.newest.set_newer(link)
+        }
+        (list.newest, list.used) = (link, now);
+        list.slots += 1;
+        self.filled |= 1 << class.index();
+    }
+
+    /// Takes the newest slot of `class` that `fits`, at the time `now`.
+    ///
+    /// # Cost
+    /// O(1): a few slots are looked at.
+    #[inline]
+    pub fn take(&mut self, class: Class, now: u32, fits: impl Fn(&Chunk, u32) -> bool) -> Option<(ChunkRef, u32)> {
+        let list = &mut self.lists[class.index()];
+        let mut link = list.newest;
+        for _ in 0..LOOKED_AT {
+            let (chunk, slot) = link.get()?;
+            if fits(&chunk, slot) {
+                list.used = now;
+                self.unlink(class, link);
+                return Some((chunk, slot));
+            }
+            link = link.older();
+        }
+        None
+    }
+
+    /// Takes the oldest slot of `class`.
+    pub fn take_oldest(&mut self, class: Class) -> Option<(ChunkRef, u32)> {
+        let link = self.lists[class.index()].oldest;
+        let place = link.get()?;
+        self.unlink(class, link);
+        Some(place)
+    }
+
+    /// The class that has not been used for longest, and for how long (K6).
+    pub fn idlest(&self, now: u32) -> Option<(u32, Class)> {
+        let ages = self.classes().map(|class| (now.wrapping_sub(self.lists[class.index()].used), class));
+        ages.max_by_key(|&(age, _)| age)
+    }
+
+    /// The slots that a class has not needed since the last look (K6).
+    pub fn surplus(&mut self, class: Class) -> u32 {
+        let list = &mut self.lists[class.index()];
+        core::mem::replace(&mut list.low, list.slots) as u32
+    }
+
+    /// Classes with slots.
+    pub fn classes(&self) -> impl Iterator<Item = Class> + use<> {
+        let mut filled = self.filled;
+        core::iter::from_fn(move || {
+            let class = filled.trailing_zeros() as usize;
+            filled &= filled.wrapping_sub(1);
+            (class < CLASSES).then(|| Class::from_index(class))
+        })
+    }
+
+    #[inline]
+    fn unlink(&mut self, class: Class, link: Link) {
+        let list = &mut self.lists[class.index()];
+        let (older, newer) = (link.older(), link.newer());
+        if newer == NONE {
+            list.newest = older
+        } else {
+            newer.set_older(older)
+        }
+        if older == NONE {
+            list.oldest = newer
+        } else {
+            older.set_newer(newer)
+        }
+        list.slots -= 1;
+        list.low = list.low.min(list.slots);
+        if list.slots == 0 {
+            self.filled &= !(1 << class.index());
+        }
+    }
+
+    /// Checks K5, and says how many slots there are.
+    ///
+    /// # Errors
+    /// The rule that is broken, and the header's address.
+    pub fn check(&self) -> Result<usize, Broken> {
+        let mut all = 0;
+        for class in Class::all() {
+            let list = &self.lists[class.index()];
+            let (mut link, mut newer, mut slots) = (list.newest, NONE, 0);
+            while let Some((chunk, slot)) = link.get() {
+                let warm = chunk.warm_slots() >> slot & 1 != 0 && chunk.class() == Some(class);
+                if !warm || link.newer() != newer || slots == list.slots {
+                    return Err(Broken { rule: "K5", at: link.0 });
+                }
+                (newer, link, slots) = (link, link.older(), slots + 1);
+            }
+            let filled = self.filled >> class.index() & 1 != 0;
+            if list.oldest != newer || slots != list.slots || filled != (slots > 0) || list.low > slots {
+                return Err(Broken { rule: "K5", at: class.index() });
+            }
+            all += slots as usize;
+        }
+        Ok(all)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::area::RegionId;
+    use crate::units::{Pfn, VirtAddr};
+    extern crate std;
+    use std::boxed::Box;
+    use std::vec::Vec;
+
+    const CLASS: usize = 30;
+
+    /// A chunk all of whose slots are warm, for as long as the tests run.
+    fn warm_chunk() -> ChunkRef {
+        let chunk = Box::leak(Box::new(Chunk::new(Pfn(0))));
+        let class = Class::of(CLASS, 1).unwrap();
+        chunk.become_class(class, 64, VirtAddr(0x4000_0000), RegionId(0), 0);
+        while let Some(slot) = chunk.take() {
+            chunk.enliven(slot);
+            assert!(chunk.keep(slot));
+        }
+        // SAFETY: H2: it was leaked.
+        unsafe { ChunkRef::from_ptr(chunk) }.unwrap()
+    }
+
+    fn rack(slots: &[u32]) -> (Rack, ChunkRef, Class) {
+        let (mut rack, chunk, class) = (Rack::default(), warm_chunk(), Class::of(CLASS, 1).unwrap());
+        slots.iter().for_each(|&slot| rack.push(class, chunk, slot, slot));
+        assert_eq!(rack.check(), Ok(slots.len()));
+        (rack, chunk, class)
+    }
+
+    #[test]
+    fn the_newest_that_fits_is_taken_and_the_oldest_is_given_up() {
+        let (mut rack, _, class) = rack(&[1, 2, 3, 4, 5]);
+        let take = |rack: &mut Rack, odd: bool| rack.take(class, 9, |_, slot| (slot % 2 == 1) == odd).unwrap().1;
+        assert_eq!([take(&mut rack, false), take(&mut rack, true)], [4, 5], "K6");
+        assert_eq!(rack.check(), Ok(3));
+        let oldest: Vec<u32> = core::iter::from_fn(|| rack.take_oldest(class)).map(|place| place.1).collect();
+        assert_eq!(oldest, [1, 2, 3], "K6");
+        assert_eq!((rack.check(), rack.classes().count()), (Ok(0), 0));
+    }
+
+    #[test]
+    fn only_a_few_are_looked_at() {
+        let slots: Vec<u32> = (0..=LOOKED_AT as u32).collect();
+        let (mut rack, ..) = rack(&slots);
+        let class = Class::of(CLASS, 1).unwrap();
+        assert!(rack.take(class, 0, |_, slot| slot == 0).is_none());
+        assert!(rack.take(class, 0, |_, slot| slot == 1).is_some());
+    }
+
+    #[test]
+    fn the_class_that_was_not_used_for_longest_is_the_idlest() {
+        let (mut rack, ..) = rack(&[1, 2]);
+        let other = Class::of(1, 1).unwrap();
+        let class = Class::of(CLASS, 1).unwrap();
+        assert_eq!(rack.idlest(5), Some((3, class)));
+        let chunk = Box::leak(Box::new(Chunk::new(Pfn(1))));
+        chunk.become_class(other, 4, VirtAddr(0x8000_0000), RegionId(0), 0);
+        assert!(chunk.take() == Some(0) && chunk.keep(0));
+        // SAFETY: H2: it was leaked.
+        rack.push(other, unsafe { ChunkRef::from_ptr(chunk) }.unwrap(), 0, 4);
+        assert_eq!(rack.idlest(5), Some((3, class)));
+        rack.take(class, 6, |_, _| true);
+        assert_eq!(rack.idlest(u32::MAX.wrapping_add(8)), Some((3, other)));
+        assert_eq!(rack.check(), Ok(2));
+    }
+
+    #[test]
+    fn the_surplus_is_what_was_never_needed_since_the_last_look() {
+        let (mut rack, chunk, class) = rack(&[1, 2, 3, 4]);
+        assert_eq!(rack.surplus(class), 0, "there were none before");
+        for _ in 0..3 {
+            let slot = rack.take(class, 0, |_, _| true).unwrap().1;
+            rack.push(class, chunk, slot, 0);
+        }
+        assert_eq!((rack.surplus(class), rack.surplus(class)), (3, 4), "one was in use, then none");
+    }
+
+    #[test]
+    fn a_slot_on_a_rack_that_is_not_warm_is_seen() {
+        let (rack, chunk, _) = rack(&[1, 2]);
+        chunk.revive(2);
+        assert!(matches!(rack.check(), Err(Broken { rule: "K5", .. })));
+    }
+}

@@ -1,0 +1,497 @@
+//! Warm slots: the policies Park and Keep.
+//!
+//! Under these a freed area of a common kind is not taken apart: its slot stays
+//! *bound*, and the next area of its size is made of it, without frames and
+//! without a flush.
+//!
+//! ```text
+//!   live ──free──▶ warm ──alloc──▶ live          Park: entries retired, and back; Keep: entries left alone
+//!                   └──retired──▶ stale ──▶ …    as every freed slot: frames wait for grace in its load
+//! ```
+//!
+//! A slot is warm in one of two forms, and its label says in which: *parked*,
+//! its entries not present, as those of a stale slot are, or *kept*, its
+//! entries as they were. So the policy may change at any time.
+//!
+//! # Rules
+//! - **W1** Warm is only what any usual request may have: a slot of a class,
+//!   memory that the area allocated itself, ordinary, for reading and writing,
+//!   all frames of the CPU's own node. Each entry is looked at once, when the
+//!   slot is cached first. It is used again for requests that want just that.
+//! - **W2** What is bound is counted, at most [`Core::budget`] pages a CPU. The
+//!   slot that goes is the oldest of the class that was used the longest ago. What
+//!   a class has not needed for a while goes by the tick, half at a time. All goes
+//!   by a purge, for want of memory or addresses (the CPU's own first), by
+//!   `unmap_aliases`, and when the policy changes.
+//! - **W3** Nothing is warm that anybody else may reach: frames that were handed
+//!   out (`hold_frame`), or a slot that another CPU is freeing at the same
+//!   moment. Both are looked for after the slot has left `live` (R5).
+//! - **G2** A warm slot's pages have the frames that they had, with the protection
+//!   that they had: a TLB that still knows them reaches what the next area
+//!   has there. Therefore no flush; and therefore a use after free is told late.
+//! - **G6** A slot is used again for the same number of pages. What lies beyond
+//!   them was never bound since the slot was clean, so the page after the area
+//!   has had no translation since grace, under Park and Keep too.
+//! - **R1** Who frees on another CPU leaves a kept slot's entries alone, if its
+//!   owner has room, and posts it; a parked one it retires first, as ever. The
+//!   owner finds both in its mail, and decides.
+//! - **L3** At most a slice of entries is retired at a time: the slot at hand is
+//!   the CPU's `victim`, for whoever comes next to go on with.
+
+use crate::area::{Backing, Caller, Policy, RegionId};
+use crate::cpu::{Here, SLICE};
+use crate::error::FreeError;
+use crate::instance::{Core, Vmalloc};
+use crate::lookup::Found;
+use crate::machine::format::{Format, MemType, Prot};
+use crate::machine::frames::Frames;
+use crate::machine::{Machine, Sabotage};
+use crate::plan::Plan;
+use crate::space::chunk::ChunkRef;
+use crate::space::slot::Slot;
+use crate::stats::{Counters, count};
+use crate::sync::Ordering::Relaxed;
+use crate::units::{PageRange, Pfn};
+use crate::vmalloc::Way;
+use core::sync::atomic::{AtomicU64, AtomicUsize};
+
+/// Ticks between two looks at a class.
+const LOOK: u32 = 16;
+
+/// What becomes of the entries of an area that may stay warm.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Retire {
+    /// It may not: Unmap, Strict.
+    Clear,
+    /// They are made not present.
+    Park,
+    /// They stay.
+    Keep,
+}
+
+/// Why a slot does not stay warm.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Shed {
+    /// Nobody needs it any more.
+    Aged,
+    /// There is more than the budget allows.
+    Over,
+    /// A purge, or somebody ran short.
+    Purged,
+}
+
+impl Shed {
+    fn counter(self, counters: &Counters) -> &AtomicU64 {
+        match self {
+            Shed::Aged => &counters.warm_aged,
+            Shed::Over => &counters.warm_over,
+            Shed::Purged => &counters.warm_purged,
+        }
+    }
+}
+
+/// What one CPU keeps bound: written by whoever is inside, read by anybody.
+#[derive(Debug, Default)]
+pub(crate) struct Bound {
+    slots: AtomicUsize,
+    pages: AtomicUsize,
+}
+
+impl Bound {
+    #[inline]
+    pub(crate) fn pages(&self) -> usize {
+        self.pages.load(Relaxed)
+    }
+
+    pub(crate) fn slots(&self) -> usize {
+        self.slots.load(Relaxed)
+    }
+
+    #[inline]
+    fn add(&self, pages: usize) {
+        self.slots.store(self.slots() + 1, Relaxed);
+        self.pages.store(self.pages() + pages, Relaxed);
+    }
+
+    #[inline]
+    fn remove(&self, pages: usize) {
+        self.slots.store(self.slots().saturating_sub(1), Relaxed);
+        self.pages.store(self.pages().saturating_sub(pages), Relaxed);
+    }
+}
+
+/// A slot that is being retired, and how many of its pages are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Victim {
+    pub(crate) chunk: ChunkRef,
+    pub(crate) slot: u32,
+    done: usize,
+}
+
+/// One CPU's clock of uses, and its slot at hand.
+#[derive(Debug, Default)]
+pub(crate) struct Warm {
+    /// Slots cached so far.
+    clock: u32,
+    ticks: u32,
+    pub(crate) victim: Option<Victim>,
+}
+
+impl<M: Machine> Core<M> {
+    /// What a free does with entries now.
+    #[inline]
+    pub(crate) fn retire(&self) -> Retire {
+        let parks = const { <M::Table as Format>::HIDES && !M::MIRRORED };
+        match self.policy() {
+            Policy::Keep => Retire::Keep,
+            Policy::Park if parks => Retire::Park,
+            _ => Retire::Clear,
+        }
+    }
+
+    /// Whether freed areas may stay bound.
+    #[inline]
+    pub(crate) fn caches(&self) -> bool {
+        self.retire() != Retire::Clear
+    }
+}
+
+impl<M: Machine> Here<'_, M> {
+    /// Makes an area of a warm slot, building (U1), with its entries as they
+    /// have to be; `None` where none will do.
+    #[inline]
+    pub(crate) fn take_warm(&mut self, plan: &Plan<'_>, backing: &Backing<'_>) -> Option<Found> {
+        let usual = plan.req.memory == MemType::WriteBack
+            && (plan.req.prot == Prot::RW || M::SABOTAGE == Sabotage::AnyProt)
+            && matches!(backing, Backing::Fresh);
+        if plan.class.is_none() || !usual || !self.magazine.serves(plan.want(self.node)) {
+            return None;
+        }
+        let (chunk, index) = match self.take_from_rack(plan) {
+            Some(place) => place,
+            None => self.take_from_mail(plan)?,
+        };
+        let slot = chunk.slot(index);
+        let kept = slot.is_kept();
+        self.cpu.bound.remove(slot.pages());
+        chunk.revive(index);
+        slot.begin_again(&plan.label(backing));
+        chunk.enliven(index);
+        let counters = &self.cpu.counters;
+        count(&counters.allocs, 1);
+        count(&counters.alloc_pages, plan.pages as u64);
+        count(&counters.warm_hits, 1);
+        let found = Found { chunk, index, start: chunk.address(index) };
+        if !kept {
+            self.unpark(&found, plan.pages);
+        }
+        Some(found)
+    }
+
+    #[inline]
+    fn take_from_rack(&mut self, plan: &Plan<'_>) -> Option<(ChunkRef, u32)> {
+        let now = self.warm.clock;
+        let rack = &mut self.shelf(plan.req.region).rack;
+        let fits = |chunk: &crate::space::chunk::Chunk, slot| {
+            chunk.slot(slot).pages() == plan.pages || M::SABOTAGE == Sabotage::AnySize
+        };
+        rack.take(plan.class?, now, fits)
+    }
+
+    /// What others freed may be of the right size.
+    #[cold]
+    #[inline(never)]
+    fn take_from_mail(&mut self, plan: &Plan<'_>) -> Option<(ChunkRef, u32)> {
+        if !self.cpu.mail.is_empty() {
+            self.drain_mail();
+            let taken = self.take_from_rack(plan);
+            if taken.is_some() {
+                return taken;
+            }
+        }
+        count(&self.cpu.counters.warm_misses, 1);
+        None
+    }
+
+    /// Parked → bound, with the frames and the protection that it had (G2).
+    #[inline]
+    fn unpark(&mut self, found: &Found, pages: usize) {
+        let vm = self.vm;
+        for slice in PageRange::new(found.start, pages).slices(SLICE) {
+            if slice.start != found.start {
+                self.breathe();
+            }
+            for piece in self.core.pieces(vm, found.chunk, slice.start, slice.pages) {
+                piece.unstage(&mut |at, word| vm.complain(at, word));
+            }
+            vm.machine().sync(slice);
+        }
+    }
+
+    /// Whether an area that is about to be freed may stay warm (W1).
+    #[inline]
+    pub(crate) fn may_stay(&mut self, found: &Found, sequence: u32, pages: usize) -> bool {
+        let slot = found.slot();
+        found.chunk.class().is_some()
+            && slot.kind().allocates()
+            && pages <= self.core.budget
+            && !self.is_handed_out(slot)
+            && (slot.is_plain() || self.vouch(found, sequence, pages))
+    }
+
+    /// Whether somebody else may have frames of the area (W3).
+    #[inline]
+    fn is_handed_out(&self, slot: &Slot) -> bool {
+        slot.is_shared() && M::SABOTAGE != Sabotage::CacheShared
+    }
+
+    /// Looks at each entry, a slice at a time, as long as the slot is the area
+    /// that was looked up (T1): true = all are plain.
+    #[cold]
+    #[inline(never)]
+    fn vouch(&mut self, found: &Found, sequence: u32, pages: usize) -> bool {
+        for slice in PageRange::new(found.start, pages).slices(SLICE) {
+            if slice.start != found.start {
+                self.breathe();
+            }
+            let lives = found.is_area() && found.slot().sequence() == sequence;
+            if !(lives && self.is_plain(found.chunk, slice)) {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn is_plain(&self, chunk: ChunkRef, slice: PageRange) -> bool {
+        let machine = self.vm.machine();
+        let (source, home) = (machine.frames(), machine.node_of(chunk.owner()));
+        let mixed = source.nodes() > 1;
+        // Where half of what entries can name is no memory, inverted frames
+        // name none.
+        let hides = |frame: Pfn| frame.0 < <M::Table as Format>::MAX_PFN / 2;
+        let fits = |frame| hides(frame) && !(mixed && source.node_of(frame) != home);
+        self.core.pieces(self.vm, chunk, slice.start, slice.pages).all(|piece| piece.is_plain(fits))
+    }
+
+    /// Frees an area that may stay warm.
+    #[inline]
+    pub(crate) fn retire_warm(
+        &mut self,
+        (found, sequence): (&Found, u32),
+        pages: usize,
+        by: Caller,
+    ) -> Result<(), FreeError> {
+        let kept = self.core.retire() == Retire::Keep;
+        let how = self.way_of(found, if kept { 0 } else { pages });
+        if how != Way::AtOnce {
+            return self.post_warm((found, sequence), how, pages, by);
+        }
+        let (chunk, index, slot) = (found.chunk, found.index, found.slot());
+        if chunk.areas() >> index & 1 == 0 || slot.sequence() != sequence {
+            return Err(self.core.double_free(found));
+        }
+        self.count_free(how, pages);
+        let alone = chunk.keep(index);
+        slot.freed_plain_by(by, kept);
+        if !kept {
+            self.retire_entries(chunk, PageRange::new(found.start, pages));
+        }
+        if alone && !self.is_handed_out(slot) {
+            self.rack(chunk, index, pages);
+            self.trim();
+        } else {
+            self.let_go(chunk, index, pages);
+        }
+        Ok(())
+    }
+
+    /// Frees an area that its owner may keep warm, or that takes several
+    /// sections to park: claimed meanwhile (R1).
+    #[inline(never)]
+    fn post_warm(
+        &mut self,
+        (found, sequence): (&Found, u32),
+        how: Way,
+        pages: usize,
+        by: Caller,
+    ) -> Result<(), FreeError> {
+        if !self.claim(found, sequence, how, pages) {
+            return Err(self.core.double_free(found));
+        }
+        self.count_free(how, pages);
+        let bound = self.core.cpu(found.chunk.owner()).bound.pages();
+        let kept = self.core.retire() == Retire::Keep && bound + pages <= self.core.budget;
+        found.slot().freed_plain_by(by, kept);
+        if kept {
+            self.hand_over(found);
+        } else {
+            self.unbind(found, how, PageRange::new(found.start, pages));
+        }
+        Ok(())
+    }
+
+    /// A slot with plain entries comes home, claimed by who freed it: true = it
+    /// stays warm, or has been let go.
+    pub(crate) fn welcome(&mut self, chunk: ChunkRef, slot: u32) -> bool {
+        let (area, pages) = (chunk.slot(slot), chunk.slot(slot).pages());
+        let has_room = self.cpu.bound.pages() + pages <= self.core.budget;
+        let may_park = has_room && self.core.retire() == Retire::Park;
+        if !(area.is_kept() || may_park) {
+            return false;
+        }
+        // The claim on it is the freer's own.
+        chunk.keep(slot);
+        if self.is_handed_out(area) {
+            self.let_go(chunk, slot, pages);
+        } else {
+            self.rack(chunk, slot, pages);
+        }
+        true
+    }
+
+    /// Caches a warm slot.
+    #[inline]
+    fn rack(&mut self, chunk: ChunkRef, slot: u32, pages: usize) {
+        let Some(class) = chunk.class() else { return };
+        self.warm.clock = self.warm.clock.wrapping_add(1);
+        let now = self.warm.clock;
+        self.shelf(chunk.region()).rack.push(class, chunk, slot, now);
+        if M::SABOTAGE != Sabotage::ForgetWarm {
+            self.cpu.bound.add(pages);
+        }
+        count(&self.cpu.counters.warm_frees, 1);
+    }
+
+    /// A slot that became warm must not be cached: it is stale. Rare, and in
+    /// one section.
+    #[cold]
+    fn let_go(&mut self, chunk: ChunkRef, slot: u32, pages: usize) {
+        if chunk.slot(slot).is_kept() {
+            self.retire_entries(chunk, PageRange::new(chunk.address(slot), pages));
+        }
+        self.open.cool(chunk, slot, pages);
+        self.pay(pages);
+    }
+
+    /// Keeps within the budget (W2).
+    #[inline]
+    fn trim(&mut self) {
+        if self.cpu.bound.pages() > self.core.budget {
+            self.trim_now();
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn trim_now(&mut self) {
+        while self.cpu.bound.pages() > self.core.budget && self.shed(Shed::Over) > 0 {
+            self.breathe();
+        }
+    }
+
+    /// Retires up to a slice of what is bound here, and says how much work that
+    /// was; 0 = nothing is bound.
+    pub(crate) fn shed(&mut self, why: Shed) -> usize {
+        if M::SABOTAGE == Sabotage::ForgetWarm {
+            return 0;
+        }
+        match self.warm.victim.take().or_else(|| self.pick()) {
+            Some(victim) => self.retire_some(victim, why),
+            None => 0,
+        }
+    }
+
+    /// Retires all that is bound here, and says how much work that was.
+    pub(crate) fn shed_own(&mut self) -> usize {
+        let mut work = 0;
+        loop {
+            match self.shed(Shed::Purged) {
+                0 => return work,
+                more => work += more,
+            }
+            self.breathe();
+        }
+    }
+
+    /// The oldest slot of the class that was used the longest ago (W2).
+    fn pick(&mut self) -> Option<Victim> {
+        let now = self.warm.clock;
+        let regions = (0..self.core.regions.len()).map(|region| RegionId(region as u8));
+        let idlest = regions.filter_map(|region| {
+            let (age, class) = self.shelf(region).rack.idlest(now)?;
+            Some((age, region, class))
+        });
+        let (_, region, class) = idlest.max_by_key(|&(age, ..)| age)?;
+        let (chunk, slot) = self.shelf(region).rack.take_oldest(class)?;
+        Some(Victim { chunk, slot, done: 0 })
+    }
+
+    /// Retires up to a slice of the slot at hand; when nothing of it is left it
+    /// is stale.
+    fn retire_some(&mut self, mut victim: Victim, why: Shed) -> usize {
+        let Victim { chunk, slot, done } = victim;
+        let pages = chunk.slot(slot).pages();
+        let left = if chunk.slot(slot).is_kept() { pages - done } else { 0 };
+        let slice = left.min(SLICE);
+        self.retire_entries(chunk, PageRange::new(chunk.address(slot).add_pages(done), slice));
+        if slice < left {
+            victim.done += slice;
+            self.warm.victim = Some(victim);
+            return slice;
+        }
+        self.cpu.bound.remove(pages);
+        count(why.counter(&self.cpu.counters), 1);
+        self.open.cool(chunk, slot, pages);
+        self.pay(pages);
+        slice.max(1)
+    }
+
+    /// Whether something has to go whatever its age.
+    fn is_overdue(&self) -> bool {
+        let budget = if self.core.caches() { self.core.budget } else { 0 };
+        self.warm.victim.is_some() || self.cpu.bound.pages() > budget
+    }
+
+    /// Retires a slice of what has to go; false = nothing has to.
+    pub(crate) fn shed_overdue(&mut self) -> bool {
+        self.is_overdue() && self.shed(Shed::Aged) > 0
+    }
+
+    /// The tick's part: what has to go, or else half of what a few classes have
+    /// not needed lately; about a slice. True = more has to go.
+    pub(crate) fn age(&mut self) -> bool {
+        if self.cpu.bound.pages() == 0 || self.shed_overdue() {
+            return self.is_overdue();
+        }
+        self.warm.ticks = self.warm.ticks.wrapping_add(1);
+        let mut work = 0;
+        for region in (0..self.core.regions.len()).map(|region| RegionId(region as u8)) {
+            let due = self.warm.ticks % LOOK;
+            for class in self.shelf(region).rack.classes().filter(|class| class.index() as u32 % LOOK == due) {
+                let surplus = self.shelf(region).rack.surplus(class).div_ceil(2);
+                for _ in 0..surplus {
+                    if work >= SLICE || self.warm.victim.is_some() {
+                        break;
+                    }
+                    let Some((chunk, slot)) = self.shelf(region).rack.take_oldest(class) else { break };
+                    work += self.retire_some(Victim { chunk, slot, done: 0 }, Shed::Aged);
+                }
+            }
+        }
+        self.is_overdue()
+    }
+}
+
+impl<M: Machine> Vmalloc<M> {
+    /// Retires what is bound on any CPU, or lies in its mail.
+    pub(crate) fn shed_all(&self, core: &Core<M>, why: Shed) {
+        for index in 0..core.cpus() {
+            while let Ok(mut here) = Here::visit(self, core, index) {
+                here.drain_mail();
+                if here.shed(why) == 0 {
+                    break;
+                }
+            }
+        }
+    }
+}
