@@ -1,5 +1,6 @@
 //! The stages of the test command, cheapest first.
 
+use crate::pc;
 use crate::project::Project;
 use crate::steps::{Outcome, Stage, succeed};
 use crate::tidy::{self, tree::Tree};
@@ -25,6 +26,7 @@ pub const ALL: &[Stage] = &[
     Stage { name: "loom", about: "every interleaving of the races that matter", run: loom },
     Stage { name: "space", about: "the address layer beside its model (SPACE_OPS, default a million)", run: space },
     Stage { name: "oracle", about: "the simulator looks for stale use (ORACLE_OPS, default ten million)", run: oracle },
+    Stage { name: "pc", about: "the bare image in QEMU, on machines of several kinds", run: pc::run },
     Stage { name: "replay", about: "the recorded traces, in a process and in the simulator", run: replay },
 ];
 

@@ -13,7 +13,7 @@ mod info;
 mod line;
 
 pub use info::{MapEntry, StartInfo};
-pub use line::{FlushBy, Line, Settings, settings, size};
+pub use line::{FlushBy, Line, settings, size};
 
 use crate::cpu::local::Local;
 use crate::exit::{Code, exit};
@@ -53,7 +53,7 @@ extern "C" fn boot_main(start_info: u32) -> ! {
     MODULE.call_once(|| memory::slice(info.module.clone()));
     trap::init(cpu::here());
     tlb::init(settings().flush);
-    let vm = machine::init(settings());
+    let vm = machine::init();
     vm.cpu_online();
     cpu::here().new_stack();
     // SAFETY: the stack is new, and the boot stack is used no more.

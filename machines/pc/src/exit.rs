@@ -6,7 +6,7 @@
 use crate::cpu::{apic, local};
 use crate::{cpu, instructions, serial};
 use core::panic::PanicInfo;
-use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
 /// How the image ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,7 +19,9 @@ pub enum Code {
     Panicked = 0x12,
 }
 
-static ENDING: AtomicBool = AtomicBool::new(false);
+/// The CPU that has last words, plus one; 0 = none.
+static ENDING: AtomicU32 = AtomicU32::new(0);
+
 /// Port of the exit device.
 const PORT: u16 = 0xf4;
 
@@ -30,18 +32,20 @@ pub fn exit(code: Code) -> ! {
     instructions::halt()
 }
 
-/// The last words are being printed: the first CPU that has any goes on, every
-/// other one stops.
+/// Last words are about to be printed. The first CPU that has any goes on, every
+/// other one stops; who has some about his own last words ends at once.
 pub fn begin() {
-    if ENDING.swap(true, Relaxed) {
-        instructions::halt();
+    let me = cpu::index() + 1;
+    match ENDING.compare_exchange(0, me, SeqCst, SeqCst) {
+        Ok(_) => (0..cpu::count()).filter(|cpu| cpu + 1 != me).for_each(|cpu| apic::nmi(local::of(cpu).apic())),
+        Err(first) if first == me => die(),
+        Err(_) => instructions::halt(),
     }
-    (0..cpu::count()).filter(|&cpu| cpu != cpu::index()).for_each(|cpu| apic::nmi(local::of(cpu).apic()));
 }
 
 /// Whether somebody's last words are being printed.
 pub fn is_ending() -> bool {
-    ENDING.load(Relaxed)
+    ENDING.load(SeqCst) != 0
 }
 
 /// Ends after the last words.

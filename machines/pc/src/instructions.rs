@@ -67,6 +67,14 @@ pub fn cr2() -> usize {
     value
 }
 
+/// The root table in use, as a physical address.
+pub fn cr3() -> u64 {
+    let value: u64;
+    // SAFETY: reads a register.
+    unsafe { asm!("mov {}, cr3", out(reg) value, options(nomem, nostack, preserves_flags)) }
+    value & !0xfff
+}
+
 /// Uses another root table.
 ///
 /// # Safety

@@ -13,7 +13,7 @@
 //! | a CPU with nothing to do | `idle_enter`, `idle_exit` | `cpu::local` |
 //! | a page fault | `whatis` | `trap::fault` |
 
-use crate::boot::Settings;
+use crate::boot::settings;
 use crate::cpu::{self, apic};
 use crate::{clock, memory, tlb};
 use core::fmt;
@@ -44,13 +44,9 @@ pub fn vm() -> &'static Vmalloc<Pc> {
 const ATOMIC_RESERVE: usize = 64;
 
 /// Begins: after the direct map, the zones and the boot CPU's `Local`.
-pub fn init(settings: Settings) -> &'static Vmalloc<Pc> {
-    let mut region = memory::vmalloc_region();
-    if let Some(bytes) = settings.region {
-        region.end = region.start + bytes;
-    }
-    let config = Config::region(region).add_region(memory::MODULES);
-    let config = config.policy(settings.policy).atomic_reserve(ATOMIC_RESERVE);
+pub fn init() -> &'static Vmalloc<Pc> {
+    let config = Config::region(VM.machine().region()).add_region(memory::MODULES);
+    let config = config.policy(settings().policy).atomic_reserve(ATOMIC_RESERVE);
     // SAFETY: N1: nothing else is ever mapped there (`memory`). N2: the boot
     // CPU is alone, and calls this once.
     if let Err(why) = unsafe { VM.init(config) } {
@@ -148,6 +144,8 @@ impl Pc {
 
     /// Region 0.
     pub fn region(&self) -> Range<usize> {
-        memory::vmalloc_region()
+        let whole = memory::vmalloc_region();
+        let bytes = settings().region.unwrap_or(whole.len());
+        whole.start..whole.end.min(whole.start + bytes)
     }
 }

@@ -94,10 +94,13 @@ pub struct Settings {
     pub flush: FlushBy,
     /// `tick=4000000`: nanoseconds between two ticks; 0 = none.
     pub tick: u32,
+    /// `stress=30`: seconds that the stress among the tests takes.
+    pub stress: u32,
 }
 
 /// 250 ticks a second.
 const TICK: u32 = 4_000_000;
+const STRESS: u32 = 2;
 
 /// What the command line sets. A word that is not understood ends the image:
 /// a test must not run with other settings than its author thinks.
@@ -108,6 +111,7 @@ pub fn settings() -> Settings {
         region: line.value("region").map(|value| understood(size(value), value)),
         flush: line.value("flush").map_or(FlushBy::Best, |value| understood(flush(value), value)),
         tick: line.value("tick").map_or(TICK, |value| understood(value.parse().ok(), value)),
+        stress: line.value("stress").map_or(STRESS, |value| understood(value.parse().ok(), value)),
     }
 }
 

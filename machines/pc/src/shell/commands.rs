@@ -34,6 +34,8 @@ const ALL: &[Command] = &[
     Command { name: "vmallocinfo", about: "the areas", run: vmallocinfo },
     Command { name: "map", about: "the regions of the address space", run: map },
     Command { name: "tests", about: "[NAME]: the tests, or those of this name", run: tests },
+    Command { name: "stress", about: "SECONDS: all operations on all CPUs", run: stress },
+    Command { name: "crash", about: "[NAME]: dies, of what is named", run: crash },
     Command { name: "trapcost", about: "what a trap costs", run: trapcost },
     Command { name: "poweroff", about: "ends", run: |_| Ended::PowerOff },
 ];
@@ -113,6 +115,18 @@ fn map(_: &str) -> Ended {
 
 fn tests(name: &str) -> Ended {
     if crate::tests::run(name) { Ended::Right } else { Ended::Wrong }
+}
+
+fn stress(seconds: &str) -> Ended {
+    match seconds.parse() {
+        Ok(seconds) if crate::tests::stress(seconds).is_ok() => Ended::Right,
+        _ => Ended::Wrong,
+    }
+}
+
+fn crash(name: &str) -> Ended {
+    crate::tests::crash(name);
+    Ended::Right
 }
 
 fn trapcost(_: &str) -> Ended {

@@ -2,8 +2,9 @@
 
 use super::{Outcome, check};
 use crate::cpu::{self, apic, local};
-use crate::trap::{self, Fault, NMI_HOOK};
-use crate::{clock, vm};
+use crate::trap::{self, Fault, NMI_HOOK, TICK_HOOK};
+use crate::{boot, clock, vm};
+use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering::*};
 
 static DONE: AtomicU64 = AtomicU64::new(0);
@@ -51,4 +52,43 @@ pub fn a_probe_survives_a_page_fault() -> Outcome {
     let stored = unsafe { trap::store(text, 1) };
     check!(stored == Err(Fault { at: text }), "the image's text was written to");
     Ok(())
+}
+
+/// Nanoseconds between two ticks that are to come often.
+const OFTEN: u32 = 50_000;
+
+pub fn the_red_zone_and_sse_survive_nested_traps() -> Outcome {
+    // In the tick a page fault: a trap in a trap.
+    TICK_HOOK.set(|| _ = trap::load(vm().machine().region().end - 8));
+    clock::tick_every(OFTEN);
+    let start = cpu::here().counters.ticks.load(SeqCst);
+    let (patience, mut broken) = (clock::ns() + 2_000_000_000, 0);
+    while clock::ns() < patience && cpu::here().counters.ticks.load(SeqCst) < start + 300 {
+        (0..500).for_each(|_| broken += leaf() as u64);
+    }
+    TICK_HOOK.clear();
+    clock::tick_every(boot::settings().tick);
+    let ticks = cpu::here().counters.ticks.load(SeqCst) - start;
+    check!(ticks >= 50, "{ticks} ticks are too few to tell");
+    check!(broken == 0, "{broken} words lost in {ticks} ticks");
+    Ok(())
+}
+
+/// What a compiler may make of a leaf function: words under rsp, and one in an
+/// SSE register, for a while. Whether any has changed.
+fn leaf() -> bool {
+    let changed: u64;
+    // SAFETY: writes into its own red zone only: the compiler keeps out of it,
+    // since `nostack` is not said.
+    unsafe {
+        asm!(
+            "mov {v}, 0x1234567", "mov [rsp - 8], {v}", "mov [rsp - 128], {v}", "movq {x}, {v}",
+            "mov {n:e}, 50", "2: dec {n:e}", "jnz 2b",
+            "movq {c}, {x}", "xor {c}, {v}",
+            "mov {n}, [rsp - 8]", "xor {n}, {v}", "or {c}, {n}",
+            "mov {n}, [rsp - 128]", "xor {n}, {v}", "or {c}, {n}",
+            v = out(reg) _, n = out(reg) _, x = out(xmm_reg) _, c = out(reg) changed
+        );
+    }
+    changed != 0
 }

@@ -12,14 +12,16 @@ pub fn report(here: &Local, frame: &Frame) -> ! {
     exit::begin();
     serial::seize();
     let at = cr2();
+    let mut named = at;
     if here.guard().contains(&at) {
         let stack = here.stack();
         println!("BUG: stack guard page was hit at {at:#x} (stack is {:#x}..{:#x})", stack.start, stack.end);
+        named = stack.start;
     } else {
         println!("BUG: unable to handle page fault for address: {at:#018x}");
     }
     println!("#PF: {} {} {}", mode(frame.error), access(frame.error), reason(frame.error));
-    println!("what it is: {}", vm().whatis(at));
+    println!("what it is: {}", vm().whatis(named));
     place(here, frame)
 }
 
@@ -35,7 +37,7 @@ fn place(here: &Local, frame: &Frame) -> ! {
     println!("CPU {} at rip {:#x}, rsp {:#x}, flags {:#x}", here.index(), frame.rip, frame.rsp, frame.flags);
     println!("rax {:#x} rbx {:#x} rcx {:#x} rdx {:#x}", frame.rax, frame.rbx, frame.rcx, frame.rdx);
     println!("rsi {:#x} rdi {:#x} rbp {:#x}", frame.rsi, frame.rdi, frame.rbp);
-    let room = frame.rsp as usize - here.stack().start;
+    let room = (frame.rsp as usize).saturating_sub(here.stack().start);
     if room < PAGE_SIZE {
         println!("{room} bytes of the stack are left");
     }

@@ -1,0 +1,84 @@
+//! What must fault: guards, and what was freed.
+
+use super::table::Place;
+use super::{Outcome, check, made, note, stamp};
+use crate::trap::{self, Fault};
+use crate::{cpu, vm};
+use vmalloc::Policy;
+use vmalloc::area::What;
+use vmalloc::units::PAGE_SIZE;
+
+static AREA: Place = Place::new();
+
+pub fn the_pages_before_and_after_an_area_fault() -> Outcome {
+    for pages in [1, 2, 3, 16, 64, 65, 512, 600] {
+        let area = made(pages)?;
+        let (start, end) = (area.at.addr().get(), area.at.addr().get() + pages * PAGE_SIZE);
+        for at in [start - 8, start - PAGE_SIZE, end, end + PAGE_SIZE - 8] {
+            check!(trap::load(at) == Err(Fault { at }), "{at:#x} beside {pages} pages at {start:#x} can be read");
+            // SAFETY: nobody's: it faults.
+            let stored = unsafe { trap::store(at, 0) };
+            check!(stored == Err(Fault { at }), "{at:#x} beside {pages} pages at {start:#x} can be written");
+        }
+        let what = vm().whatis(end + 8);
+        let named = matches!(what, What::Guard { below: Some(below), past: 8, .. } if below.start.0 == start);
+        check!(named, "a hit in the guard is said to be {what:?}");
+        area.free()?;
+    }
+    Ok(())
+}
+
+/// On all CPUs: the page that is shown is used, so that TLBs have it.
+fn touch_everywhere() {
+    cpu::on_all(|_| note(AREA.look().map_or(Ok(()), |area| area.verify())));
+}
+
+pub fn under_strict_a_use_after_free_faults_at_once() -> Outcome {
+    vm().set_policy(Policy::Strict);
+    for pages in [1, 5, 64, 200] {
+        super::put(&AREA, made(pages)?)?;
+        touch_everywhere();
+        AREA.look().map_or(Ok(()), super::Stamped::free)?;
+        cpu::on_all(|_| note(nothing_is_reached()));
+        AREA.take();
+    }
+    Ok(())
+}
+
+/// Each page of the area that is shown faults here.
+fn nothing_is_reached() -> Outcome {
+    let Some(area) = AREA.look() else { return Ok(()) };
+    for page in 0..area.pages {
+        let at = area.at.addr().get() + page * PAGE_SIZE;
+        check!(trap::load(at) == Err(Fault { at }), "{at:#x} was freed and can be read");
+    }
+    Ok(())
+}
+
+/// Each page faults, or is still the freed area's.
+fn nothing_else_is_reached() -> Outcome {
+    let Some(area) = AREA.look() else { return Ok(()) };
+    for page in 0..area.pages {
+        let at = area.at.addr().get() + page * PAGE_SIZE;
+        let right = trap::load(at).map_or(true, |found| found == stamp::first(at, area.salt));
+        check!(right, "{at:#x} was freed and is somebody else's before any flush");
+    }
+    Ok(())
+}
+
+pub fn under_unmap_a_use_after_free_faults_after_the_flush() -> Outcome {
+    vm().set_policy(Policy::Unmap);
+    for pages in [1, 5, 64, 200] {
+        let area = made(pages)?;
+        super::put(&AREA, area)?;
+        touch_everywhere();
+        area.free()?;
+        cpu::on_all(|_| note(nothing_else_is_reached()));
+        let before = vm().whatis(area.at.addr().get());
+        check!(matches!(before, What::Freed { .. }), "a freed area is said to be {before:?}");
+        vm().purge();
+        cpu::on_all(|_| note(nothing_is_reached()));
+        AREA.take();
+    }
+    Ok(())
+}

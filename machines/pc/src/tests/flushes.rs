@@ -1,0 +1,170 @@
+//! Flushes: kicks, idle CPUs, and readers that never stop.
+
+use super::table::{Place, Stamped};
+use super::{Outcome, Wrong, check, made, note, stamp};
+use crate::trap;
+use crate::{boot, clock, cpu, vm};
+use core::hint::spin_loop;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
+use vmalloc::Gfp;
+
+static AREA: Place = Place::new();
+/// What is made on the way to an area at a certain address.
+static HELD: [Place; 512] = [const { Place::new() }; 512];
+/// Odd while the area changes.
+static VERSION: AtomicU64 = AtomicU64::new(0);
+static STOP: AtomicBool = AtomicBool::new(false);
+static READS: AtomicU64 = AtomicU64::new(0);
+
+/// One CPU makes and frees areas, and flushes, as fast as it can; the others
+/// read. A read counts if the area lived throughout.
+pub fn whoever_reads_a_live_area_reads_that_area() -> Outcome {
+    STOP.store(false, SeqCst);
+    READS.store(0, SeqCst);
+    (1..cpu::count()).for_each(|cpu| cpu::on(cpu, |_| note(read_until_stopped()), 0));
+    let outcome = change_for(800_000_000);
+    STOP.store(true, SeqCst);
+    (1..cpu::count()).for_each(cpu::wait);
+    outcome?;
+    check!(cpu::count() == 1 || READS.load(SeqCst) > 100, "{} reads are too few to tell", READS.load(SeqCst));
+    Ok(())
+}
+
+/// Areas of changing size, each purged after its end, so that addresses and
+/// frames come again in other pairs.
+fn change_for(ns: u64) -> Outcome {
+    let end = clock::ns() + ns;
+    let mut round = 0;
+    while clock::ns() < end {
+        let area = made(1 + round % 3)?;
+        super::put(&AREA, area)?;
+        VERSION.fetch_add(1, SeqCst);
+        clock::delay_us(20);
+        area.verify()?;
+        VERSION.fetch_add(1, SeqCst);
+        AREA.take();
+        area.free()?;
+        if round % 4 == 3 {
+            vm().purge();
+        }
+        round += 1;
+    }
+    Ok(())
+}
+
+fn read_until_stopped() -> Outcome {
+    while !STOP.load(Relaxed) {
+        let version = VERSION.load(SeqCst);
+        let Some(area) = AREA.look().filter(|_| version % 2 == 1) else {
+            spin_loop();
+            continue;
+        };
+        let at = area.at.addr().get();
+        let found = trap::load(at);
+        if VERSION.load(SeqCst) == version {
+            READS.fetch_add(1, Relaxed);
+            check!(found == Ok(stamp::first(at, area.salt)), "a live area at {at:#x} reads as {found:x?}");
+        }
+    }
+    Ok(())
+}
+
+/// Sets the tick of the CPU that runs it.
+fn tick(ns: usize) {
+    clock::tick_every(ns as u32);
+}
+
+/// Frees `area` and makes another one, at the same address and of another
+/// frame. What else is made on the way is freed again.
+fn replaced(area: Stamped) -> Result<Stamped, Wrong> {
+    let frame = vm().frame_at(area.at.addr().get());
+    area.free()?;
+    vm().purge();
+    // The frame that came back last is given out first: it is put aside.
+    let aside = vm().alloc_frame(Gfp::KERNEL, None).map_err(|_| Wrong)?;
+    let mut new = None;
+    for place in &HELD {
+        match made(1)? {
+            again if again.at == area.at => new = Some(again),
+            other => super::put(place, other)?,
+        }
+    }
+    // SAFETY: P3: ours, and not used.
+    unsafe { vm().free_frame(aside) }
+    HELD.iter().filter_map(Place::take).try_for_each(Stamped::free)?;
+    let Some(new) = new else {
+        println!("  {:#x} did not come again", area.at.addr());
+        return Err(Wrong);
+    };
+    check!(vm().frame_at(new.at.addr().get()) != frame, "the frame is the same: nothing could be told");
+    Ok(new)
+}
+
+pub fn an_idle_cpu_is_not_kicked_and_forgets_before_it_looks() -> Outcome {
+    let last = cpu::count() - 1;
+    if last == 0 {
+        return Ok(());
+    }
+    cpu::on(last, tick, 0);
+    cpu::wait(last);
+    for _ in 0..20 {
+        vm().purge();
+        let area = made(1)?;
+        super::put(&AREA, area)?;
+        cpu::on(last, |_| note(look_and_sleep()), 0);
+        cpu::wait(last);
+        clock::delay_us(2000);
+        let kicks = cpu::counters(last).kicks.load(SeqCst);
+        let new = replaced(area)?;
+        AREA.take();
+        super::put(&AREA, new)?;
+        // A purge may wait for idle CPUs, too, where tables go: seldom.
+        let kicked = cpu::counters(last).kicks.load(SeqCst) - kicks;
+        check!(kicked <= 4, "an idle CPU was kicked {kicked} times");
+        cpu::on(last, |_| note(look_and_sleep()), 0);
+        cpu::wait(last);
+        AREA.take();
+        new.free()?;
+    }
+    cpu::on(last, tick, boot::settings().tick as usize);
+    cpu::wait(last);
+    Ok(())
+}
+
+fn look_and_sleep() -> Outcome {
+    AREA.look().map_or(Ok(()), |area| area.verify())
+}
+
+pub fn a_busy_cpu_answers_a_kick_without_a_tick() -> Outcome {
+    STOP.store(false, SeqCst);
+    READS.store(0, SeqCst);
+    for cpu in 1..cpu::count() {
+        cpu::on(cpu, |_| spin_without_ticks(), 0);
+    }
+    while READS.load(SeqCst) < cpu::count() as u64 - 1 {
+        spin_loop();
+    }
+    let kicks = || (1..cpu::count()).map(|cpu| cpu::counters(cpu).kicks.load(SeqCst)).sum::<u64>();
+    let before = kicks();
+    let outcome = (0..10).try_for_each(|_| {
+        made(3)?.free()?;
+        vm().purge();
+        Ok(())
+    });
+    let kicked = kicks() - before;
+    STOP.store(true, SeqCst);
+    (1..cpu::count()).for_each(cpu::wait);
+    outcome?;
+    let enough = 10 * (cpu::count() as u64 - 1);
+    check!(kicked >= enough, "{kicked} kicks for 10 purges, {enough} are needed");
+    Ok(())
+}
+
+fn spin_without_ticks() {
+    clock::tick_every(0);
+    READS.fetch_add(1, SeqCst);
+    while !STOP.load(Relaxed) {
+        spin_loop();
+    }
+    clock::tick_every(boot::settings().tick);
+}

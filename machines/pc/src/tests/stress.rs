@@ -1,0 +1,133 @@
+//! A stress: all operations on all CPUs, each page with its area's stamp.
+//!
+//! Places for areas are shared by all CPUs. Whoever empties a place owns what was
+//! in it: verifies it through his own TLB, and frees it, or puts it back. A
+//! translation that should be gone reads another frame, whose stamp is of
+//! another address or another time.
+
+use super::random::Random;
+use super::table::{Place, Stamped};
+use super::{Outcome, all_right, check, note, stamp, stamped};
+use crate::{boot, clock, cpu, vm};
+use arrayvec::ArrayVec;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU64, Ordering::*};
+use vmalloc::units::{PAGE_SIZE, Pfn};
+use vmalloc::{Gfp, Policy};
+
+/// Places: few enough that addresses and frames come again soon.
+const PLACES: usize = 256;
+/// Pages of the largest areas, but for a few.
+const LARGE: usize = 80;
+
+static TABLE: [Place; PLACES] = [const { Place::new() }; PLACES];
+static END: AtomicU64 = AtomicU64::new(0);
+static ACTS: AtomicU64 = AtomicU64::new(0);
+static PAGES: AtomicU64 = AtomicU64::new(0);
+
+pub fn every_page_keeps_its_areas_stamp() -> Outcome {
+    stress(boot::settings().stress as u64)
+}
+
+/// Runs for so many seconds.
+pub fn stress(seconds: u64) -> Outcome {
+    ACTS.store(0, SeqCst);
+    PAGES.store(0, SeqCst);
+    END.store(clock::ns() + seconds * 1_000_000_000, SeqCst);
+    cpu::on_all(|cpu| note(run(cpu as u64)));
+    TABLE.iter().filter_map(Place::take).try_for_each(end)?;
+    let (acts, pages) = (ACTS.load(SeqCst), PAGES.load(SeqCst));
+    println!("  {acts} operations, {pages} pages verified, in {seconds} s");
+    println!("@stress seconds={seconds} acts={acts} pages={pages} right={}", all_right());
+    check!(acts > 0 && pages > 0, "nothing was done");
+    check!(all_right(), "a page was lost");
+    Ok(())
+}
+
+fn run(cpu: u64) -> Outcome {
+    let mut random = Random::new(clock::instructions() ^ cpu << 32);
+    let mut acts = 0;
+    while clock::ns() < END.load(Relaxed) && all_right() {
+        act(&mut random)?;
+        acts += 1;
+    }
+    ACTS.fetch_add(acts, Relaxed);
+    Ok(())
+}
+
+fn act(random: &mut Random) -> Outcome {
+    let place = &TABLE[random.below(PLACES)];
+    match (random.below(100), place.take()) {
+        (0, area) => {
+            vm().purge();
+            area.map_or(Ok(()), end)
+        }
+        (1, area) => {
+            vm().set_policy(if random.below(4) == 0 { Policy::Strict } else { Policy::Unmap });
+            area.map_or(Ok(()), end)
+        }
+        (2..10, None) => map_two_ways(random),
+        (_, None) => make(random).map_or(Ok(()), |area| put(place, area)),
+        (10..40, Some(area)) => {
+            verify(&area)?;
+            put(place, area)
+        }
+        (_, Some(area)) => end(area),
+    }
+}
+
+fn make(random: &mut Random) -> Option<Stamped> {
+    let large = random.below(64) == 0;
+    let gfp = if random.below(4) == 0 { Gfp::ATOMIC } else { Gfp::KERNEL };
+    stamped(random.size(if large { 700 } else { LARGE }), gfp)
+}
+
+/// Into the place; where somebody was quicker, the area ends.
+fn put(place: &Place, area: Stamped) -> Outcome {
+    place.put(area).or_else(end)
+}
+
+fn verify(area: &Stamped) -> Outcome {
+    PAGES.fetch_add(area.pages as u64, Relaxed);
+    area.verify()
+}
+
+fn end(area: Stamped) -> Outcome {
+    verify(&area)?;
+    area.free()
+}
+
+/// Frames of an area, held and mapped once more: the same pages, elsewhere.
+fn map_two_ways(random: &mut Random) -> Outcome {
+    const MOST: usize = 8;
+    let Some(area) = stamped(1 + random.below(MOST), Gfp::KERNEL) else { return Ok(()) };
+    let pages = (0..area.pages).map(|page| area.at.addr().get() + page * PAGE_SIZE);
+    let frames: ArrayVec<Pfn, MOST> = pages.filter_map(|at| vm().hold_frame(at)).collect();
+    check!(frames.len() == area.pages, "{} frames behind {area:?}", frames.len());
+    // SAFETY: P1: held, above.
+    let again = unsafe { vm().map_ram(&frames, None) };
+    // The area goes first: the frames live on with their holders.
+    area.free()?;
+    let seen = again.map(|at| read_through(at, &area));
+    let unmapped = again.map(|at| {
+        // SAFETY: V1: read, and used no more.
+        unsafe { vm().unmap_ram(at, area.pages) }
+    });
+    for frame in frames {
+        // SAFETY: P3: held above.
+        unsafe { vm().free_frame(frame) }
+    }
+    check!(!matches!(unmapped, Ok(Err(_))), "{unmapped:?}");
+    seen.unwrap_or(Ok(()))
+}
+
+/// The pages of `area` have its stamps, at `at` too.
+fn read_through(at: NonNull<u8>, area: &Stamped) -> Outcome {
+    for page in 0..area.pages {
+        // SAFETY: mapped, and held.
+        let found = unsafe { at.add(page * PAGE_SIZE).cast::<u64>().read_volatile() };
+        let right = stamp::first(area.at.addr().get() + page * PAGE_SIZE, area.salt);
+        check!(found == right, "page {page} at {at:?} has {found:#x} instead of {right:#x}");
+    }
+    Ok(())
+}

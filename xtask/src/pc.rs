@@ -1,0 +1,176 @@
+//! The stage `pc`: the bare image in QEMU, on machines of several kinds.
+//!
+//! A boot is right if QEMU ends with the code that is expected, and says what
+//! is expected: 33 where all tests passed, 35 where a rule was broken on
+//! purpose and has to be noticed, 37 where the image is to die with a report.
+
+use crate::project::Project;
+use crate::steps::{Outcome, succeed};
+use anyhow::{Context, Result, bail, ensure};
+use std::io::Read;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const QEMU: &str = "qemu-system-x86_64";
+/// Debian's package.
+const PACKAGE: &str = "qemu-system-x86";
+/// How long a boot may take.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+const PASSED: i32 = 33;
+const FAILED: i32 = 35;
+const DIED: i32 = 37;
+
+/// A machine, what it runs, and how that has to end.
+struct Boot {
+    machine: &'static [&'static str],
+    line: &'static str,
+    code: i32,
+    says: &'static [&'static str],
+}
+
+const fn tests(machine: &'static [&'static str], line: &'static str) -> Boot {
+    Boot { machine, line, code: PASSED, says: &[" tests were right"] }
+}
+
+const fn crash(line: &'static str, says: &'static [&'static str]) -> Boot {
+    Boot { machine: &["-smp", "2"], line, code: DIED, says }
+}
+
+const TWO_NODES: &[&str] = &[
+    "-smp",
+    "4",
+    "-m",
+    "512",
+    "-object",
+    "memory-backend-ram,id=a,size=256M",
+    "-object",
+    "memory-backend-ram,id=b,size=256M",
+    "-numa",
+    "node,cpus=0-1,memdev=a",
+    "-numa",
+    "node,cpus=2-3,memdev=b",
+];
+
+const BOOTS: &[Boot] = &[
+    tests(&["-smp", "1"], "-- tests"),
+    tests(&["-smp", "2"], "-- tests"),
+    tests(&["-smp", "4"], "stress=30 -- tests"),
+    tests(&["-smp", "8"], "-- tests"),
+    tests(&["-smp", "4"], "policy=strict -- tests"),
+    tests(&["-smp", "4"], "flush=pge -- tests"),
+    tests(&["-smp", "2"], "region=64M -- tests"),
+    tests(&["-smp", "2", "-cpu", "max,la57=on"], "-- tests"),
+    tests(TWO_NODES, "-- tests"),
+    tests(&["-smp", "2", "-M", "microvm"], "-- tests"),
+    tests(&["-smp", "8", "-m", "64"], "-- tests"),
+    tests(&["-smp", "2", "-m", "4G"], "-- tests"),
+    Boot {
+        machine: &["-smp", "4"],
+        line: "flush=none stress=20 -- tests every_page_keeps",
+        code: FAILED,
+        says: &["instead of", "0 of 1 tests were right"],
+    },
+    crash("-- crash guard", &["guard: 0x18 bytes past the end of the area of 5000 bytes", "tests/crash.rs"]),
+    crash("-- crash freed", &["in the freed area of 5000 bytes", "freed by machines/pc/src/tests/crash.rs"]),
+    crash("-- crash overflow", &["BUG: stack guard page was hit", "(stack is "]),
+    crash("-- crash overflow-in-trap", &["BUG: stack guard page was hit", "(stack is "]),
+    crash("-- crash text", &["(permissions violation)"]),
+];
+
+/// Builds the image and boots it on all machines.
+pub fn run(project: &Project) -> Result<Outcome> {
+    if let Some(why) = without_qemu()? {
+        return Ok(Outcome::Skipped(why));
+    }
+    succeed(project.cargo().args(["build", "--release", "-p", "vmalloc-pc"]))?;
+    let image = image(project)?;
+    let wrong = BOOTS.iter().filter(|boot| !boot.is_right(&image)).count();
+    ensure!(wrong == 0, "{wrong} of {} boots were wrong", BOOTS.len());
+    Ok(Outcome::Passed)
+}
+
+fn image(project: &Project) -> Result<PathBuf> {
+    let metadata = project.cargo().args(["metadata", "--no-deps", "--format-version", "1"]).output()?.stdout;
+    let metadata: serde_json::Value = serde_json::from_slice(&metadata)?;
+    let target = metadata["target_directory"].as_str().context("cargo names no target folder")?;
+    Ok(PathBuf::from(target).join("release/pc"))
+}
+
+/// Why there is no QEMU, if there is none and root cannot install it.
+fn without_qemu() -> Result<Option<String>> {
+    let is_there = || Command::new(QEMU).arg("--version").stdout(Stdio::null()).status().is_ok();
+    if is_there() {
+        return Ok(None);
+    }
+    let id = Command::new("id").arg("-u").output()?.stdout;
+    if id != b"0\n" {
+        return Ok(Some(format!("no {QEMU}: apt-get install {PACKAGE}")));
+    }
+    println!("no {QEMU}: installing {PACKAGE}");
+    for args in [&["update", "-qq"][..], &["install", "-y", "-qq", "--no-install-recommends", PACKAGE]] {
+        let status = Command::new("apt-get").args(args).env("DEBIAN_FRONTEND", "noninteractive").status();
+        if !status.is_ok_and(|status| status.success()) {
+            bail!("apt-get {} failed", args.join(" "));
+        }
+    }
+    ensure!(is_there(), "{PACKAGE} brought no {QEMU}");
+    Ok(None)
+}
+
+impl Boot {
+    fn is_right(&self, image: &PathBuf) -> bool {
+        let start = Instant::now();
+        let ended = self.boot(image);
+        let blame = ended.and_then(|(code, text)| self.judge(code, &text).context(text));
+        let (word, seconds) = (if blame.is_ok() { "ok" } else { "FAILED" }, start.elapsed().as_secs_f32());
+        println!("{word:<6} {seconds:>5.1} s  {}  {:?}", self.machine.join(" "), self.line);
+        blame.inspect_err(|why| println!("{why:#}")).is_ok()
+    }
+
+    fn judge(&self, code: Option<i32>, text: &str) -> Result<()> {
+        ensure!(code == Some(self.code), "it ended with {code:?} instead of {}", self.code);
+        let missing = self.says.iter().find(|says| !text.contains(**says));
+        ensure!(missing.is_none(), "it does not say {missing:?}");
+        Ok(())
+    }
+
+    /// The exit code and all that was printed.
+    fn boot(&self, image: &PathBuf) -> Result<(Option<i32>, String)> {
+        let mut child = Command::new(QEMU)
+            .args(["-M", "q35", "-cpu", "max,la57=off", "-m", "256", "-accel", "tcg,thread=multi"])
+            .args(["-display", "none", "-nodefaults", "-no-reboot", "-serial", "stdio"])
+            .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-append", self.line, "-kernel"])
+            .arg(image)
+            .args(self.machine)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut output = child.stdout.take().context("it is piped")?;
+        let reader = thread::spawn(move || {
+            let mut bytes = Vec::new();
+            output.read_to_end(&mut bytes).map(|_| String::from_utf8_lossy(&bytes).into_owned())
+        });
+        let code = wait(&mut child)?;
+        let text = reader.join().map_err(|_| anyhow::anyhow!("the reader panicked"))??;
+        Ok((code, text))
+    }
+}
+
+/// The exit code; none after a time that is too long.
+fn wait(child: &mut Child) -> Result<Option<i32>> {
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status.code());
+        }
+        if start.elapsed() > PATIENCE {
+            child.kill()?;
+            child.wait()?;
+            return Ok(None);
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+}
