@@ -40,7 +40,8 @@ pub fn init_boot() {
 }
 
 /// Notes what ACPI said.
-pub fn set_topology(topology: Topology) -> &'static Topology {
+pub fn set_topology(mut topology: Topology) -> &'static Topology {
+    topology.boot_first(apic::boot_id());
     TOPOLOGY.call_once(|| topology)
 }
 
@@ -82,8 +83,7 @@ pub fn counters(cpu: u32) -> &'static Counters {
 
 /// Starts all other CPUs, one after the other.
 pub fn start_others() {
-    let boot = apic::id();
-    for (found, index) in topology().cpus().iter().filter(|cpu| cpu.apic != boot).zip(1..) {
+    for (found, index) in topology().cpus().iter().zip(0..).skip(1) {
         smp::start(found.apic, index);
         STARTED.store(index + 1, Release);
     }

@@ -23,6 +23,7 @@ fn all<'t>(lines: impl Iterator<Item = &'t str>) -> bool {
             Ended::Wrong => right = false,
             Ended::PowerOff => break,
         }
+        cpu::here().run_due();
     }
     right
 }

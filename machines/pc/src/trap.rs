@@ -17,6 +17,7 @@ use crate::cpu::local::count;
 use crate::cpu::{Local, apic};
 use crate::{clock, exit, vm};
 use core::arch::{asm, global_asm};
+use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicUsize, Ordering::*};
 
 global_asm!(include_str!("trap/entry.s"), options(att_syntax));
@@ -194,9 +195,9 @@ pub fn cost() -> (u64, u64) {
 
 fn save_and_restore() {
     #[repr(align(16))]
-    struct Area([u8; 512]);
-    let mut area = Area([0; 512]);
-    let at = area.0.as_mut_ptr();
+    struct Area(#[expect(dead_code, reason = "the instructions use it")] [u8; 512]);
+    let mut area = MaybeUninit::<Area>::uninit();
+    let at = area.as_mut_ptr();
     // SAFETY: restores what it saved.
     unsafe { asm!("fxsave64 [{0}]", "fxrstor64 [{0}]", in(reg) at, options(nostack)) }
 }

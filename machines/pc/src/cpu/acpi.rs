@@ -55,6 +55,14 @@ impl Topology {
         }
     }
 
+    /// Puts the boot CPU, of this number, first.
+    pub fn boot_first(&mut self, apic: u32) {
+        match self.cpus.iter().position(|cpu| cpu.apic == apic) {
+            Some(at) => self.cpus[..=at].rotate_right(1),
+            None => self.cpus.clear(),
+        }
+    }
+
     fn add_cpu(&mut self, apic: u32, flags: u32) {
         const ENABLED: u32 = 1;
         if flags & ENABLED != 0 && !self.cpus.is_full() {

@@ -16,7 +16,7 @@ use super::local::count;
 use crate::instructions::{inb, outb, rdmsr, wrmsr};
 use crate::memory::{self, Fixed};
 use crate::trap::Vector;
-use core::arch::x86_64::__cpuid;
+use core::arch::x86_64::{__cpuid, __cpuid_count, _mm_lfence, _mm_mfence};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use vmalloc::units::CpuSet;
@@ -78,8 +78,15 @@ fn mask_legacy() {
     let _masked = inb(0x21);
 }
 
+/// The calling CPU's number, before its controller is on.
+pub fn boot_id() -> u32 {
+    // CPUID.0BH:EDX where there is that leaf, else CPUID.1:EBX, bits 24 to 31.
+    let has_leaf = __cpuid(0).eax >= 0xb && __cpuid_count(0xb, 0).ebx != 0;
+    if has_leaf { __cpuid_count(0xb, 0).edx } else { __cpuid(1).ebx >> 24 }
+}
+
 /// The calling CPU's number.
-pub fn id() -> u32 {
+fn id() -> u32 {
     if X2.load(Relaxed) { read(ID) } else { read(ID) >> 24 }
 }
 
@@ -140,6 +147,12 @@ pub fn start_other(apic: u32, at: u64) {
 fn send(to: u32, command: u32) {
     let flags = interrupts::off();
     if X2.load(Relaxed) {
+        // SAFETY: every CPU that runs this has SSE2.
+        unsafe {
+            // This register is not serialising: what was stored before comes first.
+            _mm_mfence();
+            _mm_lfence();
+        }
         // SAFETY: the command register; what is sent is this module's business.
         unsafe { wrmsr(msr(COMMAND), (to as u64) << 32 | command as u64) }
     } else {

@@ -39,9 +39,9 @@ pub struct Counters {
     pub nmis: AtomicU64,
 }
 
-/// Adds one to a counter that only its CPU writes.
+/// Adds one to a counter of this CPU, which its interrupts write to as well.
 pub fn count(counter: &AtomicU64) {
-    counter.store(counter.load(Relaxed) + 1, Relaxed);
+    counter.fetch_add(1, Relaxed);
 }
 
 /// One CPU's own.
@@ -244,10 +244,7 @@ impl Local {
     /// Does what it was given, and what the tick left; true if that was
     /// anything.
     pub fn run_work(&self) -> bool {
-        let due = self.due.swap(false, Relaxed);
-        if due {
-            vm().work();
-        }
+        let due = self.run_due();
         let work = self.work.load(Acquire);
         if work != 0 {
             // SAFETY: `give_work` put it there.
@@ -256,6 +253,15 @@ impl Local {
             self.work.store(0, Release);
         }
         due || work != 0
+    }
+
+    /// Does what the tick left; true if that was anything.
+    pub fn run_due(&self) -> bool {
+        let due = self.due.swap(false, Relaxed);
+        if due {
+            vm().work();
+        }
+        due
     }
 
     /// Idle entry, interrupts off (G5).

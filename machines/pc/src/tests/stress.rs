@@ -8,12 +8,14 @@
 use super::random::Random;
 use super::table::{Place, Stamped};
 use super::{Outcome, all_right, check, note, stamp, stamped};
-use crate::{boot, clock, cpu, vm};
+use crate::trap::TICK_HOOK;
+use crate::{boot, clock, cpu, trap, vm};
 use arrayvec::ArrayVec;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering::*};
+use vmalloc::machine::format::MemType;
 use vmalloc::units::{PAGE_SIZE, Pfn};
-use vmalloc::{Gfp, Policy};
+use vmalloc::{Gfp, Policy, Req};
 
 /// Places: few enough that addresses and frames come again soon.
 const PLACES: usize = 256;
@@ -34,7 +36,11 @@ pub fn stress(seconds: u64) -> Outcome {
     ACTS.store(0, SeqCst);
     PAGES.store(0, SeqCst);
     END.store(clock::ns() + seconds * 1_000_000_000, SeqCst);
+    TICK_HOOK.set(|| note(in_the_tick()));
     cpu::on_all(|cpu| note(run(cpu as u64)));
+    TICK_HOOK.clear();
+    // A last tick may still be in it.
+    clock::delay_us(100_000);
     TABLE.iter().filter_map(Place::take).try_for_each(end)?;
     let (acts, pages) = (ACTS.load(SeqCst), PAGES.load(SeqCst));
     println!("  {acts} operations, {pages} pages verified, in {seconds} s");
@@ -57,22 +63,87 @@ fn run(cpu: u64) -> Outcome {
 
 fn act(random: &mut Random) -> Outcome {
     let place = &TABLE[random.below(PLACES)];
+    cpu::here().run_due();
     match (random.below(100), place.take()) {
-        (0, area) => {
-            vm().purge();
-            area.map_or(Ok(()), end)
-        }
-        (1, area) => {
-            vm().set_policy(if random.below(4) == 0 { Policy::Strict } else { Policy::Unmap });
-            area.map_or(Ok(()), end)
-        }
-        (2..10, None) => map_two_ways(random),
+        (0..8, Some(area)) => end(area),
+        (0..8, None) => something_else(random),
+        (8..14, None) => map_two_ways(random),
         (_, None) => make(random).map_or(Ok(()), |area| put(place, area)),
-        (10..40, Some(area)) => {
+        (14..40, Some(area)) => {
             verify(&area)?;
             put(place, area)
         }
         (_, Some(area)) => end(area),
+    }
+}
+
+/// What happens seldom.
+fn something_else(random: &mut Random) -> Outcome {
+    match random.below(10) {
+        0 => _ = vm().purge(),
+        1 => _ = vm().reclaim(random.below(1000)),
+        2 => vm().set_policy(if random.below(4) == 0 { Policy::Strict } else { Policy::Unmap }),
+        3 => _ = vm().unmap_aliases(),
+        4 if cpu::index() != 0 => cpu::idle(cpu::here()),
+        5 => return reserve(random),
+        6 => return map_device(random),
+        7 => return clean(random),
+        _ => return large_and_aligned(random),
+    }
+    Ok(())
+}
+
+fn reserve(random: &mut Random) -> Outcome {
+    let Ok(at) = vm().reserve(Req::pages(1 + random.below(3000))) else { return Ok(()) };
+    check!(trap::load(at.addr().get()).is_err(), "a reservation is mapped at {at:?}");
+    free(at)
+}
+
+/// A page of the firmware's read-only memory, which is there and does nothing.
+fn map_device(random: &mut Random) -> Outcome {
+    const FIRMWARE: u64 = 0xffff_f000;
+    let bytes = 1 + random.below(PAGE_SIZE);
+    let Ok(at) = vm().ioremap(FIRMWARE, bytes, MemType::Uncached) else { return Ok(()) };
+    let read = trap::load(at.addr().get());
+    // SAFETY: V1: it was read, and is used no more.
+    let unmapped = unsafe { vm().iounmap(at) };
+    check!(read.is_ok() && unmapped.is_ok(), "{read:?}, {unmapped:?}");
+    Ok(())
+}
+
+/// Cleared memory is, whatever was in its frames.
+fn clean(random: &mut Random) -> Outcome {
+    let pages = random.size(LARGE);
+    let Ok(at) = vm().alloc(Req::pages(pages).zeroed()) else { return Ok(()) };
+    for page in 0..pages {
+        let at = at.addr().get() + page * PAGE_SIZE + random.below(512) * 8;
+        check!(trap::load(at) == Ok(0), "{at:#x} of {pages} cleared pages reads as {:x?}", trap::load(at));
+    }
+    free(at)
+}
+
+fn large_and_aligned(random: &mut Random) -> Outcome {
+    let (pages, align) = (random.size(LARGE), PAGE_SIZE << random.below(10));
+    let Ok(at) = vm().alloc(Req::pages(pages).align(align)) else { return Ok(()) };
+    let area = Stamped { at, pages, salt: stamp::salt() };
+    stamp::write(at, pages, area.salt);
+    check!(at.addr().get().is_multiple_of(align), "{at:?} is not aligned to {align:#x}");
+    end(area)
+}
+
+fn free(at: NonNull<u8>) -> Outcome {
+    // SAFETY: V1: who calls does not use it any more.
+    let freed = unsafe { vm().free(at) };
+    check!(freed.is_ok(), "{freed:?}");
+    Ok(())
+}
+
+/// Interrupts take part: they end an area, or make one.
+fn in_the_tick() -> Outcome {
+    let place = &TABLE[clock::instructions() as usize / 16 % PLACES];
+    match place.take() {
+        Some(area) => end(area),
+        None => stamped(3, Gfp::ATOMIC).map_or(Ok(()), |area| put(place, area)),
     }
 }
 
