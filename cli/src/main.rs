@@ -5,12 +5,14 @@
 //!   trace     reads a trace and judges it      listing   reads a vmallocinfo
 //!   replay    plays it on a machine            report    tells what happened
 //!   qemu      runs the bare-metal machine      boot      lends it the terminal
+//!   bench     measures, beside Linux and others
 //! ```
 //!
 //! Nothing is played before everything that is given has been read and found
 //! right: what cannot be used ends with exit code 2 and one line that names
 //! file, line and reason.
 
+mod bench;
 mod boot;
 mod listing;
 mod options;
@@ -45,6 +47,10 @@ fn main() -> ExitCode {
         },
         Command::Boot(options) => match boot::prepare(&options) {
             Ok(run) => ended(run.run()),
+            Err(error) => failed(UNUSABLE, &error),
+        },
+        Command::Bench(what) => match bench::prepare(what) {
+            Ok(bench) => ended(bench.run()),
             Err(error) => failed(UNUSABLE, &error),
         },
     }

@@ -34,6 +34,9 @@ pub enum Command {
     /// The terminal is its serial line; help lists the shell's commands.
     #[command(after_long_help = BOOT_EXAMPLES)]
     Boot(Boot),
+    /// Measure: Linux's own cases, to the instruction, beside Linux's figures
+    #[command(subcommand)]
+    Bench(Bench),
 }
 
 const BOOT_EXAMPLES: &str = "\
@@ -149,6 +152,54 @@ pub struct Boot {
     /// End the machine after so many seconds
     #[arg(long, value_name = "SECONDS")]
     pub time_limit: Option<u64>,
+    #[command(flatten)]
+    pub source: Source,
+}
+
+/// What to measure.
+#[derive(Debug, Subcommand)]
+pub enum Bench {
+    /// Linux's own vmalloc cases, instructions an operation, beside Linux's
+    ///
+    /// Boots the bare-metal machine where a tick of its clock is an
+    /// instruction, so that two runs print the same, byte for byte.
+    Linux(LinuxBench),
+    /// One case, instruction by instruction: which functions they are spent in
+    Profile(Profile),
+}
+
+/// How to compare with Linux.
+#[derive(Debug, Args)]
+pub struct LinuxBench {
+    /// One case only, such as "fix_size 16"
+    pub case: Option<String>,
+    /// Write the figures to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// The table only: neither Linux's flush threshold nor events
+    #[arg(long)]
+    pub quick: bool,
+    #[command(flatten)]
+    pub source: Source,
+}
+
+/// What to profile.
+#[derive(Debug, Args)]
+pub struct Profile {
+    /// The case, such as "fix_size 16", or "remote": a free on another CPU
+    pub case: String,
+    /// When freed areas become unreachable
+    #[arg(long, value_enum, default_value_t = PolicyName::Unmap)]
+    pub policy: PolicyName,
+    /// Loops [default: as many as give about two loads]
+    #[arg(long, value_name = "N")]
+    pub loops: Option<u32>,
+    /// By line of the source, not by function
+    #[arg(long)]
+    pub lines: bool,
+    /// Lines of the table
+    #[arg(long, value_name = "N", default_value_t = 40)]
+    pub most: usize,
     #[command(flatten)]
     pub source: Source,
 }

@@ -54,6 +54,10 @@ pub trait Ground {
     fn load(&self, at: NonNull<u8>) -> u64;
     /// What has passed since some start: instructions, nanoseconds.
     fn now(&self) -> u64;
+    /// The loops begin: what a case lays in is there.
+    fn begin(&self) {}
+    /// The loops have ended.
+    fn end(&self) {}
 }
 
 /// The cases, on one instance.

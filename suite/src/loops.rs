@@ -3,14 +3,16 @@
 use crate::live::{Held, Live};
 use crate::{Case, Error, Ground, Random, Suite};
 use core::ptr::NonNull;
-use vmalloc::Req;
 use vmalloc::machine::Machine;
 use vmalloc::units::PAGE_SIZE;
+use vmalloc::{Gfp, Req};
 
 /// Pages of a set of `full_fit`, for each bit of the CPU count: 32 MiB.
 const SET_PAGES: usize = 32 << 20 >> 12;
 /// Areas that live in `long_busy_list`.
 const BUSY: usize = 15_000;
+/// `align_shift` wants to be refused.
+const QUIET: Gfp = Gfp::KERNEL.union(Gfp::HIGHMEM).union(Gfp::NOWARN);
 /// Exponents up to which `random_size_align` aligns: 4 MiB.
 const MOST_SHIFT: usize = 22;
 
@@ -22,14 +24,14 @@ impl<M: Machine, G: Ground> Suite<'_, M, G> {
     pub fn run(&self, case: Case, loops: usize) -> Result<(), Error> {
         let mut random = Random::new(self.seed);
         match case {
-            Case::FixSize(pages) => self.repeat(loops, || self.pair(Req::pages(pages))),
+            Case::FixSize(pages) => self.pairs(loops, || Req::pages(pages)),
             Case::FullFit => self.full_fit(loops),
             Case::LongBusyList => self.long_busy_list(loops),
-            Case::RandomSize => self.repeat(loops, || self.pair(Req::pages(random.up_to(100)))),
-            Case::FixAlign => self.repeat(loops, || self.pair(Req::pages(5).align(32 << 10).zeroed())),
-            Case::RandomSizeAlign => self.repeat(loops, || {
+            Case::RandomSize => self.pairs(loops, || Req::pages(random.up_to(100))),
+            Case::FixAlign => self.pairs(loops, || Req::pages(5).align(32 << 10).zeroed()),
+            Case::RandomSizeAlign => self.pairs(loops, || {
                 let align = 1 << random.up_to(MOST_SHIFT);
-                self.pair(Req::pages(random.up_to(10)).align(align).zeroed())
+                Req::pages(random.up_to(10)).align(align).zeroed()
             }),
             Case::AlignShift => self.repeat(loops, || self.align_shift()),
             Case::MapRam(pages) => self.map_ram(pages, loops),
@@ -37,7 +39,17 @@ impl<M: Machine, G: Ground> Suite<'_, M, G> {
     }
 
     fn repeat(&self, loops: usize, mut body: impl FnMut() -> Result<(), Error>) -> Result<(), Error> {
-        (0..loops).try_for_each(|_| body())
+        self.ground.begin();
+        let result = (0..loops).try_for_each(|_| body());
+        self.ground.end();
+        result
+    }
+
+    /// A loop an area. Out of line, as the other cases are: together they
+    /// would need more of the stack than each.
+    #[inline(never)]
+    fn pairs(&self, loops: usize, mut next: impl FnMut() -> Req) -> Result<(), Error> {
+        self.repeat(loops, || self.pair(next()))
     }
 
     /// An area made, touched, freed.
@@ -49,6 +61,7 @@ impl<M: Machine, G: Ground> Suite<'_, M, G> {
     }
 
     /// Areas of two sets in turn; then one of the sets is freed.
+    #[inline(never)]
     fn full_fit(&self, loops: usize) -> Result<(), Error> {
         let set = SET_PAGES * (u32::BITS - self.cpus.leading_zeros()) as usize;
         let (mut stays, mut goes) = (Live::with_room(self, set)?, Live::with_room(self, set)?);
@@ -57,10 +70,11 @@ impl<M: Machine, G: Ground> Suite<'_, M, G> {
             goes.grow()?;
         }
         goes.finish()?;
-        self.repeat(loops, || self.pair(Req::pages(1)))?;
+        self.pairs(loops, || Req::pages(1))?;
         stays.finish()
     }
 
+    #[inline(never)]
     fn long_busy_list(&self, loops: usize) -> Result<(), Error> {
         let mut busy = Live::with_room(self, BUSY)?;
         (0..BUSY).try_for_each(|_| busy.grow())?;
@@ -83,10 +97,11 @@ impl<M: Machine, G: Ground> Suite<'_, M, G> {
 
     /// One page at each alignment that there is. A multiple of it that is the
     /// only one in the region may be taken by somebody else; two are not.
+    #[inline(never)]
     fn align_shift(&self) -> Result<(), Error> {
         for shift in 0..usize::BITS {
             let multiples = self.multiples(1 << shift);
-            match self.vm.alloc(Req::pages(1).align(1 << shift)) {
+            match self.vm.alloc(Req::pages(1).align(1 << shift).gfp(QUIET)) {
                 Ok(area) => {
                     self.free(area)?;
                     if multiples == 0 {
@@ -110,6 +125,7 @@ impl<M: Machine, G: Ground> Suite<'_, M, G> {
         }
     }
 
+    #[inline(never)]
     fn map_ram(&self, pages: usize, loops: usize) -> Result<(), Error> {
         let held = Held::take(self.vm, pages)?;
         self.repeat(loops, || self.map_pair(&held))

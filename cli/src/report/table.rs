@@ -126,7 +126,7 @@ fn write_some(out: &mut String, title: &str, entries: &[Entry]) -> fmt::Result {
 }
 
 /// A table whose last `count` columns are numbers.
-fn numbers(titles: &[&str], count: usize) -> Table {
+pub fn numbers(titles: &[&str], count: usize) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_BORDERS_ONLY).set_header(titles);
     for column in table.column_iter_mut().skip(titles.len() - count) {
@@ -141,7 +141,7 @@ fn counted(n: u32, what: &str) -> String {
 }
 
 /// 1234567 as 1,234,567.
-fn grouped(n: u64) -> String {
+pub fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::new();
     for (at, digit) in digits.chars().enumerate() {

@@ -13,7 +13,7 @@ mod info;
 mod line;
 
 pub use info::{MapEntry, StartInfo};
-pub use line::{FlushBy, Line, settings, size};
+pub use line::{FlushBy, Line, policy, settings, size};
 
 use crate::cpu::local::Local;
 use crate::exit::{Code, exit};

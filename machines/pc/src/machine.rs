@@ -46,7 +46,10 @@ const ATOMIC_RESERVE: usize = 64;
 /// Begins: after the direct map, the zones and the boot CPU's `Local`.
 pub fn init() -> &'static Vmalloc<Pc> {
     let config = Config::region(VM.machine().region()).add_region(memory::MODULES);
-    let config = config.policy(settings().policy).atomic_reserve(ATOMIC_RESERVE);
+    let mut config = config.policy(settings().policy).atomic_reserve(ATOMIC_RESERVE);
+    if let Some(pages) = settings().load {
+        config = config.load_pages(pages).waiting_pages(2 * pages);
+    }
     // SAFETY: N1: nothing else is ever mapped there (`memory`). N2: the boot
     // CPU is alone, and calls this once.
     if let Err(why) = unsafe { VM.init(config) } {

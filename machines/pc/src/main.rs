@@ -12,6 +12,7 @@
 //!   trap     gates, stacks, page faults that say what an address was
 //!   machine  the glue: `impl Machine for Pc`
 //!   shell    commands, from the command line or the serial line
+//!   bench    Linux's cases, counted
 //!   tests    what is tried on the machine itself
 //! ```
 //!
@@ -24,6 +25,7 @@
 #[macro_use]
 mod serial;
 
+mod bench;
 mod boot;
 mod clock;
 mod cpu;

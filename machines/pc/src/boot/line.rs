@@ -90,6 +90,8 @@ pub struct Settings {
     pub policy: Policy,
     /// `region=64M`: bytes of the vmalloc region.
     pub region: Option<usize>,
+    /// `load=8192`: pages that are flushed together, twice as many may wait.
+    pub load: Option<usize>,
     /// `flush=pge|none`: how CPUs discard translations.
     pub flush: FlushBy,
     /// `tick=4000000`: nanoseconds between two ticks; 0 = none.
@@ -109,6 +111,7 @@ pub fn settings() -> Settings {
     Settings {
         policy: line.value("policy").map_or(Policy::Unmap, |value| understood(policy(value), value)),
         region: line.value("region").map(|value| understood(size(value), value)),
+        load: line.value("load").map(|value| understood(value.parse().ok(), value)),
         flush: line.value("flush").map_or(FlushBy::Best, |value| understood(flush(value), value)),
         tick: line.value("tick").map_or(TICK, |value| understood(value.parse().ok(), value)),
         stress: line.value("stress").map_or(STRESS, |value| understood(value.parse().ok(), value)),

@@ -36,6 +36,7 @@ const ALL: &[Command] = &[
     Command { name: "tests", about: "[NAME]: the tests, or those of this name", run: tests },
     Command { name: "stress", about: "SECONDS: all operations on all CPUs", run: stress },
     Command { name: "crash", about: "[NAME]: dies, of what is named", run: crash },
+    Command { name: "bench", about: "[CASE] [policy=P] [loops=N]: what Linux's cases cost", run: bench },
     Command { name: "trapcost", about: "what a trap costs", run: trapcost },
     Command { name: "poweroff", about: "ends", run: |_| Ended::PowerOff },
 ];
@@ -127,6 +128,10 @@ fn stress(seconds: &str) -> Ended {
 fn crash(name: &str) -> Ended {
     crate::tests::crash(name);
     Ended::Right
+}
+
+fn bench(words: &str) -> Ended {
+    if crate::bench::run(words) { Ended::Right } else { Ended::Wrong }
 }
 
 fn trapcost(_: &str) -> Ended {

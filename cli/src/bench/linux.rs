@@ -1,0 +1,90 @@
+//! `vmalloc bench linux`: Linux's own cases, counted to the instruction.
+
+use super::events::Events;
+use super::figures::Figures;
+use super::listen;
+use super::measured::{self, Measured};
+use super::row::Row;
+use super::steps::{self, Symbols};
+use super::table;
+use crate::options::{LinuxBench, PolicyName, word};
+use crate::qemu::tools::Tools;
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use vmalloc_suite::Case;
+
+/// Linux's flush threshold on one CPU: 32 MiB.
+const LINUX_THRESHOLD: usize = 8192;
+
+type Cases = Vec<(String, Measured)>;
+
+/// Measures, prints, writes.
+pub fn run(options: &LinuxBench, tools: &Tools) -> Result<bool> {
+    let linux = Figures::read()?;
+    let runs = Runs { tools, options };
+    let rows = runs.rows(&linux, None)?;
+    if let Some(path) = &options.json {
+        let list: Vec<_> = rows.iter().map(Row::json).collect();
+        let text = serde_json::to_string_pretty(&list)? + "\n";
+        std::fs::write(path, text).with_context(|| format!("{}: cannot be written", path.display()))?;
+    }
+    let mut out = String::new();
+    table::write_rows(&mut out, &rows)?;
+    table::write_misses(&mut out, &rows)?;
+    if !options.quick {
+        table::write_threshold(&mut out, &runs.rows(&linux, Some(LINUX_THRESHOLD))?)?;
+        table::write_events(&mut out, &runs.events(&rows)?)?;
+    }
+    crate::print(&out)?;
+    Ok(true)
+}
+
+struct Runs<'a> {
+    tools: &'a Tools,
+    options: &'a LinuxBench,
+}
+
+impl Runs<'_> {
+    /// A row a case, each policy in a machine of its own.
+    fn rows(&self, linux: &[Figures], threshold: Option<usize>) -> Result<Vec<Row>> {
+        let [unmap, park, keep] = ["unmap", "park", "keep"].map(|policy| self.policy(policy, threshold));
+        let (unmap, park, keep) = (unmap?, park?, keep?);
+        let of = |cases: &Cases, name: &str| cases.iter().find(|(case, _)| case == name).map(|(_, of)| of.clone());
+        let wanted = |linux: &&Figures| self.options.case.as_ref().is_none_or(|case| *case == linux.case);
+        let rows = linux.iter().filter(wanted).map(|linux| Row {
+            unmap: of(&unmap, &linux.case),
+            park: of(&park, &linux.case),
+            keep: of(&keep, &linux.case),
+            linux: linux.clone(),
+        });
+        Ok(rows.collect())
+    }
+
+    /// Every case under a policy; nothing where there is no such policy.
+    fn policy(&self, policy: &str, threshold: Option<usize>) -> Result<Cases> {
+        if !PolicyName::value_variants().iter().any(|&name| word(name) == policy) {
+            return Ok(Cases::new());
+        }
+        let mut settings = vec![format!("policy={policy}")];
+        settings.extend(threshold.map(|pages| format!("load={pages}")));
+        let command = match &self.options.case {
+            Some(case) => format!("bench {case}"),
+            None => "bench".to_owned(),
+        };
+        let records = listen(self.tools, 1, settings, vec![command])?;
+        measured::read(&records, |name| name.parse().is_ok_and(Case::clears))
+    }
+
+    /// What each case causes: it is stepped through under Unmap.
+    fn events(&self, rows: &[Row]) -> Result<Vec<Events>> {
+        let symbols = Symbols::load(&self.tools.image)?;
+        let commands = rows.iter().map(|row| format!("bench {} steps", row.linux.case)).collect();
+        let stepped = steps::read(&listen(self.tools, 1, vec!["policy=unmap".to_owned()], commands)?)?;
+        let events = rows.iter().filter_map(|row| {
+            let case = &row.linux.case;
+            let steps = stepped.iter().find(|steps| steps.name == *case);
+            Some(Events::new(case, row.unmap.as_ref()?, steps, &symbols))
+        });
+        events.collect()
+    }
+}

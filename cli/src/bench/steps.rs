@@ -1,0 +1,186 @@
+//! A case, instruction by instruction: what was executed, and how often.
+//!
+//! The guest traps after each instruction of the loops and counts by address;
+//! here the addresses get names, and the instructions that lock the bus are
+//! told from others.
+
+use crate::qemu::record::Record;
+use addr2line::Loader;
+use anyhow::{Result, anyhow};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// What was executed in some loops.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Steps {
+    /// The case, or whatever it was.
+    pub name: String,
+    /// Loops.
+    pub loops: u64,
+    /// How often each address was executed.
+    pub at: BTreeMap<u64, Step>,
+}
+
+/// An address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Step {
+    /// How often it was executed.
+    pub count: u64,
+    /// Whether the instruction there locks the bus.
+    pub locked: bool,
+}
+
+/// All that the guest has stepped through.
+pub fn read(records: &[Record]) -> Result<Vec<Steps>> {
+    let mut all: Vec<Steps> = Vec::new();
+    for record in records {
+        match record.name.as_str() {
+            "steps" => {
+                let (name, loops) = (record.text("name")?.to_owned(), record.number("loops")?);
+                all.push(Steps { name, loops, at: BTreeMap::new() });
+            }
+            "step" => {
+                let step = Step { count: record.number("n")?, locked: record.number("locked")? != 0 };
+                let steps = all.last_mut().ok_or_else(|| anyhow!("the guest says @step before @steps"))?;
+                steps.at.insert(record.number("at")?, step);
+            }
+            _ => {}
+        }
+    }
+    Ok(all)
+}
+
+impl Steps {
+    /// Instructions a loop.
+    pub fn instructions(&self) -> f64 {
+        self.at.values().map(|step| step.count).sum::<u64>() as f64 / self.loops as f64
+    }
+
+    /// Locked instructions a loop: those that take locks, and all others.
+    pub fn locked(&self, symbols: &Symbols) -> Result<(f64, f64)> {
+        let (mut locks, mut atomics) = (0, 0);
+        for (&at, step) in self.at.iter().filter(|(_, step)| step.locked) {
+            *(if symbols.is_of_lock(at)? { &mut locks } else { &mut atomics }) += step.count;
+        }
+        Ok((locks as f64 / self.loops as f64, atomics as f64 / self.loops as f64))
+    }
+
+    /// Instructions a loop by what `name` says of their addresses, the most
+    /// first.
+    pub fn by(&self, name: impl Fn(u64) -> Result<String>) -> Result<Vec<(String, f64)>> {
+        let mut sums: BTreeMap<String, u64> = BTreeMap::new();
+        for (&at, step) in &self.at {
+            *sums.entry(name(at)?).or_default() += step.count;
+        }
+        let mut sums: Vec<_> = sums.into_iter().map(|(name, n)| (name, n as f64 / self.loops as f64)).collect();
+        sums.sort_by(|a, b| b.1.total_cmp(&a.1));
+        Ok(sums)
+    }
+}
+
+/// What the image's addresses are called.
+pub struct Symbols(Loader);
+
+impl Symbols {
+    /// Those of `image`.
+    pub fn load(image: &Path) -> Result<Symbols> {
+        Ok(Symbols(Loader::new(image).map_err(|why| anyhow!("{}: {why}", image.display()))?))
+    }
+
+    /// The function whose source the instruction comes from, inlined or not.
+    pub fn function(&self, at: u64) -> Result<String> {
+        Ok(self.functions(at)?.into_iter().next().unwrap_or_else(|| format!("{at:#x}")))
+    }
+
+    /// The place in the source that the instruction comes from.
+    pub fn line(&self, at: u64) -> Result<String> {
+        let place = self.0.find_location(at).map_err(|why| anyhow!("{at:#x}: {why}"))?;
+        Ok(place.map_or_else(
+            || format!("{at:#x}"),
+            |place| format!("{}:{}", short(place.file.unwrap_or("?")), place.line.unwrap_or(0)),
+        ))
+    }
+
+    /// Whether it belongs to taking a lock.
+    fn is_of_lock(&self, at: u64) -> Result<bool> {
+        Ok(self.functions(at)?.iter().any(|name| name.starts_with("lock_api::") || name.starts_with("spin::")))
+    }
+
+    /// The functions that the instruction is inlined into, its own first.
+    fn functions(&self, at: u64) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        let wrong = |why| anyhow!("{at:#x}: {why}");
+        let mut frames = self.0.find_frames(at).map_err(|why| anyhow!("{at:#x}: {why}"))?;
+        while let Some(frame) = frames.next().map_err(wrong)? {
+            if let Some(function) = frame.function {
+                names.push(plain(&function.demangle()?));
+            }
+        }
+        if names.is_empty() {
+            names.extend(self.0.find_symbol(at).map(plain));
+        }
+        Ok(names)
+    }
+}
+
+/// A function's name without what its types are made of, and without its hash.
+fn plain(name: &str) -> String {
+    let name = match name.rsplit_once("::h") {
+        Some((front, hash)) if hash.len() == 16 => front,
+        _ => name,
+    };
+    let mut depth = 0;
+    let mut before = ' ';
+    let mut out = String::new();
+    for c in name.chars() {
+        match c {
+            // At the beginning it is a type that has the function.
+            '<' if !out.is_empty() => depth += 1,
+            '>' if before != '-' && depth > 0 => depth -= 1,
+            '<' | '>' => {}
+            _ if depth == 0 => out.push(c),
+            _ => {}
+        }
+        before = c;
+    }
+    out
+}
+
+/// A path from the last `src` folder's parent on.
+fn short(path: &str) -> &str {
+    let cut = path.rfind("/src/").map_or(0, |src| path[..src].rfind('/').map_or(0, |at| at + 1));
+    &path[cut..]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn steps(lines: &[&str]) -> Result<Vec<Steps>> {
+        read(&lines.iter().map(|line| Record::parse(line).unwrap()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn steps_belong_to_the_case_before_them() {
+        let all = steps(&["@steps name=a loops=2", "@step at=0x10 n=6 locked=0", "@steps name=b loops=1"]).unwrap();
+        assert_eq!(all.iter().map(|steps| steps.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!((all[0].instructions(), all[1].instructions()), (3.0, 0.0));
+        assert!(steps(&["@step at=0x10 n=6 locked=0"]).is_err());
+    }
+
+    #[test]
+    fn instructions_are_summed_by_name_the_most_first() {
+        let all = steps(&["@steps name=a loops=2", "@step at=1 n=2 locked=0", "@step at=2 n=6 locked=1"]).unwrap();
+        let sums = all[0].by(|at| Ok(if at == 1 { "f".into() } else { "g".into() })).unwrap();
+        assert_eq!(sums, [("g".to_owned(), 3.0), ("f".to_owned(), 1.0)]);
+    }
+
+    #[test]
+    fn names_are_told_without_types_and_hashes() {
+        assert_eq!(plain("vmalloc::cpu::Here<M>::take_slot::h0123456789abcdef"), "vmalloc::cpu::Here::take_slot");
+        assert_eq!(plain("core::ops::FnOnce<fn() -> bool>::call"), "core::ops::FnOnce::call");
+        assert_eq!(plain("<a::B<u8> as c::D>::e"), "a::B as c::D::e");
+        assert_eq!(short("/x/y/vmalloc/src/space/slot.rs"), "vmalloc/src/space/slot.rs");
+        assert_eq!(short("a.s"), "a.s");
+    }
+}
