@@ -19,8 +19,8 @@
 //! A CPU takes and gives single frames at its [`Magazine`], without a lock.
 //! Magazines exchange whole stacks with their node's [`Depot`], by changing a
 //! pointer. What neither can serve comes from the source, by the batch.
-//! [`Runs`] and [`RunCollector`] go past all that, for machines that save
-//! work when frames are adjacent.
+//! [`Runs`] go past all that, for machines that save work when frames are
+//! adjacent.
 //!
 //! # Locks
 //! One for each depot, one for each node of [`Zones`]. Nobody holds two.
@@ -44,5 +44,5 @@ pub use count::{hold, release};
 pub use depot::Depot;
 pub use magazine::Magazine;
 pub use map::{BadMap, MemoryRange};
-pub use runs::{MAX_RUNS, RunCollector, Runs, TakenRun};
+pub use runs::{MAX_RUNS, Runs, TakenRun};
 pub use zones::{MAX_NODES, STORAGE_ALIGN, ZoneStats, Zones};

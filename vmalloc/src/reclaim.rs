@@ -214,11 +214,17 @@ impl<'v, M: Machine> Here<'v, M> {
         let depot = core.depot(self.node);
         let own = &mut **self;
         for piece in core.pieces(vm, chunk, at, pages) {
-            let pool = |frame: Pfn| {
-                // SAFETY: the only binding is collected, after grace (G3).
-                unsafe { own.magazine.push(vm.machine(), depot, frame) }
+            let collect = |mut places: &mut [Pfn]| {
+                let take = |frames: &[Pfn]| {
+                    let (now, later) = core::mem::take(&mut places).split_at_mut(frames.len());
+                    now.copy_from_slice(frames);
+                    places = later;
+                };
+                piece.collect(take, &mut |at, word| vm.complain(at, word));
+                piece.pages() - places.len()
             };
-            piece.collect(pool, &mut |at, word| vm.complain(at, word));
+            // SAFETY: the only bindings are collected, after grace (G3).
+            unsafe { own.magazine.accept(vm.machine(), depot, piece.pages(), collect) }
         }
     }
 
@@ -227,20 +233,21 @@ impl<'v, M: Machine> Here<'v, M> {
         let (vm, core) = (self.vm, self.core);
         let (machine, depot) = (vm.machine(), core.depot(self.node));
         let own = &mut **self;
-        for piece in core.pieces(vm, chunk, at, pages) {
-            let let_go = |frame: Pfn| {
-                let last = match machine.frames().page(frame) {
-                    _ if kind == Kind::Ioremap => false,
-                    Some(page) => M::SABOTAGE == Sabotage::IgnoreCounts || release(page),
-                    None => kind != Kind::Vmap && kind != Kind::MapRam,
-                };
-                if last {
-                    // SAFETY: its last holder is this area, whose binding is
-                    // collected, after grace (G3).
-                    unsafe { own.magazine.push(machine, depot, frame) }
-                }
+        let mut let_go = |frame: Pfn| {
+            let last = match machine.frames().page(frame) {
+                _ if kind == Kind::Ioremap => false,
+                Some(page) => M::SABOTAGE == Sabotage::IgnoreCounts || release(page),
+                None => kind != Kind::Vmap && kind != Kind::MapRam,
             };
-            piece.collect(let_go, &mut |at, word| vm.complain(at, word));
+            if last {
+                // SAFETY: its last holder is this area, whose binding is
+                // collected, after grace (G3).
+                unsafe { own.magazine.push(machine, depot, frame) }
+            }
+        };
+        for piece in core.pieces(vm, chunk, at, pages) {
+            let each = |frames: &[Pfn]| frames.iter().for_each(|&frame| let_go(frame));
+            piece.collect(each, &mut |at, word| vm.complain(at, word));
         }
     }
 

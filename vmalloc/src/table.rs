@@ -10,7 +10,7 @@
 //!   Walker ── prepare ──▶ links what is missing        rare: once a chunk
 //!     │ leaf_table / pieces
 //!   LeafTable ── Piece::new ──▶ Piece                  cached in the chunk
-//!     │  vacant  bind  retire  collect                 one load, one store a page
+//!     │  bind  retire  collect                         one load, one store a page
 //!   Walker ── unlink ──▶ the frame of an empty leaf    rare: once 2 MiB are free
 //! ```
 //!
@@ -21,7 +21,7 @@
 //!   kept until grace.
 //! - **T2** An entry that the format never writes is reported with its level,
 //!   cleared, and the walk goes on. An entry in use is never overwritten:
-//!   [`Piece::vacant`] comes before [`Piece::bind`].
+//!   [`Piece::bind`] stops before it.
 //! - **T3** Entries are read and written by one aligned atomic access of
 //!   their width. Accessed is preset, dirty only with writable, so the MMU
 //!   never writes an entry.
@@ -29,7 +29,7 @@
 //! # Why it cannot fail
 //! `prepare` takes its frames from a [`Stock`] that was filled to
 //! [`Walker::tables_needed`] while failing was allowed. Nothing else in this
-//! tier allocates, and only [`Piece::vacant`] refuses.
+//! tier allocates, and only [`Piece::bind`] refuses.
 //!
 //! # Locks
 //! None. Two CPUs that miss the same table both try to link one; an exchange

@@ -51,10 +51,8 @@ struct Hole<'v, M: Machine> {
 enum Refusal {
     /// Something ran short; nothing of the slice is bound.
     Short(Shortage),
-    /// Nothing of the slice is bound, and nothing helps.
-    Final(AllocError),
-    /// The entries are written, but the machine would not mirror them.
-    Bound(AllocError),
+    /// So many pages of the slice are bound, and nothing helps.
+    Final(usize, AllocError),
 }
 
 impl<M: Machine> Vmalloc<M> {
@@ -228,6 +226,15 @@ impl<M: Machine> Vmalloc<M> {
     }
 }
 
+/// An entry in use where none may be is an error, and never overwritten (T2).
+#[inline]
+fn all_bound(slice: PageRange, bound: usize) -> Result<(), Refusal> {
+    if bound == slice.pages {
+        return Ok(());
+    }
+    Err(Refusal::Final(bound, AllocError::InUse(slice.start.add_pages(bound))))
+}
+
 /// How a slot goes from live to stale.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
@@ -257,9 +264,8 @@ impl<M: Machine> Here<'_, M> {
                     relieved.map_err(|error| error.beyond(hole.bound))?;
                     continue;
                 }
-                Err(Refusal::Final(error)) => return Err(error),
-                Err(Refusal::Bound(error)) => {
-                    hole.bound += slice.pages;
+                Err(Refusal::Final(bound, error)) => {
+                    hole.bound += bound;
                     return Err(error);
                 }
             }
@@ -280,20 +286,12 @@ impl<M: Machine> Here<'_, M> {
         plan: &Plan<'_>,
         backing: &Backing<'_>,
     ) -> Result<(), Refusal> {
-        self.check_vacant(chunk, slice)?;
         match *backing {
             Backing::Fresh => self.bind_fresh(chunk, slice, plan),
             Backing::Frames(frames) => self.bind_given(chunk, slice, &frames[done..done + slice.pages], plan),
             Backing::Device(first) => self.bind_device(chunk, slice, first.offset(done as u64), plan),
             Backing::Nothing => Ok(()),
         }
-    }
-
-    /// A present entry where none may be is an error, never overwritten (T2).
-    #[inline]
-    fn check_vacant(&self, chunk: ChunkRef, slice: PageRange) -> Result<(), Refusal> {
-        let mut pieces = self.core.pieces(self.vm, chunk, slice.start, slice.pages);
-        pieces.try_for_each(|piece| piece.vacant()).map_err(|at| Refusal::Final(AllocError::InUse(at)))
     }
 
     #[inline]
@@ -307,15 +305,12 @@ impl<M: Machine> Here<'_, M> {
         if self.magazine.reserve(machine, depot, want, slice.pages).is_err() {
             return Err(Refusal::Short(Shortage::Frames(slice.pages)));
         }
-        self.write_entries(chunk, slice, self.magazine.top(slice.pages), plan);
-        if M::MIRRORED {
-            // From here on the frames are the entries', mirrored or not.
-            let first = self.magazine.top(slice.pages)[0];
-            self.magazine.commit(slice.pages);
-            return self.mirror(Run { pages: slice, first, prot: plan.req.prot });
-        }
-        self.magazine.commit(slice.pages);
-        Ok(())
+        let bound = self.write_entries(chunk, slice, self.magazine.top(slice.pages), plan);
+        let first = self.magazine.top(slice.pages)[0];
+        // From here on the frames are the entries', mirrored or not.
+        self.magazine.commit(bound);
+        all_bound(slice, bound)?;
+        if M::MIRRORED { self.mirror(slice, Run { pages: slice, first, prot: plan.req.prot }) } else { Ok(()) }
     }
 
     /// Binds frames by the run: mirrored machines, and requests that the
@@ -325,15 +320,21 @@ impl<M: Machine> Here<'_, M> {
         let machine = self.vm.machine();
         let runs = Runs::take(machine.frames(), want, slice.pages)
             .map_err(|_| Refusal::Short(Shortage::Frames(slice.pages)))?;
+        let mut bound = 0;
+        for run in runs.iter() {
+            let pages = PageRange::new(slice.start.add_pages(bound), run.frames);
+            let these = self.write_run(chunk, pages, run.first, plan);
+            bound += these;
+            if these < run.frames {
+                // SAFETY: they were taken a moment ago, and not bound.
+                unsafe { runs.give_back_from(bound, machine.frames()) };
+                return all_bound(slice, bound);
+            }
+        }
         let mut at = slice.start;
         for run in runs.iter() {
-            self.write_run(chunk, PageRange::new(at, run.frames), run.first, plan);
-            at = at.add_pages(run.frames);
-        }
-        at = slice.start;
-        for run in runs.iter() {
             let pages = PageRange::new(at, run.frames);
-            self.mirror(Run { pages, first: run.first, prot: plan.req.prot })?;
+            self.mirror(slice, Run { pages, first: run.first, prot: plan.req.prot })?;
             at = pages.end();
         }
         Ok(())
@@ -349,39 +350,57 @@ impl<M: Machine> Here<'_, M> {
     ) -> Result<(), Refusal> {
         let source = self.vm.machine().frames();
         frames.iter().filter_map(|&frame| source.page(frame)).for_each(hold);
-        self.write_entries(chunk, slice, frames, plan);
+        let bound = self.write_entries(chunk, slice, frames, plan);
+        for page in frames[bound..].iter().filter_map(|&frame| source.page(frame)) {
+            let last = release(page);
+            debug_assert!(!last, "P1: the caller holds it");
+        }
+        all_bound(slice, bound)?;
         let mut start = 0;
         while M::MIRRORED && start < frames.len() {
             let adjacent = |&i: &usize| frames[i].0 == frames[start].0 + (i - start) as u64;
             let end = (start..frames.len()).take_while(adjacent).last().map_or(start + 1, |last| last + 1);
             let pages = PageRange::new(slice.start.add_pages(start), end - start);
-            self.mirror(Run { pages, first: frames[start], prot: plan.req.prot })?;
+            self.mirror(slice, Run { pages, first: frames[start], prot: plan.req.prot })?;
             start = end;
         }
         Ok(())
     }
 
     fn bind_device(&mut self, chunk: ChunkRef, slice: PageRange, first: Pfn, plan: &Plan<'_>) -> Result<(), Refusal> {
-        self.write_run(chunk, slice, first, plan);
-        self.mirror(Run { pages: slice, first, prot: plan.req.prot })
+        let bound = self.write_run(chunk, slice, first, plan);
+        all_bound(slice, bound)?;
+        self.mirror(slice, Run { pages: slice, first, prot: plan.req.prot })
     }
 
+    /// Binds the slice's pages to `frames`, up to the first whose entry is in
+    /// use, and says how many.
     #[inline]
-    fn write_entries(&self, chunk: ChunkRef, slice: PageRange, mut frames: &[Pfn], plan: &Plan<'_>) {
+    fn write_entries(&self, chunk: ChunkRef, slice: PageRange, frames: &[Pfn], plan: &Plan<'_>) -> usize {
+        let mut bound = 0;
         for piece in self.core.pieces(self.vm, chunk, slice.start, slice.pages) {
-            let (these, rest) = frames.split_at(piece.pages());
-            piece.bind(these, plan.req.prot, plan.req.memory);
-            frames = rest;
+            let these = &frames[bound..bound + piece.pages()];
+            let pages = piece.bind(these, plan.req.prot, plan.req.memory);
+            bound += pages;
+            if pages < these.len() {
+                return bound;
+            }
         }
         self.written(chunk, slice, plan);
+        bound
     }
 
-    fn write_run(&self, chunk: ChunkRef, slice: PageRange, mut first: Pfn, plan: &Plan<'_>) {
+    fn write_run(&self, chunk: ChunkRef, slice: PageRange, first: Pfn, plan: &Plan<'_>) -> usize {
+        let mut bound = 0;
         for piece in self.core.pieces(self.vm, chunk, slice.start, slice.pages) {
-            piece.bind_run(first, plan.req.prot, plan.req.memory);
-            first = first.offset(piece.pages() as u64);
+            let pages = piece.bind_run(first.offset(bound as u64), plan.req.prot, plan.req.memory);
+            bound += pages;
+            if pages < piece.pages() {
+                return bound;
+            }
         }
         self.written(chunk, slice, plan);
+        bound
     }
 
     #[inline]
@@ -389,16 +408,15 @@ impl<M: Machine> Here<'_, M> {
         self.vm.machine().sync(slice);
         if M::SABOTAGE == Sabotage::MapGuard {
             let guard = self.core.pieces(self.vm, chunk, slice.end(), 1).next();
-            guard
-                .into_iter()
-                .for_each(|piece| piece.bind_run(self.vm.machine().root(), plan.req.prot, plan.req.memory));
+            guard.map(|piece| piece.bind_run(self.vm.machine().root(), plan.req.prot, plan.req.memory));
         }
     }
 
-    /// Makes a run reachable, where the MMU does not read the entries.
+    /// Makes a run of the slice, which is bound, reachable, where the MMU does
+    /// not read the entries.
     #[inline]
-    fn mirror(&mut self, run: Run) -> Result<(), Refusal> {
-        self.vm.machine().mirror(run).map_err(|number| Refusal::Bound(AllocError::Refused(number)))
+    fn mirror(&mut self, slice: PageRange, run: Run) -> Result<(), Refusal> {
+        self.vm.machine().mirror(run).map_err(|number| Refusal::Final(slice.pages, AllocError::Refused(number)))
     }
 
     /// How this CPU frees a slot of which `bound` pages have entries.

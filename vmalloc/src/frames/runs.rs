@@ -1,9 +1,8 @@
 //! Frames by the run, for machines to which a run costs as much as a page.
 //!
 //! [`Runs::take`] asks for the largest block that still fits, then for the one
-//! that continues it, and falls to lower orders where it is refused.
-//! [`RunCollector`] is the way back: it joins frames that arrive one after the
-//! other and gives them back as the largest aligned blocks (F4).
+//! that continues it, and falls to lower orders where it is refused. What is
+//! given back goes as the largest aligned blocks (F4).
 
 use crate::machine::frames::{Frames, MAX_ORDER, Want};
 use crate::units::Pfn;
@@ -55,7 +54,7 @@ impl Runs {
                 None if order > 0 => largest = order - 1,
                 None => {
                     // SAFETY: `alloc` gave them out just now.
-                    unsafe { taken.give_back(source) }
+                    unsafe { taken.give_back_from(0, source) }
                     return Err(n - left);
                 }
             }
@@ -73,14 +72,17 @@ impl Runs {
         self.runs.iter().map(|run| run.frames).sum()
     }
 
-    /// Gives all frames back.
+    /// Gives all frames but the first `used` back.
     ///
     /// # Safety
     /// They came from this source, and nobody uses them.
-    pub unsafe fn give_back<F: Frames>(self, source: &F) {
-        for run in self.runs {
+    pub unsafe fn give_back_from<F: Frames>(&self, mut used: usize, source: &F) {
+        for run in self.iter() {
+            let kept = used.min(run.frames);
+            used -= kept;
+            let rest = TakenRun { first: run.first.offset(kept as u64), frames: run.frames - kept };
             // SAFETY: the caller's promise.
-            unsafe { give_run(source, run) }
+            unsafe { give_run(source, rest) }
         }
     }
 
@@ -103,47 +105,6 @@ unsafe fn give_run<F: Frames>(source: &F, mut run: TakenRun) {
         // SAFETY: F4: frames that are out, in an aligned block.
         unsafe { source.free(run.first, order as u8) }
         run = TakenRun { first: run.first.offset(1 << order), frames: run.frames - (1 << order) };
-    }
-}
-
-/// Joins frames that are being given back. Dropping it gives back the last
-/// run.
-pub struct RunCollector<'a, F: Frames> {
-    source: &'a F,
-    run: TakenRun,
-}
-
-impl<'a, F: Frames> RunCollector<'a, F> {
-    /// A collector that gives back to `source`.
-    pub fn new(source: &'a F) -> RunCollector<'a, F> {
-        RunCollector { source, run: TakenRun { first: Pfn(0), frames: 0 } }
-    }
-
-    /// Gives `frame` back, now or with a later one that continues it.
-    ///
-    /// # Safety
-    /// As for [`Frames::free`].
-    pub unsafe fn push(&mut self, frame: Pfn) {
-        let run = &mut self.run;
-        let continues = run.end() == frame && self.source.node_of(run.first) == self.source.node_of(frame);
-        if run.frames > 0 && continues {
-            run.frames += 1;
-            return;
-        }
-        self.flush();
-        self.run = TakenRun { first: frame, frames: 1 };
-    }
-
-    fn flush(&mut self) {
-        let run = core::mem::replace(&mut self.run, TakenRun { first: Pfn(0), frames: 0 });
-        // SAFETY: the contract of `push`, which joined frames of one node.
-        unsafe { give_run(self.source, run) }
-    }
-}
-
-impl<F: Frames> Drop for RunCollector<'_, F> {
-    fn drop(&mut self) {
-        self.flush();
     }
 }
 

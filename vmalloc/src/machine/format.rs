@@ -97,7 +97,8 @@ pub trait Word: Copy + Eq + LowerHex + Send + Sync + 'static {
 /// A page-table format.
 ///
 /// # Safety
-/// - T0. `decode` inverts `leaf`, `table` and `retire`, but for protections
+/// - T0. `retire_all` and `waiting_all` do what `decode` and `retire` do word by
+///   word. `decode` inverts `leaf`, `table` and `retire`, but for protections
 ///   that the format cannot express: those it tells as the MMU sees them.
 ///   It says `Table` above level 1 only. `ABSENT` and retired words are ones
 ///   that the MMU does not cache; index bits are those of the MMU.
@@ -125,12 +126,34 @@ pub unsafe trait Format: 'static {
     /// The entry that binds a page to `frame`. Accessed is preset, dirty with
     /// [`Prot::WRITE`] only (T3).
     fn leaf(frame: Pfn, prot: Prot, memory: MemType) -> Self::Word;
+    /// The leaf for `frame` that is as `form`, which is one for frame 0.
+    fn leaf_like(form: Self::Word, frame: Pfn) -> Self::Word;
     /// The entry that links the table in `frame`.
     fn table(frame: Pfn) -> Self::Word;
     /// What `word` says at `level`.
     fn decode(word: Self::Word, level: u8) -> Entry;
     /// The waiting form of a leaf entry, and back: its own inverse.
     fn retire(word: Self::Word) -> Self::Word;
+
+    /// Retires leaves of level 1; `None` if one of the words is not a leaf. The
+    /// default is right for every format; one that can tell of many words at
+    /// once what they say is faster.
+    #[inline]
+    fn retire_all<const N: usize>(words: [Self::Word; N]) -> Option<[Self::Word; N]> {
+        let leaves = words.iter().all(|&word| matches!(Self::decode(word, 1), Entry::Leaf { .. }));
+        leaves.then(|| words.map(Self::retire))
+    }
+    /// The frames that wait in entries; `None` if none waits in one of them. The
+    /// default as above.
+    #[inline]
+    fn waiting_all<const N: usize>(words: [Self::Word; N]) -> Option<[Pfn; N]> {
+        let mut frames = [Pfn(0); N];
+        for (place, word) in frames.iter_mut().zip(words) {
+            let Entry::Waiting(frame) = Self::decode(word, 1) else { return None };
+            *place = frame;
+        }
+        Some(frames)
+    }
 }
 
 /// Entries in one table of `F`.

@@ -19,7 +19,10 @@ unsafe impl Format for NoTables {
     const HIDES: bool = false;
 
     fn leaf(frame: Pfn, _prot: Prot, _memory: MemType) -> u64 {
-        frame.0 << 1 | 1
+        Self::leaf_like(1, frame)
+    }
+    fn leaf_like(form: u64, frame: Pfn) -> u64 {
+        frame.0 << 1 | form
     }
     fn table(_frame: Pfn) -> u64 {
         unreachable!("no tables here")

@@ -13,7 +13,6 @@ use crate::units::{PAGE_SHIFT, PageRange, Pfn, VirtAddr};
 use core::fmt::Debug;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
-use std::vec;
 use std::vec::Vec;
 
 /// A page that is bound, or whose frame waits.
@@ -100,7 +99,6 @@ enum Op {
     Prepare(Span),
     Bind(Span, u64, u8, MemType),
     BindRun(Span, u64, u8, MemType),
-    Stage(Span, u64, u8, MemType),
     Unstage(Span),
     Retire(Span),
     Collect(Span),
@@ -127,7 +125,6 @@ fn op(max_pfn: u64) -> impl Strategy<Value = Op> {
         4 => span().prop_map(Op::Prepare),
         4 => bound().prop_map(|(s, f, p, m)| Op::Bind(s, f, p, m)),
         1 => bound().prop_map(|(s, f, p, m)| Op::BindRun(s, f, p, m)),
-        2 => bound().prop_map(|(s, f, p, m)| Op::Stage(s, f, p, m)),
         2 => span().prop_map(Op::Unstage),
         4 => span().prop_map(Op::Retire),
         4 => span().prop_map(Op::Collect),
@@ -164,15 +161,11 @@ impl<'m, F: Mmu> Pair<'m, F> {
             Op::Prepare(span) => self.prepare(span),
             Op::Bind(span, frame, prot, memory) => {
                 let frames: Vec<_> = (0..span.pages as u64).rev().map(|n| Pfn(frame + n)).collect();
-                self.bind(span, &frames, prot, memory, false, |p, f, prot| p.bind(f, prot, memory))
+                self.bind(span, &frames, prot, memory, |p, f, prot| p.bind(f, prot, memory))
             }
             Op::BindRun(span, frame, prot, memory) => {
                 let frames: Vec<_> = (0..span.pages as u64).map(|n| Pfn(frame + n)).collect();
-                self.bind(span, &frames, prot, memory, false, |p, f, prot| p.bind_run(f[0], prot, memory))
-            }
-            Op::Stage(span, frame, prot, memory) => {
-                let frames: Vec<_> = (0..span.pages as u64).rev().map(|n| Pfn(frame + n)).collect();
-                self.bind(span, &frames, prot, memory, true, |p, f, prot| p.stage(f, prot, memory))
+                self.bind(span, &frames, prot, memory, |p, f, prot| p.bind_run(f[0], prot, memory))
             }
             Op::Unstage(span) => self.flip(span, true, |p, report| p.unstage(report)),
             Op::Retire(span) => self.flip(span, false, |p, report| p.retire(report)),
@@ -214,27 +207,27 @@ impl<'m, F: Mmu> Pair<'m, F> {
         frames: &[Pfn],
         prot: u8,
         memory: MemType,
-        waits: bool,
-        write: impl Fn(Piece<F>, &[Pfn], Prot),
+        write: impl Fn(Piece<F>, &[Pfn], Prot) -> usize,
     ) {
         let prot = Prot::from_bits_truncate(prot);
         let pages = self.pages(span);
-        let used = pages.iter().find(|page| self.model.pages.contains_key(page));
-        let vacant = self.walker.pieces(self.range(span)).try_for_each(Piece::vacant);
-        assert_eq!(vacant, used.map_or(Ok(()), |&page| Err(VirtAddr(page << PAGE_SHIFT))));
-        if used.is_some() || self.model.missing(&pages) > 0 {
+        if self.model.missing(&pages) > 0 {
             return;
         }
-        let mut rest = frames;
+        let free = pages.iter().take_while(|page| !self.model.pages.contains_key(page)).count();
+        let mut bound = 0;
         for piece in self.walker.pieces(self.range(span)) {
-            let (now, later) = rest.split_at(piece.pages());
-            write(piece, now, prot);
-            rest = later;
+            let these = write(piece, &frames[bound..bound + piece.pages()], prot);
+            bound += these;
+            if these < piece.pages() {
+                break;
+            }
         }
+        assert_eq!(bound, free, "up to the first that is in use");
         let exec = prot.contains(Prot::EXEC) || !F::HAS_NX;
-        for (page, &frame) in pages.into_iter().zip(frames) {
+        for (page, &frame) in pages.into_iter().zip(&frames[..bound]) {
             let seen = Seen { frame, write: prot.contains(Prot::WRITE), exec, memory };
-            self.model.pages.insert(page, Page { seen, waits });
+            self.model.pages.insert(page, Page { seen, waits: false });
         }
     }
 
@@ -268,13 +261,16 @@ impl<'m, F: Mmu> Pair<'m, F> {
         }
         let (mut taken, mut reported) = (Vec::new(), Vec::new());
         for piece in self.walker.pieces(self.range(span)) {
-            piece.collect(|frame| taken.push(frame), &mut |at, _| reported.push(at));
+            piece.collect(|frames| taken.extend(frames), &mut |at, _| reported.push(at));
         }
         assert_eq!((taken, reported), (frames, expected));
     }
 
     fn clear(&mut self, span: Span) {
-        self.walker.pieces(self.range(span)).for_each(Piece::clear);
+        for piece in self.walker.pieces(self.range(span)) {
+            piece.retire(&mut |_, _| ());
+            piece.collect(|_| (), &mut |_, _| ());
+        }
         for page in self.pages(span) {
             self.model.pages.remove(&page);
         }

@@ -1,14 +1,18 @@
 //! The hot path: the entries of adjacent pages in one leaf table.
 //!
-//! Each method is one loop with one load or one store a page (T3). What a
-//! page's entry should have been is the caller's to know; what it is not is
-//! reported (T2), out of line.
+//! Each method is one loop with one load and one store a page (T3), over groups
+//! of entries and then over those that are left. What a page's entry should have
+//! been is the caller's to know; what it is not is refused or reported (T2), out
+//! of line.
 
 use super::cell::Cell;
 use crate::machine::format::{Entry, Format, MemType, Prot, entries};
 use crate::units::{PAGE_SHIFT, Pfn, VirtAddr};
 use core::fmt;
 use core::ptr::NonNull;
+
+/// Entries that are looked at together.
+const GROUP: usize = 4;
 
 /// A linked leaf table, for callers that hold pages of it (T1). It may be
 /// kept as a number: where the table is does not change while it is linked.
@@ -94,89 +98,53 @@ impl<F: Format> Piece<F> {
         self.len
     }
 
-    /// Refuses unless all entries are absent.
-    ///
-    /// # Errors
-    /// The first page whose entry is not.
-    #[inline]
-    pub fn vacant(self) -> Result<(), VirtAddr> {
-        let used = |&n: &usize| self.cell(n).load() != F::ABSENT;
-        (0..self.len).find(used).map_or(Ok(()), |n| Err(self.page(n)))
-    }
-
-    /// Binds each page to its frame of `frames`. The piece is vacant: what
-    /// the entries were before is not looked at.
+    /// Binds each page to its frame of `frames`, up to the first whose entry is
+    /// in use (T2), and says how many pages that is.
     ///
     /// # Panics
     /// If there are not as many frames as pages.
     #[inline]
-    pub fn bind(self, frames: &[Pfn], prot: Prot, memory: MemType) {
-        self.write(frames, |frame| F::leaf(frame, prot, memory))
+    pub fn bind(self, frames: &[Pfn], prot: Prot, memory: MemType) -> usize {
+        assert!(frames.len() == self.len, "a frame for each page");
+        let form = F::leaf(Pfn(0), prot, memory);
+        // SAFETY: there is a frame for each page of the piece.
+        let frame = |n: usize| unsafe { *frames.get_unchecked(n) };
+        self.change_from(0, &mut Bind(|n| F::leaf_like(form, frame(n))))
     }
 
     /// Binds the pages to the frames from `first` on, as [`Piece::bind`].
     #[inline]
-    pub fn bind_run(self, first: Pfn, prot: Prot, memory: MemType) {
-        for (cell, n) in self.cells().zip(0..) {
-            cell.store(F::leaf(first.offset(n), prot, memory))
-        }
-    }
-
-    /// As [`Piece::bind`], but in the waiting form: no CPU sees the pages
-    /// before [`Piece::unstage`], and [`Piece::collect`] undoes it without a
-    /// flush.
-    ///
-    /// # Panics
-    /// If there are not as many frames as pages.
-    #[inline]
-    pub fn stage(self, frames: &[Pfn], prot: Prot, memory: MemType) {
-        self.write(frames, |frame| F::retire(F::leaf(frame, prot, memory)))
-    }
-
-    /// Binds the pages to the frames that wait in their entries.
-    #[inline]
-    pub fn unstage(self, report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) {
-        self.change(report, |word| match F::decode(word, 1) {
-            Entry::Waiting(_) => Some(F::retire(word)),
-            _ => None,
-        })
+    pub fn bind_run(self, first: Pfn, prot: Prot, memory: MemType) -> usize {
+        let form = F::leaf(Pfn(0), prot, memory);
+        self.change_from(0, &mut Bind(|n| F::leaf_like(form, first.offset(n as u64))))
     }
 
     /// Unbinds the pages: each frame waits in its entry. A page that was not
     /// bound is reported; a bad entry is cleared as well (T2).
     #[inline]
     pub fn retire(self, report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) {
-        self.change(report, |word| match F::decode(word, 1) {
-            Entry::Leaf { .. } => Some(F::retire(word)),
-            _ => None,
-        })
+        self.change_all(Retire, report)
     }
 
-    /// After grace: hands out the frames that wait in the entries, which are
-    /// absent then. An entry where none waits is reported; a bad one is
-    /// cleared as well (T2).
+    /// Binds the pages to the frames that wait in their entries.
     #[inline]
-    pub fn collect(self, mut take: impl FnMut(Pfn), report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) {
-        self.change(report, |word| match F::decode(word, 1) {
-            Entry::Waiting(frame) => {
-                take(frame);
-                Some(F::ABSENT)
-            }
-            _ => None,
-        })
+    pub fn unstage(self, report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) {
+        self.change_all(Unstage, report)
     }
 
-    /// Makes all entries absent, whatever they were.
+    /// After grace: hands out, a few at a time and in order, the frames that
+    /// wait in the entries, which are absent then. An entry where none waits is
+    /// reported; a bad one is cleared as well (T2).
     #[inline]
-    pub fn clear(self) {
-        self.cells().for_each(|cell| cell.store(F::ABSENT))
+    pub fn collect(self, take: impl FnMut(&[Pfn]), report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) {
+        self.change_all(Collect(take), report)
     }
 
     /// Whether each page is bound as ordinary memory, for reading and writing,
     /// to a frame that `fits`.
     pub fn is_plain(self, fits: impl Fn(Pfn) -> bool) -> bool {
         let plain = |frame| F::leaf(frame, Prot::RW, MemType::WriteBack);
-        self.cells().map(|cell| cell.load()).all(|word| match F::decode(word, 1) {
+        (0..self.len).map(|n| self.cell(n).load()).all(|word| match F::decode(word, 1) {
             Entry::Leaf { frame, .. } => word == plain(frame) && fits(frame),
             _ => false,
         })
@@ -185,35 +153,45 @@ impl<F: Format> Piece<F> {
     /// The pages that are bound, and their frames.
     #[inline]
     pub fn frames(self) -> impl Iterator<Item = (VirtAddr, Pfn)> {
-        self.cells().enumerate().filter_map(move |(n, cell)| match F::decode(cell.load(), 1) {
+        (0..self.len).filter_map(move |n| match F::decode(self.cell(n).load(), 1) {
             Entry::Leaf { frame, .. } => Some((self.page(n), frame)),
             _ => None,
         })
     }
 
+    /// Changes all entries, and reports those that `change` refuses.
     #[inline]
-    fn write(self, frames: &[Pfn], word: impl Fn(Pfn) -> F::Word) {
-        assert!(frames.len() == self.len, "a frame for each page");
-        for (cell, &frame) in self.cells().zip(frames) {
-            cell.store(word(frame))
+    fn change_all(self, mut change: impl Change<F>, report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) {
+        let mut n = self.change_from(0, &mut change);
+        while n < self.len {
+            self.odd(n, self.cell(n).load(), report);
+            n = self.change_from(n + 1, &mut change);
         }
     }
 
-    /// Replaces each entry by what `next` says, and reports those for which
-    /// it says nothing.
+    /// Changes entries from page `n` on, in groups while there are, and says
+    /// which page is the first that `change` refuses.
     #[inline]
-    fn change(
-        self,
-        report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized),
-        mut next: impl FnMut(F::Word) -> Option<F::Word>,
-    ) {
-        for (n, cell) in self.cells().enumerate() {
-            let word = cell.load();
-            match next(word) {
-                Some(next) => cell.store(next),
-                None => self.odd(n, word, report),
-            }
+    fn change_from(self, mut n: usize, change: &mut impl Change<F>) -> usize {
+        let end = n + (self.len - n) / GROUP * GROUP;
+        while n < end && self.change_group::<GROUP>(n, change) {
+            n += GROUP;
         }
+        while n < self.len && self.change_group::<1>(n, change) {
+            n += 1;
+        }
+        n
+    }
+
+    /// Changes the entries of `N` pages, all or none.
+    #[inline]
+    fn change_group<const N: usize>(self, first: usize, change: &mut impl Change<F>) -> bool {
+        let cells: [Cell<F>; N] = core::array::from_fn(|i| self.cell(first + i));
+        let next = change.next(first, cells.each_ref().map(Cell::load));
+        if let Some(words) = next {
+            cells.iter().zip(words).for_each(|(cell, word)| cell.store(word));
+        }
+        next.is_some()
     }
 
     /// The entry of page `n` is not what it had to be (T2).
@@ -239,10 +217,52 @@ impl<F: Format> Piece<F> {
         // for while the handle that it came from may be used (T1).
         unsafe { Cell::new(self.first.add(n)) }
     }
+}
 
-    #[inline]
-    fn cells(self) -> impl ExactSizeIterator<Item = Cell<F>> {
-        (0..self.len).map(move |n| self.cell(n))
+/// What is done to entries.
+trait Change<F: Format> {
+    /// What the entries from page `first` on, which say `words`, become; `None`
+    /// if one of them is not what it had to be.
+    fn next<const N: usize>(&mut self, first: usize, words: [F::Word; N]) -> Option<[F::Word; N]>;
+}
+
+/// absent → leaf: the one that it says for a page.
+struct Bind<W>(W);
+/// leaf → waiting.
+struct Retire;
+/// waiting → leaf.
+struct Unstage;
+/// waiting → absent, and the frames go to whom it says.
+struct Collect<T>(T);
+
+impl<F: Format, W: Fn(usize) -> F::Word> Change<F> for Bind<W> {
+    #[inline(always)]
+    fn next<const N: usize>(&mut self, first: usize, words: [F::Word; N]) -> Option<[F::Word; N]> {
+        let absent = words.iter().fold(true, |absent, &word| absent & (word == F::ABSENT));
+        absent.then(|| core::array::from_fn(|i| (self.0)(first + i)))
+    }
+}
+
+impl<F: Format> Change<F> for Retire {
+    #[inline(always)]
+    fn next<const N: usize>(&mut self, _first: usize, words: [F::Word; N]) -> Option<[F::Word; N]> {
+        F::retire_all(words)
+    }
+}
+
+impl<F: Format> Change<F> for Unstage {
+    #[inline(always)]
+    fn next<const N: usize>(&mut self, _first: usize, words: [F::Word; N]) -> Option<[F::Word; N]> {
+        F::waiting_all(words).map(|_| words.map(F::retire))
+    }
+}
+
+impl<F: Format, T: FnMut(&[Pfn])> Change<F> for Collect<T> {
+    #[inline(always)]
+    fn next<const N: usize>(&mut self, _first: usize, words: [F::Word; N]) -> Option<[F::Word; N]> {
+        let frames = F::waiting_all(words)?;
+        (self.0)(&frames);
+        Some([F::ABSENT; N])
     }
 }
 

@@ -27,7 +27,7 @@ fn prepared<'m, F: Mmu>(machine: &'m Boxed<F>, ranges: &[PageRange]) -> Walker<'
 fn bind<F: Mmu>(walker: Walker<'_, Boxed<F>>, range: PageRange, first: u64) {
     let mut first = Pfn(first);
     for piece in walker.pieces(range) {
-        piece.bind_run(first, Prot::RW, MemType::WriteBack);
+        assert_eq!(piece.bind_run(first, Prot::RW, MemType::WriteBack), piece.pages());
         first = first.offset(piece.pages() as u64);
     }
 }
@@ -39,7 +39,9 @@ fn unbind<F: Mmu>(walker: Walker<'_, Boxed<F>>, range: PageRange) -> (Vec<u64>, 
         piece.retire(&mut |at, word| odd.push(format!("retire {at}: {word:#x}")));
     }
     for piece in walker.pieces(range) {
-        piece.collect(|f| frames.push(f.0), &mut |at, word| odd.push(format!("collect {at}: {word:#x}")));
+        piece.collect(|some| frames.extend(some.iter().map(|f| f.0)), &mut |at, word| {
+            odd.push(format!("collect {at}: {word:#x}"))
+        });
     }
     (frames, odd)
 }
@@ -115,7 +117,7 @@ fn prepare_reports_a_bad_link_and_links_a_table_over_it() {
 
 fn a_bad_link_is_torn_down<F: Mmu>(levels: u8, borders: &[usize]) {
     plant_each::<F>(levels, borders, |machine, walker, range, line| {
-        walker.pieces(PageRange::new(range.start.add_pages(2), 2)).for_each(Piece::clear);
+        unbind(walker, PageRange::new(range.start.add_pages(2), 2));
         walker.free_tables(walker.widened(range), &mut |_| {});
         // Widened, the entry's first page is not the range's.
         let without_address = |line: &str| line.split(' ').filter(|word| !word.ends_with(':')).collect::<String>();
@@ -165,18 +167,55 @@ fn a_bad_leaf_is_reported_and_cleared_by_collect_and_unstage_too() {
     let range = around(BORDERS_4[0], 3, 3);
     let walker = prepared(&machine, &[range]);
     let piece = walker.pieces(range).next().unwrap();
-    piece.stage(&[Pfn(7), Pfn(8), Pfn(9)], Prot::RW, MemType::WriteBack);
+    piece.bind(&[Pfn(7), Pfn(8), Pfn(9)], Prot::RW, MemType::WriteBack);
+    piece.retire(&mut |_, _| panic!("they are leaves"));
     X86_64::plant(&machine, range.start, 1, 0x10);
     let mut odd = Vec::new();
     piece.unstage(&mut |at, word| odd.push((at, word)));
     assert_eq!(odd, [(range.start, 0x10)]);
     piece.retire(&mut |_, _| {});
     X86_64::plant(&machine, range.start, 1, 0x20);
-    let mut frames = Vec::new();
-    piece.collect(|frame| frames.push(frame), &mut |at, word| odd.push((at, word)));
+    let mut frames: Vec<Pfn> = Vec::new();
+    piece.collect(|some| frames.extend(some), &mut |at, word| odd.push((at, word)));
     assert_eq!(odd[1..], [(range.start, 0x20)]);
     assert_eq!(frames, [Pfn(8), Pfn(9)]);
-    assert_eq!(piece.vacant(), Ok(()));
+    assert!((0..3).all(|n| walker.entry(range.start.add_pages(n)) == Entry::Absent));
+}
+
+#[test]
+fn binding_stops_before_the_first_entry_in_use_and_overwrites_none() {
+    for used in 0..9 {
+        let machine = Boxed::<X86_64>::new(4);
+        let range = around(BORDERS_4[0], 9, 9);
+        let walker = prepared(&machine, &[range]);
+        bind(walker, PageRange::new(range.start.add_pages(used), 1), 77);
+        let frames: Vec<_> = (0..9).map(Pfn).collect();
+        let piece = walker.pieces(range).next().unwrap();
+        assert_eq!(piece.bind(&frames, Prot::RW, MemType::WriteBack), used, "T2");
+        let bound = |n| walker.translate(range.start.add_pages(n)).map(|(frame, _)| frame.0);
+        let expected = |n| if n == used { Some(77) } else { (n < used).then_some(n as u64) };
+        assert!((0..9).all(|n| bound(n) == expected(n)));
+    }
+}
+
+#[test]
+fn what_formats_do_to_many_words_is_what_they_do_to_each() {
+    fn check<F: Mmu>() {
+        let leaf = |n| F::leaf(Pfn(n), Prot::RW, MemType::WriteBack);
+        let leaves = [1, 2, 3, 4].map(leaf);
+        assert!(F::retire_all(leaves) == Some(leaves.map(F::retire)));
+        assert_eq!(F::waiting_all(leaves.map(F::retire)), Some([1, 2, 3, 4].map(Pfn)));
+        for odd in 0..4 {
+            for word in [F::ABSENT, F::table(Pfn(5)), F::retire(leaf(6))] {
+                let mut words = leaves;
+                words[odd] = word;
+                assert!(F::retire_all(words).is_none());
+                assert_eq!(F::waiting_all(words.map(F::retire)), None);
+            }
+        }
+    }
+    check::<X86_64>();
+    check::<X86_32>();
 }
 
 #[test]
@@ -278,7 +317,7 @@ fn a_leaf_table_can_be_kept_as_a_number() {
     let table = unsafe { LeafTable::<X86_64>::from_raw(raw) };
     assert_eq!(Some(table), walker.leaf_table(range.start));
     let piece = Piece::new(table, range.start.add_pages(6), 2);
-    piece.bind(&[Pfn(3), Pfn(1)], Prot::RO, MemType::WriteBack);
+    assert_eq!(piece.bind(&[Pfn(3), Pfn(1)], Prot::RO, MemType::WriteBack), 2);
     assert_eq!((piece.start(), piece.pages()), (range.start.add_pages(6), 2));
     assert_eq!(walker.translate(range.start.add_pages(6)), Some((Pfn(3), Prot::RO)));
     assert_eq!(walker.translate(range.start.add_pages(7)), Some((Pfn(1), Prot::RO)));

@@ -55,7 +55,7 @@ fn memory_too_scattered_for_one_record_gives_part_of_it() {
     let runs = Runs::take(&real.zones, WANT, 100).unwrap();
     assert_eq!(runs.frames(), MAX_RUNS);
     // SAFETY: `take` gave them out.
-    unsafe { runs.give_back(&real.zones) }
+    unsafe { runs.give_back_from(0, &real.zones) }
     assert_eq!((real.zones.free_now(), real.inner().bad_frees()), (200, 0));
 }
 
@@ -76,7 +76,7 @@ fn each_refusal_of_the_source_is_survived_or_undone() {
         if let Ok(runs) = taken {
             assert_eq!(runs.frames(), 45);
             // SAFETY: `take` gave them out.
-            unsafe { runs.give_back(&real.zones) }
+            unsafe { runs.give_back_from(0, &real.zones) }
         }
         assert_eq!((real.zones.free_now(), real.inner().bad_frees()), (64, 0), "refusal {n}");
         if through {
@@ -86,28 +86,12 @@ fn each_refusal_of_the_source_is_survived_or_undone() {
 }
 
 #[test]
-fn collected_frames_come_back_as_aligned_blocks() {
-    let real = only(64, |_| false);
-    let calls = |frames: &[u64]| {
-        let mut collector = RunCollector::new(&real.zones);
-        // SAFETY: all frames are out.
-        frames.iter().for_each(|&frame| unsafe { collector.push(Pfn(frame)) });
-    };
-    calls(&[5, 6, 7, 8, 9, 10, 11, 12, 30, 29, 31]);
-    assert_eq!((real.zones.free_now(), real.inner().check(), real.inner().bad_frees()), (11, Ok(()), 0));
-    let rest: Vec<_> = (0..64).filter(|frame| !(5..=12).contains(frame) && !(29..=31).contains(frame)).collect();
-    calls(&rest);
-    let blocks = real.inner().stats().next().unwrap().blocks;
-    assert_eq!((blocks[6], real.inner().bad_frees()), (1, 0), "all is one block again");
-}
-
-#[test]
-fn a_run_ends_where_the_node_does() {
-    let real = TestZones::new(&[ram(0, 6, 0), ram(6, 2, 1)], None);
-    while real.zones.alloc(WANT).is_some() {}
-    let mut collector = RunCollector::new(&real.zones);
-    // SAFETY: all frames are out.
-    (0..8).for_each(|frame| unsafe { collector.push(Pfn(frame)) });
-    drop(collector);
-    assert_eq!((real.zones.free_now(), real.inner().bad_frees()), (8, 0));
+fn what_was_not_used_goes_back_as_aligned_blocks() {
+    let real = TestZones::new(&[ram(0, 64, 0)], None);
+    let runs = Runs::take(&real.zones, WANT, 64).unwrap();
+    // SAFETY: `take` gave them out.
+    unsafe { runs.give_back_from(11, &real.zones) }
+    let stats = real.inner().stats().next().unwrap();
+    assert_eq!((stats.free, stats.blocks[..6].to_vec()), (53, [1, 0, 1, 0, 1, 1].into()), "11, 12..16, 16..32, 32..64");
+    assert_eq!((real.inner().check(), real.inner().bad_frees()), (Ok(()), 0));
 }

@@ -51,7 +51,12 @@ unsafe impl Format for X86_32 {
     #[inline]
     fn leaf(frame: Pfn, prot: Prot, memory: MemType) -> u32 {
         let write = if prot.contains(Prot::WRITE) { bit::WRITE | bit::DIRTY } else { 0 };
-        base(frame) | bit::LEAF | write | cache_bits(memory)
+        Self::leaf_like(bit::LEAF | write | cache_bits(memory), frame)
+    }
+
+    #[inline]
+    fn leaf_like(form: u32, frame: Pfn) -> u32 {
+        base(frame) | form
     }
 
     #[inline]

@@ -30,6 +30,7 @@ const WAITING: u64 = bit::WAITING as u64;
 const TABLE_FIXED: u64 = bit::TABLE_FIXED as u64 | HIGH | NO_EXEC;
 const TABLE: u64 = bit::TABLE as u64;
 
+#[inline]
 const fn frame(word: u64) -> Pfn {
     Pfn((word & FRAME) >> PAGE_SHIFT)
 }
@@ -55,10 +56,15 @@ unsafe impl Format for X86_64 {
 
     #[inline]
     fn leaf(frame: Pfn, prot: Prot, memory: MemType) -> u64 {
-        debug_assert!(frame.0 < Self::MAX_PFN);
         let write = if prot.contains(Prot::WRITE) { bit::WRITE | bit::DIRTY } else { 0 };
         let exec = if prot.contains(Prot::EXEC) { 0 } else { NO_EXEC };
-        frame.phys() | exec | (bit::LEAF | write | cache_bits(memory)) as u64
+        Self::leaf_like(exec | (bit::LEAF | write | cache_bits(memory)) as u64, frame)
+    }
+
+    #[inline]
+    fn leaf_like(form: u64, frame: Pfn) -> u64 {
+        debug_assert!(frame.0 < Self::MAX_PFN);
+        frame.phys() | form
     }
 
     #[inline]
@@ -82,4 +88,23 @@ unsafe impl Format for X86_64 {
     fn retire(word: u64) -> u64 {
         word ^ (FRAME | bit::RETIRE as u64)
     }
+
+    #[inline]
+    fn retire_all<const N: usize>(words: [u64; N]) -> Option<[u64; N]> {
+        // Where one of the fixed bits differs, the lowest that does is left.
+        let bare = words.map(|word| word.wrapping_sub(LEAF));
+        are_bare(bare).then(|| bare.map(|word| word ^ (FRAME | WAITING)))
+    }
+
+    #[inline]
+    fn waiting_all<const N: usize>(words: [u64; N]) -> Option<[Pfn; N]> {
+        let bare = words.map(|word| word ^ (FRAME | WAITING));
+        are_bare(bare).then(|| bare.map(frame))
+    }
+}
+
+/// Whether all of the bits that leaves share were taken out of each word.
+#[inline]
+fn are_bare<const N: usize>(words: [u64; N]) -> bool {
+    words.iter().fold(0, |left, word| left | word) & LEAF_FIXED == 0
 }
