@@ -1,7 +1,7 @@
 //! Whole calls, an allocation and its free, on a machine with real frames: what
 //! `cargo xtask bench pairs` counts instructions of.
 //!
-//!     pairs CASE LOOPS
+//!     pairs CASE LOOPS [POLICY]
 //!
 //! The cases are those of Linux's `test_vmalloc`. Each runs LOOPS times to warm
 //! up and then LOOPS times in [`measured`], the function that callgrind is told
@@ -18,7 +18,7 @@ use vmalloc::frames::{MemoryRange, STORAGE_ALIGN, Zones};
 use vmalloc::machine::{Context, Flush, Machine, Pinned};
 use vmalloc::table::X86_64;
 use vmalloc::units::{CpuSet, Node, PAGE_SHIFT, PAGE_SIZE, Pfn, VirtAddr};
-use vmalloc::{Config, Gfp, Req, Vmalloc};
+use vmalloc::{Config, Gfp, Policy, Req, Vmalloc};
 
 const START: usize = 0xffff_c900_0000_0000;
 /// 32 TiB, as x86-64 Linux has.
@@ -206,12 +206,19 @@ fn warm_up(vm: &Vmalloc<Bench>, work: &mut Work, loops: usize) {
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
-    let [case, loops] = &words[..] else {
-        return println!("pairs CASE LOOPS; cargo xtask bench pairs runs it under callgrind");
+    let (case, loops, policy) = match &words[..] {
+        [case, loops] => (case, loops, "unmap"),
+        [case, loops, policy] => (case, loops, policy.as_str()),
+        _ => return println!("pairs CASE LOOPS [unmap|park|keep]; cargo xtask bench pairs runs it under callgrind"),
+    };
+    let policy = match policy {
+        "park" => Policy::Park,
+        "keep" => Policy::Keep,
+        _ => Policy::Unmap,
     };
     let vm = Vmalloc::new(Bench::new());
     // SAFETY: N1, N2: the machine is new, and nobody else knows it.
-    unsafe { vm.init(Config::region(START..START + BYTES)) }.expect("vmalloc");
+    unsafe { vm.init(Config::region(START..START + BYTES).policy(policy)) }.expect("vmalloc");
     vm.cpu_online();
     let mut work = work(&vm, case).expect("a case");
     let loops = loops.parse().expect("a number of loops");
