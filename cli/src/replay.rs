@@ -23,19 +23,9 @@ use players::{Remains, Vmas};
 use std::time::Duration;
 use vmalloc::Stats;
 use vmalloc_replay::latency::Latency;
+pub use vmalloc_replay::parcel::Manner;
 use vmalloc_replay::peak::Peaks;
 use vmalloc_replay::tally::WORDS;
-
-/// How to play a script.
-#[derive(Clone, Copy, Debug)]
-pub struct Manner {
-    /// CPUs; those of the trace are counted round.
-    pub cpus: u32,
-    /// How often.
-    pub loops: u32,
-    /// What patterns follow from.
-    pub seed: u64,
-}
 
 /// What a replay found.
 pub struct Findings {

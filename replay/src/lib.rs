@@ -1,7 +1,8 @@
 //! The replay: a script, done for real on a machine, checked byte by byte.
 //!
 //! ```text
-//!   script   what is to be done, and how it is handed to another machine
+//!   script   what is to be done
+//!   parcel   a script handed to another machine, with room to play it
 //!   stage    what a replay needs of a machine beyond the library
 //!   worker   one CPU's share, done: makes, fills, checks, frees
 //!   slots    where each area is, and who may use it
@@ -15,6 +16,7 @@
 #![no_std]
 
 pub mod latency;
+pub mod parcel;
 pub mod pattern;
 pub mod peak;
 pub mod script;

@@ -9,6 +9,7 @@ use core::fmt::Display;
 use core::ops::Range;
 use vmalloc::Vmalloc;
 use vmalloc::machine::Machine;
+use vmalloc::machine::frames::Frames;
 use vmalloc::units::Pfn;
 
 /// A machine with an instance on it, ready for programs.
@@ -17,6 +18,10 @@ pub trait Stage: Sync {
     type Machine: Machine;
     /// Why a load or a store failed.
     type Fault: Display + Send;
+
+    /// After so many steps of a worker its CPU ticks; 0: the machine has ticks
+    /// of its own.
+    const TICK: u64 = 64;
 
     /// The instance.
     fn vm(&self) -> &Vmalloc<Self::Machine>;
@@ -59,4 +64,15 @@ pub trait Stage: Sync {
 
     /// The workload enters a phase.
     fn phase(&self, number: u32);
+}
+
+/// Frames that are out of the frame allocator, though nothing lives and
+/// nothing of the library's statistics accounts for them; the root table is
+/// no such frame.
+pub fn unexplained_frames<M: Machine>(vm: &Vmalloc<M>) -> usize {
+    let (stats, frames) = (vm.stats(), vm.machine().frames());
+    let out = frames.total() - frames.free_now();
+    let root = 1;
+    let known = stats.stocked_frames + stats.reserve_frames + stats.table_frames + stats.bookkeeping_frames + root;
+    out.saturating_sub(known)
 }

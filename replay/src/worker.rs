@@ -26,8 +26,6 @@ use vmalloc::area::Caller;
 use vmalloc::error::{AllocError, FreeError};
 use vmalloc::units::Pfn;
 
-/// Steps between a worker's ticks.
-const TICK: u64 = 64;
 /// Bits below a caller's number, for whatever the library may keep there.
 const CALLER_SHIFT: u32 = 4;
 
@@ -221,7 +219,7 @@ impl<'r, S: Stage> Worker<'r, S> {
     fn pass_time(&mut self) {
         self.round.stage.stepped();
         self.steps += 1;
-        if self.steps.is_multiple_of(TICK) && self.round.stage.vm().tick().work {
+        if self.steps.is_multiple_of(S::TICK) && self.round.stage.vm().tick().work {
             self.round.stage.vm().work();
         }
     }

@@ -2,7 +2,7 @@
 
 use super::players::{Host, Remains, Vmas};
 use super::progress::Progress;
-use super::setup::{config, region_bytes, symbolizer, unexplained_frames};
+use super::setup::{config, region_bytes, symbolizer};
 use crate::options::Replay;
 use crate::trace::script::Script;
 use anyhow::{Context, Result};
@@ -15,7 +15,7 @@ use vmalloc::machine::Machine;
 use vmalloc::units::{PAGE_SIZE, Pfn};
 use vmalloc_hosted::Hosted;
 use vmalloc_replay::pattern::Page;
-use vmalloc_replay::stage::Stage;
+use vmalloc_replay::stage::{Stage, unexplained_frames};
 
 /// Bytes of the simulated device.
 const DEVICE: usize = 64 << 20;

@@ -4,10 +4,7 @@ use crate::options::Replay;
 use crate::trace::script::Script;
 use std::fmt;
 use std::ops::Range;
-use vmalloc::Vmalloc;
 use vmalloc::config::Config;
-use vmalloc::machine::Machine;
-use vmalloc::machine::frames::Frames;
 use vmalloc_replay::worker::caller_number;
 
 /// The widest region that is made.
@@ -37,14 +34,4 @@ pub fn config(options: &Replay, regions: &[Range<usize>]) -> Config {
         .iter()
         .fold(Config::region(regions[0].clone()), |config, region| config.add_region(region.clone()));
     config.placement(options.placement.into()).policy(options.policy.into())
-}
-
-/// Frames that are out of the frame allocator, though nothing lives and
-/// nothing of the library's statistics accounts for them.
-pub fn unexplained_frames<M: Machine>(vm: &Vmalloc<M>) -> usize {
-    let (stats, frames) = (vm.stats(), vm.machine().frames());
-    let out = frames.total() - frames.free_now();
-    let root = 1;
-    let known = stats.stocked_frames + stats.reserve_frames + stats.table_frames + stats.bookkeeping_frames + root;
-    out.saturating_sub(known)
 }
