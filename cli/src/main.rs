@@ -107,6 +107,7 @@ fn play(options: &Replay, script: &Script, manner: Manner) -> Result<Findings> {
             let stage = replay::sim::stage(options, script, manner.cpus, &progress)?;
             players::play(stage, script, manner, &progress)
         }
+        MachineName::Pc => replay::pc::play(options, script, manner, &progress)?,
     })
 }
 

@@ -68,6 +68,8 @@ Examples:
           Does a boot, then compares what is live with Linux's own listing
   vmalloc replay --machine sim --policy strict --cpus 2 --seed 7
           On simulated CPUs whose TLBs go stale; the seed repeats the run
+  vmalloc replay --machine pc --cpus 2
+          In a kernel without anything else, on CPUs with real TLBs (QEMU)
   vmalloc replay --loops 100 --json report.json --quiet
           A longer run for the figures, without a word
 
@@ -120,6 +122,8 @@ pub struct Replay {
     /// Print nothing but errors, and what was asked for by name
     #[arg(long, short)]
     pub quiet: bool,
+    #[command(flatten)]
+    pub source: Source,
 }
 
 /// What to boot.
@@ -211,6 +215,8 @@ pub enum MachineName {
     Hosted,
     /// Simulated CPUs whose TLBs go stale
     Sim,
+    /// A bare-metal machine in QEMU: real tables, TLBs and shootdown
+    Pc,
 }
 
 /// Which policy.

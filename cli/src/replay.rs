@@ -11,9 +11,11 @@
 //! On a machine with threads each CPU's worker does its own CPU's steps, in the
 //! order of the trace, at its own speed; a free waits for its allocation, and
 //! nothing else waits. Elsewhere one worker does all steps in the trace's
-//! order and changes CPUs as the trace says.
+//! order and changes CPUs as the trace says. The bare-metal machine plays by
+//! itself, and tells what it found.
 
 pub mod hosted;
+pub mod pc;
 pub mod players;
 pub mod progress;
 mod setup;

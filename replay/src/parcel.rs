@@ -13,7 +13,8 @@ use crate::latency::Latency;
 use crate::pattern::Page;
 use crate::script::{Area, Step, WORDS_A_STEP, WORDS_AN_AREA};
 use crate::slots::{self, Noted, Slot};
-use crate::worker::Desk;
+use crate::tally::Tally;
+use crate::worker::{Desk, Part, most_frames, most_parts};
 use core::mem::align_of;
 use core::ops::Range;
 use core::ptr::NonNull;
@@ -102,11 +103,17 @@ pub fn words(head: &Head, areas: &[Area], steps: &[Step]) -> impl Iterator<Item 
 
 /// Bytes that playing such a script takes.
 fn room(areas: &[Area], steps: usize, cpus: usize) -> usize {
-    let desk = size_of::<Page>() + size_of::<Latency>() + Desk::frames(areas) * size_of::<Pfn>();
+    let player = desk(areas) + size_of::<Player<usize>>();
     let lists = size_of_val(areas) + steps * size_of::<Step>() + areas.len() * size_of::<Slot>();
     let notes = slots::frames(areas) * size_of::<Noted>();
     // What alignment may waste, for each list.
-    lists + notes + cpus * (desk + 4 * align_of::<u64>()) + 8 * align_of::<u64>()
+    lists + notes + cpus * player + 8 * align_of::<u64>()
+}
+
+/// Bytes that a desk takes, with what alignment may waste.
+fn desk(areas: &[Area]) -> usize {
+    let lists = most_frames(areas) * size_of::<Pfn>() + most_parts(areas) * size_of::<Part>();
+    size_of::<Page>() + size_of::<Latency>() + lists + 4 * align_of::<u64>()
 }
 
 /// A parcel that has been opened.
@@ -155,15 +162,34 @@ impl Parcel {
         Ok(Parcel { manner: head.manner, areas, steps, slots, notes, device: head.device(), room })
     }
 
-    /// A desk; there is one for each CPU.
+    /// The players, one for each CPU.
     ///
     /// # Errors
-    /// They are all given out.
-    pub fn desk(&mut self) -> Result<Desk<'static>, NoParcel> {
-        let list = self.room.list((0..Desk::frames(self.areas)).map(|_| Some(Pfn(0))))?;
-        // SAFETY: numbers all of them, and nobody has written to the room's rest.
-        let (page, latency) = unsafe { (self.room.zeroed()?, self.room.zeroed()?) };
-        Ok(Desk { page, list, latency })
+    /// They were given out before.
+    pub fn players<F: 'static>(&mut self) -> Result<&'static mut [Player<F>], NoParcel> {
+        const { assert!(size_of::<Player<F>>() <= size_of::<Player<usize>>(), "what the room is made for") }
+        let (areas, cpus) = (self.areas, self.manner.cpus);
+        let mut desks = self.room.split(cpus as usize * desk(areas))?;
+        self.room.list((0..cpus).map(|_| desks.player(areas).ok()))
+    }
+}
+
+/// One CPU's, while a script is played.
+pub struct Player<F> {
+    page: &'static mut Page,
+    frames: &'static mut [Pfn],
+    parts: &'static mut [Part],
+    /// What it has measured.
+    pub latency: &'static mut Latency,
+    /// What it has counted.
+    pub tally: Tally<F>,
+}
+
+impl<F> Player<F> {
+    /// What it works with.
+    pub fn desk(&mut self) -> Desk<'_, F> {
+        let Player { page, frames, parts, latency, tally } = self;
+        Desk { page, frames, parts, latency, tally }
     }
 }
 
@@ -174,6 +200,20 @@ struct Room {
 }
 
 impl Room {
+    fn player<F>(&mut self, areas: &[Area]) -> Result<Player<F>, NoParcel> {
+        let frames = self.list((0..most_frames(areas)).map(|_| Some(Pfn(0))))?;
+        let parts = self.list((0..most_parts(areas)).map(|_| Some((0, 0))))?;
+        // SAFETY: numbers all of them, and nobody has written to the room's rest.
+        let (page, latency) = unsafe { (self.zeroed()?, self.zeroed()?) };
+        Ok(Player { page, frames, parts, latency, tally: Tally::default() })
+    }
+
+    /// A room of `bytes` bytes, out of this one.
+    fn split(&mut self, bytes: usize) -> Result<Room, NoParcel> {
+        let next = self.take::<u64>(bytes.div_ceil(WORD))?;
+        Ok(Room { next: next.cast(), left: bytes })
+    }
+
     /// A list of what `items` yields.
     fn list<T: 'static>(&mut self, items: impl Iterator<Item = Option<T>>) -> Result<&'static mut [T], NoParcel> {
         let start = self.take::<T>(0)?;
@@ -245,13 +285,15 @@ mod tests {
         assert_eq!((parcel.areas, parcel.steps, parcel.manner), (&areas[..], &steps[..], MANNER));
         assert_eq!((parcel.slots.len(), parcel.notes.len(), parcel.device.len()), (2, 2, 5 << 12));
         assert!(parcel.device.start.is_multiple_of(PAGE_SIZE) && parcel.device.end == bytes);
-        for _ in 0..MANNER.cpus {
-            let desk = parcel.desk().unwrap();
-            assert_eq!((desk.list.len(), desk.latency.of(Call::Purge).count()), (2, 0));
+        let players = parcel.players::<u8>().unwrap();
+        assert_eq!(players.len(), 2);
+        for desk in players.iter_mut().map(Player::desk) {
+            assert_eq!((desk.frames.len(), desk.parts.len(), desk.tally.failed), (2, 1, 0));
+            assert_eq!(desk.latency.of(Call::Purge).count(), 0);
             desk.latency.note(Call::Purge, 9);
             desk.page.fill(0xff);
         }
-        assert!(parcel.desk().is_err(), "a third desk");
+        assert!(parcel.players::<u8>().is_err(), "given out");
     }
 
     #[test]

@@ -144,10 +144,14 @@ impl Area {
         self.bytes.div_ceil(PAGE) as usize
     }
 
+    /// Its parts: more than one has a chunk only.
+    pub fn parts(&self) -> usize {
+        if let Make::Pcpu(parts) = self.make { parts as usize } else { 1 }
+    }
+
     /// Pages of address space, with the guard; of a chunk, those of all parts.
     pub fn pages(&self) -> u64 {
-        let one = self.bytes.div_ceil(PAGE) + u64::from(self.guard);
-        if let Make::Pcpu(parts) = self.make { one * u64::from(parts) } else { one }
+        (self.bytes.div_ceil(PAGE) + u64::from(self.guard)) * self.parts() as u64
     }
 
     /// Frames that are somebody's and mapped there.

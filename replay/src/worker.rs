@@ -159,38 +159,43 @@ impl<'r, S> Round<'r, S> {
 }
 
 /// What a worker needs to work: of nobody else, but kept by whoever has memory.
-pub struct Desk<'r> {
+pub struct Desk<'r, F> {
     /// Room for a page.
     pub page: &'r mut Page,
-    /// Room for the frames of an area: [`Desk::frames`] of them.
-    pub list: &'r mut [Pfn],
+    /// Room for the frames of an area: [`most_frames`] of them.
+    pub frames: &'r mut [Pfn],
+    /// Room for the parts of a chunk: [`most_parts`] of them.
+    pub parts: &'r mut [Part],
     /// What was measured so far.
     pub latency: &'r mut Latency,
+    /// What was counted so far.
+    pub tally: &'r mut Tally<F>,
 }
 
-impl Desk<'_> {
-    /// The frames that there has to be room for.
-    pub fn frames(areas: &[Area]) -> usize {
-        areas.iter().map(Area::frames).max().unwrap_or(0)
-    }
+/// A part of a chunk: its distance from the first, and its bytes.
+pub type Part = (usize, usize);
+
+/// The most frames that one of `areas` has mapped.
+pub fn most_frames(areas: &[Area]) -> usize {
+    areas.iter().map(Area::frames).max().unwrap_or(0)
+}
+
+/// The most parts that one of `areas` has.
+pub fn most_parts(areas: &[Area]) -> usize {
+    areas.iter().map(Area::parts).max().unwrap_or(0)
 }
 
 /// One CPU's worker.
 pub struct Worker<'r, S: Stage> {
     round: &'r Round<'r, S>,
-    page: &'r mut Page,
-    list: &'r mut [Pfn],
-    latency: &'r mut Latency,
+    desk: Desk<'r, S::Fault>,
     steps: u64,
-    /// What was counted.
-    pub tally: Tally<S::Fault>,
 }
 
 impl<'r, S: Stage> Worker<'r, S> {
     /// A worker that has done nothing yet.
-    pub fn new(round: &'r Round<'r, S>, desk: Desk<'r>) -> Self {
-        let Desk { page, list, latency } = desk;
-        Worker { round, page, list, latency, steps: 0, tally: Tally::default() }
+    pub fn new(round: &'r Round<'r, S>, desk: Desk<'r, S::Fault>) -> Self {
+        Worker { round, desk, steps: 0 }
     }
 
     /// Does the steps of `cpu` among `cpus`, until somebody stops the round.
@@ -204,12 +209,12 @@ impl<'r, S: Stage> Worker<'r, S> {
     /// what follows would no longer be what the trace says.
     pub fn step(&mut self, step: &Step) {
         match self.act(step.act) {
-            Ok(()) => self.tally.done(self.round.script, step.act),
+            Ok(()) => self.desk.tally.done(self.round.script, step.act),
             Err(failure) => {
                 if matches!(failure, Failure::Refused { .. }) {
                     self.round.stop();
                 }
-                self.tally.failed(failure);
+                self.desk.tally.failed(failure);
             }
         }
         self.pass_time();
@@ -228,7 +233,7 @@ impl<'r, S: Stage> Worker<'r, S> {
     pub fn clear(&mut self) {
         for (id, at) in self.round.slots.drain() {
             if let Err(failure) = self.give_back(id, at, false) {
-                self.tally.failed(failure);
+                self.desk.tally.failed(failure);
             }
         }
     }
@@ -258,7 +263,7 @@ impl<'r, S: Stage> Worker<'r, S> {
             Make::Vmap | Make::MapRam => self.map(id, area),
             Make::Ioremap => self.ioremap(area),
             Make::Reserve => self.reserve(area),
-            Make::Pcpu(parts) => self.chunk(area, parts),
+            Make::Pcpu(_) => self.chunk(area),
         };
         let (at, result) = match made {
             Ok(at) => {
@@ -294,7 +299,7 @@ impl<'r, S: Stage> Worker<'r, S> {
     fn timed<R>(&mut self, call: Call, act: impl FnOnce() -> R) -> R {
         let start = self.round.stage.now();
         let result = act();
-        self.latency.note(call, self.round.stage.now().saturating_sub(start));
+        self.desk.latency.note(call, self.round.stage.now().saturating_sub(start));
         result
     }
 }

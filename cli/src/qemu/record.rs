@@ -28,7 +28,6 @@ pub struct Record {
 }
 
 /// A record is not what it should be.
-#[allow(dead_code, reason = "the first that read records are on their way")]
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum BadRecord {
     #[error("the guest's @{record} has no {key}")]
@@ -37,7 +36,6 @@ pub enum BadRecord {
     NoNumber { record: String, key: String, value: String },
 }
 
-#[allow(dead_code, reason = "as above")]
 impl Record {
     /// The record that `line` is, if it is one.
     pub fn parse(line: &str) -> Option<Record> {

@@ -13,7 +13,7 @@ use vmalloc_replay::peak::Peak;
 use vmalloc_replay::slots::{self, Noted, Slot, Slots};
 use vmalloc_replay::stage::Stage;
 use vmalloc_replay::tally::Tally;
-use vmalloc_replay::worker::{Desk, Round, Worker};
+use vmalloc_replay::worker::{Desk, Part, Round, Worker, most_frames, most_parts};
 
 /// A stage in this process.
 pub trait Host: Stage {
@@ -85,20 +85,28 @@ struct Players<'p, S: Stage> {
 }
 
 /// The memory of a [`Desk`].
-struct Room {
+struct Room<F> {
     page: Box<Page>,
-    list: Vec<Pfn>,
+    frames: Vec<Pfn>,
+    parts: Vec<Part>,
     latency: Box<Latency>,
+    tally: Tally<F>,
 }
 
-impl Room {
-    fn new(script: &Script) -> Room {
-        let list = vec![Pfn(0); Desk::frames(&script.areas)];
-        Room { page: Box::new([0; PAGE_SIZE]), list, latency: Box::new(Latency::EMPTY) }
+impl<F> Room<F> {
+    fn new(script: &Script) -> Room<F> {
+        Room {
+            page: Box::new([0; PAGE_SIZE]),
+            frames: vec![Pfn(0); most_frames(&script.areas)],
+            parts: vec![(0, 0); most_parts(&script.areas)],
+            latency: Box::new(Latency::EMPTY),
+            tally: Tally::default(),
+        }
     }
 
-    fn desk(&mut self) -> Desk<'_> {
-        Desk { page: &mut self.page, list: &mut self.list, latency: &mut self.latency }
+    fn desk(&mut self) -> Desk<'_, F> {
+        let Room { page, frames, parts, latency, tally } = self;
+        Desk { page, frames, parts, latency, tally }
     }
 }
 
@@ -127,15 +135,15 @@ impl<S: Host> Players<'_, S> {
 
     fn with_threads(&mut self, round: &Round<'_, S>) {
         let cpus = self.manner.cpus;
-        let mut rooms: Vec<Room> = (0..cpus).map(|_| Room::new(self.script)).collect();
-        let tallies: Vec<Tally<S::Fault>> = thread::scope(|scope| {
+        let mut rooms: Vec<Room<S::Fault>> = (0..cpus).map(|_| Room::new(self.script)).collect();
+        thread::scope(|scope| {
             let start =
                 |(cpu, room): (u32, _)| scope.spawn(move || round.stage.on(cpu, || alone(round, room, cpu, cpus)));
             let threads: Vec<_> = (0..).zip(&mut rooms).map(start).collect();
             let join = |thread: thread::ScopedJoinHandle<'_, _>| thread.join();
-            threads.into_iter().map(|t| join(t).unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+            threads.into_iter().for_each(|t| join(t).unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         });
-        tallies.into_iter().zip(&rooms).for_each(|(tally, room)| self.take(tally, room));
+        rooms.into_iter().for_each(|room| self.take(room));
     }
 
     fn in_turn(&mut self, round: &Round<'_, S>) {
@@ -149,15 +157,13 @@ impl<S: Host> Players<'_, S> {
     /// Lets one worker do `what`.
     fn work(&mut self, round: &Round<'_, S>, what: impl FnOnce(&mut Worker<'_, S>)) {
         let mut room = Room::new(self.script);
-        let mut worker = Worker::new(round, room.desk());
-        what(&mut worker);
-        let tally = worker.tally;
-        self.take(tally, &room);
+        what(&mut Worker::new(round, room.desk()));
+        self.take(room);
     }
 
-    fn take(&mut self, tally: Tally<S::Fault>, room: &Room) {
+    fn take(&mut self, room: Room<S::Fault>) {
         self.findings.latency.merge(&room.latency);
-        self.tally.merge(tally);
+        self.tally.merge(room.tally);
     }
 
     /// Looks at what is live.
@@ -183,7 +189,7 @@ impl<F: Display> From<Tally<F>> for Counted {
 }
 
 /// Does the steps of `cpu` among `cpus`.
-fn alone<S: Stage>(round: &Round<'_, S>, room: &mut Room, cpu: u32, cpus: u32) -> Tally<S::Fault> {
+fn alone<S: Stage>(round: &Round<'_, S>, room: &mut Room<S::Fault>, cpu: u32, cpus: u32) {
     /// Who panics has to tell those who would wait for him.
     struct Alarm<'a, 'r, S>(&'a Round<'r, S>);
     impl<S> Drop for Alarm<'_, '_, S> {
@@ -194,7 +200,5 @@ fn alone<S: Stage>(round: &Round<'_, S>, room: &mut Room, cpu: u32, cpus: u32) -
         }
     }
     let _alarm = Alarm(round);
-    let mut worker = Worker::new(round, room.desk());
-    worker.play(cpu, cpus);
-    worker.tally
+    Worker::new(round, room.desk()).play(cpu, cpus);
 }

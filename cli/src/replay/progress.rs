@@ -35,6 +35,11 @@ impl<'m> Progress<'m> {
         self.done.fetch_add(1, Relaxed);
     }
 
+    /// So many steps are done.
+    pub fn at(&self, done: u64) {
+        self.done.store(done, Relaxed);
+    }
+
     /// The trace's workload has entered this phase.
     pub fn phase(&self, number: u32) {
         self.phase.store(number as usize + 1, Relaxed);

@@ -19,6 +19,7 @@ use crate::cpu::local::Local;
 use crate::exit::{Code, exit};
 use crate::{clock, cpu, machine, memory, serial, shell, tlb, trap};
 use core::arch::global_asm;
+use core::ops::Range;
 use spin::Once;
 
 global_asm!(include_str!("boot/start.s"), options(att_syntax));
@@ -29,7 +30,7 @@ unsafe extern "C" {
 }
 
 static LINE: Once<Line> = Once::new();
-static MODULE: Once<&'static [u8]> = Once::new();
+static MODULE: Once<Range<u64>> = Once::new();
 
 /// The command line.
 pub fn line() -> &'static Line {
@@ -38,7 +39,12 @@ pub fn line() -> &'static Line {
 
 /// What the loader brought along (QEMU's `-initrd`), for whoever wants it.
 pub fn module() -> &'static [u8] {
-    MODULE.get().copied().unwrap_or(&[])
+    memory::slice(module_memory())
+}
+
+/// Where it lies: memory that is nobody else's.
+pub fn module_memory() -> Range<u64> {
+    MODULE.get().cloned().unwrap_or(0..0)
 }
 
 /// Called by start.s, on the boot CPU.
@@ -50,7 +56,7 @@ extern "C" fn boot_main(start_info: u32) -> ! {
     let info = unsafe { StartInfo::read(start_info as u64) };
     LINE.call_once(|| info.line.clone());
     memory::init(&info);
-    MODULE.call_once(|| memory::slice(info.module.clone()));
+    MODULE.call_once(|| info.module.clone());
     trap::init(cpu::here());
     tlb::init(settings().flush);
     let vm = machine::init();

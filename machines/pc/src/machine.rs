@@ -46,7 +46,8 @@ const ATOMIC_RESERVE: usize = 64;
 /// Begins: after the direct map, the zones and the boot CPU's `Local`.
 pub fn init() -> &'static Vmalloc<Pc> {
     let config = Config::region(VM.machine().region()).add_region(memory::MODULES);
-    let mut config = config.policy(settings().policy).atomic_reserve(ATOMIC_RESERVE);
+    let config = config.placement(settings().placement).policy(settings().policy);
+    let mut config = config.atomic_reserve(ATOMIC_RESERVE);
     if let Some(pages) = settings().load {
         config = config.load_pages(pages).waiting_pages(2 * pages);
     }

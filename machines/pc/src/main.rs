@@ -11,6 +11,7 @@
 //!   cpu      per-CPU data, APIC, ACPI, starting CPUs, idle, work for CPUs
 //!   trap     gates, stacks, page faults that say what an address was
 //!   machine  the glue: `impl Machine for Pc`
+//!   replay   what a recorded kernel did, done here
 //!   shell    commands, from the command line or the serial line
 //!   bench    Linux's cases, counted
 //!   tests    what is tried on the machine itself
@@ -33,6 +34,7 @@ mod exit;
 mod instructions;
 mod machine;
 mod memory;
+mod replay;
 mod runtime;
 mod shell;
 mod tests;

@@ -72,9 +72,9 @@ impl<S: Stage> Worker<'_, S> {
     /// Writes the pattern's pages from `first` on, through the addresses.
     fn fill(&mut self, live: &Live<'_>, first: usize) -> Result<(), Failure<S::Fault>> {
         for (index, at) in live.pages().enumerate() {
-            self.pattern(live.id).fill(first + index, self.page);
-            self.round.stage.store(at, self.page).map_err(Failure::Fault)?;
-            self.tally.bytes_written += PAGE_SIZE as u64;
+            self.pattern(live.id).fill(first + index, self.desk.page);
+            self.round.stage.store(at, self.desk.page).map_err(Failure::Fault)?;
+            self.desk.tally.bytes_written += PAGE_SIZE as u64;
         }
         Ok(())
     }
@@ -83,7 +83,7 @@ impl<S: Stage> Worker<'_, S> {
         let mut wrong = 0;
         for at in live.pages() {
             self.load(From::Address(at))?;
-            wrong += self.page.iter().filter(|byte| **byte != 0).count() as u64;
+            wrong += self.desk.page.iter().filter(|byte| **byte != 0).count() as u64;
         }
         self.judge(live.at, live.area.page_count(), wrong)
     }
@@ -105,7 +105,7 @@ impl<S: Stage> Worker<'_, S> {
         let (mut wrong, mut count) = (0, 0);
         for from in pages {
             self.load(from)?;
-            wrong += self.pattern(live.id).wrong(first + count, self.page);
+            wrong += self.pattern(live.id).wrong(first + count, self.desk.page);
             count += 1;
         }
         self.judge(live.at, count, wrong)
@@ -113,17 +113,17 @@ impl<S: Stage> Worker<'_, S> {
 
     fn load(&mut self, from: From) -> Result<(), Failure<S::Fault>> {
         match from {
-            From::Address(at) => self.round.stage.load(at, self.page).map_err(Failure::Fault),
+            From::Address(at) => self.round.stage.load(at, self.desk.page).map_err(Failure::Fault),
             From::Frame(frame) => {
-                self.round.stage.load_frame(frame, self.page);
+                self.round.stage.load_frame(frame, self.desk.page);
                 Ok(())
             }
         }
     }
 
     fn judge(&mut self, at: usize, pages: usize, wrong: u64) -> Result<(), Failure<S::Fault>> {
-        self.tally.bytes_verified += (pages * PAGE_SIZE) as u64;
-        self.tally.bytes_wrong += wrong;
+        self.desk.tally.bytes_verified += (pages * PAGE_SIZE) as u64;
+        self.desk.tally.bytes_wrong += wrong;
         if wrong == 0 { Ok(()) } else { Err(Failure::Wrong { wrong, at }) }
     }
 }

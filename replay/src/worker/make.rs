@@ -6,14 +6,13 @@ use crate::pattern::Pattern;
 use crate::script::{Area, AreaId, Make};
 use crate::slots::Noted;
 use crate::stage::Stage;
-use arrayvec::ArrayVec;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::Ordering::Relaxed;
 use vmalloc::area::{Guard, RegionId, Req};
 use vmalloc::error::{AllocError, FreeError};
 use vmalloc::gfp::Gfp;
 use vmalloc::machine::format::MemType;
-use vmalloc::units::{MAX_CPUS, PAGE_SIZE};
+use vmalloc::units::PAGE_SIZE;
 
 /// An area of the script that has been made.
 pub(super) struct Live<'r> {
@@ -28,9 +27,8 @@ pub(super) struct Live<'r> {
 impl Live<'_> {
     /// The first byte of each part; of all but chunks, of the whole.
     pub fn parts(&self) -> impl Iterator<Item = usize> + use<> {
-        let parts = if let Make::Pcpu(parts) = self.area.make { parts } else { 1 };
         let (at, bytes) = (self.at, self.area.bytes as usize);
-        (0..parts as usize).map(move |part| at + part * bytes)
+        (0..self.area.parts()).map(move |part| at + part * bytes)
     }
 
     /// The first byte of each page.
@@ -72,7 +70,7 @@ impl<S: Stage> Worker<'_, S> {
         let (vm, req) = (self.round.stage.vm(), self.request(area));
         let notes = self.round.slots.frames(id, area);
         self.take_frames(id, area, notes)?;
-        let list = core::mem::take(&mut self.list);
+        let list = core::mem::take(&mut self.desk.frames);
         list.iter_mut().zip(notes).for_each(|(frame, note)| *frame = note.get());
         let frames = &list[..notes.len()];
         let at = if area.make == Make::MapRam {
@@ -82,18 +80,20 @@ impl<S: Stage> Worker<'_, S> {
             // SAFETY: as above.
             self.timed(Call::Vmap, || unsafe { vm.vmap(frames, req) })
         };
-        self.list = list;
+        self.desk.frames = list;
         if at.is_err() {
             self.free_frames(notes);
         }
         made("map", area, at)
     }
 
-    pub(super) fn chunk(&mut self, area: &Area, parts: u32) -> Result<usize, Failure<S::Fault>> {
+    pub(super) fn chunk(&mut self, area: &Area) -> Result<usize, Failure<S::Fault>> {
         let (vm, like, bytes) = (self.round.stage.vm(), self.request(area), area.bytes as usize);
-        let parts: ArrayVec<_, MAX_CPUS> =
-            (0..parts as usize).map(|part| (part * bytes, bytes)).take(MAX_CPUS).collect();
-        let base = self.timed(Call::PcpuAlloc, || vm.congruent(&parts, area.align as usize, like));
+        let list = core::mem::take(&mut self.desk.parts);
+        list.iter_mut().enumerate().for_each(|(part, at)| *at = (part * bytes, bytes));
+        let parts = &list[..area.parts()];
+        let base = self.timed(Call::PcpuAlloc, || vm.congruent(parts, area.align as usize, like));
+        self.desk.parts = list;
         base.map_err(refused("per-CPU chunk", area))
     }
 
@@ -118,10 +118,10 @@ impl<S: Stage> Worker<'_, S> {
                     return Err(refused("frames to map", area)(why));
                 }
             }
-            self.pattern(id).fill(index, self.page);
-            self.round.stage.store_frame(note.get(), self.page);
+            self.pattern(id).fill(index, self.desk.page);
+            self.round.stage.store_frame(note.get(), self.desk.page);
         }
-        self.tally.bytes_written += (notes.len() * PAGE_SIZE) as u64;
+        self.desk.tally.bytes_written += (notes.len() * PAGE_SIZE) as u64;
         Ok(())
     }
 

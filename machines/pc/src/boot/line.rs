@@ -10,6 +10,7 @@
 
 use core::str;
 use vmalloc::Policy;
+use vmalloc::area::Placement;
 
 /// Bytes of a command line at most.
 const MAX: usize = 4096;
@@ -88,6 +89,8 @@ pub enum FlushBy {
 pub struct Settings {
     /// `policy=unmap|strict`: what a free does.
     pub policy: Policy,
+    /// `placement=classes|lowest`: where areas go.
+    pub placement: Placement,
     /// `region=64M`: bytes of the vmalloc region.
     pub region: Option<usize>,
     /// `load=8192`: pages that are flushed together, twice as many may wait.
@@ -110,6 +113,7 @@ pub fn settings() -> Settings {
     let line = super::line();
     Settings {
         policy: line.value("policy").map_or(Policy::Unmap, |value| understood(policy(value), value)),
+        placement: line.value("placement").map_or(Placement::Classes, |value| understood(placement(value), value)),
         region: line.value("region").map(|value| understood(size(value), value)),
         load: line.value("load").map(|value| understood(value.parse().ok(), value)),
         flush: line.value("flush").map_or(FlushBy::Best, |value| understood(flush(value), value)),
@@ -127,6 +131,14 @@ pub fn policy(name: &str) -> Option<Policy> {
     match name {
         "unmap" => Some(Policy::Unmap),
         "strict" => Some(Policy::Strict),
+        _ => None,
+    }
+}
+
+fn placement(name: &str) -> Option<Placement> {
+    match name {
+        "classes" => Some(Placement::Classes),
+        "lowest" => Some(Placement::Lowest),
         _ => None,
     }
 }

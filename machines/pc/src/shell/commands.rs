@@ -37,6 +37,7 @@ const ALL: &[Command] = &[
     Command { name: "stress", about: "SECONDS: all operations on all CPUs", run: stress },
     Command { name: "crash", about: "[NAME]: dies, of what is named", run: crash },
     Command { name: "bench", about: "[CASE] [policy=P] [loops=N]: what Linux's cases cost", run: bench },
+    Command { name: "replay", about: "plays the script that came along", run: replay },
     Command { name: "trapcost", about: "what a trap costs", run: trapcost },
     Command { name: "poweroff", about: "ends", run: |_| Ended::PowerOff },
 ];
@@ -132,6 +133,16 @@ fn crash(name: &str) -> Ended {
 
 fn bench(words: &str) -> Ended {
     if crate::bench::run(words) { Ended::Right } else { Ended::Wrong }
+}
+
+fn replay(_: &str) -> Ended {
+    match crate::replay::run() {
+        Ok(()) => Ended::Right,
+        Err(why) => {
+            println!("{why}");
+            Ended::Wrong
+        }
+    }
 }
 
 fn trapcost(_: &str) -> Ended {
