@@ -93,7 +93,8 @@ const ALL: &[Test] = tests! {
     flushes:
         whoever_reads_a_live_area_reads_that_area
         an_idle_cpu_is_not_kicked_and_forgets_before_it_looks
-        a_busy_cpu_answers_a_kick_without_a_tick;
+        a_busy_cpu_answers_a_kick_without_a_tick
+        nothing_is_reused_before_every_cpu_has_flushed;
     interrupts:
         interrupts_free_and_allocate_in_the_middle_of_tasks;
     limits:

@@ -1,12 +1,15 @@
 //! Flushes: kicks, idle CPUs, and readers that never stop.
 
 use super::table::{Place, Stamped};
-use super::{Outcome, Wrong, check, made, note, stamp};
+use super::{Outcome, Wrong, check, made, note, stamp, stamped};
 use crate::trap;
 use crate::{boot, clock, cpu, vm};
+use arrayvec::ArrayVec;
 use core::hint::spin_loop;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 use vmalloc::Gfp;
+use vmalloc::units::{PAGE_SIZE, Pfn};
+use vmalloc_x86_64::interrupts;
 
 static AREA: Place = Place::new();
 /// What is made on the way to an area at a certain address.
@@ -109,29 +112,39 @@ pub fn an_idle_cpu_is_not_kicked_and_forgets_before_it_looks() -> Outcome {
     cpu::wait(last);
     for _ in 0..20 {
         vm().purge();
-        let area = made(1)?;
-        super::put(&AREA, area)?;
-        cpu::on(last, |_| note(look_and_sleep()), 0);
-        cpu::wait(last);
-        clock::delay_us(2000);
-        let kicks = cpu::counters(last).kicks.load(SeqCst);
-        let new = replaced(area)?;
-        AREA.take();
-        super::put(&AREA, new)?;
-        // A purge may wait for idle CPUs, too, where tables go: seldom.
-        let kicked = cpu::counters(last).kicks.load(SeqCst) - kicks;
-        check!(kicked <= 4, "an idle CPU was kicked {kicked} times");
-        cpu::on(last, |_| note(look_and_sleep()), 0);
-        cpu::wait(last);
-        AREA.take();
-        new.free()?;
+        // It keeps the table that the area is in: a purge waits for idle CPUs,
+        // too, where tables go.
+        let neighbour = made(1)?;
+        let outcome = forgets(last);
+        neighbour.free()?;
+        outcome?;
     }
     cpu::on(last, tick, boot::settings().tick as usize);
     cpu::wait(last);
     Ok(())
 }
 
-fn look_and_sleep() -> Outcome {
+/// CPU `idle` uses an area and goes idle; the area is replaced; it looks again.
+fn forgets(idle: u32) -> Outcome {
+    let area = made(1)?;
+    super::put(&AREA, area)?;
+    cpu::on(idle, |_| note(look()), 0);
+    cpu::wait(idle);
+    clock::delay_us(2000);
+    let kicks = cpu::counters(idle).kicks.load(SeqCst);
+    let new = replaced(area)?;
+    let kicked = cpu::counters(idle).kicks.load(SeqCst) - kicks;
+    AREA.take();
+    super::put(&AREA, new)?;
+    cpu::on(idle, |_| note(look()), 0);
+    cpu::wait(idle);
+    AREA.take();
+    new.free()?;
+    check!(kicked == 0, "an idle CPU was kicked {kicked} times");
+    Ok(())
+}
+
+fn look() -> Outcome {
     AREA.look().map_or(Ok(()), |area| area.verify())
 }
 
@@ -167,4 +180,59 @@ fn spin_without_ticks() {
         spin_loop();
     }
     clock::tick_every(boot::settings().tick);
+}
+
+/// A CPU uses an area and then answers no kick. As long as it does not, neither
+/// the area's addresses nor its frames are anybody's.
+pub fn nothing_is_reused_before_every_cpu_has_flushed() -> Outcome {
+    if cpu::count() == 1 {
+        return Ok(());
+    }
+    STOP.store(false, SeqCst);
+    READS.store(0, SeqCst);
+    let area = made(4)?;
+    super::put(&AREA, area)?;
+    let frames = frames_of(&area);
+    cpu::on(1, |_| note(use_deafly()), 0);
+    while READS.load(SeqCst) == 0 {
+        spin_loop();
+    }
+    let outcome = area.free().and_then(|()| (1..40).try_for_each(|pages| avoids(&area, &frames, pages)));
+    STOP.store(true, SeqCst);
+    cpu::wait(1);
+    AREA.take();
+    outcome
+}
+
+fn frames_of(area: &Stamped) -> ArrayVec<Pfn, 64> {
+    let pages = (0..area.pages).map(|page| area.at.addr().get() + page * PAGE_SIZE);
+    pages.filter_map(|at| vm().frame_at(at)).take(64).collect()
+}
+
+/// A new area, made without waiting, has nothing of `old`, and is freed again.
+fn avoids(old: &Stamped, frames: &[Pfn], pages: usize) -> Outcome {
+    let Some(new) = stamped(pages, Gfp::ATOMIC) else { return Ok(()) };
+    let (old_at, new_at) = (old.at.addr().get(), new.at.addr().get());
+    let apart = new_at + pages * PAGE_SIZE <= old_at || old_at + old.pages * PAGE_SIZE <= new_at;
+    check!(apart, "the addresses of {old:?} were given to {new:?}");
+    let reused = frames_of(&new).iter().find(|frame| frames.contains(frame)).copied();
+    check!(reused.is_none(), "{reused:?} of {old:?} was given to {new:?}");
+    new.free()
+}
+
+/// Interrupts off: reads the area until told to stop.
+fn use_deafly() -> Outcome {
+    let flags = interrupts::off();
+    let outcome = AREA.look().map_or(Ok(()), |area| {
+        let at = area.at.addr().get();
+        while !STOP.load(SeqCst) {
+            let right = trap::load(at).map_or(true, |found| found == stamp::first(at, area.salt));
+            check!(right, "{at:#x} is somebody else's though this CPU has not flushed");
+            READS.fetch_add(1, SeqCst);
+        }
+        Ok(())
+    });
+    READS.fetch_add(1, SeqCst);
+    interrupts::restore(flags);
+    outcome
 }
