@@ -10,6 +10,7 @@ use crate::trap::gates::Gates;
 use crate::{memory, vm};
 use core::arch::asm;
 use core::cell::UnsafeCell;
+use core::mem::MaybeUninit;
 use core::ops::Range;
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
@@ -75,7 +76,8 @@ pub struct Local {
 // and only the CPU itself looks at from then on.
 unsafe impl Sync for Local {}
 
-static BOOT: Local = Local::new();
+// SAFETY: zero bytes are a `Local`: of atomics, and of tables that are not in use.
+static BOOT: Local = unsafe { MaybeUninit::zeroed().assume_init() };
 static ALL: [AtomicPtr<Local>; MAX] = [const { AtomicPtr::new(null_mut()) }; MAX];
 
 /// The [`Local`] of a CPU that has started.
@@ -101,9 +103,10 @@ pub fn make(index: u32) -> &'static Local {
     vmalloc_x86_64::interrupts::restore(flags);
     let Some(block) = block else { panic!("no memory for CPU {index}") };
     let at: NonNull<Local> = memory::direct(block.phys()).cast();
-    // SAFETY: a block of our own, large enough and page-aligned.
+    // SAFETY: a block of our own, large enough and page-aligned; zero bytes are
+    // a `Local`. In place: it is larger than a stack.
     let local = unsafe {
-        at.write(Local::new());
+        at.write_bytes(0, 1);
         at.as_ref()
     };
     local.set_up(index);
@@ -112,33 +115,6 @@ pub fn make(index: u32) -> &'static Local {
 }
 
 impl Local {
-    const fn new() -> Local {
-        Local {
-            this: AtomicPtr::new(null_mut()),
-            index: AtomicU32::new(0),
-            apic: AtomicU32::new(0),
-            guard: AtomicUsize::new(0),
-            stack: AtomicUsize::new(0),
-            started: AtomicBool::new(false),
-            idle: AtomicBool::new(false),
-            interrupts: AtomicU32::new(0),
-            nmis: AtomicU32::new(0),
-            work: AtomicUsize::new(0),
-            argument: AtomicUsize::new(0),
-            due: AtomicBool::new(false),
-            counters: Counters {
-                flushes: AtomicU64::new(0),
-                ranges: AtomicU64::new(0),
-                kicks_sent: AtomicU64::new(0),
-                kicks: AtomicU64::new(0),
-                ticks: AtomicU64::new(0),
-                faults: AtomicU64::new(0),
-                nmis: AtomicU64::new(0),
-            },
-            gates: UnsafeCell::new(Gates::new()),
-        }
-    }
-
     fn set_up(&'static self, index: u32) {
         let this = core::ptr::from_ref(self).cast_mut();
         self.this.store(this, Relaxed);

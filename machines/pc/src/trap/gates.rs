@@ -50,7 +50,7 @@ struct Task {
     ports: u16,
 }
 
-/// One CPU's tables and stacks.
+/// One CPU's tables and stacks. Zero bytes are some that are not in use.
 pub struct Gates {
     segments: [u64; 5],
     task: Task,
@@ -76,26 +76,6 @@ struct Pointer {
 }
 
 impl Gates {
-    /// Tables that are not in use.
-    pub const fn new() -> Gates {
-        Gates {
-            segments: [0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0, 0],
-            task: Task {
-                reserved: 0,
-                stacks: [0; 3],
-                reserved2: 0,
-                ist: [0; 7],
-                reserved3: 0,
-                reserved4: 0,
-                ports: size_of::<Task>() as u16,
-            },
-            traps: Stack([0; 16384]),
-            double_fault: Stack([0; 8192]),
-            nmi: Stack([0; 16384]),
-            machine_check: Stack([0; 8192]),
-        }
-    }
-
     /// Makes these the calling CPU's.
     pub fn load(&'static mut self) {
         if !FILLED.swap(true, SeqCst) {
@@ -103,11 +83,12 @@ impl Gates {
         }
         let stacks = [self.traps.top(), self.double_fault.top(), self.nmi.top(), self.machine_check.top()];
         self.task.ist = core::array::from_fn(|i| stacks.get(i).copied().unwrap_or(0));
+        self.task.ports = size_of::<Task>() as u16;
         let task = from_ref(&self.task).expose_provenance() as u64;
         let limit = size_of::<Task>() as u64 - 1;
-        // An available 64-bit TSS, present: type 9.
-        self.segments[3] = limit | (task & 0xff_ffff) << 16 | 0x89 << 40 | (task >> 24 & 0xff) << 56;
-        self.segments[4] = task >> 32;
+        // Code of 64 bits, data, an available 64-bit TSS (type 9) in two halves.
+        let low = limit | (task & 0xff_ffff) << 16 | 0x89 << 40 | (task >> 24 & 0xff) << 56;
+        self.segments = [0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, low, task >> 32];
         let segments =
             Pointer { limit: size_of_val(&self.segments) as u16 - 1, base: from_ref(&self.segments).addr() as u64 };
         let gates = Pointer { limit: (VECTORS * 16 - 1) as u16, base: IDT.0.get().addr() as u64 };
