@@ -17,7 +17,7 @@ const QEMU: &str = "qemu-system-x86_64";
 /// Debian's package.
 const PACKAGE: &str = "qemu-system-x86";
 /// How long a boot may take.
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 const PASSED: i32 = 33;
 const FAILED: i32 = 35;
@@ -60,6 +60,9 @@ const BOOTS: &[Boot] = &[
     tests(&["-smp", "4"], "stress=30 -- tests"),
     tests(&["-smp", "8"], "-- tests"),
     tests(&["-smp", "4"], "policy=strict -- tests"),
+    tests(&["-smp", "4"], "policy=park -- tests"),
+    tests(&["-smp", "2"], "policy=keep -- tests"),
+    tests(&["-smp", "2"], "placement=lowest region=1G -- tests"),
     tests(&["-smp", "4"], "flush=pge -- tests"),
     tests(&["-smp", "2"], "region=64M -- tests"),
     tests(&["-smp", "2", "-cpu", "max,la57=on"], "-- tests"),

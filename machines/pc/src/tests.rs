@@ -86,7 +86,9 @@ const ALL: &[Test] = tests! {
     faults:
         the_pages_before_and_after_an_area_fault
         under_strict_a_use_after_free_faults_at_once
-        under_unmap_a_use_after_free_faults_after_the_flush;
+        under_unmap_a_use_after_free_faults_after_the_flush
+        under_park_and_keep_a_use_after_free_faults_after_unmap_aliases
+        under_park_and_keep_an_area_that_comes_again_is_warm;
     frees:
         what_another_cpu_frees_comes_back
         a_double_free_on_two_cpus_is_refused_once;

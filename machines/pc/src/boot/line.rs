@@ -87,7 +87,7 @@ pub enum FlushBy {
 /// What the command line may set.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// `policy=unmap|strict`: what a free does.
+    /// `policy=unmap|strict|park|keep`: what a free does.
     pub policy: Policy,
     /// `placement=classes|lowest`: where areas go.
     pub placement: Placement,
@@ -131,6 +131,8 @@ pub fn policy(name: &str) -> Option<Policy> {
     match name {
         "unmap" => Some(Policy::Unmap),
         "strict" => Some(Policy::Strict),
+        "park" => Some(Policy::Park),
+        "keep" => Some(Policy::Keep),
         _ => None,
     }
 }

@@ -255,6 +255,11 @@ impl Local {
         }
     }
 
+    /// Whether it is idle, or about to be.
+    pub fn is_idle(&self) -> bool {
+        self.idle.load(SeqCst)
+    }
+
     /// Runs `f` as an interrupt's handler.
     pub fn in_interrupt(&self, f: impl FnOnce()) {
         self.interrupts.store(self.interrupts.load(Relaxed) + 1, Relaxed);

@@ -1,12 +1,13 @@
 //! What must fault: guards, and what was freed.
 
 use super::table::Place;
-use super::{Outcome, check, made, note, stamp};
+use super::{Outcome, Wrong, check, made, note, stamp};
+use crate::boot::settings;
 use crate::trap::{self, Fault};
 use crate::{cpu, vm};
-use vmalloc::Policy;
 use vmalloc::area::What;
 use vmalloc::units::PAGE_SIZE;
+use vmalloc::{Placement, Policy, Req};
 
 static AREA: Place = Place::new();
 
@@ -66,8 +67,9 @@ fn nothing_else_is_reached() -> Outcome {
     Ok(())
 }
 
-pub fn under_unmap_a_use_after_free_faults_after_the_flush() -> Outcome {
-    vm().set_policy(Policy::Unmap);
+/// Under `policy`: before `flush` nobody else is reached, and after it nothing.
+fn faults_after(policy: Policy, flush: fn()) -> Outcome {
+    vm().set_policy(policy);
     for pages in [1, 5, 64, 200] {
         let area = made(pages)?;
         super::put(&AREA, area)?;
@@ -76,9 +78,50 @@ pub fn under_unmap_a_use_after_free_faults_after_the_flush() -> Outcome {
         cpu::on_all(|_| note(nothing_else_is_reached()));
         let before = vm().whatis(area.at.addr().get());
         check!(matches!(before, What::Freed { .. }), "a freed area is said to be {before:?}");
-        vm().purge();
+        flush();
         cpu::on_all(|_| note(nothing_is_reached()));
         AREA.take();
     }
+    Ok(())
+}
+
+pub fn under_unmap_a_use_after_free_faults_after_the_flush() -> Outcome {
+    faults_after(Policy::Unmap, || _ = vm().purge())
+}
+
+pub fn under_park_and_keep_a_use_after_free_faults_after_unmap_aliases() -> Outcome {
+    faults_after(Policy::Park, || _ = vm().unmap_aliases())?;
+    faults_after(Policy::Keep, || _ = vm().unmap_aliases())
+}
+
+/// What is freed and made again is the same memory, on all CPUs; but under the
+/// placement Lowest, which has no slots to keep.
+pub fn under_park_and_keep_an_area_that_comes_again_is_warm() -> Outcome {
+    if settings().placement == Placement::Lowest {
+        return Ok(());
+    }
+    for policy in [Policy::Park, Policy::Keep] {
+        vm().set_policy(policy);
+        cpu::on_all(|_| note(comes_again()));
+    }
+    Ok(())
+}
+
+fn comes_again() -> Outcome {
+    let mut warm = 0;
+    for _ in 0..50 {
+        let old = made(3)?;
+        old.free()?;
+        let Ok(at) = vm().alloc(Req::pages(3)) else { return Err(Wrong) };
+        if at == old.at {
+            stamp::verify(at, 3, old.salt)?;
+            warm += 1;
+        }
+        // SAFETY: V1: read, and used no more.
+        let freed = unsafe { vm().free(at) };
+        check!(freed.is_ok(), "{freed:?}");
+    }
+    // A tick may come in between and let it go.
+    check!(warm > 25, "{warm} of 50 came again");
     Ok(())
 }

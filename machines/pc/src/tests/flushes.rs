@@ -2,13 +2,14 @@
 
 use super::table::{Place, Stamped};
 use super::{Outcome, Wrong, check, made, note, stamp, stamped};
+use crate::cpu::local;
 use crate::trap;
 use crate::{boot, clock, cpu, vm};
 use arrayvec::ArrayVec;
 use core::hint::spin_loop;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
-use vmalloc::Gfp;
 use vmalloc::units::{PAGE_SIZE, Pfn};
+use vmalloc::{Gfp, Policy};
 use vmalloc_x86_64::interrupts;
 
 static AREA: Place = Place::new();
@@ -115,6 +116,7 @@ pub fn an_idle_cpu_is_not_kicked_and_forgets_before_it_looks() -> Outcome {
     if last == 0 {
         return Ok(());
     }
+    vm().set_policy(Policy::Unmap);
     cpu::on(last, tick, 0);
     cpu::wait(last);
     for _ in 0..20 {
@@ -137,7 +139,10 @@ fn forgets(idle: u32) -> Outcome {
     super::put(&AREA, area)?;
     cpu::on(idle, |_| note(look()), 0);
     cpu::wait(idle);
-    clock::delay_us(2000);
+    while !local::of(idle).is_idle() {
+        spin_loop();
+    }
+    clock::delay_us(10_000);
     let kicks = cpu::counters(idle).kicks.load(SeqCst);
     let new = replaced(area)?;
     let kicked = cpu::counters(idle).kicks.load(SeqCst) - kicks;
@@ -195,6 +200,7 @@ pub fn nothing_is_reused_before_every_cpu_has_flushed() -> Outcome {
     if cpu::count() == 1 {
         return Ok(());
     }
+    vm().set_policy(Policy::Unmap);
     STOP.store(false, SeqCst);
     READS.store(0, SeqCst);
     let area = made(4)?;
