@@ -13,7 +13,7 @@ mod info;
 mod line;
 
 pub use info::{MapEntry, StartInfo};
-pub use line::{FlushBy, Line, policy, settings, size};
+pub use line::{FlushBy, Line, policy, settings};
 
 use crate::cpu::local::Local;
 use crate::exit::{Code, exit};
@@ -34,7 +34,8 @@ static MODULE: Once<Range<u64>> = Once::new();
 
 /// The command line.
 pub fn line() -> &'static Line {
-    LINE.call_once(Line::default)
+    static EMPTY: Line = Line::EMPTY;
+    LINE.get().unwrap_or(&EMPTY)
 }
 
 /// What the loader brought along (QEMU's `-initrd`), for whoever wants it.

@@ -22,19 +22,16 @@ pub struct Line {
     len: usize,
 }
 
-impl Default for Line {
-    fn default() -> Line {
-        Line { bytes: [0; MAX], len: 0 }
-    }
-}
-
 impl Line {
+    /// Nothing was said.
+    pub const EMPTY: Line = Line { bytes: [0; MAX], len: 0 };
+
     /// Copies the zero-terminated text at `at`; what is too long is cut.
     ///
     /// # Safety
     /// There is one, or `at` is 0.
     pub unsafe fn copy(at: u64) -> Line {
-        let mut line = Line::default();
+        let mut line = Line::EMPTY;
         let text = at as *const u8;
         while !text.is_null() && line.len < MAX {
             // SAFETY: the caller's, up to the zero.
