@@ -226,6 +226,10 @@ pub enum PolicyName {
     Unmap,
     /// At once
     Strict,
+    /// When it is needed elsewhere: until then its addresses fault and keep their memory
+    Park,
+    /// When it is needed elsewhere: until then a use after free is not caught
+    Keep,
 }
 
 /// Which placement.
@@ -242,6 +246,8 @@ impl From<PolicyName> for Policy {
         match name {
             PolicyName::Unmap => Policy::Unmap,
             PolicyName::Strict => Policy::Strict,
+            PolicyName::Park => Policy::Park,
+            PolicyName::Keep => Policy::Keep,
         }
     }
 }

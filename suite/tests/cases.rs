@@ -76,7 +76,7 @@ fn touched(case: Case, loops: usize) -> Vec<usize> {
 
 #[test]
 fn every_case_leaves_nothing_behind_under_every_policy() {
-    for policy in [Policy::Unmap, Policy::Strict] {
+    for policy in [Policy::Unmap, Policy::Strict, Policy::Park, Policy::Keep] {
         for case in Case::ALL {
             let (vm, ground) = set_up(policy);
             assert_eq!(suite(&vm, &ground).run(case, 2), Ok(()), "{case}");

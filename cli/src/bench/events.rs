@@ -1,7 +1,7 @@
 //! What instructions do not show.
 
 use super::measured::Measured;
-use super::steps::{Steps, Symbols};
+use super::steps::{Locked, Steps, Symbols};
 use anyhow::Result;
 
 /// What a case's operation causes, under Unmap.
@@ -10,10 +10,8 @@ pub struct Events {
     pub case: String,
     /// Page-table entries written.
     pub entries: f64,
-    /// Locked instructions outside of locks; none if nobody stepped.
-    pub atomics: Option<f64>,
-    /// Locks taken.
-    pub locks: Option<f64>,
+    /// Locked instructions; none if nobody stepped.
+    pub locked: Option<Locked>,
     /// For a million pages.
     pub flushes: f64,
     pub kicks: f64,
@@ -31,8 +29,7 @@ impl Events {
             // Each page's entry is written when it is bound, when it is made
             // waiting, and when it is collected.
             entries: 2.0 * of.pages + of.collected,
-            atomics: locked.map(|(_, atomics)| atomics),
-            locks: locked.map(|(locks, _)| locks),
+            locked,
             flushes: of.flushes,
             kicks: of.kicks,
             chunks: of.chunks,

@@ -1,7 +1,7 @@
 //! `vmalloc bench profile`: where a case's instructions are spent.
 
 use super::listen;
-use super::steps::{self, Steps, Symbols};
+use super::steps::{self, Step, Symbols};
 use crate::options::{Profile, word};
 use crate::qemu::tools::Tools;
 use crate::report::table::numbers;
@@ -16,29 +16,28 @@ pub fn run(options: &Profile, tools: &Tools) -> Result<bool> {
     let records = listen(tools, cpus, vec![format!("policy={}", word(options.policy))], vec![command])?;
     let steps = steps::read(&records)?.pop().context("the machine has not stepped through anything")?;
     let symbols = Symbols::load(&tools.image)?;
-    let sums = steps.by(|at| if options.lines { symbols.line(at) } else { symbols.function(at) })?;
+    let name = |at| if options.lines { symbols.line(at) } else { symbols.function(at) };
     let mut out = String::new();
-    write(&mut out, &steps, steps.locked(&symbols)?, &sums, options.most)?;
+    let sums = steps.by(|at, _| name(at).map(Some))?;
+    writeln!(out, "{}, {} loops; an operation, interrupts not counted", steps.name, steps.loops)?;
+    write(&mut out, "all", &sums, options.most)?;
+    let locked = |at, step: &Step| if step.locked { name(at).map(Some) } else { Ok(None) };
+    writeln!(out, "\nOf these, locked:")?;
+    write(&mut out, "locked", &steps.by(locked)?, options.most)?;
     crate::print(&out)?;
     Ok(true)
 }
 
-fn write(
-    out: &mut String,
-    steps: &Steps,
-    (locks, atomics): (f64, f64),
-    sums: &[(String, f64)],
-    most: usize,
-) -> fmt::Result {
-    let all = steps.instructions();
-    let mut table = numbers(&["instructions", "share", ""], 0);
+fn write(out: &mut String, what: &str, sums: &[(String, f64)], most: usize) -> fmt::Result {
+    let all: f64 = sums.iter().map(|(_, n)| n).sum();
+    let mut table = numbers(&["instructions", "share", "where"], 0);
     let mut row = |name: &str, n: f64| {
-        table.add_row([format!("{n:.1}"), format!("{:.1} %", 100.0 * n / all), name.to_owned()]);
+        table.add_row([format!("{n:>10.3}"), format!("{:>5.1} %", 100.0 * n / all.max(1.0)), name.to_owned()]);
     };
     sums.iter().take(most).for_each(|(name, n)| row(name, *n));
-    let rest: f64 = sums.iter().skip(most).map(|(_, n)| n).sum();
-    row("all others", rest);
-    row("all", all);
-    writeln!(out, "{}, {} loops, an operation; interrupts off\n{table}", steps.name, steps.loops)?;
-    writeln!(out, "locks taken: {locks:.3}; other locked instructions: {atomics:.3}")
+    if sums.len() > most {
+        row("others", sums.iter().skip(most).map(|(_, n)| n).sum());
+    }
+    row(what, all);
+    writeln!(out, "{table}")
 }

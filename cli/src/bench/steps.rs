@@ -10,6 +10,27 @@ use anyhow::{Result, anyhow};
 use std::collections::BTreeMap;
 use std::path::Path;
 
+/// What the guest calls frees of areas that another CPU made.
+pub const REMOTE: &str = "remote";
+/// Functions that take locks.
+const LOCKS: [&str; 2] = ["lock_api::", "spin::"];
+/// Functions that lock lines which no other CPU writes: a CPU's own flag and
+/// counters.
+const OWN: [&str; 2] = ["vmalloc::cpu::Here::enter", "pc::cpu::local::"];
+/// The same where areas are freed by the CPU that made them: their slots.
+const OWN_SLOTS: [&str; 1] = ["vmalloc::space::slot::Slot::"];
+
+/// Locked instructions a loop.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Locked {
+    /// That take a lock.
+    pub locks: f64,
+    /// On lines of the CPU's own.
+    pub own: f64,
+    /// On lines that CPUs share.
+    pub shared: f64,
+}
+
 /// What was executed in some loops.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Steps {
@@ -51,26 +72,33 @@ pub fn read(records: &[Record]) -> Result<Vec<Steps>> {
 }
 
 impl Steps {
-    /// Instructions a loop.
-    pub fn instructions(&self) -> f64 {
-        self.at.values().map(|step| step.count).sum::<u64>() as f64 / self.loops as f64
-    }
-
-    /// Locked instructions a loop: those that take locks, and all others.
-    pub fn locked(&self, symbols: &Symbols) -> Result<(f64, f64)> {
-        let (mut locks, mut atomics) = (0, 0);
+    /// What is locked, a loop: locks that are taken, and instructions on lines
+    /// that other CPUs write as well.
+    pub fn locked(&self, symbols: &Symbols) -> Result<Locked> {
+        let mut locked = Locked::default();
         for (&at, step) in self.at.iter().filter(|(_, step)| step.locked) {
-            *(if symbols.is_of_lock(at)? { &mut locks } else { &mut atomics }) += step.count;
+            let names = symbols.functions(at)?;
+            let any = |of: &[&str]| names.iter().any(|name| of.iter().any(|start| name.starts_with(start)));
+            let n = step.count as f64 / self.loops as f64;
+            if any(&LOCKS) {
+                locked.locks += n;
+            } else if any(&OWN) || (self.name != REMOTE && any(&OWN_SLOTS)) {
+                locked.own += n;
+            } else {
+                locked.shared += n;
+            }
         }
-        Ok((locks as f64 / self.loops as f64, atomics as f64 / self.loops as f64))
+        Ok(locked)
     }
 
     /// Instructions a loop by what `name` says of their addresses, the most
-    /// first.
-    pub fn by(&self, name: impl Fn(u64) -> Result<String>) -> Result<Vec<(String, f64)>> {
+    /// first; those that it has no name for are left out.
+    pub fn by(&self, name: impl Fn(u64, &Step) -> Result<Option<String>>) -> Result<Vec<(String, f64)>> {
         let mut sums: BTreeMap<String, u64> = BTreeMap::new();
         for (&at, step) in &self.at {
-            *sums.entry(name(at)?).or_default() += step.count;
+            if let Some(name) = name(at, step)? {
+                *sums.entry(name).or_default() += step.count;
+            }
         }
         let mut sums: Vec<_> = sums.into_iter().map(|(name, n)| (name, n as f64 / self.loops as f64)).collect();
         sums.sort_by(|a, b| b.1.total_cmp(&a.1));
@@ -87,9 +115,12 @@ impl Symbols {
         Ok(Symbols(Loader::new(image).map_err(|why| anyhow!("{}: {why}", image.display()))?))
     }
 
-    /// The function whose source the instruction comes from, inlined or not.
+    /// The function that the instruction belongs to, inlined or not; those of
+    /// the language's own library count as their callers'.
     pub fn function(&self, at: u64) -> Result<String> {
-        Ok(self.functions(at)?.into_iter().next().unwrap_or_else(|| format!("{at:#x}")))
+        let names = self.functions(at)?;
+        let own = |name: &&String| !name.starts_with("core::") && !name.contains(" as core::");
+        Ok(names.iter().find(own).or(names.first()).cloned().unwrap_or_else(|| format!("{at:#x}")))
     }
 
     /// The place in the source that the instruction comes from.
@@ -99,11 +130,6 @@ impl Symbols {
             || format!("{at:#x}"),
             |place| format!("{}:{}", short(place.file.unwrap_or("?")), place.line.unwrap_or(0)),
         ))
-    }
-
-    /// Whether it belongs to taking a lock.
-    fn is_of_lock(&self, at: u64) -> Result<bool> {
-        Ok(self.functions(at)?.iter().any(|name| name.starts_with("lock_api::") || name.starts_with("spin::")))
     }
 
     /// The functions that the instruction is inlined into, its own first.
@@ -143,7 +169,7 @@ fn plain(name: &str) -> String {
         }
         before = c;
     }
-    out
+    out.replace("::::", "::")
 }
 
 /// A path from the last `src` folder's parent on.
@@ -164,21 +190,25 @@ mod tests {
     fn steps_belong_to_the_case_before_them() {
         let all = steps(&["@steps name=a loops=2", "@step at=0x10 n=6 locked=0", "@steps name=b loops=1"]).unwrap();
         assert_eq!(all.iter().map(|steps| steps.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
-        assert_eq!((all[0].instructions(), all[1].instructions()), (3.0, 0.0));
+        assert_eq!(all[0].at, BTreeMap::from([(0x10, Step { count: 6, locked: false })]));
+        assert_eq!((all[0].loops, all[1].at.len()), (2, 0));
         assert!(steps(&["@step at=0x10 n=6 locked=0"]).is_err());
     }
 
     #[test]
     fn instructions_are_summed_by_name_the_most_first() {
         let all = steps(&["@steps name=a loops=2", "@step at=1 n=2 locked=0", "@step at=2 n=6 locked=1"]).unwrap();
-        let sums = all[0].by(|at| Ok(if at == 1 { "f".into() } else { "g".into() })).unwrap();
+        let sums = all[0].by(|at, _| Ok(Some(if at == 1 { "f".into() } else { "g".into() }))).unwrap();
         assert_eq!(sums, [("g".to_owned(), 3.0), ("f".to_owned(), 1.0)]);
+        let locked = all[0].by(|_, step| Ok(step.locked.then(|| "locked".to_owned()))).unwrap();
+        assert_eq!(locked, [("locked".to_owned(), 3.0)]);
     }
 
     #[test]
     fn names_are_told_without_types_and_hashes() {
         assert_eq!(plain("vmalloc::cpu::Here<M>::take_slot::h0123456789abcdef"), "vmalloc::cpu::Here::take_slot");
         assert_eq!(plain("core::ops::FnOnce<fn() -> bool>::call"), "core::ops::FnOnce::call");
+        assert_eq!(plain("a::b::<impl c::D<u8>>::e"), "a::b::e");
         assert_eq!(plain("<a::B<u8> as c::D>::e"), "a::B as c::D::e");
         assert_eq!(short("/x/y/vmalloc/src/space/slot.rs"), "vmalloc/src/space/slot.rs");
         assert_eq!(short("a.s"), "a.s");

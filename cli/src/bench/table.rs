@@ -3,6 +3,7 @@
 use super::events::Events;
 use super::measured::Measured;
 use super::row::{Row, whole};
+use super::steps::Locked;
 use crate::report::table::{grouped, numbers};
 use comfy_table::Table;
 use std::fmt::{self, Write};
@@ -19,9 +20,9 @@ The same with Linux's own flush threshold: a load closes at 8,192 pages x fls(CP
 
 const EVENTS: &str = "\
 What instructions do not show, an operation under Unmap. entries: page-table entries written (bound, made waiting,
-collected). atomics: locked instructions outside of locks; locks: those taken; both seen by stepping through the case
-instruction by instruction. Flushes, kicks (interrupts to other CPUs) and new chunks: for a million pages. held: frames
-that wait or lie in stock at the end.";
+collected). Locked instructions: on lines that CPUs share; on lines of the CPU's own (its entry flag, its slots); locks
+taken. They are seen by stepping through two loads' worth of loops, instruction by instruction. Flushes, kicks (interrupts
+to other CPUs) and new chunks: for a million pages. held: frames that wait or lie in stock at the end.";
 
 /// Writes the table of all cases.
 pub fn write_rows(out: &mut String, rows: &[Row]) -> fmt::Result {
@@ -100,14 +101,16 @@ pub fn write_threshold(out: &mut String, rows: &[Row]) -> fmt::Result {
 
 /// Writes what instructions do not show.
 pub fn write_events(out: &mut String, events: &[Events]) -> fmt::Result {
-    let titles = ["case", "entries", "atomics", "locks", "flushes/M", "kicks/M", "chunks/M", "held"];
+    let titles = ["case", "entries", "shared", "own", "locks", "flushes/M", "kicks/M", "chunks/M", "held"];
     let mut table: Table = numbers(&titles, titles.len() - 1);
     for of in events {
+        let locked = |n: fn(Locked) -> f64| of.locked.map_or("–".to_owned(), |of| format!("{:.3}", n(of)));
         table.add_row([
             of.case.clone(),
             format!("{:.1}", of.entries),
-            of.atomics.map_or("–".to_owned(), |n| format!("{n:.3}")),
-            of.locks.map_or("–".to_owned(), |n| format!("{n:.3}")),
+            locked(|of| of.shared),
+            locked(|of| of.own),
+            locked(|of| of.locks),
             format!("{:.0}", of.flushes),
             format!("{:.0}", of.kicks),
             format!("{:.0}", of.chunks),

@@ -4,15 +4,19 @@
 //!   bench                       every case, a record each
 //!   bench fix_size 16 loops=N   one case
 //!     policy=NAME               under another policy than the image's
+//!     steps                     instruction by instruction
+//!   bench remote steps          a free on another CPU than the area's
 //! ```
 //!
 //! The tick stays on, as it does where Linux's figures come from.
 
 mod cases;
+mod step;
 
 use crate::boot::policy;
 use crate::machine::Pc;
 use crate::{clock, cpu, vm};
+use core::fmt::Display;
 use core::ptr::NonNull;
 use vmalloc::Policy;
 use vmalloc_suite::{Case, Ground, Suite};
@@ -53,6 +57,7 @@ struct Order<'a> {
     pages: Option<&'a str>,
     loops: Option<usize>,
     policy: Policy,
+    steps: bool,
 }
 
 /// Runs the command with these words; whether all went well.
@@ -74,12 +79,13 @@ pub fn run(words: &str) -> bool {
 impl<'a> Order<'a> {
     /// Reads the words; the one that is not understood.
     fn read(words: &'a str) -> Result<Order<'a>, &'a str> {
-        let mut order = Order { what: "", pages: None, loops: None, policy: vm().policy() };
+        let mut order = Order { what: "", pages: None, loops: None, policy: vm().policy(), steps: false };
         for word in words.split_whitespace() {
             match word.split_once('=') {
                 Some(("loops", n)) => order.loops = Some(n.parse().map_err(|_| word)?),
                 Some(("policy", name)) => order.policy = policy(name).ok_or(word)?,
                 Some(_) => return Err(word),
+                None if word == "steps" => order.steps = true,
                 None if order.what.is_empty() => order.what = word,
                 None if order.pages.is_none() => order.pages = Some(word),
                 None => return Err(word),
@@ -94,24 +100,26 @@ impl<'a> Order<'a> {
                 cases::about();
                 Case::ALL.into_iter().filter(|&case| !self.one(case)).count() == 0
             }
+            "remote" => told(&"remote", step::remote(self.loops)),
             word => match Case::named(word, self.pages) {
                 Ok(case) => {
                     cases::about();
                     self.one(case)
                 }
-                Err(unknown) => {
-                    println!("bench: {unknown}");
-                    false
-                }
+                unknown => told(&word, unknown.map(|_| ())),
             },
         }
     }
 
     fn one(self, case: Case) -> bool {
-        let result = cases::run(case, self.loops);
-        if let Err(why) = &result {
-            println!("bench: {case}: {why}");
-        }
-        result.is_ok()
+        told(&case, if self.steps { step::run(case, self.loops) } else { cases::run(case, self.loops) })
     }
+}
+
+/// Whether it went well; if not, says why.
+fn told(what: &dyn Display, result: Result<(), impl Display>) -> bool {
+    if let Err(why) = &result {
+        println!("bench: {what}: {why}");
+    }
+    result.is_ok()
 }

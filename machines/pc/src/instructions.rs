@@ -50,6 +50,20 @@ pub unsafe fn wrmsr(register: u32, value: u64) {
     unsafe { asm!("wrmsr", in("ecx") register, in("eax") low, in("edx") high, options(nostack)) }
 }
 
+/// Whether this CPU traps after each instruction from here on.
+#[inline(always)]
+pub fn trap_each(on: bool) {
+    const TRAP: u64 = 1 << 8;
+    let (keep, set) = if on { (!0, TRAP) } else { (!TRAP, 0) };
+    // SAFETY: the flag changes nothing but what the handler sees.
+    unsafe {
+        asm!(
+            "pushfq", "and [rsp], {keep}", "or [rsp], {set}", "popfq",
+            keep = in(reg) keep, set = in(reg) set
+        );
+    }
+}
+
 /// The time-stamp counter: under `-icount shift=0`, instructions.
 #[inline(always)]
 pub fn rdtsc() -> u64 {

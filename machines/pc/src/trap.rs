@@ -86,6 +86,17 @@ fn set_memory_types() {
     unsafe { crate::instructions::wrmsr(PAT, TYPES) }
 }
 
+/// From now on the code at `to` is called after each instruction that runs with
+/// the trap flag set.
+///
+/// # Safety
+/// That of [`gates::set`], for a vector that comes only with the flag.
+pub unsafe fn handle_single_steps(to: u64) {
+    const DEBUG: usize = 1;
+    // SAFETY: the caller's.
+    unsafe { gates::set(DEBUG, to) }
+}
+
 /// Called by entry.s, interrupts off.
 #[unsafe(no_mangle)]
 extern "C" fn trap_handler(frame: &mut Frame) {

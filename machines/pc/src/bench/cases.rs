@@ -40,7 +40,7 @@ fn tell(case: Case, found: &Difference) {
     print!(" allocs={} pages={}", counts.allocs, counts.alloc_pages);
     print!(" collected={} flushes={}", counts.redeemed_pages, counts.flushes);
     print!(" kicks={} purges={} chunks={}", counts.kicks, counts.purges, counts.chunks_made);
-    println!(" held={}", stats.waiting_pages + stats.stocked_frames);
+    println!(" held={}", stats.waiting_pages + stats.bound_pages + stats.stocked_frames);
 }
 
 /// A case's name without a space.

@@ -116,7 +116,23 @@ fn fill() {
             MACHINE_CHECK => 4,
             _ => 1,
         };
-        let low = stub & 0xffff | (CODE as u64) << 16 | ist << 32 | 0x8e << 40 | (stub >> 16 & 0xffff) << 48;
-        *gate = [low, stub >> 32];
+        *gate = self::gate(stub, ist);
     }
+}
+
+/// From now on `vector` goes to the code at `to`, on the stack of traps.
+///
+/// # Safety
+/// - `to` is a handler: it ends with `iretq`, leaves all registers as they were,
+///   and turns no interrupts on.
+/// - The vector does not come while this runs.
+pub unsafe fn set(vector: usize, to: u64) {
+    // SAFETY: the caller's.
+    unsafe { (*IDT.0.get())[vector % VECTORS] = gate(to, 1) };
+}
+
+/// An interrupt gate to `to`, with a stack.
+const fn gate(to: u64, ist: u64) -> [u64; 2] {
+    let low = to & 0xffff | (CODE as u64) << 16 | ist << 32 | 0x8e << 40 | (to >> 16 & 0xffff) << 48;
+    [low, to >> 32]
 }
