@@ -50,6 +50,10 @@ macro_rules! check {
 }
 use check;
 
+/// Nanoseconds after which something is said not to happen: generous, since the
+/// host may have fewer CPUs than the machine, and other things to do.
+const PATIENCE: u64 = 60_000_000_000;
+
 /// What tests on other CPUs found wrong.
 static WRONG: AtomicU32 = AtomicU32::new(0);
 

@@ -75,8 +75,6 @@ impl Line {
 pub enum FlushBy {
     /// As the CPU can.
     Best,
-    /// By CR4.PGE even if there is something better.
-    GlobalPages,
     /// Not at all: for the test that has to notice.
     Nothing,
 }
@@ -92,7 +90,7 @@ pub struct Settings {
     pub region: Option<usize>,
     /// `load=8192`: pages that are flushed together, twice as many may wait.
     pub load: Option<usize>,
-    /// `flush=pge|none`: how CPUs discard translations.
+    /// `flush=best|none`: how CPUs discard translations.
     pub flush: FlushBy,
     /// `tick=4000000`: nanoseconds between two ticks; 0 = none.
     pub tick: u32,
@@ -145,7 +143,6 @@ fn placement(name: &str) -> Option<Placement> {
 fn flush(name: &str) -> Option<FlushBy> {
     match name {
         "best" => Some(FlushBy::Best),
-        "pge" => Some(FlushBy::GlobalPages),
         "none" => Some(FlushBy::Nothing),
         _ => None,
     }

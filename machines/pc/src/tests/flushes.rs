@@ -1,7 +1,7 @@
 //! Flushes: kicks, idle CPUs, and readers that never stop.
 
 use super::table::{Place, Stamped};
-use super::{Outcome, Wrong, check, made, note, stamp, stamped};
+use super::{Outcome, PATIENCE, Wrong, check, made, note, stamp, stamped};
 use crate::cpu::local;
 use crate::trap;
 use crate::{boot, clock, cpu, vm};
@@ -46,7 +46,7 @@ fn change_until_read() -> Outcome {
         if ns > 800_000_000 && reads >= enough {
             return Ok(());
         }
-        check!(ns < 60_000_000_000, "{reads} reads in a minute");
+        check!(ns < PATIENCE, "only {reads} reads");
         let live = if ns < 800_000_000 { 20 } else { 2000 };
         let area = made(1 + round % 3)?;
         super::put(&AREA, area)?;

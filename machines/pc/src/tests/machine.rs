@@ -1,6 +1,6 @@
 //! What the machine promises, before the library comes into it.
 
-use super::{Outcome, check};
+use super::{Outcome, PATIENCE, check};
 use crate::cpu::{self, apic, local};
 use crate::trap::{self, Fault, NMI_HOOK, TICK_HOOK};
 use crate::{boot, clock, vm};
@@ -28,7 +28,7 @@ pub fn an_nmi_comes_to_a_cpu_that_is_idle() -> Outcome {
     for cpu in 0..cpu::count() {
         let (before, found) = (cpu::counters(cpu).nmis.load(SeqCst), DONE.load(SeqCst));
         apic::nmi(local::of(cpu).apic());
-        let patience = clock::ns() + 5_000_000_000;
+        let patience = clock::ns() + PATIENCE;
         while cpu::counters(cpu).nmis.load(SeqCst) == before || DONE.load(SeqCst) == found {
             check!(clock::ns() < patience, "no NMI came to CPU {cpu}, or it did not find its stack");
             core::hint::spin_loop();
@@ -61,7 +61,7 @@ pub fn the_red_zone_and_sse_survive_nested_traps() -> Outcome {
     TICK_HOOK.set(in_the_tick);
     clock::tick_every(OFTEN);
     let start = cpu::here().counters.ticks.load(SeqCst);
-    let (patience, mut broken) = (clock::ns() + 2_000_000_000, 0);
+    let (patience, mut broken) = (clock::ns() + PATIENCE, 0);
     while clock::ns() < patience && cpu::here().counters.ticks.load(SeqCst) < start + 300 {
         (0..500).for_each(|_| broken += leaf() as u64);
     }
