@@ -4,6 +4,7 @@
 //! a line for people and a record for programs. After each test the library's
 //! own check has to hold, and no area may be left.
 
+mod away;
 mod contents;
 mod crash;
 mod faults;
@@ -98,9 +99,13 @@ const ALL: &[Test] = tests! {
         a_double_free_on_two_cpus_is_refused_once;
     flushes:
         whoever_reads_a_live_area_reads_that_area
-        an_idle_cpu_is_not_kicked_and_forgets_before_it_looks
         a_busy_cpu_answers_a_kick_without_a_tick
-        nothing_is_reused_before_every_cpu_has_flushed;
+        nothing_is_reused_before_every_cpu_has_flushed
+        a_flush_of_ranges_forgets_them;
+    away:
+        an_idle_cpu_is_not_kicked_and_forgets_before_it_looks
+        an_nmi_in_an_idle_cpu_forgets_before_it_looks
+        an_offline_cpu_is_not_waited_for_and_forgets_before_it_looks;
     interrupts:
         interrupts_free_and_allocate_in_the_middle_of_tasks;
     limits:

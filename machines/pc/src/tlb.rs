@@ -1,8 +1,7 @@
 //! Discarding translations: by the instruction that this CPU has, counted.
 //!
-//! `flush=none` on the command line breaks M6 on purpose, from when the tests
-//! say so: nothing is discarded, and whoever looks for stale translations has
-//! to find some.
+//! `flush=none` on the command line breaks M6 on purpose: nothing is discarded,
+//! and whoever looks for stale translations has to find some.
 
 use crate::boot::FlushBy;
 use crate::cpu::here;

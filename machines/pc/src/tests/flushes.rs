@@ -1,20 +1,18 @@
-//! Flushes: kicks, idle CPUs, and readers that never stop.
+//! Flushes: kicks, ranges, CPUs that are deaf, and readers that never stop.
 
 use super::table::{Place, Stamped};
-use super::{Outcome, PATIENCE, Wrong, check, made, note, stamp, stamped};
-use crate::cpu::local;
+use super::{Outcome, PATIENCE, check, made, note, stamp, stamped};
 use crate::trap;
 use crate::{boot, clock, cpu, vm};
 use arrayvec::ArrayVec;
 use core::hint::spin_loop;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
-use vmalloc::units::{PAGE_SIZE, Pfn};
+use vmalloc::machine::{Flush, Machine};
+use vmalloc::units::{PAGE_SIZE, PageRange, Pfn, VirtAddr};
 use vmalloc::{Gfp, Policy};
 use vmalloc_x86_64::interrupts;
 
 static AREA: Place = Place::new();
-/// What is made on the way to an area at a certain address.
-static HELD: [Place; 512] = [const { Place::new() }; 512];
 /// Odd while the area changes.
 static VERSION: AtomicU64 = AtomicU64::new(0);
 static STOP: AtomicBool = AtomicBool::new(false);
@@ -78,86 +76,6 @@ fn read_until_stopped() -> Outcome {
         }
     }
     Ok(())
-}
-
-/// Sets the tick of the CPU that runs it.
-fn tick(ns: usize) {
-    clock::tick_every(ns as u32);
-}
-
-/// Frees `area` and makes another one, at the same address and of another
-/// frame. What else is made on the way is freed again.
-fn replaced(area: Stamped) -> Result<Stamped, Wrong> {
-    let frame = vm().frame_at(area.at.addr().get());
-    area.free()?;
-    vm().purge();
-    // The frame that came back last is given out first: it is put aside.
-    let aside = vm().alloc_frame(Gfp::KERNEL, None).map_err(|_| Wrong)?;
-    let mut new = None;
-    for place in &HELD {
-        match made(1)? {
-            again if again.at == area.at => new = Some(again),
-            other => super::put(place, other)?,
-        }
-    }
-    // SAFETY: P3: ours, and not used.
-    unsafe { vm().free_frame(aside) }
-    HELD.iter().filter_map(Place::take).try_for_each(Stamped::free)?;
-    let Some(new) = new else {
-        println!("  {:#x} did not come again", area.at.addr());
-        return Err(Wrong);
-    };
-    check!(vm().frame_at(new.at.addr().get()) != frame, "the frame is the same: nothing could be told");
-    Ok(new)
-}
-
-pub fn an_idle_cpu_is_not_kicked_and_forgets_before_it_looks() -> Outcome {
-    let last = cpu::count() - 1;
-    if last == 0 {
-        return Ok(());
-    }
-    vm().set_policy(Policy::Unmap);
-    cpu::on(last, tick, 0);
-    cpu::wait(last);
-    for _ in 0..20 {
-        vm().purge();
-        // It keeps the table that the area is in: a purge waits for idle CPUs,
-        // too, where tables go.
-        let neighbour = made(1)?;
-        let outcome = forgets(last);
-        neighbour.free()?;
-        outcome?;
-    }
-    cpu::on(last, tick, boot::settings().tick as usize);
-    cpu::wait(last);
-    Ok(())
-}
-
-/// CPU `idle` uses an area and goes idle; the area is replaced; it looks again.
-fn forgets(idle: u32) -> Outcome {
-    let area = made(1)?;
-    super::put(&AREA, area)?;
-    cpu::on(idle, |_| note(look()), 0);
-    cpu::wait(idle);
-    while !local::of(idle).is_idle() {
-        spin_loop();
-    }
-    clock::delay_us(10_000);
-    let kicks = cpu::counters(idle).kicks.load(SeqCst);
-    let new = replaced(area)?;
-    let kicked = cpu::counters(idle).kicks.load(SeqCst) - kicks;
-    AREA.take();
-    super::put(&AREA, new)?;
-    cpu::on(idle, |_| note(look()), 0);
-    cpu::wait(idle);
-    AREA.take();
-    new.free()?;
-    check!(kicked == 0, "an idle CPU was kicked {kicked} times");
-    Ok(())
-}
-
-fn look() -> Outcome {
-    AREA.look().map_or(Ok(()), |area| area.verify())
 }
 
 pub fn a_busy_cpu_answers_a_kick_without_a_tick() -> Outcome {
@@ -248,4 +166,21 @@ fn use_deafly() -> Outcome {
     READS.fetch_add(1, SeqCst);
     interrupts::restore(flags);
     outcome
+}
+
+/// What `Flush::Ranges` is for: only this CPU, only these pages; many pages are
+/// all pages.
+pub fn a_flush_of_ranges_forgets_them() -> Outcome {
+    vm().set_policy(Policy::Unmap);
+    for pages in [1, 10, 64, 65] {
+        let area = made(pages)?;
+        area.verify()?;
+        let range = PageRange::new(VirtAddr(area.at.addr().get()), pages);
+        area.free()?;
+        vm().machine().flush(Flush::Ranges(&[range]));
+        for at in range.addresses().step_by(PAGE_SIZE) {
+            check!(trap::load(at).is_err(), "{at:#x} can be read after its flush");
+        }
+    }
+    Ok(())
 }
