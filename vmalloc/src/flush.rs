@@ -12,6 +12,8 @@
 //! - **G1 closing.** Entries are cleared, then `tag = gen.fetch_add(1) + 1`
 //!   (SeqCst: walkers see the clears). A CPU reads g, discards everything,
 //!   publishes `max(published, g)`. Grace of a tag: every CPU published ≥ it.
+//!   Where the load of tag g is a few pages and g − 1 is published here, these
+//!   pages are all that there is to discard.
 //! - **G3 by type.** What waits is owned by [`Pending`], and
 //!   [`Pending::redeem`] with a [`Grace`] is the only way out.
 //! - **G5 idle.** Idle entry publishes, sets idle, full fence; idle exit clears
@@ -26,7 +28,11 @@
 //! # Locks
 //! None. Everything here may be called from any context, NMI included.
 
+mod narrow;
+
 use crate::sync::{AtomicBool, AtomicU8, AtomicU64, Ordering::*, fence};
+use crate::units::PageRange;
+use narrow::Narrow;
 
 const OFFLINE: u8 = 0;
 const IDLE: u8 = 1;
@@ -79,11 +85,13 @@ pub struct Generations {
     safe: AtomicU64,
     /// The same for loads with table pages.
     safe_tables: AtomicU64,
+    narrow: Narrow,
 }
 
 impl Default for Generations {
     fn default() -> Generations {
-        Generations { now: AtomicU64::new(0), safe: AtomicU64::new(0), safe_tables: AtomicU64::new(0) }
+        let zero = || AtomicU64::new(0);
+        Generations { now: zero(), safe: zero(), safe_tables: zero(), narrow: Narrow::default() }
     }
 }
 
@@ -95,16 +103,26 @@ impl Generations {
         Pending { tag, idle_too, value }
     }
 
-    /// The CPU of `ear` discards everything by `flush` and says so (G1).
-    pub fn flush(&self, ear: &Ear, flush: impl FnOnce()) {
+    /// As [`Generations::close`], for a load that holds `pages` and no table
+    /// page.
+    pub fn close_narrow<T>(&self, value: T, pages: PageRange) -> Pending<T> {
+        let pending = self.close(value, false);
+        self.narrow.tell(pending.tag, pages);
+        pending
+    }
+
+    /// The CPU of `ear` discards by `flush` what it is told, `None` = everything,
+    /// and says so (G1).
+    pub fn flush(&self, ear: &Ear, flush: impl FnOnce(Option<PageRange>)) {
         ear.asked.swap(false, SeqCst);
         let generation = self.now.load(SeqCst);
-        flush();
+        let one_behind = ear.published.load(SeqCst) + 1 == generation;
+        flush(one_behind.then(|| self.narrow.of(generation)).flatten());
         ear.publish(generation);
     }
 
     /// As [`Generations::flush`], but only if the CPU is behind or was asked.
-    pub fn catch_up(&self, ear: &Ear, flush: impl FnOnce()) {
+    pub fn catch_up(&self, ear: &Ear, flush: impl FnOnce(Option<PageRange>)) {
         if ear.asked.load(SeqCst) || ear.published.load(SeqCst) < self.now.load(SeqCst) {
             self.flush(ear, flush);
         }
@@ -123,7 +141,7 @@ impl Generations {
 
     /// Idle entry: from here until [`Generations::wake`] the CPU touches no
     /// area (G5).
-    pub fn sleep(&self, ear: &Ear, flush: impl FnOnce()) {
+    pub fn sleep(&self, ear: &Ear, flush: impl FnOnce(Option<PageRange>)) {
         self.catch_up(ear, flush);
         ear.state.store(IDLE, SeqCst);
         fence(SeqCst);
@@ -131,7 +149,7 @@ impl Generations {
 
     /// Idle exit, and the way online: flushes if behind, before the CPU
     /// follows any pointer (G5).
-    pub fn wake(&self, ear: &Ear, flush: impl FnOnce()) {
+    pub fn wake(&self, ear: &Ear, flush: impl FnOnce(Option<PageRange>)) {
         ear.state.store(AWAKE, SeqCst);
         fence(SeqCst);
         self.catch_up(ear, flush);
@@ -238,7 +256,7 @@ impl<T> Pending<T> {
 mod tests {
     use super::*;
 
-    fn nothing() {}
+    fn nothing(_: Option<PageRange>) {}
 
     fn awake<const N: usize>(generations: &Generations) -> [Ear; N] {
         core::array::from_fn(|_| {
@@ -265,7 +283,7 @@ mod tests {
         let generations = Generations::default();
         let ears: [Ear; 1] = awake(&generations);
         let mut pending = None;
-        generations.flush(&ears[0], || pending = Some(generations.close((), false)));
+        generations.flush(&ears[0], |_| pending = Some(generations.close((), false)));
         assert!(pending.unwrap().redeem(&generations.grace(ears.iter())).is_err());
     }
 
@@ -280,7 +298,7 @@ mod tests {
         assert_eq!(frames.redeem(&grace).ok(), Some(1));
         let tables = tables.redeem(&grace).unwrap_err();
         let mut flushed = false;
-        generations.wake(&ears[1], || flushed = true);
+        generations.wake(&ears[1], |_| flushed = true);
         assert!(flushed, "it was behind, so it must flush before it does anything");
         assert_eq!(tables.redeem(&generations.grace(ears.iter())).ok(), Some(2));
     }
@@ -294,7 +312,7 @@ mod tests {
         generations.flush(&ears[0], nothing);
         assert!(pending.redeem(&generations.grace(ears.iter())).is_ok());
         let mut flushed = false;
-        generations.wake(&ears[1], || flushed = true);
+        generations.wake(&ears[1], |_| flushed = true);
         assert!(flushed);
     }
 
@@ -323,5 +341,43 @@ mod tests {
         let pending = pending.redeem(&generations.grace(ears.iter())).unwrap_err();
         assert!(generations.flush_everywhere(|| true));
         assert!(pending.redeem(&generations.grace_so_far()).is_ok());
+    }
+
+    fn pages(n: usize) -> PageRange {
+        PageRange::new(crate::units::VirtAddr(0xffff_c900_0000_0000), n)
+    }
+
+    /// What the CPU of `ear` is told to discard.
+    fn told(generations: &Generations, ear: &Ear) -> Option<PageRange> {
+        let mut told = None;
+        generations.flush(ear, |what| told = what);
+        told
+    }
+
+    #[test]
+    fn a_cpu_that_is_one_small_load_behind_discards_its_pages_alone() {
+        let generations = Generations::default();
+        let ears: [Ear; 3] = awake(&generations);
+        let first = generations.close_narrow("load", pages(3));
+        assert_eq!(told(&generations, &ears[0]), Some(pages(3)));
+        assert_eq!(told(&generations, &ears[0]), None, "nothing is known of what it may hold by now");
+        let second = generations.close_narrow("load", pages(5));
+        assert_eq!(told(&generations, &ears[0]), Some(pages(5)));
+        assert_eq!(told(&generations, &ears[1]), None, "two behind: everything");
+        assert_eq!(told(&generations, &ears[2]), None);
+        let grace = generations.grace(ears.iter());
+        assert!(first.redeem(&grace).is_ok() && second.redeem(&grace).is_ok());
+    }
+
+    #[test]
+    fn a_load_of_unknown_pages_makes_everybody_discard_everything() {
+        let generations = Generations::default();
+        let ears: [Ear; 1] = awake(&generations);
+        let _small = generations.close_narrow((), pages(3));
+        let _large = generations.close((), false);
+        assert_eq!(told(&generations, &ears[0]), None);
+        let _small = generations.close_narrow((), pages(4));
+        let _tables = generations.close((), true);
+        assert_eq!(told(&generations, &ears[0]), None);
     }
 }

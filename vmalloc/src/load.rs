@@ -102,6 +102,13 @@ impl Load {
         }
     }
 
+    /// The only stale slot, if there is just one.
+    pub(crate) fn only(&mut self) -> Option<(ChunkRef, u32)> {
+        let (chunk, slot) = self.first()?;
+        let last = chunk.next_in_load(self.index).load(Relaxed).is_null();
+        (last && chunk.stale(self.index).is_power_of_two()).then_some((chunk, slot))
+    }
+
     /// Whether no slot waits in it.
     pub(crate) fn has_slots(&self) -> bool {
         !self.head.is_null()

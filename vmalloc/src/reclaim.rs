@@ -22,11 +22,22 @@ use crate::space::chunk::ChunkRef;
 use crate::space::class::Class;
 use crate::stats::count;
 use crate::sync::Ordering::Relaxed;
-use crate::units::{CpuSet, Pfn, VirtAddr};
+use crate::units::{CpuSet, PageRange, Pfn, VirtAddr};
 use crate::warm::Shed;
 
 /// Ticks after which an open load closes (G4).
 const OLD: u8 = 2;
+
+/// What the flush of a closing is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Covers {
+    /// Nothing was closed.
+    Nothing,
+    /// These pages alone: no barrier for others (G1 ranges).
+    Pages(PageRange),
+    /// Whatever was cleared before it.
+    Everything,
+}
 
 /// What a tick found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -96,16 +107,20 @@ impl<'v, M: Machine> Here<'v, M> {
     }
 
     /// Step 2: closes the open load, unless it is empty or the other is not.
-    pub(crate) fn close(&mut self) {
+    pub(crate) fn close(&mut self) -> Covers {
         let index = self.open.index;
         let tables = !self.tables[index].is_empty();
         if self.closed.is_some() || self.ripe.is_some() || !(tables || self.open.has_slots()) {
-            return;
+            return Covers::Nothing;
         }
+        let narrow = if tables { None } else { self.narrow() };
         let load = core::mem::replace(&mut self.open, Load::new(index ^ 1));
         self.core.waiting.fetch_add(load.pages, Relaxed);
         count(&self.cpu.counters.closes, 1);
-        let pending = self.core.generations.close(load, tables);
+        let pending = match narrow {
+            Some(pages) => self.core.generations.close_narrow(load, pages),
+            None => self.core.generations.close(load, tables),
+        };
         self.flush();
         if !M::MIRRORED {
             let mut asked = CpuSet::EMPTY;
@@ -114,6 +129,15 @@ impl<'v, M: Machine> Here<'v, M> {
         }
         self.closed = Some(pending);
         self.poll();
+        narrow.map_or(Covers::Everything, Covers::Pages)
+    }
+
+    /// The pages of the open load, if it is a single small area: Strict's, or
+    /// what a shortage or a tick finds (G1 ranges).
+    fn narrow(&mut self) -> Option<PageRange> {
+        let (chunk, slot) = self.open.only()?;
+        let pages = chunk.slot(slot).pages();
+        (pages <= SLICE).then(|| PageRange::new(self.core.address_of(chunk, slot), pages))
     }
 
     fn kick(&self, asked: CpuSet) {
@@ -328,12 +352,15 @@ impl<M: Machine> Vmalloc<M> {
         if core.generations.flush_everywhere(everywhere) || M::MIRRORED {
             return;
         }
-        self.pinned(|cpu| core.generations.flush(&core.cpu(cpu).ear, || self.flush_machine()));
+        self.pinned(|cpu| core.generations.flush(&core.cpu(cpu).ear, |what| self.flush_machine(what)));
     }
 
-    fn flush_machine(&self) {
-        if M::SABOTAGE != Sabotage::SkipFlush {
-            self.machine().flush(Flush::Everything);
+    /// Discards `what`, `None` = everything, on this CPU.
+    fn flush_machine(&self, what: Option<PageRange>) {
+        match what {
+            _ if M::SABOTAGE == Sabotage::SkipFlush => (),
+            Some(pages) => self.machine().flush(Flush::Ranges(&[pages])),
+            None => self.machine().flush(Flush::Everything),
         }
     }
 
@@ -343,20 +370,20 @@ impl<M: Machine> Vmalloc<M> {
     /// # Cost
     /// Two loads, or a flush.
     pub fn on_kick(&self) {
-        self.with_ear(|core, ear| core.generations.catch_up(ear, || self.flush_machine()));
+        self.with_ear(|core, ear| core.generations.catch_up(ear, |what| self.flush_machine(what)));
     }
 
     /// The calling CPU takes part from here on. It holds no translation of the
     /// regions that is older than its last [`Vmalloc::cpu_offline`] (M9).
     pub fn cpu_online(&self) {
-        self.with_ear(|core, ear| core.generations.wake(ear, || self.flush_machine()));
+        self.with_ear(|core, ear| core.generations.wake(ear, |what| self.flush_machine(what)));
     }
 
     /// The calling CPU leaves, and touches no area until it is online again.
     /// What it keeps is drained by the next purge of any CPU.
     pub fn cpu_offline(&self) {
         self.with_ear(|core, ear| {
-            core.generations.sleep(ear, || self.flush_machine());
+            core.generations.sleep(ear, |what| self.flush_machine(what));
             core.generations.leave(ear);
         });
     }
@@ -364,12 +391,12 @@ impl<M: Machine> Vmalloc<M> {
     /// The calling CPU goes idle: nobody needs to kick it until
     /// [`Vmalloc::idle_exit`], before which it touches no area (G5).
     pub fn idle_enter(&self) {
-        self.with_ear(|core, ear| core.generations.sleep(ear, || self.flush_machine()));
+        self.with_ear(|core, ear| core.generations.sleep(ear, |what| self.flush_machine(what)));
     }
 
     /// The calling CPU is no longer idle: it flushes if it is behind (G5).
     pub fn idle_exit(&self) {
-        self.with_ear(|core, ear| core.generations.wake(ear, || self.flush_machine()));
+        self.with_ear(|core, ear| core.generations.wake(ear, |what| self.flush_machine(what)));
     }
 
     fn with_ear(&self, f: impl FnOnce(&Core<M>, &crate::flush::Ear)) {
@@ -504,20 +531,23 @@ impl<M: Machine> Vmalloc<M> {
         }
     }
 
-    /// Strict's free: returns when no CPU can reach what was freed, where the
-    /// caller may wait. A load that is closed now will do for a barrier, on
-    /// whatever CPU that is; one that was closed before is too old.
-    pub(crate) fn settle(&self, core: &Core<M>) {
+    /// Strict's free: returns when no CPU can reach what was freed at `at`,
+    /// where the caller may wait. A load that is closed now will do for a
+    /// barrier, on whatever CPU that is, unless it is a small one of other pages;
+    /// one that was closed before is too old.
+    pub(crate) fn settle(&self, core: &Core<M>, at: VirtAddr) {
         let Ok(mut here) = Here::enter(self, core) else { return };
         here.poll();
         here.drain();
-        let open = here.open.index;
-        here.close();
-        let closes = here.open.index != open;
+        let covers = match here.close() {
+            Covers::Nothing => false,
+            Covers::Pages(pages) => pages.contains(at),
+            Covers::Everything => true,
+        };
         let closed = here.closed.as_ref().map(Pending::barrier);
         drop(here);
         match closed {
-            _ if !closes => self.wait_for_grace(core, false),
+            _ if !covers => self.wait_for_grace(core, false),
             Some(closed) => self.wait_for(core, closed),
             None => true,
         };

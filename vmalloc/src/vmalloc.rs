@@ -204,7 +204,7 @@ impl<M: Machine> Vmalloc<M> {
         here.unbind(found, how, PageRange::new(found.start, bound));
         if core.policy() == Policy::Strict {
             drop(here);
-            self.settle(core);
+            self.settle(core, found.start);
         }
         Ok(())
     }

@@ -17,7 +17,7 @@ use vmalloc::flush::{Ear, Generations};
 use vmalloc::space::chunk::{Chunk, ChunkRef};
 use vmalloc::space::mail::Mail;
 use vmalloc::space::slot::Label;
-use vmalloc::units::{Node, Pfn, VirtAddr};
+use vmalloc::units::{Node, PageRange, Pfn, VirtAddr};
 
 /// Explores `model` with up to `preemptions` of a thread by another.
 fn explore(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
@@ -153,7 +153,7 @@ fn a_remote_free_races_with_a_local_free_of_the_same_slot() {
         let ears: Arc<[Ear; 2]> = Arc::default();
         // The area's entry: 1 = bound, 0 = cleared, 2 = bound for the next.
         let entry = Arc::new(AtomicU64::new(1));
-        ears.iter().for_each(|ear| generations.wake(ear, || ()));
+        ears.iter().for_each(|ear| generations.wake(ear, |_| ()));
         let remote = thread::spawn({
             let (chunk, mail, entry) = (chunk.clone(), mail.clone(), entry.clone());
             let (generations, ears) = (generations.clone(), ears.clone());
@@ -163,7 +163,7 @@ fn a_remote_free_races_with_a_local_free_of_the_same_slot() {
                     entry.store(0, Relaxed);
                 }
                 // Interrupts come in before it posts.
-                generations.catch_up(&ears[1], || ());
+                generations.catch_up(&ears[1], |_| ());
                 if won && chunk.post(0) {
                     mail.push(link(&chunk));
                 }
@@ -173,7 +173,7 @@ fn a_remote_free_races_with_a_local_free_of_the_same_slot() {
         if free_locally(&chunk, 0) {
             entry.store(0, Relaxed);
             let load = generations.close((), false);
-            generations.flush(&ears[0], || ());
+            generations.flush(&ears[0], |_| ());
             let ripe = load.redeem(&generations.grace(ears.iter())).is_ok();
             if ripe && !chunk.is_claimed(0) {
                 chunk.give(0, 0);
@@ -289,13 +289,13 @@ impl Walker {
 
     /// `f`, whose flush forgets everything; an awake CPU uses what it holds until
     /// then, and each walks again at once.
-    fn served(&mut self, awake: bool, f: impl FnOnce(&Generations, &Ear, &mut dyn FnMut())) {
+    fn served(&mut self, awake: bool, f: impl FnOnce(&Generations, &Ear, &mut dyn FnMut(Option<PageRange>))) {
         let (generations, ears) = (self.generations.clone(), self.ears.clone());
-        f(&generations, &ears[1], &mut || {
+        f(&generations, &ears[1], &mut |what| {
             if awake {
                 self.walk();
             }
-            self.held = false;
+            self.held &= what.is_some_and(|pages| pages != page(0));
             self.walk();
         });
     }
@@ -317,12 +317,30 @@ impl Walker {
     }
 }
 
+/// What the load over the page is like.
+#[derive(Clone, Copy, PartialEq)]
+enum Closed {
+    Plain,
+    /// It holds table pages.
+    WithTables,
+    /// It is the page alone, and everybody is told so.
+    Small,
+    /// A small load over another page is closed after it.
+    BeforeSmall,
+    /// Both.
+    SmallBeforeSmall,
+}
+
+/// A page; 0 is the one that is walked.
+fn page(number: usize) -> PageRange {
+    PageRange::new(VirtAddr(0x1000 * (1 + number)), 1)
+}
+
 /// What is raced with.
 struct Case {
     /// What CPU 1 does.
     story: fn(&mut Walker),
-    /// The load holds table pages.
-    idle_too: bool,
+    closed: Closed,
     /// CPU 1 has been asked already, for an earlier load.
     asked: bool,
 }
@@ -330,12 +348,13 @@ struct Case {
 /// CPU 0 closes a load over a page that CPU 1 walks: redeemed, the page is
 /// somebody else's. What is wrong panics in [`Walker::walk`].
 fn close_against(case: Case) {
-    let Case { story, idle_too, asked } = case;
-    explore(4, move || {
+    let Case { story, closed, asked } = case;
+    let preemptions = if closed == Closed::SmallBeforeSmall { 5 } else { 4 };
+    explore(preemptions, move || {
         let generations = Arc::new(Generations::default());
         let ears: Arc<[Ear; 2]> = Arc::default();
         let (entry, reused) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(false)));
-        ears.iter().for_each(|ear| generations.wake(ear, || ()));
+        ears.iter().for_each(|ear| generations.wake(ear, |_| ()));
         let mut walker = Walker {
             generations: generations.clone(),
             ears: ears.clone(),
@@ -345,12 +364,17 @@ fn close_against(case: Case) {
         };
         if asked {
             generations.ask(&generations.close((), false), ears.iter(), |_| ());
-            generations.flush(&ears[0], || ());
+            generations.flush(&ears[0], |_| ());
         }
         let other = thread::spawn(move || story(&mut walker));
         entry.store(false, Relaxed);
-        let load = generations.close((), idle_too);
-        generations.flush(&ears[0], || ());
+        let load = match closed {
+            Closed::Small | Closed::SmallBeforeSmall => generations.close_narrow((), page(0)),
+            _ => generations.close((), closed == Closed::WithTables),
+        };
+        let another = matches!(closed, Closed::BeforeSmall | Closed::SmallBeforeSmall);
+        let _after = another.then(|| generations.close_narrow((), page(1)));
+        generations.flush(&ears[0], |_| ());
         let mut kicks = 0;
         generations.ask(&load, ears.iter(), |_| kicks += 1);
         let load = load.redeem(&generations.grace(ears.iter()));
@@ -359,7 +383,7 @@ fn close_against(case: Case) {
         if let Err(load) = load {
             // K1: whoever was not kicked was flushing already, for this load.
             if kicks > 0 {
-                generations.catch_up(&ears[1], || ());
+                generations.catch_up(&ears[1], |_| ());
             }
             assert!(load.redeem(&generations.grace(ears.iter())).is_ok(), "grace comes");
         }
@@ -377,9 +401,26 @@ fn closing_races_with_the_answer_to_a_kick() {
             cpu.on_kick();
             cpu.walk();
         },
-        idle_too: false,
+        closed: Closed::Plain,
         asked: true,
     });
+}
+
+/// Broken by taking the pages of the youngest load for all that there is to
+/// discard, and by pages that are read without a look at their tag after.
+#[test]
+fn closing_small_loads_races_with_the_answer_to_a_kick() {
+    for closed in [Closed::Small, Closed::BeforeSmall, Closed::SmallBeforeSmall] {
+        close_against(Case {
+            story: |cpu| {
+                cpu.walk();
+                cpu.on_kick();
+                cpu.walk();
+            },
+            closed,
+            asked: false,
+        });
+    }
 }
 
 /// Broken without either fence of G5: the closer skips a CPU that has not seen
@@ -393,7 +434,7 @@ fn closing_races_with_idle_entry_and_exit() {
             cpu.wake();
             cpu.walk();
         },
-        idle_too: false,
+        closed: Closed::Plain,
         asked: false,
     });
 }
@@ -408,13 +449,13 @@ fn closing_races_with_a_cpu_that_goes_offline_and_comes_back() {
             cpu.wake();
             cpu.walk();
         },
-        idle_too: false,
+        closed: Closed::Plain,
         asked: false,
     });
 }
 
 /// An idle CPU still walks, speculatively: a load with table pages waits for
-/// it. Broken by closing with `idle_too` false.
+/// it. Broken by closing it as a plain one.
 #[test]
 fn a_load_with_table_pages_waits_for_idle_cpus() {
     close_against(Case {
@@ -425,7 +466,7 @@ fn a_load_with_table_pages_waits_for_idle_cpus() {
             cpu.wake();
             cpu.walk();
         },
-        idle_too: true,
+        closed: Closed::WithTables,
         asked: false,
     });
 }

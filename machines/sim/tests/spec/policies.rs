@@ -54,6 +54,25 @@ fn under_strict_a_use_after_free_faults_at_once_on_every_cpu() {
 }
 
 #[test]
+fn a_small_strict_free_discards_its_own_pages_and_no_others() {
+    let rig = boot(quiet(2), Config::region(REGION).policy(Policy::Strict));
+    let [area, other] = [3, 2].map(|pages| rig.alloc(Req::pages(pages)).unwrap());
+    rig.purge();
+    for cpu in 0..2 {
+        rig.sim.set_cpu(cpu);
+        rig.stamp(area, 3, 1);
+        rig.stamp(other, 2, 2);
+    }
+    let known = |area| rig.sim.tlb_refs(rig.frame_at(addr(area).0).unwrap());
+    let before = known(other);
+    assert!(before > 0, "both CPUs know the other area");
+    rig.sim.set_cpu(0);
+    rig.give(area).unwrap();
+    (0..2).for_each(|cpu| rig.sim.assert_faults(cpu, addr(area)));
+    assert_eq!(known(other), before);
+}
+
+#[test]
 fn strict_does_not_wait_where_waiting_is_forbidden() {
     let rig = boot(quiet(2), Config::region(REGION).policy(Policy::Strict));
     let area = rig.alloc(Req::pages(2)).unwrap();
