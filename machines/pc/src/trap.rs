@@ -7,7 +7,7 @@
 //! The image is compiled like any program, with SSE, so a trap saves the SSE
 //! state: 512 bytes by `fxsave64` and back. The command `trapcost` measures it
 //! ([`cost`]): counted by `-icount shift=0`, an interrupt that does nothing is
-//! 107 instructions there and back, a tenth of which copy the frame off the
+//! about 105 instructions there and back, a fifth of which copy the frame off the
 //! IST stack; `fxsave64` and `fxrstor64` count as one each, but take far more time than others.
 
 mod fault;

@@ -88,8 +88,6 @@ trap_here:
   push %r15
   mov %rsp, %rdi
   sub $512, %rsp
-.global trap_save
-trap_save:
   fxsave64 (%rsp)
   cld
   call trap_handler
