@@ -4,16 +4,21 @@
 //!   linux    Linux's cases, to the instruction     profile  where they are spent
 //!   figures  Linux's, as shipped                   steps    a case, instruction by instruction
 //!   measured what the guest counted                events   what instructions do not show
+//!   threads  several CPUs at once                  latency  the longest single call
+//!   hosted   a process, beside other allocators
 //! ```
 
 mod events;
 mod figures;
+mod hosted;
+mod latency;
 mod linux;
 mod measured;
 mod profile;
 mod row;
 mod steps;
 mod table;
+mod threads;
 
 use crate::options;
 use crate::qemu::Guest;
@@ -23,50 +28,62 @@ use anyhow::{Context, Result, ensure};
 use std::time::Duration;
 use vmalloc_suite::Case;
 
-/// Memory of an exact machine: two sets of `full_fit`, and what may wait.
+/// Memory of a machine: two sets of `full_fit`, and what may wait.
 const MEMORY: u64 = 1 << 30;
 const PATIENCE: Duration = Duration::from_secs(900);
 
 /// What is to be measured, and with what.
 pub struct Bench {
     what: options::Bench,
-    tools: Tools,
+    /// None where no machine is booted.
+    tools: Option<Tools>,
 }
 
 /// Checks what was asked for, and builds what it needs.
 pub fn prepare(what: options::Bench) -> Result<Bench> {
     let source = match &what {
         options::Bench::Linux(options) => {
-            let case = options.case.as_ref().map(|case| case.parse::<Case>());
-            case.transpose()?;
-            &options.source
+            options.case.as_ref().map(|case| case.parse::<Case>()).transpose()?;
+            Some(&options.source)
         }
         options::Bench::Profile(options) => {
-            if options.case != "remote" {
+            if options.case != steps::REMOTE {
                 options.case.parse::<Case>()?;
             }
-            &options.source
+            Some(&options.source)
         }
+        options::Bench::Threads(options) | options::Bench::Latency(options) => Some(&options.source),
+        options::Bench::Hosted => None,
     };
-    let tools = Tools::find(source)?;
+    let tools = source.map(Tools::find).transpose()?;
     Ok(Bench { what, tools })
 }
 
 impl Bench {
     /// Measures and prints; whether all went well.
     pub fn run(&self) -> Result<bool> {
-        match &self.what {
-            options::Bench::Linux(options) => linux::run(options, &self.tools),
-            options::Bench::Profile(options) => profile::run(options, &self.tools),
+        let mut out = String::new();
+        match (&self.what, &self.tools) {
+            (options::Bench::Linux(options), Some(tools)) => linux::run(options, tools, &mut out)?,
+            (options::Bench::Profile(options), Some(tools)) => profile::run(options, tools, &mut out)?,
+            (options::Bench::Threads(_), Some(tools)) => threads::run(tools, &mut out)?,
+            (options::Bench::Latency(_), Some(tools)) => latency::run(tools, &mut out)?,
+            _ => hosted::run(&mut out)?,
         }
+        crate::print(&out)?;
+        Ok(true)
     }
 }
 
 /// Runs `commands` on a machine whose clock counts instructions, and returns
 /// what it told programs.
 fn listen(tools: &Tools, cpus: u32, settings: Vec<String>, commands: Vec<String>) -> Result<Vec<Record>> {
-    let exact = Guest { exact: true, memory: MEMORY, time_limit: Some(PATIENCE), ..Guest::default() };
-    let guest = Guest { cpus, settings, commands, ..exact };
+    hear(tools, Guest { exact: true, memory: MEMORY, cpus, settings, commands, ..Guest::default() })
+}
+
+/// Runs `guest`, and returns what it told programs.
+fn hear(tools: &Tools, guest: Guest) -> Result<Vec<Record>> {
+    let guest = Guest { time_limit: Some(PATIENCE), ..guest };
     let mut said = String::new();
     let outcome = guest.run(tools, &mut |line| {
         if let Line::Text(text) = line {
@@ -74,7 +91,7 @@ fn listen(tools: &Tools, cpus: u32, settings: Vec<String>, commands: Vec<String>
             said.push('\n');
         }
     });
-    let outcome = outcome.context("a machine that counts instructions")?;
+    let outcome = outcome.context("the bare-metal machine")?;
     ensure!(outcome.passed, "not all went well on the machine:\n{said}");
     Ok(outcome.records)
 }

@@ -170,6 +170,12 @@ pub enum Bench {
     Linux(LinuxBench),
     /// One case, instruction by instruction: which functions they are spent in
     Profile(Profile),
+    /// 1, 2, 4 and 8 CPUs at once: operations a second, and what they share
+    Threads(OnMachine),
+    /// The longest single call, by kind and size, among 100,000 live areas
+    Latency(OnMachine),
+    /// A process: pairs by policy, beside mmap, malloc and mimalloc
+    Hosted,
 }
 
 /// How to compare with Linux.
@@ -183,6 +189,13 @@ pub struct LinuxBench {
     /// The table only: neither Linux's flush threshold nor events
     #[arg(long)]
     pub quick: bool,
+    #[command(flatten)]
+    pub source: Source,
+}
+
+/// What to boot.
+#[derive(Debug, Args)]
+pub struct OnMachine {
     #[command(flatten)]
     pub source: Source,
 }

@@ -9,17 +9,19 @@ use super::steps::{self, Symbols};
 use super::table;
 use crate::options::{LinuxBench, PolicyName, word};
 use crate::qemu::tools::Tools;
-use anyhow::{Context, Result};
-use clap::ValueEnum;
+use anyhow::{Context, Result, anyhow};
+use std::thread;
 use vmalloc_suite::Case;
 
 /// Linux's flush threshold on one CPU: 32 MiB.
 const LINUX_THRESHOLD: usize = 8192;
 
+const POLICIES: [PolicyName; 3] = [PolicyName::Unmap, PolicyName::Park, PolicyName::Keep];
+
 type Cases = Vec<(String, Measured)>;
 
 /// Measures, prints, writes.
-pub fn run(options: &LinuxBench, tools: &Tools) -> Result<bool> {
+pub fn run(options: &LinuxBench, tools: &Tools, out: &mut String) -> Result<()> {
     let linux = Figures::read()?;
     let runs = Runs { tools, options };
     let rows = runs.rows(&linux, None)?;
@@ -28,15 +30,13 @@ pub fn run(options: &LinuxBench, tools: &Tools) -> Result<bool> {
         let text = serde_json::to_string_pretty(&list)? + "\n";
         std::fs::write(path, text).with_context(|| format!("{}: cannot be written", path.display()))?;
     }
-    let mut out = String::new();
-    table::write_rows(&mut out, &rows)?;
-    table::write_misses(&mut out, &rows)?;
+    table::write_rows(out, &rows)?;
+    table::write_misses(out, &rows)?;
     if !options.quick {
-        table::write_threshold(&mut out, &runs.rows(&linux, Some(LINUX_THRESHOLD))?)?;
-        table::write_events(&mut out, &runs.events(&rows)?)?;
+        table::write_threshold(out, &runs.rows(&linux, Some(LINUX_THRESHOLD))?)?;
+        table::write_events(out, &runs.events(&rows)?)?;
     }
-    crate::print(&out)?;
-    Ok(true)
+    Ok(())
 }
 
 struct Runs<'a> {
@@ -47,7 +47,11 @@ struct Runs<'a> {
 impl Runs<'_> {
     /// A row a case, each policy in a machine of its own.
     fn rows(&self, linux: &[Figures], threshold: Option<usize>) -> Result<Vec<Row>> {
-        let [unmap, park, keep] = ["unmap", "park", "keep"].map(|policy| self.policy(policy, threshold));
+        // Machines that count instructions count the same beside each other.
+        let [unmap, park, keep] = thread::scope(|scope| {
+            let runs = POLICIES.map(|policy| scope.spawn(move || self.policy(policy, threshold)));
+            runs.map(|run| run.join().map_err(|_| anyhow!("a run panicked")).flatten())
+        });
         let (unmap, park, keep) = (unmap?, park?, keep?);
         let of = |cases: &Cases, name: &str| cases.iter().find(|(case, _)| case == name).map(|(_, of)| of.clone());
         let wanted = |linux: &&Figures| self.options.case.as_ref().is_none_or(|case| *case == linux.case);
@@ -60,12 +64,9 @@ impl Runs<'_> {
         Ok(rows.collect())
     }
 
-    /// Every case under a policy; nothing where there is no such policy.
-    fn policy(&self, policy: &str, threshold: Option<usize>) -> Result<Cases> {
-        if !PolicyName::value_variants().iter().any(|&name| word(name) == policy) {
-            return Ok(Cases::new());
-        }
-        let mut settings = vec![format!("policy={policy}")];
+    /// Every case under a policy.
+    fn policy(&self, policy: PolicyName, threshold: Option<usize>) -> Result<Cases> {
+        let mut settings = vec![format!("policy={}", word(policy))];
         settings.extend(threshold.map(|pages| format!("load={pages}")));
         let command = match &self.options.case {
             Some(case) => format!("bench {case}"),

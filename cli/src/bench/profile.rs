@@ -9,23 +9,21 @@ use anyhow::{Context, Result};
 use std::fmt::{self, Write};
 
 /// Steps through the case, and prints.
-pub fn run(options: &Profile, tools: &Tools) -> Result<bool> {
-    let cpus = if options.case == "remote" { 2 } else { 1 };
+pub fn run(options: &Profile, tools: &Tools, out: &mut String) -> Result<()> {
+    let cpus = if options.case == steps::REMOTE { 2 } else { 1 };
     let loops = options.loops.map_or(String::new(), |loops| format!(" loops={loops}"));
     let command = format!("bench {} steps{loops}", options.case);
     let records = listen(tools, cpus, vec![format!("policy={}", word(options.policy))], vec![command])?;
     let steps = steps::read(&records)?.pop().context("the machine has not stepped through anything")?;
     let symbols = Symbols::load(&tools.image)?;
     let name = |at| if options.lines { symbols.line(at) } else { symbols.function(at) };
-    let mut out = String::new();
     let sums = steps.by(|at, _| name(at).map(Some))?;
     writeln!(out, "{}, {} loops; an operation, interrupts not counted", steps.name, steps.loops)?;
-    write(&mut out, "all", &sums, options.most)?;
+    write(out, "all", &sums, options.most)?;
     let locked = |at, step: &Step| if step.locked { name(at).map(Some) } else { Ok(None) };
     writeln!(out, "\nOf these, locked:")?;
-    write(&mut out, "locked", &steps.by(locked)?, options.most)?;
-    crate::print(&out)?;
-    Ok(true)
+    write(out, "locked", &steps.by(locked)?, options.most)?;
+    Ok(())
 }
 
 fn write(out: &mut String, what: &str, sums: &[(String, f64)], most: usize) -> fmt::Result {

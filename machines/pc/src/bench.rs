@@ -5,13 +5,17 @@
 //!   bench fix_size 16 loops=N   one case
 //!     policy=NAME               under another policy than the image's
 //!     steps                     instruction by instruction
+//!     threads=N                 on N CPUs at once, by the clock
 //!   bench remote steps          a free on another CPU than the area's
+//!   bench latency               the longest single call, by kind and size
 //! ```
 //!
 //! The tick stays on, as it does where Linux's figures come from.
 
 mod cases;
+mod latency;
 mod step;
+mod threads;
 
 use crate::boot::policy;
 use crate::machine::Pc;
@@ -58,6 +62,8 @@ struct Order<'a> {
     loops: Option<usize>,
     policy: Policy,
     steps: bool,
+    /// CPUs; none = one, and instructions are counted.
+    threads: Option<u32>,
 }
 
 /// Runs the command with these words; whether all went well.
@@ -79,10 +85,12 @@ pub fn run(words: &str) -> bool {
 impl<'a> Order<'a> {
     /// Reads the words; the one that is not understood.
     fn read(words: &'a str) -> Result<Order<'a>, &'a str> {
-        let mut order = Order { what: "", pages: None, loops: None, policy: vm().policy(), steps: false };
+        let mut order =
+            Order { what: "", pages: None, loops: None, policy: vm().policy(), steps: false, threads: None };
         for word in words.split_whitespace() {
             match word.split_once('=') {
                 Some(("loops", n)) => order.loops = Some(n.parse().map_err(|_| word)?),
+                Some(("threads", n)) => order.threads = Some(n.parse().map_err(|_| word)?),
                 Some(("policy", name)) => order.policy = policy(name).ok_or(word)?,
                 Some(_) => return Err(word),
                 None if word == "steps" => order.steps = true,
@@ -100,6 +108,7 @@ impl<'a> Order<'a> {
                 cases::about();
                 Case::ALL.into_iter().filter(|&case| !self.one(case)).count() == 0
             }
+            "latency" => told(&"latency", latency::run(self.loops)),
             "remote" => told(&"remote", step::remote(self.loops)),
             word => match Case::named(word, self.pages) {
                 Ok(case) => {
@@ -112,7 +121,12 @@ impl<'a> Order<'a> {
     }
 
     fn one(self, case: Case) -> bool {
-        told(&case, if self.steps { step::run(case, self.loops) } else { cases::run(case, self.loops) })
+        let result = match self.threads {
+            Some(threads) => threads::run(case, self.loops, threads),
+            None if self.steps => step::run(case, self.loops),
+            None => cases::run(case, self.loops),
+        };
+        told(&case, result)
     }
 }
 

@@ -1,0 +1,236 @@
+//! `vmalloc bench hosted`: a process, beside what it would do otherwise.
+//!
+//! A pair: a block is made, a byte of each page is written, it is given back.
+//! *Cold*: [`LIVE`] blocks are made and written, then all are given back, then
+//! the allocator is told to keep nothing; so each block is new memory. *Warm*:
+//! one after the other, so that an allocator that keeps what it had can give
+//! it again.
+
+use crate::options::{PolicyName, word};
+use crate::report::table::numbers;
+use anyhow::{Context, Result, ensure};
+use mimalloc::MiMalloc;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::fmt::Write;
+use std::ptr::{NonNull, null_mut};
+use std::time::{Duration, Instant};
+use vmalloc::units::PAGE_SIZE;
+use vmalloc::{Req, Vmalloc};
+use vmalloc_hosted::{Hosted, builder};
+
+const SIZES: [usize; 3] = [1, 16, 256];
+const POLICIES: [PolicyName; 4] = [PolicyName::Strict, PolicyName::Unmap, PolicyName::Park, PolicyName::Keep];
+/// Blocks that live at once when they are cold.
+const LIVE: usize = 64;
+/// Of so many measurements the median is told.
+const ROUNDS: usize = 25;
+/// How long a measurement of warm pairs takes, about.
+const WARM: Duration = Duration::from_millis(4);
+
+const CAPTION: &str = "\
+Nanoseconds a pair: a block made, a byte of each page written, given back; the median of 25 measurements.
+cold: 64 blocks made, then all given back, each of new memory; warm: one after the other.";
+
+/// Something that hands out blocks of pages.
+trait Contestant {
+    fn name(&self) -> String;
+    /// What it does not do, of: clear the memory, give it back to the system,
+    /// catch a use after free.
+    fn lacks(&self) -> &'static str;
+    fn make(&self, pages: usize) -> Option<NonNull<u8>>;
+    /// # Safety
+    /// It was made here, with as many pages, and nobody uses it.
+    unsafe fn end(&self, block: NonNull<u8>, pages: usize);
+    /// Keeps nothing.
+    fn forget(&self) {}
+}
+
+struct Ours(PolicyName, Vmalloc<Hosted>);
+
+impl Contestant for Ours {
+    fn name(&self) -> String {
+        format!("vmalloc {}", word(self.0))
+    }
+    fn lacks(&self) -> &'static str {
+        match self.0 {
+            PolicyName::Strict => "clears nothing unless asked; gives back at once; catches every use after free",
+            PolicyName::Unmap => "clears nothing unless asked; gives back, and catches, from the next flush on",
+            PolicyName::Park => {
+                "clears nothing unless asked; holds what is within its budget; catches from the next flush on"
+            }
+            PolicyName::Keep => "clears nothing unless asked; holds what is within its budget; catches nothing of that",
+        }
+    }
+    fn make(&self, pages: usize) -> Option<NonNull<u8>> {
+        self.1.alloc(Req::pages(pages)).ok()
+    }
+    unsafe fn end(&self, block: NonNull<u8>, _: usize) {
+        // SAFETY: the caller's.
+        let freed = unsafe { self.1.free(block) };
+        debug_assert!(freed.is_ok(), "{freed:?}");
+    }
+    fn forget(&self) {
+        self.1.purge();
+    }
+}
+
+struct Mmap;
+
+impl Contestant for Mmap {
+    fn name(&self) -> String {
+        "mmap".to_owned()
+    }
+    fn lacks(&self) -> &'static str {
+        "clears; gives back at once; catches until the addresses are somebody else's; no guard"
+    }
+    fn make(&self, pages: usize) -> Option<NonNull<u8>> {
+        let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: new addresses.
+        let at = unsafe { libc::mmap(null_mut(), pages * PAGE_SIZE, prot, flags, -1, 0) };
+        NonNull::new(at.cast()).filter(|_| at != libc::MAP_FAILED)
+    }
+    unsafe fn end(&self, block: NonNull<u8>, pages: usize) {
+        // SAFETY: the caller's.
+        unsafe { libc::munmap(block.as_ptr().cast(), pages * PAGE_SIZE) };
+    }
+}
+
+/// An allocator of the language's kind.
+struct Malloc<A>(&'static str, &'static str, A, fn());
+
+impl<A: GlobalAlloc> Contestant for Malloc<A> {
+    fn name(&self) -> String {
+        self.0.to_owned()
+    }
+    fn lacks(&self) -> &'static str {
+        self.1
+    }
+    fn make(&self, pages: usize) -> Option<NonNull<u8>> {
+        // SAFETY: not of size 0.
+        NonNull::new(unsafe { self.2.alloc(layout(pages)?) })
+    }
+    unsafe fn end(&self, block: NonNull<u8>, pages: usize) {
+        if let Some(layout) = layout(pages) {
+            // SAFETY: the caller's.
+            unsafe { self.2.dealloc(block.as_ptr(), layout) }
+        }
+    }
+    fn forget(&self) {
+        self.3();
+    }
+}
+
+fn layout(pages: usize) -> Option<Layout> {
+    Layout::from_size_align(pages * PAGE_SIZE, 16).ok().filter(|layout| layout.size() > 0)
+}
+
+fn trim_system() {
+    // SAFETY: gives unused memory back.
+    unsafe { libc::malloc_trim(0) };
+}
+
+fn trim_mimalloc() {
+    // SAFETY: as above.
+    unsafe { libmimalloc_sys::mi_collect(true) };
+}
+
+/// Measures, and writes the table.
+pub fn run(out: &mut String) -> Result<()> {
+    let mut contestants: Vec<Box<dyn Contestant>> = Vec::new();
+    for policy in POLICIES {
+        contestants.push(Box::new(Ours(policy, builder().cpus(1).policy(policy.into()).build()?)));
+    }
+    let keeps = "clears nothing; keeps what it had; catches nothing; no guard";
+    contestants.push(Box::new(Mmap));
+    contestants.push(Box::new(Malloc("malloc", keeps, System, trim_system)));
+    contestants.push(Box::new(Malloc("mimalloc", keeps, MiMalloc, trim_mimalloc)));
+    let titles = ["", "1 page cold", "warm", "16 cold", "warm", "256 cold", "warm", "what it does"];
+    let mut table = numbers(&titles, titles.len() - 1);
+    for contestant in &contestants {
+        let mut row = vec![contestant.name()];
+        for pages in SIZES {
+            row.push(cold(&**contestant, pages)?);
+            row.push(warm(&**contestant, pages)?);
+        }
+        row.push(contestant.lacks().to_owned());
+        table.add_row(row);
+    }
+    Ok(writeln!(out, "{table}\n{CAPTION}")?)
+}
+
+fn cold(of: &dyn Contestant, pages: usize) -> Result<String> {
+    median(|| {
+        of.forget();
+        let start = Instant::now();
+        let blocks: Vec<_> = (0..LIVE).map_while(|_| written(of, pages)).collect();
+        let made = blocks.len();
+        for block in blocks {
+            // SAFETY: made just now.
+            unsafe { of.end(block, pages) }
+        }
+        ensure!(made == LIVE, "{}: no memory", of.name());
+        Ok((start.elapsed(), LIVE))
+    })
+}
+
+fn warm(of: &dyn Contestant, pages: usize) -> Result<String> {
+    median(|| {
+        let (start, mut pairs) = (Instant::now(), 0);
+        while start.elapsed() < WARM {
+            for _ in 0..LIVE {
+                let block = written(of, pages).with_context(|| format!("{}: no memory", of.name()))?;
+                // SAFETY: made just now.
+                unsafe { of.end(block, pages) }
+            }
+            pairs += LIVE;
+        }
+        Ok((start.elapsed(), pairs))
+    })
+}
+
+/// A block of which each page has been written to.
+fn written(of: &dyn Contestant, pages: usize) -> Option<NonNull<u8>> {
+    let block = of.make(pages)?;
+    for page in 0..pages {
+        // SAFETY: the block has so many pages.
+        unsafe { block.add(page * PAGE_SIZE).write_volatile(1) }
+    }
+    Some(block)
+}
+
+/// The median time of a pair.
+fn median(mut measure: impl FnMut() -> Result<(Duration, usize)>) -> Result<String> {
+    let one = |_| measure().map(|(time, pairs)| time.as_nanos() as u64 / pairs as u64);
+    let mut times = (0..ROUNDS).map(one).collect::<Result<Vec<_>>>()?;
+    times.sort_unstable();
+    Ok(crate::report::table::grouped(times[ROUNDS / 2]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_contestant_makes_blocks_that_can_be_written() {
+        let ours = Ours(PolicyName::Keep, builder().memory(16 << 20).build().unwrap());
+        let contestants: [&dyn Contestant; 3] = [&ours, &Mmap, &Malloc("mimalloc", "", MiMalloc, trim_mimalloc)];
+        for contestant in contestants {
+            for pages in SIZES {
+                let block = written(contestant, pages).unwrap();
+                // SAFETY: made just now.
+                unsafe { contestant.end(block, pages) }
+            }
+            contestant.forget();
+        }
+    }
+
+    #[test]
+    fn the_median_is_of_a_pair() {
+        let mut n = 0;
+        let told = median(|| {
+            n += 1;
+            Ok((Duration::from_nanos(n * 20_000), 10))
+        });
+        assert_eq!(told.unwrap(), "26,000");
+    }
+}
