@@ -69,6 +69,8 @@ pub struct Report {
 pub struct Held {
     /// In freed areas that wait for a flush.
     pub waiting: usize,
+    /// In freed areas that stay bound (policies park and keep).
+    pub bound: usize,
     /// Free, in the stocks of CPUs and nodes.
     pub stocked: usize,
     /// In the promised reserve.
@@ -132,7 +134,7 @@ pub struct Expect {
 impl Held {
     /// All of them.
     pub fn sum(&self) -> usize {
-        self.waiting + self.stocked + self.reserve + self.tables + self.bookkeeping
+        self.waiting + self.bound + self.stocked + self.reserve + self.tables + self.bookkeeping
     }
 }
 
@@ -187,6 +189,7 @@ impl Report {
             areas_at_end: end.areas,
             frames_held: Held {
                 waiting: end.waiting_pages,
+                bound: end.bound_pages,
                 stocked: end.stocked_frames,
                 reserve: end.reserve_frames,
                 tables: end.table_frames,

@@ -114,11 +114,15 @@ impl<M: Machine> Vmalloc<M> {
     #[inline(always)]
     fn build(&self, core: &Core<M>, plan: &Plan<'_>, backing: &Backing<'_>) -> Result<NonNull<u8>, AllocError> {
         let mut here = Here::enter(self, core).map_err(AllocError::WrongContext)?;
-        if core.caches()
-            && let Some(found) = here.take_warm(plan, backing)
-        {
-            drop(here);
-            return Ok(Hole { vm: self, core, found, pages: plan.pages, bound: plan.pages }.whole(plan));
+        let mut plain = false;
+        if core.caches() {
+            match here.take_warm(plan, backing) {
+                Ok(found) => {
+                    drop(here);
+                    return Ok(Hole { vm: self, core, found, pages: plan.pages, bound: plan.pages }.whole(plan));
+                }
+                Err(miss) => plain = miss,
+            }
         }
         if here.is_pressed() {
             self.wait_for_flushes(&mut here, plan);
@@ -128,6 +132,9 @@ impl<M: Machine> Vmalloc<M> {
             Err(short) => self.take_slot_of_others(&mut here, plan, short)?,
         };
         let mut hole = Hole::begin(&here, place, plan, backing);
+        if plain {
+            hole.found.slot().is_to_be_plain();
+        }
         let filled = match backing {
             Backing::Nothing => Ok(()),
             _ => here.fill(&mut hole, plan, backing),
@@ -191,8 +198,10 @@ impl<M: Machine> Vmalloc<M> {
         by: Caller,
     ) -> Result<(), FreeError> {
         let mut here = Here::enter(self, core).map_err(FreeError::WrongContext)?;
-        if core.caches() && here.may_stay(found, sequence, pages) {
-            return here.retire_warm((found, sequence), pages, by);
+        if core.caches()
+            && let Some(done) = here.retire_warm((found, sequence), pages, by)
+        {
+            return done;
         }
         let bound = if found.slot().kind() == Kind::Reserved { 0 } else { pages };
         let how = here.way_of(found, bound);

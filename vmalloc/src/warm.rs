@@ -16,8 +16,9 @@
 //! # Rules
 //! - **W1** Warm is only what any usual request may have: a slot of a class,
 //!   memory that the area allocated itself, ordinary, for reading and writing,
-//!   all frames of the CPU's own node. Each entry is looked at once, when the
-//!   slot is cached first. It is used again for requests that want just that.
+//!   all frames of the CPU's own node. That is known of areas whose request
+//!   said so; of others, and where it is parked first, each entry is looked at.
+//!   It is used again for requests that want just that.
 //! - **W2** What is bound is counted, at most [`Core::budget`] pages a CPU. The
 //!   slot that goes is the oldest of the class that was used the longest ago. What
 //!   a class has not needed for a while goes by the tick, half at a time. All goes
@@ -48,6 +49,7 @@ use crate::machine::frames::Frames;
 use crate::machine::{Machine, Sabotage};
 use crate::plan::Plan;
 use crate::space::chunk::ChunkRef;
+use crate::space::class::Class;
 use crate::space::slot::Slot;
 use crate::stats::{Counters, count};
 use crate::sync::Ordering::Relaxed;
@@ -158,14 +160,17 @@ impl<M: Machine> Core<M> {
 
 impl<M: Machine> Here<'_, M> {
     /// Makes an area of a warm slot, building (U1), with its entries as they
-    /// have to be; `None` where none will do.
-    #[inline]
-    pub(crate) fn take_warm(&mut self, plan: &Plan<'_>, backing: &Backing<'_>) -> Option<Found> {
+    /// have to be.
+    ///
+    /// # Errors
+    /// None will do; true = the area's entries will be plain (W1).
+    #[inline(never)]
+    pub(crate) fn take_warm(&mut self, plan: &Plan<'_>, backing: &Backing<'_>) -> Result<Found, bool> {
         let usual = plan.req.memory == MemType::WriteBack
             && (plan.req.prot == Prot::RW || M::SABOTAGE == Sabotage::AnyProt)
             && matches!(backing, Backing::Fresh);
         if plan.class.is_none() || !usual || !self.magazine.serves(plan.want(self.node)) {
-            return None;
+            return Err(false);
         }
         let (chunk, index) = match self.take_from_rack(plan) {
             Some(place) => place,
@@ -185,10 +190,10 @@ impl<M: Machine> Here<'_, M> {
         if !kept {
             self.unpark(&found, plan.pages);
         }
-        Some(found)
+        Ok(found)
     }
 
-    #[inline]
+    #[inline(always)]
     fn take_from_rack(&mut self, plan: &Plan<'_>) -> Option<(ChunkRef, u32)> {
         let now = self.warm.clock;
         let rack = &mut self.shelf(plan.req.region).rack;
@@ -201,16 +206,16 @@ impl<M: Machine> Here<'_, M> {
     /// What others freed may be of the right size.
     #[cold]
     #[inline(never)]
-    fn take_from_mail(&mut self, plan: &Plan<'_>) -> Option<(ChunkRef, u32)> {
+    fn take_from_mail(&mut self, plan: &Plan<'_>) -> Result<(ChunkRef, u32), bool> {
         if !self.cpu.mail.is_empty() {
             self.drain_mail();
-            let taken = self.take_from_rack(plan);
-            if taken.is_some() {
-                return taken;
+            if let Some(taken) = self.take_from_rack(plan) {
+                return Ok(taken);
             }
         }
         count(&self.cpu.counters.warm_misses, 1);
-        None
+        // Where frames may be of several nodes they are looked at.
+        Err(self.vm.machine().frames().nodes() == 1)
     }
 
     /// Parked → bound, with the frames and the protection that it had (G2).
@@ -230,13 +235,13 @@ impl<M: Machine> Here<'_, M> {
 
     /// Whether an area that is about to be freed may stay warm (W1).
     #[inline]
-    pub(crate) fn may_stay(&mut self, found: &Found, sequence: u32, pages: usize) -> bool {
+    fn may_stay(&mut self, found: &Found, sequence: u32, pages: usize, kept: bool) -> bool {
         let slot = found.slot();
         found.chunk.class().is_some()
             && slot.kind().allocates()
             && pages <= self.core.budget
             && !self.is_handed_out(slot)
-            && (slot.is_plain() || self.vouch(found, sequence, pages))
+            && ((kept && slot.is_plain()) || slot.is_looked_at() || self.vouch(found, sequence, pages))
     }
 
     /// Whether somebody else may have frames of the area (W3).
@@ -273,26 +278,29 @@ impl<M: Machine> Here<'_, M> {
         self.core.pieces(self.vm, chunk, slice.start, slice.pages).all(|piece| piece.is_plain(fits))
     }
 
-    /// Frees an area that may stay warm.
-    #[inline]
+    /// Frees an area that may stay warm; `None` if it may not.
+    #[inline(never)]
     pub(crate) fn retire_warm(
         &mut self,
         (found, sequence): (&Found, u32),
         pages: usize,
         by: Caller,
-    ) -> Result<(), FreeError> {
+    ) -> Option<Result<(), FreeError>> {
         let kept = self.core.retire() == Retire::Keep;
+        if !self.may_stay(found, sequence, pages, kept) {
+            return None;
+        }
         let how = self.way_of(found, if kept { 0 } else { pages });
         if how != Way::AtOnce {
-            return self.post_warm((found, sequence), how, pages, by);
+            return Some(self.post_warm((found, sequence), how, pages, by));
         }
         let (chunk, index, slot) = (found.chunk, found.index, found.slot());
         if chunk.areas() >> index & 1 == 0 || slot.sequence() != sequence {
-            return Err(self.core.double_free(found));
+            return Some(Err(self.core.double_free(found)));
         }
         self.count_free(how, pages);
         let alone = chunk.keep(index);
-        slot.freed_plain_by(by, kept);
+        slot.freed_plain_by(by, !kept, kept);
         if !kept {
             self.retire_entries(chunk, PageRange::new(found.start, pages));
         }
@@ -302,7 +310,7 @@ impl<M: Machine> Here<'_, M> {
         } else {
             self.let_go(chunk, index, pages);
         }
-        Ok(())
+        Some(Ok(()))
     }
 
     /// Frees an area that its owner may keep warm, or that takes several
@@ -320,8 +328,9 @@ impl<M: Machine> Here<'_, M> {
         }
         self.count_free(how, pages);
         let bound = self.core.cpu(found.chunk.owner()).bound.pages();
-        let kept = self.core.retire() == Retire::Keep && bound + pages <= self.core.budget;
-        found.slot().freed_plain_by(by, kept);
+        let keeps = self.core.retire() == Retire::Keep;
+        let kept = keeps && bound + pages <= self.core.budget;
+        found.slot().freed_plain_by(by, !keeps, kept);
         if kept {
             self.hand_over(found);
         } else {
@@ -336,7 +345,7 @@ impl<M: Machine> Here<'_, M> {
         let (area, pages) = (chunk.slot(slot), chunk.slot(slot).pages());
         let has_room = self.cpu.bound.pages() + pages <= self.core.budget;
         let may_park = has_room && self.core.retire() == Retire::Park;
-        if !(area.is_kept() || may_park) {
+        if !(area.is_kept() || may_park && area.is_looked_at()) {
             return false;
         }
         // The claim on it is the freer's own.
@@ -350,7 +359,7 @@ impl<M: Machine> Here<'_, M> {
     }
 
     /// Caches a warm slot.
-    #[inline]
+    #[inline(always)]
     fn rack(&mut self, chunk: ChunkRef, slot: u32, pages: usize) {
         let Some(class) = chunk.class() else { return };
         self.warm.clock = self.warm.clock.wrapping_add(1);
@@ -384,8 +393,16 @@ impl<M: Machine> Here<'_, M> {
     #[cold]
     #[inline(never)]
     fn trim_now(&mut self) {
-        while self.cpu.bound.pages() > self.core.budget && self.shed(Shed::Over) > 0 {
-            self.breathe();
+        let mut work = 0;
+        while self.cpu.bound.pages() > self.core.budget {
+            match self.shed(Shed::Over) {
+                0 => return,
+                more => work += more,
+            }
+            if work >= SLICE {
+                self.breathe();
+                work = 0;
+            }
         }
     }
 
@@ -467,7 +484,7 @@ impl<M: Machine> Here<'_, M> {
         let mut work = 0;
         for region in (0..self.core.regions.len()).map(|region| RegionId(region as u8)) {
             let due = self.warm.ticks % LOOK;
-            for class in self.shelf(region).rack.classes().filter(|class| class.index() as u32 % LOOK == due) {
+            for class in Class::all().skip(due as usize).step_by(LOOK as usize) {
                 let surplus = self.shelf(region).rack.surplus(class).div_ceil(2);
                 for _ in 0..surplus {
                     if work >= SLICE || self.warm.victim.is_some() {

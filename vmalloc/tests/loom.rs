@@ -192,6 +192,40 @@ fn a_remote_free_races_with_a_local_free_of_the_same_slot() {
     });
 }
 
+/// Under Keep a slot is used again without a flush, so its owner has to see who
+/// frees it at the same moment (R5). Broken by `keep` without its fence, or by
+/// `claim` without its own.
+#[test]
+fn a_slot_that_another_cpu_frees_at_the_same_moment_does_not_become_warm() {
+    explore(4, || {
+        let chunk = chunk(1);
+        let remote = thread::spawn({
+            let chunk = chunk.clone();
+            move || chunk.claim(0)
+        });
+        let alone = chunk.areas() & 1 != 0 && chunk.keep(0);
+        assert!(!(remote.join().unwrap() && alone), "R5");
+    });
+}
+
+/// Nor does one whose frames are handed out at the same moment. Broken as above,
+/// by `share` without its fence.
+#[test]
+fn a_slot_whose_frames_are_handed_out_at_the_same_moment_does_not_become_warm() {
+    explore(4, || {
+        let chunk = chunk(1);
+        let holder = thread::spawn({
+            let chunk = chunk.clone();
+            move || {
+                chunk.slot(0).share();
+                chunk.areas() & 1 != 0
+            }
+        });
+        let warm = chunk.areas() & 1 != 0 && chunk.keep(0) && !chunk.slot(0).is_shared();
+        assert!(!(holder.join().unwrap() && warm), "R5");
+    });
+}
+
 /// An area of `n` pages, all of whose fields say so.
 fn label(n: usize) -> Label {
     Label {

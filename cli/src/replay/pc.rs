@@ -152,7 +152,7 @@ fn sum_up(findings: &mut Findings, record: &Record) -> Result<(), BadRecord> {
         }
         _ => {
             let end = &mut findings.end;
-            (end.areas, end.waiting_pages) = (count("areas")?, count("waiting")?);
+            (end.areas, end.waiting_pages, end.bound_pages) = (count("areas")?, count("waiting")?, count("bound")?);
             (end.stocked_frames, end.reserve_frames) = (count("stocked")?, count("reserve")?);
             (end.table_frames, end.bookkeeping_frames) = (count("tables")?, count("bookkeeping")?);
             (end.counts.flushes, end.counts.kicks) = (number("flushes")?, number("kicks")?);

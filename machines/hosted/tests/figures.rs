@@ -58,7 +58,7 @@ fn frames_out(vm: &Vmalloc<Hosted>) -> usize {
 fn frames_told(vm: &Vmalloc<Hosted>) -> usize {
     let stats = vm.stats();
     let held = stats.stocked_frames + stats.reserve_frames + stats.table_frames + stats.bookkeeping_frames;
-    held + stats.pages + stats.waiting_pages
+    held + stats.pages + stats.waiting_pages + stats.bound_pages
 }
 
 #[test]

@@ -17,13 +17,14 @@ const RUNS: u64 = 8;
 const ACTS: usize = 4_000;
 
 /// Four CPUs and an address space so small that tables come and go.
-fn setup(seed: u64) -> Setup {
+fn setup(seed: u64, policy: Policy) -> Setup {
     Setup {
         tables: Tables::Four,
         cpus: 4,
         highmem: None,
         placement: Placement::Classes,
-        policy: Policy::Unmap,
+        policy,
+        bound_pages: None,
         target: 300,
         biggest: 130,
         region_pages: 10_000,
@@ -43,10 +44,20 @@ fn story<R: Rules>(setup: &Setup, sabotage: Sabotage) -> Option<String> {
 /// Panics unless `R`, or the machine's `sabotage`, is noticed in some run, with
 /// a story that has one of `words`, and the same run is right without.
 fn is_caught<R: Rules>(sabotage: Sabotage, words: &[&str]) {
-    let caught = (1..=RUNS).find_map(|seed| story::<R>(&setup(seed), sabotage).map(|story| (seed, story)));
-    let (seed, story) = caught.expect("nothing was noticed");
+    is_caught_under::<R>(Policy::Unmap, sabotage, words);
+}
+
+fn is_caught_under<R: Rules>(policy: Policy, sabotage: Sabotage, words: &[&str]) {
+    let run = |seed| story::<R>(&setup(seed, policy), sabotage).map(|story| (seed, story));
+    let (seed, story) = (1..=RUNS).find_map(run).expect("nothing was noticed");
     assert!(words.iter().any(|&word| story.contains(word)), "{story}");
-    assert_eq!(self::story::<Honest>(&setup(seed), Sabotage::None), None);
+    assert_eq!(self::story::<Honest>(&setup(seed, policy), Sabotage::None), None);
+}
+
+/// The same under both policies that keep slots warm.
+fn is_caught_warm<R: Rules>(words: &[&str]) {
+    is_caught_under::<R>(Policy::Park, Sabotage::None, words);
+    is_caught_under::<R>(Policy::Keep, Sabotage::None, words);
 }
 
 macro_rules! breaks {
@@ -64,6 +75,10 @@ breaks!(SkipIdle);
 breaks!(DropClaim);
 breaks!(IgnoreCounts);
 breaks!(MapGuard);
+breaks!(AnySize);
+breaks!(AnyProt);
+breaks!(CacheShared);
+breaks!(ForgetWarm);
 
 #[test]
 fn g3_a_load_that_is_redeemed_early_is_noticed() {
@@ -93,6 +108,26 @@ fn g3_a_frame_that_is_pooled_while_others_hold_it_is_noticed() {
 #[test]
 fn g6_a_guard_that_is_mapped_is_noticed() {
     is_caught::<MapGuard>(Sabotage::None, &["guard: "]);
+}
+
+#[test]
+fn g6_a_warm_slot_of_another_size_is_noticed() {
+    is_caught_warm::<AnySize>(&["guard: ", "G2", "G6", "W1"]);
+}
+
+#[test]
+fn w1_a_warm_slot_of_another_protection_is_noticed() {
+    is_caught_warm::<AnyProt>(&["content: a store to"]);
+}
+
+#[test]
+fn w3_a_warm_slot_with_frames_that_others_hold_is_noticed() {
+    is_caught_warm::<CacheShared>(&["holders", "which is held"]);
+}
+
+#[test]
+fn w2_warm_slots_that_are_not_counted_and_never_given_back_are_noticed() {
+    is_caught_warm::<ForgetWarm>(&["W2", "guard: "]);
 }
 
 #[test]

@@ -28,9 +28,10 @@ impl Before {
     pub fn tell_end(&self) {
         let (end, counts) = (vm().stats(), vm().stats().counts.since(&self.stats.counts));
         println!(
-            "@end areas={} waiting={} stocked={} reserve={} tables={} bookkeeping={} flushes={} kicks={} purges={}",
+            "@end areas={} waiting={} bound={} stocked={} reserve={} tables={} bookkeeping={} flushes={} kicks={} purges={}",
             end.areas.saturating_sub(self.areas),
             end.waiting_pages,
+            end.bound_pages,
             end.stocked_frames,
             end.reserve_frames,
             end.table_frames,
