@@ -11,7 +11,7 @@ mod terminal;
 
 use crate::options::{Boot, word};
 use crate::qemu::Guest;
-use crate::qemu::process::{Code, News, Process};
+use crate::qemu::process::{Code, News, Process, Stopper};
 use crate::qemu::record::Line;
 use crate::qemu::tools::Tools;
 use anyhow::{Context, Result};
@@ -57,12 +57,15 @@ impl Run {
         if self.guest.commands.is_empty() {
             return self.connect();
         }
+        let mut shown = Ok(());
         let outcome = self.guest.run(&self.tools, &mut |line| {
-            if let Line::Text(text) = line {
-                println!("{text}");
+            if let Line::Text(text) = line
+                && shown.is_ok()
+            {
+                shown = show(format!("{text}\n").as_bytes());
             }
         })?;
-        Ok(outcome.passed)
+        shown.map(|()| outcome.passed)
     }
 
     /// Connects the terminal to the guest's shell.
@@ -75,10 +78,7 @@ impl Run {
         if raw.is_some() {
             print!("Ctrl-A x ends the machine at once; poweroff ends it well.\r\n");
         }
-        if let Some(input) = process.take_input() {
-            terminal::forward_keys(input, stopper.clone());
-        }
-        let code = relay_until_the_end(&mut process, deadline)?;
+        let code = relay_until_the_end(&mut process, deadline, &stopper)?;
         drop(raw);
         match code {
             _ if stopper.used() => Ok(false),
@@ -88,18 +88,22 @@ impl Run {
     }
 }
 
-/// Prints what the guest says until it has ended, and tells how.
-fn relay_until_the_end(process: &mut Process, deadline: Option<Instant>) -> Result<Option<Code>> {
+/// Prints what the guest says until it has ended, and tells how. Keys go to it
+/// from its first word on: before that it does not listen, and loses them.
+fn relay_until_the_end(process: &mut Process, deadline: Option<Instant>, stopper: &Stopper) -> Result<Option<Code>> {
     let (mut relay, mut out) = (Relay::default(), Vec::new());
+    let mut input = process.take_input();
     loop {
         let news = process.next(deadline)?;
         match &news {
-            News::Bytes(bytes) => relay.pass(bytes, &mut out),
+            News::Bytes(bytes) => {
+                relay.pass(bytes, &mut out);
+                input.take().into_iter().for_each(|input| terminal::forward_keys(input, stopper.clone()));
+            }
             News::Complaint(text) => eprintln!("qemu: {text}"),
             News::Ended(_) | News::Late => relay.flush(&mut out),
         }
-        let mut stdout = stdout().lock();
-        stdout.write_all(&out).and_then(|()| stdout.flush()).context("the terminal cannot be written to")?;
+        show(&out)?;
         out.clear();
         match news {
             News::Ended(code) => return Ok(Some(code)),
@@ -107,4 +111,9 @@ fn relay_until_the_end(process: &mut Process, deadline: Option<Instant>) -> Resu
             News::Bytes(_) | News::Complaint(_) => {}
         }
     }
+}
+
+fn show(text: &[u8]) -> Result<()> {
+    let mut stdout = stdout().lock();
+    stdout.write_all(text).and_then(|()| stdout.flush()).context("what the machine says cannot be shown")
 }

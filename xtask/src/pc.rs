@@ -103,7 +103,7 @@ fn image(project: &Project) -> Result<PathBuf> {
 }
 
 /// Why there is no QEMU, if there is none and root cannot install it.
-fn without_qemu() -> Result<Option<String>> {
+pub fn without_qemu() -> Result<Option<String>> {
     let is_there = || Command::new(QEMU).arg("--version").stdout(Stdio::null()).status().is_ok();
     if is_there() {
         return Ok(None);

@@ -27,7 +27,8 @@ pub const ALL: &[Stage] = &[
     Stage { name: "space", about: "the address layer beside its model (SPACE_OPS, default a million)", run: space },
     Stage { name: "oracle", about: "the simulator looks for stale use (ORACLE_OPS, default ten million)", run: oracle },
     Stage { name: "pc", about: "the bare image in QEMU, on machines of several kinds", run: pc::run },
-    Stage { name: "replay", about: "the recorded traces, in a process and in the simulator", run: replay },
+    Stage { name: "replay", about: "the recorded trace, in a process and in the simulator", run: replay },
+    Stage { name: "replay-pc", about: "the recorded trace, on the bare machine in QEMU", run: replay_pc },
 ];
 
 /// The stages of these names; all of them if there are none.
@@ -123,16 +124,29 @@ fn replay(project: &Project) -> Result<Outcome> {
     if let Some(absent) = without(project, TRACES) {
         return Ok(absent);
     }
-    fs::create_dir_all(project.root.join("target"))?;
-    for machine in ["hosted", "sim"] {
-        let report = format!("target/replay-{machine}.json");
-        let report_at = project.root.join(&report);
-        let _absent_is_fine = fs::remove_file(&report_at);
-        let mut replay = project.cargo();
-        succeed(replay.args(["run", "--release", "--", "replay", "--machine", machine, "--json", &report]))?;
-        judge(&fs::read(&report_at).with_context(|| format!("no report {report}"))?).context(report)?;
-    }
+    ["hosted", "sim"].iter().try_for_each(|machine| replay_on(project, machine))?;
     Ok(Outcome::Passed)
+}
+
+fn replay_pc(project: &Project) -> Result<Outcome> {
+    if let Some(absent) = without(project, TRACES) {
+        return Ok(absent);
+    }
+    if let Some(why) = pc::without_qemu()? {
+        return Ok(Outcome::Skipped(why));
+    }
+    replay_on(project, "pc")?;
+    Ok(Outcome::Passed)
+}
+
+fn replay_on(project: &Project, machine: &str) -> Result<()> {
+    fs::create_dir_all(project.root.join("target"))?;
+    let report = format!("target/replay-{machine}.json");
+    let report_at = project.root.join(&report);
+    let _absent_is_fine = fs::remove_file(&report_at);
+    let mut replay = project.cargo();
+    succeed(replay.args(["run", "--release", "--", "replay", "--machine", machine, "--json", &report]))?;
+    judge(&fs::read(&report_at).with_context(|| format!("no report {report}"))?).context(report)
 }
 
 /// The command's own word is not enough: its figures have to say it too.
@@ -189,6 +203,7 @@ mod tests {
         assert_eq!(loom(&nowhere).unwrap(), Outcome::Skipped("no vmalloc/tests/loom.rs yet".into()));
         assert_eq!(oracle(&nowhere).unwrap(), Outcome::Skipped("no machines/sim/tests/oracle.rs yet".into()));
         assert_eq!(replay(&nowhere).unwrap(), Outcome::Skipped("no traces yet".into()));
+        assert_eq!(replay_pc(&nowhere).unwrap(), Outcome::Skipped("no traces yet".into()));
         assert_eq!(examples(&nowhere).unwrap(), Outcome::Skipped("there are none".into()));
     }
     fn judged(done: u64, failed: u64, leaked: u64) -> String {
