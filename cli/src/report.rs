@@ -162,8 +162,10 @@ impl Report {
         let (tally, end, left) = (&found.counted, &found.end, &found.left);
         let expect = expected.map(Expect::from);
         let differs = expect.as_ref().is_some_and(|e| e.expect_missing + e.expect_extra > 0);
-        let clean =
-            tally.failed == 0 && tally.bytes_wrong == 0 && found.broken.is_empty() && *left == Default::default();
+        let (events_done, events_total) =
+            (tally.events.iter().sum(), script.steps.len() as u64 * u64::from(manner.loops));
+        let all = tally.failed == 0 && events_done == events_total;
+        let clean = all && tally.bytes_wrong == 0 && found.broken.is_empty() && *left == Default::default();
         Report {
             ok: clean && !(options.strict_expect && differs),
             trace: options.trace.as_ref().map_or("built in: mix".to_owned(), |path| path.display().to_string()),
@@ -174,8 +176,8 @@ impl Report {
             loops: manner.loops,
             seed: manner.seed,
             memory_bytes: options.memory,
-            events_total: script.steps.len() as u64 * u64::from(manner.loops),
-            events_done: tally.events.iter().sum(),
+            events_total,
+            events_done,
             events_failed: tally.failed,
             events: WORDS.into_iter().zip(tally.events).filter(|(_, n)| *n > 0).collect(),
             bytes_written: tally.bytes_written,
