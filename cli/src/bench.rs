@@ -78,18 +78,17 @@ impl Bench {
 /// Runs `commands` on a machine whose clock counts instructions, and returns
 /// what it told programs.
 fn listen(tools: &Tools, cpus: u32, settings: Vec<String>, commands: Vec<String>) -> Result<Vec<Record>> {
-    hear(tools, Guest { exact: true, memory: MEMORY, cpus, settings, commands, ..Guest::default() })
+    hear(tools, Guest { exact: true, memory: MEMORY, cpus, settings, commands, ..Guest::default() }, &mut |_| ())
 }
 
-/// Runs `guest`, and returns what it told programs.
-fn hear(tools: &Tools, guest: Guest) -> Result<Vec<Record>> {
+/// Runs `guest`, and returns what it told programs; each record is shown to
+/// `on_record` when it comes.
+fn hear(tools: &Tools, guest: Guest, on_record: &mut dyn FnMut(&Record)) -> Result<Vec<Record>> {
     let guest = Guest { time_limit: Some(PATIENCE), ..guest };
     let mut said = String::new();
-    let outcome = guest.run(tools, &mut |line| {
-        if let Line::Text(text) = line {
-            said += text;
-            said.push('\n');
-        }
+    let outcome = guest.run(tools, &mut |line| match line {
+        Line::Text(text) => said += &format!("{text}\n"),
+        Line::Record(record) => on_record(record),
     });
     let outcome = outcome.context("the bare-metal machine")?;
     ensure!(outcome.passed, "not all went well on the machine:\n{said}");

@@ -47,7 +47,8 @@ impl Kind {
 /// Measures, and writes the table.
 pub fn run(tools: &Tools, out: &mut String) -> Result<()> {
     let commands = vec!["bench latency".to_owned()];
-    let records = hear(tools, Guest { exact: true, memory: MEMORY, commands, ..Guest::default() })?;
+    let guest = Guest { exact: true, memory: MEMORY, commands, ..Guest::default() };
+    let records = hear(tools, guest, &mut |_| ())?;
     let records = records.iter().filter(|record| record.name == "latency");
     let kinds: Vec<Kind> = records.map(Kind::read).collect::<Result<_, _>>()?;
     Ok(write(out, &kinds)?)

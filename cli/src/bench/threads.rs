@@ -5,9 +5,10 @@ use super::{Guest, MEMORY, hear, listen};
 use crate::options::{PolicyName, word};
 use crate::qemu::record::Record;
 use crate::qemu::tools::Tools;
-use crate::report::table::{grouped, numbers};
+use crate::report::table::numbers;
 use anyhow::{Context, Result};
 use std::fmt::Write;
+use std::time::{Duration, Instant};
 
 const CPUS: [u32; 4] = [1, 2, 4, 8];
 const POLICIES: [PolicyName; 3] = [PolicyName::Unmap, PolicyName::Park, PolicyName::Keep];
@@ -44,18 +45,26 @@ pub fn run(tools: &Tools, out: &mut String) -> Result<()> {
     shared(tools, out)
 }
 
-/// What the cases say on so many CPUs.
-fn records(tools: &Tools, policy: PolicyName, cpus: u32) -> Result<Vec<Record>> {
+/// The cases on so many CPUs: each one's record, and how long it took by our
+/// clock, from the record before it.
+fn records(tools: &Tools, policy: PolicyName, cpus: u32) -> Result<Vec<(Record, Duration)>> {
     let commands = CASES.iter().map(|(case, _)| format!("bench {case} threads={cpus}")).collect();
     let settings = vec![format!("policy={}", word(policy))];
-    hear(tools, Guest { cpus, memory: MEMORY, settings, commands, ..Guest::default() })
+    let (mut start, mut times) = (Instant::now(), Vec::new());
+    let guest = Guest { cpus, memory: MEMORY, settings, commands, ..Guest::default() };
+    hear(tools, guest, &mut |record| match record.name.as_str() {
+        "go" => start = Instant::now(),
+        "threads" => times.push((record.clone(), start.elapsed())),
+        _ => {}
+    })?;
+    Ok(times)
 }
 
-fn speed(records: &[Record], case: &str) -> Result<String> {
-    let of = records.iter().find(|of| of.name == "threads" && of.get("name") == Some(case));
-    let of = of.with_context(|| format!("the machine has not said @threads of {case}"))?;
+fn speed(times: &[(Record, Duration)], case: &str) -> Result<String> {
+    let of = times.iter().find(|(of, _)| of.get("name") == Some(case));
+    let (of, time) = of.with_context(|| format!("the machine has not said @threads of {case}"))?;
     let operations = of.number("loops")? * of.number("threads")?;
-    Ok(grouped(operations * 1_000_000 / of.number("ns")?.max(1)))
+    Ok(format!("{:.1}", operations as f64 / 1e3 / time.as_secs_f64()))
 }
 
 /// Steps through frees on the same CPU and on another.

@@ -2,7 +2,7 @@
 
 use super::cases::{Coded, loops_of};
 use super::{Bare, suite};
-use crate::{clock, cpu, vm};
+use crate::cpu;
 use core::hint::spin_loop;
 use core::sync::atomic::{AtomicU32, Ordering::*};
 use spin::Mutex;
@@ -14,43 +14,36 @@ static FAILED: Mutex<Option<Error>> = Mutex::new(None);
 /// CPUs that have not arrived.
 static AWAITED: AtomicU32 = AtomicU32::new(0);
 
-/// Runs `case` on `threads` CPUs, once to warm up, and once by the clock.
+/// Runs `case` on `threads` CPUs: once to warm up, then between two records, for
+/// whoever listens and has a clock.
 pub fn run(case: Case, loops: Option<usize>, threads: u32) -> Result<(), Error> {
     let threads = threads.clamp(1, cpu::count());
     let loops = loops.unwrap_or(loops_of(case) / 4);
     together(case, loops / 4 + 1, threads)?;
-    let ns = together(case, loops, threads)?;
-    println!("@threads name={} threads={threads} loops={loops} ns={ns}", Coded(case));
+    println!("@go");
+    together(case, loops, threads)?;
+    println!("@threads name={} threads={threads} loops={loops}", Coded(case));
     Ok(())
 }
 
-/// Nanoseconds from when all have arrived until the last is done.
-fn together(case: Case, loops: usize, threads: u32) -> Result<u64, Error> {
-    vm().purge();
+fn together(case: Case, loops: usize, threads: u32) -> Result<(), Error> {
     *JOB.lock() = Some((case, loops));
     AWAITED.store(threads, SeqCst);
     (1..threads).for_each(|cpu| cpu::on(cpu, work, cpu as usize));
-    let start = work_here(0);
+    work(0);
     (1..threads).for_each(cpu::wait);
-    let end = clock::ns();
-    FAILED.lock().take().map_or(Ok(end - start), Err)
+    FAILED.lock().take().map_or(Ok(()), Err)
 }
 
+/// Waits for all, then works.
 fn work(cpu: usize) {
-    work_here(cpu);
-}
-
-/// Waits for all, then works; when it began.
-fn work_here(cpu: usize) -> u64 {
     let job = *JOB.lock();
     AWAITED.fetch_sub(1, SeqCst);
     while AWAITED.load(SeqCst) > 0 {
         spin_loop();
     }
-    let start = clock::ns();
     let done = job.map_or(Ok(()), |(case, loops)| suite(&Bare).seed(cpu as u64 + 1).run(case, loops));
     if let Err(why) = done {
         *FAILED.lock() = Some(why);
     }
-    start
 }
