@@ -6,6 +6,7 @@
 //!   measured what the guest counted                events   what instructions do not show
 //!   threads  several CPUs at once                  latency  the longest single call
 //!   hosted   a process, beside other allocators
+//!   scullv   the mounted device, beside tmpfs      loopback a mount that does nothing else
 //! ```
 
 mod events;
@@ -13,9 +14,11 @@ mod figures;
 mod hosted;
 mod latency;
 mod linux;
+mod loopback;
 mod measured;
 mod profile;
 mod row;
+mod scullv;
 mod steps;
 mod table;
 mod threads;
@@ -53,7 +56,7 @@ pub fn prepare(what: options::Bench) -> Result<Bench> {
             Some(&options.source)
         }
         options::Bench::Threads(options) | options::Bench::Latency(options) => Some(&options.source),
-        options::Bench::Hosted => None,
+        options::Bench::Hosted | options::Bench::Scullv(_) => None,
     };
     let tools = source.map(Tools::find).transpose()?;
     Ok(Bench { what, tools })
@@ -68,6 +71,7 @@ impl Bench {
             (options::Bench::Profile(options), Some(tools)) => profile::run(options, tools, &mut out)?,
             (options::Bench::Threads(_), Some(tools)) => threads::run(tools, &mut out)?,
             (options::Bench::Latency(_), Some(tools)) => latency::run(tools, &mut out)?,
+            (options::Bench::Scullv(options), _) => scullv::run(options, &mut out)?,
             _ => hosted::run(&mut out)?,
         }
         crate::print(&out)?;

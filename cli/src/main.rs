@@ -6,6 +6,7 @@
 //!   replay    plays it on a machine            report    tells what happened
 //!   qemu      runs the bare-metal machine      boot      lends it the terminal
 //!   bench     measures, beside Linux and others
+//!   scullv    mounts the memory device
 //! ```
 //!
 //! Nothing is played before everything that is given has been read and found
@@ -19,6 +20,7 @@ mod options;
 mod qemu;
 mod replay;
 mod report;
+mod scullv;
 mod trace;
 
 use anyhow::{Context, Result};
@@ -47,6 +49,10 @@ fn main() -> ExitCode {
         },
         Command::Boot(options) => match boot::prepare(&options) {
             Ok(run) => ended(run.run()),
+            Err(error) => failed(UNUSABLE, &error),
+        },
+        Command::Scullv(options) => match scullv::prepare(options) {
+            Ok(job) => job.run().map_or_else(|error| failed(1, &error), ExitCode::from),
             Err(error) => failed(UNUSABLE, &error),
         },
         Command::Bench(what) => match bench::prepare(what) {

@@ -155,7 +155,7 @@ pub fn grouped(n: u64) -> String {
 }
 
 /// Bytes in the unit that people would take.
-fn bytes(n: u64) -> String {
+pub fn bytes(n: u64) -> String {
     match n {
         0..=0xfffff => format!("{} KiB", grouped(n.div_ceil(1 << 10))),
         0x10_0000..=0x3fff_ffff => format!("{:.1} MiB", n as f64 / (1u64 << 20) as f64),
