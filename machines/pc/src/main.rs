@@ -12,6 +12,7 @@
 //!   trap     gates, stacks, page faults that say what an address was
 //!   machine  the glue: `impl Machine for Pc`
 //!   replay   what a recorded kernel did, done here
+//!   devices  the memory devices, as files
 //!   shell    commands, from the command line or the serial line
 //!   bench    Linux's cases, counted
 //!   tests    what is tried on the machine itself
@@ -30,6 +31,7 @@ mod bench;
 mod boot;
 mod clock;
 mod cpu;
+mod devices;
 mod exit;
 mod instructions;
 mod machine;

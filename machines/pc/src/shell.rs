@@ -5,6 +5,7 @@
 //!   words    a command's words as sizes, addresses, numbers; what is wrong
 //!   areas    making areas, looking at them, giving them back
 //!   look     memory, CPUs, the map, policies
+//!   files    the memory devices
 //!   walk     the walk to an address, entry by entry
 //! ```
 //!
@@ -14,6 +15,7 @@
 
 mod areas;
 mod editor;
+mod files;
 mod look;
 mod walk;
 mod words;
@@ -61,6 +63,11 @@ const ALL: &[Command] = &[
     command("walk", "ADDRESS", "the way to it through the page tables, drawn", walk::walk),
     command("policy", "[unmap|strict|park|keep]", "when freed areas become unreachable", look::policy),
     command("purge", "", "everything freed is flushed and given back", look::purge),
+    command("write", "DEVICE TEXT", "a device (scullv0 and others) emptied, and the text written", files::write),
+    command("read", "DEVICE [OFFSET [LEN]]", "what a device has, as text", files::read),
+    command("load", "DEVICE", "a device emptied, and the module that came along written", files::load),
+    command("ioctl", "DEVICE COMMAND [VALUE]", "reset, or S T G Q X H before order or qset: Torder 2", files::ioctl),
+    command("scullvmem", "", "the devices, as their driver lists them", files::scullvmem),
     command("tests", "[NAME]", "the tests on this machine, or those of this name", tests),
     command("stress", "SECONDS", "all operations on all CPUs, each page checked", stress),
     command("bench", "[CASE] [policy=P] [loops=N]", "what Linux's own cases cost", bench),

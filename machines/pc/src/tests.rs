@@ -7,6 +7,7 @@
 mod away;
 mod contents;
 mod crash;
+mod device;
 mod faults;
 mod flushes;
 mod frees;
@@ -111,6 +112,9 @@ const ALL: &[Test] = tests! {
     limits:
         frames_run_out_and_come_back
         a_small_region_runs_full_and_is_emptied;
+    device:
+        all_cpus_write_and_read_devices
+        a_mapped_device_shows_its_frames_and_is_busy;
     nodes:
         memory_comes_from_the_node_that_is_asked;
     stress:

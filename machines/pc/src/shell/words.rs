@@ -33,6 +33,8 @@ pub enum Complaint<'t> {
     Differs(usize, usize),
     /// No such address is ever mapped.
     NotCanonical(usize),
+    /// A device refused.
+    Refused(vmalloc_scullv::Error),
     /// Nothing was played.
     NoReplay(NoReplay),
     /// What went wrong has been printed.
@@ -134,6 +136,12 @@ impl From<FreeError> for Complaint<'_> {
     }
 }
 
+impl From<vmalloc_scullv::Error> for Complaint<'_> {
+    fn from(why: vmalloc_scullv::Error) -> Self {
+        Complaint::Refused(why)
+    }
+}
+
 impl From<Fault> for Complaint<'_> {
     fn from(why: Fault) -> Self {
         Complaint::Fault(why)
@@ -159,6 +167,7 @@ impl fmt::Display for Complaint<'_> {
                 write!(f, "{count} words are not what was written there, the first at {first:#x}")
             }
             Complaint::NotCanonical(at) => write!(f, "{at:#x} is not canonical: no table leads there"),
+            Complaint::Refused(why) => why.fmt(f),
             Complaint::NoReplay(why) => why.fmt(f),
             Complaint::Said | Complaint::PowerOff => Ok(()),
         }
