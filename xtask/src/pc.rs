@@ -76,6 +76,19 @@ const BOOTS: &[Boot] = &[
         code: FAILED,
         says: &["instead of", "0 of 1 tests were right"],
     },
+    Boot {
+        machine: &["-smp", "2"],
+        line: "-- write scullv0 one two; read scullv0 4; ioctl scullv0 Torder 1; ioctl scullv0 Qorder; scullvmem; \
+               write scullv0 x; scullvmem; vmallocinfo",
+        code: PASSED,
+        says: &[
+            "scullv0: 7 bytes\n",
+            "> read scullv0 4\ntwo\n",
+            "Device 0: qset 500, order 4, sz 7\n",
+            "Device 0: qset 500, order 1, sz 1\n",
+            "pages=2 vmalloc",
+        ],
+    },
     crash("-- crash guard", &["guard: 0x18 bytes past the end of the area of 5000 bytes", "tests/crash.rs"]),
     crash("-- crash freed", &["in the freed area of 5000 bytes", "freed by machines/pc/src/tests/crash.rs"]),
     crash("-- crash overflow", &["BUG: stack guard page was hit", "(stack is "]),

@@ -12,6 +12,8 @@ use std::process::Command;
 
 const NARROW: &str = "i686-unknown-linux-gnu";
 const TRACES: &str = "traces";
+/// The exit code of a self-test that could not be made.
+const SKIPPED: i32 = 77;
 
 /// All stages, in the order they run.
 pub const ALL: &[Stage] = &[
@@ -26,6 +28,7 @@ pub const ALL: &[Stage] = &[
     Stage { name: "loom", about: "every interleaving of the races that matter", run: loom },
     Stage { name: "space", about: "the address layer beside its model (SPACE_OPS, default a million)", run: space },
     Stage { name: "oracle", about: "the simulator looks for stale use (ORACLE_OPS, default ten million)", run: oracle },
+    Stage { name: "scullv", about: "the device beside its model (SCULLV_OPS), and mounted", run: scullv },
     Stage { name: "pc", about: "the bare image in QEMU, on machines of several kinds", run: pc::run },
     Stage { name: "replay", about: "the recorded trace, in a process and in the simulator", run: replay },
     Stage { name: "replay-pc", about: "the recorded trace, on the bare machine in QEMU", run: replay_pc },
@@ -126,6 +129,30 @@ fn oracle(project: &Project) -> Result<Outcome> {
     let mut test = project.cargo();
     test.args(["test", "--release", "-p", "vmalloc-sim", "--test", "oracle", "--", "--nocapture"]);
     succeed(test.env("ORACLE_OPS", set_or("ORACLE_OPS", "10000000")))
+}
+
+/// The device, then the mount, if its self-test says that something can be
+/// mounted here.
+fn scullv(project: &Project) -> Result<Outcome> {
+    someone_reads(project, "SCULLV_OPS", "scullv/")?;
+    let mut device = project.cargo();
+    device.args(["test", "-p", "vmalloc-scullv", "--test", "device", "--", "--nocapture", "random"]);
+    succeed(device.env("SCULLV_OPS", set_or("SCULLV_OPS", "1000000")))?;
+    let mut selftest = project.cargo();
+    let ended = selftest.args(["run", "--", "scullv", "--selftest"]).status().context("the self-test")?;
+    match ended.code() {
+        Some(0) => {}
+        Some(SKIPPED) => return Ok(Outcome::Skipped("the device passed, but nothing can be mounted here".into())),
+        _ => bail!("the self-test: {ended}"),
+    }
+    let long = [("SCULLV_MOUNT_OPS", "50000"), ("SCULLV_SECONDS", "20")];
+    let mut mount = project.cargo();
+    mount.args(["test", "-p", "vmalloc-cli", "--test", "scullv", "--", "--nocapture"]);
+    for (variable, length) in long {
+        someone_reads(project, variable, "cli/tests/")?;
+        mount.env(variable, set_or(variable, length));
+    }
+    succeed(&mut mount)
 }
 
 fn replay(project: &Project) -> Result<Outcome> {
