@@ -24,6 +24,7 @@ use crate::options;
 use anyhow::{Context, Result, ensure};
 use fuser::{BackgroundSession, Config, MountOption, Session};
 use served::Served;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -90,7 +91,7 @@ impl Job {
 
 impl Mounting {
     fn serve(self) -> Result<()> {
-        let mut session = Session::new(mount::Mount::new(self.served.clone()), &self.place, &config())
+        let mut session = session(&self.served, &self.place)
             .with_context(|| format!("{}: cannot be mounted", self.place.display()))?;
         daemon::at_signals(&self.served, session.unmount_callable(), self.place.clone())?;
         self.announce()?;
@@ -126,7 +127,16 @@ pub fn mounted(place: &Path, memory: usize) -> Result<BackgroundSession> {
     let vm = vmalloc_hosted::builder().memory(memory).build().context("the memory cannot be had")?;
     let vm: &'static Vmalloc<Hosted> = Box::leak(Box::new(vm));
     let served = Served::new(vm, Parameters { devices: 1, ..Parameters::default() })?;
-    Ok(Session::new(mount::Mount::new(Arc::new(served)), place, &config())?.spawn()?)
+    Ok(session(&Arc::new(served), place)?.spawn()?)
+}
+
+fn session(served: &Arc<Served>, place: &Path) -> io::Result<Session<mount::Mount>> {
+    let mount = mount::Mount::new(served.clone());
+    let kernel = mount.kernel();
+    let session = Session::new(mount, place, &config())?;
+    // Nothing is served yet, so nobody has looked for it.
+    let _ = kernel.set(session.notifier());
+    Ok(session)
 }
 
 /// How all of our mounts are made.

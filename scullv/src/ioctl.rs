@@ -293,7 +293,7 @@ mod tests {
                     assert_eq!(result.map_err(|e| e.errno()), Err(22), "{what:?} {how:?} {value}");
                 }
             }
-            let huge = by_value(&settings, number(what, How::Tell), usize::MAX << 31 | 4);
+            let huge = by_value(&settings, number(what, How::Tell), 1 << (usize::BITS - 1) | 4);
             assert_eq!(huge.map_err(|e| e.errno()), Err(22), "a value is not cut to an int");
         }
         assert_eq!(settings.get(), before);

@@ -1,32 +1,33 @@
 //! The mount: a folder of devices and of listings.
 //!
-//! Devices go through the page cache, so that they can be mapped; their
-//! attributes are never cached, because a device may be trimmed by who opens
-//! it. Listings are made when they are opened, and read past the cache.
+//! Devices go through the page cache, so that they can be mapped. Listings are
+//! made when they are opened, and read past the cache.
 //!
 //! Where the device and the page cache see things differently:
 //!
 //! - Whole reads and writes, and zeros for holes: `transfer`.
-//! - Who opens for writing only trims, which the kernel does not know; the size
-//!   that it remembers would be where it appends. So a file that is open for
-//!   appending only bypasses the cache, and is appended to here.
+//! - Who opens for writing only trims, which the kernel does not know. It is told
+//!   to forget the size, and asked to look for a new one before it reads: short
+//!   answers alone do not tell it, where two of them overtake each other.
+//! - It does not look before it appends. So a file that is open for appending
+//!   only bypasses the cache, and is appended to here.
 //! - FUSE tells of no mappings: the count of mappings stays 0 here, and a
 //!   device that somebody has mapped can be trimmed under them.
 
 use super::argument;
 use super::served::Served;
 use fuser::{
-    Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, IoctlFlags, KernelConfig,
-    LockOwner, OpenAccMode, OpenFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry,
-    ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
+    Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags,
+    KernelConfig, LockOwner, Notifier, OpenAccMode, OpenFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
 use parking_lot::Mutex;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 use vmalloc::machine::Machine;
 use vmalloc::machine::frames::Frames;
@@ -37,8 +38,12 @@ use vmalloc_scullv::{Access, Error};
 const TRANSFER: u32 = 1 << 20;
 /// Names never change.
 const NAMES: Duration = Duration::from_secs(3600);
-/// Sizes may at any time.
-const ATTRIBUTES: Duration = Duration::ZERO;
+/// Sizes do when the kernel knows it, or is told.
+const ATTRIBUTES: Duration = Duration::from_secs(1);
+/// Listings have none, and their times are now.
+const FLEETING: Duration = Duration::ZERO;
+/// An offset that names attributes alone.
+const NO_PAGES: i64 = -1;
 /// Bytes in a block, as `stat` counts them.
 const BLOCK: u64 = 512;
 /// `_IOC_SIZE`.
@@ -99,6 +104,11 @@ impl Node {
         }
     }
 
+    /// How long its attributes may be remembered.
+    fn lasts(self) -> Duration {
+        if let Node::Device(_) = self { ATTRIBUTES } else { FLEETING }
+    }
+
     fn kind(self) -> FileType {
         if self == Node::Root { FileType::Directory } else { FileType::RegularFile }
     }
@@ -111,6 +121,7 @@ pub struct Mount {
     open: Mutex<HashMap<u64, Arc<str>>>,
     opened: AtomicU64,
     owner: (u32, u32),
+    kernel: Arc<OnceLock<Notifier>>,
 }
 
 thread_local! {
@@ -126,7 +137,12 @@ impl Mount {
     /// A file system of these devices.
     pub fn new(served: Arc<Served>) -> Mount {
         let owner = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
-        Mount { served, open: Mutex::default(), opened: AtomicU64::new(1), owner }
+        Mount { served, open: Mutex::default(), opened: AtomicU64::new(1), owner, kernel: Arc::default() }
+    }
+
+    /// Where to put the way to the kernel, once there is one.
+    pub fn kernel(&self) -> Arc<OnceLock<Notifier>> {
+        self.kernel.clone()
     }
 
     fn nodes(&self) -> impl Iterator<Item = Node> {
@@ -191,7 +207,16 @@ impl Mount {
             OpenAccMode::O_RDWR => Access::ReadWrite,
         };
         self.served.open(index, access).map_err(number)?;
+        if access == Access::WriteOnly {
+            self.forget_size(index);
+        }
         Ok(if appends(flags) { FopenFlags::FOPEN_DIRECT_IO } else { FopenFlags::empty() })
+    }
+
+    /// Makes the kernel ask for the attributes of a device before it uses them.
+    fn forget_size(&self, index: usize) {
+        let told = self.kernel.get().map(|kernel| kernel.inval_inode(Node::Device(index).ino(), NO_PAGES, 0));
+        debug_assert!(told.is_none_or(|told| told.is_ok()), "the kernel knows what is open");
     }
 
     fn opened(&self, ino: INodeNo, flags: OpenFlags) -> Result<(u64, FopenFlags), Errno> {
@@ -242,6 +267,8 @@ fn time(of: TimeOrNow) -> SystemTime {
 
 impl Filesystem for Mount {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        // Older kernels than 3.10 cannot.
+        let _ = config.add_capabilities(InitFlags::FUSE_AUTO_INVAL_DATA);
         // What the kernel allows at most is as good.
         let _ = config.set_max_write(TRANSFER);
         let _ = config.set_max_readahead(TRANSFER).or_else(|most| config.set_max_readahead(most));
@@ -251,14 +278,14 @@ impl Filesystem for Mount {
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let named = self.nodes().skip(1).find(|node| parent == INodeNo::ROOT && *node.name() == *name);
         match named {
-            Some(node) => reply.entry_with_ttls(&ATTRIBUTES, &NAMES, &self.attributes(node), Generation(0)),
+            Some(node) => reply.entry_with_ttls(&node.lasts(), &NAMES, &self.attributes(node), Generation(0)),
             None => reply.error(Errno::ENOENT),
         }
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         match self.node(ino) {
-            Ok(node) => reply.attr(&ATTRIBUTES, &self.attributes(node)),
+            Ok(node) => reply.attr(&node.lasts(), &self.attributes(node)),
             Err(errno) => reply.error(errno),
         }
     }

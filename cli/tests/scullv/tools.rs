@@ -79,6 +79,23 @@ fn truncate_cuts_and_grows_but_who_opens_for_writing_only_empties_first() {
     assert_eq!((mount.read("scullv0").len(), mount.areas().len()), (8193, 2), "unless it seeks: then it reads too");
 }
 
+/// The kernel remembers sizes. A device that was trimmed under it was as large
+/// as before to who had it open, where two short answers overtook each other.
+#[test]
+fn a_trim_is_seen_by_who_has_the_device_open() {
+    let Some(mount) = mount("overtaken", &["--memory", "64M", "--order", "0"]) else { return };
+    let (device, mut back) = (mount.open(0), vec![0; 1 << 20]);
+    for round in 0..200u64 {
+        device.write_all_at(&vec![1; 3 << 20], 0).unwrap();
+        mount.trim(0);
+        device.write_all_at(b"new", round * 31).unwrap();
+        for from in [0, 100_000, 2 << 20] {
+            let there = (round * 31 + 3).saturating_sub(from);
+            assert_eq!(device.read_at(&mut back, from).unwrap() as u64, there, "round {round}, from {from}");
+        }
+    }
+}
+
 #[test]
 fn a_mode_can_be_changed_and_a_time_set() {
     let Some(mount) = mount("mode", &["--memory", "64M"]) else { return };
