@@ -114,7 +114,7 @@ fn space(project: &Project) -> Result<()> {
 /// The bench program `name`, built.
 fn build(project: &Project, name: &str) -> Result<PathBuf> {
     let mut cargo = project.cargo();
-    cargo.args(["build", "--release", "-p", "vmalloc", "--bench", name, "--message-format", "json"]);
+    cargo.args(["build", "--profile", "image", "-p", "vmalloc", "--bench", name, "--message-format", "json"]);
     let answer = cargo.stderr(Stdio::inherit()).output().context("cargo build")?;
     ensure!(answer.status.success(), "the bench does not build");
     executable(&String::from_utf8(answer.stdout)?)

@@ -101,7 +101,7 @@ pub fn run(project: &Project) -> Result<Outcome> {
     if let Some(why) = without_qemu()? {
         return Ok(Outcome::Skipped(why));
     }
-    succeed(project.cargo().args(["build", "--release", "-p", "vmalloc-pc"]))?;
+    succeed(project.cargo().args(["build", "--profile", "image", "-p", "vmalloc-pc"]))?;
     let image = image(project)?;
     let wrong = BOOTS.iter().filter(|boot| !boot.is_right(&image)).count();
     ensure!(wrong == 0, "{wrong} of {} boots were wrong", BOOTS.len());
@@ -112,7 +112,7 @@ fn image(project: &Project) -> Result<PathBuf> {
     let metadata = project.cargo().args(["metadata", "--no-deps", "--format-version", "1"]).output()?.stdout;
     let metadata: serde_json::Value = serde_json::from_slice(&metadata)?;
     let target = metadata["target_directory"].as_str().context("cargo names no target folder")?;
-    Ok(PathBuf::from(target).join("release/pc"))
+    Ok(PathBuf::from(target).join("image/pc"))
 }
 
 /// Why there is no QEMU, if there is none and root cannot install it.

@@ -81,7 +81,7 @@ fn build() -> Result<PathBuf, QemuError> {
         return Err(QemuError::NoSource(source.to_owned()));
     }
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--release", "-p", IMAGE, "--message-format", "json-render-diagnostics"]);
+    cargo.args(["build", "--profile", "image", "-p", IMAGE, "--message-format", "json-render-diagnostics"]);
     let built = cargo.current_dir(source).stdin(Stdio::null()).output().map_err(QemuError::NoCargo)?;
     let executable = executable(&String::from_utf8_lossy(&built.stdout));
     executable
