@@ -13,6 +13,7 @@ use crate::config::{Config, InitError, MAX_REGIONS};
 use crate::cpu::{Cpu, Here};
 use crate::flush::{Ear, Generations};
 use crate::frames::Depot;
+use crate::machine::format::Format;
 use crate::machine::frames::Frames;
 use crate::machine::stock::Stock;
 use crate::machine::{Level, Machine};
@@ -59,6 +60,8 @@ pub(crate) struct Core<M: Machine> {
     pub(crate) reserve: Mutex<M::Lock, Stock>,
     pub(crate) reserve_frames: usize,
     policy: AtomicU8,
+    /// Whether waiting entries hide their frames, and no MMU has to be told.
+    pub(crate) parks: bool,
     /// Pages that each CPU may keep bound.
     pub(crate) budget: usize,
     /// Pages in closed loads.
@@ -198,6 +201,7 @@ impl<M: Machine> Core<M> {
             reserve: Mutex::new(stock),
             reserve_frames: config.atomic_reserve,
             policy: AtomicU8::new(config.policy as u8),
+            parks: parks(machine),
             budget: config.budget(total, cpus),
             waiting: AtomicUsize::new(0),
             waiting_pages: config.waiting_pages.unwrap_or(total / 32),
@@ -244,6 +248,13 @@ impl<M: Machine> Core<M> {
     pub(crate) fn depots(&self, f: impl FnMut(&Depot<M::Lock>) -> usize) -> usize {
         self.depots.iter().map(f).sum()
     }
+}
+
+/// Whether Park is more than Unmap: frames are hidden where half of what
+/// entries can name is no memory.
+fn parks<M: Machine>(machine: &M) -> bool {
+    let hides = <M::Table as Format>::HIDES && machine.frames().end().0 <= <M::Table as Format>::MAX_PFN / 2;
+    hides && !M::MIRRORED
 }
 
 fn take<M: Machine>(machine: &M, stock: &mut Stock) -> Pfn {

@@ -10,7 +10,7 @@
 //! With [`Gfp::NORETRY`] step 4 is left out. Nobody is inside a CPU while
 //! anybody waits (L2).
 
-use crate::area::Req;
+use crate::area::{Backing, Req};
 use crate::cpu::{Here, SLICE};
 use crate::error::{AllocError, Shortage};
 use crate::gfp::Gfp;
@@ -21,6 +21,7 @@ use crate::machine::{Context, Level, Machine};
 use crate::plan::Plan;
 use crate::stats::count;
 use crate::sync::Ordering::Relaxed;
+use core::ptr::NonNull;
 
 /// How far a call has come in the table above.
 #[derive(Clone, Copy, Default, Debug)]
@@ -68,6 +69,25 @@ impl<M: Machine> Vmalloc<M> {
                 return Ok(());
             }
         }
+    }
+
+    /// What the machine refused it may grant when nothing is warm any more: a
+    /// process has so many mappings and no more.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn build_again(
+        &self,
+        core: &Core<M>,
+        plan: &Plan<'_>,
+        backing: &Backing<'_>,
+        error: AllocError,
+    ) -> Result<NonNull<u8>, AllocError> {
+        let refused = matches!(error, AllocError::Refused(_));
+        if !(refused && (0..core.cpus()).any(|index| core.cpu(index).bound.slots() > 0)) {
+            return Err(error);
+        }
+        self.purge();
+        self.build(core, plan, backing)
     }
 
     /// Step 4: from the beginning, if the machine says so.

@@ -102,7 +102,9 @@ impl<M: Machine> Vmalloc<M> {
     ) -> Result<NonNull<u8>, AllocError> {
         let Some(core) = self.core() else { return Err(AllocError::NotInitialised) };
         let made = match Plan::new(self, core, (req, kind, caller), &backing) {
-            Ok(plan) => self.build(core, &plan, &backing),
+            Ok(plan) => {
+                self.build(core, &plan, &backing).or_else(|error| self.build_again(core, &plan, &backing, error))
+            }
             Err(error) => Err(error),
         };
         if let Err(error) = &made {
@@ -112,7 +114,12 @@ impl<M: Machine> Vmalloc<M> {
     }
 
     #[inline(always)]
-    fn build(&self, core: &Core<M>, plan: &Plan<'_>, backing: &Backing<'_>) -> Result<NonNull<u8>, AllocError> {
+    pub(crate) fn build(
+        &self,
+        core: &Core<M>,
+        plan: &Plan<'_>,
+        backing: &Backing<'_>,
+    ) -> Result<NonNull<u8>, AllocError> {
         let mut here = Here::enter(self, core).map_err(AllocError::WrongContext)?;
         let mut plain = false;
         if core.caches() {
@@ -132,7 +139,7 @@ impl<M: Machine> Vmalloc<M> {
             Err(short) => self.take_slot_of_others(&mut here, plan, short)?,
         };
         let mut hole = Hole::begin(&here, place, plan, backing);
-        if plain {
+        if plain && hole.found.chunk.class().is_some() {
             hole.found.slot().is_to_be_plain();
         }
         let filled = match backing {

@@ -17,8 +17,8 @@
 //! - **W1** Warm is only what any usual request may have: a slot of a class,
 //!   memory that the area allocated itself, ordinary, for reading and writing,
 //!   all frames of the CPU's own node. That is known of areas whose request
-//!   said so; of others, and where it is parked first, each entry is looked at.
-//!   It is used again for requests that want just that.
+//!   said so where there is one node; of others each entry is looked at. It is
+//!   used again for requests that want just that.
 //! - **W2** What is bound is counted, at most [`Core::budget`] pages a CPU. The
 //!   slot that goes is the oldest of the class that was used the longest ago. What
 //!   a class has not needed for a while goes by the tick, half at a time. All goes
@@ -44,7 +44,7 @@ use crate::cpu::{Here, SLICE};
 use crate::error::FreeError;
 use crate::instance::{Core, Vmalloc};
 use crate::lookup::Found;
-use crate::machine::format::{Format, MemType, Prot};
+use crate::machine::format::{MemType, Prot};
 use crate::machine::frames::Frames;
 use crate::machine::{Machine, Sabotage};
 use crate::plan::Plan;
@@ -143,10 +143,9 @@ impl<M: Machine> Core<M> {
     /// What a free does with entries now.
     #[inline]
     pub(crate) fn retire(&self) -> Retire {
-        let parks = const { <M::Table as Format>::HIDES && !M::MIRRORED };
         match self.policy() {
             Policy::Keep => Retire::Keep,
-            Policy::Park if parks => Retire::Park,
+            Policy::Park if self.parks => Retire::Park,
             _ => Retire::Clear,
         }
     }
@@ -235,13 +234,13 @@ impl<M: Machine> Here<'_, M> {
 
     /// Whether an area that is about to be freed may stay warm (W1).
     #[inline]
-    fn may_stay(&mut self, found: &Found, sequence: u32, pages: usize, kept: bool) -> bool {
+    fn may_stay(&mut self, found: &Found, sequence: u32, pages: usize) -> bool {
         let slot = found.slot();
         found.chunk.class().is_some()
             && slot.kind().allocates()
             && pages <= self.core.budget
             && !self.is_handed_out(slot)
-            && ((kept && slot.is_plain()) || slot.is_looked_at() || self.vouch(found, sequence, pages))
+            && (slot.is_plain() || self.vouch(found, sequence, pages))
     }
 
     /// Whether somebody else may have frames of the area (W3).
@@ -271,10 +270,7 @@ impl<M: Machine> Here<'_, M> {
         let machine = self.vm.machine();
         let (source, home) = (machine.frames(), machine.node_of(chunk.owner()));
         let mixed = source.nodes() > 1;
-        // Where half of what entries can name is no memory, inverted frames
-        // name none.
-        let hides = |frame: Pfn| frame.0 < <M::Table as Format>::MAX_PFN / 2;
-        let fits = |frame| hides(frame) && !(mixed && source.node_of(frame) != home);
+        let fits = |frame: Pfn| !mixed || source.node_of(frame) == home;
         self.core.pieces(self.vm, chunk, slice.start, slice.pages).all(|piece| piece.is_plain(fits))
     }
 
@@ -287,7 +283,7 @@ impl<M: Machine> Here<'_, M> {
         by: Caller,
     ) -> Option<Result<(), FreeError>> {
         let kept = self.core.retire() == Retire::Keep;
-        if !self.may_stay(found, sequence, pages, kept) {
+        if !self.may_stay(found, sequence, pages) {
             return None;
         }
         let how = self.way_of(found, if kept { 0 } else { pages });
@@ -300,7 +296,7 @@ impl<M: Machine> Here<'_, M> {
         }
         self.count_free(how, pages);
         let alone = chunk.keep(index);
-        slot.freed_plain_by(by, !kept, kept);
+        slot.freed_plain_by(by, kept);
         if !kept {
             self.retire_entries(chunk, PageRange::new(found.start, pages));
         }
@@ -328,9 +324,8 @@ impl<M: Machine> Here<'_, M> {
         }
         self.count_free(how, pages);
         let bound = self.core.cpu(found.chunk.owner()).bound.pages();
-        let keeps = self.core.retire() == Retire::Keep;
-        let kept = keeps && bound + pages <= self.core.budget;
-        found.slot().freed_plain_by(by, !keeps, kept);
+        let kept = self.core.retire() == Retire::Keep && bound + pages <= self.core.budget;
+        found.slot().freed_plain_by(by, kept);
         if kept {
             self.hand_over(found);
         } else {
@@ -345,7 +340,7 @@ impl<M: Machine> Here<'_, M> {
         let (area, pages) = (chunk.slot(slot), chunk.slot(slot).pages());
         let has_room = self.cpu.bound.pages() + pages <= self.core.budget;
         let may_park = has_room && self.core.retire() == Retire::Park;
-        if !(area.is_kept() || may_park && area.is_looked_at()) {
+        if !(area.is_kept() || may_park) {
             return false;
         }
         // The claim on it is the freer's own.

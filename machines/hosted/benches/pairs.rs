@@ -1,14 +1,15 @@
 //! An area made, touched and freed, beside what a process would do otherwise.
 //!
 //! Each turn makes a block of pages, writes to each of its pages, and gives it
-//! back. *Cold* flushes after each free, so that every turn asks Linux for the
-//! mapping and gives it back; *warm* leaves flushing to the library, which does
-//! it for many areas at once. `malloc` keeps what it was given, and hands it out
-//! again mapped: that is what it is good at, and what a use after free under it
-//! is not caught by.
+//! back. *Strict* flushes after each free, so that every turn asks Linux for the
+//! mapping and gives it back; *Unmap* leaves flushing to the library, which does
+//! it for many areas at once; *Keep* keeps what it was given and hands it out
+//! again mapped, as `malloc` does: a use after free is not caught until then.
+//! *Untouched* leaves the writing out: what the calls cost.
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use std::alloc::{Layout, alloc, dealloc};
+use std::hint::black_box;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr::null_mut;
 use vmalloc::units::PAGE_SIZE;
@@ -35,6 +36,12 @@ fn pair(vm: &Vmalloc<Hosted>, pages: usize) {
         touch(area.as_ptr(), pages);
         vm.free(area).expect("ours");
     }
+}
+
+fn untouched_pair(vm: &Vmalloc<Hosted>, pages: usize) {
+    let area = black_box(vm.alloc(Req::pages(pages)).expect("memory"));
+    // SAFETY: allocated just now, and freed once.
+    unsafe { vm.free(area) }.expect("ours");
 }
 
 fn map_pair(fd: Option<&OwnedFd>, pages: usize) {
@@ -71,8 +78,8 @@ fn memory_file(bytes: usize) -> OwnedFd {
 }
 
 fn pairs(c: &mut Criterion) {
-    let cold = builder().policy(Policy::Strict).build().expect("an instance");
-    let warm = builder().build().expect("an instance");
+    let instance = |policy| builder().policy(policy).build().expect("an instance");
+    let [strict, unmap, keep] = [Policy::Strict, Policy::Unmap, Policy::Keep].map(instance);
     let file = memory_file(SIZES[2] * PAGE_SIZE);
     let mut group = c.benchmark_group("pair");
     for pages in SIZES {
@@ -80,8 +87,10 @@ fn pairs(c: &mut Criterion) {
         let mut add = |name, turn: &dyn Fn()| {
             group.bench_function(BenchmarkId::new(name, pages), |b| b.iter(turn));
         };
-        add("vmalloc cold", &|| pair(&cold, pages));
-        add("vmalloc warm", &|| pair(&warm, pages));
+        add("vmalloc strict", &|| pair(&strict, pages));
+        add("vmalloc unmap", &|| pair(&unmap, pages));
+        add("vmalloc keep", &|| pair(&keep, pages));
+        add("vmalloc keep untouched", &|| untouched_pair(&keep, pages));
         add("mmap memfd", &|| map_pair(Some(&file), pages));
         add("mmap anonymous", &|| map_pair(None, pages));
         add("malloc", &|| malloc_pair(pages));

@@ -15,7 +15,7 @@ const GIB: usize = 1 << 30;
 const MOST_CPUS: u32 = 64;
 
 /// An instance to be made. All has defaults: 1 GiB of memory, a region of
-/// 64 GiB, an index a processor.
+/// 64 GiB, an index a processor, the policy Keep.
 #[derive(Clone, Debug)]
 pub struct Builder {
     memory: usize,
@@ -35,7 +35,7 @@ pub fn builder() -> Builder {
         regions: Vec::new(),
         cpus: None,
         vma_budget: None,
-        policy: Policy::default(),
+        policy: Policy::Keep,
         placement: Placement::default(),
     }
 }
@@ -74,7 +74,8 @@ impl Builder {
         self
     }
 
-    /// When freed areas become unreachable.
+    /// When freed areas become unreachable: under Keep, unless told, when nobody
+    /// has needed an area of that size for a while. Park is Unmap here.
     pub fn policy(mut self, policy: Policy) -> Builder {
         self.policy = policy;
         self

@@ -7,7 +7,7 @@ use common::{in_child, page, run};
 use std::sync::Mutex;
 use vmalloc::machine::{Flush, Machine};
 use vmalloc::units::{PAGE_SIZE, PageRange};
-use vmalloc::{Placement, Req};
+use vmalloc::{Placement, Policy, Req};
 use vmalloc_hosted::{BUDGET_SPENT, Hosted, builder, is_readable};
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -102,4 +102,19 @@ fn nothing_is_reused_while_linux_refuses_to_unmap_it() {
     assert!(!is_readable(middle.as_ptr()));
     let fits = vm.reserve(Req::pages(2)).unwrap();
     assert_eq!(fits, middle, "the lowest hole");
+}
+
+#[test]
+fn what_stays_mapped_is_given_up_before_the_budget_is_spent() {
+    let _alone = ONE_AT_A_TIME.lock();
+    let vm = builder().memory(16 << 20).vma_budget(30).policy(Policy::Keep).build().unwrap();
+    for pages in 1..6 {
+        let areas: Vec<_> = (0..8).map(|_| vm.alloc(Req::pages(pages)).expect("within the budget")).collect();
+        for area in areas {
+            // SAFETY: V1: nobody uses it.
+            unsafe { vm.free(area) }.unwrap();
+        }
+    }
+    let counts = vm.stats().counts;
+    assert!(counts.warm_frees == 40 && counts.warm_purged > 0 && counts.failures == 0, "{counts:?}");
 }

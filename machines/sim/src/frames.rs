@@ -112,6 +112,10 @@ unsafe impl<F: Format> Frames for Core<F> {
         self.zones.highest_zone()
     }
 
+    fn end(&self) -> Pfn {
+        self.zones.end()
+    }
+
     fn node_of(&self, frame: Pfn) -> Node {
         self.zones.node_of(frame)
     }

@@ -329,6 +329,10 @@ unsafe impl<L: RawMutex + Sync> Frames for Zones<L> {
         self.layout().map_or(ZoneKind::Normal, |layout| layout.highest)
     }
 
+    fn end(&self) -> Pfn {
+        self.descriptors().map_or(Pfn(0), |d| d.base.offset(d.all.len() as u64))
+    }
+
     fn node_of(&self, frame: Pfn) -> Node {
         let home = self.descriptors().and_then(|d| Some(d.at(d.index(frame)?).tag().home()));
         home.map_or(Node(0), |home| home.node)

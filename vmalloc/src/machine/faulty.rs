@@ -100,6 +100,9 @@ unsafe impl<F: Frames> Frames for FaultyFrames<F> {
     fn highest_zone(&self) -> ZoneKind {
         self.inner.highest_zone()
     }
+    fn end(&self) -> Pfn {
+        self.inner.end()
+    }
     fn node_of(&self, frame: Pfn) -> Node {
         self.inner.node_of(frame)
     }

@@ -102,6 +102,12 @@ pub unsafe trait Frames: Sync {
     fn highest_zone(&self) -> ZoneKind {
         ZoneKind::Normal
     }
+    /// The frame after the last that it can give out. Who does not tell does
+    /// without the policy Park, which is for memory that ends below half of what
+    /// an entry can name.
+    fn end(&self) -> Pfn {
+        Pfn(u64::MAX)
+    }
     /// The node of a frame.
     fn node_of(&self, _frame: Pfn) -> Node {
         Node(0)

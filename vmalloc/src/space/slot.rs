@@ -8,8 +8,8 @@
 //! - **R2** finders read fields as relaxed atomics between two equal, even
 //!   reads of the sequence: a snapshot, never a reference.
 //! - **W1** `PLAIN` is set while the area is made, or freed, if its entries are those
-//!   of memory that nobody asked anything special of, and `LOOKED_AT` once they
-//!   were looked at; `KEPT` when it was freed with its entries present.
+//!   of memory that nobody asked anything special of; `KEPT` when it was freed
+//!   with its entries present.
 //! - **U1** A slot with `BUILDING` set is not an area yet: finders see it as
 //!   *changing*, and nobody can free it (the traditional `VM_UNINITIALIZED`).
 
@@ -28,8 +28,6 @@ const SHARED: u32 = 1 << 7;
 const BUILDING: u32 = 1 << 8;
 /// Its entries are plain: it may be used again as it is (W1).
 const PLAIN: u32 = 1 << 9;
-/// Each was looked at (W1).
-const LOOKED_AT: u32 = 1 << 11;
 /// Freed, and its entries are still present (W1).
 const KEPT: u32 = 1 << 10;
 const NODE_SHIFT: u32 = 16;
@@ -93,7 +91,7 @@ impl Slot {
     /// As [`Slot::begin`], for an area with the entries of the last one.
     #[inline]
     pub fn begin_again(&self, label: &Label) {
-        self.begin_with(label, self.meta.load(Relaxed) & (PLAIN | LOOKED_AT))
+        self.begin_with(label, PLAIN)
     }
 
     /// The area that is being made gets plain entries (W1).
@@ -127,18 +125,11 @@ impl Slot {
         self.freed_with(caller, 0)
     }
 
-    /// Notes who freed it, and that its entries are plain, each of them if
-    /// they were `looked_at`; `kept`: and still present (W1).
+    /// Notes who freed it, and that its entries are plain; `kept`: and still
+    /// present (W1).
     #[inline]
-    pub fn freed_plain_by(&self, caller: Caller, looked_at: bool, kept: bool) {
-        let looked_at = if looked_at { LOOKED_AT } else { 0 };
-        self.freed_with(caller, PLAIN | looked_at | if kept { KEPT } else { 0 })
-    }
-
-    /// Whether each of its entries was looked at, and is plain (W1).
-    #[inline]
-    pub fn is_looked_at(&self) -> bool {
-        self.meta.load(Acquire) & LOOKED_AT != 0
+    pub fn freed_plain_by(&self, caller: Caller, kept: bool) {
+        self.freed_with(caller, if kept { PLAIN | KEPT } else { PLAIN })
     }
 
     #[inline(always)]

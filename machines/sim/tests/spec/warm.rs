@@ -428,3 +428,17 @@ fn nothing_stays_under_the_lowest_placement_nor_of_runs() {
         assert_eq!(bound(&rig), (0, 0));
     }
 }
+
+#[test]
+fn an_area_that_found_no_room_in_a_chunk_does_not_stay() {
+    for policy in WARM {
+        let rig = boot(quiet(2), Config::region(REGION.start..REGION.start + 6 * 64 * PAGE).policy(policy));
+        rig.alloc(Req::pages(3)).unwrap();
+        // Its class wants a chunk of four units, and two are left.
+        let area = rig.alloc(Req::pages(5)).unwrap();
+        assert_eq!(rig.stats().counts.chunks_made, 1);
+        rig.sim.on(1, || rig.give(area)).unwrap();
+        rig.tick();
+        assert_eq!((bound(&rig), rig.check()), ((0, 0), Ok(())), "W1");
+    }
+}
