@@ -163,31 +163,36 @@ fn give(vm: &Vmalloc<Bench>, at: NonNull<u8>) {
     unsafe { vm.free(at) }.expect("it lives");
 }
 
+/// Calls `pair` so many times, and the tick every now and then.
+#[inline(always)]
+fn each(vm: &Vmalloc<Bench>, loops: usize, mut pair: impl FnMut()) {
+    for start in (0..loops).step_by(LOOPS_A_TICK) {
+        (start..loops.min(start + LOOPS_A_TICK)).for_each(|_| pair());
+        vm.tick();
+    }
+}
+
 #[inline(always)]
 fn run(vm: &Vmalloc<Bench>, work: &mut Work, loops: usize) {
-    for n in 1..=loops {
-        match work {
-            Work::Fixed(pages) => give(vm, take(vm, Req::bytes(*pages * PAGE_SIZE))),
-            Work::Two => {
-                let areas = [100, 1].map(|pages| take(vm, Req::bytes(pages * PAGE_SIZE)));
-                areas.into_iter().for_each(|at| give(vm, at));
-            }
-            Work::Random(random) => give(vm, take(vm, Req::bytes((1 + random.below(100)) * PAGE_SIZE))),
-            Work::Aligned => give(vm, take(vm, Req::bytes(5 * PAGE_SIZE).align(32 << 10).zeroed())),
-            Work::RandomAligned(random) => {
-                let align = 1 << random.below(23);
-                give(vm, take(vm, Req::bytes((1 + random.below(10)) * PAGE_SIZE).align(align).zeroed()))
-            }
-            Work::MapRam(frames) => {
-                // SAFETY: P1: nobody gives the frames up.
-                let at = unsafe { vm.map_ram(frames, None) }.expect("memory");
-                // SAFETY: V1: nobody uses the area.
-                unsafe { vm.unmap_ram(black_box(at), frames.len()) }.expect("it lives");
-            }
-        }
-        if n % LOOPS_A_TICK == 0 {
-            vm.tick();
-        }
+    let pair = |req| give(vm, take(vm, req));
+    match work {
+        Work::Fixed(pages) => each(vm, loops, || pair(Req::bytes(*pages * PAGE_SIZE))),
+        Work::Two => each(vm, loops, || {
+            let areas = [100, 1].map(|pages| take(vm, Req::bytes(pages * PAGE_SIZE)));
+            areas.into_iter().for_each(|at| give(vm, at));
+        }),
+        Work::Random(random) => each(vm, loops, || pair(Req::bytes((1 + random.below(100)) * PAGE_SIZE))),
+        Work::Aligned => each(vm, loops, || pair(Req::bytes(5 * PAGE_SIZE).align(32 << 10).zeroed())),
+        Work::RandomAligned(random) => each(vm, loops, || {
+            let align = 1 << random.below(23);
+            pair(Req::bytes((1 + random.below(10)) * PAGE_SIZE).align(align).zeroed())
+        }),
+        Work::MapRam(frames) => each(vm, loops, || {
+            // SAFETY: P1: nobody gives the frames up.
+            let at = unsafe { vm.map_ram(frames, None) }.expect("memory");
+            // SAFETY: V1: nobody uses the area.
+            unsafe { vm.unmap_ram(black_box(at), frames.len()) }.expect("it lives");
+        }),
     }
 }
 

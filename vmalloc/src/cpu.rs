@@ -26,6 +26,7 @@ use crate::machine::{Context, Machine, Pinned};
 use crate::space::chunk::LOADS;
 use crate::space::mail::Mail;
 use crate::space::shelf::Shelf;
+use crate::space::units::Near;
 use crate::stats::Counters;
 use crate::units::{Node, PAGE_SIZE, Pfn};
 use crate::warm::{Bound, Warm};
@@ -70,6 +71,8 @@ pub(crate) struct Own {
     pub(crate) tables: [Tables; LOADS],
     pub(crate) ticked_ns: u64,
     pub(crate) warm: Warm,
+    /// Where the last look-up in each region ended.
+    pub(crate) near: [Near; MAX_REGIONS],
     frame: Pfn,
     shelves: Shelves,
 }
@@ -92,6 +95,7 @@ impl Cpu {
             tables: [const { Tables::new_const() }; LOADS],
             ticked_ns: 0,
             warm: Warm::default(),
+            near: Default::default(),
             shelves,
         };
         Cpu {
@@ -190,19 +194,33 @@ impl<'v, M: Machine> Here<'v, M> {
     pub(crate) fn outside<R>(&mut self, f: impl FnOnce() -> R) -> R {
         self.leave();
         let result = f();
-        loop {
-            // Who was inside is no NMI, so it is not refused.
-            if let Ok((cpu, pinned)) = wait(self.vm, self.core, self.vm.machine().pin(), None) {
-                (self.cpu, self.pinned) = (cpu, Some(pinned));
-                return result;
-            }
-        }
+        self.enter_again(self.vm.machine().pin());
+        result
     }
 
     /// Lets interrupts come in (L3).
     #[inline]
     pub(crate) fn breathe(&mut self) {
-        self.outside(|| ())
+        self.leave();
+        let pinned = self.vm.machine().pin();
+        let cpu = self.core.cpu(pinned.cpu);
+        match cpu.holder.compare_exchange(0, pinned.cpu + 1, Acquire, Relaxed) {
+            Ok(_) => (self.cpu, self.pinned) = (cpu, Some(pinned)),
+            Err(_) => self.enter_again(pinned),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn enter_again(&mut self, mut pinned: Pinned) {
+        loop {
+            // Who was inside is no NMI, so it is not refused.
+            if let Ok((cpu, pinned)) = wait(self.vm, self.core, pinned, None) {
+                (self.cpu, self.pinned) = (cpu, Some(pinned));
+                return;
+            }
+            pinned = self.vm.machine().pin();
+        }
     }
 
     #[inline]

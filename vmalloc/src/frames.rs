@@ -40,7 +40,7 @@ mod zones;
 #[cfg(test)]
 mod testing;
 
-pub use count::{hold, release};
+pub use count::{hold, hold_all, release, release_all};
 pub use depot::Depot;
 pub use magazine::Magazine;
 pub use map::{BadMap, MemoryRange};

@@ -215,9 +215,7 @@ impl<M: Machine> Iterator for Slots<'_, M> {
             }
             let (grain, value) = self.region.units.next(self.vm.machine(), self.grain)?;
             let entry = UnitEntry(value);
-            let header = self.vm.machine().virt(entry.header()).cast::<Chunk>();
-            // SAFETY: H2: unit entries name headers and nothing else.
-            let chunk = unsafe { ChunkRef::from_ptr(header.as_ptr()) }?;
+            let chunk = entry.chunk()?;
             if let Some(index) = entry.slot() {
                 let (start, grains) = chunk.slot(index).run();
                 self.grain = start.saturating_add(grains).max(grain + 1);

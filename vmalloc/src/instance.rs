@@ -161,7 +161,8 @@ impl<M: Machine> Core<M> {
         let stacks = Depot::<M::Lock>::stacks_for(machine);
         let nodes = machine.frames().nodes().min(MAX_NODES);
         const { assert!(MAX_CPUS * size_of::<usize>() <= PAGE_SIZE, "the directory is one frame") };
-        let regions = config.regions.iter().enumerate().map(|(id, region)| Region::new(id, region));
+        let total = machine.frames().total();
+        let regions = config.regions.iter().enumerate().map(|(id, region)| Region::new(id, region, total));
         let regions: ArrayVec<Region<M::Lock>, MAX_REGIONS> = regions.collect();
         // SAFETY: T1: nothing is bound in the regions yet (N1).
         let walker = unsafe { Walker::new(machine) };
@@ -190,7 +191,6 @@ impl<M: Machine> Core<M> {
         regions.iter().for_each(|region| walker.prepare_root(region.pages(), &mut stock));
         let tables = config.atomic_reserve + roots - stock.len();
         stock.trim(machine, config.atomic_reserve);
-        let total = machine.frames().total();
         Ok(Core {
             regions,
             generations: Generations::default(),

@@ -39,6 +39,7 @@ pub mod units;
 
 mod check;
 mod cpu;
+mod fill;
 mod info;
 mod instance;
 mod io;
@@ -50,8 +51,10 @@ mod owned;
 mod plan;
 mod pressure;
 mod reclaim;
+mod redeem;
 mod region;
 mod stats;
+mod straight;
 mod sync;
 mod vmalloc;
 mod warm;

@@ -59,7 +59,7 @@ impl Load {
     }
 
     /// Adds live slots of `chunk`, `pages` pages in all.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn add(&mut self, chunk: ChunkRef, slots: u64, pages: usize) {
         if chunk.retire(slots, self.index) {
             self.chain(chunk);

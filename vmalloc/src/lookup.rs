@@ -8,15 +8,18 @@
 //! O(1), interior addresses too. A finder takes no lock: it reads the chunk's
 //! sequence before and after (R2), and may be told *changing*.
 
+use crate::config::MAX_REGIONS;
+use crate::cpu::Here;
 use crate::error::FreeError;
 use crate::instance::{Core, Vmalloc};
 use crate::machine::Machine;
 use crate::machine::format::{Format, entries};
 use crate::region::{Region, UnitEntry, leaf_shift};
-use crate::space::chunk::{Chunk, ChunkRef};
+use crate::space::chunk::ChunkRef;
 use crate::space::slot::Slot;
 use crate::table::{LeafTable, Piece, Walker};
-use crate::units::{PAGE_SHIFT, VirtAddr};
+use crate::units::{PAGE_SHIFT, PageRange, VirtAddr};
+use core::ptr::NonNull;
 
 /// A slot, and where its pages begin.
 #[derive(Clone, Copy, Debug)]
@@ -27,9 +30,26 @@ pub(crate) struct Found {
 }
 
 impl Found {
+    /// The slot of `region` for `at`, by the entry of its grain.
+    #[inline]
+    fn at<L: lock_api::RawMutex>(region: &Region<L>, entry: UnitEntry, at: VirtAddr) -> Option<Found> {
+        let chunk = entry.chunk()?;
+        match entry.slot() {
+            None => chunk.slot_at(at).map(|index| Found { chunk, index, start: chunk.address(index) }),
+            Some(index) => Some(Found { chunk, index, start: region.address(chunk.slot(index).run().0) }),
+        }
+    }
+
     #[inline]
     pub(crate) fn slot(&self) -> &Slot {
         self.chunk.slot(self.index)
+    }
+
+    /// The area is whole: finders see it.
+    #[inline(always)]
+    pub(crate) fn publish(&self) -> NonNull<u8> {
+        self.slot().publish();
+        NonNull::new(core::ptr::with_exposed_provenance_mut(self.start.0)).expect("R3: no region holds address 0")
     }
 
     /// Whether it holds an area that is whole.
@@ -43,7 +63,12 @@ impl<M: Machine> Core<M> {
     /// The region that holds `at`, and the grain.
     #[inline]
     pub(crate) fn grain_of(&self, at: VirtAddr) -> Option<(&Region<M::Lock>, u32)> {
-        self.regions.iter().find_map(|region| region.grain_of(at).map(|grain| (region, grain)))
+        for region in &self.regions {
+            if let Some(grain) = region.grain_of(at) {
+                return Some((region, grain));
+            }
+        }
+        None
     }
 
     /// The slot whose room holds `at`: an area's pages, its guard, or what an
@@ -51,33 +76,7 @@ impl<M: Machine> Core<M> {
     #[inline]
     pub(crate) fn find(&self, vm: &Vmalloc<M>, at: VirtAddr) -> Option<Found> {
         let (region, grain) = self.grain_of(at)?;
-        let entry = UnitEntry(region.units.get(vm.machine(), grain));
-        if entry.0 == 0 {
-            return None;
-        }
-        let header = vm.machine().virt(entry.header()).cast::<Chunk>();
-        // SAFETY: H2: unit entries name headers and nothing else.
-        let chunk = unsafe { ChunkRef::from_ptr(header.as_ptr()) }?;
-        match entry.slot() {
-            None => chunk.slot_at(at).map(|index| Found { chunk, index, start: chunk.address(index) }),
-            Some(index) => Some(Found { chunk, index, start: region.address(chunk.slot(index).run().0) }),
-        }
-    }
-
-    /// The area that starts at `at`, and its slot's sequence.
-    ///
-    /// # Errors
-    /// What is there instead.
-    #[inline]
-    pub(crate) fn find_start(&self, vm: &Vmalloc<M>, at: VirtAddr) -> Result<(Found, u32), FreeError> {
-        let found = self.find(vm, at);
-        // Before the look: who claims the slot later sees whether it is still
-        // the same area.
-        let sequence = found.map_or(0, |found| found.slot().sequence());
-        match found {
-            Some(found) if found.start == at && found.is_area() => Ok((found, sequence)),
-            found => Err(self.why_not(found, at)),
-        }
+        Found::at(region, UnitEntry(region.units.get(vm.machine(), grain)), at)
     }
 
     #[cold]
@@ -109,20 +108,92 @@ impl<M: Machine> Core<M> {
     /// Where the pages of a slot begin.
     #[inline]
     pub(crate) fn address_of(&self, chunk: ChunkRef, slot: u32) -> VirtAddr {
-        match chunk.class() {
-            Some(_) => chunk.address(slot),
-            None => self.regions[chunk.region().0 as usize].address(chunk.slot(slot).run().0),
+        if chunk.is_runs() { self.address_of_run(chunk, slot) } else { chunk.address(slot) }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn address_of_run(&self, chunk: ChunkRef, slot: u32) -> VirtAddr {
+        self.regions[chunk.region().0 as usize].address(chunk.slot(slot).run().0)
+    }
+
+    /// Calls `f` for the entries of `pages`, which are a slot's of `chunk`, cut
+    /// at the borders of leaf tables, until it says false. Class chunks keep
+    /// their leaf tables at hand.
+    #[inline(always)]
+    pub(crate) fn each_piece(
+        &self,
+        vm: &Vmalloc<M>,
+        chunk: ChunkRef,
+        pages: PageRange,
+        mut f: impl FnMut(Piece<M::Table>) -> bool,
+    ) {
+        match at_hand::<M>(chunk, pages) {
+            Some(piece) => _ = f(piece),
+            None => each_of_many(vm, chunk, pages, &mut f),
         }
     }
 
     /// The entries of `pages` pages of a slot of `chunk`, cut at the borders of
-    /// leaf tables: class chunks keep theirs at hand.
-    #[inline]
+    /// leaf tables.
     pub(crate) fn pieces<'v>(&self, vm: &'v Vmalloc<M>, chunk: ChunkRef, at: VirtAddr, pages: usize) -> Pieces<'v, M> {
         // SAFETY: T1: the caller holds the slot, so its run is outside the
         // arena and its tables stay linked.
         let walker = unsafe { Walker::new(vm.machine()) };
         Pieces { walker, chunk, at, left: pages }
+    }
+}
+
+/// The entries of `pages`, if they lie in one leaf table that is at hand.
+#[inline(always)]
+pub(crate) fn at_hand<M: Machine>(chunk: ChunkRef, pages: PageRange) -> Option<Piece<M::Table>> {
+    let first = (pages.start.0 >> PAGE_SHIFT) & (entries::<M::Table>() - 1);
+    if pages.pages > entries::<M::Table>() - first {
+        return None;
+    }
+    match chunk.leaf(pages.start, leaf_shift::<M>()) {
+        0 => None,
+        // SAFETY: T1: `cache_leaves` stored it when the chunk was made, and it
+        // stays linked while the chunk is one.
+        raw => Some(Piece::new(unsafe { LeafTable::from_raw(raw) }, pages.start, pages.pages)),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn each_of_many<M: Machine>(
+    vm: &Vmalloc<M>,
+    chunk: ChunkRef,
+    pages: PageRange,
+    f: &mut dyn FnMut(Piece<M::Table>) -> bool,
+) {
+    let Some(core) = vm.core() else { return };
+    core.pieces(vm, chunk, pages.start, pages.pages).all(f);
+}
+
+impl<M: Machine> Here<'_, M> {
+    /// The slot whose room holds `at`, found from nearby.
+    #[inline]
+    pub(crate) fn find(&mut self, at: VirtAddr) -> Option<Found> {
+        let (region, grain) = self.core.grain_of(at)?;
+        let machine = self.vm.machine();
+        let near = &mut self.near[region.id.0 as usize % MAX_REGIONS];
+        Found::at(region, UnitEntry(region.units.get_near(machine, near, grain)), at)
+    }
+
+    /// The area that starts at `at`, and its slot's sequence.
+    ///
+    /// # Errors
+    /// What is there instead.
+    pub(crate) fn find_start(&mut self, at: VirtAddr) -> Result<(Found, u32), FreeError> {
+        let found = self.find(at);
+        // Before the look: who claims the slot later sees whether it is still
+        // the same area.
+        let sequence = found.map_or(0, |found| found.slot().sequence());
+        match found {
+            Some(found) if found.start == at && found.is_area() => Ok((found, sequence)),
+            found => Err(self.core.why_not(found, at)),
+        }
     }
 }
 
@@ -134,33 +205,19 @@ pub(crate) struct Pieces<'v, M: Machine> {
     left: usize,
 }
 
-impl<M: Machine> Pieces<'_, M> {
-    /// Runs of their own keep no leaf tables at hand.
-    #[cold]
-    #[inline(never)]
-    fn walk(&self) -> Option<LeafTable<M::Table>> {
-        self.walker.leaf_table(self.at)
-    }
-}
-
 impl<M: Machine> Iterator for Pieces<'_, M> {
     type Item = Piece<M::Table>;
 
-    #[inline]
     fn next(&mut self) -> Option<Piece<M::Table>> {
         if self.left == 0 {
             return None;
         }
         let first = (self.at.0 >> PAGE_SHIFT) & (entries::<M::Table>() - 1);
-        let pages = self.left.min(entries::<M::Table>() - first);
-        let table = match self.chunk.leaf(self.at, leaf_shift::<M>()) {
-            0 => self.walk(),
-            // SAFETY: T1: `cache_leaves` stored it when the chunk was made, and
-            // it stays linked while the chunk is one.
-            raw => Some(unsafe { LeafTable::from_raw(raw) }),
-        };
-        let piece = Piece::new(table?, self.at, pages);
-        (self.at, self.left) = (self.at.add_pages(pages), self.left - pages);
+        let pages = PageRange::new(self.at, self.left.min(entries::<M::Table>() - first));
+        // Runs of their own keep no leaf tables at hand.
+        let walk = || Some(Piece::new(self.walker.leaf_table(self.at)?, self.at, pages.pages));
+        let piece = at_hand::<M>(self.chunk, pages).or_else(walk)?;
+        (self.at, self.left) = (pages.end(), self.left - pages.pages);
         Some(piece)
     }
 }

@@ -90,6 +90,13 @@ impl<'r> Plan<'r> {
         }
     }
 
+    /// Whether it wants frames of no certain node, and of no low zone.
+    #[inline(always)]
+    pub(crate) fn wants_any(&self) -> bool {
+        const CERTAIN: Gfp = Gfp::DMA.union(Gfp::DMA32).union(Gfp::THISNODE);
+        !self.req.gfp.intersects(CERTAIN) && self.req.node.is_none()
+    }
+
     /// Which frames, for a CPU of `home`.
     #[inline]
     pub(crate) fn want(&self, home: Node) -> Want {

@@ -10,10 +10,8 @@
 //! Steps 1–4 are taken a bit at a time by the calls that need something, and by
 //! the tick; [`Vmalloc::purge`] takes them all, for all CPUs.
 
-use crate::area::Kind;
 use crate::cpu::{Here, SLICE};
 use crate::flush::{Grace, Pending};
-use crate::frames::release;
 use crate::instance::{Core, Vmalloc};
 use crate::load::Load;
 use crate::machine::frames::Frames;
@@ -22,7 +20,7 @@ use crate::space::chunk::ChunkRef;
 use crate::space::class::Class;
 use crate::stats::count;
 use crate::sync::Ordering::Relaxed;
-use crate::units::{CpuSet, PageRange, Pfn, VirtAddr};
+use crate::units::{CpuSet, PageRange, VirtAddr};
 use crate::warm::Shed;
 
 /// Ticks after which an open load closes (G4).
@@ -162,128 +160,6 @@ impl<'v, M: Machine> Here<'v, M> {
                 Err(pending) => self.closed = Some(pending),
             }
         }
-    }
-
-    /// Step 4: drains the ripe load by about `budget` pages, and says how many
-    /// it was.
-    pub(crate) fn redeem(&mut self, budget: usize) -> usize {
-        let Some(mut load) = self.ripe.take() else { return 0 };
-        let (mut work, mut pages, mut slots) = (0, 0, 0);
-        while work < budget {
-            let Some((chunk, slot)) = load.first() else {
-                self.redeem_tables(&load);
-                break;
-            };
-            if load.done == 0 && chunk.is_claimed(slot) {
-                self.postpone(chunk, slot);
-                work += 1;
-                continue;
-            }
-            let collected = self.collect(&mut load, chunk, slot);
-            if load.done == 0 {
-                self.give(chunk, slot, load.index);
-                slots += 1;
-            }
-            pages += collected;
-            // A slot costs something even if it has no pages to collect.
-            work += collected.max(1);
-        }
-        count(&self.cpu.counters.redeemed, slots);
-        count(&self.cpu.counters.redeemed_pages, pages as u64);
-        if work >= budget {
-            // Past a chunk that has nothing left in the load: it may be given
-            // up, and be somebody else's when the load is looked at again.
-            let _ = load.first();
-            self.ripe = Some(load);
-        }
-        work
-    }
-
-    /// Somebody else is still freeing the slot (R4): it waits once more.
-    #[cold]
-    fn postpone(&mut self, chunk: ChunkRef, slot: u32) {
-        self.open.postpone(chunk, slot, chunk.slot(slot).pages());
-    }
-
-    /// The load is empty: its table pages are free memory.
-    fn redeem_tables(&mut self, load: &Load) {
-        self.core.waiting.fetch_sub(load.pages, Relaxed);
-        while let Some(held) = self.tables[load.index].pop() {
-            self.redeem_table(held);
-        }
-    }
-
-    /// Collects up to a slice of a slot's frames. `load.done` says how far it
-    /// came; 0 = nothing is left.
-    fn collect(&mut self, load: &mut Load, chunk: ChunkRef, slot: u32) -> usize {
-        let area = chunk.slot(slot);
-        let (kind, pages) = (area.kind(), area.pages());
-        if kind == Kind::Reserved || pages == 0 {
-            return 0;
-        }
-        let slice = (pages - load.done).min(SLICE);
-        let at = self.core.address_of(chunk, slot).add_pages(load.done);
-        if kind.allocates() && !(area.is_shared() && M::SABOTAGE != Sabotage::IgnoreCounts) {
-            self.collect_own(chunk, at, slice);
-        } else {
-            self.collect_held(chunk, kind, at, slice);
-        }
-        load.done = if load.done + slice == pages { 0 } else { load.done + slice };
-        slice
-    }
-
-    /// Frames that nobody else holds go to the magazine.
-    fn collect_own(&mut self, chunk: ChunkRef, at: VirtAddr, pages: usize) {
-        let (vm, core) = (self.vm, self.core);
-        let depot = core.depot(self.node);
-        let own = &mut **self;
-        for piece in core.pieces(vm, chunk, at, pages) {
-            let collect = |mut places: &mut [Pfn]| {
-                let take = |frames: &[Pfn]| {
-                    let (now, later) = core::mem::take(&mut places).split_at_mut(frames.len());
-                    now.copy_from_slice(frames);
-                    places = later;
-                };
-                piece.collect(take, &mut |at, word| vm.complain(at, word));
-                piece.pages() - places.len()
-            };
-            // SAFETY: the only bindings are collected, after grace (G3).
-            unsafe { own.magazine.accept(vm.machine(), depot, piece.pages(), collect) }
-        }
-    }
-
-    /// Frames that others may hold lose this holder (G3).
-    fn collect_held(&mut self, chunk: ChunkRef, kind: Kind, at: VirtAddr, pages: usize) {
-        let (vm, core) = (self.vm, self.core);
-        let (machine, depot) = (vm.machine(), core.depot(self.node));
-        let own = &mut **self;
-        let mut let_go = |frame: Pfn| {
-            let last = match machine.frames().page(frame) {
-                _ if kind == Kind::Ioremap => false,
-                Some(page) => M::SABOTAGE == Sabotage::IgnoreCounts || release(page),
-                None => kind != Kind::Vmap && kind != Kind::MapRam,
-            };
-            if last {
-                // SAFETY: its last holder is this area, whose binding is
-                // collected, after grace (G3).
-                unsafe { own.magazine.push(machine, depot, frame) }
-            }
-        };
-        for piece in core.pieces(vm, chunk, at, pages) {
-            let each = |frames: &[Pfn]| frames.iter().for_each(|&frame| let_go(frame));
-            piece.collect(each, &mut |at, word| vm.complain(at, word));
-        }
-    }
-
-    /// A redeemed slot is free again.
-    #[inline]
-    fn give(&mut self, chunk: ChunkRef, slot: u32, load: usize) {
-        if chunk.class().is_none() {
-            let (start, grains) = chunk.slot(slot).run();
-            self.release_run(chunk.region(), start, grains);
-        }
-        let before = chunk.give(slot, load);
-        self.shelf(chunk.region()).gained(chunk, before);
     }
 
     /// Gives up empty chunks: a quarter of them (the tick), or all.

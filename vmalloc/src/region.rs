@@ -19,7 +19,7 @@
 
 use crate::area::RegionId;
 use crate::config::RegionConfig;
-use crate::cpu::Here;
+use crate::cpu::{Here, SLICE};
 use crate::error::Shortage;
 use crate::load::HeldTable;
 use crate::machine::Machine;
@@ -32,29 +32,34 @@ use crate::space::units::UnitTable;
 use crate::stats::count;
 use crate::sync::{AtomicBool, Ordering::Relaxed};
 use crate::table::Walker;
-use crate::units::{PAGE_SHIFT, PageRange, Pfn, VirtAddr};
+use crate::units::{PAGE_SHIFT, PAGE_SIZE, PageRange, Pfn, VirtAddr};
 use lock_api::Mutex;
 
-/// What an entry of the unit table says: the header's frame and, below it in 8
-/// bits, the slot whose run this is, or all ones for a class chunk.
+/// What an entry of the unit table says: where the header is and, in the low
+/// bits of its address, the slot whose run this is, or all ones for a class chunk.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct UnitEntry(pub(crate) u64);
 
+const NO_SLOT: u32 = 0xff;
+
 impl UnitEntry {
-    fn new(header: Pfn, slot: Option<u32>) -> UnitEntry {
-        UnitEntry(header.0 << 8 | slot.map_or(0xff, u64::from))
+    fn new(chunk: ChunkRef, slot: Option<u32>) -> UnitEntry {
+        UnitEntry(chunk.as_ptr().expose_provenance() as u64 | slot.unwrap_or(NO_SLOT) as u64)
     }
 
+    /// The header; `None` where the entry says nothing.
     #[inline]
-    pub(crate) fn header(self) -> Pfn {
-        Pfn(self.0 >> 8)
+    pub(crate) fn chunk(self) -> Option<ChunkRef> {
+        let at = self.0 as usize & !(PAGE_SIZE - 1);
+        // SAFETY: H2: `new` wrote what `as_ptr` gave; a header is a frame.
+        unsafe { ChunkRef::from_ptr(core::ptr::with_exposed_provenance_mut(at)) }
     }
 
     /// The slot, where the run is one area.
     #[inline]
     pub(crate) fn slot(self) -> Option<u32> {
-        let low = self.0 as u32 & 0xff;
-        (low != 0xff).then_some(low)
+        let low = self.0 as u32 & NO_SLOT;
+        (low != NO_SLOT).then_some(low)
     }
 }
 
@@ -76,6 +81,12 @@ pub(crate) struct Region<L: lock_api::RawMutex> {
     start: usize,
     pub(crate) bytes: usize,
     pub(crate) grain_shift: u32,
+    /// log2 of a grain's bytes.
+    shift: u32,
+    /// Bytes of all grains: a last one that is not whole is nobody's.
+    whole: usize,
+    /// Pages of the largest area that may go straight: none under Lowest.
+    pub(crate) straight: usize,
     arena_stock: usize,
     pub(crate) units: UnitTable,
     pub(crate) shared: Mutex<L, Shared>,
@@ -95,7 +106,7 @@ pub(crate) struct RunFit {
 }
 
 impl<L: lock_api::RawMutex> Region<L> {
-    pub(crate) fn new(id: usize, config: &RegionConfig) -> Region<L> {
+    pub(crate) fn new(id: usize, config: &RegionConfig, frames: usize) -> Region<L> {
         let grain_shift = config.grain_shift();
         let base = config.first_grain();
         let grains = ((config.end - base) >> PAGE_SHIFT >> grain_shift) as u32;
@@ -106,6 +117,9 @@ impl<L: lock_api::RawMutex> Region<L> {
             start: config.start,
             bytes: config.end - base,
             grain_shift,
+            shift: PAGE_SHIFT + grain_shift,
+            whole: (grains as usize) << (PAGE_SHIFT + grain_shift),
+            straight: if grain_shift == 0 { 0 } else { SLICE.min(frames).min(grains as usize) },
             arena_stock: arena.stock_needed(),
             units: UnitTable::new(grains),
             shared: Mutex::new(Shared { arena, headers: None }),
@@ -117,8 +131,7 @@ impl<L: lock_api::RawMutex> Region<L> {
     #[inline]
     pub(crate) fn grain_of(&self, at: VirtAddr) -> Option<u32> {
         let offset = at.0.wrapping_sub(self.base.0);
-        let grain = offset >> (PAGE_SHIFT + self.grain_shift);
-        (offset < self.bytes && grain < self.grains() as usize).then_some(grain as u32)
+        (offset < self.whole).then_some((offset >> self.shift) as u32)
     }
 
     /// The address of a grain.
@@ -275,7 +288,7 @@ impl<'v, M: Machine> Here<'v, M> {
         };
         let range = region.pages_of(start, fit.grains);
         let (chunk, slot) = self.label(&mut shared, region, range, whom);
-        let entry = UnitEntry::new(chunk.frame(), slot);
+        let entry = UnitEntry::new(chunk, slot);
         region.units.set(machine, &mut self.stock, start, fit.grains, entry.0);
         drop(shared);
 

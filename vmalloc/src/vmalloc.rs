@@ -24,35 +24,27 @@
 use crate::area::{Backing, Caller, Kind, Policy, Req};
 use crate::cpu::{Here, SLICE};
 use crate::error::{AllocError, FreeError, Shortage};
-use crate::frames::{Runs, hold, release};
+use crate::frames::release;
 use crate::gfp::Gfp;
 use crate::instance::{Core, Vmalloc};
 use crate::lookup::{Found, Pieces};
-use crate::machine::frames::{Frames, Want};
-use crate::machine::{Machine, Run, Sabotage};
+use crate::machine::frames::Frames;
+use crate::machine::{Machine, Sabotage};
 use crate::plan::Plan;
 use crate::pressure::Tries;
 use crate::space::chunk::ChunkRef;
 use crate::stats::{count, uncount};
-use crate::units::{PageRange, Pfn, VirtAddr};
+use crate::units::{PageRange, VirtAddr};
 use core::ptr::NonNull;
 
 /// A slot that a call has begun to fill. Dropping it undoes what was done.
-struct Hole<'v, M: Machine> {
-    vm: &'v Vmalloc<M>,
-    core: &'v Core<M>,
-    found: Found,
-    pages: usize,
+pub(crate) struct Hole<'v, M: Machine> {
+    pub(crate) vm: &'v Vmalloc<M>,
+    pub(crate) core: &'v Core<M>,
+    pub(crate) found: Found,
+    pub(crate) pages: usize,
     /// Of which have been bound.
-    bound: usize,
-}
-
-/// Why a slice could not be filled.
-enum Refusal {
-    /// Something ran short; nothing of the slice is bound.
-    Short(Shortage),
-    /// So many pages of the slice are bound, and nothing helps.
-    Final(usize, AllocError),
+    pub(crate) bound: usize,
 }
 
 impl<M: Machine> Vmalloc<M> {
@@ -101,16 +93,26 @@ impl<M: Machine> Vmalloc<M> {
         backing: Backing<'_>,
     ) -> Result<NonNull<u8>, AllocError> {
         let Some(core) = self.core() else { return Err(AllocError::NotInitialised) };
-        let made = match Plan::new(self, core, (req, kind, caller), &backing) {
-            Ok(plan) => {
-                self.build(core, &plan, &backing).or_else(|error| self.build_again(core, &plan, &backing, error))
-            }
-            Err(error) => Err(error),
+        let made = match self.make_straight(core, (req, kind, caller), &backing) {
+            Some(made) => made,
+            None => self.make_long(core, (req, kind, caller), &backing),
         };
         if let Err(error) = &made {
             self.refused(core, req, error);
         }
         made
+    }
+
+    /// Makes an area the long way.
+    #[inline(never)]
+    fn make_long(
+        &self,
+        core: &Core<M>,
+        asked: (&Req, Kind, Caller),
+        backing: &Backing<'_>,
+    ) -> Result<NonNull<u8>, AllocError> {
+        let plan = Plan::new(self, core, asked, backing)?;
+        self.build(core, &plan, backing).or_else(|error| self.build_again(core, &plan, backing, error))
     }
 
     #[inline(always)]
@@ -176,48 +178,42 @@ impl<M: Machine> Vmalloc<M> {
 
     /// Frees an area of a kind that `frees` accepts, of `count` pages where the
     /// caller names them.
+    #[inline(always)]
     pub(crate) fn unmake(
         &self,
         at: VirtAddr,
         by: Caller,
-        frees: impl FnOnce(Kind) -> bool,
+        frees: fn(Kind) -> bool,
         count: Option<usize>,
     ) -> Result<(), FreeError> {
-        let core = self.core().ok_or(FreeError::NotInitialised)?;
-        let (found, sequence) = core.find_start(self, at)?;
+        let Some(core) = self.core() else { return Err(FreeError::NotInitialised) };
+        if self.unmake_straight(core, (at, by), frees, count) {
+            return Ok(());
+        }
+        self.unmake_long(core, (at, by), frees, count)
+    }
+
+    /// Frees an area the long way.
+    #[inline(never)]
+    fn unmake_long(
+        &self,
+        core: &Core<M>,
+        (at, by): (VirtAddr, Caller),
+        frees: fn(Kind) -> bool,
+        count: Option<usize>,
+    ) -> Result<(), FreeError> {
+        let mut here = Here::enter(self, core).map_err(FreeError::WrongContext)?;
+        let (found, sequence) = here.find_start(at)?;
         let (kind, pages) = (found.slot().kind(), found.slot().pages());
         if !frees(kind) {
             return Err(FreeError::WrongKind(kind));
         }
-        match count {
-            Some(given) if given != pages => Err(FreeError::WrongSize { pages, given }),
-            _ => self.retire(core, (&found, sequence), pages, by),
-        }
-    }
-
-    /// live → stale: the entries are retired, the frames wait in them.
-    #[inline]
-    fn retire(
-        &self,
-        core: &Core<M>,
-        (found, sequence): (&Found, u32),
-        pages: usize,
-        by: Caller,
-    ) -> Result<(), FreeError> {
-        let mut here = Here::enter(self, core).map_err(FreeError::WrongContext)?;
-        if core.caches()
-            && let Some(done) = here.retire_warm((found, sequence), pages, by)
+        if let Some(given) = count
+            && given != pages
         {
-            return done;
+            return Err(FreeError::WrongSize { pages, given });
         }
-        let bound = if found.slot().kind() == Kind::Reserved { 0 } else { pages };
-        let how = here.way_of(found, bound);
-        if !here.claim(found, sequence, how, pages) {
-            return Err(core.double_free(found));
-        }
-        here.count_free(how, pages);
-        found.slot().freed_by(by);
-        here.unbind(found, how, PageRange::new(found.start, bound));
+        here.retire((&found, sequence), kind, pages, by)?;
         if core.policy() == Policy::Strict {
             drop(here);
             self.settle(core, found.start);
@@ -238,17 +234,8 @@ impl<M: Machine> Vmalloc<M> {
         let how = here.way_of(found, bound);
         let claimed = here.claim(found, found.slot().sequence(), how, bound);
         debug_assert!(claimed, "U1: nobody else can free what is building");
-        here.unbind(found, how, PageRange::new(found.start, bound));
+        here.unbind(found, how, PageRange::new(found.start, bound), bound);
     }
-}
-
-/// An entry in use where none may be is an error, and never overwritten (T2).
-#[inline]
-fn all_bound(slice: PageRange, bound: usize) -> Result<(), Refusal> {
-    if bound == slice.pages {
-        return Ok(());
-    }
-    Err(Refusal::Final(bound, AllocError::InUse(slice.start.add_pages(bound))))
 }
 
 /// How a slot goes from live to stale.
@@ -263,176 +250,32 @@ pub(crate) enum Way {
 }
 
 impl<M: Machine> Here<'_, M> {
-    /// Binds every page of the hole, a slice at a time (L3).
-    #[inline(always)]
-    fn fill(&mut self, hole: &mut Hole<'_, M>, plan: &Plan<'_>, backing: &Backing<'_>) -> Result<(), AllocError> {
-        let mut tries = Tries::default();
-        loop {
-            let at = hole.found.start.add_pages(hole.bound);
-            let slice = PageRange::new(at, (plan.pages - hole.bound).min(SLICE));
-            match self.bind(hole.found.chunk, slice, hole.bound, plan, backing) {
-                Ok(()) => {
-                    hole.bound += slice.pages;
-                    tries.progress();
-                }
-                Err(Refusal::Short(short)) => {
-                    let relieved = self.vm.relieve(self, plan, short, &mut tries);
-                    relieved.map_err(|error| error.beyond(hole.bound))?;
-                    continue;
-                }
-                Err(Refusal::Final(bound, error)) => {
-                    hole.bound += bound;
-                    return Err(error);
-                }
-            }
-            if hole.bound == plan.pages {
-                return Ok(());
-            }
-            self.breathe();
-        }
-    }
-
-    /// Binds the pages of `slice`, `done` pages into the area.
+    /// live → stale: the entries are retired, the frames wait in them. Under
+    /// Park and Keep perhaps live → warm.
     #[inline]
-    fn bind(
+    fn retire(
         &mut self,
-        chunk: ChunkRef,
-        slice: PageRange,
-        done: usize,
-        plan: &Plan<'_>,
-        backing: &Backing<'_>,
-    ) -> Result<(), Refusal> {
-        match *backing {
-            Backing::Fresh => self.bind_fresh(chunk, slice, plan),
-            Backing::Frames(frames) => self.bind_given(chunk, slice, &frames[done..done + slice.pages], plan),
-            Backing::Device(first) => self.bind_device(chunk, slice, first.offset(done as u64), plan),
-            Backing::Nothing => Ok(()),
+        (found, sequence): (&Found, u32),
+        kind: Kind,
+        pages: usize,
+        by: Caller,
+    ) -> Result<(), FreeError> {
+        let caches = self.core.caches();
+        if caches && let Some(done) = self.retire_warm((found, sequence), pages, by) {
+            return done;
         }
-    }
-
-    #[inline]
-    fn bind_fresh(&mut self, chunk: ChunkRef, slice: PageRange, plan: &Plan<'_>) -> Result<(), Refusal> {
-        let want = plan.want(self.node);
-        if !self.magazine.serves(want) || (M::MIRRORED && slice.pages > 1) {
-            return self.bind_runs(chunk, slice, plan, want);
+        let bound = if kind == Kind::Reserved { 0 } else { pages };
+        let how = self.way_of(found, bound);
+        if how == Way::AtOnce && !caches {
+            // Nobody else could do anything since it was looked up.
+            self.open.add(found.chunk, 1 << found.index, pages);
+        } else if !self.claim(found, sequence, how, pages) {
+            return Err(self.core.double_free(found));
         }
-        let (machine, core) = (self.vm.machine(), self.core);
-        let depot = core.depot(self.node);
-        if self.magazine.reserve(machine, depot, want, slice.pages).is_err() {
-            return Err(Refusal::Short(Shortage::Frames(slice.pages)));
-        }
-        let bound = self.write_entries(chunk, slice, self.magazine.top(slice.pages), plan);
-        let first = self.magazine.top(slice.pages)[0];
-        // From here on the frames are the entries', mirrored or not.
-        self.magazine.commit(bound);
-        all_bound(slice, bound)?;
-        if M::MIRRORED { self.mirror(slice, Run { pages: slice, first, prot: plan.req.prot }) } else { Ok(()) }
-    }
-
-    /// Binds frames by the run: mirrored machines, and requests that the
-    /// magazine does not serve.
-    #[cold]
-    fn bind_runs(&mut self, chunk: ChunkRef, slice: PageRange, plan: &Plan<'_>, want: Want) -> Result<(), Refusal> {
-        let machine = self.vm.machine();
-        let runs = Runs::take(machine.frames(), want, slice.pages)
-            .map_err(|_| Refusal::Short(Shortage::Frames(slice.pages)))?;
-        let mut bound = 0;
-        for run in runs.iter() {
-            let pages = PageRange::new(slice.start.add_pages(bound), run.frames);
-            let these = self.write_run(chunk, pages, run.first, plan);
-            bound += these;
-            if these < run.frames {
-                // SAFETY: they were taken a moment ago, and not bound.
-                unsafe { runs.give_back_from(bound, machine.frames()) };
-                return all_bound(slice, bound);
-            }
-        }
-        let mut at = slice.start;
-        for run in runs.iter() {
-            let pages = PageRange::new(at, run.frames);
-            self.mirror(slice, Run { pages, first: run.first, prot: plan.req.prot })?;
-            at = pages.end();
-        }
+        self.count_free(how, pages);
+        found.slot().freed_by(by);
+        self.unbind(found, how, PageRange::new(found.start, bound), pages);
         Ok(())
-    }
-
-    /// Binds frames that are somebody's; each gains a holder.
-    fn bind_given(
-        &mut self,
-        chunk: ChunkRef,
-        slice: PageRange,
-        frames: &[Pfn],
-        plan: &Plan<'_>,
-    ) -> Result<(), Refusal> {
-        let source = self.vm.machine().frames();
-        frames.iter().filter_map(|&frame| source.page(frame)).for_each(hold);
-        let bound = self.write_entries(chunk, slice, frames, plan);
-        for page in frames[bound..].iter().filter_map(|&frame| source.page(frame)) {
-            let last = release(page);
-            debug_assert!(!last, "P1: the caller holds it");
-        }
-        all_bound(slice, bound)?;
-        let mut start = 0;
-        while M::MIRRORED && start < frames.len() {
-            let adjacent = |&i: &usize| frames[i].0 == frames[start].0 + (i - start) as u64;
-            let end = (start..frames.len()).take_while(adjacent).last().map_or(start + 1, |last| last + 1);
-            let pages = PageRange::new(slice.start.add_pages(start), end - start);
-            self.mirror(slice, Run { pages, first: frames[start], prot: plan.req.prot })?;
-            start = end;
-        }
-        Ok(())
-    }
-
-    fn bind_device(&mut self, chunk: ChunkRef, slice: PageRange, first: Pfn, plan: &Plan<'_>) -> Result<(), Refusal> {
-        let bound = self.write_run(chunk, slice, first, plan);
-        all_bound(slice, bound)?;
-        self.mirror(slice, Run { pages: slice, first, prot: plan.req.prot })
-    }
-
-    /// Binds the slice's pages to `frames`, up to the first whose entry is in
-    /// use, and says how many.
-    #[inline]
-    fn write_entries(&self, chunk: ChunkRef, slice: PageRange, frames: &[Pfn], plan: &Plan<'_>) -> usize {
-        let mut bound = 0;
-        for piece in self.core.pieces(self.vm, chunk, slice.start, slice.pages) {
-            let these = &frames[bound..bound + piece.pages()];
-            let pages = piece.bind(these, plan.req.prot, plan.req.memory);
-            bound += pages;
-            if pages < these.len() {
-                return bound;
-            }
-        }
-        self.written(chunk, slice, plan);
-        bound
-    }
-
-    fn write_run(&self, chunk: ChunkRef, slice: PageRange, first: Pfn, plan: &Plan<'_>) -> usize {
-        let mut bound = 0;
-        for piece in self.core.pieces(self.vm, chunk, slice.start, slice.pages) {
-            let pages = piece.bind_run(first.offset(bound as u64), plan.req.prot, plan.req.memory);
-            bound += pages;
-            if pages < piece.pages() {
-                return bound;
-            }
-        }
-        self.written(chunk, slice, plan);
-        bound
-    }
-
-    #[inline]
-    fn written(&self, chunk: ChunkRef, slice: PageRange, plan: &Plan<'_>) {
-        self.vm.machine().sync(slice);
-        if M::SABOTAGE == Sabotage::MapGuard {
-            let guard = self.core.pieces(self.vm, chunk, slice.end(), 1).next();
-            guard.map(|piece| piece.bind_run(self.vm.machine().root(), plan.req.prot, plan.req.memory));
-        }
-    }
-
-    /// Makes a run of the slice, which is bound, reachable, where the MMU does
-    /// not read the entries.
-    #[inline]
-    fn mirror(&mut self, slice: PageRange, run: Run) -> Result<(), Refusal> {
-        self.vm.machine().mirror(run).map_err(|number| Refusal::Final(slice.pages, AllocError::Refused(number)))
     }
 
     /// How this CPU frees a slot of which `bound` pages have entries.
@@ -471,10 +314,20 @@ impl<M: Machine> Here<'_, M> {
         count(&counters.free_pages, pages as u64);
     }
 
+    /// Writes the label of an area in a slot that was taken: from here on it is
+    /// being built (U1).
+    #[inline(always)]
+    pub(crate) fn begin(&self, (chunk, index): (ChunkRef, u32), plan: &Plan<'_>, backing: &Backing<'_>) {
+        chunk.slot(index).begin(&plan.label(backing));
+        chunk.enliven(index);
+        count(&self.cpu.counters.allocs, 1);
+        count(&self.cpu.counters.alloc_pages, plan.pages as u64);
+    }
+
     /// A slot that was begun, and of which nothing was bound, is clean.
     fn untake(&mut self, found: &Found) {
         let chunk = found.chunk;
-        if chunk.class().is_none() {
+        if chunk.is_runs() {
             let (start, grains) = found.slot().run();
             self.release_run(chunk.region(), start, grains);
         }
@@ -483,10 +336,10 @@ impl<M: Machine> Here<'_, M> {
 
     /// Retires the entries of a claimed slot, and hands it to its owner.
     #[inline]
-    pub(crate) fn unbind(&mut self, found: &Found, how: Way, bound: PageRange) {
+    pub(crate) fn unbind(&mut self, found: &Found, how: Way, bound: PageRange, pages: usize) {
         if how == Way::AtOnce {
             self.retire_entries(found.chunk, bound);
-            self.pay(found.slot().pages());
+            self.pay(pages);
         } else {
             self.unbind_in_slices(found, bound);
         }
@@ -509,9 +362,10 @@ impl<M: Machine> Here<'_, M> {
             return;
         }
         let vm = self.vm;
-        for piece in self.core.pieces(vm, chunk, slice.start, slice.pages) {
+        self.core.each_piece(vm, chunk, slice, |piece| {
             piece.retire(&mut |at, word| vm.complain(at, word));
-        }
+            true
+        });
         vm.machine().unmapped(slice);
     }
 
@@ -534,12 +388,8 @@ impl<M: Machine> Here<'_, M> {
 impl<'v, M: Machine> Hole<'v, M> {
     /// Begins an area in a slot that was taken.
     #[inline(always)]
-    fn begin(here: &Here<'v, M>, place: (ChunkRef, u32), plan: &Plan<'_>, backing: &Backing<'_>) -> Hole<'v, M> {
-        let (chunk, index) = place;
-        chunk.slot(index).begin(&plan.label(backing));
-        chunk.enliven(index);
-        count(&here.cpu.counters.allocs, 1);
-        count(&here.cpu.counters.alloc_pages, plan.pages as u64);
+    fn begin(here: &Here<'v, M>, (chunk, index): (ChunkRef, u32), plan: &Plan<'_>, backing: &Backing<'_>) -> Self {
+        here.begin((chunk, index), plan, backing);
         let found = Found { chunk, index, start: here.core.address_of(chunk, index) };
         Hole { vm: here.vm, core: here.core, found, pages: plan.pages, bound: 0 }
     }
@@ -549,6 +399,7 @@ impl<'v, M: Machine> Hole<'v, M> {
     }
 
     /// Clears the pages, through whatever way the machine has.
+    #[inline(never)]
     fn zero(&self) {
         for piece in self.pieces() {
             piece.frames().for_each(|(at, frame)| self.vm.machine().zero(frame, at));
@@ -567,6 +418,12 @@ impl<'v, M: Machine> Hole<'v, M> {
         self.found.slot().adopt();
     }
 
+    /// The entry of the first page that could not be bound is in use (T2).
+    #[cold]
+    pub(crate) fn in_use(self) -> AllocError {
+        AllocError::InUse(self.found.start.add_pages(self.bound))
+    }
+
     /// The area has its own frames: it is cleared if asked for, and whole.
     #[inline]
     fn whole(self, plan: &Plan<'_>) -> NonNull<u8> {
@@ -579,10 +436,9 @@ impl<'v, M: Machine> Hole<'v, M> {
     /// The area is whole.
     #[inline]
     fn publish(self) -> NonNull<u8> {
-        self.found.slot().publish();
-        let start = self.found.start.0;
+        let found = self.found;
         core::mem::forget(self);
-        NonNull::new(core::ptr::with_exposed_provenance_mut(start)).expect("R3: no region holds address 0")
+        found.publish()
     }
 }
 

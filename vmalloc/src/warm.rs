@@ -329,7 +329,7 @@ impl<M: Machine> Here<'_, M> {
         if kept {
             self.hand_over(found);
         } else {
-            self.unbind(found, how, PageRange::new(found.start, pages));
+            self.unbind(found, how, PageRange::new(found.start, pages), pages);
         }
         Ok(())
     }

@@ -9,37 +9,89 @@
 //! - C3. A count that reached its limit stays there: such a frame is never
 //!   given back, which is safe.
 
-use crate::machine::frames::Page;
-use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use crate::machine::frames::{Frames, Page};
+use crate::units::Pfn;
+use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 
-/// The count that is never left again (C3).
-const STUCK: u32 = u32::MAX;
+/// From this count on it is not counted any more (C3).
+const STUCK: u32 = 1 << 31;
+/// Where such a count stays: no number of calls at the same moment leaves the
+/// half that is stuck.
+const FAR: u32 = STUCK | STUCK >> 1;
 
 /// One more holder.
+#[inline]
 pub fn hold(page: &Page) {
-    // Refused at the limit, where nothing is to be done.
-    let _ = page.extra.fetch_update(Relaxed, Relaxed, |extra| extra.checked_add(1));
+    if page.extra.fetch_add(1, Relaxed) >= STUCK {
+        stick(page);
+    }
 }
 
 /// One holder less; true = that was the last one, and the frame is the
 /// caller's to give back.
 #[must_use = "the last holder has to give the frame back"]
+#[inline]
 pub fn release(page: &Page) -> bool {
-    page.extra.fetch_update(AcqRel, Acquire, left).is_err()
+    // One look at the sign of what is left: less than no holder but this one
+    // means none, or a count that is stuck.
+    (page.extra.fetch_sub(1, AcqRel).wrapping_sub(1) as i32) < 0 && was_last(page)
 }
 
-/// The holders beyond the first after one has left; `None` for the last.
-fn left(extra: u32) -> Option<u32> {
-    match extra {
-        0 => None,
-        STUCK => Some(STUCK),
-        _ => Some(extra - 1),
+/// What a count below zero means.
+#[inline(never)]
+fn was_last(page: &Page) -> bool {
+    if page.extra.load(Relaxed) != u32::MAX {
+        stick(page);
+        return false;
     }
+    // Nobody else is left who could look.
+    page.extra.store(0, Relaxed);
+    true
+}
+
+#[cold]
+#[inline(never)]
+fn stick(page: &Page) {
+    page.extra.store(FAR, Relaxed);
+}
+
+/// Each of `frames` gains a holder, up to the first without a descriptor. Says
+/// how many that are.
+pub fn hold_all<F: Frames>(source: &F, frames: &[Pfn]) -> usize {
+    let mut held = 0;
+    source.each_page(frames, |n, page| {
+        if let Some(page) = page {
+            hold(page);
+            held = n + 1;
+        }
+        page.is_some()
+    });
+    held
+}
+
+/// Each of up to 64 `frames` loses a holder, and those for which it was the last
+/// are moved to the front. Says how many that are. Of frames without a descriptor
+/// nobody knows, so they are not among them.
+pub fn release_all<F: Frames>(source: &F, frames: &mut [Pfn]) -> usize {
+    let mut last = 0u64;
+    source.each_page(frames, |n, page| {
+        if page.is_some_and(release) {
+            last |= 1 << n;
+        }
+        true
+    });
+    let mut moved = 0;
+    while last != 0 {
+        frames[moved] = frames[last.trailing_zeros() as usize];
+        (moved, last) = (moved + 1, last & (last - 1));
+    }
+    moved
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frames::testing::{TestZones, ram};
     extern crate std;
     use std::vec::Vec;
 
@@ -64,12 +116,23 @@ mod tests {
     }
 
     #[test]
+    fn many_frames_are_held_up_to_the_first_that_is_not_counted_and_the_last_holds_are_told() {
+        let real = TestZones::new(&[ram(0, 4, 0)], None);
+        let extra = || [0, 1, 2, 3].map(|n| real.zones.page(Pfn(n)).unwrap().extra.load(Relaxed));
+        assert_eq!(hold_all(&real.zones, &[Pfn(1), Pfn(3), Pfn(9), Pfn(0)]), 2);
+        assert_eq!(extra(), [0, 1, 0, 1]);
+        let mut frames = [0, 1, 9, 2, 3].map(Pfn);
+        let last = release_all(&real.zones, &mut frames);
+        assert_eq!((&frames[..last], extra()), (&[Pfn(0), Pfn(2)][..], [0; 4]));
+    }
+
+    #[test]
     fn c3_a_count_at_its_limit_stays_there() {
         let page = Page::default();
         page.extra.store(STUCK - 1, Relaxed);
         hold(&page);
         hold(&page);
-        assert!(!release(&page) && !release(&page));
-        assert_eq!(page.extra.load(Relaxed), STUCK);
+        assert!((0..5).all(|_| !release(&page)));
+        assert!(page.extra.load(Relaxed) >= STUCK);
     }
 }

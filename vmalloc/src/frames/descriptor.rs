@@ -66,6 +66,11 @@ impl Tag {
         }
     }
 
+    #[inline]
+    pub fn is_hole(self) -> bool {
+        self.0.to_le_bytes()[1] == 0
+    }
+
     pub fn home(self) -> Home {
         let [_, _, zone, node] = self.0.to_le_bytes();
         let zone = super::node::KINDS[zone as usize % super::node::KINDS.len()];
@@ -86,6 +91,7 @@ pub(super) struct Descriptor {
 const _: () = assert!(size_of::<Descriptor>() == 16);
 
 impl Descriptor {
+    #[inline]
     pub fn tag(&self) -> Tag {
         Tag(self.tag.load(Relaxed))
     }
@@ -137,6 +143,13 @@ impl<'a> Descriptors<'a> {
     #[inline]
     pub fn at(self, index: u32) -> &'a Descriptor {
         &self.all[index as usize]
+    }
+
+    /// What is counted of a frame of RAM.
+    #[inline]
+    pub fn page(self, frame: Pfn) -> Option<&'a Page> {
+        let descriptor = self.all.get(frame.0.wrapping_sub(self.base.0) as usize)?;
+        (!descriptor.tag().is_hole()).then_some(&descriptor.page)
     }
 
     /// The frame that `index` and its whole block of `order` would merge with.

@@ -93,7 +93,7 @@ impl Magazine {
     }
 
     /// Whether the frames in here will do for `want`.
-    #[inline]
+    #[inline(always)]
     pub fn serves(&self, want: Want) -> bool {
         want.order == 0 && want.zone >= self.zone && (!self.mixed || want.node == self.node && !want.this_node)
     }
@@ -135,15 +135,31 @@ impl Magazine {
         }
     }
 
+    /// Whether the next `n` frames are loaded.
+    #[inline(always)]
+    pub fn has(&self, n: usize) -> bool {
+        matches!(&self.stacks, Some(stacks) if stacks.loaded.len() >= n)
+    }
+
+    /// Whether its frames do for everybody who wants no low zone and no certain
+    /// node: none lies above Normal.
+    #[inline(always)]
+    pub fn serves_any(&self) -> bool {
+        self.zone <= ZoneKind::Normal
+    }
+
     /// The next `n` frames, in the order of `pop`. Panics unless they were
     /// reserved.
-    #[inline]
+    #[inline(always)]
     pub fn top(&self, n: usize) -> &[Pfn] {
-        self.stacks.as_ref().map_or(&[], |stacks| stacks.loaded.top(n))
+        match &self.stacks {
+            Some(stacks) => stacks.loaded.top(n),
+            None => &[],
+        }
     }
 
     /// Takes the next `n` frames, which were reserved.
-    #[inline]
+    #[inline(always)]
     pub fn commit(&mut self, n: usize) {
         if let Some(stacks) = &mut self.stacks {
             stacks.loaded.drop_top(n);
@@ -166,27 +182,32 @@ impl Magazine {
         }
     }
 
-    /// Takes up to `n` ≤ 64 free frames in: `fill` writes them and says how
-    /// many. The first of them is the next to come out, so frames written in
-    /// the order of their pages come out in that order.
-    ///
-    /// # Safety
-    /// As for [`push`](Magazine::push), for the frames that `fill` wrote.
-    #[inline]
-    pub unsafe fn accept<M: Machine, L: RawMutex>(
-        &mut self,
-        machine: &M,
-        depot: &Depot<L>,
-        n: usize,
-        fill: impl FnOnce(&mut [Pfn]) -> usize,
-    ) {
+    /// Room for `n` ≤ 64 free frames, to be written there and taken in by
+    /// [`Magazine::accept`]: the first of them is the next to come out, so
+    /// frames in the order of their pages come out in that order. `None` where
+    /// frames have to be pushed one by one: nodes are told apart, or memory is
+    /// tiny.
+    #[inline(always)]
+    pub fn room<M: Machine, L: RawMutex>(&mut self, machine: &M, depot: &Depot<L>, n: usize) -> Option<&mut [Pfn]> {
         debug_assert!(n <= MOST);
         match &mut self.stacks {
             Some(stacks) if !self.mixed && n <= self.full => {
                 stacks.make_room(machine, depot, self.full, n);
-                stacks.loaded.fill(n, fill);
+                Some(stacks.loaded.room(n))
             }
-            _ => self.accept_singly(machine, depot, n, fill),
+            _ => None,
+        }
+    }
+
+    /// Takes in the first `got` frames of the room for `n`.
+    ///
+    /// # Safety
+    /// As for [`push`](Magazine::push), for the frames that were written into
+    /// what [`Magazine::room`] gave for `n` just now.
+    #[inline(always)]
+    pub unsafe fn accept(&mut self, n: usize, got: usize) {
+        if let Some(stacks) = &mut self.stacks {
+            stacks.loaded.filled(n, got);
         }
     }
 
@@ -225,23 +246,6 @@ impl Magazine {
     #[inline]
     fn is_ours<M: Machine>(&self, machine: &M, frame: Pfn) -> bool {
         !self.mixed || machine.frames().node_of(frame) == self.node
-    }
-
-    /// Nodes have to be told apart, or memory is tiny.
-    #[cold]
-    fn accept_singly<M: Machine, L: RawMutex>(
-        &mut self,
-        machine: &M,
-        depot: &Depot<L>,
-        n: usize,
-        fill: impl FnOnce(&mut [Pfn]) -> usize,
-    ) {
-        let mut frames = [Pfn(0); MOST];
-        let got = fill(&mut frames[..n]);
-        for &frame in frames[..got].iter().rev() {
-            // SAFETY: the contract of `accept`.
-            unsafe { self.push(machine, depot, frame) }
-        }
     }
 }
 
@@ -290,7 +294,7 @@ impl Stacks {
     }
 
     /// Makes `loaded` take `n` more without getting more than full.
-    #[inline]
+    #[inline(always)]
     fn make_room<M: Machine, L: RawMutex>(&mut self, machine: &M, depot: &Depot<L>, full: usize, n: usize) {
         if self.loaded.len() + n > full {
             self.unload(machine, depot, full, n);

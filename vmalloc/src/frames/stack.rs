@@ -37,7 +37,7 @@ pub(super) struct Stack {
 const _: () = assert!(size_of::<Stack>() <= PAGE_SIZE);
 
 impl Stack {
-    #[inline]
+    #[inline(always)]
     pub fn len(&self) -> usize {
         CAPACITY - self.at
     }
@@ -58,30 +58,42 @@ impl Stack {
     }
 
     /// The next `n` frames, in the order of `pop`. Panics if there are fewer.
-    #[inline]
+    #[inline(always)]
     pub fn top(&self, n: usize) -> &[Pfn] {
         &self.frames[self.at..][..n]
     }
 
     /// Takes the next `n` off.
-    #[inline]
+    #[inline(always)]
     pub fn drop_top(&mut self, n: usize) {
         debug_assert!(n <= self.len());
         self.at += n;
     }
 
-    /// Lets `fill` write into the `n` places above the top and say how many
-    /// it wrote; these are on the stack then, the first on top. Panics where
-    /// there is no room for `n`.
-    #[inline]
-    pub fn fill(&mut self, n: usize, fill: impl FnOnce(&mut [Pfn]) -> usize) -> usize {
+    /// The `n` places above the top. Panics where there is no room for `n`.
+    #[inline(always)]
+    pub fn room(&mut self, n: usize) -> &mut [Pfn] {
         let start = self.at - n;
-        let got = fill(&mut self.frames[start..self.at]);
-        if got < n {
+        &mut self.frames[start..self.at]
+    }
+
+    /// Of the `n` places above the top, the first `got` were written: these are
+    /// on the stack then, the first on top.
+    #[inline(always)]
+    pub fn filled(&mut self, n: usize, got: usize) {
+        if got < n && got > 0 {
+            let start = self.at - n;
             self.frames.copy_within(start..start + got, self.at - got);
         }
         self.at -= got;
-        got
+    }
+
+    /// Lets `fill` write into the `n` places above the top and say how many it
+    /// wrote.
+    #[inline]
+    pub fn fill(&mut self, n: usize, fill: impl FnOnce(&mut [Pfn]) -> usize) {
+        let got = fill(self.room(n));
+        self.filled(n, got);
     }
 
     /// Puts the frames of `other` on top, as many as there is room for.

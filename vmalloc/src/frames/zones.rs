@@ -339,10 +339,13 @@ unsafe impl<L: RawMutex + Sync> Frames for Zones<L> {
     }
 
     fn page(&self, frame: Pfn) -> Option<&Page> {
-        let layout = self.layout()?;
-        let d = layout.descriptors();
-        let descriptor = d.at(d.index(frame)?);
-        (descriptor.state() != State::Hole).then_some(&descriptor.page)
+        self.descriptors()?.page(frame)
+    }
+
+    #[inline]
+    fn each_page(&self, frames: &[Pfn], mut f: impl FnMut(usize, Option<&Page>) -> bool) {
+        let Some(d) = self.descriptors() else { return };
+        let _ = frames.iter().enumerate().all(|(n, &frame)| f(n, d.page(frame)));
     }
 }
 

@@ -118,4 +118,10 @@ pub unsafe trait Frames: Sync {
     fn page(&self, _frame: Pfn) -> Option<&Page> {
         None
     }
+    /// Calls `f` for each of `frames`, with its place among them and its
+    /// descriptor as [`Frames::page`] tells it, until it says false.
+    #[inline]
+    fn each_page(&self, frames: &[Pfn], mut f: impl FnMut(usize, Option<&Page>) -> bool) {
+        let _ = frames.iter().enumerate().all(|(n, &frame)| f(n, self.page(frame)));
+    }
 }

@@ -90,6 +90,13 @@ impl Shelf {
         self.take_from_next(bin_of(class))
     }
 
+    /// The clean slot of `class` that is next, if the current chunk has one.
+    #[inline(always)]
+    pub fn peek(&self, class: Class) -> Option<(ChunkRef, u32)> {
+        let current = chunk(self.bins[class.index()].current)?;
+        current.next_free().map(|slot| (current, slot))
+    }
+
     #[cold]
     #[inline(never)]
     fn take_from_next(&mut self, bin: usize) -> Option<(ChunkRef, u32)> {
@@ -108,7 +115,7 @@ impl Shelf {
 
     /// Adds a chunk, all of whose slots are free.
     pub fn add(&mut self, chunk: ChunkRef) {
-        let bin = bin_of(chunk.class());
+        let bin = chunk.bin();
         self.bins[bin].chunks += 1;
         self.link(bin, chunk, EMPTY);
     }
@@ -119,9 +126,9 @@ impl Shelf {
     }
 
     /// A slot of `chunk` became free; `before` were free already.
-    #[inline]
+    #[inline(always)]
     pub fn gained(&mut self, chunk: ChunkRef, before: u64) {
-        let bin = bin_of(chunk.class());
+        let bin = chunk.bin();
         if self.bins[bin].current == chunk.as_ptr() {
             return;
         }
@@ -158,6 +165,8 @@ impl Shelf {
         Some(current)
     }
 
+    #[cold]
+    #[inline(never)]
     fn move_to(&mut self, bin: usize, chunk: ChunkRef, list: u8) {
         self.unlink(bin, chunk);
         self.link(bin, chunk, list);
@@ -214,7 +223,7 @@ impl Shelf {
     fn check_list(&self, bin: usize, head: *mut Chunk, belongs: impl Fn(&Chunk) -> bool) -> Result<u32, Broken> {
         let (mut link, mut count) = (head, 0);
         while let Some(at) = chunk(link) {
-            if !belongs(&at) || bin_of(at.class()) != bin || self.bins[bin].current == link {
+            if !belongs(&at) || at.bin() != bin || self.bins[bin].current == link {
                 return Err(Broken { rule: "S1", at: link.addr() });
             }
             if !at.masks_agree() {

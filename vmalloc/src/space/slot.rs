@@ -193,6 +193,28 @@ impl Slot {
         self.pages.load(Relaxed)
     }
 
+    /// Kind and pages of an area that is not being built.
+    #[inline]
+    pub fn built(&self) -> Option<(Kind, usize)> {
+        let meta = self.meta.load(Acquire);
+        (meta & BUILDING == 0).then(|| (kind_of(meta), self.pages()))
+    }
+
+    /// Pages of the area, if its frames are somebody's who lent them.
+    #[inline]
+    pub fn lent_pages(&self) -> Option<usize> {
+        matches!(self.kind(), Kind::MapRam | Kind::Vmap).then(|| self.pages())
+    }
+
+    /// Pages of the area, if all that it holds are frames of its own, which
+    /// nobody else holds.
+    #[inline]
+    pub fn own_pages(&self) -> Option<usize> {
+        const { assert!(Kind::Vmalloc as u32 == 0 && Kind::Stack as u32 == 1) };
+        let meta = self.meta.load(Acquire);
+        (meta & (KIND | SHARED) <= Kind::Stack as u32).then(|| self.pages())
+    }
+
     /// The kind of the area.
     #[inline]
     pub fn kind(&self) -> Kind {

@@ -20,6 +20,7 @@ use crate::machine::Machine;
 use crate::machine::stock::Stock;
 use crate::units::Pfn;
 use core::ops::Range;
+use core::ptr::NonNull;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
@@ -37,6 +38,24 @@ const _: () = assert!(size_of::<Entries>() == crate::units::PAGE_SIZE);
 const fn index(grain: u32, shift: u32) -> usize {
     (grain >> shift) as usize % ENTRIES
 }
+
+/// The entries in which a reader of one table found something last.
+#[derive(Debug)]
+pub struct Near {
+    /// The number of the block of [`ENTRIES`] grains that they are for.
+    block: u32,
+    entries: NonNull<Entries>,
+}
+
+impl Default for Near {
+    /// Nothing was found yet.
+    fn default() -> Near {
+        Near { block: u32::MAX, entries: NonNull::dangling() }
+    }
+}
+
+// SAFETY: the entries are atomics that any CPU may read (U1).
+unsafe impl Send for Near {}
 
 /// A value for each grain of a region.
 #[derive(Debug)]
@@ -67,6 +86,26 @@ impl UnitTable {
     #[inline]
     pub fn get<M: Machine>(&self, machine: &M, grain: u32) -> u64 {
         self.look_up(machine, grain).0
+    }
+
+    /// As [`UnitTable::get`], for a reader that keeps at hand the entries in
+    /// which it found something last: those of grains nearby are in them, too.
+    #[inline]
+    pub fn get_near<M: Machine>(&self, machine: &M, near: &mut Near, grain: u32) -> u64 {
+        if near.block != grain >> ENTRY_BITS && !self.move_near(machine, near, grain) {
+            return 0;
+        }
+        // SAFETY: U1: the frame stays the table's, and holds atomics.
+        let entries = unsafe { near.entries.as_ref() };
+        entries[index(grain, 0)].load(Acquire)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn move_near<M: Machine>(&self, machine: &M, near: &mut Near, grain: u32) -> bool {
+        let Some(entries) = self.entries_of(machine, grain) else { return false };
+        *near = Near { block: grain >> ENTRY_BITS, entries: NonNull::from(entries) };
+        true
     }
 
     /// The first grain from `from` on that has a value, and the value.
@@ -137,6 +176,19 @@ impl UnitTable {
             if shift == 0 {
                 return (link, 0);
             }
+            shift -= ENTRY_BITS;
+        }
+    }
+
+    /// The entries around `grain`, if there are any.
+    fn entries_of<'a, M: Machine>(&self, machine: &'a M, grain: u32) -> Option<&'a Entries> {
+        let (mut link, mut shift) = (self.root.load(Acquire), self.shift);
+        loop {
+            let entries = follow(machine, link)?;
+            if shift == 0 {
+                return Some(entries);
+            }
+            link = entries[index(grain, shift)].load(Acquire);
             shift -= ENTRY_BITS;
         }
     }
@@ -241,6 +293,20 @@ mod tests {
                 assert_eq!(self.machine.frames().out(), 0, "every frame came back");
                 assert!(self.all().is_empty());
             }
+        }
+    }
+
+    #[test]
+    fn a_reader_that_looks_nearby_reads_what_is_there_now() {
+        let mut bench = Bench::new(1 << 27);
+        let mut near = Near::default();
+        let look = |bench: &Bench, near: &mut Near, grain| bench.table.get_near(&bench.machine, near, grain);
+        assert_eq!(look(&bench, &mut near, 7), 0, "no frame yet");
+        for grain in [7, 8, 511, 512, 7, 1 << 26, 8] {
+            bench.set(grain, 1, grain as u64 + 1);
+            assert_eq!(look(&bench, &mut near, grain), grain as u64 + 1);
+            bench.table.clear(&bench.machine, grain, 1);
+            assert_eq!(look(&bench, &mut near, grain), 0);
         }
     }
 

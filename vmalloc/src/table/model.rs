@@ -261,7 +261,9 @@ impl<'m, F: Mmu> Pair<'m, F> {
         }
         let (mut taken, mut reported) = (Vec::new(), Vec::new());
         for piece in self.walker.pieces(self.range(span)) {
-            piece.collect(|frames| taken.extend(frames), &mut |at, _| reported.push(at));
+            let mut places = [Pfn(0); 2 * NEAR];
+            let collected = piece.collect(&mut places, &mut |at, _| reported.push(at));
+            taken.extend(&places[..collected]);
         }
         assert_eq!((taken, reported), (frames, expected));
     }
@@ -269,7 +271,7 @@ impl<'m, F: Mmu> Pair<'m, F> {
     fn clear(&mut self, span: Span) {
         for piece in self.walker.pieces(self.range(span)) {
             piece.retire(&mut |_, _| ());
-            piece.collect(|_| (), &mut |_, _| ());
+            piece.collect(&mut [Pfn(0); 2 * NEAR], &mut |_, _| ());
         }
         for page in self.pages(span) {
             self.model.pages.remove(&page);

@@ -103,7 +103,7 @@ impl<F: Format> Piece<F> {
     ///
     /// # Panics
     /// If there are not as many frames as pages.
-    #[inline]
+    #[inline(always)]
     pub fn bind(self, frames: &[Pfn], prot: Prot, memory: MemType) -> usize {
         assert!(frames.len() == self.len, "a frame for each page");
         let form = F::leaf(Pfn(0), prot, memory);
@@ -121,23 +121,30 @@ impl<F: Format> Piece<F> {
 
     /// Unbinds the pages: each frame waits in its entry. A page that was not
     /// bound is reported; a bad entry is cleared as well (T2).
-    #[inline]
+    #[inline(always)]
     pub fn retire(self, report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) {
-        self.change_all(Retire, report)
+        self.change_all(&mut Retire, report)
     }
 
     /// Binds the pages to the frames that wait in their entries.
     #[inline]
     pub fn unstage(self, report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) {
-        self.change_all(Unstage, report)
+        self.change_all(&mut Unstage, report)
     }
 
-    /// After grace: hands out, a few at a time and in order, the frames that
-    /// wait in the entries, which are absent then. An entry where none waits is
-    /// reported; a bad one is cleared as well (T2).
+    /// After grace: takes the frames that wait in the entries, which are absent
+    /// then, into `places`, in order, and says how many they are. An entry where
+    /// none waits is reported; a bad one is cleared as well (T2).
+    ///
+    /// # Panics
+    /// If there are fewer places than pages.
     #[inline]
-    pub fn collect(self, take: impl FnMut(&[Pfn]), report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) {
-        self.change_all(Collect(take), report)
+    pub fn collect(self, places: &mut [Pfn], report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) -> usize {
+        assert!(places.len() >= self.len, "a place for each page");
+        let first = places.as_mut_ptr();
+        let mut collect = Collect(first);
+        self.change_all(&mut collect, report);
+        (collect.0.addr() - first.addr()) / size_of::<Pfn>()
     }
 
     /// Whether each page is bound as ordinary memory, for reading and writing,
@@ -160,18 +167,18 @@ impl<F: Format> Piece<F> {
     }
 
     /// Changes all entries, and reports those that `change` refuses.
-    #[inline]
-    fn change_all(self, mut change: impl Change<F>, report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) {
-        let mut n = self.change_from(0, &mut change);
+    #[inline(always)]
+    fn change_all(self, change: &mut impl Change<F>, report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) {
+        let mut n = self.change_from(0, change);
         while n < self.len {
             self.odd(n, self.cell(n).load(), report);
-            n = self.change_from(n + 1, &mut change);
+            n = self.change_from(n + 1, change);
         }
     }
 
     /// Changes entries from page `n` on, in groups while there are, and says
     /// which page is the first that `change` refuses.
-    #[inline]
+    #[inline(always)]
     fn change_from(self, mut n: usize, change: &mut impl Change<F>) -> usize {
         let end = n + (self.len - n) / GROUP * GROUP;
         while n < end && self.change_group::<GROUP>(n, change) {
@@ -184,7 +191,7 @@ impl<F: Format> Piece<F> {
     }
 
     /// Changes the entries of `N` pages, all or none.
-    #[inline]
+    #[inline(always)]
     fn change_group<const N: usize>(self, first: usize, change: &mut impl Change<F>) -> bool {
         let cells: [Cell<F>; N] = core::array::from_fn(|i| self.cell(first + i));
         let next = change.next(first, cells.each_ref().map(Cell::load));
@@ -232,8 +239,8 @@ struct Bind<W>(W);
 struct Retire;
 /// waiting → leaf.
 struct Unstage;
-/// waiting → absent, and the frames go to whom it says.
-struct Collect<T>(T);
+/// waiting → absent; the frames go to the place that it says, and behind.
+struct Collect(*mut Pfn);
 
 impl<F: Format, W: Fn(usize) -> F::Word> Change<F> for Bind<W> {
     #[inline(always)]
@@ -257,11 +264,16 @@ impl<F: Format> Change<F> for Unstage {
     }
 }
 
-impl<F: Format, T: FnMut(&[Pfn])> Change<F> for Collect<T> {
+impl<F: Format> Change<F> for Collect {
     #[inline(always)]
     fn next<const N: usize>(&mut self, _first: usize, words: [F::Word; N]) -> Option<[F::Word; N]> {
         let frames = F::waiting_all(words)?;
-        (self.0)(&frames);
+        // SAFETY: `collect` was given a place for each page, and a page gives
+        // one frame at most.
+        unsafe {
+            self.0.cast::<[Pfn; N]>().write(frames);
+            self.0 = self.0.add(N);
+        }
         Some([F::ABSENT; N])
     }
 }

@@ -39,9 +39,9 @@ fn unbind<F: Mmu>(walker: Walker<'_, Boxed<F>>, range: PageRange) -> (Vec<u64>, 
         piece.retire(&mut |at, word| odd.push(format!("retire {at}: {word:#x}")));
     }
     for piece in walker.pieces(range) {
-        piece.collect(|some| frames.extend(some.iter().map(|f| f.0)), &mut |at, word| {
-            odd.push(format!("collect {at}: {word:#x}"))
-        });
+        let mut places = [Pfn(0); 1024];
+        let collected = piece.collect(&mut places, &mut |at, word| odd.push(format!("collect {at}: {word:#x}")));
+        frames.extend(places[..collected].iter().map(|frame| frame.0));
     }
     (frames, odd)
 }
@@ -175,10 +175,10 @@ fn a_bad_leaf_is_reported_and_cleared_by_collect_and_unstage_too() {
     assert_eq!(odd, [(range.start, 0x10)]);
     piece.retire(&mut |_, _| {});
     X86_64::plant(&machine, range.start, 1, 0x20);
-    let mut frames: Vec<Pfn> = Vec::new();
-    piece.collect(|some| frames.extend(some), &mut |at, word| odd.push((at, word)));
+    let mut frames = [Pfn(0); 3];
+    let collected = piece.collect(&mut frames, &mut |at, word| odd.push((at, word)));
     assert_eq!(odd[1..], [(range.start, 0x20)]);
-    assert_eq!(frames, [Pfn(8), Pfn(9)]);
+    assert_eq!(frames[..collected], [Pfn(8), Pfn(9)]);
     assert!((0..3).all(|n| walker.entry(range.start.add_pages(n)) == Entry::Absent));
 }
 

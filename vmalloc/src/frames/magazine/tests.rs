@@ -45,6 +45,22 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..120)
 }
 
+/// Gives `frames` in through room for `n`, or one by one.
+///
+/// # Safety
+/// As for [`Magazine::push`], for each.
+unsafe fn accept(magazine: &mut Magazine, machine: &TestMachine, depot: &Depot<TestLock>, n: usize, frames: &[Pfn]) {
+    match magazine.room(machine, depot, n) {
+        Some(places) => {
+            places[..frames.len()].copy_from_slice(frames);
+            // SAFETY: the caller's promise.
+            unsafe { magazine.accept(n, frames.len()) }
+        }
+        // SAFETY: as above.
+        None => frames.iter().rev().for_each(|&frame| unsafe { magazine.push(machine, depot, frame) }),
+    }
+}
+
 impl World {
     fn new(frames: usize, nodes: u8, cpus: u32) -> World {
         let share = frames / nodes as usize;
@@ -84,12 +100,7 @@ impl World {
             Step::Accept(cpu, n, k) => {
                 let some = held.split_off(held.len() - k.min(held.len()));
                 // SAFETY: as above.
-                unsafe {
-                    magazines[cpu].accept(machine, depot, n, |places| {
-                        places[..some.len()].copy_from_slice(&some);
-                        some.len()
-                    });
-                }
+                unsafe { accept(&mut magazines[cpu], machine, depot, n, &some) }
             }
             Step::Drain(cpu) => assert_eq!(magazines[cpu].len(), magazines[cpu].drain(machine)),
             Step::Trim(keep) => {
@@ -199,10 +210,7 @@ fn what_was_pushed_last_comes_first_and_what_was_accepted_keeps_its_order() {
     // SAFETY: nobody else has the frames.
     unsafe {
         world.magazines[0].push(&world.machine, &world.depot, frames[0]);
-        world.magazines[0].accept(&world.machine, &world.depot, 5, |places| {
-            places[..3].copy_from_slice(&frames[1..4]);
-            3
-        });
+        accept(&mut world.magazines[0], &world.machine, &world.depot, 5, &frames[1..4]);
     }
     assert_eq!(world.magazines[0].top(4), [frames[1], frames[2], frames[3], frames[0]]);
     world.held.extend(&frames[4..]);
@@ -249,10 +257,7 @@ fn frames_of_other_nodes_go_straight_back() {
     // SAFETY: nobody else has the frames.
     unsafe {
         world.magazines[0].push(&world.machine, &world.depot, frames[0]);
-        world.magazines[0].accept(&world.machine, &world.depot, 3, |places| {
-            places.copy_from_slice(&frames[1..]);
-            3
-        });
+        accept(&mut world.magazines[0], &world.machine, &world.depot, 3, &frames[1..]);
     }
     assert!(world.magazines[0].is_empty());
     assert!(!world.magazines[0].serves(far) && world.magazines[0].serves(WANT));

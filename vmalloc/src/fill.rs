@@ -1,0 +1,221 @@
+//! Filling: the pages of an area that is being made are bound to frames, slice by
+//! slice.
+//!
+//! Where entries and frames are at hand, as on the straight path; else frames
+//! come from depot and source, by the run where the machine likes runs, or from
+//! the caller.
+//!
+//! # Rules
+//! - **E1** A slice for which frames are short is as it was; relieve, and try again.
+//! - **T2** An entry that is in use is left alone, and the area is given up.
+//! - **L3** Between two slices interrupts may come in.
+
+use crate::area::Backing;
+use crate::cpu::{Here, SLICE};
+use crate::error::{AllocError, Shortage};
+use crate::frames::{Runs, hold, release};
+use crate::machine::frames::{Frames, Want};
+use crate::machine::{Machine, Run, Sabotage};
+use crate::plan::Plan;
+use crate::pressure::Tries;
+use crate::space::chunk::ChunkRef;
+use crate::units::{PageRange, Pfn};
+use crate::vmalloc::Hole;
+
+/// Why a slice could not be filled.
+enum Refusal {
+    /// Something ran short; nothing of the slice is bound.
+    Short(Shortage),
+    /// So many pages of the slice are bound, and nothing helps.
+    Final(usize, AllocError),
+}
+
+/// An entry in use where none may be is an error, and never overwritten (T2).
+#[inline]
+fn all_bound(slice: PageRange, bound: usize) -> Result<(), Refusal> {
+    if bound == slice.pages {
+        return Ok(());
+    }
+    Err(Refusal::Final(bound, AllocError::InUse(slice.start.add_pages(bound))))
+}
+
+impl<M: Machine> Here<'_, M> {
+    /// Binds every page of the hole, a slice at a time (L3).
+    #[inline(always)]
+    pub(crate) fn fill(
+        &mut self,
+        hole: &mut Hole<'_, M>,
+        plan: &Plan<'_>,
+        backing: &Backing<'_>,
+    ) -> Result<(), AllocError> {
+        let mut tries = Tries::default();
+        loop {
+            let at = hole.found.start.add_pages(hole.bound);
+            let slice = PageRange::new(at, (plan.pages - hole.bound).min(SLICE));
+            let bound = match self.bind_at_hand(hole.found.chunk, slice, hole.bound, plan, backing) {
+                Some(bound) => all_bound(slice, bound),
+                None => self.bind(hole.found.chunk, slice, hole.bound, plan, backing),
+            };
+            match bound {
+                Ok(()) => {
+                    hole.bound += slice.pages;
+                    tries.progress();
+                }
+                Err(Refusal::Short(short)) => {
+                    let relieved = self.vm.relieve(self, plan, short, &mut tries);
+                    relieved.map_err(|error| error.beyond(hole.bound))?;
+                    continue;
+                }
+                Err(Refusal::Final(bound, error)) => {
+                    hole.bound += bound;
+                    return Err(error);
+                }
+            }
+            if hole.bound == plan.pages {
+                return Ok(());
+            }
+            self.breathe();
+        }
+    }
+
+    /// Binds the pages of `slice`, `done` pages into the area.
+    #[inline(never)]
+    fn bind(
+        &mut self,
+        chunk: ChunkRef,
+        slice: PageRange,
+        done: usize,
+        plan: &Plan<'_>,
+        backing: &Backing<'_>,
+    ) -> Result<(), Refusal> {
+        match *backing {
+            Backing::Fresh => self.bind_fresh(chunk, slice, plan),
+            Backing::Frames(frames) => self.bind_given(chunk, slice, &frames[done..done + slice.pages], plan),
+            Backing::Device(first) => self.bind_device(chunk, slice, first.offset(done as u64), plan),
+            Backing::Nothing => Ok(()),
+        }
+    }
+
+    #[inline]
+    fn bind_fresh(&mut self, chunk: ChunkRef, slice: PageRange, plan: &Plan<'_>) -> Result<(), Refusal> {
+        let want = plan.want(self.node);
+        if !self.magazine.serves(want) || (M::MIRRORED && slice.pages > 1) {
+            return self.bind_runs(chunk, slice, plan, want);
+        }
+        let (machine, core) = (self.vm.machine(), self.core);
+        let depot = core.depot(self.node);
+        if self.magazine.reserve(machine, depot, want, slice.pages).is_err() {
+            return Err(Refusal::Short(Shortage::Frames(slice.pages)));
+        }
+        let bound = self.write_entries(chunk, slice, self.magazine.top(slice.pages), plan);
+        let first = self.magazine.top(slice.pages)[0];
+        // From here on the frames are the entries', mirrored or not.
+        self.magazine.commit(bound);
+        all_bound(slice, bound)?;
+        if M::MIRRORED { self.mirror(slice, Run { pages: slice, first, prot: plan.req.prot }) } else { Ok(()) }
+    }
+
+    /// Binds frames by the run: mirrored machines, and requests that the
+    /// magazine does not serve.
+    #[cold]
+    fn bind_runs(&mut self, chunk: ChunkRef, slice: PageRange, plan: &Plan<'_>, want: Want) -> Result<(), Refusal> {
+        let machine = self.vm.machine();
+        let runs = Runs::take(machine.frames(), want, slice.pages)
+            .map_err(|_| Refusal::Short(Shortage::Frames(slice.pages)))?;
+        let mut bound = 0;
+        for run in runs.iter() {
+            let pages = PageRange::new(slice.start.add_pages(bound), run.frames);
+            let these = self.write_run(chunk, pages, run.first, plan);
+            bound += these;
+            if these < run.frames {
+                // SAFETY: they were taken a moment ago, and not bound.
+                unsafe { runs.give_back_from(bound, machine.frames()) };
+                return all_bound(slice, bound);
+            }
+        }
+        let mut at = slice.start;
+        for run in runs.iter() {
+            let pages = PageRange::new(at, run.frames);
+            self.mirror(slice, Run { pages, first: run.first, prot: plan.req.prot })?;
+            at = pages.end();
+        }
+        Ok(())
+    }
+
+    /// Binds frames that are somebody's; each gains a holder.
+    fn bind_given(
+        &mut self,
+        chunk: ChunkRef,
+        slice: PageRange,
+        frames: &[Pfn],
+        plan: &Plan<'_>,
+    ) -> Result<(), Refusal> {
+        let source = self.vm.machine().frames();
+        frames.iter().filter_map(|&frame| source.page(frame)).for_each(hold);
+        let bound = self.write_entries(chunk, slice, frames, plan);
+        for page in frames[bound..].iter().filter_map(|&frame| source.page(frame)) {
+            let last = release(page);
+            debug_assert!(!last, "P1: the caller holds it");
+        }
+        all_bound(slice, bound)?;
+        let mut start = 0;
+        while M::MIRRORED && start < frames.len() {
+            let adjacent = |&i: &usize| frames[i].0 == frames[start].0 + (i - start) as u64;
+            let end = (start..frames.len()).take_while(adjacent).last().map_or(start + 1, |last| last + 1);
+            let pages = PageRange::new(slice.start.add_pages(start), end - start);
+            self.mirror(slice, Run { pages, first: frames[start], prot: plan.req.prot })?;
+            start = end;
+        }
+        Ok(())
+    }
+
+    fn bind_device(&mut self, chunk: ChunkRef, slice: PageRange, first: Pfn, plan: &Plan<'_>) -> Result<(), Refusal> {
+        let bound = self.write_run(chunk, slice, first, plan);
+        all_bound(slice, bound)?;
+        self.mirror(slice, Run { pages: slice, first, prot: plan.req.prot })
+    }
+
+    /// Binds the slice's pages to `frames`, up to the first whose entry is in
+    /// use, and says how many.
+    #[inline]
+    fn write_entries(&self, chunk: ChunkRef, slice: PageRange, frames: &[Pfn], plan: &Plan<'_>) -> usize {
+        let mut bound = 0;
+        self.core.each_piece(self.vm, chunk, slice, |piece| {
+            let these = &frames[bound..bound + piece.pages()];
+            let pages = piece.bind(these, plan.req.prot, plan.req.memory);
+            bound += pages;
+            pages == these.len()
+        });
+        self.written(chunk, slice, plan);
+        bound
+    }
+
+    fn write_run(&self, chunk: ChunkRef, slice: PageRange, first: Pfn, plan: &Plan<'_>) -> usize {
+        let mut bound = 0;
+        for piece in self.core.pieces(self.vm, chunk, slice.start, slice.pages) {
+            let pages = piece.bind_run(first.offset(bound as u64), plan.req.prot, plan.req.memory);
+            bound += pages;
+            if pages < piece.pages() {
+                break;
+            }
+        }
+        self.written(chunk, slice, plan);
+        bound
+    }
+
+    #[inline]
+    pub(crate) fn written(&self, chunk: ChunkRef, slice: PageRange, plan: &Plan<'_>) {
+        self.vm.machine().sync(slice);
+        if M::SABOTAGE == Sabotage::MapGuard {
+            let guard = self.core.pieces(self.vm, chunk, slice.end(), 1).next();
+            guard.map(|piece| piece.bind_run(self.vm.machine().root(), plan.req.prot, plan.req.memory));
+        }
+    }
+
+    /// Makes a run of the slice, which is bound, reachable, where the MMU does
+    /// not read the entries.
+    #[inline]
+    fn mirror(&mut self, slice: PageRange, run: Run) -> Result<(), Refusal> {
+        self.vm.machine().mirror(run).map_err(|number| Refusal::Final(slice.pages, AllocError::Refused(number)))
+    }
+}

@@ -1,0 +1,247 @@
+//! Redeeming: what a ripe load holds is free again, bit by bit.
+//!
+//! A load is drained chunk by chunk and slot by slot: frames are collected from
+//! the entries in which they waited, and go to the magazine unless somebody else
+//! holds them; then the slot is free, and what was in it is nobody's.
+//!
+//! # Rules
+//! - **G3** Only what is ripe is redeemed: grace has come for it.
+//! - **R4** A slot that somebody else is still freeing waits once more.
+//! - **L3** About as many pages at a time as the caller says, a slice at most.
+
+use crate::area::Kind;
+use crate::cpu::{Here, SLICE};
+use crate::frames::{release, release_all};
+use crate::load::Load;
+use crate::lookup::at_hand;
+use crate::machine::frames::Frames;
+use crate::machine::{Machine, Sabotage};
+use crate::space::chunk::ChunkRef;
+use crate::space::slot::Slot;
+use crate::stats::count;
+use crate::sync::Ordering::Relaxed;
+use crate::table::Piece;
+use crate::units::{PageRange, Pfn, VirtAddr};
+
+impl<M: Machine> Here<'_, M> {
+    /// Step 4: drains the ripe load by about `budget` pages, and says how many
+    /// it was.
+    pub(crate) fn redeem(&mut self, budget: usize) -> usize {
+        let Some(mut load) = self.ripe.take() else { return 0 };
+        let (mut work, mut pages, mut slots) = (0, 0, 0);
+        while work < budget {
+            let Some((chunk, slot)) = load.first() else {
+                self.redeem_tables(&load);
+                break;
+            };
+            if load.done == 0 {
+                let (many, their_pages) = self.collect_many(chunk, load.index, budget - work);
+                (slots, pages, work) = (slots + many, pages + their_pages, work + their_pages);
+                if many > 0 {
+                    continue;
+                }
+                if chunk.is_claimed(slot) {
+                    self.postpone(chunk, slot);
+                    work += 1;
+                    continue;
+                }
+            }
+            let collected = self.collect(&mut load, chunk, slot);
+            if load.done == 0 {
+                self.give(chunk, slot, load.index);
+                slots += 1;
+            }
+            pages += collected;
+            // A slot costs something even if it has no pages to collect.
+            work += collected.max(1);
+        }
+        count(&self.cpu.counters.redeemed, slots);
+        count(&self.cpu.counters.redeemed_pages, pages as u64);
+        if work >= budget {
+            // Past a chunk that has nothing left in the load: it may be given
+            // up, and be somebody else's when the load is looked at again.
+            let _ = load.first();
+            self.ripe = Some(load);
+        }
+        work
+    }
+
+    /// Collects what is usual, for as long as the chunk's next stale slot holds
+    /// nothing but frames of its own, in one slice and one leaf table, and gives
+    /// these slots at once. Says how many slots and pages it was: about `budget`
+    /// pages at most.
+    #[inline(always)]
+    fn collect_many(&mut self, chunk: ChunkRef, load: usize, budget: usize) -> (u64, usize) {
+        let (mut clean, mut pages) = (0u64, 0);
+        let mut stale = chunk.stale(load);
+        while stale != 0 && pages < budget {
+            let slot = stale.trailing_zeros();
+            let piece = if let Some(piece) = usual_piece::<M>(chunk, slot, Slot::own_pages) {
+                self.pool(piece);
+                piece
+            } else if let Some(piece) = usual_piece::<M>(chunk, slot, Slot::lent_pages)
+                && M::SABOTAGE != Sabotage::IgnoreCounts
+            {
+                self.return_lent(piece);
+                piece
+            } else {
+                break;
+            };
+            pages += piece.pages();
+            clean |= stale & stale.wrapping_neg();
+            stale &= stale - 1;
+        }
+        if clean != 0 {
+            let before = chunk.give_all(clean, load);
+            self.shelf(chunk.region()).gained(chunk, before);
+        }
+        (clean.count_ones() as u64, pages)
+    }
+
+    /// The frames that wait in entries go to the magazine: nobody else holds
+    /// them.
+    #[inline(always)]
+    fn pool(&mut self, piece: Piece<M::Table>) {
+        self.pool_last(piece, |frames| frames.len())
+    }
+
+    /// The frames that wait in entries were lent: their holders are one less.
+    #[inline(never)]
+    fn return_lent(&mut self, piece: Piece<M::Table>) {
+        let source = self.vm.machine().frames();
+        self.pool_last(piece, |frames| release_all(source, frames))
+    }
+
+    /// Collects the frames that wait in entries. Those that nobody else holds,
+    /// which `last` moves to the front and counts, go to the magazine.
+    #[inline(always)]
+    fn pool_last(&mut self, piece: Piece<M::Table>, last: impl Fn(&mut [Pfn]) -> usize) {
+        let (vm, depot) = (self.vm, self.core.depot(self.node));
+        let report = &mut |at, word| vm.complain(at, word);
+        let Some(places) = self.magazine.room(vm.machine(), depot, piece.pages()) else {
+            return self.pool_singly(piece, &last);
+        };
+        let collected = piece.collect(places, report);
+        let last = last(&mut places[..collected]);
+        // SAFETY: the only bindings, or those of the last holder, are collected,
+        // after grace (G3).
+        unsafe { self.magazine.accept(piece.pages(), last) }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn pool_singly(&mut self, piece: Piece<M::Table>, last: &dyn Fn(&mut [Pfn]) -> usize) {
+        let (vm, depot) = (self.vm, self.core.depot(self.node));
+        let mut frames = [Pfn(0); SLICE];
+        let collected = piece.collect(&mut frames, &mut |at, word| vm.complain(at, word));
+        let last = last(&mut frames[..collected]);
+        for &frame in frames[..last].iter().rev() {
+            // SAFETY: as in `pool_last`.
+            unsafe { self.magazine.push(vm.machine(), depot, frame) }
+        }
+    }
+
+    /// Somebody else is still freeing the slot (R4): it waits once more.
+    #[cold]
+    fn postpone(&mut self, chunk: ChunkRef, slot: u32) {
+        self.open.postpone(chunk, slot, chunk.slot(slot).pages());
+    }
+
+    /// The load is empty: its table pages are free memory.
+    fn redeem_tables(&mut self, load: &Load) {
+        self.core.waiting.fetch_sub(load.pages, Relaxed);
+        while let Some(held) = self.tables[load.index].pop() {
+            self.redeem_table(held);
+        }
+    }
+
+    /// Collects up to a slice of a slot's frames. `load.done` says how far it
+    /// came; 0 = nothing is left.
+    #[inline(never)]
+    fn collect(&mut self, load: &mut Load, chunk: ChunkRef, slot: u32) -> usize {
+        let area = chunk.slot(slot);
+        let (kind, pages) = (area.kind(), area.pages());
+        if kind == Kind::Reserved || pages == 0 {
+            return 0;
+        }
+        let slice = (pages - load.done).min(SLICE);
+        let at = self.core.address_of(chunk, slot).add_pages(load.done);
+        let piece = at_hand::<M>(chunk, PageRange::new(at, slice));
+        match (piece, kind) {
+            (Some(piece), _) if area.own_pages().is_some() => self.pool_piece(piece),
+            (Some(piece), Kind::MapRam | Kind::Vmap) if M::SABOTAGE != Sabotage::IgnoreCounts => {
+                self.return_lent(piece)
+            }
+            _ => self.collect_slowly(area, chunk, at, slice),
+        }
+        load.done = if load.done + slice == pages { 0 } else { load.done + slice };
+        slice
+    }
+
+    /// As its kind, and who else holds frames, demand.
+    #[inline(never)]
+    fn collect_slowly(&mut self, area: &Slot, chunk: ChunkRef, at: VirtAddr, pages: usize) {
+        let kind = area.kind();
+        if kind.allocates() && !(area.is_shared() && M::SABOTAGE != Sabotage::IgnoreCounts) {
+            self.core.pieces(self.vm, chunk, at, pages).for_each(|piece| self.pool_piece(piece));
+        } else {
+            self.collect_held(chunk, kind, at, pages);
+        }
+    }
+
+    #[inline(never)]
+    fn pool_piece(&mut self, piece: Piece<M::Table>) {
+        self.pool(piece)
+    }
+
+    /// Frames that others may hold lose this holder (G3).
+    #[inline(never)]
+    fn collect_held(&mut self, chunk: ChunkRef, kind: Kind, at: VirtAddr, pages: usize) {
+        let (vm, core) = (self.vm, self.core);
+        let (machine, depot) = (vm.machine(), core.depot(self.node));
+        let own = &mut **self;
+        let mut let_go = |frame: Pfn| {
+            let last = match machine.frames().page(frame) {
+                _ if kind == Kind::Ioremap => false,
+                Some(page) => M::SABOTAGE == Sabotage::IgnoreCounts || release(page),
+                None => kind != Kind::Vmap && kind != Kind::MapRam,
+            };
+            if last {
+                // SAFETY: its last holder is this area, whose binding is
+                // collected, after grace (G3).
+                unsafe { own.magazine.push(machine, depot, frame) }
+            }
+        };
+        for piece in core.pieces(vm, chunk, at, pages) {
+            let mut frames = [Pfn(0); SLICE];
+            let collected = piece.collect(&mut frames, &mut |at, word| vm.complain(at, word));
+            frames[..collected].iter().for_each(|&frame| let_go(frame));
+        }
+    }
+
+    /// A redeemed slot is free again.
+    #[inline]
+    fn give(&mut self, chunk: ChunkRef, slot: u32, load: usize) {
+        if chunk.is_runs() {
+            let (start, grains) = chunk.slot(slot).run();
+            self.release_run(chunk.region(), start, grains);
+        }
+        let before = chunk.give(slot, load);
+        self.shelf(chunk.region()).gained(chunk, before);
+    }
+}
+
+/// The entries of a stale slot with nothing but the pages that `pages` tells, in
+/// one slice and one leaf table that is at hand, which nobody claims.
+#[inline(always)]
+fn usual_piece<M: Machine>(
+    chunk: ChunkRef,
+    slot: u32,
+    pages: impl FnOnce(&Slot) -> Option<usize>,
+) -> Option<Piece<M::Table>> {
+    let pages = pages(chunk.slot(slot)).filter(|pages| (1..=SLICE).contains(pages))?;
+    if chunk.is_runs() || chunk.is_claimed(slot) {
+        return None;
+    }
+    at_hand::<M>(chunk, PageRange::new(chunk.address(slot), pages))
+}

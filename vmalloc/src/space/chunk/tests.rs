@@ -1,0 +1,101 @@
+//! What the masks say, drawn.
+
+use super::*;
+extern crate std;
+use std::string::String;
+
+/// `f` free, `L` live, `c` claimed, `w` warm, `0`/`1` stale in that load.
+fn picture(chunk: &Chunk) -> String {
+    let slots = chunk.all_slots().count_ones();
+    let state = |slot: u32| {
+        let has = |mask: u64| mask >> slot & 1 != 0;
+        match () {
+            _ if has(chunk.free_slots()) => 'f',
+            _ if has(chunk.warm_slots()) => 'w',
+            _ if has(chunk.stale(0)) => '0',
+            _ if has(chunk.stale(1)) => '1',
+            _ if chunk.is_claimed(slot) => 'c',
+            _ if has(chunk.areas()) => 'L',
+            _ => '?',
+        }
+    };
+    (0..slots).map(state).collect()
+}
+
+fn chunk(pages: usize) -> Chunk {
+    let chunk = Chunk::new(Pfn(0));
+    let class = Class::of(pages, 1).unwrap();
+    chunk.become_class(class, class.slots(), VirtAddr(0x4000_0000), RegionId(0), 0);
+    chunk
+}
+
+#[test]
+fn a_slot_goes_from_free_to_live_to_stale_to_free() {
+    let chunk = chunk(512);
+    assert_eq!(picture(&chunk), "fffffff");
+    for slot in 0..3 {
+        assert_eq!(chunk.take(), Some(slot));
+        chunk.enliven(slot);
+    }
+    assert_eq!(picture(&chunk), "LLLffff");
+    assert!(chunk.retire(1 << 1, 0) && !chunk.retire(1 << 0, 0) && chunk.retire(1 << 2, 1));
+    assert_eq!(picture(&chunk), "001ffff");
+    chunk.give(1, 0);
+    assert_eq!(picture(&chunk), "0f1ffff");
+    assert!(chunk.masks_agree(), "C2");
+}
+
+#[test]
+fn a_claim_is_given_once_and_only_for_live_slots() {
+    let chunk = chunk(512);
+    chunk.take();
+    chunk.enliven(0);
+    assert!(!chunk.claim(3), "nothing lives there");
+    assert_eq!(picture(&chunk), "Lffffff");
+    assert!(chunk.claim(0) && !chunk.claim(0));
+    assert_eq!((picture(&chunk).as_str(), chunk.areas()), ("cffffff", 0));
+    assert!(chunk.post(0), "the first post pushes");
+    let posted = chunk.take_posted();
+    chunk.retire(posted, 0);
+    chunk.unclaim(posted);
+    assert_eq!(picture(&chunk), "0ffffff");
+}
+
+#[test]
+fn a_warm_slot_lives_again_or_becomes_stale() {
+    let chunk = chunk(512);
+    for slot in 0..3 {
+        chunk.take();
+        chunk.enliven(slot);
+    }
+    assert!(chunk.keep(0) && chunk.keep(1) && chunk.claim(2) && !chunk.keep(2), "R5");
+    assert_eq!((picture(&chunk).as_str(), chunk.areas()), ("wwwffff", 0));
+    assert!(!chunk.claim(0), "what is warm does not live");
+    chunk.revive(0);
+    chunk.enliven(0);
+    assert!(chunk.cool(1, 0) && !chunk.cool(2, 0));
+    assert_eq!(picture(&chunk), "L00ffff");
+    assert!(chunk.masks_agree(), "C2");
+}
+
+#[test]
+fn the_reciprocal_finds_the_slot_of_every_page_of_every_class() {
+    for class in Class::all() {
+        let chunk = Chunk::new(Pfn(0));
+        let base = VirtAddr(0xffff_c900_0000_0000);
+        chunk.become_class(class, class.slots(), base, RegionId(0), 0);
+        for page in 0..class.units(class.slots()) * super::super::class::UNIT_PAGES {
+            let slot = (page / class.stride()) as u32;
+            let expected = (slot < class.slots() as u32).then_some(slot);
+            assert_eq!(chunk.slot_at(base.add_pages(page)), expected, "page {page} of {class:?}");
+        }
+    }
+}
+
+#[test]
+fn overlapping_masks_are_seen() {
+    let chunk = chunk(512);
+    chunk.free.store(0b11, Relaxed);
+    chunk.live.store(0b01, Relaxed);
+    assert!(!chunk.masks_agree());
+}

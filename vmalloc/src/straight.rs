@@ -1,0 +1,216 @@
+//! The straight path: what most calls are.
+//!
+//! An area of at most one slice, with all that it takes at hand: a slot in the
+//! current chunk of its class, the chunk's leaf table, frames in the magazine
+//! or given by the caller. Such a call is one section inside its CPU, and a few
+//! hundred instructions. Its steps and its rules are those of the long way
+//! ([`vmalloc`](crate::vmalloc)); but before the first of them it makes sure of
+//! all, and where something is not at hand nothing has changed, and the call
+//! goes the long way from the beginning.
+//!
+//! - **E1** Only one thing can still go wrong: an entry that is in use where none
+//!   may be (T2). Then the slot is undone as ever.
+
+use crate::area::{Backing, Caller, Kind, Policy, Req};
+use crate::cpu::{Here, SLICE};
+use crate::error::AllocError;
+use crate::frames::{hold_all, release};
+use crate::gfp::Gfp;
+use crate::instance::{Core, Vmalloc};
+use crate::lookup::{Found, at_hand};
+use crate::machine::Machine;
+use crate::machine::frames::Frames;
+use crate::plan::Plan;
+use crate::region::Region;
+use crate::space::chunk::ChunkRef;
+use crate::space::class::Class;
+use crate::stats::count;
+use crate::table::Piece;
+use crate::units::{PAGE_SHIFT, PAGE_SIZE, PageRange, Pfn, VirtAddr};
+use crate::vmalloc::Hole;
+use core::ptr::NonNull;
+
+/// What the area takes, none of it taken yet.
+struct AtHand<M: Machine> {
+    chunk: ChunkRef,
+    slot: u32,
+    piece: Piece<M::Table>,
+}
+
+impl<M: Machine> Vmalloc<M> {
+    /// Makes an area, if that is a straight matter; `None`, and nothing has
+    /// changed, where it is not.
+    #[inline(always)]
+    pub(crate) fn make_straight(
+        &self,
+        core: &Core<M>,
+        (req, kind, caller): (&Req, Kind, Caller),
+        backing: &Backing<'_>,
+    ) -> Option<Result<NonNull<u8>, AllocError>> {
+        let region = core.regions.get(req.region.0 as usize)?;
+        let plan = straight_plan(region, (req, kind, caller))?;
+        let mut here = Here::enter(self, core).ok()?;
+        if core.caches() || here.is_pressed() {
+            return None;
+        }
+        let AtHand { chunk, slot, piece } = here.at_hand(&plan)?;
+        if !here.has_frames(&plan, backing, plan.pages) {
+            return None;
+        }
+        chunk.take_this(slot);
+        here.begin((chunk, slot), &plan, backing);
+        let bound = here.bind_straight(piece, &plan, backing);
+        here.written(chunk, PageRange::new(piece.start(), bound), &plan);
+        drop(here);
+        let found = Found { chunk, index: slot, start: piece.start() };
+        if bound < plan.pages {
+            return Some(Err(Hole { vm: self, core, found, pages: plan.pages, bound }.in_use()));
+        }
+        if matches!(backing, Backing::Fresh) && req.gfp.contains(Gfp::ZERO) {
+            self.zero(piece);
+        }
+        Some(Ok(found.publish()))
+    }
+
+    /// Clears the pages of an area that is being built.
+    #[inline(never)]
+    fn zero(&self, piece: Piece<M::Table>) {
+        piece.frames().for_each(|(at, frame)| self.machine().zero(frame, at));
+    }
+
+    /// Frees an area, if that is a straight matter; false, and nothing has
+    /// changed, where it is not.
+    #[inline(always)]
+    pub(crate) fn unmake_straight(
+        &self,
+        core: &Core<M>,
+        (at, by): (VirtAddr, Caller),
+        frees: impl FnOnce(Kind) -> bool,
+        count: Option<usize>,
+    ) -> bool {
+        let Ok(mut here) = Here::enter(self, core) else { return false };
+        let Some(found) = here.find(at) else { return false };
+        let Some((kind, pages)) = found.slot().built() else { return false };
+        let whole = found.start == at && found.chunk.areas() >> found.index & 1 != 0;
+        let asked = frees(kind) && kind != Kind::Reserved && count.is_none_or(|count| count == pages);
+        let ours = found.chunk.owner() == here.index && core.policy() == Policy::Unmap;
+        if !(whole && asked && ours && pages <= SLICE) {
+            return false;
+        }
+        let Some(piece) = at_hand::<M>(found.chunk, PageRange::new(at, pages)) else { return false };
+        here.retire_straight(&found, piece, by);
+        true
+    }
+}
+
+/// The plan of a request that may go straight: an area of a class, of at most
+/// a slice, anywhere in its region.
+#[inline(always)]
+fn straight_plan<'r, L: lock_api::RawMutex>(
+    region: &Region<L>,
+    (req, kind, caller): (&'r Req, Kind, Caller),
+) -> Option<Plan<'r>> {
+    let pages = req.bytes.wrapping_add(PAGE_SIZE - 1) >> PAGE_SHIFT;
+    if pages.wrapping_sub(1) >= region.straight || req.within.is_some() || kind == Kind::VmapOwned {
+        return None;
+    }
+    let class = match req.align {
+        PAGE_SIZE => Class::of(pages, 1)?,
+        align if align.is_power_of_two() => Class::of(pages, align >> PAGE_SHIFT)?,
+        _ => return None,
+    };
+    Some(Plan { req, kind, caller: req.caller.unwrap_or(caller), pages, class: Some(class) })
+}
+
+impl<'v, M: Machine> Here<'v, M> {
+    /// The slot that is next, and its entries.
+    #[inline(always)]
+    fn at_hand(&mut self, plan: &Plan<'_>) -> Option<AtHand<M>> {
+        let (chunk, slot) = self.shelf(plan.req.region).peek(plan.class?)?;
+        let piece = at_hand::<M>(chunk, PageRange::new(chunk.address(slot), plan.pages))?;
+        Some(AtHand { chunk, slot, piece })
+    }
+
+    /// Binds a slice of an area, `done` pages into it, if entries and frames are
+    /// at hand, and says how many pages: what the long way does where it can.
+    #[inline(always)]
+    pub(crate) fn bind_at_hand(
+        &mut self,
+        chunk: ChunkRef,
+        slice: PageRange,
+        done: usize,
+        plan: &Plan<'_>,
+        backing: &Backing<'_>,
+    ) -> Option<usize> {
+        let piece = at_hand::<M>(chunk, slice)?;
+        let part = match *backing {
+            Backing::Frames(frames) => Backing::Frames(&frames[done..done + slice.pages]),
+            other => other,
+        };
+        if !self.has_frames(plan, &part, slice.pages) {
+            return None;
+        }
+        let bound = self.bind_straight(piece, plan, &part);
+        self.written(chunk, slice, plan);
+        Some(bound)
+    }
+
+    /// Whether frames for `pages` pages are at hand: in the magazine, or the
+    /// caller's, all of which are counted and gain a holder.
+    #[inline(always)]
+    fn has_frames(&mut self, plan: &Plan<'_>, backing: &Backing<'_>, pages: usize) -> bool {
+        match *backing {
+            Backing::Fresh => {
+                let any = plan.wants_any() && self.magazine.serves_any();
+                !M::MIRRORED && self.magazine.has(pages) && (any || self.magazine.serves(plan.want(self.node)))
+            }
+            Backing::Frames(frames) => {
+                let held = if M::MIRRORED { 0 } else { hold_all(self.vm.machine().frames(), frames) };
+                if held < frames.len() {
+                    self.unhold(&frames[..held]);
+                }
+                held == frames.len()
+            }
+            _ => false,
+        }
+    }
+
+    /// Binds the pages to the frames at hand, and says how many.
+    #[inline(always)]
+    fn bind_straight(&mut self, piece: Piece<M::Table>, plan: &Plan<'_>, backing: &Backing<'_>) -> usize {
+        if let Backing::Frames(frames) = *backing {
+            let bound = piece.bind(frames, plan.req.prot, plan.req.memory);
+            if bound < frames.len() {
+                self.unhold(&frames[bound..]);
+            }
+            return bound;
+        }
+        let bound = piece.bind(self.magazine.top(piece.pages()), plan.req.prot, plan.req.memory);
+        self.magazine.commit(bound);
+        bound
+    }
+
+    /// Holds that were not needed are given up; their frames are somebody's.
+    #[cold]
+    #[inline(never)]
+    fn unhold(&self, frames: &[Pfn]) {
+        let source = self.vm.machine().frames();
+        for page in frames.iter().filter_map(|&frame| source.page(frame)) {
+            let last = release(page);
+            debug_assert!(!last, "P1: the caller holds it");
+        }
+    }
+
+    /// live → stale, in one section.
+    #[inline(always)]
+    fn retire_straight(&mut self, found: &Found, piece: Piece<M::Table>, by: Caller) {
+        let (vm, pages) = (self.vm, piece.pages());
+        count(&self.cpu.counters.local_frees, 1);
+        count(&self.cpu.counters.free_pages, pages as u64);
+        self.open.add(found.chunk, 1 << found.index, pages);
+        found.slot().freed_by(by);
+        piece.retire(&mut |at, word| vm.complain(at, word));
+        vm.machine().unmapped(PageRange::new(found.start, pages));
+        self.pay(pages);
+    }
+}
