@@ -18,7 +18,7 @@ use crate::machine::frames::Frames;
 use crate::machine::{Context, Flush, Level, Machine, Sabotage};
 use crate::space::chunk::ChunkRef;
 use crate::space::class::Class;
-use crate::stats::count;
+use crate::stats::{count, uncount};
 use crate::sync::Ordering::Relaxed;
 use crate::units::{CpuSet, PageRange, VirtAddr};
 use crate::warm::Shed;
@@ -76,10 +76,16 @@ impl<'v, M: Machine> Here<'v, M> {
         pages
     }
 
-    /// A slot was posted that had been freed here at the same moment.
+    /// A slot was posted that had been freed here at the same moment: it was
+    /// counted twice.
     #[cold]
     fn raced(&mut self, chunk: ChunkRef, slots: u64) {
-        count(&self.cpu.counters.raced_frees, slots.count_ones() as u64);
+        let counters = &self.cpu.counters;
+        for slot in slots_of(slots) {
+            count(&counters.raced_frees, 1);
+            uncount(&counters.remote_frees, 1);
+            uncount(&counters.free_pages, chunk.slot(slot).pages() as u64);
+        }
         let line = format_args!("double free, by two CPUs at once, in the chunk at {}", chunk.address(0));
         self.vm.machine().log(Level::Error, line);
     }
