@@ -193,8 +193,8 @@ fn a_remote_free_races_with_a_local_free_of_the_same_slot() {
 }
 
 /// Under Keep a slot is used again without a flush, so its owner has to see who
-/// frees it at the same moment (R5). Broken by `keep` without its fence, or by
-/// `claim` without its own.
+/// frees it at the same moment (R5). Broken by `keep` or `claim` that look before
+/// they say, and without the order between (`between_seqcst`).
 #[test]
 fn a_slot_that_another_cpu_frees_at_the_same_moment_does_not_become_warm() {
     explore(4, || {
@@ -208,8 +208,7 @@ fn a_slot_that_another_cpu_frees_at_the_same_moment_does_not_become_warm() {
     });
 }
 
-/// Nor does one whose frames are handed out at the same moment. Broken as above,
-/// by `share` without its fence.
+/// Nor does one whose frames are handed out at the same moment. Broken as above.
 #[test]
 fn a_slot_whose_frames_are_handed_out_at_the_same_moment_does_not_become_warm() {
     explore(4, || {

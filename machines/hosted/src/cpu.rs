@@ -49,7 +49,9 @@ pub fn first(cpus: u32) -> Pinned {
     if PREFERRED.get() == UNKNOWN {
         PREFERRED.set(NEXT.fetch_add(1, Relaxed));
     }
-    Pinned { cpu: PREFERRED.get() % cpus, saved: 0 }
+    let preferred = PREFERRED.get();
+    // A division costs more than all else here.
+    Pinned { cpu: if preferred < cpus { preferred } else { preferred % cpus }, saved: 0 }
 }
 
 /// The index to try after `was`; after each whole round others get a turn.

@@ -28,10 +28,10 @@
 //!   CPUs that free one slot at the same moment may both win, the owner and a
 //!   claimer; the claimer then posts what is no longer live. The flush that
 //!   makes the slot clean shows the owner every claim that was given before.
-//! - **R5** A warm slot is used again without a flush. So its freer looks for
-//!   claims and holds after it has said that the slot does not live, with a
-//!   full fence between; claimers and holders say what they do before they look
-//!   whether it lives. One of the two sees the other.
+//! - **R5** A warm slot is used again without a flush. So its freer says that the
+//!   slot does not live and then looks for claims and holds; claimers and
+//!   holders say what they do and then look whether it lives. All of it is
+//!   sequentially consistent, so one of the two sees the other.
 //! - **R2** Finders read `live & !claimed` between two equal reads of the
 //!   chunk's sequence, which moves before a chunk's units are given up, and
 //!   when its header has become another one.
@@ -316,10 +316,11 @@ impl Chunk {
     /// (R4, R5).
     #[inline]
     pub fn keep(&self, slot: u32) -> bool {
-        self.live.store(self.live.load(Relaxed) & !(1 << slot), Release);
         self.warm.store(self.warm.load(Relaxed) | 1 << slot, Relaxed);
-        fence(SeqCst);
-        !self.is_claimed(slot)
+        // An exchange is a cheaper barrier than a fence on x86.
+        self.live.swap(self.live.load(Relaxed) & !(1 << slot), SeqCst);
+        between_seqcst();
+        self.remote.claimed.load(SeqCst) >> slot & 1 == 0
     }
 
     /// Owner: a warm slot is taken, to live again.

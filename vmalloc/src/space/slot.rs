@@ -230,7 +230,7 @@ impl Slot {
     /// Whether frames of it were handed out (G3).
     #[inline]
     pub fn is_shared(&self) -> bool {
-        self.meta.load(Acquire) & SHARED != 0
+        self.meta.load(SeqCst) & SHARED != 0
     }
 
     /// Frames of it are handed out: they are released by count (G3).
