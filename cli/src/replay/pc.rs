@@ -188,7 +188,7 @@ mod tests {
                 "@before text=0x1-0x2%208192%20stack\n@progress done=5\n@event word=alloc done=7\n\
                  @tally failed=1 written=2 verified=3 wrong=4 stopped=1\n@error text=too%20few\n\
                  @latency call=purge values=10:2,30:1,\n@peak areas=1 pages=2 span=3 of=4\n\
-                 @end areas=5 waiting=6 stocked=7 reserve=8 tables=9 bookkeeping=10 flushes=11 kicks=12 purges=13\n\
+                 @end areas=5 waiting=6 bound=14 stocked=7 reserve=8 tables=9 bookkeeping=10 flushes=11 kicks=12 purges=13\n\
                  @area text=0x1-0x2%208192%20stack\n@area text=0x3-0x4%20%208192%200x20%20vmalloc\n\
                  @left areas=1 frames=2\n@broken text=at%20the%20end",
             ),
@@ -198,7 +198,10 @@ mod tests {
         assert_eq!((found.counted.events[0], found.counted.failed, found.counted.bytes_wrong), (7, 1, 4));
         assert_eq!((found.counted.errors, found.stopped), (vec!["too few".to_owned()], true));
         assert_eq!(found.latency.of(Call::Purge).values().collect::<Vec<_>>(), [(10, 2), (30, 1)]);
-        assert_eq!((found.peaks.of_pages, found.end.areas, found.end.counts.purges), (4, 5, 13));
+        assert_eq!(
+            (found.peaks.of_pages, found.end.areas, found.end.bound_pages, found.end.counts.purges),
+            (4, 5, 14, 13)
+        );
         assert_eq!(found.listing, "0x3-0x4  8192 g+0x1 vmalloc\n");
         assert_eq!((found.left.areas, found.left.remains.frames, found.broken.len()), (1, 2, 1));
     }

@@ -77,7 +77,7 @@ fn a_replay_is_told_in_records() {
         "@tally failed=0 written=8 verified=9 wrong=0 stopped=0",
         "@latency call=alloc values=100:7,",
         "@peak areas=3 pages=4 span=8 of=4",
-        "@end areas=1 waiting=0 stocked=0 reserve=0 tables=0 bookkeeping=0 flushes=5 kicks=0 purges=0",
+        "@end areas=1 waiting=0 bound=0 stocked=0 reserve=0 tables=0 bookkeeping=0 flushes=5 kicks=0 purges=0",
         "@left areas=0 frames=0",
     ];
     let script = format!("cat <<'.'\n{}\n@area text={listing}\n.\nexit 33", records.join("\n"));

@@ -36,6 +36,9 @@ impl<F: Format, R: Rules> Hand<'_, F, R> {
         };
         // A slot that is freed here, and reused before the free that was
         // interrupted goes on, would be that one's: too late for anybody.
+        if self.model().may_be_made_again(freed.start) {
+            return;
+        }
         let result = self.quietly(|| self.free_as(freed.kind, freed.start, freed.pages));
         match result {
             Err(FreeError::DoubleFree { start, .. }) if start.0 == freed.start => {}

@@ -131,7 +131,10 @@ impl<F: Format, R: Rules> Hand<'_, F, R> {
         let mut ask = self.some_ask();
         ask.gfp = Gfp::ATOMIC;
         ask.req = ask.req.gfp(ask.gfp);
-        self.judge(self.vm.alloc(ask.req.clone()), &ask);
+        self.model().making += 1;
+        let made = self.vm.alloc(ask.req.clone());
+        self.model().making -= 1;
+        self.judge(made, &ask);
     }
 
     /// Some step of it is refused, if it gets that far.

@@ -91,6 +91,8 @@ pub enum Page {
 pub struct Freeing {
     pub start: usize,
     pub stolen: bool,
+    /// Interrupts that were making an area when it began.
+    making: usize,
 }
 
 #[derive(Default)]
@@ -101,6 +103,8 @@ pub struct Model {
     gone: HashMap<usize, Gone>,
     freed: VecDeque<Freed>,
     pub freeing: Vec<Freeing>,
+    /// Interrupts that are making an area.
+    pub making: usize,
     /// Frames that the driver holds, once for each hold.
     pub held: Vec<Pfn>,
     pub live_pages: usize,
@@ -223,8 +227,15 @@ impl Model {
             self.freed.pop_front();
         }
         self.freed.push_back(Freed { start, pages: area.pages, kind: area.kind });
-        self.freeing.push(Freeing { start, stolen: false });
+        self.freeing.push(Freeing { start, stolen: false, making: self.making });
         (area, self.frees)
+    }
+
+    /// Whether an interrupt that came into the free of `start` is making an area:
+    /// if another frees `start` now, it may be that area's, and the first free
+    /// frees it. No allocator can tell these apart.
+    pub fn may_be_made_again(&self, start: usize) -> bool {
+        self.freeing.iter().any(|freeing| freeing.start == start && freeing.making < self.making)
     }
 
     /// The pages of this free fault from now on.
