@@ -17,6 +17,7 @@ use crate::qemu::tools::Tools;
 use anyhow::{Context, Result};
 use relay::Relay;
 use std::io::{Write, stdout};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// What is to be run.
@@ -31,19 +32,18 @@ pub fn prepare(options: &Boot) -> Result<Run> {
 }
 
 fn guest(options: &Boot) -> Result<Guest> {
-    let script = options
-        .script
-        .as_ref()
-        .map(|path| std::fs::read(path).with_context(|| format!("{}: cannot be read", path.display())));
-    let module = script.transpose()?;
-    let script = module.iter().map(|_| "@script".to_owned());
+    let file = options.script.as_ref().or(options.module.as_ref());
+    let read = |path: &PathBuf| std::fs::read(path).with_context(|| format!("{}: cannot be read", path.display()));
+    let module = file.map(read).transpose()?;
+    let script = options.script.iter().map(|_| "@script".to_owned());
+    let policy = options.policy.map(|policy| format!("policy={}", word(policy)));
     Ok(Guest {
         board: options.machine,
         cpus: options.cpus,
         memory: options.memory,
         nodes: options.nodes,
         la57: options.la57,
-        settings: options.policy.map(|policy| format!("policy={}", word(policy))).into_iter().collect(),
+        settings: policy.into_iter().chain(options.settings.iter().cloned()).collect(),
         commands: options.commands.iter().cloned().chain(script).collect(),
         module,
         time_limit: options.time_limit.map(Duration::from_secs),

@@ -202,6 +202,9 @@ pub struct Boot {
     /// Run the commands of this file, one a line, and power off
     #[arg(long, value_name = "FILE")]
     pub script: Option<PathBuf>,
+    /// A file that the machine gets as its module: the shell's load writes it to a device
+    #[arg(long, value_name = "FILE", conflicts_with = "script")]
+    pub module: Option<PathBuf>,
     /// The board
     #[arg(long, value_enum, default_value_t)]
     pub machine: Board,
@@ -220,6 +223,9 @@ pub struct Boot {
     /// When a freed area becomes unreachable [default: the image's]
     #[arg(long, value_enum)]
     pub policy: Option<PolicyName>,
+    /// Another setting of the image, as placement=lowest, region=64M, flush=none
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
+    pub settings: Vec<String>,
     /// End the machine after so many seconds
     #[arg(long, value_name = "SECONDS")]
     pub time_limit: Option<u64>,
@@ -360,6 +366,15 @@ impl From<PlacementName> for Placement {
 /// The word that the command line has for `value`.
 pub fn word(value: impl ValueEnum) -> String {
     value.to_possible_value().map_or_else(String::new, |word| word.get_name().to_owned())
+}
+
+/// A word of the image's command line.
+fn setting(text: &str) -> Result<String, String> {
+    let named = text.split_once('=').is_some_and(|(name, value)| !(name.is_empty() || value.is_empty()));
+    match named && !text.contains(char::is_whitespace) {
+        true => Ok(text.to_owned()),
+        false => Err("a name, = and a value, such as placement=lowest".to_owned()),
+    }
 }
 
 /// Bytes: a number with K, M or G behind it, or without.

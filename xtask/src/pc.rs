@@ -8,7 +8,7 @@ use crate::project::Project;
 use crate::steps::{Outcome, succeed};
 use anyhow::{Context, Result, bail, ensure};
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -102,17 +102,10 @@ pub fn run(project: &Project) -> Result<Outcome> {
         return Ok(Outcome::Skipped(why));
     }
     succeed(project.cargo().args(["build", "--profile", "image", "-p", "vmalloc-pc"]))?;
-    let image = image(project)?;
+    let image = project.built.join("image/pc");
     let wrong = BOOTS.iter().filter(|boot| !boot.is_right(&image)).count();
     ensure!(wrong == 0, "{wrong} of {} boots were wrong", BOOTS.len());
     Ok(Outcome::Passed)
-}
-
-fn image(project: &Project) -> Result<PathBuf> {
-    let metadata = project.cargo().args(["metadata", "--no-deps", "--format-version", "1"]).output()?.stdout;
-    let metadata: serde_json::Value = serde_json::from_slice(&metadata)?;
-    let target = metadata["target_directory"].as_str().context("cargo names no target folder")?;
-    Ok(PathBuf::from(target).join("image/pc"))
 }
 
 /// Why there is no QEMU, if there is none and root cannot install it.
@@ -137,7 +130,7 @@ pub fn without_qemu() -> Result<Option<String>> {
 }
 
 impl Boot {
-    fn is_right(&self, image: &PathBuf) -> bool {
+    fn is_right(&self, image: &Path) -> bool {
         let start = Instant::now();
         let ended = self.boot(image);
         let blame = ended.and_then(|(code, text)| self.judge(code, &text).context(text));
@@ -154,7 +147,7 @@ impl Boot {
     }
 
     /// The exit code and all that was printed.
-    fn boot(&self, image: &PathBuf) -> Result<(Option<i32>, String)> {
+    fn boot(&self, image: &Path) -> Result<(Option<i32>, String)> {
         let mut child = Command::new(QEMU)
             .args(["-M", "q35", "-cpu", "max,la57=off", "-m", "256", "-accel", "tcg,thread=multi"])
             .args(["-display", "none", "-nodefaults", "-no-reboot", "-serial", "stdio"])

@@ -22,6 +22,8 @@ pub struct Target {
 pub struct Project {
     /// Its folder.
     pub root: PathBuf,
+    /// Where cargo puts what it builds.
+    pub built: PathBuf,
     /// All targets of all members.
     pub targets: Vec<Target>,
 }
@@ -36,13 +38,22 @@ impl Project {
             .output()
             .context("cargo metadata")?;
         ensure!(answer.status.success(), "cargo metadata failed");
-        let targets = targets(&serde_json::from_slice(&answer.stdout)?, &root)?;
-        Ok(Project { root, targets })
+        let metadata: Value = serde_json::from_slice(&answer.stdout)?;
+        let built = text(&metadata["target_directory"])?.into();
+        Ok(Project { targets: targets(&metadata, &root)?, built, root })
     }
 
     /// A cargo to run in the project's folder.
     pub fn cargo(&self) -> Command {
         cargo(&self.root)
+    }
+
+    /// A program that cargo has built in its `debug` folder, to run in the
+    /// project's folder.
+    pub fn program(&self, path: &str) -> Command {
+        let mut command = Command::new(self.built.join("debug").join(path));
+        command.current_dir(&self.root);
+        command
     }
 
     /// Whether the project has the file or folder `path`.

@@ -22,8 +22,11 @@ pub const ALL: &[Stage] = &[
     Stage { name: "clippy", about: "lints, all of them errors", run: clippy },
     Stage { name: "narrow", about: "the library for a 32-bit target", run: narrow },
     Stage { name: "docs", about: "the documentation builds without a warning", run: docs },
-    Stage { name: "unit", about: "unit, model and integration tests", run: unit },
-    Stage { name: "doctest", about: "the examples in the documentation", run: doctest },
+    Stage {
+        name: "unit",
+        about: "unit, model and integration tests, and the examples in the documentation",
+        run: unit,
+    },
     Stage { name: "examples", about: "the programs in examples/", run: examples },
     Stage { name: "loom", about: "every interleaving of the races that matter", run: loom },
     Stage { name: "space", about: "the address layer beside its model (SPACE_OPS, default a million)", run: space },
@@ -83,13 +86,17 @@ fn docs(project: &Project) -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
-/// Without the bare image, which no process can run.
-fn unit(project: &Project) -> Result<Outcome> {
-    succeed(project.cargo().arg("test").args(APART[0]).args(["--lib", "--bins", "--tests", "--no-fail-fast"]))
+/// Tests without the bare image, which no process can run. Always of all the other
+/// members: of fewer, their dependencies would have fewer features, and would be
+/// built anew.
+fn tests(project: &Project) -> Command {
+    let mut test = project.cargo();
+    test.arg("test").args(APART[0]);
+    test
 }
 
-fn doctest(project: &Project) -> Result<Outcome> {
-    succeed(project.cargo().args(["test", "--workspace", "--doc", "--no-fail-fast"]))
+fn unit(project: &Project) -> Result<Outcome> {
+    succeed(tests(project).arg("--no-fail-fast"))
 }
 
 fn examples(project: &Project) -> Result<Outcome> {
@@ -97,8 +104,10 @@ fn examples(project: &Project) -> Result<Outcome> {
     if examples().next().is_none() {
         return Ok(Outcome::Skipped("there are none".into()));
     }
+    // Building the tests builds them too.
+    succeed(tests(project).arg("--no-run"))?;
     for example in examples() {
-        succeed(project.cargo().args(["run", "-p", &example.package, "--example", &example.name]))?;
+        succeed(&mut project.program(&format!("examples/{}", example.name)))?;
     }
     Ok(Outcome::Passed)
 }
@@ -135,19 +144,21 @@ fn oracle(project: &Project) -> Result<Outcome> {
 /// mounted here.
 fn scullv(project: &Project) -> Result<Outcome> {
     someone_reads(project, "SCULLV_OPS", "scullv/")?;
-    let mut device = project.cargo();
-    device.args(["test", "-p", "vmalloc-scullv", "--test", "device", "--", "--nocapture", "random"]);
+    let mut device = tests(project);
+    device.args(["--test", "device", "--", "--nocapture", "random"]);
     succeed(device.env("SCULLV_OPS", set_or("SCULLV_OPS", "1000000")))?;
-    let mut selftest = project.cargo();
-    let ended = selftest.args(["run", "--", "scullv", "--selftest"]).status().context("the self-test")?;
+    // Building the tests of the command builds it too.
+    succeed(tests(project).args(["--test", "scullv", "--no-run"]))?;
+    let mut selftest = project.program("vmalloc");
+    let ended = selftest.args(["scullv", "--selftest"]).status().context("the self-test")?;
     match ended.code() {
         Some(0) => {}
         Some(SKIPPED) => return Ok(Outcome::Skipped("the device passed, but nothing can be mounted here".into())),
         _ => bail!("the self-test: {ended}"),
     }
     let long = [("SCULLV_MOUNT_OPS", "50000"), ("SCULLV_SECONDS", "20")];
-    let mut mount = project.cargo();
-    mount.args(["test", "-p", "vmalloc-cli", "--test", "scullv", "--", "--nocapture"]);
+    let mut mount = tests(project);
+    mount.args(["--test", "scullv", "--", "--nocapture"]);
     for (variable, length) in long {
         someone_reads(project, variable, "cli/tests/")?;
         mount.env(variable, set_or(variable, length));
@@ -234,7 +245,7 @@ mod tests {
 
     #[test]
     fn what_is_absent_is_skipped_with_its_name() {
-        let nowhere = Project { root: "/nowhere".into(), targets: Vec::new() };
+        let nowhere = Project { root: "/nowhere".into(), built: "/nowhere".into(), targets: Vec::new() };
         assert_eq!(loom(&nowhere).unwrap(), Outcome::Skipped("no vmalloc/tests/loom.rs yet".into()));
         assert_eq!(oracle(&nowhere).unwrap(), Outcome::Skipped("no machines/sim/tests/oracle.rs yet".into()));
         assert_eq!(replay(&nowhere).unwrap(), Outcome::Skipped("no traces yet".into()));

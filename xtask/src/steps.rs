@@ -7,6 +7,7 @@
 use crate::project::Project;
 use anyhow::{Context, Result, ensure};
 use std::fmt;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
@@ -104,7 +105,8 @@ fn shown(command: &Command) -> String {
         .get_envs()
         .filter_map(|(key, value)| Some(format!("{}={:?} ", key.to_string_lossy(), value?.to_string_lossy())));
     let args = command.get_args().map(|arg| format!(" {}", arg.to_string_lossy()));
-    set.chain(["cargo".to_owned()]).chain(args).collect()
+    let program = Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy();
+    set.chain([program.into_owned()]).chain(args).collect()
 }
 
 #[cfg(test)]
@@ -112,7 +114,7 @@ mod tests {
     use super::*;
 
     fn nowhere() -> Project {
-        Project { root: "/".into(), targets: Vec::new() }
+        Project { root: "/".into(), built: "/".into(), targets: Vec::new() }
     }
 
     fn line(run: fn(&Project) -> Result<Outcome>) -> Line {
@@ -149,6 +151,6 @@ mod tests {
     #[test]
     fn a_command_that_fails_is_named_with_its_environment() {
         let why = succeed(Command::new("false").arg("-x").env("A", "1")).unwrap_err().to_string();
-        assert!(why.starts_with("A=\"1\" cargo -x: "), "{why}");
+        assert!(why.starts_with("A=\"1\" false -x: "), "{why}");
     }
 }

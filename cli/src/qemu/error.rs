@@ -18,7 +18,7 @@ pub enum QemuError {
     NoImage(PathBuf),
     #[error("cargo cannot be run to build the image: {0}")]
     NoCargo(io::Error),
-    #[error("the image does not build:\n{0}")]
+    #[error("the image does not build: {}", if .0.is_empty() { "cargo has said why" } else { .0 })]
     NotBuilt(String),
     #[error(
         "no qemu-system-x86_64 in PATH: install the package {PACKAGE} \

@@ -5,6 +5,7 @@ use super::error::PACKAGE;
 use serde_json::Value;
 use std::env;
 use std::ffi::OsStr;
+use std::io::{self, IsTerminal};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -74,7 +75,8 @@ fn install() -> Result<PathBuf, QemuError> {
     find_in(&env::var_os("PATH").unwrap_or_default()).ok_or_else(|| failed("it brought no program".to_owned()))
 }
 
-/// Builds the image where cargo would: in the folder of this workspace.
+/// Builds the image where cargo would: in the folder of this workspace. On a
+/// terminal cargo shows how far it is.
 fn build() -> Result<PathBuf, QemuError> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/"));
     if !source.join("machines/pc/Cargo.toml").is_file() {
@@ -82,6 +84,9 @@ fn build() -> Result<PathBuf, QemuError> {
     }
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["build", "--profile", "image", "-p", IMAGE, "--message-format", "json-render-diagnostics"]);
+    if io::stderr().is_terminal() {
+        cargo.stderr(Stdio::inherit());
+    }
     let built = cargo.current_dir(source).stdin(Stdio::null()).output().map_err(QemuError::NoCargo)?;
     let executable = executable(&String::from_utf8_lossy(&built.stdout));
     executable

@@ -46,6 +46,22 @@ fn commands_go_to_the_image_and_only_its_pass_is_one() {
 }
 
 #[test]
+fn settings_and_a_module_go_to_the_image() {
+    let folder = scratch("boot-module");
+    fs::create_dir_all(&folder).unwrap();
+    let module = folder.join("text");
+    fs::write(&module, "of the module").unwrap();
+    let given = ["boot", "--set", "region=64M", "--set", "stress=1", "-c", "load scullv0", "--module"];
+    let script = "echo \"$@\"; while [ \"$1\" != -initrd ]; do shift; done; cat \"$2\"; exit 33";
+    let (exit, out, err) = run("boot-set", script, &[&given[..], &[module.to_str().unwrap()]].concat());
+    assert_eq!(exit, 0, "{err}");
+    assert!(out.contains(" -append region=64M stress=1 -- load scullv0\n") && out.contains("of the module"), "{out}");
+    for nonsense in ["region", "=1", "a=", "a b=c"] {
+        assert_eq!(run("boot-nonsense", "exit 33", &["boot", "--set", nonsense]).0, 2, "{nonsense}");
+    }
+}
+
+#[test]
 fn without_a_terminal_the_shell_gets_what_is_piped_and_then_the_end() {
     let script = "echo begun; od -An -tx1 | head -1; exit 33";
     let (exit, out, err) = run("boot-shell", script, &["boot"]);

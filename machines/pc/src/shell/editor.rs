@@ -70,7 +70,7 @@ impl Editor {
     /// Lets a line be typed.
     pub fn line(&mut self) -> Typed<'_> {
         (self.line, self.cursor, self.shown) = (Line::EMPTY, 0, 0);
-        self.draw();
+        print!("{PROMPT}");
         loop {
             let was_return = core::mem::take(&mut self.returned);
             match key() {
@@ -86,6 +86,12 @@ impl Editor {
                 Key::Byte(3) => {
                     println!("^C");
                     self.show(Line::EMPTY);
+                }
+                // As on a teletype: what is piped in comes back without codes.
+                Key::Byte(byte @ b' '..=b'~') if self.cursor == self.line.len && self.line.len < LONGEST => {
+                    print!("{}", byte as char);
+                    self.edit(Key::Byte(byte));
+                    continue;
                 }
                 key => self.edit(key),
             }
