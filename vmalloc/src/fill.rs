@@ -206,7 +206,7 @@ impl<M: Machine> Here<'_, M> {
     #[inline]
     pub(crate) fn written(&self, chunk: ChunkRef, slice: PageRange, plan: &Plan<'_>) {
         self.vm.machine().sync(slice);
-        if M::SABOTAGE == Sabotage::MapGuard {
+        if self.vm.breaks(Sabotage::MapGuard) {
             let guard = self.core.pieces(self.vm, chunk, slice.end(), 1).next();
             guard.map(|piece| piece.bind_run(self.vm.machine().root(), plan.req.prot, plan.req.memory));
         }

@@ -16,7 +16,7 @@ use crate::frames::Depot;
 use crate::machine::format::Format;
 use crate::machine::frames::Frames;
 use crate::machine::stock::Stock;
-use crate::machine::{Level, Machine};
+use crate::machine::{Level, Machine, Sabotage};
 use crate::region::Region;
 use crate::space::shelf::Shelf;
 use crate::table::Walker;
@@ -86,6 +86,13 @@ impl<M: Machine> Vmalloc<M> {
     #[inline]
     pub fn machine(&self) -> &M {
         &self.machine
+    }
+
+    /// Whether `rule` is to be broken, so that tests see it caught: on every real
+    /// machine a constant.
+    #[inline(always)]
+    pub(crate) fn breaks(&self, rule: Sabotage) -> bool {
+        self.machine().sabotage() == rule
     }
 
     #[inline]

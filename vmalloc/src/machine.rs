@@ -147,14 +147,16 @@ pub unsafe trait Machine: Sync + Sized {
     /// waiting and not an NMI in the middle of a call (M4).
     const THREADS: bool = false;
 
-    /// A rule of the library to break on purpose, so that tests see it caught.
-    #[doc(hidden)]
-    const SABOTAGE: Sabotage = Sabotage::None;
-
     /// The frames.
     fn frames(&self) -> &Self::Frames;
     /// The root table.
     fn root(&self) -> Pfn;
+    /// A rule of the library to break on purpose, so that tests see it caught.
+    #[doc(hidden)]
+    #[inline(always)]
+    fn sabotage(&self) -> Sabotage {
+        Sabotage::None
+    }
     /// Where the library reads and writes the frame `f` (M2).
     fn virt(&self, f: Pfn) -> NonNull<u8>;
     /// An upper bound of CPU indices (M3), at most

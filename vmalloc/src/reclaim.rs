@@ -161,7 +161,7 @@ impl<'v, M: Machine> Here<'v, M> {
     #[inline]
     pub(crate) fn poll(&mut self) {
         if let Some(pending) = self.closed.take() {
-            match pending.redeem(&self.core.grace()) {
+            match pending.redeem(&self.core.grace(self.vm)) {
                 Ok(load) => self.ripe = Some(load),
                 Err(pending) => self.closed = Some(pending),
             }
@@ -216,9 +216,9 @@ pub(crate) fn slots_of(mut mask: u64) -> impl Iterator<Item = u32> {
 
 impl<M: Machine> Core<M> {
     /// How far grace has come; what a saboteur makes of it.
-    pub(crate) fn grace(&self) -> Grace {
+    pub(crate) fn grace(&self, vm: &Vmalloc<M>) -> Grace {
         let grace = if M::MIRRORED { self.generations.grace_so_far() } else { self.generations.grace(self.ears()) };
-        match M::SABOTAGE {
+        match vm.machine().sabotage() {
             Sabotage::EarlyRedeem => Grace::STOLEN,
             Sabotage::SkipIdle => grace.ignoring_idle(),
             _ => grace,
@@ -240,7 +240,7 @@ impl<M: Machine> Vmalloc<M> {
     /// Discards `what`, `None` = everything, on this CPU.
     fn flush_machine(&self, what: Option<PageRange>) {
         match what {
-            _ if M::SABOTAGE == Sabotage::SkipFlush => (),
+            _ if self.breaks(Sabotage::SkipFlush) => (),
             Some(pages) => self.machine().flush(Flush::Ranges(&[pages])),
             None => self.machine().flush(Flush::Everything),
         }
@@ -396,7 +396,7 @@ impl<M: Machine> Vmalloc<M> {
     /// flush failed. Flushes this CPU meanwhile, if another one asks (L2).
     fn wait_for(&self, core: &Core<M>, mut barrier: Pending<()>) -> bool {
         loop {
-            barrier = match barrier.redeem(&core.grace()) {
+            barrier = match barrier.redeem(&core.grace(self)) {
                 Ok(()) => return true,
                 Err(barrier) => barrier,
             };

@@ -80,7 +80,7 @@ impl<M: Machine> Here<'_, M> {
                 self.pool(piece);
                 piece
             } else if let Some(piece) = usual_piece::<M>(chunk, slot, Slot::lent_pages)
-                && M::SABOTAGE != Sabotage::IgnoreCounts
+                && !self.vm.breaks(Sabotage::IgnoreCounts)
             {
                 self.return_lent(piece);
                 piece
@@ -169,7 +169,7 @@ impl<M: Machine> Here<'_, M> {
         let piece = at_hand::<M>(chunk, PageRange::new(at, slice));
         match (piece, kind) {
             (Some(piece), _) if area.own_pages().is_some() => self.pool_piece(piece),
-            (Some(piece), Kind::MapRam | Kind::Vmap) if M::SABOTAGE != Sabotage::IgnoreCounts => {
+            (Some(piece), Kind::MapRam | Kind::Vmap) if !self.vm.breaks(Sabotage::IgnoreCounts) => {
                 self.return_lent(piece)
             }
             _ => self.collect_slowly(area, chunk, at, slice),
@@ -182,7 +182,7 @@ impl<M: Machine> Here<'_, M> {
     #[inline(never)]
     fn collect_slowly(&mut self, area: &Slot, chunk: ChunkRef, at: VirtAddr, pages: usize) {
         let kind = area.kind();
-        if kind.allocates() && !(area.is_shared() && M::SABOTAGE != Sabotage::IgnoreCounts) {
+        if kind.allocates() && !(area.is_shared() && !self.vm.breaks(Sabotage::IgnoreCounts)) {
             self.core.pieces(self.vm, chunk, at, pages).for_each(|piece| self.pool_piece(piece));
         } else {
             self.collect_held(chunk, kind, at, pages);
@@ -203,7 +203,7 @@ impl<M: Machine> Here<'_, M> {
         let mut let_go = |frame: Pfn| {
             let last = match machine.frames().page(frame) {
                 _ if kind == Kind::Ioremap => false,
-                Some(page) => M::SABOTAGE == Sabotage::IgnoreCounts || release(page),
+                Some(page) => vm.breaks(Sabotage::IgnoreCounts) || release(page),
                 None => kind != Kind::Vmap && kind != Kind::MapRam,
             };
             if last {

@@ -372,7 +372,7 @@ impl<M: Machine> Here<'_, M> {
     /// A claimed slot's entries are retired: it goes to its owner (R1).
     pub(crate) fn hand_over(&mut self, found: &Found) {
         let chunk = found.chunk;
-        if M::SABOTAGE == Sabotage::DropClaim {
+        if self.vm.breaks(Sabotage::DropClaim) {
             chunk.unclaim(1 << found.index);
         }
         if chunk.owner() == self.index {

@@ -166,7 +166,7 @@ impl<M: Machine> Here<'_, M> {
     #[inline(never)]
     pub(crate) fn take_warm(&mut self, plan: &Plan<'_>, backing: &Backing<'_>) -> Result<Found, bool> {
         let usual = plan.req.memory == MemType::WriteBack
-            && (plan.req.prot == Prot::RW || M::SABOTAGE == Sabotage::AnyProt)
+            && (plan.req.prot == Prot::RW || self.vm.breaks(Sabotage::AnyProt))
             && matches!(backing, Backing::Fresh);
         if plan.class.is_none() || !usual || !self.magazine.serves(plan.want(self.node)) {
             return Err(false);
@@ -194,10 +194,10 @@ impl<M: Machine> Here<'_, M> {
 
     #[inline(always)]
     fn take_from_rack(&mut self, plan: &Plan<'_>) -> Option<(ChunkRef, u32)> {
-        let now = self.warm.clock;
+        let (vm, now) = (self.vm, self.warm.clock);
         let rack = &mut self.shelf(plan.req.region).rack;
         let fits = |chunk: &crate::space::chunk::Chunk, slot| {
-            chunk.slot(slot).pages() == plan.pages || M::SABOTAGE == Sabotage::AnySize
+            chunk.slot(slot).pages() == plan.pages || vm.breaks(Sabotage::AnySize)
         };
         rack.take(plan.class?, now, fits)
     }
@@ -246,7 +246,7 @@ impl<M: Machine> Here<'_, M> {
     /// Whether somebody else may have frames of the area (W3).
     #[inline]
     fn is_handed_out(&self, slot: &Slot) -> bool {
-        slot.is_shared() && M::SABOTAGE != Sabotage::CacheShared
+        slot.is_shared() && !self.vm.breaks(Sabotage::CacheShared)
     }
 
     /// Looks at each entry, a slice at a time, as long as the slot is the area
@@ -360,7 +360,7 @@ impl<M: Machine> Here<'_, M> {
         self.warm.clock = self.warm.clock.wrapping_add(1);
         let now = self.warm.clock;
         self.shelf(chunk.region()).rack.push(class, chunk, slot, now);
-        if M::SABOTAGE != Sabotage::ForgetWarm {
+        if !self.vm.breaks(Sabotage::ForgetWarm) {
             self.cpu.bound.add(pages);
         }
         count(&self.cpu.counters.warm_frees, 1);
@@ -404,7 +404,7 @@ impl<M: Machine> Here<'_, M> {
     /// Retires up to a slice of what is bound here, and says how much work that
     /// was; 0 = nothing is bound.
     pub(crate) fn shed(&mut self, why: Shed) -> usize {
-        if M::SABOTAGE == Sabotage::ForgetWarm {
+        if self.vm.breaks(Sabotage::ForgetWarm) {
             return 0;
         }
         match self.warm.victim.take().or_else(|| self.pick()) {

@@ -131,12 +131,12 @@ fn space(project: &Project) -> Result<Outcome> {
 }
 
 fn oracle(project: &Project) -> Result<Outcome> {
-    if let Some(absent) = without(project, "machines/sim/tests/oracle.rs") {
+    if let Some(absent) = without(project, "machines/sim/tests/oracle/main.rs") {
         return Ok(absent);
     }
     someone_reads(project, "ORACLE_OPS", "machines/sim/")?;
     let mut test = project.cargo();
-    test.args(["test", "--release", "-p", "vmalloc-sim", "--test", "oracle", "--", "--nocapture"]);
+    test.args(["test", "--release", "-p", "vmalloc-sim", "--test", "oracle", "promises", "--", "--nocapture"]);
     succeed(test.env("ORACLE_OPS", set_or("ORACLE_OPS", "10000000")))
 }
 
@@ -247,7 +247,7 @@ mod tests {
     fn what_is_absent_is_skipped_with_its_name() {
         let nowhere = Project { root: "/nowhere".into(), built: "/nowhere".into(), targets: Vec::new() };
         assert_eq!(loom(&nowhere).unwrap(), Outcome::Skipped("no vmalloc/tests/loom.rs yet".into()));
-        assert_eq!(oracle(&nowhere).unwrap(), Outcome::Skipped("no machines/sim/tests/oracle.rs yet".into()));
+        assert_eq!(oracle(&nowhere).unwrap(), Outcome::Skipped("no machines/sim/tests/oracle/main.rs yet".into()));
         assert_eq!(replay(&nowhere).unwrap(), Outcome::Skipped("no traces yet".into()));
         assert_eq!(replay_pc(&nowhere).unwrap(), Outcome::Skipped("no traces yet".into()));
         assert_eq!(examples(&nowhere).unwrap(), Outcome::Skipped("there are none".into()));

@@ -3,14 +3,14 @@
 use crate::cache::How;
 use crate::cpu::Power;
 use crate::judge::accuse;
-use crate::{Fault, Rules, Sim, Why};
+use crate::{Fault, Sim, Why};
 use vmalloc::machine::format::{Format, Prot};
 use vmalloc::units::{PAGE_SIZE, Pfn, VirtAddr};
 
 /// Simulated nanoseconds of a step.
 const STEP_NS: u64 = 1_000;
 
-impl<F: Format, R: Rules> Sim<F, R> {
+impl<F: Format> Sim<F> {
     /// The eight bytes at `at`, as `cpu` sees them.
     ///
     /// # Errors

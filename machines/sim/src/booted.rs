@@ -1,6 +1,6 @@
 //! An instance on a machine, wired up: kicks and interrupts reach it.
 
-use crate::{Honest, Rules, Sim};
+use crate::Sim;
 use core::ops::Deref;
 use vmalloc::error::Shortage;
 use vmalloc::machine::format::Format;
@@ -8,29 +8,29 @@ use vmalloc::{Config, InitError, Vmalloc};
 
 /// An instance that serves on a machine, all of whose CPUs are online. Kicks
 /// are answered until it is gone, for dropping it waits for them.
-pub struct Booted<F: Format, R: Rules = Honest> {
+pub struct Booted<F: Format> {
     /// Before the hooks, so that it is dropped first.
-    vm: Box<Vmalloc<Sim<F, R>>>,
-    hooks: Hooks<F, R>,
+    vm: Box<Vmalloc<Sim<F>>>,
+    hooks: Hooks<F>,
 }
 
 /// What the machine calls while the instance is there.
-struct Hooks<F: Format, R: Rules>(Sim<F, R>);
+struct Hooks<F: Format>(Sim<F>);
 
 /// The instance, as its machine's hooks know it.
-struct Wire<F: Format, R: Rules>(*const Vmalloc<Sim<F, R>>);
+struct Wire<F: Format>(*const Vmalloc<Sim<F>>);
 
 // SAFETY: an instance may be shared and sent.
-unsafe impl<F: Format, R: Rules> Send for Wire<F, R> {}
+unsafe impl<F: Format> Send for Wire<F> {}
 // SAFETY: as above.
-unsafe impl<F: Format, R: Rules> Sync for Wire<F, R> {}
+unsafe impl<F: Format> Sync for Wire<F> {}
 
-impl<F: Format, R: Rules> Booted<F, R> {
+impl<F: Format> Booted<F> {
     /// Puts an instance on `sim` and brings all CPUs online.
     ///
     /// # Errors
     /// Those of [`Vmalloc::init`].
-    pub fn new(sim: Sim<F, R>, config: Config) -> Result<Booted<F, R>, InitError> {
+    pub fn new(sim: Sim<F>, config: Config) -> Result<Booted<F>, InitError> {
         let vm = Box::new(Vmalloc::new(sim.clone()));
         let booted = Booted { hooks: Hooks(sim), vm };
         let wire = booted.wire();
@@ -43,43 +43,43 @@ impl<F: Format, R: Rules> Booted<F, R> {
     }
 
     /// The machine.
-    pub fn sim(&self) -> &Sim<F, R> {
+    pub fn sim(&self) -> &Sim<F> {
         &self.hooks.0
     }
 
     /// What runs when an interrupt comes; it gets the CPU's index.
-    pub fn set_interrupt(&self, handler: impl Fn(&Vmalloc<Sim<F, R>>, u32) + Send + Sync + 'static) {
+    pub fn set_interrupt(&self, handler: impl Fn(&Vmalloc<Sim<F>>, u32) + Send + Sync + 'static) {
         let wire = self.wire();
         self.sim().set_interrupt(move |cpu| handler(wire.vm(), cpu));
     }
 
     /// The `n`-th thing from now on that the library does is interrupted by
     /// an NMI, which runs `handler`. 0 = by none.
-    pub fn set_nmi(&self, n: u64, handler: impl Fn(&Vmalloc<Sim<F, R>>) + Send + Sync + 'static) {
+    pub fn set_nmi(&self, n: u64, handler: impl Fn(&Vmalloc<Sim<F>>) + Send + Sync + 'static) {
         let wire = self.wire();
         self.sim().set_nmi(n, move |_| handler(wire.vm()));
     }
 
     /// What the machine tries when something runs short; true = try again.
-    pub fn set_shortage(&self, handler: impl Fn(&Vmalloc<Sim<F, R>>, Shortage) -> bool + Send + Sync + 'static) {
+    pub fn set_shortage(&self, handler: impl Fn(&Vmalloc<Sim<F>>, Shortage) -> bool + Send + Sync + 'static) {
         let wire = self.wire();
         self.sim().set_shortage(move |short| handler(wire.vm(), short));
     }
 
-    fn wire(&self) -> Wire<F, R> {
+    fn wire(&self) -> Wire<F> {
         Wire(&raw const *self.vm)
     }
 }
 
-impl<F: Format, R: Rules> Wire<F, R> {
-    fn vm(&self) -> &Vmalloc<Sim<F, R>> {
+impl<F: Format> Wire<F> {
+    fn vm(&self) -> &Vmalloc<Sim<F>> {
         // SAFETY: the instance stays in its box until the hooks are taken off,
         // which comes after its drop.
         unsafe { &*self.0 }
     }
 }
 
-impl<F: Format, R: Rules> Drop for Hooks<F, R> {
+impl<F: Format> Drop for Hooks<F> {
     fn drop(&mut self) {
         self.0.set_kick(|_| {});
         self.0.set_interrupt(|_| {});
@@ -88,8 +88,8 @@ impl<F: Format, R: Rules> Drop for Hooks<F, R> {
     }
 }
 
-impl<F: Format, R: Rules> Deref for Booted<F, R> {
-    type Target = Vmalloc<Sim<F, R>>;
+impl<F: Format> Deref for Booted<F> {
+    type Target = Vmalloc<Sim<F>>;
 
     fn deref(&self) -> &Self::Target {
         &self.vm

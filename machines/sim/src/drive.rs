@@ -3,7 +3,7 @@
 use crate::cpu::{Hook, Power, State};
 use crate::history::Event;
 use crate::judge::accuse;
-use crate::{Core, Counters, ORDER, Rules, Sabotage, Sim};
+use crate::{Core, Counters, ORDER, Sabotage, Sim};
 use core::fmt;
 use std::sync::Arc;
 use vmalloc::error::Shortage;
@@ -16,7 +16,7 @@ const NESTING: u32 = 2;
 /// A kick is served once in so many chances.
 pub(crate) const KICK_LAG: u64 = 4;
 
-impl<F: Format, R: Rules> Sim<F, R> {
+impl<F: Format> Sim<F> {
     /// The CPU that runs.
     pub fn cpu(&self) -> u32 {
         self.state().current
@@ -136,9 +136,13 @@ impl<F: Format, R: Rules> Sim<F, R> {
         core::mem::take(&mut self.state().log)
     }
 
-    /// From here on the machine breaks its contract.
-    pub fn sabotage(&self, how: Sabotage) {
-        self.state().sabotage = how;
+    /// From here on the machine breaks its contract, or the library on it the one
+    /// rule.
+    pub fn break_rule(&self, how: Sabotage) {
+        match how {
+            Sabotage::Library(rule) => drop(self.broken.set(rule)),
+            of_the_machine => self.state().sabotage = of_the_machine,
+        }
     }
 
     /// Overwrites the entry of `level` for `at` behind everybody's back. For

@@ -8,7 +8,7 @@
 
 use crate::history::Event;
 use crate::judge::accuse;
-use crate::{Core, ORDER, Rules, Sim};
+use crate::{Core, ORDER, Sim};
 use vmalloc::gfp::ZoneKind;
 use vmalloc::machine::faulty::Faults;
 use vmalloc::machine::format::Format;
@@ -18,7 +18,7 @@ use vmalloc::units::{Node, PAGE_SIZE, Pfn, VirtAddr};
 /// What fresh frames are full of.
 pub const DIRT: u8 = 0xa5;
 
-impl<F: Format, R: Rules> Sim<F, R> {
+impl<F: Format> Sim<F> {
     /// Which fallible step is refused.
     pub fn faults(&self) -> &Faults {
         &self.zones.faults

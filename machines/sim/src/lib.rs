@@ -71,7 +71,7 @@ use core::ops::Deref;
 use core::sync::atomic::{AtomicU64, Ordering};
 use cpu::State;
 use memory::Memory;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use vmalloc::frames::Zones;
 use vmalloc::machine::faulty::FaultyFrames;
 use vmalloc::machine::format::Format;
@@ -81,23 +81,7 @@ use vmalloc::units::{Pfn, VirtAddr};
 const ORDER: Ordering = Ordering::Relaxed;
 
 /// A machine, shared by its clones: one for the instance, one for the driver.
-/// `R` says whether the library on it keeps its rules.
-pub struct Sim<F: Format, R = Honest>(Arc<Core<F>>, PhantomData<fn() -> R>);
-
-/// Which rule the library breaks on a machine. A type, because the library is
-/// compiled for it.
-pub trait Rules: 'static {
-    /// The rule.
-    const BROKEN: vmalloc::machine::Sabotage;
-}
-
-/// The library keeps all its rules.
-#[derive(Debug)]
-pub enum Honest {}
-
-impl Rules for Honest {
-    const BROKEN: vmalloc::machine::Sabotage = vmalloc::machine::Sabotage::None;
-}
+pub struct Sim<F: Format>(Arc<Core<F>>);
 
 /// What the clones share; to the library, the frames.
 pub struct Core<F: Format> {
@@ -113,6 +97,8 @@ pub struct Core<F: Format> {
     fuse: AtomicU64,
     /// Things that the library does until an NMI comes; 0 = none is due.
     nmi: AtomicU64,
+    /// The rule that the library breaks here, if it is to break one.
+    broken: OnceLock<vmalloc::machine::Sabotage>,
     state: Mutex<State>,
     format: PhantomData<fn() -> F>,
 }
@@ -152,7 +138,8 @@ impl fmt::Display for Fault {
 
 impl core::error::Error for Fault {}
 
-/// How the machine breaks its contract, for tests that want to see it caught.
+/// How the machine breaks its contract, or the library its rules, for tests that
+/// want to see it caught.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Sabotage {
     /// It keeps it.
@@ -167,6 +154,8 @@ pub enum Sabotage {
     SkipIdleFlush,
     /// A flush discards translations only, and no paging-structure entry.
     KeepTables,
+    /// The library breaks this rule.
+    Library(vmalloc::machine::Sabotage),
 }
 
 impl Sabotage {
@@ -175,7 +164,7 @@ impl Sabotage {
         match self {
             Sabotage::SkipFlush { cpu: broken } => broken == cpu,
             Sabotage::SkipIdleFlush => power == Power::Idle,
-            Sabotage::None | Sabotage::KeepTables => false,
+            Sabotage::None | Sabotage::KeepTables | Sabotage::Library(_) => false,
         }
     }
 }
@@ -204,11 +193,6 @@ impl<F: Format> Sim<F> {
     pub const fn builder() -> Builder<F> {
         Builder::new()
     }
-
-    /// The same machine, on which the library breaks a rule.
-    pub fn breaking<R: Rules>(self) -> Sim<F, R> {
-        Sim(self.0, PhantomData)
-    }
 }
 
 impl<F: Format> Core<F> {
@@ -220,13 +204,13 @@ impl<F: Format> Core<F> {
     }
 }
 
-impl<F: Format, R> Clone for Sim<F, R> {
+impl<F: Format> Clone for Sim<F> {
     fn clone(&self) -> Self {
-        Sim(Arc::clone(&self.0), PhantomData)
+        Sim(Arc::clone(&self.0))
     }
 }
 
-impl<F: Format, R> Deref for Sim<F, R> {
+impl<F: Format> Deref for Sim<F> {
     type Target = Core<F>;
 
     fn deref(&self) -> &Core<F> {
@@ -234,7 +218,7 @@ impl<F: Format, R> Deref for Sim<F, R> {
     }
 }
 
-impl<F: Format, R> fmt::Debug for Sim<F, R> {
+impl<F: Format> fmt::Debug for Sim<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Core { root, levels, cpus, nodes, .. } = &**self;
         write!(f, "Sim({}, {cpus} CPUs, {nodes} nodes, {levels} levels, root {root:?})", F::NAME)

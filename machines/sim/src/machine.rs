@@ -9,7 +9,7 @@ use crate::cpu::{Power, Symbolizer};
 use crate::history::Event;
 use crate::judge::accuse;
 use crate::walk::{covered, overlap};
-use crate::{Core, ORDER, Rules, Sabotage, Sim, SoloLock};
+use crate::{Core, ORDER, Sabotage, Sim, SoloLock};
 use core::fmt;
 use core::ptr::NonNull;
 use vmalloc::error::Shortage;
@@ -29,15 +29,17 @@ const TURN_NS: u64 = 100;
 // forgets both caches, unless sabotaged; M7: `relax`, `step` and unpinning
 // serve kicks; M8: handlers run where interrupts may come; M9: checked at each
 // access.
-unsafe impl<F: Format, R: Rules> Machine for Sim<F, R> {
+unsafe impl<F: Format> Machine for Sim<F> {
     type Table = F;
     type Frames = Core<F>;
     type Lock = SoloLock;
 
-    const SABOTAGE: machine::Sabotage = R::BROKEN;
-
     fn frames(&self) -> &Core<F> {
         self
+    }
+
+    fn sabotage(&self) -> machine::Sabotage {
+        self.broken.get().copied().unwrap_or(machine::Sabotage::None)
     }
 
     fn root(&self) -> Pfn {

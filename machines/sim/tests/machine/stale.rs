@@ -314,7 +314,7 @@ fn each_sabotage_leaves_something_stale() {
     for how in [Sabotage::SkipFlush { cpu: 1 }, Sabotage::SkipIdleFlush, Sabotage::KeepTables] {
         let b = quiet();
         let table = unlinked(&b);
-        b.sim.sabotage(how);
+        b.sim.break_rule(how);
         b.sim.sleep(1, || {});
         b.sim.wake(1, || b.sim.flush(Flush::Everything));
         assert_eq!(b.sim.table_refs(table), 1, "{how:?}");

@@ -5,9 +5,8 @@ use super::unmake::pointer;
 use vmalloc::machine::format::Format;
 use vmalloc::units::{PAGE_SIZE, VirtAddr};
 use vmalloc::{FreeError, Kind};
-use vmalloc_sim::Rules;
 
-impl<F: Format, R: Rules> Hand<'_, F, R> {
+impl<F: Format> Hand<'_, F> {
     pub fn free_badly(&self) {
         let before = (self.interrupts(), self.vm.stats());
         match self.below(4) {

@@ -9,12 +9,11 @@ use vmalloc::machine::Machine;
 use vmalloc::machine::format::{Format, MemType, Prot};
 use vmalloc::units::{PAGE_SIZE, Pfn};
 use vmalloc::{AllocError, Gfp, Kind, Req};
-use vmalloc_sim::Rules;
 
 /// Holds that the driver has at most.
 const HELD: usize = 48;
 
-impl<F: Format, R: Rules> Hand<'_, F, R> {
+impl<F: Format> Hand<'_, F> {
     /// A frame for the driver alone.
     pub fn take_frame(&self) {
         if self.model().held.len() >= HELD {

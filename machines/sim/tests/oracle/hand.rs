@@ -9,14 +9,14 @@ use vmalloc::machine::format::{Format, Prot};
 use vmalloc::machine::{Context, Level, Machine};
 use vmalloc::units::{PAGE_SIZE, Pfn, VirtAddr};
 use vmalloc::{Vmalloc, What};
-use vmalloc_sim::{Power, Rules, Sim, Why};
+use vmalloc_sim::{Power, Sim, Why};
 
 /// Acts between two looks at everything.
 const CHECK_EVERY: usize = 100;
 
 /// What acts of the driver and of interrupts share.
-pub struct World<F: Format, R: Rules> {
-    pub sim: Sim<F, R>,
+pub struct World<F: Format> {
+    pub sim: Sim<F>,
     pub setup: Setup,
     /// Not to be held where an interrupt can come.
     model: Mutex<Model>,
@@ -28,9 +28,9 @@ pub struct World<F: Format, R: Rules> {
 }
 
 /// One that acts on the instance.
-pub struct Hand<'a, F: Format, R: Rules> {
-    pub vm: &'a Vmalloc<Sim<F, R>>,
-    pub world: &'a World<F, R>,
+pub struct Hand<'a, F: Format> {
+    pub vm: &'a Vmalloc<Sim<F>>,
+    pub world: &'a World<F>,
 }
 
 /// Where in a frame its word is.
@@ -38,8 +38,8 @@ pub fn spot(frame: Pfn) -> usize {
     frame.0 as usize * 24 % PAGE_SIZE
 }
 
-impl<F: Format, R: Rules> World<F, R> {
-    pub fn new(sim: Sim<F, R>, setup: Setup) -> World<F, R> {
+impl<F: Format> World<F> {
+    pub fn new(sim: Sim<F>, setup: Setup) -> World<F> {
         let rng = Rng::new(setup.seed ^ 0x5eed);
         World {
             sim,
@@ -51,13 +51,13 @@ impl<F: Format, R: Rules> World<F, R> {
         }
     }
 
-    pub fn hand<'a>(&'a self, vm: &'a Vmalloc<Sim<F, R>>) -> Hand<'a, F, R> {
+    pub fn hand<'a>(&'a self, vm: &'a Vmalloc<Sim<F>>) -> Hand<'a, F> {
         Hand { vm, world: self }
     }
 }
 
-impl<F: Format, R: Rules> Hand<'_, F, R> {
-    pub fn sim(&self) -> &Sim<F, R> {
+impl<F: Format> Hand<'_, F> {
+    pub fn sim(&self) -> &Sim<F> {
         &self.world.sim
     }
 

@@ -10,7 +10,6 @@ use vmalloc::machine::frames::Frames;
 use vmalloc::machine::{Context, Machine};
 use vmalloc::units::{Node, PAGE_SIZE, VirtAddr};
 use vmalloc::{AllocError, Gfp, Kind, Placement, Req};
-use vmalloc_sim::Rules;
 
 /// Stores to a new area at most; the other pages say what they say.
 const STAMPED: usize = 64;
@@ -32,7 +31,7 @@ pub struct Ask {
     plain: bool,
 }
 
-impl<F: Format, R: Rules> Hand<'_, F, R> {
+impl<F: Format> Hand<'_, F> {
     /// Pages of an area: few mostly.
     fn some_pages(&self) -> usize {
         let most = self.pick(&[2, 4, 4, 9, 20, self.setup().biggest]);

@@ -4,9 +4,9 @@ use super::hand::Hand;
 use vmalloc::Policy;
 use vmalloc::machine::format::Format;
 use vmalloc::machine::{Context, Machine};
-use vmalloc_sim::{Power, Rules};
+use vmalloc_sim::Power;
 
-impl<F: Format, R: Rules> Hand<'_, F, R> {
+impl<F: Format> Hand<'_, F> {
     /// One of the things below, by its share of 90.
     pub fn pass_time(&self, which: usize) {
         match which {

@@ -7,14 +7,13 @@ use vmalloc::machine::format::Format;
 use vmalloc::machine::{Context, Machine};
 use vmalloc::units::PAGE_SIZE;
 use vmalloc::{FreeError, Kind, Policy};
-use vmalloc_sim::Rules;
 
 /// The pointer to an address of a region.
 pub fn pointer(at: usize) -> NonNull<u8> {
     NonNull::new(core::ptr::without_provenance_mut(at)).expect("no region holds address 0")
 }
 
-impl<F: Format, R: Rules> Hand<'_, F, R> {
+impl<F: Format> Hand<'_, F> {
     /// Frees some area, after a look at it.
     pub fn free_any(&self) {
         let count = self.model().count();

@@ -24,26 +24,28 @@ mod frames;
 mod hand;
 mod make;
 mod model;
+mod promises;
 mod rng;
+mod sabotage;
 mod setup;
 mod time;
 mod unmake;
 
-pub use setup::{Setup, Tables};
+use setup::{Setup, Tables};
 
 use hand::World;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use vmalloc::Counts;
 use vmalloc::machine::format::Format;
-use vmalloc_sim::{Booted, Counters, Rules, Sabotage};
+use vmalloc_sim::{Booted, Counters, Sabotage};
 
 /// Runs a setup, perhaps on a library that breaks a rule, or on a machine that
 /// does. Returns what it met.
-pub fn run<F: Format, R: Rules>(setup: &Setup, sabotage: Sabotage) -> (Counters, Counts) {
-    let sim = setup.machine::<F>().breaking::<R>();
+fn run<F: Format>(setup: &Setup, sabotage: Sabotage) -> (Counters, Counts) {
+    let sim = setup.machine::<F>();
     let vm = Booted::new(sim.clone(), setup.config()).expect("an instance");
-    sim.sabotage(sabotage);
+    sim.break_rule(sabotage);
     let world = Arc::new(World::new(sim.clone(), setup.clone()));
     let irq = Arc::clone(&world);
     vm.set_interrupt(move |vm, _| irq.hand(vm).interrupt());

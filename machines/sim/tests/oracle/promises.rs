@@ -5,17 +5,14 @@
 //! run's seed. A failure prints the seed of its run: with it, and with
 //! `ORACLE_OPS` no larger than a run, that run is repeated alone.
 
-#[path = "oracle/mod.rs"]
-mod oracle;
-
-use oracle::{Setup, Tables};
+use super::{Setup, Tables};
 use std::panic::catch_unwind;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 use vmalloc::Counts;
 use vmalloc::table::{X86_32, X86_64};
-use vmalloc_sim::{Counters, Honest, Sabotage};
+use vmalloc_sim::{Counters, Sabotage};
 
 /// Things done by one run.
 const RUN: usize = 20_000;
@@ -98,8 +95,8 @@ fn number(name: &str, otherwise: u64) -> u64 {
 
 fn run(setup: &Setup) -> (Counters, Counts) {
     match setup.tables {
-        Tables::Four | Tables::Five => oracle::run::<X86_64, Honest>(setup, Sabotage::None),
-        Tables::Two => oracle::run::<X86_32, Honest>(setup, Sabotage::None),
+        Tables::Four | Tables::Five => super::run::<X86_64>(setup, Sabotage::None),
+        Tables::Two => super::run::<X86_32>(setup, Sabotage::None),
     }
 }
 

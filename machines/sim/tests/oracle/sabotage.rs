@@ -1,0 +1,123 @@
+//! Negative controls: each test breaks one rule on purpose, and the oracle
+//! sees it within a bounded number of acts and names what went wrong. The same
+//! run without the sabotage passes.
+
+use super::{Setup, Tables};
+use std::panic::catch_unwind;
+use vmalloc::machine::Sabotage as Rule;
+use vmalloc::table::X86_64;
+use vmalloc::{Placement, Policy};
+use vmalloc_sim::Sabotage::{self, Library};
+
+/// Runs, each with a seed of its own, in one of which it has to show.
+const RUNS: u64 = 8;
+const ACTS: usize = 4_000;
+
+/// Four CPUs and an address space so small that tables come and go.
+fn setup(seed: u64, policy: Policy) -> Setup {
+    Setup {
+        tables: Tables::Four,
+        cpus: 4,
+        highmem: None,
+        placement: Placement::Classes,
+        policy,
+        bound_pages: None,
+        target: 300,
+        biggest: 130,
+        region_pages: 10_000,
+        load_pages: Some(64),
+        tlb: 64,
+        speculate: 4,
+        ..Setup::from_seed(seed, ACTS)
+    }
+}
+
+/// What a run panics with.
+fn story(setup: &Setup, sabotage: Sabotage) -> Option<String> {
+    let panic = catch_unwind(|| super::run::<X86_64>(setup, sabotage)).err()?;
+    Some(panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "a panic without a story".into()))
+}
+
+/// Panics unless the sabotage is noticed in some run, with a story that has one
+/// of `words`, and the same run is right without.
+fn is_caught(sabotage: Sabotage, words: &[&str]) {
+    is_caught_under(Policy::Unmap, sabotage, words);
+}
+
+fn is_caught_under(policy: Policy, sabotage: Sabotage, words: &[&str]) {
+    let run = |seed| story(&setup(seed, policy), sabotage).map(|story| (seed, story));
+    let (seed, told) = (1..=RUNS).find_map(run).expect("nothing was noticed");
+    assert!(words.iter().any(|&word| told.contains(word)), "{told}");
+    assert_eq!(story(&setup(seed, policy), Sabotage::None), None);
+}
+
+/// The same under both policies that keep slots warm.
+fn is_caught_warm(rule: Rule, words: &[&str]) {
+    is_caught_under(Policy::Park, Library(rule), words);
+    is_caught_under(Policy::Keep, Library(rule), words);
+}
+
+#[test]
+fn g3_a_load_that_is_redeemed_early_is_noticed() {
+    is_caught(Library(Rule::EarlyRedeem), &["before grace", "the frame was given back", "given to a new holder"]);
+}
+
+#[test]
+fn g1_a_flush_that_is_skipped_is_noticed() {
+    is_caught(Library(Rule::SkipFlush), &["stale: "]);
+}
+
+#[test]
+fn g5_an_idle_cpu_that_is_skipped_for_a_table_page_is_noticed() {
+    is_caught(Library(Rule::SkipIdle), &["to the table in"]);
+}
+
+#[test]
+fn r1_a_claim_that_is_dropped_is_noticed() {
+    is_caught(Library(Rule::DropClaim), &["a double free of", "freed by another", "but the library says Inside"]);
+}
+
+#[test]
+fn g3_a_frame_that_is_pooled_while_others_hold_it_is_noticed() {
+    is_caught(Library(Rule::IgnoreCounts), &["holders", "which is held", "given back twice"]);
+}
+
+#[test]
+fn g6_a_guard_that_is_mapped_is_noticed() {
+    is_caught(Library(Rule::MapGuard), &["guard: "]);
+}
+
+#[test]
+fn g6_a_warm_slot_of_another_size_is_noticed() {
+    is_caught_warm(Rule::AnySize, &["guard: ", "G2", "G6", "W1"]);
+}
+
+#[test]
+fn w1_a_warm_slot_of_another_protection_is_noticed() {
+    is_caught_warm(Rule::AnyProt, &["content: a store to"]);
+}
+
+#[test]
+fn w3_a_warm_slot_with_frames_that_others_hold_is_noticed() {
+    is_caught_warm(Rule::CacheShared, &["holders", "which is held"]);
+}
+
+#[test]
+fn w2_warm_slots_that_are_not_counted_and_never_given_back_are_noticed() {
+    is_caught_warm(Rule::ForgetWarm, &["W2", "guard: "]);
+}
+
+#[test]
+fn m6_a_machine_that_does_not_flush_one_cpu_is_noticed() {
+    is_caught(Sabotage::SkipFlush { cpu: 1 }, &["CPU 1 reaches"]);
+}
+
+#[test]
+fn m6_a_machine_that_does_not_flush_idle_cpus_is_noticed() {
+    is_caught(Sabotage::SkipIdleFlush, &["stale: "]);
+}
+
+#[test]
+fn m6_a_machine_that_flushes_no_tables_is_noticed() {
+    is_caught(Sabotage::KeepTables, &["to the table in"]);
+}
