@@ -57,8 +57,8 @@ fn tidy_up(project: &Project) -> Result<Outcome> {
 
 /// The members that can be built together, and the image. It is not among
 /// them: there its dependencies would have the features that the tools ask
-/// for, `std` among them.
-const APART: [&[&str]; 2] = [&["--workspace", "--exclude", "vmalloc-pc"], &["-p", "vmalloc-pc"]];
+/// for, `std` among them; and it has nobody to unwind to.
+const APART: [&[&str]; 2] = [&["--workspace", "--exclude", "vmalloc-pc"], &["--profile", "image", "-p", "vmalloc-pc"]];
 
 fn clippy(project: &Project) -> Result<Outcome> {
     for (members, targets) in APART.into_iter().zip(["--all-targets", "--bins"]) {

@@ -147,7 +147,8 @@ impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let zones = vm().machine().zones();
         let (mib, cpus) = (zones.total() * PAGE_SIZE / (1 << 20), crate::cpu::count());
-        write!(f, "vmalloc-pc: {cpus} CPUs, {mib} MiB on {} nodes, {} levels", zones.nodes(), levels())
+        write!(f, "vmalloc-pc: {cpus} CPUs, {mib} MiB on {} nodes, {} levels, ", zones.nodes(), levels())?;
+        f.write_str(if crate::cpu::apic::is_x2() { "x2APIC" } else { "APIC" })
     }
 }
 

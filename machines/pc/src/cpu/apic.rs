@@ -90,6 +90,11 @@ fn id() -> u32 {
     if X2.load(Relaxed) { read(ID) } else { read(ID) >> 24 }
 }
 
+/// Whether MSRs are used.
+pub fn is_x2() -> bool {
+    X2.load(Relaxed)
+}
+
 /// The interrupt has been handled.
 #[inline]
 pub fn end_of_interrupt() {
