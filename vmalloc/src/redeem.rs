@@ -182,7 +182,7 @@ impl<M: Machine> Here<'_, M> {
     #[inline(never)]
     fn collect_slowly(&mut self, area: &Slot, chunk: ChunkRef, at: VirtAddr, pages: usize) {
         let kind = area.kind();
-        if kind.allocates() && !(area.is_shared() && !self.vm.breaks(Sabotage::IgnoreCounts)) {
+        if kind.allocates() && (!area.is_shared() || self.vm.breaks(Sabotage::IgnoreCounts)) {
             self.core.pieces(self.vm, chunk, at, pages).for_each(|piece| self.pool_piece(piece));
         } else {
             self.collect_held(chunk, kind, at, pages);
