@@ -134,7 +134,7 @@ impl<M: Machine, G: Ground> Suite<'_, M, G> {
     /// A mapping made, touched, undone.
     #[inline(always)]
     fn map_pair(&self, held: &Held<'_, M>) -> Result<(), Error> {
-        // SAFETY: P1: they are held until the aliases are flushed.
+        // SAFETY: P4: they are held until the aliases are flushed.
         let area = unsafe { self.vm.map_ram(held.frames(), None) }?;
         self.ground.store(area, 1);
         // SAFETY: V1: it is not known to anybody else.

@@ -188,7 +188,7 @@ fn run(vm: &Vmalloc<Bench>, work: &mut Work, loops: usize) {
             pair(Req::bytes((1 + random.below(10)) * PAGE_SIZE).align(align).zeroed())
         }),
         Work::MapRam(frames) => each(vm, loops, || {
-            // SAFETY: P1: nobody gives the frames up.
+            // SAFETY: P4: nobody gives the frames up.
             let at = unsafe { vm.map_ram(frames, None) }.expect("memory");
             // SAFETY: V1: nobody uses the area.
             unsafe { vm.unmap_ram(black_box(at), frames.len()) }.expect("it lives");

@@ -52,6 +52,12 @@ impl Kind {
         matches!(self, Kind::Vmalloc | Kind::Stack)
     }
 
+    /// Whether entries of such an area that was freed keep what waits for a
+    /// flush.
+    pub(crate) const fn keeps(self) -> bool {
+        !matches!(self, Kind::MapRam | Kind::Reserved)
+    }
+
     /// The traditional `vm_struct` flags.
     pub const fn flags(self) -> VmFlags {
         match self {

@@ -31,6 +31,9 @@ impl<M: Machine> Vmalloc<M> {
             for region in &core.regions {
                 here.shelf(region.id).check()?;
             }
+            if !here.loads().all(|load| load.loose.is_sound(self.machine().frames())) {
+                return Err(Broken { rule: "Q1", at: index as usize });
+            }
         }
         for region in &core.regions {
             self.pinned(|_| region.shared.lock().arena.check(self.machine()))?;

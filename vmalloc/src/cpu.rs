@@ -18,7 +18,7 @@ use crate::area::RegionId;
 use crate::config::MAX_REGIONS;
 use crate::flush::Ear;
 use crate::flush::Pending;
-use crate::frames::Magazine;
+use crate::frames::{Dropped, Magazine};
 use crate::instance::{Core, Vmalloc};
 use crate::load::{Load, Tables};
 use crate::machine::stock::Stock;
@@ -45,6 +45,8 @@ pub(crate) struct Cpu {
     pub(crate) ear: Ear,
     /// Chunks in which other CPUs have freed slots (R1).
     pub(crate) mail: Mail,
+    /// Frames that were given up where nobody could enter.
+    pub(crate) dropped: Dropped,
     /// Who is inside: the visitor's index + 1, or 0 (L1).
     holder: AtomicU32,
     pub(crate) counters: Counters,
@@ -101,6 +103,7 @@ impl Cpu {
         Cpu {
             ear: Ear::default(),
             mail: Mail::default(),
+            dropped: Dropped::default(),
             holder: AtomicU32::new(0),
             counters: Counters::default(),
             bound: Bound::default(),
@@ -130,16 +133,21 @@ impl Own {
         debug_assert!(opened, "I2: laid in by Core::new");
     }
 
+    /// Its loads.
+    pub(crate) fn loads(&self) -> impl Iterator<Item = &Load> {
+        let closed = self.closed.as_ref().map(Pending::peek);
+        [Some(&self.open), closed, self.ripe.as_ref()].into_iter().flatten()
+    }
+
     /// Pages that wait for a flush, or to be collected.
     pub(crate) fn waiting(&self) -> usize {
-        let closed = self.closed.as_ref().map_or(0, |closed| closed.peek().pages);
-        self.open.pages + closed + self.ripe.as_ref().map_or(0, |ripe| ripe.pages)
+        self.loads().map(|load| load.pages).sum()
     }
 
     /// Whether no load holds anything.
     pub(crate) fn is_drained(&self) -> bool {
         let held = self.tables.iter().any(|tables| !tables.is_empty());
-        !(held || self.open.has_slots() || self.closed.is_some() || self.ripe.is_some())
+        !(held || self.open.waits() || self.closed.is_some() || self.ripe.is_some())
     }
 
     /// Gives everything back, its own frame included: nothing lives any more.

@@ -142,7 +142,8 @@ impl<M: Machine> Here<'_, M> {
         Ok(())
     }
 
-    /// Binds frames that are somebody's; each gains a holder.
+    /// Binds frames that are somebody's; each gains a holder, but for a short
+    /// time (G3).
     fn bind_given(
         &mut self,
         chunk: ChunkRef,
@@ -151,9 +152,10 @@ impl<M: Machine> Here<'_, M> {
         plan: &Plan<'_>,
     ) -> Result<(), Refusal> {
         let source = self.vm.machine().frames();
-        frames.iter().filter_map(|&frame| source.page(frame)).for_each(hold);
+        let held = if plan.kind.keeps() { frames } else { &[] };
+        held.iter().filter_map(|&frame| source.page(frame)).for_each(hold);
         let bound = self.write_entries(chunk, slice, frames, plan);
-        for page in frames[bound..].iter().filter_map(|&frame| source.page(frame)) {
+        for page in held.iter().skip(bound).filter_map(|&frame| source.page(frame)) {
             let last = release(page);
             debug_assert!(!last, "P1: the caller holds it");
         }

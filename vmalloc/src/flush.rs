@@ -28,10 +28,12 @@
 //! # Locks
 //! None. Everything here may be called from any context, NMI included.
 
+mod alias;
 mod narrow;
 
 use crate::sync::{AtomicBool, AtomicU8, AtomicU64, Ordering::*, fence};
 use crate::units::PageRange;
+use alias::Aliases;
 use narrow::Narrow;
 
 const OFFLINE: u8 = 0;
@@ -86,12 +88,14 @@ pub struct Generations {
     /// The same for loads with table pages.
     safe_tables: AtomicU64,
     narrow: Narrow,
+    aliases: Aliases,
 }
 
 impl Default for Generations {
     fn default() -> Generations {
         let zero = || AtomicU64::new(0);
-        Generations { now: zero(), safe: zero(), safe_tables: zero(), narrow: Narrow::default() }
+        let (narrow, aliases) = (Narrow::default(), Aliases::default());
+        Generations { now: zero(), safe: zero(), safe_tables: zero(), narrow, aliases }
     }
 }
 
@@ -109,6 +113,22 @@ impl Generations {
         let pending = self.close(value, false);
         self.narrow.tell(pending.tag, pages);
         pending
+    }
+
+    /// An open load knows of aliases from here on (G3 aliases).
+    pub fn lend(&self) {
+        self.aliases.begin();
+    }
+
+    /// A load that knew of aliases was closed: `pending`.
+    pub fn lent<T>(&self, pending: &Pending<T>) {
+        self.aliases.end(pending.tag);
+    }
+
+    /// Whether grace has come for all aliases that the caller may know of.
+    #[inline]
+    pub fn has_no_aliases(&self) -> bool {
+        self.aliases.barrier().is_some_and(|tag| tag <= self.safe.load(SeqCst))
     }
 
     /// The CPU of `ear` discards by `flush` what it is told, `None` = everything,

@@ -8,6 +8,7 @@
 //! | source | whatever implements [`Frames`](crate::machine::frames::Frames): [`Zones`], or the embedder's own |
 //! | run | adjacent frames, however many |
 //! | stack | a bookkeeping frame full of frame numbers |
+//! | loose | given up by its last holder, and still waiting for a flush |
 //!
 //! ```text
 //!   CPU 0: Magazine ─┐
@@ -30,6 +31,7 @@ mod check;
 mod count;
 mod depot;
 mod descriptor;
+mod loose;
 mod magazine;
 mod map;
 mod node;
@@ -42,6 +44,7 @@ mod testing;
 
 pub use count::{hold, hold_all, release, release_all};
 pub use depot::Depot;
+pub use loose::{Dropped, Loose};
 pub use magazine::Magazine;
 pub use map::{BadMap, MemoryRange};
 pub use runs::{MAX_RUNS, Runs, TakenRun};

@@ -37,6 +37,7 @@ pub mod space;
 pub mod table;
 pub mod units;
 
+mod alias;
 mod check;
 mod cpu;
 mod fill;

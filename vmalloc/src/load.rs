@@ -7,7 +7,8 @@
 //! A load is the chain of the chunks that have stale slots in it, and the table
 //! pages that were unlinked meanwhile. Frames are not listed anywhere: they wait
 //! in the entries of their pages, not present, and are collected from there
-//! when the load is ripe. So a free needs no memory and cannot fail.
+//! when the load is ripe. So a free needs no memory and cannot fail. Only frames
+//! that wait for aliases ([`alias`](crate::alias)) are by themselves, in a chain.
 //!
 //! # Rules
 //! - **G3** A slot, a frame or a table page leaves a load only after grace.
@@ -17,6 +18,7 @@
 //! - **T1** The grains under an unlinked table page stay out of the arena
 //!   until the load that holds the page is ripe.
 
+use crate::frames::Loose;
 use crate::space::chunk::{Chunk, ChunkRef};
 use crate::sync::Ordering::Relaxed;
 use crate::units::Pfn;
@@ -50,12 +52,17 @@ pub(crate) struct Load {
     pub(crate) done: usize,
     /// Ticks since its first slot.
     pub(crate) ticks: u8,
+    /// It knows of aliases.
+    pub(crate) lent: bool,
+    /// Frames that wait by themselves.
+    pub(crate) loose: Loose,
 }
 
 impl Load {
     /// An empty load.
     pub(crate) const fn new(index: usize) -> Load {
-        Load { index, head: null_mut(), pages: 0, done: 0, ticks: 0 }
+        let loose = Loose::new();
+        Load { index, head: null_mut(), pages: 0, done: 0, ticks: 0, lent: false, loose }
     }
 
     /// Adds live slots of `chunk`, `pages` pages in all.
@@ -109,8 +116,9 @@ impl Load {
         (last && chunk.stale(self.index).is_power_of_two()).then_some((chunk, slot))
     }
 
-    /// Whether no slot waits in it.
-    pub(crate) fn has_slots(&self) -> bool {
-        !self.head.is_null()
+    /// Whether it has to be closed: slots or frames wait in it, or somebody
+    /// waits for its aliases.
+    pub(crate) fn waits(&self) -> bool {
+        !self.head.is_null() || self.lent || !self.loose.is_empty()
     }
 }

@@ -103,6 +103,8 @@ pub enum Sabotage {
     DropClaim,
     /// G3: frames are pooled whatever other areas hold them.
     IgnoreCounts,
+    /// G3: frames are pooled whatever CPUs may still reach them by.
+    IgnoreAliases,
     /// G6: the guard is bound as well.
     MapGuard,
     /// G6: a warm slot is used again for any number of pages.

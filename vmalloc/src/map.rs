@@ -2,14 +2,15 @@
 //! of addresses alone.
 //!
 //! # Rules
-//! - **G3** A frame with a descriptor that is mapped once more gains a holder;
-//!   the hold is dropped after grace, when the entry is collected. So a frame
-//!   may be freed while it is mapped: the last holder pools it.
+//! - **G3** A frame with a descriptor that `vmap` maps once more gains a holder;
+//!   the hold is dropped after grace, when the entry is collected. So it may be
+//!   freed while it is mapped: the last holder pools it. `map_ram` holds nothing:
+//!   its caller does, until it is unmapped ([`alias`](crate::alias)).
 
 use crate::area::{Backing, Caller, Guard, Kind, Req};
 use crate::cpu::Here;
 use crate::error::{AllocError, FreeError, Shortage};
-use crate::frames::{hold, release};
+use crate::frames::hold;
 use crate::gfp::{Gfp, ZoneKind};
 use crate::instance::{Core, Vmalloc};
 use crate::machine::Machine;
@@ -69,7 +70,10 @@ impl<M: Machine> Vmalloc<M> {
     /// See [`AllocError`]; nothing has changed then.
     ///
     /// # Safety
-    /// P1.
+    /// - P4. The caller holds each frame until [`Vmalloc::unmap_ram`] has returned,
+    ///   and what is a frame of the machine's source goes back to it by
+    ///   [`Vmalloc::free_frame`]. Where the source has no descriptors: until
+    ///   [`Vmalloc::unmap_aliases`] has returned after that.
     #[track_caller]
     #[inline]
     pub unsafe fn map_ram(&self, frames: &[Pfn], node: Option<Node>) -> Result<NonNull<u8>, AllocError> {
@@ -134,28 +138,6 @@ impl<M: Machine> Vmalloc<M> {
                 Some(frame) => return Ok(frame),
                 None => self.relieve(&mut here, plan, Shortage::Frames(1), &mut tries)?,
             }
-        }
-    }
-
-    /// Gives a hold on a frame up (`__free_page`): the last holder pools it.
-    ///
-    /// # Safety
-    /// - P3. The caller holds the frame, by [`Vmalloc::alloc_frame`] or
-    ///   [`Vmalloc::hold_frame`], and uses it no more.
-    pub unsafe fn free_frame(&self, frame: Pfn) {
-        let machine = self.machine();
-        if !machine.frames().page(frame).is_none_or(release) {
-            return;
-        }
-        let inside = self.core().and_then(|core| Here::enter(self, core).ok());
-        match inside {
-            Some(mut here) => {
-                let (core, node) = (here.core, here.node);
-                // SAFETY: P3, and nobody else holds it.
-                unsafe { here.magazine.push(machine, core.depot(node), frame) }
-            }
-            // SAFETY: as above; from an NMI the source itself has to do.
-            None => unsafe { machine.frames().free(frame, 0) },
         }
     }
 

@@ -70,8 +70,13 @@ impl<'v, M: Machine> Area<'v, M> {
         self.vm.find(self.start().0)
     }
 
-    /// The frames behind it, by page.
+    /// The frames behind it, by page. They are handed out by that: whoever maps
+    /// them is a holder beside the area, or has done so before it is dropped (P1,
+    /// P4).
     pub fn frames(&self) -> impl Iterator<Item = Pfn> + '_ {
+        if let Some(found) = self.vm.core().and_then(|core| core.find(self.vm, self.start())) {
+            found.slot().share();
+        }
         let pages = crate::units::pages_for(self.bytes).unwrap_or(0);
         (0..pages).filter_map(|page| self.vm.frame_at(self.start().add_pages(page).0))
     }

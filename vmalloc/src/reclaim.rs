@@ -45,9 +45,11 @@ pub struct Tick {
 }
 
 impl<'v, M: Machine> Here<'v, M> {
-    /// Step 1: what was posted becomes stale here (R1).
+    /// Step 1: what was posted becomes stale here (R1), and frames that were
+    /// dropped are taken in.
     pub(crate) fn drain_mail(&mut self) {
         let cpu = self.cpu;
+        self.take_dropped();
         cpu.mail.drain(|chunk, posted| {
             let live = posted & chunk.live_slots();
             self.receive(chunk, live);
@@ -114,17 +116,21 @@ impl<'v, M: Machine> Here<'v, M> {
     pub(crate) fn close(&mut self) -> Covers {
         let index = self.open.index;
         let tables = !self.tables[index].is_empty();
-        if self.closed.is_some() || self.ripe.is_some() || !(tables || self.open.has_slots()) {
+        if self.closed.is_some() || self.ripe.is_some() || !(tables || self.open.waits()) {
             return Covers::Nothing;
         }
         let narrow = if tables { None } else { self.narrow() };
         let load = core::mem::replace(&mut self.open, Load::new(index ^ 1));
+        let lent = load.lent;
         self.core.waiting.fetch_add(load.pages, Relaxed);
         count(&self.cpu.counters.closes, 1);
         let pending = match narrow {
             Some(pages) => self.core.generations.close_narrow(load, pages),
             None => self.core.generations.close(load, tables),
         };
+        if lent {
+            self.core.generations.lent(&pending);
+        }
         self.flush();
         if !M::MIRRORED {
             let mut asked = CpuSet::EMPTY;
@@ -137,9 +143,9 @@ impl<'v, M: Machine> Here<'v, M> {
     }
 
     /// The pages of the open load, if it is a single small area: Strict's, or
-    /// what a shortage or a tick finds (G1 ranges).
+    /// what a shortage or a tick finds (G1 ranges). Not while there are aliases.
     fn narrow(&mut self) -> Option<PageRange> {
-        let (chunk, slot) = self.open.only()?;
+        let (chunk, slot) = self.open.only().filter(|_| self.core.generations.has_no_aliases())?;
         let pages = chunk.slot(slot).pages();
         (pages <= SLICE).then(|| PageRange::new(self.core.address_of(chunk, slot), pages))
     }
@@ -187,7 +193,7 @@ impl<'v, M: Machine> Here<'v, M> {
         self.drain_mail();
         self.poll();
         self.redeem(SLICE);
-        let waits = self.open.has_slots() || !self.tables[self.open.index].is_empty();
+        let waits = self.open.waits() || !self.tables[self.open.index].is_empty();
         self.open.ticks = if waits { (self.open.ticks + 1).min(OLD) } else { 0 };
         if self.open.ticks == OLD {
             self.close();

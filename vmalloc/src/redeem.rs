@@ -31,8 +31,13 @@ impl<M: Machine> Here<'_, M> {
         let (mut work, mut pages, mut slots) = (0, 0, 0);
         while work < budget {
             let Some((chunk, slot)) = load.first() else {
-                self.redeem_tables(&load);
-                break;
+                let loose = self.redeem_loose(&mut load, budget - work);
+                if loose == 0 {
+                    self.redeem_tables(&load);
+                    break;
+                }
+                (pages, work) = (pages + loose, work + loose);
+                continue;
             };
             if load.done == 0 {
                 let (many, their_pages) = self.collect_many(chunk, load.index, budget - work);
@@ -76,18 +81,15 @@ impl<M: Machine> Here<'_, M> {
         let mut stale = chunk.stale(load);
         while stale != 0 && pages < budget {
             let slot = stale.trailing_zeros();
-            let piece = if let Some(piece) = usual_piece::<M>(chunk, slot, Slot::own_pages) {
+            if chunk.slot(slot).kind() == Kind::MapRam && !chunk.is_runs() && !chunk.is_claimed(slot) {
+                // Nothing waits in its entries.
+                pages += chunk.slot(slot).pages();
+            } else if let Some(piece) = usual_piece::<M>(chunk, slot, Slot::own_pages) {
                 self.pool(piece);
-                piece
-            } else if let Some(piece) = usual_piece::<M>(chunk, slot, Slot::lent_pages)
-                && !self.vm.breaks(Sabotage::IgnoreCounts)
-            {
-                self.return_lent(piece);
-                piece
+                pages += piece.pages();
             } else {
                 break;
-            };
-            pages += piece.pages();
+            }
             clean |= stale & stale.wrapping_neg();
             stale &= stale - 1;
         }
@@ -161,15 +163,16 @@ impl<M: Machine> Here<'_, M> {
     fn collect(&mut self, load: &mut Load, chunk: ChunkRef, slot: u32) -> usize {
         let area = chunk.slot(slot);
         let (kind, pages) = (area.kind(), area.pages());
-        if kind == Kind::Reserved || pages == 0 {
-            return 0;
+        if !kind.keeps() || pages == 0 {
+            // Pages of a reservation were never bound.
+            return if kind == Kind::MapRam { pages } else { 0 };
         }
         let slice = (pages - load.done).min(SLICE);
         let at = self.core.address_of(chunk, slot).add_pages(load.done);
         let piece = at_hand::<M>(chunk, PageRange::new(at, slice));
         match (piece, kind) {
             (Some(piece), _) if area.own_pages().is_some() => self.pool_piece(piece),
-            (Some(piece), Kind::MapRam | Kind::Vmap) if !self.vm.breaks(Sabotage::IgnoreCounts) => {
+            (Some(piece), Kind::Vmap) if self.has_no_aliases() && !self.vm.breaks(Sabotage::IgnoreCounts) => {
                 self.return_lent(piece)
             }
             _ => self.collect_slowly(area, chunk, at, slice),
@@ -198,24 +201,20 @@ impl<M: Machine> Here<'_, M> {
     #[inline(never)]
     fn collect_held(&mut self, chunk: ChunkRef, kind: Kind, at: VirtAddr, pages: usize) {
         let (vm, core) = (self.vm, self.core);
-        let (machine, depot) = (vm.machine(), core.depot(self.node));
-        let own = &mut **self;
-        let mut let_go = |frame: Pfn| {
-            let last = match machine.frames().page(frame) {
-                _ if kind == Kind::Ioremap => false,
-                Some(page) => vm.breaks(Sabotage::IgnoreCounts) || release(page),
-                None => kind != Kind::Vmap && kind != Kind::MapRam,
-            };
-            if last {
-                // SAFETY: its last holder is this area, whose binding is
-                // collected, after grace (G3).
-                unsafe { own.magazine.push(machine, depot, frame) }
-            }
-        };
         for piece in core.pieces(vm, chunk, at, pages) {
             let mut frames = [Pfn(0); SLICE];
             let collected = piece.collect(&mut frames, &mut |at, word| vm.complain(at, word));
-            frames[..collected].iter().for_each(|&frame| let_go(frame));
+            for &frame in &frames[..collected] {
+                let page = vm.machine().frames().page(frame);
+                let last = match page {
+                    _ if kind == Kind::Ioremap => false,
+                    Some(page) => vm.breaks(Sabotage::IgnoreCounts) || release(page),
+                    None => kind != Kind::Vmap,
+                };
+                if last {
+                    self.give_up(frame, page);
+                }
+            }
         }
     }
 

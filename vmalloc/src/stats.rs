@@ -54,6 +54,9 @@ counters! {
     redeemed,
     /// Their pages.
     redeemed_pages,
+    /// Frames whose last holder was gone, but that some CPU might still reach:
+    /// they waited for a flush.
+    loose_frames,
     /// Chunks made.
     chunks_made,
     /// Chunks given up.

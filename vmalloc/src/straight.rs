@@ -20,7 +20,7 @@ use crate::instance::{Core, Vmalloc};
 use crate::lookup::{Found, at_hand};
 use crate::machine::Machine;
 use crate::machine::frames::Frames;
-use crate::plan::Plan;
+use crate::plan::{Plan, can_name};
 use crate::region::Region;
 use crate::space::chunk::ChunkRef;
 use crate::space::class::Class;
@@ -98,7 +98,7 @@ impl<M: Machine> Vmalloc<M> {
             return false;
         }
         let Some(piece) = at_hand::<M>(found.chunk, PageRange::new(at, pages)) else { return false };
-        here.retire_straight(&found, piece, by);
+        here.retire_straight(&found, kind, piece, by);
         true
     }
 }
@@ -156,7 +156,7 @@ impl<'v, M: Machine> Here<'v, M> {
     }
 
     /// Whether frames for `pages` pages are at hand: in the magazine, or the
-    /// caller's, all of which are counted and gain a holder.
+    /// caller's, which all are counted and gain a holder, but for a short time.
     #[inline(always)]
     fn has_frames(&mut self, plan: &Plan<'_>, backing: &Backing<'_>, pages: usize) -> bool {
         match *backing {
@@ -164,6 +164,7 @@ impl<'v, M: Machine> Here<'v, M> {
                 let any = plan.wants_any() && self.magazine.serves_any();
                 !M::MIRRORED && self.magazine.has(pages) && (any || self.magazine.serves(plan.want(self.node)))
             }
+            Backing::Frames(frames) if !plan.kind.keeps() => !M::MIRRORED && can_name::<M>(frames),
             Backing::Frames(frames) => {
                 let held = if M::MIRRORED { 0 } else { hold_all(self.vm.machine().frames(), frames) };
                 if held < frames.len() {
@@ -180,7 +181,7 @@ impl<'v, M: Machine> Here<'v, M> {
     fn bind_straight(&mut self, piece: Piece<M::Table>, plan: &Plan<'_>, backing: &Backing<'_>) -> usize {
         if let Backing::Frames(frames) = *backing {
             let bound = piece.bind(frames, plan.req.prot, plan.req.memory);
-            if bound < frames.len() {
+            if bound < frames.len() && plan.kind.keeps() {
                 self.unhold(&frames[bound..]);
             }
             return bound;
@@ -203,13 +204,19 @@ impl<'v, M: Machine> Here<'v, M> {
 
     /// live → stale, in one section.
     #[inline(always)]
-    fn retire_straight(&mut self, found: &Found, piece: Piece<M::Table>, by: Caller) {
+    fn retire_straight(&mut self, found: &Found, kind: Kind, piece: Piece<M::Table>, by: Caller) {
         let (vm, pages) = (self.vm, piece.pages());
         count(&self.cpu.counters.local_frees, 1);
         count(&self.cpu.counters.free_pages, pages as u64);
         self.open.add(found.chunk, 1 << found.index, pages);
         found.slot().freed_by(by);
-        piece.retire(&mut |at, word| vm.complain(at, word));
+        let report = &mut |at, word| vm.complain(at, word);
+        if kind == Kind::MapRam {
+            piece.clear(report);
+            self.lend();
+        } else {
+            piece.retire(report);
+        }
         vm.machine().unmapped(PageRange::new(found.start, pages));
         self.pay(pages);
     }

@@ -338,7 +338,7 @@ impl<M: Machine> Here<'_, M> {
     #[inline]
     pub(crate) fn unbind(&mut self, found: &Found, how: Way, bound: PageRange, pages: usize) {
         if how == Way::AtOnce {
-            self.retire_entries(found.chunk, bound);
+            self.unbind_slice(found, bound);
             self.pay(pages);
         } else {
             self.unbind_in_slices(found, bound);
@@ -348,11 +348,19 @@ impl<M: Machine> Here<'_, M> {
     #[inline(never)]
     fn unbind_in_slices(&mut self, found: &Found, bound: PageRange) {
         for slice in bound.slices(SLICE) {
-            self.retire_entries(found.chunk, slice);
+            self.unbind_slice(found, slice);
             self.redeem(SLICE);
             self.breathe();
         }
         self.hand_over(found);
+    }
+
+    fn unbind_slice(&mut self, found: &Found, slice: PageRange) {
+        if found.slot().kind() == Kind::MapRam {
+            self.clear_entries(found.chunk, slice);
+        } else {
+            self.retire_entries(found.chunk, slice);
+        }
     }
 
     /// Bound → waiting, page by page.

@@ -503,3 +503,40 @@ fn a_load_with_table_pages_waits_for_idle_cpus() {
         asked: false,
     });
 }
+
+/// CPU 0 unmaps a page that holds nothing, and gives its frame up; CPU 1, which
+/// still may reach it, is its last holder, and uses it again if it finds no
+/// alias. Broken by an `end` that tells its tag last, and by asking for the tag
+/// before whether a load is open.
+#[test]
+fn giving_up_a_frame_races_with_closing_the_load_that_knows_of_its_alias() {
+    explore(3, || {
+        let generations = Arc::new(Generations::default());
+        let ears: Arc<[Ear; 2]> = Arc::default();
+        let (entry, reused) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(false)));
+        let given = Arc::new(AtomicBool::new(false));
+        ears.iter().for_each(|ear| generations.wake(ear, |_| ()));
+        let mut walker =
+            Walker { generations: generations.clone(), ears: ears.clone(), entry: entry.clone(), reused, held: false };
+        let other = thread::spawn({
+            let given = given.clone();
+            move || {
+                walker.on_kick();
+                let last = given.load(Acquire);
+                walker.generations.grace(walker.ears.iter());
+                walker.reused.store(last && walker.generations.has_no_aliases(), Relaxed);
+                walker.walk();
+            }
+        });
+        entry.store(false, Relaxed);
+        generations.lend();
+        given.store(true, Release);
+        let load = generations.close((), false);
+        generations.lent(&load);
+        generations.flush(&ears[0], |_| ());
+        other.join().unwrap();
+        generations.catch_up(&ears[1], |_| ());
+        assert!(load.redeem(&generations.grace(ears.iter())).is_ok());
+        assert!(generations.has_no_aliases(), "all have flushed since");
+    });
+}

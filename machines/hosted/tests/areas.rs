@@ -72,6 +72,10 @@ fn the_frames_behind_an_area_can_be_mapped_a_second_time() {
     assert!(!is_readable(page(alias, 5)));
     drop(area);
     vm.purge();
+    let others: Vec<Pfn> = std::iter::from_fn(|| vm.alloc_frame(Gfp::KERNEL, None).ok()).collect();
+    assert!(!others.is_empty() && others.iter().all(|frame| !frames.contains(frame)));
+    // SAFETY: P3.
+    others.iter().for_each(|&frame| unsafe { vm.free_frame(frame) });
     // SAFETY: the mapping counts as a holder of the frames.
     assert_eq!(unsafe { page(alias, 4).read() }, 42);
     // SAFETY: used no more.

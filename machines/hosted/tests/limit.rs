@@ -86,7 +86,7 @@ fn nothing_is_reused_while_linux_refuses_to_unmap_it() {
     let frames: Vec<_> = area.frames().collect();
     assert!(frames.windows(2).all(|pair| pair[1].0 == pair[0].0 + 1), "{frames:?}");
     // Three mappings of adjacent frames side by side: one mapping to Linux, which it has to cut in three.
-    // SAFETY: P1: the area holds the frames.
+    // SAFETY: P4: the area holds the frames.
     let [low, middle, high] = [0, 3, 6].map(|n| unsafe { vm.map_ram(&frames[n..n + 3], None) }.unwrap());
     assert_eq!(high.addr().get() - low.addr().get(), 6 * PAGE_SIZE);
     let filler = Filler::new(vm.machine().vmas().limit);
@@ -102,6 +102,8 @@ fn nothing_is_reused_while_linux_refuses_to_unmap_it() {
     assert!(!is_readable(middle.as_ptr()));
     let fits = vm.reserve(Req::pages(2)).unwrap();
     assert_eq!(fits, middle, "the lowest hole");
+    // SAFETY: V1.
+    [low, high].map(|at| unsafe { vm.unmap_ram(at, 3) }.unwrap());
 }
 
 #[test]

@@ -5,6 +5,7 @@ use crate::history::{Event, History};
 use crate::rng::Rng;
 use crate::{Counters, Rates, Sabotage};
 use core::fmt;
+use std::collections::HashSet;
 use std::sync::Arc;
 use vmalloc::error::Shortage;
 use vmalloc::machine::{Context, Level};
@@ -108,6 +109,8 @@ pub(crate) struct State {
     pub(crate) in_nmi: bool,
     pub(crate) on_shortage: Option<Appeal>,
     pub(crate) symbolizer: Option<Symbolizer>,
+    /// Pages that were unmapped with nothing left in their entries.
+    pub(crate) cleared: HashSet<usize>,
     recent: [usize; RECENT],
     recents: usize,
 }
@@ -132,6 +135,7 @@ impl State {
             in_nmi: false,
             on_shortage: None,
             symbolizer: None,
+            cleared: HashSet::new(),
             recent: [0; RECENT],
             recents: 0,
         }

@@ -4,13 +4,16 @@
 //! |---|---|---|
 //! | page → frame | the same, with the same protection | fresh |
 //! | page → frame | waiting, the same frame | a use after free, before grace: legal |
+//! | page → frame | nothing since it was unmapped | the same, for a frame that is somebody's: legal |
 //! | page → frame | another frame, another protection, or nothing | **stale**: reused before grace (G2, G3) |
 //! | table at a place | the same table there | fresh |
 //! | table at a place | nothing there | legal while all entries of that table are not present |
 //! | table at a place | another table, or a leaf | **stale** (G3, T1) |
 //!
 //! An entry goes from waiting to absent only after grace, so at no moment may
-//! a CPU that is awake remember a page whose entry says nothing.
+//! a CPU that is awake remember a page whose entry says nothing, but for one that
+//! went from its frame to nothing at once, and has not been written since. What
+//! becomes of that frame is judged when it changes hands.
 
 use crate::Core;
 use crate::cache::Cached;
@@ -35,7 +38,7 @@ impl<F: Format> Core<F> {
         let at = covered::<F>(cached.level, cached.prefix).start;
         let (place, now) = self.truth(at, cached.level);
         let verdict = match cached.level {
-            1 => self.judge_page(cached, place, now),
+            1 => self.judge_page(s, cached, place, now),
             _ => self.judge_table(cached, now),
         };
         verdict.unwrap_or_else(|why| {
@@ -44,7 +47,7 @@ impl<F: Format> Core<F> {
         })
     }
 
-    fn judge_page(&self, cached: &Cached, place: Place, now: Entry) -> Result<bool, &'static str> {
+    fn judge_page(&self, s: &State, cached: &Cached, place: Place, now: Entry) -> Result<bool, &'static str> {
         let inside = cached.prefix & (covered::<F>(place.level, 0).pages - 1);
         let is_same = |frame: Pfn| frame.offset(inside as u64) == cached.frame;
         match now {
@@ -53,6 +56,7 @@ impl<F: Format> Core<F> {
             Entry::Leaf { .. } => Err("the page was bound to another frame before grace"),
             Entry::Waiting(frame) if is_same(frame) => Ok(true),
             Entry::Waiting(_) => Err("the page was bound to another frame, and freed, before grace"),
+            Entry::Absent if place.level == 1 && s.cleared.contains(&cached.prefix) => Ok(true),
             Entry::Absent => Err("the entry was collected before grace"),
             Entry::Table(_) | Entry::Bad => Err("the entry is none that the CPU could have seen"),
         }

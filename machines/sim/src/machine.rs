@@ -13,9 +13,9 @@ use crate::{Core, ORDER, Sabotage, Sim, SoloLock};
 use core::fmt;
 use core::ptr::NonNull;
 use vmalloc::error::Shortage;
-use vmalloc::machine::format::Format;
+use vmalloc::machine::format::{Entry, Format};
 use vmalloc::machine::{self, Context, Flush, Level, Machine, Pinned};
-use vmalloc::units::{CpuSet, Node, PAGE_SIZE, PageRange, Pfn, VirtAddr};
+use vmalloc::units::{CpuSet, Node, PAGE_SHIFT, PAGE_SIZE, PageRange, Pfn, VirtAddr};
 
 /// Turns of a waiting loop that are taken for a deadlock.
 const PATIENCE: u64 = 1_000_000;
@@ -127,8 +127,19 @@ unsafe impl<F: Format> Machine for Sim<F> {
         {
             let s = &mut *self.state();
             s.note(Event::Written(pages));
+            numbers(pages).for_each(|page| _ = s.cleared.remove(&page));
             s.used(pages.start);
             s.used(pages.end());
+        }
+        self.touch();
+    }
+
+    fn unmapped(&self, pages: PageRange) {
+        {
+            let s = &mut *self.state();
+            s.note(Event::Written(pages));
+            let is_absent = |&page: &usize| self.truth(VirtAddr(page << PAGE_SHIFT), 1).1 == Entry::Absent;
+            s.cleared.extend(numbers(pages).filter(is_absent));
         }
         self.touch();
     }
@@ -181,6 +192,12 @@ unsafe impl<F: Format> Machine for Sim<F> {
             None => write!(f, "{pc:#x}"),
         }
     }
+}
+
+/// The numbers of pages.
+fn numbers(pages: PageRange) -> impl Iterator<Item = usize> {
+    let first = pages.start.0 >> PAGE_SHIFT;
+    first..first + pages.pages
 }
 
 impl<F: Format> Core<F> {

@@ -74,7 +74,7 @@ impl<S: Stage> Worker<'_, S> {
         list.iter_mut().zip(notes).for_each(|(frame, note)| *frame = note.get());
         let frames = &list[..notes.len()];
         let at = if area.make == Make::MapRam {
-            // SAFETY: P1: the frames are ours until the area is gone.
+            // SAFETY: P1, P4: the frames are ours until the area is gone.
             self.timed(Call::MapRam, || unsafe { vm.map_ram(frames, None) })
         } else {
             // SAFETY: as above.

@@ -78,10 +78,10 @@ impl Buddy {
         let first = &mut self.heads[order as usize];
         let block = d.at(index);
         block.set(Tag::new(State::Free(order), self.home));
-        block.prev.store(NONE, Relaxed);
-        block.next.store(*first, Relaxed);
+        block.prev().store(NONE, Relaxed);
+        block.next().store(*first, Relaxed);
         if *first != NONE {
-            d.at(*first).prev.store(index, Relaxed);
+            d.at(*first).prev().store(index, Relaxed);
         }
         *first = index;
         self.blocks[order as usize] += 1;
@@ -89,13 +89,13 @@ impl Buddy {
     }
 
     fn unlink(&mut self, d: Descriptors, index: u32, order: u8) {
-        let (next, prev) = (d.at(index).next.load(Relaxed), d.at(index).prev.load(Relaxed));
+        let (next, prev) = (d.at(index).next().load(Relaxed), d.at(index).prev().load(Relaxed));
         match prev {
             NONE => self.heads[order as usize] = next,
-            prev => d.at(prev).next.store(next, Relaxed),
+            prev => d.at(prev).next().store(next, Relaxed),
         }
         if next != NONE {
-            d.at(next).prev.store(prev, Relaxed);
+            d.at(next).prev().store(prev, Relaxed);
         }
         self.blocks[order as usize] -= 1;
         self.free -= 1 << order;

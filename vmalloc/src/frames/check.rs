@@ -94,10 +94,10 @@ fn check_lists(d: Descriptors, zone: &Buddy) -> Result<(), Broken> {
         let tag = Tag::new(State::Free(order as u8), zone.home);
         let (mut prev, mut at) = (NONE, head);
         for _ in 0..blocks {
-            if at as usize >= d.all.len() || d.at(at).tag() != tag || d.at(at).prev.load(Relaxed) != prev {
+            if at as usize >= d.all.len() || d.at(at).tag() != tag || d.at(at).prev().load(Relaxed) != prev {
                 return broken(d, "B3", if at == NONE { prev.wrapping_add(1) } else { at });
             }
-            (prev, at) = (at, d.at(at).next.load(Relaxed));
+            (prev, at) = (at, d.at(at).next().load(Relaxed));
         }
         if at != NONE {
             return broken(d, "B3", at);

@@ -1,10 +1,11 @@
 //! Counted frames: a frame that several areas hold is given back by the last.
 //!
 //! [`Page::extra`] counts the holders beyond the first. Whoever calls [`hold`]
-//! is a holder, or knows one that cannot leave meanwhile; whoever calls
-//! [`release`] is a holder and stops being one.
+//! is a holder, or knows that the frame is not given to anybody meanwhile;
+//! whoever calls [`release`] is a holder and stops being one.
 //!
-//! - C1. Of n holders, exactly one sees `release` return true: the last.
+//! - C1. Of n holders, exactly one sees `release` return true: the last. It is
+//!   the frame's only holder then, until it gives it back.
 //! - C2. What the others did to the frame happened before that.
 //! - C3. A count that reached its limit stays there: such a frame is never
 //!   given back, which is safe.
@@ -40,13 +41,16 @@ pub fn release(page: &Page) -> bool {
 /// What a count below zero means.
 #[inline(never)]
 fn was_last(page: &Page) -> bool {
-    if page.extra.load(Relaxed) != u32::MAX {
-        stick(page);
-        return false;
+    // Back to one holder, whoever is told so; but somebody may hold it again.
+    match page.extra.compare_exchange(u32::MAX, 0, Relaxed, Relaxed) {
+        Ok(_) => true,
+        Err(now) => {
+            if now >= STUCK {
+                stick(page);
+            }
+            false
+        }
     }
-    // Nobody else is left who could look.
-    page.extra.store(0, Relaxed);
-    true
 }
 
 #[cold]

@@ -1,11 +1,12 @@
 //! Descriptors: 16 bytes for each frame of the span.
 //!
 //! ```text
-//!   extra:4 | order:1 state:1 zone:1 node:1 | next:4 | prev:4
+//!   extra:4 | next:4 | prev:4 | order:1 state:1 zone:1 node:1
 //! ```
 //!
-//! Zone and node (the frame's **home**) never change after `init`; order,
-//! state and links belong to the lock of the home's node. Everything is an
+//! Zone and node (the frame's **home**) never change after `init`; order and
+//! state, and the links of a free block's head, belong to the lock of the
+//! home's node. The links of a frame that is out are its holder's. Everything is an
 //! atomic accessed relaxed, so that a reference to a descriptor may be shared
 //! while the lock's holder writes; relaxed accesses cost what plain ones do.
 //!
@@ -84,13 +85,21 @@ impl Tag {
 pub(super) struct Descriptor {
     pub page: Page,
     tag: AtomicU32,
-    pub next: AtomicU32,
-    pub prev: AtomicU32,
 }
 
 const _: () = assert!(size_of::<Descriptor>() == 16);
 
 impl Descriptor {
+    /// The next block of a list.
+    pub fn next(&self) -> &AtomicU32 {
+        &self.page.links[0]
+    }
+
+    /// The block before it.
+    pub fn prev(&self) -> &AtomicU32 {
+        &self.page.links[1]
+    }
+
     #[inline]
     pub fn tag(&self) -> Tag {
         Tag(self.tag.load(Relaxed))

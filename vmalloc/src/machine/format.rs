@@ -6,6 +6,7 @@
 //! ```text
 //!   absent ──link──▶ table                       (levels 2 and up)
 //!   absent ──bind──▶ leaf ──retire──▶ waiting ──collect──▶ absent
+//!                    leaf ──clear──▶ absent    (the frame is somebody's)
 //! ```
 //!
 //! A *waiting* entry is not present, so no walker may cache it, but it still

@@ -54,6 +54,9 @@ impl Want {
 pub struct Page {
     /// Holders beyond the first.
     pub extra: AtomicU32,
+    /// While the frame is out: the library's, for the frame that waits behind
+    /// this one. While it is free: its source's.
+    pub(crate) links: [AtomicU32; 2],
 }
 
 /// A source of frames.

@@ -200,12 +200,6 @@ impl Slot {
         (meta & BUILDING == 0).then(|| (kind_of(meta), self.pages()))
     }
 
-    /// Pages of the area, if its frames are somebody's who lent them.
-    #[inline]
-    pub fn lent_pages(&self) -> Option<usize> {
-        matches!(self.kind(), Kind::MapRam | Kind::Vmap).then(|| self.pages())
-    }
-
     /// Pages of the area, if all that it holds are frames of its own, which
     /// nobody else holds.
     #[inline]

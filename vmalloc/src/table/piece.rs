@@ -126,6 +126,13 @@ impl<F: Format> Piece<F> {
         self.change_all(&mut Retire, report)
     }
 
+    /// Unbinds the pages and leaves nothing in their entries: the frames are
+    /// somebody's. What is odd is told as by [`Piece::retire`].
+    #[inline(always)]
+    pub fn clear(self, report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) {
+        self.change_all(&mut Clear, report)
+    }
+
     /// Binds the pages to the frames that wait in their entries.
     #[inline]
     pub fn unstage(self, report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) {
@@ -237,6 +244,8 @@ trait Change<F: Format> {
 struct Bind<W>(W);
 /// leaf → waiting.
 struct Retire;
+/// leaf → absent.
+struct Clear;
 /// waiting → leaf.
 struct Unstage;
 /// waiting → absent; the frames go to the place that it says, and behind.
@@ -254,6 +263,13 @@ impl<F: Format> Change<F> for Retire {
     #[inline(always)]
     fn next<const N: usize>(&mut self, _first: usize, words: [F::Word; N]) -> Option<[F::Word; N]> {
         F::retire_all(words)
+    }
+}
+
+impl<F: Format> Change<F> for Clear {
+    #[inline(always)]
+    fn next<const N: usize>(&mut self, _first: usize, words: [F::Word; N]) -> Option<[F::Word; N]> {
+        F::retire_all(words).map(|_| [F::ABSENT; N])
     }
 }
 

@@ -85,7 +85,7 @@ impl Drop for Held {
 
 pub fn frames_that_are_mapped_twice_are_the_same_memory() -> Outcome {
     let frames = Held::new()?;
-    // SAFETY: P1: `frames` holds them.
+    // SAFETY: P1, P4: `frames` holds them.
     let (one, two) = unsafe { (vm().vmap(&frames.0, Req::bytes(0)), vm().map_ram(&frames.0, None)) };
     let (Ok(one), Ok(two)) = (one, two) else {
         println!("  {one:?}, {two:?}");

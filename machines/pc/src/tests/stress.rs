@@ -181,7 +181,7 @@ fn map_two_ways(random: &mut Random) -> Outcome {
     let pages = (0..area.pages).map(|page| area.at.addr().get() + page * PAGE_SIZE);
     let frames: ArrayVec<Pfn, MOST> = pages.filter_map(|at| vm().hold_frame(at)).collect();
     check!(frames.len() == area.pages, "{} frames behind {area:?}", frames.len());
-    // SAFETY: P1: held, above.
+    // SAFETY: P4: held, above.
     let again = unsafe { vm().map_ram(&frames, None) };
     // The area goes first: the frames live on with their holders.
     area.free()?;

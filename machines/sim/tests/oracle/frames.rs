@@ -66,7 +66,15 @@ impl<F: Format> Hand<'_, F> {
         if held == 0 {
             return;
         }
-        let frame = self.model().take_held(self.below(held));
+        self.give_up(self.below(held));
+    }
+
+    /// Gives the `n`-th hold up, if the frame is lent to nobody.
+    pub fn give_up(&self, n: usize) {
+        if !self.model().may_give(n) {
+            return;
+        }
+        let frame = self.model().take_held(n);
         let known = self.model().frame(frame).word;
         if let Some((word, known)) = self.word(frame).zip(known) {
             // SAFETY: M2: the frame is held, and the word lies in it.
@@ -94,9 +102,9 @@ impl<F: Format> Hand<'_, F> {
         }
         let prot = self.pick(&[Prot::RW, Prot::RW, Prot::RO]);
         let (made, kind, prot) = match self.below(3) {
-            // SAFETY: P1: the driver holds the frames, and gives no hold up.
+            // SAFETY: P1: the driver holds the frames.
             0 => (unsafe { self.vm.vmap(&frames, Req::bytes(0).prot(prot)) }, Kind::Vmap, prot),
-            // SAFETY: as above.
+            // SAFETY: P4: and it holds them as long as the model says that they are lent.
             1 => (unsafe { self.vm.map_ram(&frames, None) }, Kind::MapRam, Prot::RW),
             _ => return self.map_owned(),
         };
@@ -111,6 +119,10 @@ impl<F: Format> Hand<'_, F> {
             let first = model.held.len() - count;
             model.held.split_off(first)
         };
+        // P4: the others are the driver's to lend.
+        if frames.iter().any(|&frame| self.model().frame(frame).lent > 0) {
+            return self.model().held.extend(&frames);
+        }
         // SAFETY: P2: one hold on each is given.
         let made = unsafe { self.vm.vmap_owned(&frames, Req::bytes(0)) };
         if made.is_err() {

@@ -284,8 +284,17 @@ impl<F: Format> Hand<'_, F> {
         }
     }
 
+    /// A mapping for a short time.
+    fn some_loan(&self) -> Option<usize> {
+        self.model().areas().find(|area| !area.lent().is_empty()).map(|area| area.start)
+    }
+
     /// Gives up some of what is left, or all, so that dropping finds both.
     pub fn finish(&self) {
+        // Frames that are lent are the driver's to give back.
+        while let Some(start) = self.some_loan() {
+            self.free(start);
+        }
         while !self.model().held.is_empty() {
             self.let_go();
         }

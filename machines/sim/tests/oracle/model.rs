@@ -42,7 +42,12 @@ impl Area {
 
     /// Whether the area counts its frames' holders.
     fn holds(&self) -> bool {
-        self.kind != Kind::Ioremap
+        !matches!(self.kind, Kind::Ioremap | Kind::MapRam)
+    }
+
+    /// The frames that the driver has to hold while the area lives (P4).
+    pub fn lent(&self) -> &[Pfn] {
+        if self.kind == Kind::MapRam { &self.frames } else { &[] }
     }
 }
 
@@ -53,6 +58,8 @@ pub struct Frame {
     pub word: Option<u64>,
     /// Live areas and callers that have it.
     pub holders: u32,
+    /// Mappings for a short time that have it (P4).
+    pub lent: u32,
     /// Times that it was handed out.
     pub life: u32,
 }
@@ -170,12 +177,20 @@ impl Model {
     pub fn fresh(&mut self, frame: Pfn, what: &str) {
         let known = self.frame(frame);
         assert_eq!(known.holders, 0, "frame: {frame:?}, handed out for {what}, has {} holders", known.holders);
-        *known = Frame { word: None, holders: 0, life: known.life + 1 };
+        *known = Frame { word: None, holders: 0, lent: 0, life: known.life + 1 };
     }
 
     pub fn hold(&mut self, frame: Pfn) {
         self.frame(frame).holders += 1;
         self.held.push(frame);
+    }
+
+    /// Whether the driver may give up this hold: it has another one, or has lent
+    /// the frame to nobody (P4).
+    pub fn may_give(&self, n: usize) -> bool {
+        let frame = self.held[n];
+        let is_lent = self.frames.get(&frame).is_some_and(|known| known.lent > 0);
+        !is_lent || self.held.iter().filter(|&&held| held == frame).count() > 1
     }
 
     /// Takes a hold away, to be given up.
@@ -201,6 +216,7 @@ impl Model {
         if area.holds() {
             area.frames.iter().for_each(|&frame| self.frame(frame).holders += 1);
         }
+        area.lent().iter().for_each(|&frame| self.frame(frame).lent += 1);
         area.place = self.starts.len();
         self.starts.push(area.start);
         self.live_pages += area.frames.len();

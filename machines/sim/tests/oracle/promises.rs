@@ -28,6 +28,7 @@ struct Seen {
     flushes: u64,
     purges: u64,
     tables_pruned: u64,
+    loose_frames: u64,
     chunks_released: u64,
     warm_hits: u64,
     warm_aged: u64,
@@ -46,6 +47,7 @@ impl Seen {
             flushes: machine.flushes,
             purges: library.purges,
             tables_pruned: library.tables_pruned,
+            loose_frames: library.loose_frames,
             chunks_released: library.chunks_released,
             warm_hits: library.warm_hits,
             warm_aged: library.warm_aged,
@@ -63,6 +65,7 @@ impl Seen {
         self.flushes += more.flushes;
         self.purges += more.purges;
         self.tables_pruned += more.tables_pruned;
+        self.loose_frames += more.loose_frames;
         self.chunks_released += more.chunks_released;
         self.warm_hits += more.warm_hits;
         self.warm_aged += more.warm_aged;
@@ -73,9 +76,10 @@ impl Seen {
     /// Whether everything was met, one act in `share` at least.
     fn is_enough(&self, acts: usize, share: usize) -> bool {
         let Seen { used_after_free, interrupts, remote_frees, refusals, purges, tables_pruned, .. } = *self;
-        let met = [used_after_free, interrupts, remote_frees, refusals, purges, tables_pruned, self.chunks_released];
+        let met = [used_after_free, interrupts, remote_frees, refusals, purges, tables_pruned];
+        let rare = [self.chunks_released, self.loose_frames];
         let warm = [self.warm_hits, self.warm_aged, self.warm_over, self.warm_purged];
-        met.iter().chain(&warm).all(|&met| met as usize >= acts / share)
+        met.iter().chain(&rare).chain(&warm).all(|&met| met as usize >= acts / share)
     }
 }
 

@@ -74,12 +74,17 @@ fn g5_an_idle_cpu_that_is_skipped_for_a_table_page_is_noticed() {
 
 #[test]
 fn r1_a_claim_that_is_dropped_is_noticed() {
-    is_caught(Library(Rule::DropClaim), &["a double free of", "freed by another", "but the library says Inside"]);
+    is_caught(Library(Rule::DropClaim), &["a double free of", "freed by another", "but the library says Inside", "G2"]);
 }
 
 #[test]
 fn g3_a_frame_that_is_pooled_while_others_hold_it_is_noticed() {
     is_caught(Library(Rule::IgnoreCounts), &["holders", "which is held", "given back twice"]);
+}
+
+#[test]
+fn g3_a_frame_that_is_pooled_while_cpus_reach_it_is_noticed() {
+    is_caught(Library(Rule::IgnoreAliases), &["given to a new holder", "the frame was given back", "reused"]);
 }
 
 #[test]
@@ -89,12 +94,12 @@ fn g6_a_guard_that_is_mapped_is_noticed() {
 
 #[test]
 fn g6_a_warm_slot_of_another_size_is_noticed() {
-    is_caught_warm(Rule::AnySize, &["guard: ", "G2", "G6", "W1"]);
+    is_caught_warm(Rule::AnySize, &["guard: ", "G2", "G6", "W1", "bad entry"]);
 }
 
 #[test]
 fn w1_a_warm_slot_of_another_protection_is_noticed() {
-    is_caught_warm(Rule::AnyProt, &["content: a store to"]);
+    is_caught_warm(Rule::AnyProt, &["content: a store to", "W1"]);
 }
 
 #[test]

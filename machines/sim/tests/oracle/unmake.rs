@@ -5,7 +5,7 @@ use super::model::Area;
 use core::ptr::NonNull;
 use vmalloc::machine::format::Format;
 use vmalloc::machine::{Context, Machine};
-use vmalloc::units::PAGE_SIZE;
+use vmalloc::units::{PAGE_SIZE, Pfn};
 use vmalloc::{FreeError, Kind, Policy};
 
 /// The pointer to an address of a region.
@@ -27,7 +27,7 @@ impl<F: Format> Hand<'_, F> {
         self.free(start);
     }
 
-    fn free(&self, start: usize) {
+    pub fn free(&self, start: usize) {
         // What interrupts do from here on, they do to an area that is gone.
         let (area, free) = self.model().leave(start);
         let strict = self.vm.policy() == Policy::Strict && self.sim().context() == Context::Task;
@@ -43,7 +43,22 @@ impl<F: Format> Hand<'_, F> {
         if strict && !stolen {
             self.model().flushed(&area, free);
         }
+        self.take_back(area.lent());
         self.use_after(&area);
+    }
+
+    /// Frames that were lent are the driver's alone again: it gives some of them
+    /// up at once, while CPUs still reach them. Not from an interrupt, for the
+    /// call that it came into may be about to lend them.
+    fn take_back(&self, frames: &[Pfn]) {
+        frames.iter().for_each(|&frame| self.model().frame(frame).lent -= 1);
+        if self.sim().context() == Context::HardIrq {
+            return;
+        }
+        for frame in frames.iter().filter(|_| self.one_in(2)) {
+            let held = self.model().held.iter().position(|held| held == frame);
+            held.into_iter().for_each(|n| self.give_up(n));
+        }
     }
 
     /// Uses what was freed: that faults, or nobody else notices.

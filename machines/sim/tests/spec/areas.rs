@@ -216,7 +216,7 @@ fn two_mappings_of_the_same_frames_see_each_others_stores() {
     let rig = rig(2);
     let frames = rig.frames(70);
     let (first, second) = (rig.map(&frames).unwrap(), rig.map(&frames).unwrap());
-    // SAFETY: P1: the frames are this test's.
+    // SAFETY: P4: the frames are this test's.
     let third = unsafe { rig.map_ram(&frames, None) }.unwrap();
     rig.stamp(first, 70, 1);
     rig.check_stamps(1, second, 70, 1);

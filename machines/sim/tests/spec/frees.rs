@@ -130,7 +130,7 @@ fn each_kind_has_its_own_free_and_the_others_refuse_it() {
     let frames = rig.frames(2);
     let owned = rig.frames(2);
     let like = || Req::bytes(0);
-    // SAFETY: P1, P2: the frames are this test's, and `owned` is given away.
+    // SAFETY: P1, P2, P4: the frames are this test's, and `owned` is given away.
     let (mapped, taken, ram) =
         unsafe { (rig.vmap(&frames, like()), rig.vmap_owned(&owned, like()), rig.map_ram(&frames, None)) };
     let areas: [(At, Kind); 7] = [
@@ -164,7 +164,7 @@ fn each_kind_has_its_own_free_and_the_others_refuse_it() {
 fn a_mapping_is_undone_with_its_own_page_count_only() {
     let rig = rig(1);
     let frames = rig.frames(3);
-    // SAFETY: P1: the frames are this test's.
+    // SAFETY: P4: the frames are this test's.
     let area = unsafe { rig.map_ram(&frames, None) }.unwrap();
     for given in [0, 1, 2, 4, usize::MAX] {
         let told = FreeError::WrongSize { pages: 3, given };

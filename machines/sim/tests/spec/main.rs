@@ -1,5 +1,6 @@
 //! What an instance promises on a simulated machine, subject by subject.
 
+mod aliases;
 mod areas;
 mod common;
 mod found;

@@ -242,7 +242,7 @@ fn a_tick_does_a_slice_and_says_that_more_is_to_be_done() {
 fn no_alias_survives_unmap_aliases() {
     let rig = boot(quiet(3), Config::region(REGION));
     let frames = rig.frames(4);
-    // SAFETY: P1: the frames are this test's.
+    // SAFETY: P4: the frames are this test's.
     let ram = unsafe { rig.map_ram(&frames, None) }.unwrap();
     rig.stamp(ram, 4, 1);
     (0..3).for_each(|cpu| rig.check_stamps(cpu, ram, 4, 1));

@@ -72,7 +72,7 @@ const OPERATIONS: [Operation; 20] = [
         freed(rig, taken)
     }),
     op("map_ram", 20, |rig, frames, _| {
-        // SAFETY: P1: the caller holds the frames.
+        // SAFETY: P4: the caller holds the frames.
         let at = unsafe { rig.map_ram(frames, None) }?;
         rig.unmap_pages(at, frames.len()).expect("it was made a moment ago");
         Ok(())

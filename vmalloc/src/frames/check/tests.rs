@@ -55,11 +55,11 @@ fn b2_free_buddies_are_merged() {
 
 #[test]
 fn b3_lists_link_what_is_free() {
-    assert_eq!(after(24, |d| set(&d.next, NONE)), rule("B3", 25), "cut short");
-    assert_eq!(after(24, |d| set(&d.prev, 4)), rule("B3", 24), "prev does not invert next");
-    assert_eq!(after(24, |d| set(&d.next, 0)), rule("B3", 0), "a block that is out");
-    assert_eq!(after(24, |d| set(&d.next, 999)), rule("B3", 999), "nowhere");
-    assert_eq!(after(4, |d| set(&d.next, 24)), rule("B3", 24), "a ring");
+    assert_eq!(after(24, |d| set(d.next(), NONE)), rule("B3", 25), "cut short");
+    assert_eq!(after(24, |d| set(d.prev(), 4)), rule("B3", 24), "prev does not invert next");
+    assert_eq!(after(24, |d| set(d.next(), 0)), rule("B3", 0), "a block that is out");
+    assert_eq!(after(24, |d| set(d.next(), 999)), rule("B3", 999), "nowhere");
+    assert_eq!(after(4, |d| set(d.next(), 24)), rule("B3", 24), "a ring");
     assert_eq!(after(8, |d| d.turn(State::Out(3))), rule("B3", 8), "listed, but out");
 }
 

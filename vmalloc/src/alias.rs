@@ -1,0 +1,131 @@
+//! Aliases: what `map_ram` leaves behind.
+//!
+//! A mapping for a short time holds nothing. Its caller holds the frames until it
+//! is unmapped (P4), and may give them up at once; but a CPU may still reach them
+//! by the pages where they were: these are *aliases*. To count a holder a page,
+//! and to drop it after grace, would cost more than the mapping. So the other end
+//! pays, which is rare:
+//!
+//! ```text
+//!   unmap_ram          entries cleared; the open load is lent
+//!   last holder gone   no aliases anywhere ──▶ pooled
+//!                      else                ──▶ loose, in the open load ──grace──▶ pooled
+//! ```
+//!
+//! # Rules
+//! - **G3** A frame whose last holder is gone is pooled if grace has come for
+//!   every load that was lent, on any CPU (`flush/alias.rs`). Else it joins the
+//!   open load, which is closed later than any entry of the frame was cleared.
+//! - **G1** Nobody lists the pages of aliases. So as long as there are any, every
+//!   load's flush is about everything.
+//! - **G4** A loose frame counts as a page that waits.
+//! - **L1** Who cannot enter his CPU, an NMI, drops the frame; the next one inside
+//!   who looks for mail takes it in.
+
+use crate::cpu::Here;
+use crate::frames::release;
+use crate::instance::Vmalloc;
+use crate::load::Load;
+use crate::machine::frames::{Frames, Page};
+use crate::machine::{Machine, Sabotage};
+use crate::space::chunk::ChunkRef;
+use crate::stats::count;
+use crate::units::{PageRange, Pfn};
+
+impl<M: Machine> Vmalloc<M> {
+    /// Gives a hold on a frame up (`__free_page`): the last holder pools it.
+    ///
+    /// # Safety
+    /// - P3. The caller holds the frame, by [`Vmalloc::alloc_frame`] or
+    ///   [`Vmalloc::hold_frame`], and uses it no more.
+    pub unsafe fn free_frame(&self, frame: Pfn) {
+        let source = self.machine().frames();
+        let page = source.page(frame);
+        if !page.is_none_or(release) {
+            return;
+        }
+        let inside = self.core().map(|core| (core, Here::enter(self, core)));
+        match (inside, page) {
+            (Some((_, Ok(mut here))), _) => {
+                if here.give_up(frame, page) {
+                    here.pay(1);
+                }
+            }
+            (Some((core, Err(_))), Some(page)) => self.pinned(|cpu| core.cpu(cpu).dropped.push(frame, page)),
+            // SAFETY: P3, and nobody else holds it.
+            _ => unsafe { source.free(frame, 0) },
+        }
+    }
+}
+
+impl<M: Machine> Here<'_, M> {
+    /// Entries of a mapping are cleared.
+    #[inline(always)]
+    pub(crate) fn lend(&mut self) {
+        if !self.open.lent {
+            self.open.lent = true;
+            self.core.generations.lend();
+        }
+    }
+
+    /// Clears a slice of a mapping's entries.
+    pub(crate) fn clear_entries(&mut self, chunk: ChunkRef, slice: PageRange) {
+        let vm = self.vm;
+        self.core.each_piece(vm, chunk, slice, |piece| {
+            piece.clear(&mut |at, word| vm.complain(at, word));
+            vm.machine().unmapped(PageRange::new(piece.start(), piece.pages()));
+            true
+        });
+        self.lend();
+    }
+
+    /// Whether no CPU reaches a frame that nobody holds, by any page.
+    #[inline]
+    pub(crate) fn has_no_aliases(&self) -> bool {
+        self.vm.breaks(Sabotage::IgnoreAliases) || self.core.generations.has_no_aliases()
+    }
+
+    /// A frame has no holder any more but the caller: it is pooled, or waits
+    /// (true).
+    pub(crate) fn give_up(&mut self, frame: Pfn, page: Option<&Page>) -> bool {
+        let Some(page) = page.filter(|_| !self.has_no_aliases()) else {
+            self.pool_frame(frame);
+            return false;
+        };
+        self.open.loose.push(frame, page);
+        self.open.pages += 1;
+        count(&self.cpu.counters.loose_frames, 1);
+        true
+    }
+
+    fn pool_frame(&mut self, frame: Pfn) {
+        let (machine, depot) = (self.vm.machine(), self.core.depot(self.node));
+        // SAFETY: nobody holds it, and no CPU reaches it (G3).
+        unsafe { self.magazine.push(machine, depot, frame) }
+    }
+
+    /// Takes in what was given up where this CPU could not be entered.
+    #[inline]
+    pub(crate) fn take_dropped(&mut self) {
+        let (vm, cpu) = (self.vm, self.cpu);
+        cpu.dropped.drain(vm.machine().frames(), |frame, page| _ = self.give_up(frame, Some(page)));
+    }
+
+    /// After grace: up to `most` frames that waited by themselves are pooled.
+    /// Says how many.
+    pub(crate) fn redeem_loose(&mut self, load: &mut Load, most: usize) -> usize {
+        let source = self.vm.machine().frames();
+        let mut redeemed = 0;
+        while redeemed < most
+            && let Some((frame, page)) = load.loose.pop(source)
+        {
+            redeemed += 1;
+            // Somebody may have held it for a moment, after an address that was
+            // being unmapped (`hold_frame`): then that one is the last.
+            if release(page) {
+                self.pool_frame(frame);
+            }
+        }
+        redeemed
+    }
+}

@@ -1,0 +1,41 @@
+//! Aliases: pages that were unmapped and hold no frame, though some CPU may still
+//! reach the frame by them. Nobody lists them; it is only known whether there may
+//! be any.
+//!
+//! # Rules
+//! - **G3 aliases.** Who clears such entries lets his open load know, and the
+//!   first time this load tells here (`begin`). Closing it tells its tag, and only
+//!   then that it is open no more (`end`). So who finds no load open, and then
+//!   grace for the last tag told, knows that every alias is forgotten that was
+//!   cleared before he came to ask.
+
+use crate::sync::{AtomicU64, AtomicUsize, Ordering::*};
+
+/// Whether there may be any.
+#[derive(Debug, Default)]
+pub(super) struct Aliases {
+    /// Open loads that know of some.
+    open: AtomicUsize,
+    /// The last tag of a closed one.
+    tag: AtomicU64,
+}
+
+impl Aliases {
+    /// An open load knows of some, which was not so before.
+    pub(super) fn begin(&self) {
+        self.open.fetch_add(1, Relaxed);
+    }
+
+    /// That load is closed under `tag`.
+    pub(super) fn end(&self, tag: u64) {
+        self.tag.fetch_max(tag, Relaxed);
+        self.open.fetch_sub(1, Release);
+    }
+
+    /// The tag for which grace has to come; `None` where a load is open.
+    #[inline]
+    pub(super) fn barrier(&self) -> Option<u64> {
+        let open = self.open.load(Acquire);
+        (open == 0).then(|| self.tag.load(Relaxed))
+    }
+}

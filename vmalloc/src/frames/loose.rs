@@ -1,0 +1,179 @@
+//! Loose frames: those whose last holder has given them up, and that still have
+//! to wait. They are chained through their descriptors, so that nothing is
+//! needed to keep them.
+//!
+//! - **Q1** A frame is in one chain, and its chain is its only holder. So its
+//!   links are the chain's.
+//! - **Q2** A [`Loose`] is its owner's alone. A [`Dropped`] takes frames from
+//!   anybody, NMIs too, and gives them out all at once, so that no frame comes
+//!   back to its head while somebody looks at it.
+
+use crate::machine::frames::{Frames, Page};
+use crate::units::Pfn;
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+
+/// The number of no frame: the end of a chain.
+const END: u64 = u64::MAX;
+
+fn set_next(page: &Page, next: u64) {
+    page.links[0].store(next as u32, Relaxed);
+    page.links[1].store((next >> 32) as u32, Relaxed);
+}
+
+fn next(page: &Page) -> u64 {
+    page.links[0].load(Relaxed) as u64 | (page.links[1].load(Relaxed) as u64) << 32
+}
+
+/// A chain of frames.
+#[derive(Debug)]
+pub struct Loose {
+    head: u64,
+    len: usize,
+}
+
+impl Loose {
+    /// An empty chain.
+    pub const fn new() -> Loose {
+        Loose { head: END, len: 0 }
+    }
+
+    /// Frames in it.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is none.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Puts a frame in, which has this descriptor and the caller for its only
+    /// holder (Q1).
+    pub fn push(&mut self, frame: Pfn, page: &Page) {
+        set_next(page, self.head);
+        (self.head, self.len) = (frame.0, self.len + 1);
+    }
+
+    /// Takes a frame out; the caller is its holder.
+    pub fn pop<'f, F: Frames>(&mut self, source: &'f F) -> Option<(Pfn, &'f Page)> {
+        let frame = Pfn(self.head);
+        // F5: who was pushed has a descriptor.
+        let page = if self.head == END { None } else { source.page(frame) }?;
+        (self.head, self.len) = (next(page), self.len - 1);
+        Some((frame, page))
+    }
+
+    /// Whether there are as many as are counted.
+    pub fn is_sound<F: Frames>(&self, source: &F) -> bool {
+        let (mut at, mut found) = (self.head, 0);
+        while let Some(page) = source.page(Pfn(at)).filter(|_| at != END && found <= self.len) {
+            (at, found) = (next(page), found + 1);
+        }
+        at == END && found == self.len
+    }
+}
+
+impl Default for Loose {
+    fn default() -> Loose {
+        Loose::new()
+    }
+}
+
+/// Frames that were given up where nobody could be asked.
+#[derive(Debug)]
+pub struct Dropped(AtomicU64);
+
+impl Default for Dropped {
+    fn default() -> Dropped {
+        Dropped(AtomicU64::new(END))
+    }
+}
+
+impl Dropped {
+    /// Puts a frame in, as [`Loose::push`], from any context.
+    pub fn push(&self, frame: Pfn, page: &Page) {
+        let mut head = self.0.load(Relaxed);
+        loop {
+            set_next(page, head);
+            match self.0.compare_exchange_weak(head, frame.0, Release, Relaxed) {
+                Ok(_) => return,
+                Err(now) => head = now,
+            }
+        }
+    }
+
+    /// Takes all frames out, and tells of each.
+    #[inline]
+    pub fn drain<F: Frames>(&self, source: &F, take: impl FnMut(Pfn, &Page)) {
+        if self.0.load(Relaxed) != END {
+            self.drain_now(source, take)
+        }
+    }
+
+    #[cold]
+    fn drain_now<F: Frames>(&self, source: &F, mut take: impl FnMut(Pfn, &Page)) {
+        let mut at = self.0.swap(END, Acquire);
+        while let Some(page) = source.page(Pfn(at)).filter(|_| at != END) {
+            let frame = Pfn(core::mem::replace(&mut at, next(page)));
+            take(frame, page);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frames::testing::{TestZones, ram};
+    extern crate std;
+    use std::vec::Vec;
+
+    #[test]
+    fn loose_frames_come_out_as_a_stack_and_are_counted() {
+        let real = TestZones::new(&[ram(1 << 33, 4, 0)], None);
+        let zones = &real.zones;
+        let mut loose = Loose::new();
+        let frames = [3, 0, 2].map(|n| Pfn((1 << 33) + n));
+        for frame in frames {
+            loose.push(frame, zones.page(frame).unwrap());
+            assert!(loose.is_sound(zones));
+        }
+        let out: Vec<Pfn> = core::iter::from_fn(|| loose.pop(zones)).map(|(frame, _)| frame).collect();
+        assert_eq!((out, loose.is_empty()), (frames.iter().rev().copied().collect(), true));
+    }
+
+    #[test]
+    fn a_chain_that_was_cut_or_tied_to_a_ring_is_not_sound() {
+        let real = TestZones::new(&[ram(0, 4, 0)], None);
+        let mut loose = Loose::new();
+        (0..3).for_each(|n| loose.push(Pfn(n), real.zones.page(Pfn(n)).unwrap()));
+        for wrong in [END, 2, 9] {
+            set_next(real.zones.page(Pfn(1)).unwrap(), wrong);
+            assert!(!loose.is_sound(&real.zones), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn frames_dropped_by_several_threads_come_out_once_each() {
+        let real = TestZones::new(&[ram(0, 64, 0)], None);
+        let dropped = Dropped::default();
+        let mut seen = Vec::new();
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let (zones, dropped) = (&real.zones, &dropped);
+                scope.spawn(move || {
+                    for frame in (0..64).filter(|n| n % 4 == thread).map(Pfn) {
+                        dropped.push(frame, zones.page(frame).unwrap());
+                    }
+                });
+            }
+            while seen.len() < 64 {
+                dropped.drain(&real.zones, |frame, _| seen.push(frame.0));
+            }
+        });
+        seen.sort();
+        assert_eq!(seen, (0..64).collect::<Vec<_>>());
+    }
+}
