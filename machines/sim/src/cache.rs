@@ -36,30 +36,47 @@ pub(crate) struct Cached {
 #[derive(Debug)]
 pub(crate) struct Cache {
     slots: Vec<Option<Cached>>,
+    /// What each slot is for, beside it: they are looked through at every access.
+    keys: Vec<u64>,
+}
+
+/// The key of an empty slot.
+const EMPTY: u64 = 0;
+
+/// Level and prefix in one word: no prefix has more than 52 bits, and no level is 0.
+fn key(level: u8, prefix: usize) -> u64 {
+    (prefix as u64) << 3 | level as u64
 }
 
 impl Cache {
     pub(crate) fn new(slots: usize) -> Cache {
-        Cache { slots: vec![None; slots.max(1)] }
+        let slots = slots.max(1);
+        Cache { slots: vec![None; slots], keys: vec![EMPTY; slots] }
     }
 
     pub(crate) fn find(&self, level: u8, prefix: usize) -> Option<Cached> {
-        self.iter().find(|c| c.prefix == prefix && c.level == level)
+        self.position(key(level, prefix)).and_then(|at| self.slots[at])
+    }
+
+    fn position(&self, key: u64) -> Option<usize> {
+        self.keys.iter().position(|&other| other == key)
     }
 
     /// Keeps `entry`: over one for the same address, else in an empty slot,
     /// else over any. Returns what it replaced.
     pub(crate) fn insert(&mut self, entry: Cached, rng: &mut Rng) -> Option<Cached> {
-        let same = |c: &Option<Cached>| c.is_some_and(|c| (c.level, c.prefix) == (entry.level, entry.prefix));
-        let at = self.slots.iter().position(same).or_else(|| self.slots.iter().position(Option::is_none));
+        let key = key(entry.level, entry.prefix);
+        let at = self.position(key).or_else(|| self.position(EMPTY));
         let at = at.unwrap_or_else(|| rng.below(self.slots.len() as u64) as usize);
+        self.keys[at] = key;
         self.slots[at].replace(entry)
     }
 
     /// Forgets the entries that `which` picks, and tells `gone` of each.
     pub(crate) fn forget(&mut self, mut which: impl FnMut(&Cached) -> bool, mut gone: impl FnMut(Cached)) {
-        for slot in &mut self.slots {
+        for (slot, key) in self.slots.iter_mut().zip(&mut self.keys) {
             if let Some(entry) = slot.take_if(|c| which(c)) {
+                *key = EMPTY;
                 gone(entry);
             }
         }
@@ -68,6 +85,7 @@ impl Cache {
     /// Forgets the entry in a slot chosen at random, if there is one.
     pub(crate) fn evict(&mut self, rng: &mut Rng) -> Option<Cached> {
         let at = rng.below(self.slots.len() as u64) as usize;
+        self.keys[at] = EMPTY;
         self.slots[at].take()
     }
 

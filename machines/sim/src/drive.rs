@@ -183,6 +183,14 @@ impl<F: Format> Sim<F> {
 }
 
 impl<F: Format> Core<F> {
+    /// Does something that no CPU guesses about meanwhile: for what only looks.
+    pub fn undisturbed<T>(&self, act: impl FnOnce() -> T) -> T {
+        let left = self.fuse.swap(u64::MAX, ORDER);
+        let result = act();
+        self.fuse.store(left, ORDER);
+        result
+    }
+
     /// An interrupt comes to the running CPU, by chance, if it listens.
     pub(crate) fn maybe_interrupt(&self) {
         let (handler, kicked) = {

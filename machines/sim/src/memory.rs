@@ -35,6 +35,8 @@ pub(crate) struct Meta {
     pub(crate) tlb: AtomicU32,
     /// Entries of paging-structure caches, of CPUs that are not offline.
     pub(crate) tables: AtomicU32,
+    /// Whether the direct mapping covers it.
+    direct: bool,
     /// Whether somebody holds it.
     pub(crate) out: AtomicBool,
     /// The event that changed `out`.
@@ -44,8 +46,6 @@ pub(crate) struct Meta {
 #[derive(Debug)]
 pub(crate) struct Memory {
     banks: Vec<Bank>,
-    /// Frames from here on have no direct mapping.
-    highmem: Pfn,
     meta: Box<[Meta]>,
     block: NonNull<u8>,
     layout: Layout,
@@ -66,7 +66,10 @@ impl Memory {
         // SAFETY: the layout is not empty.
         let block = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) });
         let block = block.unwrap_or_else(|| std::alloc::handle_alloc_error(layout));
-        Memory { banks, highmem, meta: (0..frames).map(|_| Meta::default()).collect(), block, layout }
+        let direct = |bank: &Bank, frame| bank.node.is_some() && Pfn(frame) < highmem;
+        let all = banks.iter().flat_map(|b| (b.first.0..b.end().0).map(move |frame| direct(b, frame)));
+        let meta = all.map(|direct| Meta { direct, ..Meta::default() }).collect();
+        Memory { banks, meta, block, layout }
     }
 
     pub(crate) fn ram(&self) -> impl Iterator<Item = &Bank> {
@@ -85,27 +88,32 @@ impl Memory {
 
     /// The bytes of `frame`, direct mapping or not; `None` where no memory is.
     pub(crate) fn bytes(&self, frame: Pfn) -> Option<NonNull<u8>> {
-        let at = self.index(frame)?;
+        self.index(frame).map(|at| self.bytes_of(at))
+    }
+
+    /// The bytes of a frame by its index.
+    fn bytes_of(&self, at: usize) -> NonNull<u8> {
         let start = self.block.addr().get().next_multiple_of(PAGE_SIZE) - self.block.addr().get();
         // SAFETY: `index` is below the number of frames, and the block has
         // one frame more than that, to align within.
-        Some(unsafe { self.block.add(start + at * PAGE_SIZE) })
+        unsafe { self.block.add(start + at * PAGE_SIZE) }
     }
 
     /// What `virt` answers: only for a frame of RAM that is out and that the
     /// direct mapping covers.
     pub(crate) fn direct(&self, frame: Pfn) -> Result<NonNull<u8>, &'static str> {
-        let bytes = self.bytes(frame).ok_or("where no memory is")?;
-        match self.meta(frame).map(|m| m.out.load(super::ORDER)) {
-            _ if !self.is_direct(frame) => Err("that the direct mapping does not cover"),
-            Some(true) => Ok(bytes),
-            _ => Err("that nobody holds"),
+        let at = self.index(frame).ok_or("where no memory is")?;
+        let meta = &self.meta[at];
+        match meta.out.load(super::ORDER) {
+            _ if !meta.direct => Err("that the direct mapping does not cover"),
+            true => Ok(self.bytes_of(at)),
+            false => Err("that nobody holds"),
         }
     }
 
     /// Whether the direct mapping covers `frame`.
     pub(crate) fn is_direct(&self, frame: Pfn) -> bool {
-        frame < self.highmem && self.ram().any(|b| (b.first..b.end()).contains(&frame))
+        self.meta(frame).is_some_and(|meta| meta.direct)
     }
 
     /// The `index`-th entry of the table in `frame`.

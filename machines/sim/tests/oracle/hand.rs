@@ -256,7 +256,7 @@ impl<F: Format> Hand<'_, F> {
 
     /// Looks at everything, while nothing else happens.
     pub fn check(&self) {
-        self.quietly(|| self.check_quietly());
+        self.quietly(|| self.sim().undisturbed(|| self.check_quietly()));
     }
 
     /// Does something that interrupts do not meddle with.
