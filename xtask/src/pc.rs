@@ -4,7 +4,7 @@
 //! is expected: 33 where all tests passed, 35 where a rule was broken on
 //! purpose and has to be noticed, 37 where the image is to die with a report.
 
-use crate::project::Project;
+use crate::project::{IMAGE, Project};
 use crate::steps::{Outcome, succeed};
 use anyhow::{Context, Result, bail, ensure};
 use std::io::Read;
@@ -16,8 +16,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const QEMU: &str = "qemu-system-x86_64";
-/// Debian's package.
-const PACKAGE: &str = "qemu-system-x86";
+/// The command's exit code where it cannot do what it is asked.
+const UNUSABLE: i32 = 2;
 /// How long a boot may take.
 const PATIENCE: Duration = Duration::from_secs(240);
 /// Machines that run at the same time: much of a boot is waiting for ticks.
@@ -102,10 +102,9 @@ const BOOTS: &[Boot] = &[
 
 /// Builds the image and boots it on all machines.
 pub fn run(project: &Project) -> Result<Outcome> {
-    if let Some(why) = without_qemu()? {
+    if let Some(why) = without_qemu(project)? {
         return Ok(Outcome::Skipped(why));
     }
-    succeed(project.cargo().args(["build", "--profile", "image", "-p", "vmalloc-pc"]))?;
     let image = project.built.join("image/pc");
     let wrong = boot_all(&image);
     ensure!(wrong == 0, "{wrong} of {} boots were wrong", BOOTS.len());
@@ -122,25 +121,19 @@ fn boot_all(image: &Path) -> usize {
     })
 }
 
-/// Why there is no QEMU, if there is none and root cannot install it.
-pub fn without_qemu() -> Result<Option<String>> {
-    let is_there = || Command::new(QEMU).arg("--version").stdout(Stdio::null()).status().is_ok();
-    if is_there() {
-        return Ok(None);
+/// Why nothing can be booted here, if there is no QEMU and the command, which
+/// boots a machine for a try, may not install it.
+pub fn without_qemu(project: &Project) -> Result<Option<String>> {
+    succeed(project.cargo().arg("build").args(IMAGE))?;
+    // Building the tests of the command builds it too.
+    succeed(project.tests().args(["--test", "command", "--no-run"]))?;
+    let tried = project.program("vmalloc").args(["boot", "--install", "-c", "mem"]).output()?;
+    let complaint = String::from_utf8_lossy(&tried.stderr).trim().to_owned();
+    match tried.status.code() {
+        Some(0) => Ok(None),
+        Some(UNUSABLE) => Ok(Some(complaint)),
+        _ => bail!("vmalloc boot: {}: {complaint}", tried.status),
     }
-    let id = Command::new("id").arg("-u").output()?.stdout;
-    if id != b"0\n" {
-        return Ok(Some(format!("no {QEMU}: apt-get install {PACKAGE}")));
-    }
-    println!("no {QEMU}: installing {PACKAGE}");
-    for args in [&["update", "-qq"][..], &["install", "-y", "-qq", "--no-install-recommends", PACKAGE]] {
-        let status = Command::new("apt-get").args(args).env("DEBIAN_FRONTEND", "noninteractive").status();
-        if !status.is_ok_and(|status| status.success()) {
-            bail!("apt-get {} failed", args.join(" "));
-        }
-    }
-    ensure!(is_there(), "{PACKAGE} brought no {QEMU}");
-    Ok(None)
 }
 
 impl Boot {

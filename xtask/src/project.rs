@@ -5,6 +5,12 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+/// The members that can be built together: all but the image.
+pub const MEMBERS: &[&str] = &["--workspace", "--exclude", "vmalloc-pc"];
+/// The image. Among the members its dependencies would have the features that
+/// the tools ask for, `std` among them; and it has nobody to unwind to.
+pub const IMAGE: &[&str] = &["--profile", "image", "-p", "vmalloc-pc"];
+
 /// A crate root: a library, a binary, a test, an example.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Target {
@@ -46,6 +52,14 @@ impl Project {
     /// A cargo to run in the project's folder.
     pub fn cargo(&self) -> Command {
         cargo(&self.root)
+    }
+
+    /// Tests of all members: of fewer, their dependencies would have fewer
+    /// features, and would be built anew.
+    pub fn tests(&self) -> Command {
+        let mut test = self.cargo();
+        test.arg("test").args(MEMBERS);
+        test
     }
 
     /// A program that cargo has built in its `debug` folder, to run in the

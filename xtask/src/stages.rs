@@ -1,7 +1,7 @@
 //! The stages of the test command, cheapest first.
 
 use crate::pc;
-use crate::project::Project;
+use crate::project::{IMAGE, MEMBERS, Project};
 use crate::steps::{Outcome, Stage, succeed};
 use crate::tidy::{self, tree::Tree};
 use anyhow::{Context, Result, bail, ensure};
@@ -55,13 +55,8 @@ fn tidy_up(project: &Project) -> Result<Outcome> {
     }
 }
 
-/// The members that can be built together, and the image. It is not among
-/// them: there its dependencies would have the features that the tools ask
-/// for, `std` among them; and it has nobody to unwind to.
-const APART: [&[&str]; 2] = [&["--workspace", "--exclude", "vmalloc-pc"], &["--profile", "image", "-p", "vmalloc-pc"]];
-
 fn clippy(project: &Project) -> Result<Outcome> {
-    for (members, targets) in APART.into_iter().zip(["--all-targets", "--bins"]) {
+    for (members, targets) in [(MEMBERS, "--all-targets"), (IMAGE, "--bins")] {
         succeed(project.cargo().arg("clippy").args(members).args([targets, "--", "-D", "warnings"]))?;
     }
     Ok(Outcome::Passed)
@@ -78,25 +73,15 @@ fn narrow(project: &Project) -> Result<Outcome> {
 /// Binaries first: the command is named like the library, and whoever comes
 /// last keeps the folder.
 fn docs(project: &Project) -> Result<Outcome> {
-    let [members, image] = APART;
-    for (members, of) in [(image, "--bins"), (members, "--bins"), (members, "--lib")] {
+    for (members, of) in [(IMAGE, "--bins"), (MEMBERS, "--bins"), (MEMBERS, "--lib")] {
         let mut doc = project.cargo();
         succeed(doc.arg("doc").args(members).args(["--no-deps", of]).env("RUSTDOCFLAGS", "-D warnings"))?;
     }
     Ok(Outcome::Passed)
 }
 
-/// Tests without the bare image, which no process can run. Always of all the other
-/// members: of fewer, their dependencies would have fewer features, and would be
-/// built anew.
-fn tests(project: &Project) -> Command {
-    let mut test = project.cargo();
-    test.arg("test").args(APART[0]);
-    test
-}
-
 fn unit(project: &Project) -> Result<Outcome> {
-    succeed(tests(project).arg("--no-fail-fast"))
+    succeed(project.tests().arg("--no-fail-fast"))
 }
 
 fn examples(project: &Project) -> Result<Outcome> {
@@ -105,7 +90,7 @@ fn examples(project: &Project) -> Result<Outcome> {
         return Ok(Outcome::Skipped("there are none".into()));
     }
     // Building the tests builds them too.
-    succeed(tests(project).arg("--no-run"))?;
+    succeed(project.tests().arg("--no-run"))?;
     for example in examples() {
         succeed(&mut project.program(&format!("examples/{}", example.name)))?;
     }
@@ -144,11 +129,11 @@ fn oracle(project: &Project) -> Result<Outcome> {
 /// mounted here.
 fn scullv(project: &Project) -> Result<Outcome> {
     someone_reads(project, "SCULLV_OPS", "scullv/")?;
-    let mut device = tests(project);
+    let mut device = project.tests();
     device.args(["--test", "device", "--", "--nocapture", "random"]);
     succeed(device.env("SCULLV_OPS", set_or("SCULLV_OPS", "1000000")))?;
     // Building the tests of the command builds it too.
-    succeed(tests(project).args(["--test", "scullv", "--no-run"]))?;
+    succeed(project.tests().args(["--test", "scullv", "--no-run"]))?;
     let mut selftest = project.program("vmalloc");
     let ended = selftest.args(["scullv", "--selftest"]).status().context("the self-test")?;
     match ended.code() {
@@ -157,7 +142,7 @@ fn scullv(project: &Project) -> Result<Outcome> {
         _ => bail!("the self-test: {ended}"),
     }
     let long = [("SCULLV_MOUNT_OPS", "50000"), ("SCULLV_SECONDS", "20")];
-    let mut mount = tests(project);
+    let mut mount = project.tests();
     mount.args(["--test", "scullv", "--", "--nocapture"]);
     for (variable, length) in long {
         someone_reads(project, variable, "cli/tests/")?;
@@ -178,7 +163,7 @@ fn replay_pc(project: &Project) -> Result<Outcome> {
     if let Some(absent) = without(project, TRACES) {
         return Ok(absent);
     }
-    if let Some(why) = pc::without_qemu()? {
+    if let Some(why) = pc::without_qemu(project)? {
         return Ok(Outcome::Skipped(why));
     }
     replay_on(project, "pc")?;
