@@ -170,10 +170,10 @@ pub enum Policy {
 }
 
 impl Policy {
-    /// The policy whose number is `n`; `Unmap` for none.
+    /// The policy whose number is `n`, below 4.
     #[inline]
     pub(crate) const fn from_u8(n: u8) -> Policy {
-        match n {
+        match n % 4 {
             1 => Policy::Strict,
             2 => Policy::Park,
             3 => Policy::Keep,

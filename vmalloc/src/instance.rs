@@ -60,8 +60,8 @@ pub(crate) struct Core<M: Machine> {
     pub(crate) reserve: Mutex<M::Lock, Stock>,
     pub(crate) reserve_frames: usize,
     policy: AtomicU8,
-    /// Whether waiting entries hide their frames, and no MMU has to be told.
-    pub(crate) parks: bool,
+    /// The first policy, in the order of their numbers, that keeps slots bound.
+    pub(crate) warm_from: Policy,
     /// Pages that each CPU may keep bound.
     pub(crate) budget: usize,
     /// Pages in closed loads.
@@ -208,7 +208,7 @@ impl<M: Machine> Core<M> {
             reserve: Mutex::new(stock),
             reserve_frames: config.atomic_reserve,
             policy: AtomicU8::new(config.policy as u8),
-            parks: parks(machine),
+            warm_from: if parks(machine) { Policy::Park } else { Policy::Keep },
             budget: config.budget(total, cpus),
             waiting: AtomicUsize::new(0),
             waiting_pages: config.waiting_pages.unwrap_or(total / 32),

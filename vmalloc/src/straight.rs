@@ -21,7 +21,6 @@ use crate::lookup::{Found, at_hand};
 use crate::machine::Machine;
 use crate::machine::frames::Frames;
 use crate::plan::{Plan, can_name};
-use crate::region::Region;
 use crate::space::chunk::ChunkRef;
 use crate::space::class::Class;
 use crate::stats::count;
@@ -44,13 +43,21 @@ impl<M: Machine> Vmalloc<M> {
     pub(crate) fn make_straight(
         &self,
         core: &Core<M>,
-        (req, kind, caller): (&Req, Kind, Caller),
+        req: &Req,
+        kind: Kind,
+        caller: Caller,
         backing: &Backing<'_>,
     ) -> Option<Result<NonNull<u8>, AllocError>> {
         let region = core.regions.get(req.region.0 as usize)?;
-        let plan = straight_plan(region, (req, kind, caller))?;
+        let caches = || matches!(backing, Backing::Fresh) && core.caches();
+        if caches()
+            && let Some(at) = self.make_warm(core, req, kind, caller)
+        {
+            return Some(Ok(at));
+        }
+        let plan = straight_plan(req, kind, caller, region.straight)?;
         let mut here = Here::enter(self, core).ok()?;
-        if core.caches() || here.is_pressed() {
+        if here.is_pressed() || caches() && !here.cpu.mail.is_empty() {
             return None;
         }
         let AtHand { chunk, slot, piece } = here.at_hand(&plan)?;
@@ -59,6 +66,9 @@ impl<M: Machine> Vmalloc<M> {
         }
         chunk.take_this(slot);
         here.begin((chunk, slot), &plan, backing);
+        if caches() {
+            here.missed(&plan, chunk.slot(slot));
+        }
         let bound = here.bind_straight(piece, &plan, backing);
         here.written(chunk, PageRange::new(piece.start(), bound), &plan);
         drop(here);
@@ -84,16 +94,20 @@ impl<M: Machine> Vmalloc<M> {
     pub(crate) fn unmake_straight(
         &self,
         core: &Core<M>,
-        (at, by): (VirtAddr, Caller),
-        frees: impl FnOnce(Kind) -> bool,
+        at: VirtAddr,
+        by: Caller,
+        frees: impl Fn(Kind) -> bool,
         count: Option<usize>,
     ) -> bool {
+        if frees(Kind::Vmalloc) && core.caches() {
+            return self.unmake_warm(core, at, by);
+        }
         let Ok(mut here) = Here::enter(self, core) else { return false };
         let Some(found) = here.find(at) else { return false };
         let Some((kind, pages)) = found.slot().built() else { return false };
         let whole = found.start == at && found.chunk.areas() >> found.index & 1 != 0;
         let asked = frees(kind) && kind != Kind::Reserved && count.is_none_or(|count| count == pages);
-        let ours = found.chunk.owner() == here.index && core.policy() == Policy::Unmap;
+        let ours = found.chunk.owner() == here.index && core.policy() != Policy::Strict;
         if !(whole && asked && ours && pages <= SLICE) {
             return false;
         }
@@ -104,14 +118,11 @@ impl<M: Machine> Vmalloc<M> {
 }
 
 /// The plan of a request that may go straight: an area of a class, of at most
-/// a slice, anywhere in its region.
+/// `most` pages, anywhere in its region.
 #[inline(always)]
-fn straight_plan<'r, L: lock_api::RawMutex>(
-    region: &Region<L>,
-    (req, kind, caller): (&'r Req, Kind, Caller),
-) -> Option<Plan<'r>> {
+pub(crate) fn straight_plan(req: &Req, kind: Kind, caller: Caller, most: usize) -> Option<Plan<'_>> {
     let pages = req.bytes.wrapping_add(PAGE_SIZE - 1) >> PAGE_SHIFT;
-    if pages.wrapping_sub(1) >= region.straight || req.within.is_some() || kind == Kind::VmapOwned {
+    if pages.wrapping_sub(1) >= most || req.within.is_some() || kind == Kind::VmapOwned {
         return None;
     }
     let class = match req.align {
@@ -160,10 +171,7 @@ impl<'v, M: Machine> Here<'v, M> {
     #[inline(always)]
     fn has_frames(&mut self, plan: &Plan<'_>, backing: &Backing<'_>, pages: usize) -> bool {
         match *backing {
-            Backing::Fresh => {
-                let any = plan.wants_any() && self.magazine.serves_any();
-                !M::MIRRORED && self.magazine.has(pages) && (any || self.magazine.serves(plan.want(self.node)))
-            }
+            Backing::Fresh => !M::MIRRORED && self.magazine.has(pages) && self.serves(plan),
             Backing::Frames(frames) if !plan.kind.keeps() => !M::MIRRORED && can_name::<M>(frames),
             Backing::Frames(frames) => {
                 let held = if M::MIRRORED { 0 } else { hold_all(self.vm.machine().frames(), frames) };
@@ -174,6 +182,13 @@ impl<'v, M: Machine> Here<'v, M> {
             }
             _ => false,
         }
+    }
+
+    /// Whether this CPU's own frames will do for what is asked for.
+    #[inline(always)]
+    pub(crate) fn serves(&self, plan: &Plan<'_>) -> bool {
+        let any = plan.wants_any() && self.magazine.serves_any();
+        any || self.magazine.serves(plan.want(self.node))
     }
 
     /// Binds the pages to the frames at hand, and says how many.

@@ -93,9 +93,9 @@ impl<M: Machine> Vmalloc<M> {
         backing: Backing<'_>,
     ) -> Result<NonNull<u8>, AllocError> {
         let Some(core) = self.core() else { return Err(AllocError::NotInitialised) };
-        let made = match self.make_straight(core, (req, kind, caller), &backing) {
+        let made = match self.make_straight(core, req, kind, caller, &backing) {
             Some(made) => made,
-            None => self.make_long(core, (req, kind, caller), &backing),
+            None => self.make_long(core, req, kind, caller, &backing),
         };
         if let Err(error) = &made {
             self.refused(core, req, error);
@@ -108,10 +108,12 @@ impl<M: Machine> Vmalloc<M> {
     fn make_long(
         &self,
         core: &Core<M>,
-        asked: (&Req, Kind, Caller),
+        req: &Req,
+        kind: Kind,
+        caller: Caller,
         backing: &Backing<'_>,
     ) -> Result<NonNull<u8>, AllocError> {
-        let plan = Plan::new(self, core, asked, backing)?;
+        let plan = Plan::new(self, core, (req, kind, caller), backing)?;
         self.build(core, &plan, backing).or_else(|error| self.build_again(core, &plan, backing, error))
     }
 
@@ -187,10 +189,10 @@ impl<M: Machine> Vmalloc<M> {
         count: Option<usize>,
     ) -> Result<(), FreeError> {
         let Some(core) = self.core() else { return Err(FreeError::NotInitialised) };
-        if self.unmake_straight(core, (at, by), frees, count) {
+        if self.unmake_straight(core, at, by, frees, count) {
             return Ok(());
         }
-        self.unmake_long(core, (at, by), frees, count)
+        self.unmake_long(core, at, by, frees, count)
     }
 
     /// Frees an area the long way.
@@ -198,7 +200,8 @@ impl<M: Machine> Vmalloc<M> {
     fn unmake_long(
         &self,
         core: &Core<M>,
-        (at, by): (VirtAddr, Caller),
+        at: VirtAddr,
+        by: Caller,
         frees: fn(Kind) -> bool,
         count: Option<usize>,
     ) -> Result<(), FreeError> {
@@ -408,7 +411,7 @@ impl<'v, M: Machine> Hole<'v, M> {
 
     /// Clears the pages, through whatever way the machine has.
     #[inline(never)]
-    fn zero(&self) {
+    pub(crate) fn zero(&self) {
         for piece in self.pieces() {
             piece.frames().for_each(|(at, frame)| self.vm.machine().zero(frame, at));
         }
@@ -434,7 +437,7 @@ impl<'v, M: Machine> Hole<'v, M> {
 
     /// The area has its own frames: it is cleared if asked for, and whole.
     #[inline]
-    fn whole(self, plan: &Plan<'_>) -> NonNull<u8> {
+    pub(crate) fn whole(self, plan: &Plan<'_>) -> NonNull<u8> {
         if plan.req.gfp.contains(Gfp::ZERO) {
             self.zero();
         }
@@ -443,7 +446,7 @@ impl<'v, M: Machine> Hole<'v, M> {
 
     /// The area is whole.
     #[inline]
-    fn publish(self) -> NonNull<u8> {
+    pub(crate) fn publish(self) -> NonNull<u8> {
         let found = self.found;
         core::mem::forget(self);
         found.publish()

@@ -57,6 +57,8 @@ use crate::units::{PageRange, Pfn};
 use crate::vmalloc::Way;
 use core::sync::atomic::{AtomicU64, AtomicUsize};
 
+mod straight;
+
 /// Ticks between two looks at a class.
 const LOOK: u32 = 16;
 
@@ -117,8 +119,8 @@ impl Bound {
 
     #[inline]
     fn remove(&self, pages: usize) {
-        self.slots.store(self.slots().saturating_sub(1), Relaxed);
-        self.pages.store(self.pages().saturating_sub(pages), Relaxed);
+        self.slots.store(self.slots().wrapping_sub(1), Relaxed);
+        self.pages.store(self.pages().wrapping_sub(pages), Relaxed);
     }
 }
 
@@ -145,7 +147,7 @@ impl<M: Machine> Core<M> {
     pub(crate) fn retire(&self) -> Retire {
         match self.policy() {
             Policy::Keep => Retire::Keep,
-            Policy::Park if self.parks => Retire::Park,
+            _ if self.caches() => Retire::Park,
             _ => Retire::Clear,
         }
     }
@@ -153,7 +155,7 @@ impl<M: Machine> Core<M> {
     /// Whether freed areas may stay bound.
     #[inline]
     pub(crate) fn caches(&self) -> bool {
-        self.retire() != Retire::Clear
+        self.policy() as u8 >= self.warm_from as u8
     }
 }
 
@@ -165,41 +167,56 @@ impl<M: Machine> Here<'_, M> {
     /// None will do; true = the area's entries will be plain (W1).
     #[inline(never)]
     pub(crate) fn take_warm(&mut self, plan: &Plan<'_>, backing: &Backing<'_>) -> Result<Found, bool> {
-        let usual = plan.req.memory == MemType::WriteBack
-            && (plan.req.prot == Prot::RW || self.vm.breaks(Sabotage::AnyProt))
-            && matches!(backing, Backing::Fresh);
-        if plan.class.is_none() || !usual || !self.magazine.serves(plan.want(self.node)) {
+        if plan.class.is_none() || !matches!(backing, Backing::Fresh) || !self.is_usual(plan) {
             return Err(false);
         }
-        let (chunk, index) = match self.take_from_rack(plan) {
+        let place = match self.take_from_rack(plan) {
             Some(place) => place,
             None => self.take_from_mail(plan)?,
         };
-        let slot = chunk.slot(index);
-        let kept = slot.is_kept();
-        self.cpu.bound.remove(slot.pages());
-        chunk.revive(index);
-        slot.begin_again(&plan.label(backing));
-        chunk.enliven(index);
-        let counters = &self.cpu.counters;
-        count(&counters.allocs, 1);
-        count(&counters.alloc_pages, plan.pages as u64);
-        count(&counters.warm_hits, 1);
-        let found = Found { chunk, index, start: chunk.address(index) };
+        let kept = place.0.slot(place.1).is_kept();
+        let found = self.begin_again(place, plan);
         if !kept {
             self.unpark(&found, plan.pages);
         }
         Ok(found)
     }
 
+    /// Whether the request wants what is warm (W1).
     #[inline(always)]
+    fn is_usual(&self, plan: &Plan<'_>) -> bool {
+        plan.req.memory == MemType::WriteBack
+            && (plan.req.prot == Prot::RW || self.vm.breaks(Sabotage::AnyProt))
+            && self.serves(plan)
+    }
+
+    /// Whether a warm slot is one of the area's size (G6).
+    #[inline(always)]
+    fn fits(vm: &Vmalloc<M>, slot: &Slot, plan: &Plan<'_>) -> bool {
+        slot.pages() == plan.pages || vm.breaks(Sabotage::AnySize)
+    }
+
+    /// Takes the newest slot of the area's size.
     fn take_from_rack(&mut self, plan: &Plan<'_>) -> Option<(ChunkRef, u32)> {
         let (vm, now) = (self.vm, self.warm.clock);
-        let rack = &mut self.shelf(plan.req.region).rack;
-        let fits = |chunk: &crate::space::chunk::Chunk, slot| {
-            chunk.slot(slot).pages() == plan.pages || vm.breaks(Sabotage::AnySize)
-        };
-        rack.take(plan.class?, now, fits)
+        self.shelf(plan.req.region).rack.take(plan.class?, now, |slot| Self::fits(vm, slot, plan))
+    }
+
+    /// warm → live: an area that is being built (U1).
+    #[inline(always)]
+    fn begin_again(&mut self, (chunk, index): (ChunkRef, u32), plan: &Plan<'_>) -> Found {
+        let slot = chunk.slot(index);
+        if !self.vm.breaks(Sabotage::ForgetWarm) {
+            self.cpu.bound.remove(slot.pages());
+        }
+        chunk.revive(index);
+        slot.begin_again(&plan.label(&Backing::Fresh));
+        chunk.enliven(index);
+        let counters = &self.cpu.counters;
+        count(&counters.allocs, 1);
+        count(&counters.alloc_pages, plan.pages as u64);
+        count(&counters.warm_hits, 1);
+        Found { chunk, index, start: chunk.address(index) }
     }
 
     /// What others freed may be of the right size.
@@ -208,8 +225,8 @@ impl<M: Machine> Here<'_, M> {
     fn take_from_mail(&mut self, plan: &Plan<'_>) -> Result<(ChunkRef, u32), bool> {
         if !self.cpu.mail.is_empty() {
             self.drain_mail();
-            if let Some(taken) = self.take_from_rack(plan) {
-                return Ok(taken);
+            if let Some(place) = self.take_from_rack(plan) {
+                return Ok(place);
             }
         }
         count(&self.cpu.counters.warm_misses, 1);

@@ -205,10 +205,7 @@ impl Chunk {
     /// Its class; `None` for a run chunk.
     #[inline]
     pub fn class(&self) -> Option<Class> {
-        match self.class.load(Relaxed) {
-            RUNS => None,
-            class => Some(Class::from_index(class as usize)),
-        }
+        Class::checked(self.class.load(Relaxed))
     }
 
     /// Whether it is a run chunk.

@@ -96,6 +96,12 @@ impl Class {
         Class(index as u8)
     }
 
+    /// The class with this index, if there is one.
+    #[inline]
+    pub const fn checked(index: u8) -> Option<Class> {
+        if (index as usize) < CLASSES { Some(Class(index)) } else { None }
+    }
+
     /// Pages from one slot to the next.
     #[inline]
     pub const fn stride(self) -> usize {

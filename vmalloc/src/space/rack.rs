@@ -2,7 +2,8 @@
 //!
 //! A warm slot was freed and is still bound. The slots of a class hang in one
 //! chain, in the order in which they were cached; each holds its two links
-//! itself, in fields that only other kinds of slot use.
+//! itself, in fields that only other kinds of slot use. That of the newest to
+//! one newer still says nothing.
 //!
 //! ```text
 //!   list of a class:  newest ⇄ older ⇄ … ⇄ oldest       low: the fewest since the last look
@@ -20,6 +21,7 @@
 
 use super::chunk::{Chunk, ChunkRef};
 use super::class::{CLASSES, Class, MAX_SLOTS};
+use super::slot::Slot;
 use crate::error::Broken;
 use crate::sync::Ordering::Relaxed;
 use core::ptr::with_exposed_provenance_mut;
@@ -115,12 +117,11 @@ impl Default for Rack {
 
 impl Rack {
     /// Adds a warm slot of `class`, at the time `now`.
-    #[inline]
+    #[inline(always)]
     pub fn push(&mut self, class: Class, chunk: ChunkRef, slot: u32, now: u32) {
         let link = Link::new(chunk, slot);
         let list = &mut self.lists[class.index()];
-        link.set_older(list.newest);
-        link.set_newer(NONE);
+        chunk.slot(slot).neighbours().0.store(list.newest.0 as u64, Relaxed);
         if list.newest == NONE {
             list.oldest = link
         } else {
@@ -131,18 +132,35 @@ impl Rack {
         self.touch(class);
     }
 
+    /// The newest slot of `class`.
+    #[inline(always)]
+    pub fn newest(&self, class: Class) -> Option<(ChunkRef, u32)> {
+        self.lists[class.index()].newest.get()
+    }
+
+    /// Takes the slot that [`Rack::newest`] told, at the time `now`.
+    #[inline(always)]
+    pub fn take_newest(&mut self, class: Class, newest: &Slot, now: u32) {
+        let list = &mut self.lists[class.index()];
+        list.used = now;
+        list.newest = Link(newest.neighbours().0.load(Relaxed) as usize);
+        if list.newest == NONE {
+            list.oldest = NONE;
+        }
+        self.took_one(class);
+        self.touch(class);
+    }
+
     /// Takes the newest slot of `class` that `fits`, at the time `now`.
     ///
     /// # Cost
     /// O(1): a few slots are looked at.
-    #[inline]
-    pub fn take(&mut self, class: Class, now: u32, fits: impl Fn(&Chunk, u32) -> bool) -> Option<(ChunkRef, u32)> {
-        let list = &mut self.lists[class.index()];
-        let mut link = list.newest;
+    pub fn take(&mut self, class: Class, now: u32, fits: impl Fn(&Slot) -> bool) -> Option<(ChunkRef, u32)> {
+        let mut link = self.lists[class.index()].newest;
         for _ in 0..LOOKED_AT {
             let (chunk, slot) = link.get()?;
-            if fits(&chunk, slot) {
-                list.used = now;
+            if fits(chunk.slot(slot)) {
+                self.lists[class.index()].used = now;
                 self.unlink(class, link);
                 self.touch(class);
                 return Some((chunk, slot));
@@ -211,10 +229,10 @@ impl Rack {
         core::mem::replace(&mut self.lows[class.index()], self.lists[class.index()].slots) as u32
     }
 
-    #[inline]
     fn unlink(&mut self, class: Class, link: Link) {
         let list = &mut self.lists[class.index()];
-        let (older, newer) = (link.older(), link.newer());
+        let older = link.older();
+        let newer = if link == list.newest { NONE } else { link.newer() };
         if newer == NONE {
             list.newest = older
         } else {
@@ -225,8 +243,13 @@ impl Rack {
         } else {
             older.set_newer(newer)
         }
+        self.took_one(class);
+    }
+
+    #[inline(always)]
+    fn took_one(&mut self, class: Class) {
+        let (list, low) = (&mut self.lists[class.index()], &mut self.lows[class.index()]);
         list.slots -= 1;
-        let low = &mut self.lows[class.index()];
         *low = (*low).min(list.slots);
     }
 
@@ -241,7 +264,8 @@ impl Rack {
             let (mut link, mut newer, mut slots) = (list.newest, NONE, 0);
             while let Some((chunk, slot)) = link.get() {
                 let warm = chunk.warm_slots() >> slot & 1 != 0 && chunk.class() == Some(class);
-                if !warm || link.newer() != newer || slots == list.slots {
+                let linked = newer == NONE || link.newer() == newer;
+                if !warm || !linked || slots == list.slots {
                     return Err(Broken { rule: "K5", at: link.0 });
                 }
                 (newer, link, slots) = (link, link.older(), slots + 1);
@@ -268,13 +292,15 @@ mod tests {
 
     const CLASS: usize = 30;
 
-    /// A chunk all of whose slots are warm, for as long as the tests run.
+    /// A chunk all of whose slots are warm, with as many pages as their number
+    /// says, for as long as the tests run.
     fn warm_chunk() -> ChunkRef {
         let chunk = Box::leak(Box::new(Chunk::new(Pfn(0))));
         let class = Class::of(CLASS, 1).unwrap();
         chunk.become_class(class, 64, VirtAddr(0x4000_0000), RegionId(0), 0);
         while let Some(slot) = chunk.take() {
             chunk.enliven(slot);
+            chunk.slot(slot).cut(slot as usize);
             assert!(chunk.keep(slot));
         }
         // SAFETY: H2: it was leaked.
@@ -288,11 +314,22 @@ mod tests {
         (rack, chunk, class)
     }
 
+    fn take(rack: &mut Rack, class: Class, now: u32, fits: impl Fn(usize) -> bool) -> Option<u32> {
+        // A newest one that fits is found both ways.
+        match rack.newest(class) {
+            Some((chunk, slot)) if now.is_multiple_of(2) && fits(chunk.slot(slot).pages()) => {
+                rack.take_newest(class, chunk.slot(slot), now);
+                Some(slot)
+            }
+            _ => rack.take(class, now, |slot| fits(slot.pages())).map(|place| place.1),
+        }
+    }
+
     #[test]
     fn the_newest_that_fits_is_taken_and_the_oldest_is_given_up() {
         let (mut rack, _, class) = rack(&[1, 2, 3, 4, 5]);
-        let take = |rack: &mut Rack, odd: bool| rack.take(class, 9, |_, slot| (slot % 2 == 1) == odd).unwrap().1;
-        assert_eq!([take(&mut rack, false), take(&mut rack, true)], [4, 5], "K6");
+        let mut take = |odd| take(&mut rack, class, 9, |pages| pages % 2 == odd);
+        assert_eq!([take(0), take(1)], [Some(4), Some(5)], "K6");
         assert_eq!(rack.check(), Ok(3));
         let oldest: Vec<u32> = core::iter::from_fn(|| rack.take_oldest(class)).map(|place| place.1).collect();
         assert_eq!(oldest, [1, 2, 3], "K6");
@@ -304,8 +341,8 @@ mod tests {
         let slots: Vec<u32> = (0..=LOOKED_AT as u32).collect();
         let (mut rack, ..) = rack(&slots);
         let class = Class::of(CLASS, 1).unwrap();
-        assert!(rack.take(class, 0, |_, slot| slot == 0).is_none());
-        assert!(rack.take(class, 0, |_, slot| slot == 1).is_some());
+        assert_eq!(take(&mut rack, class, 0, |pages| pages == 0), None);
+        assert_eq!(take(&mut rack, class, 0, |pages| pages == 1), Some(1));
     }
 
     #[test]
@@ -320,7 +357,7 @@ mod tests {
         // SAFETY: H2: it was leaked.
         rack.push(other, unsafe { ChunkRef::from_ptr(chunk) }.unwrap(), 0, 4);
         assert_eq!(rack.idlest(5), Some((3, class)));
-        rack.take(class, 6, |_, _| true);
+        take(&mut rack, class, 6, |_| true);
         assert_eq!(rack.idlest(u32::MAX.wrapping_add(8)), Some((3, other)));
         assert_eq!(rack.check(), Ok(2));
     }
@@ -330,7 +367,7 @@ mod tests {
         let (mut rack, chunk, class) = rack(&[1, 2, 3, 4]);
         assert_eq!(rack.surplus(class), 0, "there were none before");
         for _ in 0..3 {
-            let slot = rack.take(class, 0, |_, _| true).unwrap().1;
+            let slot = take(&mut rack, class, 0, |_| true).unwrap();
             rack.push(class, chunk, slot, 0);
         }
         assert_eq!((rack.surplus(class), rack.surplus(class)), (3, 4), "one was in use, then none");

@@ -209,6 +209,14 @@ impl Slot {
         (meta & (KIND | SHARED) <= Kind::Stack as u32).then(|| self.pages())
     }
 
+    /// Pages of the area, if it is whole, all that it holds are frames of its
+    /// own, its entries are plain (W1) and nothing of it was handed out (W3).
+    #[inline]
+    pub fn plain_pages(&self) -> Option<usize> {
+        let meta = self.meta.load(SeqCst) & (KIND | SHARED | BUILDING | PLAIN);
+        (meta ^ PLAIN <= Kind::Stack as u32).then(|| self.pages())
+    }
+
     /// The kind of the area.
     #[inline]
     pub fn kind(&self) -> Kind {

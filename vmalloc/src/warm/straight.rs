@@ -1,0 +1,192 @@
+//! The straight path under Park and Keep: a hit is one section.
+//!
+//! As in [`straight`](crate::straight), all is made sure of before anything is
+//! changed; the steps and the rules (W1–W3, R5) are those of the long way. What
+//! has to be looked at page by page, or parked in several slices, goes that way.
+
+use super::Retire;
+use crate::area::{Caller, Kind, Req};
+use crate::cpu::{Here, SLICE};
+use crate::gfp::Gfp;
+use crate::instance::{Core, Vmalloc};
+use crate::lookup::{Found, at_hand};
+use crate::machine::Machine;
+use crate::machine::frames::Frames;
+use crate::plan::Plan;
+use crate::space::chunk::ChunkRef;
+use crate::space::class::MAX_SLOT_PAGES;
+use crate::space::slot::Slot;
+use crate::stats::count;
+use crate::straight::straight_plan;
+use crate::table::Piece;
+use crate::units::{PageRange, VirtAddr};
+use crate::vmalloc::{Hole, Way};
+use core::ptr::NonNull;
+
+impl<M: Machine> Vmalloc<M> {
+    /// Makes an area of a warm slot, if that is a straight matter; `None`, and
+    /// nothing has changed, where it is not.
+    #[inline(always)]
+    pub(crate) fn make_warm(&self, core: &Core<M>, req: &Req, kind: Kind, caller: Caller) -> Option<NonNull<u8>> {
+        match core.retire() {
+            Retire::Clear => None,
+            Retire::Park => self.make_of_newest::<false>(core, req, kind, caller),
+            Retire::Keep => self.make_of_newest::<true>(core, req, kind, caller),
+        }
+    }
+
+    /// Makes an area of the newest slot, if that has the right size, and its
+    /// entries are of the usual form: kept, or parked in one slice. Of others
+    /// otherwise.
+    #[inline(never)]
+    fn make_of_newest<const KEPT: bool>(
+        &self,
+        core: &Core<M>,
+        req: &Req,
+        kind: Kind,
+        caller: Caller,
+    ) -> Option<NonNull<u8>> {
+        let plan = straight_plan(req, kind, caller, MAX_SLOT_PAGES)?;
+        let mut here = Here::enter(self, core).ok()?;
+        let (class, now) = (plan.class?, here.warm.clock);
+        if !here.is_usual(&plan) {
+            return None;
+        }
+        let rack = &mut here.shelf(req.region).rack;
+        let (chunk, index) = rack.newest(class)?;
+        let slot = chunk.slot(index);
+        let fits = Here::fits(self, slot, &plan) && slot.is_kept() == KEPT;
+        let parked = if KEPT { None } else { piece::<M>(chunk, chunk.address(index), plan.pages) };
+        if !fits || parked.is_some() == KEPT {
+            return here.make_of_other(req, kind, caller);
+        }
+        rack.take_newest(class, slot, now);
+        let found = here.begin_again((chunk, index), &plan);
+        if let Some(piece) = parked {
+            self.unpark(piece);
+        }
+        drop(here);
+        if req.gfp.contains(Gfp::ZERO) {
+            return Some(self.cleared(core, found, plan.pages));
+        }
+        Some(found.publish())
+    }
+
+    /// Frees an area that stays warm, if that is a straight matter; false, and
+    /// nothing has changed, where it is not.
+    #[inline(always)]
+    pub(crate) fn unmake_warm(&self, core: &Core<M>, at: VirtAddr, by: Caller) -> bool {
+        match core.retire() {
+            Retire::Clear => false,
+            Retire::Park => self.keep::<false>(core, at, by),
+            Retire::Keep => self.keep::<true>(core, at, by),
+        }
+    }
+
+    /// live → warm, in one section: kept, or parked.
+    #[inline(never)]
+    fn keep<const KEPT: bool>(&self, core: &Core<M>, at: VirtAddr, by: Caller) -> bool {
+        let Ok(mut here) = Here::enter(self, core) else { return false };
+        let Some(found) = here.find(at) else { return false };
+        let Some(pages) = found.slot().plain_pages() else { return false };
+        let whole = found.start == at && found.chunk.areas() >> found.index & 1 != 0;
+        let ours = found.chunk.owner() == here.index && !found.chunk.is_runs();
+        // From inside: after another policy was set nothing more stays.
+        let stays = core.retire() == if KEPT { Retire::Keep } else { Retire::Park };
+        let parked = if KEPT { None } else { piece::<M>(found.chunk, at, pages) };
+        if !(whole && ours && stays && pages <= core.budget) || parked.is_some() == KEPT {
+            return false;
+        }
+        here.keep_straight(&found, parked, pages, by);
+        true
+    }
+
+    /// An area with the entries that it has to have is cleared, and whole.
+    #[inline(never)]
+    fn cleared(&self, core: &Core<M>, found: Found, pages: usize) -> NonNull<u8> {
+        let hole = Hole { vm: self, core, found, pages, bound: pages };
+        hole.zero();
+        hole.publish()
+    }
+
+    /// Parked → bound.
+    #[inline(never)]
+    fn unpark(&self, piece: Piece<M::Table>) {
+        piece.unstage(&mut |at, word| self.complain(at, word));
+        self.machine().sync(PageRange::new(piece.start(), piece.pages()));
+    }
+
+    /// Bound → parked.
+    #[inline(never)]
+    fn park(&self, piece: Piece<M::Table>) {
+        piece.retire(&mut |at, word| self.complain(at, word));
+        self.machine().unmapped(PageRange::new(piece.start(), piece.pages()));
+    }
+}
+
+impl<M: Machine> Here<'_, M> {
+    /// Makes an area of a slot that is not the newest, or not of the usual form.
+    #[inline(never)]
+    fn make_of_other(mut self, req: &Req, kind: Kind, caller: Caller) -> Option<NonNull<u8>> {
+        let plan = straight_plan(req, kind, caller, MAX_SLOT_PAGES)?;
+        let (chunk, index) = self.take_from_rack(&plan)?;
+        let kept = chunk.slot(index).is_kept();
+        let found = self.begin_again((chunk, index), &plan);
+        if !kept {
+            self.unpark(&found, plan.pages);
+        }
+        let hole = Hole { vm: self.vm, core: self.core, found, pages: plan.pages, bound: plan.pages };
+        drop(self);
+        Some(hole.whole(&plan))
+    }
+
+    /// No slot was warm: the area is made as under Unmap.
+    #[inline(never)]
+    pub(crate) fn missed(&mut self, plan: &Plan<'_>, slot: &Slot) {
+        if self.is_usual(plan) {
+            count(&self.cpu.counters.warm_misses, 1);
+            if self.vm.machine().frames().nodes() == 1 {
+                slot.is_to_be_plain();
+            }
+        }
+    }
+
+    /// live → warm, in one section, of which leaving is the end.
+    #[inline(always)]
+    fn keep_straight(mut self, found: &Found, parked: Option<Piece<M::Table>>, pages: usize, by: Caller) {
+        let (vm, slot) = (self.vm, found.slot());
+        self.count_free(Way::AtOnce, pages);
+        let alone = found.chunk.keep(found.index);
+        slot.freed_plain_by(by, parked.is_none());
+        if let Some(piece) = parked {
+            vm.park(piece);
+        }
+        if !alone || self.is_handed_out(slot) {
+            return self.let_go_last(found, pages);
+        }
+        self.rack(found.chunk, found.index, pages);
+        if self.cpu.bound.pages() > self.core.budget {
+            self.trim_last();
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn let_go_last(mut self, found: &Found, pages: usize) {
+        self.let_go(found.chunk, found.index, pages)
+    }
+
+    #[inline(never)]
+    fn trim_last(mut self) {
+        self.trim_now()
+    }
+}
+
+/// The entries of a slot at `start`, if they are one slice and at hand.
+#[inline(always)]
+fn piece<M: Machine>(chunk: ChunkRef, start: VirtAddr, pages: usize) -> Option<Piece<M::Table>> {
+    if pages > SLICE {
+        return None;
+    }
+    at_hand::<M>(chunk, PageRange::new(start, pages))
+}
