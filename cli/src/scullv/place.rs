@@ -5,9 +5,11 @@
 //! are left alone, with an explanation.
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::mount::{UnmountFlags, unmount};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use std::ffi::CString;
 use std::fs;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -23,17 +25,30 @@ const LAYERS: usize = 16;
 
 /// Why nothing can be mounted here by FUSE, if nothing can.
 pub fn obstacle() -> Option<String> {
-    if let Err(why) = fs::File::options().read(true).write(true).open(DEVICE) {
-        return Some(format!("{DEVICE}: {why}"));
+    let device = match fs::File::options().read(true).write(true).open(DEVICE) {
+        Ok(device) => device,
+        Err(why) => return Some(format!("{DEVICE}: {why}")),
+    };
+    match (has_right(), HELPERS.iter().any(|name| helper(name).is_some())) {
+        (true, _) => probe(device).err().map(|why| format!("mount(2): {why}")),
+        (false, true) => None,
+        (false, false) => Some("neither the right to mount (CAP_SYS_ADMIN) nor fusermount3".to_owned()),
     }
-    let may = may_mount() || HELPERS.iter().any(|name| helper(name).is_some());
-    (!may).then(|| "neither the right to mount (CAP_SYS_ADMIN) nor fusermount3".to_owned())
 }
 
-fn may_mount() -> bool {
+fn has_right() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).is_some_and(|bits| bits >> SYS_ADMIN & 1 != 0)
+}
+
+/// Mounts something that nobody will serve, and takes it away: a container may
+/// have the right and forbid the call.
+fn probe(device: fs::File) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", device.as_raw_fd());
+    mount(SOURCE, folder.path(), "fuse", MountFlags::NOSUID | MountFlags::NODEV, &*CString::new(options)?)?;
+    Ok(unmount(folder.path(), UnmountFlags::DETACH)?)
 }
 
 fn helper(name: &str) -> Option<PathBuf> {

@@ -3,7 +3,24 @@
 use crate::common::*;
 use std::fs;
 use std::os::unix::fs::FileExt;
-use std::process::Command;
+use std::process::{Command, Output};
+
+#[test]
+fn where_the_right_to_mount_is_of_no_use_the_selftest_is_skipped() {
+    let alone = |program: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", program]);
+        command
+    };
+    if !alone("true").status().is_ok_and(|status| status.success()) {
+        return eprintln!("SKIPPED: no namespace of users can be made here");
+    }
+    let Output { status, stdout, .. } =
+        alone(env!("CARGO_BIN_EXE_vmalloc")).args(["scullv", "--selftest"]).output().unwrap();
+    let said = text(stdout);
+    assert_eq!(status.code(), Some(77), "{said}");
+    assert!(said.starts_with("SKIPPED: nothing can be mounted here: "), "{said}");
+}
 
 #[test]
 fn the_selftest_passes_and_says_each_step() {
