@@ -184,7 +184,12 @@ impl RegionConfig {
         let grain = crate::units::PAGE_SIZE << self.grain_shift();
         let aligned = (start | end).is_multiple_of(crate::units::PAGE_SIZE);
         let grains = end.saturating_sub(self.first_grain()) / grain;
-        if aligned && (1..=1 << 31).contains(&grains) { Ok(()) } else { Err(InitError::BadRegion { start, end }) }
+        // An area's address is not null.
+        if aligned && start != 0 && (1..=1 << 31).contains(&grains) {
+            Ok(())
+        } else {
+            Err(InitError::BadRegion { start, end })
+        }
     }
 }
 
@@ -200,6 +205,8 @@ mod tests {
         assert_eq!(good.validate(257), Err(InitError::BadCpus(257)));
         let odd = Config::region(0x10_0000..0x80_0001);
         assert_eq!(odd.validate(1), Err(InitError::BadRegion { start: 0x10_0000, end: 0x80_0001 }));
+        let null = Config::region(0..0x80_0000);
+        assert_eq!(null.validate(1), Err(InitError::BadRegion { start: 0, end: 0x80_0000 }));
         let empty = Config::region(0x10_0000..0x10_0000);
         assert!(matches!(empty.validate(1), Err(InitError::BadRegion { .. })));
         let twins = good.clone().add_region(0x7f_f000..0x90_0000);

@@ -95,10 +95,13 @@ impl<M: Machine> Vmalloc<M> {
         self.machine().sabotage() == rule
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn core(&self) -> Option<&Core<M>> {
+        if !self.ready.load(Acquire) {
+            return None;
+        }
         // SAFETY: I1.
-        self.ready.load(Acquire).then(|| unsafe { (*self.core.get()).assume_init_ref() })
+        Some(unsafe { (*self.core.get()).assume_init_ref() })
     }
 
     /// Begins to serve the regions of `config`. Needs the frames, the direct

@@ -54,6 +54,7 @@ mod pressure;
 mod reclaim;
 mod redeem;
 mod region;
+mod short;
 mod stats;
 mod straight;
 mod sync;

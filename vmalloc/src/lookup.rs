@@ -8,6 +8,7 @@
 //! O(1), interior addresses too. A finder takes no lock: it reads the chunk's
 //! sequence before and after (R2), and may be told *changing*.
 
+use crate::area::RegionId;
 use crate::config::MAX_REGIONS;
 use crate::cpu::Here;
 use crate::error::FreeError;
@@ -27,6 +28,14 @@ pub(crate) struct Found {
     pub(crate) chunk: ChunkRef,
     pub(crate) index: u32,
     pub(crate) start: VirtAddr,
+}
+
+/// An area's address, as it is handed out.
+#[inline(always)]
+pub(crate) fn pointer(at: VirtAddr) -> NonNull<u8> {
+    debug_assert!(at.0 != 0);
+    // SAFETY: no region holds address 0 (`Config::validate`).
+    unsafe { NonNull::new_unchecked(core::ptr::with_exposed_provenance_mut(at.0)) }
 }
 
 impl Found {
@@ -49,7 +58,7 @@ impl Found {
     #[inline(always)]
     pub(crate) fn publish(&self) -> NonNull<u8> {
         self.slot().publish();
-        NonNull::new(core::ptr::with_exposed_provenance_mut(self.start.0)).expect("R3: no region holds address 0")
+        pointer(self.start)
     }
 
     /// Whether it holds an area that is whole.
@@ -147,6 +156,27 @@ impl<M: Machine> Core<M> {
 /// The entries of `pages`, if they lie in one leaf table that is at hand.
 #[inline(always)]
 pub(crate) fn at_hand<M: Machine>(chunk: ChunkRef, pages: PageRange) -> Option<Piece<M::Table>> {
+    at_hand_from::<M>(chunk, pages, || chunk.page_of(pages.start))
+}
+
+/// As [`at_hand`], where it is known how many pages of the chunk come before.
+#[inline(always)]
+pub(crate) fn at_hand_from<M: Machine>(
+    chunk: ChunkRef,
+    pages: PageRange,
+    page: impl FnOnce() -> usize,
+) -> Option<Piece<M::Table>> {
+    match chunk.entries() {
+        0 => at_hand_of_several::<M>(chunk, pages),
+        // SAFETY: T1: `cache_leaves` stored it when the chunk was made; the pages
+        // are a slot's, and their table stays linked while the chunk is one.
+        entries => Some(unsafe { Piece::within(entries, page(), pages.start, pages.pages) }),
+    }
+}
+
+/// As [`at_hand`], where several leaf tables map the chunk.
+#[inline]
+fn at_hand_of_several<M: Machine>(chunk: ChunkRef, pages: PageRange) -> Option<Piece<M::Table>> {
     let first = (pages.start.0 >> PAGE_SHIFT) & (entries::<M::Table>() - 1);
     if pages.pages > entries::<M::Table>() - first {
         return None;
@@ -179,6 +209,18 @@ impl<M: Machine> Here<'_, M> {
         let machine = self.vm.machine();
         let near = &mut self.near[region.id.0 as usize % MAX_REGIONS];
         Found::at(region, UnitEntry(region.units.get_near(machine, near, grain)), at)
+    }
+
+    /// The live slot of a class chunk of `region` that starts at `at`, and how many
+    /// pages of the chunk come before.
+    #[inline(always)]
+    pub(crate) fn find_class(&mut self, region: RegionId, at: VirtAddr) -> Option<(ChunkRef, u32, usize)> {
+        let place = region.0 as usize % MAX_REGIONS;
+        let region = self.core.regions.get(place)?;
+        let (machine, grain) = (self.vm.machine(), region.grain_of(at)?);
+        let entry = UnitEntry(region.units.get_near(machine, &mut self.near[place], grain));
+        let chunk = entry.chunk_of_class()?;
+        chunk.area_at(at).map(|(slot, page)| (chunk, slot, page))
     }
 
     /// The area that starts at `at`, and its slot's sequence.

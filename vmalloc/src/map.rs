@@ -77,9 +77,28 @@ impl<M: Machine> Vmalloc<M> {
     #[track_caller]
     #[inline]
     pub unsafe fn map_ram(&self, frames: &[Pfn], node: Option<Node>) -> Result<NonNull<u8>, AllocError> {
+        match self.map_straight(frames, node, Caller::here()) {
+            Ok(at) => Ok(at),
+            Err(in_use) => self.map_long(frames, (node, Caller::here()), in_use),
+        }
+    }
+
+    /// The long way, unless it is known what would come of it.
+    #[inline(never)]
+    fn map_long(
+        &self,
+        frames: &[Pfn],
+        (node, caller): (Option<Node>, Caller),
+        in_use: Option<NonNull<u8>>,
+    ) -> Result<NonNull<u8>, AllocError> {
+        let core = self.core().ok_or(AllocError::NotInitialised)?;
         let mut req = over(frames, Req::bytes(0)).guard(Guard::None);
         req.node = node;
-        self.make(&req, Kind::MapRam, Caller::here(), Backing::Frames(frames))
+        let made = match in_use {
+            Some(at) => Err(AllocError::InUse(VirtAddr(at.addr().get()))),
+            None => self.make_long(core, &req, Kind::MapRam, caller, &Backing::Frames(frames)),
+        };
+        made.inspect_err(|error| self.refused(core, &req, error))
     }
 
     /// Unmaps what [`Vmalloc::map_ram`] mapped, `count` pages as then
@@ -93,7 +112,14 @@ impl<M: Machine> Vmalloc<M> {
     #[track_caller]
     #[inline]
     pub unsafe fn unmap_ram(&self, at: NonNull<u8>, count: usize) -> Result<(), FreeError> {
-        self.unmake(VirtAddr(at.addr().get()), Caller::here(), |kind| kind == Kind::MapRam, Some(count))
+        let (at, by) = (VirtAddr(at.addr().get()), Caller::here());
+        if self.unmap_straight(at, count, by) { Ok(()) } else { self.unmap_long(at, count, by) }
+    }
+
+    #[inline(never)]
+    fn unmap_long(&self, at: VirtAddr, count: usize, by: Caller) -> Result<(), FreeError> {
+        let core = self.core().ok_or(FreeError::NotInitialised)?;
+        self.unmake_long(core, at, by, |kind| kind == Kind::MapRam, Some(count))
     }
 
     /// Reserves addresses and binds nothing (`get_vm_area`). Freed by
@@ -248,7 +274,7 @@ impl<M: Machine> Here<'_, M> {
     }
 }
 
-fn over(frames: &[Pfn], mut like: Req) -> Req {
+pub(crate) fn over(frames: &[Pfn], mut like: Req) -> Req {
     like.bytes = frames.len() * PAGE_SIZE;
     like
 }

@@ -146,14 +146,6 @@ fn checked_pages<M: Machine>(vm: &Vmalloc<M>, req: &Req, backing: &Backing<'_>) 
     }
 }
 
-/// Whether entries can name all of `frames`.
-#[inline(always)]
-pub(crate) fn can_name<M: Machine>(frames: &[Pfn]) -> bool {
-    const { assert!(<M::Table as Format>::MAX_PFN.is_power_of_two()) };
-    // One comparison for all: the highest bit of any is that of their union.
-    frames.iter().fold(0, |all, frame| all | frame.0) < <M::Table as Format>::MAX_PFN
-}
-
 /// The first frame that no entry can name.
 #[inline(always)]
 fn odd_frame<M: Machine>(req: &Req, backing: &Backing<'_>) -> Option<Pfn> {

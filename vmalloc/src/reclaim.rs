@@ -97,10 +97,22 @@ impl<'v, M: Machine> Here<'v, M> {
     /// one is full; and step 2, when it is (G4, L3).
     #[inline]
     pub(crate) fn pay(&mut self, pages: usize) {
-        const HALF: usize = SLICE / 2;
-        if self.open.pages / HALF != (self.open.pages - pages) / HALF {
+        if self.owes(pages) {
             self.pay_now();
         }
+    }
+
+    /// Whether a free of `pages` pages owes anything.
+    #[inline(always)]
+    pub(crate) fn owes(&self, pages: usize) -> bool {
+        const HALF: usize = SLICE / 2;
+        self.open.pages % HALF < pages
+    }
+
+    /// Pays, and leaves.
+    #[inline(never)]
+    pub(crate) fn pay_and_leave(mut self) {
+        self.pay_now();
     }
 
     #[inline(never)]

@@ -16,6 +16,7 @@ use crate::load::Load;
 use crate::lookup::at_hand;
 use crate::machine::frames::Frames;
 use crate::machine::{Machine, Sabotage};
+use crate::reclaim::slots_of;
 use crate::space::chunk::ChunkRef;
 use crate::space::slot::Slot;
 use crate::stats::count;
@@ -71,25 +72,20 @@ impl<M: Machine> Here<'_, M> {
         work
     }
 
-    /// Collects what is usual, for as long as the chunk's next stale slot holds
+    /// Collects what is usual: slots in whose entries nothing waits, and for as long as the chunk's next stale slot holds
     /// nothing but frames of its own, in one slice and one leaf table, and gives
     /// these slots at once. Says how many slots and pages it was: about `budget`
     /// pages at most.
     #[inline(always)]
     fn collect_many(&mut self, chunk: ChunkRef, load: usize, budget: usize) -> (u64, usize) {
-        let (mut clean, mut pages) = (0u64, 0);
-        let mut stale = chunk.stale(load);
+        let mut clean = chunk.take_bare(load);
+        let mut pages = slots_of(clean).map(|slot| chunk.slot(slot).pages()).sum();
+        let mut stale = chunk.stale(load) & !clean;
         while stale != 0 && pages < budget {
             let slot = stale.trailing_zeros();
-            if chunk.slot(slot).kind() == Kind::MapRam && !chunk.is_runs() && !chunk.is_claimed(slot) {
-                // Nothing waits in its entries.
-                pages += chunk.slot(slot).pages();
-            } else if let Some(piece) = usual_piece::<M>(chunk, slot, Slot::own_pages) {
-                self.pool(piece);
-                pages += piece.pages();
-            } else {
-                break;
-            }
+            let Some(piece) = usual_piece::<M>(chunk, slot, Slot::own_pages) else { break };
+            self.pool(piece);
+            pages += piece.pages();
             clean |= stale & stale.wrapping_neg();
             stale &= stale - 1;
         }

@@ -31,7 +31,7 @@ use crate::space::class::Class;
 use crate::space::units::UnitTable;
 use crate::stats::count;
 use crate::sync::{AtomicBool, Ordering::Relaxed};
-use crate::table::Walker;
+use crate::table::{Piece, Walker};
 use crate::units::{PAGE_SHIFT, PAGE_SIZE, PageRange, Pfn, VirtAddr};
 use lock_api::Mutex;
 
@@ -53,6 +53,16 @@ impl UnitEntry {
         let at = self.0 as usize & !(PAGE_SIZE - 1);
         // SAFETY: H2: `new` wrote what `as_ptr` gave; a header is a frame.
         unsafe { ChunkRef::from_ptr(core::ptr::with_exposed_provenance_mut(at)) }
+    }
+
+    /// The header of a class chunk.
+    #[inline(always)]
+    pub(crate) fn chunk_of_class(self) -> Option<ChunkRef> {
+        let at = self.0 as usize ^ NO_SLOT as usize;
+        // SAFETY: H2, as in `chunk`: only with the mark of a class chunk is this
+        // the start of a frame, and no header is at address 0.
+        let chunk = || unsafe { ChunkRef::from_ptr(core::ptr::with_exposed_provenance_mut(at)).unwrap_unchecked() };
+        at.is_multiple_of(PAGE_SIZE).then(chunk)
     }
 
     /// The slot, where the run is one area.
@@ -339,6 +349,11 @@ impl<'v, M: Machine> Here<'v, M> {
         for (index, leaf) in (range.start.0 >> shift..=(range.end().0 - 1) >> shift).enumerate() {
             let table = self.walker().leaf_table(VirtAddr(leaf << shift));
             chunk.cache_leaf(index, table.map_or(0, |table| table.into_raw()));
+        }
+        if range.start.0 >> shift == (range.end().0 - 1) >> shift
+            && let Some(table) = self.walker().leaf_table(range.start)
+        {
+            chunk.cache_entries(Piece::new(table, range.start, range.pages).into_raw());
         }
     }
 

@@ -20,7 +20,7 @@ use crate::instance::{Core, Vmalloc};
 use crate::lookup::{Found, at_hand};
 use crate::machine::Machine;
 use crate::machine::frames::Frames;
-use crate::plan::{Plan, can_name};
+use crate::plan::Plan;
 use crate::space::chunk::ChunkRef;
 use crate::space::class::Class;
 use crate::stats::count;
@@ -172,7 +172,7 @@ impl<'v, M: Machine> Here<'v, M> {
     fn has_frames(&mut self, plan: &Plan<'_>, backing: &Backing<'_>, pages: usize) -> bool {
         match *backing {
             Backing::Fresh => !M::MIRRORED && self.magazine.has(pages) && self.serves(plan),
-            Backing::Frames(frames) if !plan.kind.keeps() => !M::MIRRORED && can_name::<M>(frames),
+            Backing::Frames(_) if !plan.kind.keeps() => !M::MIRRORED,
             Backing::Frames(frames) => {
                 let held = if M::MIRRORED { 0 } else { hold_all(self.vm.machine().frames(), frames) };
                 if held < frames.len() {

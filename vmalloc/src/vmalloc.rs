@@ -105,7 +105,7 @@ impl<M: Machine> Vmalloc<M> {
 
     /// Makes an area the long way.
     #[inline(never)]
-    fn make_long(
+    pub(crate) fn make_long(
         &self,
         core: &Core<M>,
         req: &Req,
@@ -197,7 +197,7 @@ impl<M: Machine> Vmalloc<M> {
 
     /// Frees an area the long way.
     #[inline(never)]
-    fn unmake_long(
+    pub(crate) fn unmake_long(
         &self,
         core: &Core<M>,
         at: VirtAddr,

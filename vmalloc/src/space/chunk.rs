@@ -18,7 +18,8 @@
 //! - **C1** Headers are type-stable: once a frame is one, it stays one while
 //!   the instance lives, so that a finder may read it at any time.
 //! - **C2** `free`, `live`, `warm`, `stale[0]`, `stale[1]` are disjoint; only
-//!   the owner (the CPU whose shelf holds the chunk) writes them.
+//!   the owner (the CPU whose shelf holds the chunk) writes them. A *bare* slot is
+//!   stale, and nothing waits in its entries: it is given without a look at them.
 //! - **R1** A freer that is not the owner claims (`claimed.fetch_or`; set
 //!   already = double free), clears the entries, then posts
 //!   (`posted.fetch_or`; if it was 0, it pushes the chunk to the owner's mail).
@@ -78,6 +79,8 @@ pub struct Chunk {
     /// Freed, and still bound.
     warm: AtomicU64,
     stale: [AtomicU64; LOADS],
+    /// Stale, and nothing waits in their entries.
+    bare: AtomicU64,
     /// The first slot's address, or 0 in a run chunk.
     base: AtomicUsize,
     /// Reciprocal of the stride: slot = page × reciprocal >> 32.
@@ -94,6 +97,8 @@ pub struct Chunk {
     pub(super) next: AtomicPtr<Chunk>,
     pub(super) previous: AtomicPtr<Chunk>,
     next_in_load: [AtomicPtr<Chunk>; LOADS],
+    /// The entry of its first page, where one leaf table maps all of them.
+    entries: AtomicUsize,
     leaves: [AtomicUsize; MAX_LEAVES],
     remote: Remote,
     slots: [Slot; SLOTS],
@@ -110,6 +115,7 @@ impl Chunk {
             live: AtomicU64::new(0),
             warm: AtomicU64::new(0),
             stale: Default::default(),
+            bare: AtomicU64::new(0),
             base: AtomicUsize::new(0),
             reciprocal: AtomicU32::new(0),
             stride: AtomicU32::new(0),
@@ -122,6 +128,7 @@ impl Chunk {
             next: AtomicPtr::new(null_mut()),
             previous: AtomicPtr::new(null_mut()),
             next_in_load: Default::default(),
+            entries: AtomicUsize::new(0),
             leaves: Default::default(),
             remote: Remote::default(),
             slots: core::array::from_fn(|_| Slot::default()),
@@ -154,6 +161,8 @@ impl Chunk {
         self.all.store(all, Relaxed);
         self.live.store(0, Relaxed);
         self.warm.store(0, Relaxed);
+        self.bare.store(0, Relaxed);
+        self.entries.store(0, Relaxed);
         // Finders that have read what the header was before see it (R2).
         self.sequence.fetch_add(1, Release);
         self.free.store(all, Release);
@@ -235,8 +244,7 @@ impl Chunk {
     /// The address of a slot of a class chunk.
     #[inline]
     pub fn address(&self, slot: u32) -> VirtAddr {
-        let page = slot as usize * self.stride.load(Relaxed) as usize;
-        VirtAddr(self.base.load(Relaxed) + (page << PAGE_SHIFT))
+        self.place(slot).0
     }
 
     /// The slot of a class chunk that holds `at`, if `at` is not past them all.
@@ -247,12 +255,51 @@ impl Chunk {
         (slot < MAX_SLOTS as u64 && self.all.load(Relaxed) >> slot & 1 != 0).then_some(slot as u32)
     }
 
+    /// The slot of a class chunk with an area, by a finder's word (R2), that
+    /// starts at `at`; and how many pages that is from the chunk's first.
+    #[inline(always)]
+    pub fn area_at(&self, at: VirtAddr) -> Option<(u32, usize)> {
+        let offset = at.0.wrapping_sub(self.base.load(Relaxed));
+        let page = offset >> PAGE_SHIFT;
+        let slot = (page as u64 * self.reciprocal.load(Relaxed) as u64) >> 32;
+        let start = (slot as usize * self.stride.load(Relaxed) as usize) << PAGE_SHIFT;
+        let lives = slot < MAX_SLOTS as u64 && self.areas() >> slot & 1 != 0;
+        (lives && start == offset).then_some((slot as u32, page))
+    }
+
+    /// The address of a slot of a class chunk, and how many pages that is from the
+    /// chunk's first.
+    #[inline(always)]
+    pub fn place(&self, slot: u32) -> (VirtAddr, usize) {
+        let page = slot as usize * self.stride.load(Relaxed) as usize;
+        (VirtAddr(self.base.load(Relaxed) + (page << PAGE_SHIFT)), page)
+    }
+
     /// The leaf table that maps `at`, as the caller of [`Chunk::cache_leaf`]
     /// left it; 0 before that.
     #[inline]
     pub fn leaf(&self, at: VirtAddr, leaf_shift: u32) -> usize {
         let index = (at.0 >> leaf_shift).wrapping_sub(self.base.load(Relaxed) >> leaf_shift);
         self.leaves.get(index).map_or(0, |leaf| leaf.load(Relaxed))
+    }
+
+    /// Where the entry of its first page is, if one leaf table maps them all, as the
+    /// caller of [`Chunk::cache_entries`] left it; else 0.
+    #[inline(always)]
+    pub fn entries(&self) -> usize {
+        self.entries.load(Relaxed)
+    }
+
+    /// How many pages `at` is from its first.
+    #[inline(always)]
+    pub fn page_of(&self, at: VirtAddr) -> usize {
+        at.0.wrapping_sub(self.base.load(Relaxed)) >> PAGE_SHIFT
+    }
+
+    /// Keeps the entry of its first page at hand: all pages are mapped by one leaf
+    /// table.
+    pub fn cache_entries(&self, first: usize) {
+        self.entries.store(first, Relaxed);
     }
 
     /// Keeps the `index`-th leaf table under the chunk at hand.
@@ -303,8 +350,8 @@ impl Chunk {
     #[inline]
     pub fn retire(&self, slots: u64, load: usize) -> bool {
         self.live.store(self.live.load(Relaxed) & !slots, Release);
-        let stale = self.stale[load].load(Relaxed);
-        self.stale[load].store(stale | slots, Relaxed);
+        let stale = self.stale[load % LOADS].load(Relaxed);
+        self.stale[load % LOADS].store(stale | slots, Relaxed);
         stale == 0
     }
 
@@ -348,7 +395,25 @@ impl Chunk {
     /// Owner: stale slots of `load`.
     #[inline]
     pub fn stale(&self, load: usize) -> u64 {
-        self.stale[load].load(Relaxed)
+        self.stale[load % LOADS].load(Relaxed)
+    }
+
+    /// Owner: in the entries of these stale slots nothing waits.
+    #[inline(always)]
+    pub fn bare(&self, slots: u64) {
+        self.bare.store(self.bare.load(Relaxed) | slots, Relaxed);
+    }
+
+    /// Owner: those of `load`, but for claimed ones, which are not bare any more
+    /// then: they have to be given.
+    #[inline]
+    pub fn take_bare(&self, load: usize) -> u64 {
+        let bare = self.bare.load(Relaxed);
+        let slots = bare & self.stale(load) & !self.remote.claimed.load(Relaxed);
+        if slots != 0 {
+            self.bare.store(bare & !slots, Relaxed);
+        }
+        slots
     }
 
     /// Owner: a stale slot of `load` is clean (after grace): free again.
@@ -463,7 +528,8 @@ impl Chunk {
         let masks = masks.map(|mask| mask.load(Relaxed));
         let union = masks.iter().fold(0, |all, mask| all | mask);
         let sum: u32 = masks.iter().map(|mask| mask.count_ones()).sum();
-        sum == union.count_ones() && union & !self.all.load(Relaxed) == 0
+        let bare = self.bare.load(Relaxed) & !(self.stale(0) | self.stale(1));
+        sum == union.count_ones() && union & !self.all.load(Relaxed) == 0 && bare == 0
     }
 }
 

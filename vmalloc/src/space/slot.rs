@@ -41,7 +41,7 @@ pub struct Slot {
     pages: AtomicUsize,
     caller: AtomicUsize,
     freer: AtomicUsize,
-    /// Device areas: the physical address; all ones for others. Warm slots: the
+    /// Device areas: the physical address. Warm slots: the
     /// one that was cached next ([`Rack`](super::rack::Rack)).
     phys: AtomicU64,
     /// Runs of their own: the grain they start at, and above it their length.
@@ -88,6 +88,12 @@ impl Slot {
         self.begin_with(label, 0)
     }
 
+    /// As [`Slot::begin`], for an area that is whole as soon as its slot lives.
+    #[inline(always)]
+    pub fn begin_whole(&self, label: &Label) {
+        self.label(label, 0)
+    }
+
     /// As [`Slot::begin`], for an area with the entries of the last one.
     #[inline]
     pub fn begin_again(&self, label: &Label) {
@@ -101,15 +107,22 @@ impl Slot {
 
     #[inline(always)]
     fn begin_with(&self, label: &Label, flags: u32) {
+        self.label(label, flags | BUILDING)
+    }
+
+    #[inline(always)]
+    fn label(&self, label: &Label, flags: u32) {
         let pc = if matches!(label.caller, Caller::Return(_)) { CALLER_IS_PC } else { 0 };
         let guard = if label.guard == Guard::None { NO_GUARD } else { 0 };
-        let meta = label.kind as u32 | guard | pc | flags | BUILDING | (label.node.0 as u32) << NODE_SHIFT;
+        let meta = label.kind as u32 | guard | pc | flags | (label.node.0 as u32) << NODE_SHIFT;
         self.change(|slot| {
             slot.meta.store(meta, Relaxed);
             slot.bytes.store(label.bytes, Relaxed);
             slot.pages.store(label.pages, Relaxed);
             slot.caller.store(label.caller.address(), Relaxed);
-            slot.phys.store(label.phys.map_or(u64::MAX, |phys| phys), Relaxed);
+            if let Some(phys) = label.phys {
+                slot.phys.store(phys, Relaxed);
+            }
         });
     }
 
@@ -198,6 +211,12 @@ impl Slot {
     pub fn built(&self) -> Option<(Kind, usize)> {
         let meta = self.meta.load(Acquire);
         (meta & BUILDING == 0).then(|| (kind_of(meta), self.pages()))
+    }
+
+    /// Pages of an area of `kind` that is not being built.
+    #[inline(always)]
+    pub fn built_pages(&self, kind: Kind) -> Option<usize> {
+        (self.meta.load(Acquire) & (KIND | BUILDING) == kind as u32).then(|| self.pages())
     }
 
     /// Pages of the area, if all that it holds are frames of its own, which
@@ -312,7 +331,7 @@ impl Snapshot {
             caller: caller(self.caller, self.meta & CALLER_IS_PC != 0),
             freer: self.is_freed().then(|| caller(self.freer, self.meta & FREER_IS_PC != 0)),
             node: Node((self.meta >> NODE_SHIFT) as u8),
-            phys: (kind_of(self.meta) == Kind::Ioremap && self.phys != u64::MAX).then_some(self.phys),
+            phys: (kind_of(self.meta) == Kind::Ioremap).then_some(self.phys),
             region,
         }
     }

@@ -86,6 +86,25 @@ impl<F: Format> Piece<F> {
         Piece { first: unsafe { table.0.add(index) }, at, len }
     }
 
+    /// Where its first entry is, as a number.
+    pub fn into_raw(self) -> usize {
+        self.first.as_ptr().expose_provenance()
+    }
+
+    /// The `len` pages from `at`, which is `page` pages after the first one of the
+    /// piece whose number is `raw`.
+    ///
+    /// # Safety
+    /// - T1. `raw` came from [`Piece::into_raw`] of this format, of a piece that has
+    ///   these pages, and its table has been linked ever since and stays so while
+    ///   this piece is used.
+    #[inline(always)]
+    pub unsafe fn within(raw: usize, page: usize, at: VirtAddr, len: usize) -> Piece<F> {
+        let first: *mut F::Word = core::ptr::with_exposed_provenance_mut(raw);
+        // SAFETY: T1: it was a NonNull before `into_raw`, and has these pages.
+        Piece { first: unsafe { NonNull::new_unchecked(first.add(page)) }, at, len }
+    }
+
     /// The first page.
     #[inline]
     pub const fn start(self) -> VirtAddr {
@@ -112,6 +131,16 @@ impl<F: Format> Piece<F> {
         self.change_from(0, &mut Bind(|n| F::leaf_like(form, frame(n))))
     }
 
+    /// As [`Piece::bind`], and stops before the first frames that no entry can name.
+    ///
+    /// # Panics
+    /// As [`Piece::bind`].
+    #[inline(always)]
+    pub fn bind_given(self, frames: &[Pfn], prot: Prot, memory: MemType) -> usize {
+        assert!(frames.len() == self.len, "a frame for each page");
+        self.change_few(&mut BindGiven(F::leaf(Pfn(0), prot, memory), frames.as_ptr()))
+    }
+
     /// Binds the pages to the frames from `first` on, as [`Piece::bind`].
     #[inline]
     pub fn bind_run(self, first: Pfn, prot: Prot, memory: MemType) -> usize {
@@ -130,7 +159,7 @@ impl<F: Format> Piece<F> {
     /// somebody's. What is odd is told as by [`Piece::retire`].
     #[inline(always)]
     pub fn clear(self, report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) {
-        self.change_all(&mut Clear, report)
+        self.change_all_few(&mut Clear, report)
     }
 
     /// Binds the pages to the frames that wait in their entries.
@@ -176,7 +205,25 @@ impl<F: Format> Piece<F> {
     /// Changes all entries, and reports those that `change` refuses.
     #[inline(always)]
     fn change_all(self, change: &mut impl Change<F>, report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) {
-        let mut n = self.change_from(0, change);
+        let n = self.change_from(0, change);
+        self.change_rest(n, change, report)
+    }
+
+    /// As [`Piece::change_all`], for few pages mostly.
+    #[inline(always)]
+    fn change_all_few(self, change: &mut impl Change<F>, report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) {
+        let n = self.change_few(change);
+        self.change_rest(n, change, report)
+    }
+
+    /// Changes the entries from page `n` on, which was refused.
+    #[inline(always)]
+    fn change_rest(
+        self,
+        mut n: usize,
+        change: &mut impl Change<F>,
+        report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized),
+    ) {
         while n < self.len {
             self.odd(n, self.cell(n).load(), report);
             n = self.change_from(n + 1, change);
@@ -186,11 +233,36 @@ impl<F: Format> Piece<F> {
     /// Changes entries from page `n` on, in groups while there are, and says
     /// which page is the first that `change` refuses.
     #[inline(always)]
-    fn change_from(self, mut n: usize, change: &mut impl Change<F>) -> usize {
+    fn change_from(self, n: usize, change: &mut impl Change<F>) -> usize {
+        let n = self.change_groups(n, change);
+        self.change_singly(n, change)
+    }
+
+    /// As [`Piece::change_from`] the first page, where there are few mostly: groups
+    /// are out of line, and leave their registers to others.
+    #[inline(always)]
+    fn change_few(self, change: &mut impl Change<F>) -> usize {
+        let n = if self.len < GROUP { 0 } else { self.change_many(change) };
+        self.change_singly(n, change)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn change_many(self, change: &mut impl Change<F>) -> usize {
+        self.change_groups(0, change)
+    }
+
+    #[inline(always)]
+    fn change_groups(self, mut n: usize, change: &mut impl Change<F>) -> usize {
         let end = n + (self.len - n) / GROUP * GROUP;
         while n < end && self.change_group::<GROUP>(n, change) {
             n += GROUP;
         }
+        n
+    }
+
+    #[inline(always)]
+    fn change_singly(self, mut n: usize, change: &mut impl Change<F>) -> usize {
         while n < self.len && self.change_group::<1>(n, change) {
             n += 1;
         }
@@ -242,6 +314,8 @@ trait Change<F: Format> {
 
 /// absent → leaf: the one that it says for a page.
 struct Bind<W>(W);
+/// absent → leaf: as the form that it says, for the frames at the place that it says.
+struct BindGiven<W>(W, *const Pfn);
 /// leaf → waiting.
 struct Retire;
 /// leaf → absent.
@@ -256,6 +330,18 @@ impl<F: Format, W: Fn(usize) -> F::Word> Change<F> for Bind<W> {
     fn next<const N: usize>(&mut self, first: usize, words: [F::Word; N]) -> Option<[F::Word; N]> {
         let absent = words.iter().fold(true, |absent, &word| absent & (word == F::ABSENT));
         absent.then(|| core::array::from_fn(|i| (self.0)(first + i)))
+    }
+}
+
+impl<F: Format> Change<F> for BindGiven<F::Word> {
+    #[inline(always)]
+    fn next<const N: usize>(&mut self, first: usize, words: [F::Word; N]) -> Option<[F::Word; N]> {
+        const { assert!(F::MAX_PFN.is_power_of_two(), "the highest bit of all tells") };
+        // SAFETY: `bind_given` has a frame for each page.
+        let frames = unsafe { self.1.add(first).cast::<[Pfn; N]>().read() };
+        let absent = words.iter().fold(true, |absent, &word| absent & (word == F::ABSENT));
+        let named = frames.iter().fold(0, |all, frame| all | frame.0) < F::MAX_PFN;
+        (absent & named).then(|| frames.map(|frame| F::leaf_like(self.0, frame)))
     }
 }
 

@@ -93,7 +93,7 @@ impl<M: Machine> Vmalloc<M> {
         let ours = found.chunk.owner() == here.index && !found.chunk.is_runs();
         // From inside: after another policy was set nothing more stays.
         let stays = core.retire() == if KEPT { Retire::Keep } else { Retire::Park };
-        let parked = if KEPT { None } else { piece::<M>(found.chunk, at, pages) };
+        let parked = if KEPT { None } else { piece::<M>(found.chunk, found.start, pages) };
         if !(whole && ours && stays && pages <= core.budget) || parked.is_some() == KEPT {
             return false;
         }

@@ -79,7 +79,7 @@ fn r1_a_claim_that_is_dropped_is_noticed() {
 
 #[test]
 fn g3_a_frame_that_is_pooled_while_others_hold_it_is_noticed() {
-    is_caught(Library(Rule::IgnoreCounts), &["holders", "which is held", "given back twice"]);
+    is_caught(Library(Rule::IgnoreCounts), &["holders", "which is held", "given back twice", "Q1"]);
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn w1_a_warm_slot_of_another_protection_is_noticed() {
 
 #[test]
 fn w3_a_warm_slot_with_frames_that_others_hold_is_noticed() {
-    is_caught_warm(Rule::CacheShared, &["holders", "which is held"]);
+    is_caught_warm(Rule::CacheShared, &["holders", "which is held", "given to a new holder"]);
 }
 
 #[test]

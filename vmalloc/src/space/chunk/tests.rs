@@ -99,3 +99,38 @@ fn overlapping_masks_are_seen() {
     chunk.live.store(0b01, Relaxed);
     assert!(!chunk.masks_agree());
 }
+
+#[test]
+fn an_area_is_found_at_its_start_and_nowhere_else() {
+    for class in Class::all() {
+        let chunk = Chunk::new(Pfn(0));
+        let base = VirtAddr(0xffff_c900_0000_0000);
+        chunk.become_class(class, class.slots(), base, RegionId(0), 0);
+        let last = class.slots() as u32 - 1;
+        chunk.enliven(last);
+        for page in 0..class.units(class.slots()) * super::super::class::UNIT_PAGES {
+            let start = last as usize * class.stride();
+            assert_eq!(chunk.area_at(base.add_pages(page)), (page == start).then_some((last, page)), "{class:?}");
+        }
+        assert_eq!(chunk.area_at(VirtAddr(chunk.address(last).0 + 1)), None);
+        assert!(!chunk.claim(last) || chunk.area_at(chunk.address(last)).is_none(), "it is being freed");
+    }
+}
+
+#[test]
+fn bare_slots_are_taken_once_but_not_while_they_are_claimed() {
+    let chunk = chunk(512);
+    (0..3).for_each(|slot| {
+        assert_eq!(chunk.take(), Some(slot));
+        chunk.enliven(slot);
+    });
+    assert!(chunk.claim(1));
+    chunk.retire(0b111, 0);
+    chunk.bare(0b110);
+    assert!(chunk.masks_agree(), "C2");
+    assert_eq!((chunk.take_bare(1), chunk.take_bare(0)), (0, 0b100));
+    chunk.unclaim(0b010);
+    assert_eq!((chunk.take_bare(0), chunk.take_bare(0)), (0b010, 0));
+    chunk.bare(0b1000);
+    assert!(!chunk.masks_agree(), "C2: nothing was freed there");
+}
