@@ -58,6 +58,18 @@ const TWO_NODES: &[&str] = &[
     "node,cpus=2-3,memdev=b",
 ];
 
+/// 64 GiB, of which the host gives what is touched.
+const LARGEST: &[&str] = &[
+    "-smp",
+    "4",
+    "-m",
+    "64G",
+    "-object",
+    "memory-backend-ram,id=all,size=64G,reserve=off",
+    "-M",
+    "q35,memory-backend=all",
+];
+
 const BOOTS: &[Boot] = &[
     tests(&["-smp", "1"], "-- tests"),
     tests(&["-smp", "2"], "-- tests"),
@@ -74,6 +86,18 @@ const BOOTS: &[Boot] = &[
     tests(&["-smp", "2", "-M", "microvm"], "-- tests"),
     tests(&["-smp", "8", "-m", "64"], "-- tests"),
     tests(&["-smp", "2", "-m", "4G"], "-- tests"),
+    tests(&["-smp", "64", "-m", "512"], "-- tests every_cpu"),
+    Boot {
+        machine: LARGEST,
+        line: "-- mem; vmalloc 1M; walk $; tests every_cpu",
+        code: PASSED,
+        says: &[
+            "63.7 GiB of 63.7 GiB free",
+            "page 0x1000",
+            "bytes into the area of 1048576 bytes",
+            " tests were right",
+        ],
+    },
     Boot {
         machine: &["-smp", "4"],
         line: "flush=none stress=20 -- tests every_page_keeps",
