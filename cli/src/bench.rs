@@ -27,7 +27,9 @@ use crate::options;
 use crate::qemu::Guest;
 use crate::qemu::record::{Line, Record};
 use crate::qemu::tools::Tools;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use serde::Serialize;
+use std::path::Path;
 use std::time::Duration;
 use vmalloc_suite::Case;
 
@@ -56,7 +58,7 @@ pub fn prepare(what: options::Bench) -> Result<Bench> {
             Some(&options.source)
         }
         options::Bench::Threads(options) | options::Bench::Latency(options) => Some(&options.source),
-        options::Bench::Hosted | options::Bench::Scullv(_) => None,
+        options::Bench::Hosted(_) | options::Bench::Scullv(_) => None,
     };
     let tools = source.map(Tools::find).transpose()?;
     Ok(Bench { what, tools })
@@ -72,11 +74,18 @@ impl Bench {
             (options::Bench::Threads(_), Some(tools)) => threads::run(tools, &mut out)?,
             (options::Bench::Latency(_), Some(tools)) => latency::run(tools, &mut out)?,
             (options::Bench::Scullv(options), _) => scullv::run(options, &mut out)?,
-            _ => hosted::run(&mut out)?,
+            (options::Bench::Hosted(options), _) => hosted::run(options, &mut out)?,
+            (_, None) => bail!("no machine to measure on"),
         }
         crate::print(&out)?;
         Ok(true)
     }
+}
+
+/// Writes figures for programs.
+fn write_json(path: &Path, figures: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(figures)? + "\n";
+    std::fs::write(path, text).with_context(|| format!("{}: cannot be written", path.display()))
 }
 
 /// Runs `commands` on a machine whose clock counts instructions, and returns

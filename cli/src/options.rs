@@ -248,7 +248,7 @@ pub enum Bench {
     /// The longest single call, by kind and size, among 100,000 live areas
     Latency(OnMachine),
     /// A process: pairs by policy, beside mmap, malloc and mimalloc
-    Hosted,
+    Hosted(HostedBench),
     /// The mounted memory device, MiB a second, beside tmpfs and another mount
     Scullv(ScullvBench),
 }
@@ -262,6 +262,14 @@ pub struct ScullvBench {
     /// How often; the best counts
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     pub rounds: u32,
+    /// Write the figures to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+/// How to measure a process.
+#[derive(Debug, Args)]
+pub struct HostedBench {
     /// Write the figures to this file, as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,

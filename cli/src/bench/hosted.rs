@@ -6,10 +6,12 @@
 //! one after the other, so that an allocator that keeps what it had can give
 //! it again.
 
-use crate::options::{PolicyName, word};
-use crate::report::table::numbers;
+use super::write_json;
+use crate::options::{HostedBench, PolicyName, word};
+use crate::report::table::{grouped, numbers};
 use anyhow::{Context, Result, ensure};
 use mimalloc::MiMalloc;
+use serde::Serialize;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::fmt::Write;
 use std::ptr::{NonNull, null_mut};
@@ -34,9 +36,9 @@ cold: 64 blocks made, then all given back, each of new memory; warm: one after t
 /// Something that hands out blocks of pages.
 trait Contestant {
     fn name(&self) -> String;
-    /// What it does not do, of: clear the memory, give it back to the system,
-    /// catch a use after free.
-    fn lacks(&self) -> &'static str;
+    /// What it does and does not do, of: clear the memory, give it back to the
+    /// system, catch a use after free.
+    fn does(&self) -> &'static str;
     fn make(&self, pages: usize) -> Option<NonNull<u8>>;
     /// # Safety
     /// It was made here, with as many pages, and nobody uses it.
@@ -51,7 +53,7 @@ impl Contestant for Ours {
     fn name(&self) -> String {
         format!("vmalloc {}", word(self.0))
     }
-    fn lacks(&self) -> &'static str {
+    fn does(&self) -> &'static str {
         match self.0 {
             PolicyName::Strict => "clears nothing unless asked; gives back at once; catches every use after free",
             PolicyName::Unmap => "clears nothing unless asked; gives back, and catches, from the next flush on",
@@ -80,7 +82,7 @@ impl Contestant for Mmap {
     fn name(&self) -> String {
         "mmap".to_owned()
     }
-    fn lacks(&self) -> &'static str {
+    fn does(&self) -> &'static str {
         "clears; gives back at once; catches until the addresses are somebody else's; no guard"
     }
     fn make(&self, pages: usize) -> Option<NonNull<u8>> {
@@ -102,7 +104,7 @@ impl<A: GlobalAlloc> Contestant for Malloc<A> {
     fn name(&self) -> String {
         self.0.to_owned()
     }
-    fn lacks(&self) -> &'static str {
+    fn does(&self) -> &'static str {
         self.1
     }
     fn make(&self, pages: usize) -> Option<NonNull<u8>> {
@@ -135,7 +137,7 @@ fn trim_mimalloc() {
 }
 
 /// Measures, and writes the table.
-pub fn run(out: &mut String) -> Result<()> {
+pub fn run(options: &HostedBench, out: &mut String) -> Result<()> {
     let mut contestants: Vec<Box<dyn Contestant>> = Vec::new();
     for policy in POLICIES {
         contestants.push(Box::new(Ours(policy, builder().cpus(1).policy(policy.into()).build()?)));
@@ -144,21 +146,44 @@ pub fn run(out: &mut String) -> Result<()> {
     contestants.push(Box::new(Mmap));
     contestants.push(Box::new(Malloc("malloc", keeps, System, trim_system)));
     contestants.push(Box::new(Malloc("mimalloc", keeps, MiMalloc, trim_mimalloc)));
+    let rows = contestants.iter().map(|of| Row::measure(&**of)).collect::<Result<Vec<_>>>()?;
+    if let Some(path) = &options.json {
+        write_json(path, &rows)?;
+    }
     let titles = ["", "1 page cold", "warm", "16 cold", "warm", "256 cold", "warm", "what it does"];
     let mut table = numbers(&titles, titles.len() - 1);
-    for contestant in &contestants {
-        let mut row = vec![contestant.name()];
-        for pages in SIZES {
-            row.push(cold(&**contestant, pages)?);
-            row.push(warm(&**contestant, pages)?);
-        }
-        row.push(contestant.lacks().to_owned());
-        table.add_row(row);
+    for row in &rows {
+        let figures = row.pairs.iter().flat_map(|pair| [grouped(pair.cold_ns), grouped(pair.warm_ns)]);
+        table.add_row([row.name.clone()].into_iter().chain(figures).chain([row.does.to_owned()]));
     }
     Ok(writeln!(out, "{table}\n{CAPTION}")?)
 }
 
-fn cold(of: &dyn Contestant, pages: usize) -> Result<String> {
+/// What was measured of one contestant.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Row {
+    name: String,
+    does: &'static str,
+    /// By size.
+    pairs: Vec<Pair>,
+}
+
+/// Nanoseconds of a pair.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Pair {
+    pages: usize,
+    cold_ns: u64,
+    warm_ns: u64,
+}
+
+impl Row {
+    fn measure(of: &dyn Contestant) -> Result<Row> {
+        let pair = |pages| Ok(Pair { pages, cold_ns: cold(of, pages)?, warm_ns: warm(of, pages)? });
+        Ok(Row { name: of.name(), does: of.does(), pairs: SIZES.into_iter().map(pair).collect::<Result<_>>()? })
+    }
+}
+
+fn cold(of: &dyn Contestant, pages: usize) -> Result<u64> {
     median(|| {
         of.forget();
         let start = Instant::now();
@@ -173,7 +198,7 @@ fn cold(of: &dyn Contestant, pages: usize) -> Result<String> {
     })
 }
 
-fn warm(of: &dyn Contestant, pages: usize) -> Result<String> {
+fn warm(of: &dyn Contestant, pages: usize) -> Result<u64> {
     median(|| {
         let (start, mut pairs) = (Instant::now(), 0);
         while start.elapsed() < WARM {
@@ -199,11 +224,11 @@ fn written(of: &dyn Contestant, pages: usize) -> Option<NonNull<u8>> {
 }
 
 /// The median time of a pair.
-fn median(mut measure: impl FnMut() -> Result<(Duration, usize)>) -> Result<String> {
+fn median(mut measure: impl FnMut() -> Result<(Duration, usize)>) -> Result<u64> {
     let one = |_| measure().map(|(time, pairs)| time.as_nanos() as u64 / pairs as u64);
     let mut times = (0..ROUNDS).map(one).collect::<Result<Vec<_>>>()?;
     times.sort_unstable();
-    Ok(crate::report::table::grouped(times[ROUNDS / 2]))
+    Ok(times[ROUNDS / 2])
 }
 
 #[cfg(test)]
@@ -231,6 +256,14 @@ mod tests {
             n += 1;
             Ok((Duration::from_nanos(n * 20_000), 10))
         });
-        assert_eq!(told.unwrap(), "26,000");
+        assert_eq!(told.unwrap(), 26_000);
+    }
+
+    #[test]
+    fn what_programs_read_has_every_size() {
+        let pairs = SIZES.map(|pages| Pair { pages, cold_ns: 2, warm_ns: 1 }).into();
+        let text = serde_json::to_string(&Row { name: "a".to_owned(), does: "b", pairs }).unwrap();
+        let expected = r#"{"name":"a","does":"b","pairs":[{"pages":1,"cold_ns":2,"warm_ns":1},{"pages":16,"cold_ns":2,"warm_ns":1},{"pages":256,"cold_ns":2,"warm_ns":1}]}"#;
+        assert_eq!(text, expected);
     }
 }

@@ -6,10 +6,10 @@ use super::listen;
 use super::measured::{self, Measured};
 use super::row::Row;
 use super::steps::{self, Symbols};
-use super::table;
+use super::{table, write_json};
 use crate::options::{LinuxBench, PolicyName, word};
 use crate::qemu::tools::Tools;
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use std::thread;
 use vmalloc_suite::Case;
 
@@ -27,8 +27,7 @@ pub fn run(options: &LinuxBench, tools: &Tools, out: &mut String) -> Result<()> 
     let rows = runs.rows(&linux, None)?;
     if let Some(path) = &options.json {
         let list: Vec<_> = rows.iter().map(Row::json).collect();
-        let text = serde_json::to_string_pretty(&list)? + "\n";
-        std::fs::write(path, text).with_context(|| format!("{}: cannot be written", path.display()))?;
+        write_json(path, &list)?;
     }
     table::write_rows(out, &rows)?;
     table::write_misses(out, &rows)?;

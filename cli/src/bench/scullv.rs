@@ -6,6 +6,7 @@
 //! one that does nothing but copy. All three are served and used by this process.
 
 use super::loopback::{self, Loopback};
+use super::write_json;
 use crate::options::ScullvBench;
 use crate::report::table::{bytes, grouped, numbers};
 use crate::scullv::{config, mounted, place};
@@ -63,8 +64,7 @@ pub fn run(options: &ScullvBench, out: &mut String) -> Result<()> {
         options.rounds
     )?;
     if let Some(path) = &options.json {
-        let text = serde_json::to_string_pretty(&speeds)? + "\n";
-        std::fs::write(path, text).with_context(|| format!("{}: cannot be written", path.display()))?;
+        write_json(path, &speeds)?;
     }
     Ok(())
 }

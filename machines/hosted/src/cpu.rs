@@ -45,13 +45,22 @@ pub fn context() -> Context {
 }
 
 /// The index to try first.
+#[inline]
 pub fn first(cpus: u32) -> Pinned {
-    if PREFERRED.get() == UNKNOWN {
-        PREFERRED.set(NEXT.fetch_add(1, Relaxed));
-    }
-    let preferred = PREFERRED.get();
+    let preferred = match PREFERRED.get() {
+        UNKNOWN => choose(),
+        preferred => preferred,
+    };
     // A division costs more than all else here.
     Pinned { cpu: if preferred < cpus { preferred } else { preferred % cpus }, saved: 0 }
+}
+
+/// A new thread's choice.
+#[cold]
+fn choose() -> u32 {
+    let chosen = NEXT.fetch_add(1, Relaxed);
+    PREFERRED.set(chosen);
+    chosen
 }
 
 /// The index to try after `was`; after each whole round others get a turn.

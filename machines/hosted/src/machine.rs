@@ -135,21 +135,26 @@ unsafe impl Machine for Hosted {
     const MIRRORED: bool = true;
     const THREADS: bool = true;
 
+    #[inline]
     fn frames(&self) -> &Self::Frames {
         &self.frames
     }
     fn root(&self) -> Pfn {
         self.root
     }
+    #[inline]
     fn virt(&self, f: Pfn) -> NonNull<u8> {
         self.mirror.direct(f)
     }
+    #[inline]
     fn cpus(&self) -> u32 {
         self.cpus
     }
+    #[inline]
     fn pin(&self) -> Pinned {
         cpu::first(self.cpus)
     }
+    #[inline]
     unsafe fn unpin(&self, _was: Pinned) {}
     fn context(&self) -> Context {
         cpu::context()
