@@ -50,7 +50,7 @@ impl<M: Machine> Vmalloc<M> {
     ) -> Option<Result<NonNull<u8>, AllocError>> {
         let region = core.regions.get(req.region.0 as usize)?;
         let caches = || matches!(backing, Backing::Fresh) && core.caches();
-        if caches()
+        if matches!(backing, Backing::Fresh)
             && let Some(at) = self.make_warm(core, req, kind, caller)
         {
             return Some(Ok(at));
@@ -99,8 +99,10 @@ impl<M: Machine> Vmalloc<M> {
         frees: impl Fn(Kind) -> bool,
         count: Option<usize>,
     ) -> bool {
-        if frees(Kind::Vmalloc) && core.caches() {
-            return self.unmake_warm(core, at, by);
+        if frees(Kind::Vmalloc)
+            && let Some(done) = self.unmake_warm(core, at, by)
+        {
+            return done;
         }
         let Ok(mut here) = Here::enter(self, core) else { return false };
         let Some(found) = here.find(at) else { return false };

@@ -143,19 +143,19 @@ pub(crate) struct Warm {
 
 impl<M: Machine> Core<M> {
     /// What a free does with entries now.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn retire(&self) -> Retire {
         match self.policy() {
+            policy if (policy as u8) < self.warm_from as u8 => Retire::Clear,
             Policy::Keep => Retire::Keep,
-            _ if self.caches() => Retire::Park,
-            _ => Retire::Clear,
+            _ => Retire::Park,
         }
     }
 
     /// Whether freed areas may stay bound.
     #[inline]
     pub(crate) fn caches(&self) -> bool {
-        self.policy() as u8 >= self.warm_from as u8
+        self.retire() != Retire::Clear
     }
 }
 

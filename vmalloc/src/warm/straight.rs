@@ -25,7 +25,7 @@ use core::ptr::NonNull;
 
 impl<M: Machine> Vmalloc<M> {
     /// Makes an area of a warm slot, if that is a straight matter; `None`, and
-    /// nothing has changed, where it is not.
+    /// nothing has changed, where it is not, or nothing is warm.
     #[inline(always)]
     pub(crate) fn make_warm(&self, core: &Core<M>, req: &Req, kind: Kind, caller: Caller) -> Option<NonNull<u8>> {
         match core.retire() {
@@ -73,13 +73,13 @@ impl<M: Machine> Vmalloc<M> {
     }
 
     /// Frees an area that stays warm, if that is a straight matter; false, and
-    /// nothing has changed, where it is not.
+    /// nothing has changed, where it is not; `None` where nothing stays.
     #[inline(always)]
-    pub(crate) fn unmake_warm(&self, core: &Core<M>, at: VirtAddr, by: Caller) -> bool {
+    pub(crate) fn unmake_warm(&self, core: &Core<M>, at: VirtAddr, by: Caller) -> Option<bool> {
         match core.retire() {
-            Retire::Clear => false,
-            Retire::Park => self.keep::<false>(core, at, by),
-            Retire::Keep => self.keep::<true>(core, at, by),
+            Retire::Clear => None,
+            Retire::Park => Some(self.keep::<false>(core, at, by)),
+            Retire::Keep => Some(self.keep::<true>(core, at, by)),
         }
     }
 
