@@ -13,7 +13,7 @@ use crate::area::Kind;
 use crate::cpu::{Here, SLICE};
 use crate::frames::{release, release_all};
 use crate::load::Load;
-use crate::lookup::at_hand;
+use crate::lookup::{at_hand, at_hand_from};
 use crate::machine::frames::Frames;
 use crate::machine::{Machine, Sabotage};
 use crate::reclaim::slots_of;
@@ -72,28 +72,44 @@ impl<M: Machine> Here<'_, M> {
         work
     }
 
-    /// Collects what is usual: slots in whose entries nothing waits, and for as long as the chunk's next stale slot holds
-    /// nothing but frames of its own, in one slice and one leaf table, and gives
-    /// these slots at once. Says how many slots and pages it was: about `budget`
-    /// pages at most.
+    /// Collects what is usual: slots in whose entries nothing waits; and as long as
+    /// the chunk's next stale slot has nothing but frames of its own, in one slice and
+    /// one leaf table, as many as fit one slice together. Gives these slots at once, and
+    /// says how many slots and pages it was: about `budget` pages at most.
     #[inline(always)]
     fn collect_many(&mut self, chunk: ChunkRef, load: usize, budget: usize) -> (u64, usize) {
         let mut clean = chunk.take_bare(load);
         let mut pages = slots_of(clean).map(|slot| chunk.slot(slot).pages()).sum();
-        let mut stale = chunk.stale(load) & !clean;
-        while stale != 0 && pages < budget {
-            let slot = stale.trailing_zeros();
-            let Some(piece) = usual_piece::<M>(chunk, slot, Slot::own_pages) else { break };
-            self.pool(piece);
-            pages += piece.pages();
-            clean |= stale & stale.wrapping_neg();
-            stale &= stale - 1;
+        let stale = chunk.stale(load) & !clean;
+        if stale != 0 && pages < budget && !chunk.is_runs() {
+            let (slots, more) = self.collect_usual(chunk, stale, budget - pages);
+            (clean, pages) = (clean | slots, pages + more);
         }
         if clean != 0 {
             let before = chunk.give_all(clean, load);
             self.shelf(chunk.region()).gained(chunk, before);
         }
         (clean.count_ones() as u64, pages)
+    }
+
+    /// The frames that wait in usual slots go to the magazine, all at once. Says
+    /// which slots, and how many pages.
+    #[inline(always)]
+    fn collect_usual(&mut self, chunk: ChunkRef, mut stale: u64, budget: usize) -> (u64, usize) {
+        let (vm, depot) = (self.vm, self.core.depot(self.node));
+        let Some(places) = self.magazine.room(vm.machine(), depot, SLICE) else { return (0, 0) };
+        let (mut slots, mut pages, mut got) = (0, 0, 0);
+        while stale != 0 && pages < budget {
+            let slot = stale.trailing_zeros();
+            let Some(piece) = usual_piece::<M>(chunk, slot, SLICE - got) else { break };
+            got += piece.collect(&mut places[got..], &mut |at, word| vm.complain(at, word));
+            pages += piece.pages();
+            slots |= 1 << slot;
+            stale &= stale - 1;
+        }
+        // SAFETY: the only bindings are collected, after grace (G3).
+        unsafe { self.magazine.accept(SLICE, got) }
+        (slots, pages)
     }
 
     /// The frames that wait in entries go to the magazine: nobody else holds
@@ -226,17 +242,14 @@ impl<M: Machine> Here<'_, M> {
     }
 }
 
-/// The entries of a stale slot with nothing but the pages that `pages` tells, in
-/// one slice and one leaf table that is at hand, which nobody claims.
+/// The entries of a stale slot of a class chunk with nothing but frames of its own,
+/// at most `most`, in one leaf table that is at hand, which nobody claims.
 #[inline(always)]
-fn usual_piece<M: Machine>(
-    chunk: ChunkRef,
-    slot: u32,
-    pages: impl FnOnce(&Slot) -> Option<usize>,
-) -> Option<Piece<M::Table>> {
-    let pages = pages(chunk.slot(slot)).filter(|pages| (1..=SLICE).contains(pages))?;
-    if chunk.is_runs() || chunk.is_claimed(slot) {
+fn usual_piece<M: Machine>(chunk: ChunkRef, slot: u32, most: usize) -> Option<Piece<M::Table>> {
+    let pages = chunk.slot(slot).own_pages().filter(|pages| (1..=most).contains(pages))?;
+    if chunk.is_claimed(slot) {
         return None;
     }
-    at_hand::<M>(chunk, PageRange::new(chunk.address(slot), pages))
+    let (start, page) = chunk.place(slot);
+    at_hand_from::<M>(chunk, PageRange::new(start, pages), || page)
 }
