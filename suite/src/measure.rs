@@ -22,6 +22,14 @@ pub struct Difference {
     pub cost: Span,
 }
 
+impl Span {
+    /// What passed in this span beyond a shorter one: what is rare may have
+    /// happened in that one alone.
+    fn beyond(&self, shorter: &Span) -> Span {
+        Span { clock: self.clock.wrapping_sub(shorter.clock), counts: self.counts.beyond(&shorter.counts) }
+    }
+}
+
 impl<M: Machine, G: Ground> Suite<'_, M, G> {
     /// Runs `case` with as many loops three times: unmeasured, so that
     /// everything is warm; then with `loops` and with twice as many. The
@@ -34,8 +42,7 @@ impl<M: Machine, G: Ground> Suite<'_, M, G> {
         self.run(case, loops)?;
         let once = self.span(case, loops)?;
         let twice = self.span(case, 2 * loops)?;
-        let cost = Span { clock: twice.clock.wrapping_sub(once.clock), counts: twice.counts.since(&once.counts) };
-        Ok(Difference { loops, cost })
+        Ok(Difference { loops, cost: twice.beyond(&once) })
     }
 
     /// Runs `case`, measured as a whole; all that earlier ones left is purged
@@ -50,5 +57,19 @@ impl<M: Machine, G: Ground> Suite<'_, M, G> {
         self.run(case, loops)?;
         let end = self.ground.now();
         Ok(Span { clock: end.wrapping_sub(start), counts: self.vm.stats().counts.since(&before) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn span(clock: u64, allocs: u64, chunks_made: u64) -> Span {
+        Span { clock, counts: Counts { allocs, chunks_made, ..Counts::default() } }
+    }
+
+    #[test]
+    fn what_happened_less_often_in_the_longer_span_did_not_happen() {
+        assert_eq!(span(900, 20, 3).beyond(&span(500, 10, 5)), span(400, 10, 0));
     }
 }

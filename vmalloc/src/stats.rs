@@ -20,10 +20,15 @@ macro_rules! counters {
         }
 
         impl Counts {
-            /// What was counted since `before`; also where counts are
-            /// differences themselves.
+            /// What was counted since `before`.
             pub fn since(&self, before: &Counts) -> Counts {
                 Counts { $($name: self.$name.wrapping_sub(before.$name)),* }
+            }
+
+            /// What was counted beyond `less`, which was counted by itself: where
+            /// that is more, nothing.
+            pub fn beyond(&self, less: &Counts) -> Counts {
+                Counts { $($name: self.$name.saturating_sub(less.$name)),* }
             }
         }
     };
