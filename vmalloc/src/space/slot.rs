@@ -14,29 +14,35 @@
 //!   *changing*, and nobody can free it (the traditional `VM_UNINITIALIZED`).
 
 use crate::area::{Caller, Guard, Info, Kind, RegionId};
-use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering::*, between_seqcst, fence};
+use crate::sync::{AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering::*, between_seqcst, fence};
 use crate::units::{Node, VirtAddr};
 
-const KIND: u32 = 0x7;
-const NO_GUARD: u32 = 1 << 3;
-const CALLER_IS_PC: u32 = 1 << 4;
-const FREER_IS_PC: u32 = 1 << 5;
-const HAS_FREER: u32 = 1 << 6;
+const KIND: u16 = 0x7;
+const NO_GUARD: u16 = 1 << 3;
+const CALLER_IS_PC: u16 = 1 << 4;
 /// Some of the frames were handed out: they are released by count (G3).
-const SHARED: u32 = 1 << 7;
+const SHARED: u16 = 1 << 5;
 /// Not an area yet (U1).
-const BUILDING: u32 = 1 << 8;
-/// Its entries are plain: it may be used again as it is (W1).
-const PLAIN: u32 = 1 << 9;
+const BUILDING: u16 = 1 << 6;
+/// Its entries are plain: it may be used again as it is (W1). Both words may
+/// say so.
+const PLAIN: u16 = 1 << 7;
+const NODE_SHIFT: u32 = 8;
+
+// What the freer says, in a word of its own:
+const HAS_FREER: u16 = 1 << 0;
+const FREER_IS_PC: u16 = 1 << 1;
 /// Freed, and its entries are still present (W1).
-const KEPT: u32 = 1 << 10;
-const NODE_SHIFT: u32 = 16;
+const KEPT: u16 = 1 << 2;
 
 /// What one area is.
 #[derive(Debug, Default)]
 pub struct Slot {
     sequence: AtomicU32,
-    meta: AtomicU32,
+    /// Written by who makes the area, and by anybody who gets hold of its frames.
+    meta: AtomicU16,
+    /// Written by who frees it; so that takes no lock.
+    freed: AtomicU16,
     bytes: AtomicUsize,
     pages: AtomicUsize,
     caller: AtomicUsize,
@@ -71,7 +77,8 @@ pub struct Label {
 /// A copy of a slot, taken by [`Slot::snapshot`].
 #[derive(Clone, Copy, Debug)]
 pub struct Snapshot {
-    meta: u32,
+    meta: u16,
+    freed: u16,
     bytes: usize,
     pages: usize,
     caller: usize,
@@ -106,17 +113,18 @@ impl Slot {
     }
 
     #[inline(always)]
-    fn begin_with(&self, label: &Label, flags: u32) {
+    fn begin_with(&self, label: &Label, flags: u16) {
         self.label(label, flags | BUILDING)
     }
 
     #[inline(always)]
-    fn label(&self, label: &Label, flags: u32) {
+    fn label(&self, label: &Label, flags: u16) {
         let pc = if matches!(label.caller, Caller::Return(_)) { CALLER_IS_PC } else { 0 };
         let guard = if label.guard == Guard::None { NO_GUARD } else { 0 };
-        let meta = label.kind as u32 | guard | pc | flags | (label.node.0 as u32) << NODE_SHIFT;
+        let meta = label.kind as u16 | guard | pc | flags | (label.node.0 as u16) << NODE_SHIFT;
         self.change(|slot| {
             slot.meta.store(meta, Relaxed);
+            slot.freed.store(0, Relaxed);
             slot.bytes.store(label.bytes, Relaxed);
             slot.pages.store(label.pages, Relaxed);
             slot.caller.store(label.caller.address(), Relaxed);
@@ -146,24 +154,24 @@ impl Slot {
     }
 
     #[inline(always)]
-    fn freed_with(&self, caller: Caller, flags: u32) {
+    fn freed_with(&self, caller: Caller, flags: u16) {
         let pc = if matches!(caller, Caller::Return(_)) { FREER_IS_PC } else { 0 };
         self.change(|slot| {
             slot.freer.store(caller.address(), Relaxed);
-            slot.meta.fetch_or(HAS_FREER | pc | flags, Relaxed);
+            slot.freed.store(HAS_FREER | pc | flags, Relaxed);
         });
     }
 
     /// Whether its entries are plain (W1).
     #[inline]
     pub fn is_plain(&self) -> bool {
-        self.meta.load(Acquire) & PLAIN != 0
+        (self.meta.load(Acquire) | self.freed.load(Acquire)) & PLAIN != 0
     }
 
     /// Whether it was freed with its entries present (W1).
     #[inline]
     pub fn is_kept(&self) -> bool {
-        self.meta.load(Acquire) & KEPT != 0
+        self.freed.load(Acquire) & KEPT != 0
     }
 
     /// Changes fields under the sequence. Only one at a time may: who makes the
@@ -183,6 +191,7 @@ impl Slot {
         let copy = Snapshot {
             sequence,
             meta: self.meta.load(Relaxed),
+            freed: self.freed.load(Relaxed),
             bytes: self.bytes.load(Relaxed),
             pages: self.pages.load(Relaxed),
             caller: self.caller.load(Relaxed),
@@ -216,7 +225,7 @@ impl Slot {
     /// Pages of an area of `kind` that is not being built.
     #[inline(always)]
     pub fn built_pages(&self, kind: Kind) -> Option<usize> {
-        (self.meta.load(Acquire) & (KIND | BUILDING) == kind as u32).then(|| self.pages())
+        (self.meta.load(Acquire) & (KIND | BUILDING) == kind as u16).then(|| self.pages())
     }
 
     /// Pages of the area, if all that it holds are frames of its own, which
@@ -225,7 +234,7 @@ impl Slot {
     pub fn own_pages(&self) -> Option<usize> {
         const { assert!(Kind::Vmalloc as u32 == 0 && Kind::Stack as u32 == 1) };
         let meta = self.meta.load(Acquire);
-        (meta & (KIND | SHARED) <= Kind::Stack as u32).then(|| self.pages())
+        (meta & (KIND | SHARED) <= Kind::Stack as u16).then(|| self.pages())
     }
 
     /// Pages of the area, if it is whole, all that it holds are frames of its
@@ -233,7 +242,7 @@ impl Slot {
     #[inline]
     pub fn plain_pages(&self) -> Option<usize> {
         let meta = self.meta.load(SeqCst) & (KIND | SHARED | BUILDING | PLAIN);
-        (meta ^ PLAIN <= Kind::Stack as u32).then(|| self.pages())
+        (meta ^ PLAIN <= Kind::Stack as u16).then(|| self.pages())
     }
 
     /// The kind of the area.
@@ -286,11 +295,11 @@ impl Slot {
     /// The frames, borrowed while the area was made, are its own now.
     pub fn adopt(&self) {
         let meta = self.meta.load(Relaxed);
-        self.meta.store(meta & !KIND | Kind::VmapOwned as u32, Relaxed);
+        self.meta.store(meta & !KIND | Kind::VmapOwned as u16, Relaxed);
     }
 }
 
-fn kind_of(meta: u32) -> Kind {
+fn kind_of(meta: u16) -> Kind {
     Kind::from_u8((meta & KIND) as u8).unwrap_or(Kind::Reserved)
 }
 
@@ -302,7 +311,7 @@ impl Snapshot {
 
     /// Whether somebody has freed it.
     pub fn is_freed(&self) -> bool {
-        self.meta & HAS_FREER != 0
+        self.freed & HAS_FREER != 0
     }
 
     /// Pages of the area.
@@ -329,7 +338,7 @@ impl Snapshot {
             kind: kind_of(self.meta),
             guard: if self.meta & NO_GUARD != 0 { Guard::None } else { Guard::After },
             caller: caller(self.caller, self.meta & CALLER_IS_PC != 0),
-            freer: self.is_freed().then(|| caller(self.freer, self.meta & FREER_IS_PC != 0)),
+            freer: self.is_freed().then(|| caller(self.freer, self.freed & FREER_IS_PC != 0)),
             node: Node((self.meta >> NODE_SHIFT) as u8),
             phys: (kind_of(self.meta) == Kind::Ioremap).then_some(self.phys),
             region,
