@@ -93,7 +93,7 @@ impl<M: Machine> Here<'_, M> {
             return false;
         };
         self.open.loose.push(frame, page);
-        self.open.pages += 1;
+        self.open.owe(1, 1);
         count(&self.cpu.counters.loose_frames, 1);
         true
     }

@@ -24,7 +24,7 @@ use crate::load::{Load, Tables};
 use crate::machine::stock::Stock;
 use crate::machine::{Context, Machine, Pinned};
 use crate::space::chunk::LOADS;
-use crate::space::mail::Mail;
+use crate::space::mail::{Letters, Mail};
 use crate::space::shelf::Shelf;
 use crate::space::units::Near;
 use crate::stats::Counters;
@@ -71,6 +71,8 @@ pub(crate) struct Own {
     pub(crate) closed: Option<Pending<Load>>,
     pub(crate) ripe: Option<Load>,
     pub(crate) tables: [Tables; LOADS],
+    /// Of its mail what was taken out and not yet looked at.
+    pub(crate) letters: Letters,
     pub(crate) ticked_ns: u64,
     pub(crate) warm: Warm,
     /// Where the last look-up in each region ended.
@@ -95,6 +97,7 @@ impl Cpu {
             closed: None,
             ripe: None,
             tables: [const { Tables::new_const() }; LOADS],
+            letters: Letters::default(),
             ticked_ns: 0,
             warm: Warm::default(),
             near: Default::default(),
@@ -141,13 +144,13 @@ impl Own {
 
     /// Pages that wait for a flush, or to be collected.
     pub(crate) fn waiting(&self) -> usize {
-        self.loads().map(|load| load.pages).sum()
+        self.loads().map(|load| load.pages - load.gone).sum()
     }
 
     /// Whether no load holds anything.
     pub(crate) fn is_drained(&self) -> bool {
         let held = self.tables.iter().any(|tables| !tables.is_empty());
-        !(held || self.open.waits() || self.closed.is_some() || self.ripe.is_some())
+        !(held || !self.letters.is_empty() || self.open.waits() || self.closed.is_some() || self.ripe.is_some())
     }
 
     /// Gives everything back, its own frame included: nothing lives any more.

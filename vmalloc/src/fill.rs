@@ -88,6 +88,9 @@ impl<M: Machine> Here<'_, M> {
         plan: &Plan<'_>,
         backing: &Backing<'_>,
     ) -> Result<(), Refusal> {
+        if !matches!(backing, Backing::Nothing) {
+            self.link(chunk, slice, done).map_err(Refusal::Short)?;
+        }
         match *backing {
             Backing::Fresh => self.bind_fresh(chunk, slice, plan),
             Backing::Frames(frames) => self.bind_given(chunk, slice, &frames[done..done + slice.pages], plan),

@@ -168,10 +168,11 @@ impl<M: Machine> Core<M> {
     fn new(machine: &M, config: &Config) -> Result<Core<M>, InitError> {
         let cpus = machine.cpus();
         let depots = [const { Depot::new() }; MAX_NODES];
-        let stacks = Depot::<M::Lock>::stacks_for(machine);
-        let nodes = machine.frames().nodes().min(MAX_NODES);
-        const { assert!(MAX_CPUS * size_of::<usize>() <= PAGE_SIZE, "the directory is one frame") };
         let total = machine.frames().total();
+        let load_pages = config.load_pages.unwrap_or((total / 64 / cpus as usize).clamp(64, 4096));
+        let nodes = machine.frames().nodes().min(MAX_NODES);
+        let stacks = Depot::<M::Lock>::stacks_for(machine, load_pages * cpus as usize);
+        const { assert!(MAX_CPUS * size_of::<usize>() <= PAGE_SIZE, "the directory is one frame") };
         let regions = config.regions.iter().enumerate().map(|(id, region)| Region::new(id, region, total));
         let regions: ArrayVec<Region<M::Lock>, MAX_REGIONS> = regions.collect();
         // SAFETY: T1: nothing is bound in the regions yet (N1).
@@ -215,7 +216,7 @@ impl<M: Machine> Core<M> {
             budget: config.budget(total, cpus),
             waiting: AtomicUsize::new(0),
             waiting_pages: config.waiting_pages.unwrap_or(total / 32),
-            load_pages: config.load_pages.unwrap_or((total / 64 / cpus as usize).clamp(64, 4096)),
+            load_pages,
             tables: AtomicUsize::new(tables),
             bookkeeping: AtomicUsize::new(kept),
             init_frames: kept + config.atomic_reserve + tables,
@@ -340,7 +341,7 @@ impl<M: Machine> Vmalloc<M> {
     fn is_drained(&self, core: &Core<M>) -> bool {
         (0..core.cpus()).all(|index| {
             Here::visit(self, core, index).is_ok_and(|mut here| {
-                here.drain_mail();
+                while here.drain_mail() {}
                 here.is_drained() && here.cpu.bound.pages() == 0
             })
         }) && self.areas().next().is_none()

@@ -48,6 +48,10 @@ pub(crate) struct Load {
     head: *mut Chunk,
     /// Pages that wait in it.
     pub(crate) pages: usize,
+    /// What it takes to redeem it: its pages, and one for each slot.
+    pub(crate) work: usize,
+    /// Pages of it that were redeemed.
+    pub(crate) gone: usize,
     /// Pages of the slot at hand that were collected already.
     pub(crate) done: usize,
     /// Ticks since its first slot.
@@ -62,7 +66,7 @@ impl Load {
     /// An empty load.
     pub(crate) const fn new(index: usize) -> Load {
         let loose = Loose::new();
-        Load { index, head: null_mut(), pages: 0, done: 0, ticks: 0, lent: false, loose }
+        Load { index, head: null_mut(), pages: 0, work: 0, gone: 0, done: 0, ticks: 0, lent: false, loose }
     }
 
     /// Adds live slots of `chunk`, `pages` pages in all.
@@ -71,7 +75,7 @@ impl Load {
         if chunk.retire(slots, self.index) {
             self.chain(chunk);
         }
-        self.pages += pages;
+        self.owe(slots.count_ones() as usize, pages);
     }
 
     /// Adds a warm slot of `pages` pages, whose entries are retired.
@@ -79,7 +83,7 @@ impl Load {
         if chunk.cool(slot, self.index) {
             self.chain(chunk);
         }
-        self.pages += pages;
+        self.owe(1, pages);
     }
 
     /// Takes a stale slot of `pages` pages over from the other load (R4).
@@ -87,7 +91,14 @@ impl Load {
         if chunk.postpone(slot, self.index ^ 1) {
             self.chain(chunk);
         }
+        self.owe(1, pages);
+    }
+
+    /// So many slots more wait in it, with so many pages.
+    #[inline(always)]
+    pub(crate) fn owe(&mut self, slots: usize, pages: usize) {
         self.pages += pages;
+        self.work += slots + pages;
     }
 
     #[inline]

@@ -183,7 +183,7 @@ fn at_hand_of_several<M: Machine>(chunk: ChunkRef, pages: PageRange) -> Option<P
     }
     match chunk.leaf(pages.start, leaf_shift::<M>()) {
         0 => None,
-        // SAFETY: T1: `cache_leaves` stored it when the chunk was made, and it
+        // SAFETY: T1: `cache_leaves` stored it when it was linked, and it
         // stays linked while the chunk is one.
         raw => Some(Piece::new(unsafe { LeafTable::from_raw(raw) }, pages.start, pages.pages)),
     }

@@ -181,19 +181,30 @@ impl<M: Machine> Here<'_, M> {
         self.drain_mail();
         self.poll();
         let Some(class) = plan.class else { return self.take_own_run(plan) };
-        loop {
-            if let Some(place) = self.shelf(plan.req.region).take(plan.class) {
-                return Ok(place);
-            }
-            if self.redeem(SLICE) == 0 {
-                break;
-            }
+        if let Some(place) = self.redeem_for(plan) {
+            return Ok(place);
         }
         match self.grow(plan.req.region, class) {
             // No room for a whole chunk: the area alone may fit.
             Err(Shortage::Addresses { .. }) => self.take_own_run(plan),
             Err(short) => Err(short),
             Ok(()) => self.shelf(plan.req.region).take(plan.class).ok_or(Shortage::Tables(1)),
+        }
+    }
+
+    /// Redeems until there is a slot, but not more than about as many pages as
+    /// it has: what waits belongs to all sizes, and a chunk costs less than a load.
+    fn redeem_for(&mut self, plan: &Plan<'_>) -> Option<(ChunkRef, u32)> {
+        const HALF: usize = SLICE / 2;
+        let mut left = plan.pages.max(HALF);
+        loop {
+            let work = self.redeem(left.min(SLICE));
+            let place = self.shelf(plan.req.region).take(plan.class);
+            left = left.saturating_sub(work);
+            if place.is_some() || work == 0 || left == 0 {
+                return place;
+            }
+            self.breathe();
         }
     }
 

@@ -190,7 +190,9 @@ impl<M: Machine> Vmalloc<M> {
 impl<M: Machine> Here<'_, M> {
     /// Step 1: true = something was redeemed.
     fn redeem_own(&mut self) -> bool {
-        self.drain_mail();
+        while self.drain_mail() {
+            self.breathe();
+        }
         self.poll();
         let mut pages = self.drain();
         if pages == 0 {

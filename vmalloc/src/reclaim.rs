@@ -45,19 +45,23 @@ pub struct Tick {
 }
 
 impl<'v, M: Machine> Here<'v, M> {
-    /// Step 1: what was posted becomes stale here (R1), and frames that were
-    /// dropped are taken in.
-    pub(crate) fn drain_mail(&mut self) {
-        let cpu = self.cpu;
+    /// Step 1: what was posted becomes stale here (R1), a slice of slots at a
+    /// time (L3), and frames that were dropped are taken in; true = there is more.
+    pub(crate) fn drain_mail(&mut self) -> bool {
         self.take_dropped();
-        cpu.mail.drain(|chunk, posted| {
+        let mut slots = 0;
+        while slots < SLICE {
+            let cpu = self.cpu;
+            let Some((chunk, posted)) = cpu.mail.next(&mut self.letters) else { return false };
             let live = posted & chunk.live_slots();
             self.receive(chunk, live);
             chunk.unclaim(posted);
             if live != posted {
                 self.raced(chunk, posted & !live);
             }
-        });
+            slots += posted.count_ones() as usize;
+        }
+        !self.letters.is_empty()
     }
 
     /// Claimed slots that live are freed: those that may stay warm do, the
@@ -92,9 +96,10 @@ impl<'v, M: Machine> Here<'v, M> {
         self.vm.machine().log(Level::Error, line);
     }
 
-    /// What a free of `pages` pages owes: a slice of step 4 for every half
-    /// slice that was freed, so that the ripe load is empty before the open
-    /// one is full; and step 2, when it is (G4, L3).
+    /// What a free of a slot of `pages` pages owes: for every half slice of work
+    /// that was left to the open load about a slice of step 4, more than it can
+    /// leave itself, so that the ripe load is empty before the open one is full;
+    /// and step 2, when it is (G4, L3).
     #[inline]
     pub(crate) fn pay(&mut self, pages: usize) {
         if self.owes(pages) {
@@ -102,11 +107,11 @@ impl<'v, M: Machine> Here<'v, M> {
         }
     }
 
-    /// Whether a free of `pages` pages owes anything.
+    /// Whether a free of a slot of `pages` pages owes anything.
     #[inline(always)]
     pub(crate) fn owes(&self, pages: usize) -> bool {
         const HALF: usize = SLICE / 2;
-        self.open.pages % HALF < pages
+        self.open.work % HALF < pages + 1
     }
 
     /// Pays, and leaves.
@@ -118,7 +123,8 @@ impl<'v, M: Machine> Here<'v, M> {
     #[inline(never)]
     fn pay_now(&mut self) {
         self.poll();
-        self.redeem(SLICE);
+        // A free leaves a slice and a slot at most.
+        self.redeem(SLICE + 2);
         if self.open.pages >= self.core.load_pages {
             self.close();
         }
@@ -186,23 +192,33 @@ impl<'v, M: Machine> Here<'v, M> {
         }
     }
 
-    /// Gives up empty chunks: a quarter of them (the tick), or all.
-    pub(crate) fn release_empties(&mut self, all: bool) {
+    /// Gives up empty chunks: a quarter of them (the tick), or all; a few at a
+    /// time (L3). True = there are more.
+    pub(crate) fn release_empties(&mut self, all: bool) -> bool {
+        let mut units = 0;
         for region in self.core.regions.iter().map(|region| region.id) {
             for class in Class::all() {
                 let empties = self.shelf(region).empties(class);
+                if empties == 0 && !all {
+                    continue;
+                }
                 let surplus = if all { usize::MAX } else { empties.saturating_sub(class.spares()).div_ceil(4) };
                 for _ in 0..surplus {
+                    if units >= SLICE {
+                        return true;
+                    }
                     let Some(chunk) = self.shelf(region).take_empty(Some(class), all) else { break };
+                    units += chunk.units() as usize;
                     self.release_chunk(chunk);
                 }
             }
         }
+        false
     }
 
     /// What is due on this CPU by time: bounded, for interrupts too.
     pub(crate) fn tick(&mut self) -> bool {
-        self.drain_mail();
+        let mail = self.drain_mail();
         self.poll();
         self.redeem(SLICE);
         let waits = self.open.waits() || !self.tables[self.open.index].is_empty();
@@ -211,15 +227,17 @@ impl<'v, M: Machine> Here<'v, M> {
             self.close();
         }
         self.release_empties(false);
+        self.core.regions.iter().for_each(|region| _ = self.sweep(region.id));
         let more = self.age();
-        more || self.ripe.is_some() || self.is_pressed()
+        more || mail || self.ripe.is_some() || self.is_pressed()
     }
 
     /// Whether more pages wait for flushes than should (G4): in the closed
     /// loads of all CPUs, and in the open one of this.
     #[inline]
     pub(crate) fn is_pressed(&self) -> bool {
-        self.core.waiting.load(Relaxed) + self.open.pages > self.core.waiting_pages
+        let (waiting, most) = (self.core.waiting.load(Relaxed) + self.open.pages, self.core.waiting_pages);
+        waiting > most && waiting - self.ripe.as_ref().map_or(0, |ripe| ripe.gone) > most
     }
 }
 
@@ -307,7 +325,7 @@ impl<M: Machine> Vmalloc<M> {
     /// The timer's call, on every CPU: bounded, from hard interrupts too.
     ///
     /// # Cost
-    /// A slice of pages, and a quarter of the surplus of empty chunks.
+    /// A slice of pages, a few empty chunks and table pages.
     pub fn tick(&self) -> Tick {
         self.on_kick();
         let Some(core) = self.core() else { return Tick { work: false } };
@@ -325,13 +343,21 @@ impl<M: Machine> Vmalloc<M> {
             }
         }
         while let Ok(mut here) = Here::enter(self, core) {
+            let more = here.drain_mail();
             here.poll();
-            if here.redeem(SLICE) == 0 {
+            if here.redeem(SLICE) == 0 && !more {
                 break;
             }
         }
         self.fill_reserve(core);
-        self.pinned(|_| core.depots(|depot| depot.trim(self.machine(), core.load_pages)))
+        self.trim_depots(core, core.load_pages)
+    }
+
+    /// Gives frames of depots back to the source until at most `keep` are left
+    /// in each, a few at a time (L3), and says how many.
+    fn trim_depots(&self, core: &Core<M>, keep: usize) -> usize {
+        let some = || self.pinned(|_| core.depots(|depot| depot.trim(self.machine(), keep)));
+        core::iter::repeat_with(some).take_while(|&given| given > 0).sum()
     }
 
     /// Purges everything on all CPUs: flushes, waits for grace, and makes what
@@ -371,25 +397,29 @@ impl<M: Machine> Vmalloc<M> {
         });
         let graced = self.wait_for_grace(core, tables);
         self.drain_all(core);
+        self.visit_each(core, |here| here.release_empties(true));
+        for region in &core.regions {
+            self.visit_each(core, |here| here.sweep(region.id));
+        }
         let mut left = false;
-        self.visit_all(core, |here| {
-            here.release_empties(true);
-            core.regions.iter().for_each(|region| here.sweep(region.id));
-            left |= !here.is_drained();
-        });
+        self.visit_all(core, |here| left |= !here.is_drained());
         left && graced
     }
 
     /// Drains the ripe loads of all CPUs, a slice inside one at a time (L3).
     fn drain_all(&self, core: &Core<M>) {
+        self.visit_each(core, |here| {
+            let more = here.drain_mail();
+            here.poll();
+            here.redeem(SLICE) > 0 || more
+        });
+    }
+
+    /// Calls `f` inside each CPU in turn, again and again as long as it says
+    /// that there is more (L3).
+    pub(crate) fn visit_each(&self, core: &Core<M>, mut f: impl FnMut(&mut Here<'_, M>) -> bool) {
         for index in 0..core.cpus() {
-            while let Ok(mut here) = Here::visit(self, core, index) {
-                here.drain_mail();
-                here.poll();
-                if here.redeem(SLICE) == 0 {
-                    break;
-                }
-            }
+            while Here::visit(self, core, index).is_ok_and(|mut here| f(&mut here)) {}
         }
     }
 
@@ -481,11 +511,9 @@ impl<M: Machine> Vmalloc<M> {
     /// Gives what lies in magazines, stocks and depots back to the source.
     pub(crate) fn drain_stocks(&self, core: &Core<M>) {
         let machine = self.machine();
-        self.visit_all(core, |here| {
-            here.magazine.drain(machine);
-            here.stock.trim(machine, 0);
-        });
-        self.pinned(|_| core.depots(|depot| depot.trim(machine, 0)));
+        self.visit_each(core, |here| here.magazine.give_some(machine) > 0);
+        self.visit_all(core, |here| here.stock.trim(machine, 0));
+        self.trim_depots(core, 0);
     }
 }
 

@@ -7,7 +7,8 @@
 //! # Rules
 //! - **G3** Only what is ripe is redeemed: grace has come for it.
 //! - **R4** A slot that somebody else is still freeing waits once more.
-//! - **L3** About as many pages at a time as the caller says, a slice at most.
+//! - **L3** About as much at a time as the caller says, a slice at most: a page
+//!   counts as one, and so does a slot, which may have few.
 
 use crate::area::Kind;
 use crate::cpu::{Here, SLICE};
@@ -24,25 +25,31 @@ use crate::sync::Ordering::Relaxed;
 use crate::table::Piece;
 use crate::units::{PageRange, Pfn, VirtAddr};
 
+/// What a table page is in the work of a load.
+const TABLE: usize = SLICE / 8;
+
 impl<M: Machine> Here<'_, M> {
-    /// Step 4: drains the ripe load by about `budget` pages, and says how many
-    /// it was.
+    /// Step 4: drains the ripe load by about `budget`, counted as it counts its
+    /// work, and says how much it was.
     pub(crate) fn redeem(&mut self, budget: usize) -> usize {
         let Some(mut load) = self.ripe.take() else { return 0 };
         let (mut work, mut pages, mut slots) = (0, 0, 0);
-        while work < budget {
+        let mut drained = false;
+        while work < budget && !drained {
             let Some((chunk, slot)) = load.first() else {
                 let loose = self.redeem_loose(&mut load, budget - work);
-                if loose == 0 {
-                    self.redeem_tables(&load);
-                    break;
+                if loose > 0 {
+                    (pages, work) = (pages + loose, work + loose);
+                } else if self.redeem_one_table(&load) {
+                    work += TABLE;
+                } else {
+                    drained = true;
                 }
-                (pages, work) = (pages + loose, work + loose);
                 continue;
             };
             if load.done == 0 {
                 let (many, their_pages) = self.collect_many(chunk, load.index, budget - work);
-                (slots, pages, work) = (slots + many, pages + their_pages, work + their_pages);
+                (slots, pages, work) = (slots + many, pages + their_pages, work + many as usize + their_pages);
                 if many > 0 {
                     continue;
                 }
@@ -59,11 +66,14 @@ impl<M: Machine> Here<'_, M> {
             }
             pages += collected;
             // A slot costs something even if it has no pages to collect.
-            work += collected.max(1);
+            work += collected + 1;
         }
+        load.gone += pages;
         count(&self.cpu.counters.redeemed, slots);
         count(&self.cpu.counters.redeemed_pages, pages as u64);
-        if work >= budget {
+        if drained {
+            self.core.waiting.fetch_sub(load.pages, Relaxed);
+        } else {
             // Past a chunk that has nothing left in the load: it may be given
             // up, and be somebody else's when the load is looked at again.
             let _ = load.first();
@@ -75,41 +85,44 @@ impl<M: Machine> Here<'_, M> {
     /// Collects what is usual: slots in whose entries nothing waits; and as long as
     /// the chunk's next stale slot has nothing but frames of its own, in one slice and
     /// one leaf table, as many as fit one slice together. Gives these slots at once, and
-    /// says how many slots and pages it was: about `budget` pages at most.
+    /// says how many slots and pages it was: about `budget` at most.
     #[inline(always)]
     fn collect_many(&mut self, chunk: ChunkRef, load: usize, budget: usize) -> (u64, usize) {
         let mut clean = chunk.take_bare(load);
-        let mut pages = slots_of(clean).map(|slot| chunk.slot(slot).pages()).sum();
+        let (mut slots, mut pages) = (0, 0);
+        for slot in slots_of(clean) {
+            (slots, pages) = (slots + 1, pages + chunk.slot(slot).pages());
+        }
         let stale = chunk.stale(load) & !clean;
-        if stale != 0 && pages < budget && !chunk.is_runs() {
-            let (slots, more) = self.collect_usual(chunk, stale, budget - pages);
-            (clean, pages) = (clean | slots, pages + more);
+        if stale != 0 && slots + pages < budget && !chunk.is_runs() {
+            let (these, more, their_pages) = self.collect_usual(chunk, stale, budget - slots - pages);
+            (clean, slots, pages) = (clean | these, slots + more, pages + their_pages);
         }
         if clean != 0 {
             let before = chunk.give_all(clean, load);
             self.shelf(chunk.region()).gained(chunk, before);
         }
-        (clean.count_ones() as u64, pages)
+        (slots as u64, pages)
     }
 
     /// The frames that wait in usual slots go to the magazine, all at once. Says
-    /// which slots, and how many pages.
+    /// which slots, and how many slots and pages.
     #[inline(always)]
-    fn collect_usual(&mut self, chunk: ChunkRef, mut stale: u64, budget: usize) -> (u64, usize) {
+    fn collect_usual(&mut self, chunk: ChunkRef, mut stale: u64, budget: usize) -> (u64, usize, usize) {
         let (vm, depot) = (self.vm, self.core.depot(self.node));
-        let Some(places) = self.magazine.room(vm.machine(), depot, SLICE) else { return (0, 0) };
-        let (mut slots, mut pages, mut got) = (0, 0, 0);
-        while stale != 0 && pages < budget {
+        let Some(places) = self.magazine.room(vm.machine(), depot, SLICE) else { return (0, 0, 0) };
+        let (mut these, mut slots, mut pages, mut got) = (0, 0, 0, 0);
+        while stale != 0 && slots + pages < budget {
             let slot = stale.trailing_zeros();
             let Some(piece) = usual_piece::<M>(chunk, slot, SLICE - got) else { break };
             got += piece.collect(&mut places[got..], &mut |at, word| vm.complain(at, word));
-            pages += piece.pages();
-            slots |= 1 << slot;
+            (slots, pages) = (slots + 1, pages + piece.pages());
+            these |= 1 << slot;
             stale &= stale - 1;
         }
         // SAFETY: the only bindings are collected, after grace (G3).
         unsafe { self.magazine.accept(SLICE, got) }
-        (slots, pages)
+        (these, slots, pages)
     }
 
     /// The frames that wait in entries go to the magazine: nobody else holds
@@ -161,12 +174,11 @@ impl<M: Machine> Here<'_, M> {
         self.open.postpone(chunk, slot, chunk.slot(slot).pages());
     }
 
-    /// The load is empty: its table pages are free memory.
-    fn redeem_tables(&mut self, load: &Load) {
-        self.core.waiting.fetch_sub(load.pages, Relaxed);
-        while let Some(held) = self.tables[load.index].pop() {
-            self.redeem_table(held);
-        }
+    /// No slots are left in the load: its table pages are free memory. False =
+    /// none is left either.
+    fn redeem_one_table(&mut self, load: &Load) -> bool {
+        let held = self.tables[load.index].pop();
+        held.map(|held| self.redeem_table(held)).is_some()
     }
 
     /// Collects up to a slice of a slot's frames. `load.done` says how far it

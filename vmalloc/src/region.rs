@@ -7,8 +7,9 @@
 //!
 //! # Rules
 //! - **R3** A run's table pages are linked before anything is bound in it, and
-//!   its grains point at its chunk before anybody can ask.
-//! - **T1** A leaf table is linked while any grain under it is outside the
+//!   its grains point at its chunk before anybody can ask. They are linked slice
+//!   by slice, where an area is the first to reach there.
+//! - **T1** A leaf table stays linked while any grain under it is outside the
 //!   arena. When a run goes back, each leaf table with nothing left under it is
 //!   unlinked, and its grains stay out of the arena until the load that holds
 //!   the table page is ripe: a paging-structure cache may still point at it.
@@ -23,7 +24,7 @@ use crate::cpu::{Here, SLICE};
 use crate::error::Shortage;
 use crate::load::HeldTable;
 use crate::machine::Machine;
-use crate::machine::format::Format;
+use crate::machine::format::{Format, entries};
 use crate::machine::frames::Frames;
 use crate::space::arena::{Arena, Fit};
 use crate::space::chunk::ChunkRef;
@@ -73,6 +74,8 @@ impl UnitEntry {
     }
 }
 
+/// Leaf tables that are unlinked in one section.
+const PRUNED: u64 = 4;
 /// Frames that a CPU keeps in stock for the next run.
 const KEEP: usize = 16;
 
@@ -81,6 +84,17 @@ pub(crate) struct Shared {
     pub(crate) arena: Arena,
     /// Headers without a chunk, chained by their `next`.
     headers: Option<ChunkRef>,
+    sweep: Sweep,
+}
+
+/// How far the search for empty leaf tables has come (T1).
+struct Sweep {
+    /// No run has reached beyond: there are none.
+    end: VirtAddr,
+    /// One is on its way: where it goes on.
+    at: Option<VirtAddr>,
+    /// There may be some behind it: another one is due.
+    again: bool,
 }
 
 /// A range of addresses that areas are carved from.
@@ -100,7 +114,8 @@ pub(crate) struct Region<L: lock_api::RawMutex> {
     arena_stock: usize,
     pub(crate) units: UnitTable,
     pub(crate) shared: Mutex<L, Shared>,
-    /// Empty leaf tables may be linked: there was no room for them in a load.
+    /// Empty leaf tables may be linked: nobody has had the time, or the room in
+    /// a load.
     unswept: AtomicBool,
 }
 
@@ -132,7 +147,11 @@ impl<L: lock_api::RawMutex> Region<L> {
             straight: if grain_shift == 0 { 0 } else { SLICE.min(frames).min(grains as usize) },
             arena_stock: arena.stock_needed(),
             units: UnitTable::new(grains),
-            shared: Mutex::new(Shared { arena, headers: None }),
+            shared: Mutex::new(Shared {
+                arena,
+                headers: None,
+                sweep: Sweep { end: VirtAddr(base), at: None, again: false },
+            }),
             unswept: AtomicBool::new(false),
         }
     }
@@ -178,6 +197,12 @@ impl<L: lock_api::RawMutex> Region<L> {
         (self.base.0 >> PAGE_SHIFT >> self.grain_shift) as u64
     }
 
+    /// Leaves empty leaf tables to a sweep.
+    fn leave(&self, shared: &mut Shared) {
+        shared.sweep.again = true;
+        self.unswept.store(true, Relaxed);
+    }
+
     fn fit(&self, run: &RunFit) -> Fit {
         let grains = run.pages.div_ceil(1 << self.grain_shift);
         Fit {
@@ -213,6 +238,18 @@ enum For {
     Chunk(Class, usize),
     /// One area: a slot of a run chunk.
     Area(ChunkRef, u32),
+}
+
+/// Whether a slice, `done` pages into its area, has its tables: class chunks
+/// keep them at hand; in a run of its own it has, unless it is the first to
+/// reach into a leaf table.
+fn is_linked<M: Machine>(chunk: ChunkRef, slice: PageRange, done: usize) -> bool {
+    if chunk.is_runs() {
+        let first = (slice.start.0 >> PAGE_SHIFT) & (entries::<M::Table>() - 1);
+        return done > 0 && first > 0 && first + slice.pages <= entries::<M::Table>();
+    }
+    let last = VirtAddr(slice.end().0 - 1);
+    [slice.start, last].into_iter().all(|at| chunk.leaf(at, leaf_shift::<M>()) != 0)
 }
 
 impl<'v, M: Machine> Here<'v, M> {
@@ -278,14 +315,11 @@ impl<'v, M: Machine> Here<'v, M> {
         unsafe { ChunkRef::create(machine, frame) }
     }
 
-    /// Takes a run: grains, unit entries, table pages (R3).
+    /// Takes a run: grains and unit entries (R3).
     fn take_run(&mut self, id: RegionId, run: &RunFit, whom: For) -> Result<ChunkRef, Shortage> {
         let (machine, region) = (self.vm.machine(), self.region(id));
         let fit = region.fit(run);
-        let pages = (fit.grains as usize) << region.grain_shift;
-        let walker = self.walker();
-        let units = region.units.stock_needed(fit.grains);
-        self.lay_in(1 + region.arena_stock + units + walker.tables_needed(pages))?;
+        self.lay_in(1 + region.arena_stock + region.units.stock_needed(fit.grains))?;
 
         let before = self.stock.len();
         let mut shared = region.shared.lock();
@@ -297,20 +331,31 @@ impl<'v, M: Machine> Here<'v, M> {
             }
         };
         let range = region.pages_of(start, fit.grains);
+        shared.sweep.end = shared.sweep.end.max(range.end());
         let (chunk, slot) = self.label(&mut shared, region, range, whom);
         let entry = UnitEntry::new(chunk, slot);
         region.units.set(machine, &mut self.stock, start, fit.grains, entry.0);
         drop(shared);
 
-        let bookkeeping = before - self.stock.len();
-        walker.prepare(range, &mut self.stock);
-        self.core.bookkeeping.fetch_add(bookkeeping, Relaxed);
-        self.core.tables.fetch_add(before - bookkeeping - self.stock.len(), Relaxed);
-        if slot.is_none() {
-            self.cache_leaves(chunk, range);
-        }
+        self.core.bookkeeping.fetch_add(before - self.stock.len(), Relaxed);
         self.stock.trim(machine, KEEP);
         Ok(chunk)
+    }
+
+    /// Links the tables for a slice, `done` pages into its area, if they may be
+    /// missing (R3).
+    pub(crate) fn link(&mut self, chunk: ChunkRef, slice: PageRange, done: usize) -> Result<(), Shortage> {
+        if is_linked::<M>(chunk, slice, done) {
+            return Ok(());
+        }
+        self.lay_in(self.walker().tables_needed(slice.pages))?;
+        let before = self.stock.len();
+        self.walker().prepare(slice, &mut self.stock);
+        self.core.tables.fetch_add(before - self.stock.len(), Relaxed);
+        if !chunk.is_runs() {
+            self.cache_leaves(chunk, slice);
+        }
+        Ok(())
     }
 
     #[cold]
@@ -342,18 +387,21 @@ impl<'v, M: Machine> Here<'v, M> {
         }
     }
 
-    /// Keeps the chunk's leaf tables at hand: they stay linked while it is one
-    /// (T1).
+    /// Keeps leaf tables of a class chunk at hand: they stay linked while it is
+    /// one (T1).
     fn cache_leaves(&self, chunk: ChunkRef, range: PageRange) {
         let shift = leaf_shift::<M>();
-        for (index, leaf) in (range.start.0 >> shift..=(range.end().0 - 1) >> shift).enumerate() {
+        let first = chunk.address(0).0 >> shift;
+        for leaf in range.start.0 >> shift..=(range.end().0 - 1) >> shift {
             let table = self.walker().leaf_table(VirtAddr(leaf << shift));
-            chunk.cache_leaf(index, table.map_or(0, |table| table.into_raw()));
+            chunk.cache_leaf(leaf - first, table.map_or(0, |table| table.into_raw()));
         }
-        if range.start.0 >> shift == (range.end().0 - 1) >> shift
-            && let Some(table) = self.walker().leaf_table(range.start)
+        let whole = self.region(chunk.region()).pages_of(0, chunk.units()).pages;
+        let whole = PageRange::new(chunk.address(0), whole);
+        if first == (whole.end().0 - 1) >> shift
+            && let Some(table) = self.walker().leaf_table(whole.start)
         {
-            chunk.cache_entries(Piece::new(table, range.start, range.pages).into_raw());
+            chunk.cache_entries(Piece::new(table, whole.start, whole.pages).into_raw());
         }
     }
 
@@ -381,7 +429,11 @@ impl<'v, M: Machine> Here<'v, M> {
         shared.arena.free(machine, start, grains);
         let span = 1u64 << (<M::Table as Format>::INDEX_BITS - region.grain_shift);
         let (phase, start) = (region.phase(), start as u64);
-        for leaf in (start + phase) / span..=(start + phase + grains as u64 - 1) / span {
+        let leaves = (start + phase) / span..=(start + phase + grains as u64 - 1) / span;
+        if leaves.end() - leaves.start() >= PRUNED {
+            return region.leave(&mut shared);
+        }
+        for leaf in leaves {
             // A leaf table that reaches beyond the region is not ours alone.
             let at = (leaf * span).checked_sub(phase);
             if let Some(at) = at.filter(|at| at + span <= region.grains() as u64) {
@@ -401,8 +453,7 @@ impl<'v, M: Machine> Here<'v, M> {
         // Keeping the grains out may need frames. Without any, or without room
         // in the load, the table stays linked, empty, until it is swept.
         if self.stock.len() < region.arena_stock || self.tables[load].is_full() {
-            region.unswept.store(true, Relaxed);
-            return;
+            return region.leave(shared);
         }
         let Some(table) = self.walker().unlink(region.address(at)) else { return };
         let before = self.stock.len();
@@ -413,25 +464,43 @@ impl<'v, M: Machine> Here<'v, M> {
         count(&self.cpu.counters.tables_pruned, 1);
     }
 
-    /// Unlinks empty leaf tables that there was no room for before (T1), as many
-    /// as the open load has room for.
-    pub(crate) fn sweep(&mut self, id: RegionId) {
+    /// Unlinks empty leaf tables that nobody had the time or the room for before
+    /// (T1), a few at a time (L3) as long as the open load has room. True = there
+    /// may be more.
+    pub(crate) fn sweep(&mut self, id: RegionId) -> bool {
         let region = self.region(id);
         if !region.unswept.load(Relaxed) || self.lay_in(region.arena_stock).is_err() {
-            return;
+            return false;
         }
-        region.unswept.store(false, Relaxed);
+        let mut shared = region.shared.lock();
         let span = 1u32 << (<M::Table as Format>::INDEX_BITS - region.grain_shift);
-        let end = region.address(region.grains());
-        let mut from = region.base;
-        while !region.unswept.load(Relaxed) {
-            let mut shared = region.shared.lock();
-            let Some(leaf) = self.walker().next_leaf(from, end) else { return };
-            if let Some(at) = region.grain_of(leaf).filter(|at| region.grains() - at >= span) {
+        for _ in 0..PRUNED {
+            if self.tables[self.open.index].is_full() {
+                return false;
+            }
+            let (more, leaf) = self.next_unswept(region, &mut shared);
+            if let Some(at) = leaf.and_then(|leaf| region.grain_of(leaf)).filter(|at| region.grains() - at >= span) {
                 self.prune(region, &mut shared, at, span);
             }
-            from = VirtAddr(leaf.0 + (1 << leaf_shift::<M>()));
+            if !more {
+                return false;
+            }
         }
+        true
+    }
+
+    /// The next leaf table of the sweep that is on its way, or due, if there is
+    /// one nearby; and whether there may be more.
+    fn next_unswept(&self, region: &Region<M::Lock>, shared: &mut Shared) -> (bool, Option<VirtAddr>) {
+        let sweep = &mut shared.sweep;
+        if sweep.at.is_none() {
+            sweep.again = false;
+        }
+        let from = sweep.at.unwrap_or(region.base);
+        let (leaf, next) = self.walker().next_leaf(from, sweep.end);
+        sweep.at = next;
+        region.unswept.store(next.is_some() || sweep.again, Relaxed);
+        (next.is_some(), leaf)
     }
 
     /// After grace: the table page is free memory, its grains free addresses.

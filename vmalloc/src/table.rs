@@ -7,7 +7,7 @@
 //! [`machine::format`](crate::machine::format).
 //!
 //! ```text
-//!   Walker ── prepare ──▶ links what is missing        rare: once a chunk
+//!   Walker ── prepare ──▶ links what is missing        rare: once a leaf table
 //!     │ leaf_table / pieces
 //!   LeafTable ── Piece::new ──▶ Piece                  cached in the chunk
 //!     │  bind  retire  collect                         one load, one store a page
@@ -64,6 +64,9 @@ use crate::units::{PAGE_SHIFT, PageRange, Pfn, VirtAddr};
 use cell::Cell;
 use core::ops::Range;
 use core::ptr::NonNull;
+
+/// Entries that a search for a leaf table looks at in one go.
+const NEARBY: usize = 32;
 
 /// The entry word of the machine `M`.
 pub type Word<M> = <<M as Machine>::Table as Format>::Word;
@@ -156,18 +159,24 @@ impl<'m, M: Machine> Walker<'m, M> {
     }
 
     /// The first page of the first linked leaf table from the page of `from` on
-    /// and below `end`.
-    pub fn next_leaf(&self, from: VirtAddr, end: VirtAddr) -> Option<VirtAddr> {
-        let mut page = page_of(from);
-        while page < page_of(end) {
+    /// and below `end`, if there is one nearby; and where to look next, if
+    /// anything is left.
+    pub fn next_leaf(&self, from: VirtAddr, end: VirtAddr) -> (Option<VirtAddr>, Option<VirtAddr>) {
+        let (mut page, end) = (page_of(from), page_of(end));
+        let rest = |page: usize| (page < end).then(|| address_of(page));
+        for _ in 0..NEARBY {
+            if page >= end {
+                break;
+            }
             let (slot, _, says) = self.descend(page, 2);
             let bits = table_bits::<M::Table>(slot.level - 1);
+            let first = page >> bits << bits;
+            page = first + (1 << bits);
             if slot.level == 2 && matches!(says, Entry::Table(_)) {
-                return Some(address_of(page >> bits << bits));
+                return (Some(address_of(first)), rest(page));
             }
-            page = ((page >> bits) + 1) << bits;
         }
-        None
+        (None, rest(page))
     }
 
     /// `range` cut at the borders of leaf tables. Pages without a table are
@@ -313,6 +322,12 @@ impl<F: Format> Table<F> {
     /// `pages` cut at the borders of this table's entries.
     fn parts(self, pages: Range<usize>) -> impl Iterator<Item = Range<usize>> {
         cut(pages, table_bits::<F>(self.level - 1))
+    }
+
+    /// All its entries.
+    fn cells(self) -> impl Iterator<Item = Cell<F>> {
+        // SAFETY: as for `slot`.
+        (0..entries::<F>()).map(move |index| unsafe { Cell::new(self.words.add(index)) })
     }
 
     /// The entries of the pages from `first`, one of the table's first.

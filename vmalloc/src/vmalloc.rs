@@ -351,9 +351,11 @@ impl<M: Machine> Here<'_, M> {
     #[inline(never)]
     fn unbind_in_slices(&mut self, found: &Found, bound: PageRange) {
         for slice in bound.slices(SLICE) {
+            if slice.start != bound.start {
+                self.breathe();
+            }
             self.unbind_slice(found, slice);
             self.redeem(SLICE);
-            self.breathe();
         }
         self.hand_over(found);
     }

@@ -223,7 +223,7 @@ impl<M: Machine> Here<'_, M> {
     #[cold]
     #[inline(never)]
     fn take_from_mail(&mut self, plan: &Plan<'_>) -> Result<(ChunkRef, u32), bool> {
-        if !self.cpu.mail.is_empty() {
+        if !(self.cpu.mail.is_empty() && self.letters.is_empty()) {
             self.drain_mail();
             if let Some(place) = self.take_from_rack(plan) {
                 return Ok(place);
@@ -514,13 +514,6 @@ impl<M: Machine> Here<'_, M> {
 impl<M: Machine> Vmalloc<M> {
     /// Retires what is bound on any CPU, or lies in its mail.
     pub(crate) fn shed_all(&self, core: &Core<M>, why: Shed) {
-        for index in 0..core.cpus() {
-            while let Ok(mut here) = Here::visit(self, core, index) {
-                here.drain_mail();
-                if here.shed(why) == 0 {
-                    break;
-                }
-            }
-        }
+        self.visit_each(core, |here| here.drain_mail() || here.shed(why) > 0);
     }
 }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use vmalloc::area::{Caller, Guard, Kind, RegionId};
 use vmalloc::flush::{Ear, Generations};
 use vmalloc::space::chunk::{Chunk, ChunkRef};
-use vmalloc::space::mail::Mail;
+use vmalloc::space::mail::{Letters, Mail};
 use vmalloc::space::slot::Label;
 use vmalloc::units::{Node, PageRange, Pfn, VirtAddr};
 
@@ -54,12 +54,13 @@ fn free_remotely(chunk: &Chunk, slot: u32, mail: &Mail) -> bool {
 /// What the owner does with its mail; returns the slots that became stale.
 fn drain(mail: &Mail) -> u32 {
     let mut slots = 0;
-    mail.drain(|chunk, posted| {
+    let mut letters = Letters::default();
+    while let Some((chunk, posted)) = mail.next(&mut letters) {
         let live = posted & chunk.live_slots();
         chunk.retire(live, 0);
         chunk.unclaim(posted);
         slots += live.count_ones();
-    });
+    }
     slots
 }
 

@@ -1,5 +1,6 @@
 //! `vmalloc bench latency`: the longest single call.
 
+use super::steps::{self, Steps, Symbols};
 use super::{Guest, hear};
 use crate::qemu::record::{BadRecord, Record};
 use crate::qemu::tools::Tools;
@@ -12,10 +13,12 @@ const MEMORY: u64 = 2 << 30;
 /// A call may take so many times its class's median, or so many instructions.
 const TIMES: u64 = 20;
 const ALWAYS: u64 = 10_000;
+/// Functions that are told of a call.
+const MOST_TOLD: usize = 5;
 
 const CAPTION: &str = "\
 Instructions of a single call; policy Unmap, 100,000 live areas, a million random operations, one CPU, not interrupted. The
-tick comes by hand every 4,000,000 instructions and is told apart, as are calls that waited for a flush (forced).
+tick comes by hand after every 3,000 areas and is told apart, as are calls that waited for a flush (forced).
 bound: 20 medians of the class, or 10,000, whichever is more.";
 
 struct Kind {
@@ -23,6 +26,8 @@ struct Kind {
     count: u64,
     median: u64,
     longest: u64,
+    /// The number of that call.
+    number: u64,
     forced: u64,
     longest_forced: u64,
 }
@@ -36,7 +41,8 @@ impl Kind {
         };
         let number = |key| of.number(key);
         let (count, median, longest) = (number("count")?, number("median")?, number("longest")?);
-        Ok(Kind { name, count, median, longest, forced: number("forced")?, longest_forced: number("longest_forced")? })
+        let (forced, longest_forced) = (number("forced")?, number("longest_forced")?);
+        Ok(Kind { name, count, median, longest, number: number("number")?, forced, longest_forced })
     }
 
     fn bound(&self) -> u64 {
@@ -46,12 +52,31 @@ impl Kind {
 
 /// Measures, and writes the table.
 pub fn run(tools: &Tools, out: &mut String) -> Result<()> {
-    let commands = vec!["bench latency".to_owned()];
-    let guest = Guest { exact: true, memory: MEMORY, commands, ..Guest::default() };
-    let records = hear(tools, guest, &mut |_| ())?;
+    let records = guest(tools, "bench latency".to_owned())?;
     let records = records.iter().filter(|record| record.name == "latency");
     let kinds: Vec<Kind> = records.map(Kind::read).collect::<Result<_, _>>()?;
-    Ok(write(out, &kinds)?)
+    write(out, &kinds)?;
+    // The same once more, for the longest calls step by step.
+    let numbers: Vec<String> = kinds.iter().map(|of| of.number.to_string()).collect();
+    let stepped = steps::read(&guest(tools, format!("bench latency calls={}", numbers.join(",")))?)?;
+    write_longest(out, &kinds, &stepped, &Symbols::load(&tools.image)?)
+}
+
+fn guest(tools: &Tools, command: String) -> Result<Vec<Record>> {
+    hear(tools, Guest { exact: true, memory: MEMORY, commands: vec![command], ..Guest::default() }, &mut |_| ())
+}
+
+/// Where the longest calls spent their time: in which functions, with what is
+/// inlined into them.
+fn write_longest(out: &mut String, kinds: &[Kind], stepped: &[Steps], symbols: &Symbols) -> Result<()> {
+    writeln!(out, "\nThe longest calls, by function, with what is inlined:")?;
+    for kind in kinds {
+        let Some(steps) = stepped.iter().find(|steps| steps.name == kind.number.to_string()) else { continue };
+        let sums = steps.by(|at, _| symbols.whole(at).map(Some))?;
+        let most = sums.iter().take(MOST_TOLD).map(|(name, n)| format!("{name} {}", grouped(*n as u64)));
+        writeln!(out, "  {}: {}", kind.name, most.collect::<Vec<_>>().join(", "))?;
+    }
+    Ok(())
 }
 
 fn write(out: &mut String, kinds: &[Kind]) -> fmt::Result {
@@ -74,8 +99,9 @@ mod tests {
     use super::*;
 
     fn told(longest: u64) -> String {
-        let line =
-            format!("@latency of=free least=2 most=4 count=9 median=700 longest={longest} forced=0 longest_forced=0");
+        let line = format!(
+            "@latency of=free least=2 most=4 count=9 median=700 longest={longest} number=7 forced=0 longest_forced=0"
+        );
         let kind = Kind::read(&Record::parse(&line).unwrap()).unwrap();
         let mut out = String::new();
         write(&mut out, &[kind]).unwrap();

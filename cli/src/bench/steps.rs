@@ -16,9 +16,7 @@ pub const REMOTE: &str = "remote";
 const LOCKS: [&str; 2] = ["lock_api::", "spin::"];
 /// Functions that lock lines which no other CPU writes: a CPU's own flag and
 /// counters.
-const OWN: [&str; 2] = ["vmalloc::cpu::Here::enter", "pc::cpu::local::"];
-/// The same where areas are freed by the CPU that made them: their slots.
-const OWN_SLOTS: [&str; 1] = ["vmalloc::space::slot::Slot::"];
+const OWN: [&str; 3] = ["vmalloc::cpu::Here::enter", "vmalloc::cpu::Here::breathe", "pc::cpu::local::"];
 
 /// Locked instructions a loop.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
@@ -82,7 +80,7 @@ impl Steps {
             let n = step.count as f64 / self.loops as f64;
             if any(&LOCKS) {
                 locked.locks += n;
-            } else if any(&OWN) || (self.name != REMOTE && any(&OWN_SLOTS)) {
+            } else if any(&OWN) {
                 locked.own += n;
             } else {
                 locked.shared += n;
@@ -121,6 +119,12 @@ impl Symbols {
         let names = self.functions(at)?;
         let own = |name: &&String| !name.starts_with("core::") && !name.contains(" as core::");
         Ok(names.iter().find(own).or(names.first()).cloned().unwrap_or_else(|| format!("{at:#x}")))
+    }
+
+    /// The function whose code has the instruction, whatever it is inlined from.
+    pub fn whole(&self, at: u64) -> Result<String> {
+        let names = self.functions(at)?;
+        Ok(names.last().cloned().unwrap_or_else(|| format!("{at:#x}")))
     }
 
     /// The place in the source that the instruction comes from.

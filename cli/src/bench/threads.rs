@@ -21,7 +21,10 @@ const CASES: [(&str, Option<(&str, &str)>); 5] = [
     ("vm_map_ram 1", Some(("908", "1,675"))),
 ];
 /// Locked instructions on shared lines that a remote free may have.
-const MOST_SHARED: f64 = 3.0;
+const MOST_SHARED: f64 = 2.0;
+
+/// What a load costs once, shared by all that is in it, and a chunk in the mail.
+const BESIDES: f64 = 0.02;
 
 /// Measures, and writes.
 pub fn run(tools: &Tools, out: &mut String) -> Result<()> {
@@ -79,7 +82,7 @@ fn shared(tools: &Tools, out: &mut String) -> Result<()> {
             REMOTE => ("a free of another CPU's area", MOST_SHARED),
             _ => ("a pair on the same CPU", 0.0),
         };
-        let verdict = if (locked.shared - most).round() > 0.0 { "MISSED" } else { "kept" };
+        let verdict = if locked.shared > most + BESIDES { "MISSED" } else { "kept" };
         let (shared, locks, own) = (locked.shared, locked.locks, locked.own);
         writeln!(
             out,

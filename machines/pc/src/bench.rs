@@ -8,13 +8,14 @@
 //!     threads=N                 on N CPUs at once, by the clock
 //!   bench remote steps          a free on another CPU than the area's
 //!   bench latency               the longest single call, by kind and size
+//!     calls=N,M                 instruction by instruction through these calls
 //! ```
 //!
 //! The tick stays on, as it does where Linux's figures come from.
 
 mod cases;
 mod latency;
-mod step;
+pub mod step;
 mod threads;
 
 use crate::boot::policy;
@@ -62,6 +63,8 @@ struct Order<'a> {
     loops: Option<usize>,
     policy: Policy,
     steps: bool,
+    /// Numbers of calls.
+    calls: &'a str,
     /// CPUs; none = one, and instructions are counted.
     threads: Option<u32>,
 }
@@ -86,11 +89,12 @@ impl<'a> Order<'a> {
     /// Reads the words; the one that is not understood.
     fn read(words: &'a str) -> Result<Order<'a>, &'a str> {
         let mut order =
-            Order { what: "", pages: None, loops: None, policy: vm().policy(), steps: false, threads: None };
+            Order { what: "", pages: None, loops: None, policy: vm().policy(), steps: false, calls: "", threads: None };
         for word in words.split_whitespace() {
             match word.split_once('=') {
                 Some(("loops", n)) => order.loops = Some(n.parse().map_err(|_| word)?),
                 Some(("threads", n)) => order.threads = Some(n.parse().map_err(|_| word)?),
+                Some(("calls", numbers)) => order.calls = numbers,
                 Some(("policy", name)) => order.policy = policy(name).ok_or(word)?,
                 Some(_) => return Err(word),
                 None if word == "steps" => order.steps = true,
@@ -108,7 +112,7 @@ impl<'a> Order<'a> {
                 cases::about();
                 Case::ALL.into_iter().filter(|&case| !self.one(case)).count() == 0
             }
-            "latency" => told(&"latency", latency::run(self.loops)),
+            "latency" => told(&"latency", latency::run(self.loops, self.calls)),
             "remote" => told(&"remote", step::remote(self.loops)),
             word => match Case::named(word, self.pages) {
                 Ok(case) => {

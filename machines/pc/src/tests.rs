@@ -97,6 +97,8 @@ const ALL: &[Test] = tests! {
         under_park_and_keep_an_area_that_comes_again_is_warm;
     frees:
         what_another_cpu_frees_comes_back
+        a_pair_on_one_cpu_locks_no_line_that_others_write
+        a_free_on_another_cpu_locks_two_lines_that_others_write
         a_double_free_on_two_cpus_is_refused_once;
     flushes:
         whoever_reads_a_live_area_reads_that_area

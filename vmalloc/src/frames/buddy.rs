@@ -9,6 +9,7 @@
 
 use super::descriptor::{Block, Descriptors, Home, NONE, State, Tag};
 use crate::machine::frames::MAX_ORDER;
+use crate::units::Pfn;
 use core::sync::atomic::Ordering::Relaxed;
 
 /// The number of orders.
@@ -48,6 +49,25 @@ impl Buddy {
         let smallest = (0..=MAX_ORDER).find(|&o| self.heads[o as usize] != NONE)?;
         let order = order.min(smallest);
         Some((self.take(d, order)?, order))
+    }
+
+    /// Takes free blocks that are single frames until `into` is full or there are
+    /// no more, and says how many: as [`Buddy::take`] would, all at once.
+    pub fn take_singles(&mut self, d: Descriptors, into: &mut [Pfn]) -> usize {
+        let (mut index, mut got) = (self.heads[0], 0);
+        while got < into.len() && index != NONE {
+            let block = d.at(index);
+            block.turn(State::Out(0));
+            into[got] = d.frame(index);
+            (index, got) = (block.next().load(Relaxed), got + 1);
+        }
+        if index != NONE {
+            d.at(index).prev().store(NONE, Relaxed);
+        }
+        self.heads[0] = index;
+        self.blocks[0] -= got;
+        self.free -= got;
+        got
     }
 
     /// Takes the piece of `order` at `target` out of the free block `from`,

@@ -4,6 +4,7 @@
 //! way round. So a depot always owns as many stacks as it was opened with,
 //! which bounds what it hoards, and no exchange can need memory.
 
+use super::magazine::MOST;
 use super::stack::{Held, Stack};
 use crate::machine::Machine;
 use crate::machine::frames::Frames;
@@ -45,11 +46,13 @@ impl<L: RawMutex> Depot<L> {
     }
 
     /// Stacks that a depot should have: together they hold about a 64th of
-    /// the node's memory.
-    pub fn stacks_for<M: Machine>(machine: &M) -> usize {
+    /// the node's memory, or its part of `loads` frames, which come back
+    /// sooner than they are needed again.
+    pub fn stacks_for<M: Machine>(machine: &M, loads: usize) -> usize {
         let source = machine.frames();
         let full = super::magazine::full_at(source.total(), machine.cpus());
-        (source.total() / source.nodes() / 64 / full).min(64)
+        let frames = (source.total() / 64).max(loads) / source.nodes();
+        (frames / full).min(64)
     }
 
     /// Frames in the depot.
@@ -68,22 +71,24 @@ impl<L: RawMutex> Depot<L> {
         self.chains.lock().exchange(full, |chains| (&mut chains.empty, &mut chains.full))
     }
 
-    /// Gives frames back to the source until at most `keep` are left, and
-    /// says how many. One stack at a time, without the lock.
+    /// Gives frames back to the source if more than `keep` are here, up to
+    /// [`MOST`] of them, and says how many. Without the lock.
     pub fn trim<M: Machine>(&self, machine: &M, keep: usize) -> usize {
-        let mut given = 0;
-        while self.frames() > keep {
-            let Some(mut stack) = Held::unchain(&mut self.chains.lock().full) else { break };
-            given += stack.drain(machine);
-            stack.chain(&mut self.chains.lock().empty);
+        if self.frames() <= keep {
+            return 0;
         }
+        let Some(mut stack) = Held::unchain(&mut self.chains.lock().full) else { return 0 };
+        let given = stack.give_top(machine, stack.len().min(MOST));
+        let mut chains = self.chains.lock();
+        let is_empty = stack.len() == 0;
+        stack.chain(if is_empty { &mut chains.empty } else { &mut chains.full });
         given
     }
 
     /// Closes the depot: frames and stacks go back to the source. Returns the
     /// number of frames that were in stock.
     pub fn destroy<M: Machine>(&self, machine: &M) -> usize {
-        let given = self.trim(machine, 0);
+        let given = core::iter::repeat_with(|| self.trim(machine, 0)).take_while(|&given| given > 0).sum();
         while let Some(stack) = self.take_empty() {
             stack.destroy(machine);
         }

@@ -5,12 +5,12 @@
 //!
 //! ```text
 //!   pop, commit   loaded ◀── swap ── spare ◀── full ── depot ── … ◀── batch ── source
-//!   push          loaded ── swap ──▶ spare ── full ──▶ depot ── … ── half ──▶ source
+//!   push          loaded ── swap ──▶ spare ── full ──▶ depot ── … ── batch ──▶ source
 //! ```
 //!
 //! How much: a stack counts as full at clamp(frames/64/CPUs, 8..=445), and a
-//! batch from the source is half of that, at most 256 frames and at most an
-//! eighth of what is free, unless the caller needs more at once. So on small
+//! batch from or to the source is half of that, at most 64 frames, and from it
+//! at most an eighth of what is free, unless the caller needs more at once. So on small
 //! memories a CPU holds a few frames only, on large ones at most 3.5 MiB.
 //!
 //! Which: single frames of the CPU's own node, of any zone that the source
@@ -33,7 +33,8 @@ use crate::units::{Node, Pfn};
 use core::mem::swap;
 use lock_api::RawMutex;
 
-/// The most frames that can be reserved or accepted at once.
+/// The most frames that can be reserved or accepted at once, and that go from or
+/// to the source at once.
 pub(crate) const MOST: usize = 64;
 
 /// One CPU's stock of free frames. Closed until [`Magazine::open`]; dropping
@@ -211,10 +212,11 @@ impl Magazine {
         }
     }
 
-    /// Gives all frames back to the source, and says how many.
-    pub fn drain<M: Machine>(&mut self, machine: &M) -> usize {
-        let Some(stacks) = &mut self.stacks else { return 0 };
-        stacks.loaded.drain(machine) + stacks.spare.drain(machine)
+    /// Gives up to [`MOST`] frames back to the source, and says how many.
+    pub fn give_some<M: Machine>(&mut self, machine: &M) -> usize {
+        let Some(Stacks { loaded, spare }) = &mut self.stacks else { return 0 };
+        let stack = if spare.len() > 0 { spare } else { loaded };
+        stack.give_top(machine, stack.len().min(MOST))
     }
 
     /// Closes it: frames and stacks go back to the source. Returns the number
@@ -251,7 +253,7 @@ impl Magazine {
 
 /// How many frames to ask the source for.
 fn batch<M: Machine>(machine: &M, full: usize) -> usize {
-    (full / 2).min(256).min(machine.frames().free_now() / 8)
+    (full / 2).min(MOST).min(machine.frames().free_now() / 8)
 }
 
 impl Stacks {
@@ -308,8 +310,8 @@ impl Stacks {
             depot.swap_for_empty(&mut self.spare);
         }
         if !has_room(&self.spare) {
-            let keep = (full - n).min(full / 2);
-            self.spare.give_top(machine, self.spare.len() - keep);
+            let lacking = self.spare.len() + n - full;
+            self.spare.give_top(machine, lacking.max(MOST.min(full / 2)).min(self.spare.len()));
         }
         swap(&mut self.loaded, &mut self.spare);
     }

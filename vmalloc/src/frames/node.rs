@@ -65,7 +65,7 @@ impl NodeZones {
     /// Takes single frames until `into` is full or the node has no more for
     /// this request, and says how many.
     pub fn take_many(&mut self, d: Descriptors, mut want: Want, into: &mut [Pfn]) -> usize {
-        let mut got = 0;
+        let mut got = if want.next.is_none() { self.take_singles(d, want, into) } else { 0 };
         while got < into.len()
             && let Some((head, order)) = self.take_piece(d, want, into.len() - got)
         {
@@ -79,9 +79,21 @@ impl NodeZones {
         got
     }
 
+    /// Takes what the zone that serves the request has of single frames: they
+    /// come first, and they are many after a while.
+    fn take_singles(&mut self, d: Descriptors, want: Want, into: &mut [Pfn]) -> usize {
+        let Some(zone) = self.candidates(want).find(|zone| room(zone, want) > 0) else { return 0 };
+        let most = into.len().min(room(zone, want));
+        zone.take_singles(d, &mut into[..most])
+    }
+
     /// Gives a block back; false, and nothing has changed, where not all its
     /// frames are out.
     pub fn give(&mut self, d: Descriptors, first: u32, order: u8) -> bool {
+        if order == 0 && d.at(first).state() == State::Out(0) {
+            self.zone_of(d, first).give(d, first, 0);
+            return true;
+        }
         let Some(cover) = d.covering(first).filter(|block| !block.free) else { return false };
         if cover.order > order {
             let head = cover.carve(first, order, |at, order| d.at(at).turn(State::Out(order)));

@@ -312,7 +312,8 @@ unsafe impl<L: RawMutex + Sync> Frames for Zones<L> {
 
     unsafe fn free_bulk(&self, frames: &[Pfn]) {
         let Some(d) = self.descriptors() else { return };
-        for group in frames.chunk_by(|&a, &b| self.node_of(a) == self.node_of(b)) {
+        let alone = self.nodes() == 1;
+        for group in frames.chunk_by(|&a, &b| alone || self.node_of(a) == self.node_of(b)) {
             self.with(self.node_of(group[0]).0 as usize, |zones| {
                 for &frame in group {
                     self.count_bad(d.index(frame).is_some_and(|index| zones.give(d, index, 0)));

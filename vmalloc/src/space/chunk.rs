@@ -143,16 +143,22 @@ impl Chunk {
         // Exact for every page of the chunk: see the test.
         self.reciprocal.store((((1u64 << 32) / class.stride() as u64) + 1) as u32, Relaxed);
         self.class.store(class.index() as u8, Relaxed);
+        self.forget_leaves();
         self.reset(all, region, owner);
     }
 
     /// Becomes a run chunk.
     pub fn become_runs(&self, region: RegionId, owner: u32) {
         self.base.store(0, Relaxed);
-        // Those of a class chunk that the header was before.
-        self.leaves.iter().for_each(|leaf| leaf.store(0, Relaxed));
+        self.forget_leaves();
         self.class.store(RUNS, Relaxed);
         self.reset(u64::MAX, region, owner);
+    }
+
+    /// Those at hand were of the chunk that the header was before.
+    fn forget_leaves(&self) {
+        self.leaves.iter().for_each(|leaf| leaf.store(0, Relaxed));
+        self.entries.store(0, Relaxed);
     }
 
     fn reset(&self, all: u64, region: RegionId, owner: u32) {
@@ -280,14 +286,14 @@ impl Chunk {
     #[inline]
     pub fn leaf(&self, at: VirtAddr, leaf_shift: u32) -> usize {
         let index = (at.0 >> leaf_shift).wrapping_sub(self.base.load(Relaxed) >> leaf_shift);
-        self.leaves.get(index).map_or(0, |leaf| leaf.load(Relaxed))
+        self.leaves.get(index).map_or(0, |leaf| leaf.load(Acquire))
     }
 
     /// Where the entry of its first page is, if one leaf table maps them all, as the
     /// caller of [`Chunk::cache_entries`] left it; else 0.
     #[inline(always)]
     pub fn entries(&self) -> usize {
-        self.entries.load(Relaxed)
+        self.entries.load(Acquire)
     }
 
     /// How many pages `at` is from its first.
@@ -299,13 +305,13 @@ impl Chunk {
     /// Keeps the entry of its first page at hand: all pages are mapped by one leaf
     /// table.
     pub fn cache_entries(&self, first: usize) {
-        self.entries.store(first, Relaxed);
+        self.entries.store(first, Release);
     }
 
     /// Keeps the `index`-th leaf table under the chunk at hand.
     pub fn cache_leaf(&self, index: usize, leaf: usize) {
         if let Some(place) = self.leaves.get(index) {
-            place.store(leaf, Relaxed);
+            place.store(leaf, Release);
         }
     }
 
@@ -544,14 +550,19 @@ unsafe impl Send for ChunkRef {}
 unsafe impl Sync for ChunkRef {}
 
 impl ChunkRef {
-    /// Makes the frame `header` a header.
+    /// Makes the frame `header` a header: in place, which no stack has room for.
     ///
     /// # Safety
-    /// - H1. The frame is the instance's for ever (C1), and nobody uses it yet.
+    /// - H1. The frame is the instance's for ever (C1), it is cleared, and nobody
+    ///   uses it yet.
     pub unsafe fn create<M: Machine>(machine: &M, header: Pfn) -> ChunkRef {
         let at = machine.virt(header).cast::<Chunk>();
-        // SAFETY: H1 and M2: a frame is large and aligned enough.
-        unsafe { at.write(Chunk::new(header)) };
+        // SAFETY: H1 and M2: a frame is large and aligned enough, and zeros are
+        // what all other fields of a new header are.
+        unsafe {
+            (&raw mut (*at.as_ptr()).frame).write(header.0);
+            (&raw mut (*at.as_ptr()).class).write(AtomicU8::new(RUNS));
+        }
         ChunkRef(at)
     }
 

@@ -62,5 +62,6 @@ impl<M: Machine> Walker<'_, M> {
 /// table covers.
 fn first_used<F: Format>(table: Table<F>, page: usize) -> Option<Slot<F>> {
     let bits = table_bits::<F>(table.level);
-    table.slots(page >> bits << bits).find(|slot| slot.cell.load() != F::ABSENT)
+    let used = table.cells().position(|cell| cell.load() != F::ABSENT)?;
+    table.slots(page >> bits << bits).nth(used)
 }

@@ -3,9 +3,13 @@
 //! 100,000 areas live; a million times one of them is freed, or one is made
 //! where one was freed. Each call is counted by itself, with no tick: the tick
 //! comes by hand, when it would be due, and is counted apart.
+//!
+//! Every machine does the same: so a second one can step through the calls that
+//! were the longest in the first, which tells where they spent their time.
 
+use super::step::Counters;
 use crate::boot::settings;
-use crate::{clock, vm};
+use crate::{clock, instructions, vm};
 use core::ptr::{NonNull, with_exposed_provenance_mut};
 use vmalloc::Req;
 use vmalloc::units::PAGE_SIZE;
@@ -13,8 +17,8 @@ use vmalloc_suite::{Error, Random};
 
 const LIVE: usize = 100_000;
 const OPERATIONS: usize = 1_000_000;
-/// Instructions between two ticks.
-const TICK: u64 = 4_000_000;
+/// Areas that are freed and made between two ticks: about 4,000,000 instructions.
+const TICK: usize = 3_000;
 /// Sizes of areas, each with how many of a thousand have them.
 const CLASSES: [(usize, usize, usize); 5] = [(1, 1, 800), (2, 4, 150), (5, 16, 40), (17, 64, 8), (65, 256, 2)];
 /// What is counted: an allocation and a free of each class, the tick.
@@ -25,61 +29,76 @@ const SPREAD: usize = 1 << 16;
 /// A call that took longer may have waited for a flush.
 const LONG: u64 = 4_000;
 
-/// Runs it, a record a kind.
-pub fn run(operations: Option<usize>) -> Result<(), Error> {
+/// Runs it, a record a kind. The calls with the numbers `stepped` are stepped
+/// through, a record each.
+pub fn run(operations: Option<usize>, stepped: &str) -> Result<(), Error> {
     clock::tick_every(0);
-    let ran = Latency::new().and_then(|mut latency| latency.fill_and_replace(operations.unwrap_or(OPERATIONS)));
+    let ran = Latency::new(stepped).and_then(|mut latency| latency.fill_and_replace(operations.unwrap_or(OPERATIONS)));
     clock::tick_every(settings().tick);
     ran
 }
 
-struct Latency {
+struct Latency<'a> {
     /// Addresses; the lower bits are the pages less one. 0 = none.
     live: Words,
     /// [`SPREAD`] counters a kind.
     counters: Words,
+    /// Steps, where calls are stepped through.
+    steps: Counters,
+    stepped: &'a str,
     random: Random,
-    longest: [u64; KINDS],
+    /// Calls that were counted.
+    calls: usize,
+    /// Of each kind the longest, and its number.
+    longest: [(u64, usize); KINDS],
     /// Calls that waited for a flush, and the longest.
     forced: [(u64, u64); KINDS],
     purges: u64,
-    ticked: u64,
 }
 
-impl Latency {
-    fn new() -> Result<Latency, Error> {
+impl<'a> Latency<'a> {
+    fn new(stepped: &'a str) -> Result<Latency<'a>, Error> {
         Ok(Latency {
             live: Words::new(LIVE)?,
             counters: Words::new(KINDS * SPREAD)?,
+            steps: Counters::new()?,
+            stepped,
             random: Random::new(Random::SEED),
-            longest: [0; KINDS],
+            calls: 0,
+            longest: [(0, 0); KINDS],
             forced: [(0, 0); KINDS],
             purges: vm().stats().counts.purges,
-            ticked: clock::instructions(),
         })
     }
 
     fn fill_and_replace(&mut self, operations: usize) -> Result<(), Error> {
-        let filled = (0..LIVE).try_for_each(|at| self.make(at, false));
-        let replaced = filled.and_then(|()| (0..operations / 2).try_for_each(|_| self.replace()));
+        let filled = (0..LIVE).try_for_each(|at| {
+            self.make(at, false)?;
+            self.tick_if_due(at, false);
+            Ok(())
+        });
+        let replaced = filled.and_then(|()| (1..=operations / 2).try_for_each(|n| self.replace(n)));
         self.tell();
         let emptied = (0..LIVE).map(|at| self.end(at, false)).fold(Ok(()), Result::and);
         replaced.and(emptied)
     }
 
-    fn replace(&mut self) -> Result<(), Error> {
+    fn replace(&mut self, n: usize) -> Result<(), Error> {
         let at = self.random.up_to(LIVE) - 1;
         self.end(at, true)?;
         self.make(at, true)?;
-        if clock::instructions() - self.ticked > TICK {
-            self.ticked = clock::instructions();
+        self.tick_if_due(n, true);
+        Ok(())
+    }
+
+    fn tick_if_due(&mut self, n: usize, counts: bool) {
+        if n.is_multiple_of(TICK) {
             let mut work = false;
-            self.counted(Some(OF_TICK), || work = vm().tick().work);
+            self.counted(counts.then_some(OF_TICK), || work = vm().tick().work);
             if work {
                 vm().work();
             }
         }
-        Ok(())
     }
 
     fn make(&mut self, at: usize, counts: bool) -> Result<(), Error> {
@@ -120,18 +139,31 @@ impl Latency {
 
     /// Calls, and counts it as of this kind, if it is of any.
     fn counted(&mut self, kind: Option<usize>, call: impl FnOnce()) {
+        let Some(kind) = kind else { return call() };
+        self.calls += 1;
+        if self.stepped.split(',').any(|number| number.parse() == Ok(self.calls)) {
+            return self.step(call);
+        }
         let start = clock::instructions();
         call();
         let count = clock::instructions() - start;
-        let Some(kind) = kind else { return };
         if count > LONG && self.has_waited() {
             let (calls, longest) = self.forced[kind];
             self.forced[kind] = (calls + 1, longest.max(count));
             return;
         }
-        self.longest[kind] = self.longest[kind].max(count);
+        self.longest[kind] = self.longest[kind].max((count, self.calls));
         let at = kind * SPREAD + (count as usize).min(SPREAD - 1);
         self.counters.set(at, self.counters.get(at) + 1);
+    }
+
+    fn step(&self, call: impl FnOnce()) {
+        self.steps.clear();
+        instructions::trap_each(true);
+        call();
+        instructions::trap_each(false);
+        println!("@steps name={} loops=1", self.calls);
+        self.steps.tell();
     }
 
     /// Whether a call waited for a flush since the last look.
@@ -150,7 +182,8 @@ impl Latency {
                 }
                 None => print!("@latency of=tick least=0 most=0"),
             }
-            print!(" count={count} median={median} longest={}", self.longest[kind]);
+            let (longest, number) = self.longest[kind];
+            print!(" count={count} median={median} longest={longest} number={number}");
             println!(" forced={forced} longest_forced={longest_forced}");
         }
     }

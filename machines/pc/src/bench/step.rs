@@ -73,6 +73,13 @@ pub fn run(case: Case, loops: Option<usize>) -> Result<(), Error> {
 pub fn remote(loops: Option<usize>) -> Result<(), Error> {
     let loops = loops.unwrap_or(PAGES);
     let counters = Counters::new()?;
+    let freed = free_remotely(loops);
+    println!("@steps name=remote loops={loops}");
+    counters.tell();
+    freed
+}
+
+fn free_remotely(loops: usize) -> Result<(), Error> {
     let list = vm().alloc(Req::bytes(loops * size_of::<usize>()))?;
     LIST.store(list.addr().get(), Relaxed);
     cpu::on(1, make, loops);
@@ -82,11 +89,25 @@ pub fn remote(loops: Option<usize>) -> Result<(), Error> {
     let freed = (0..loops).try_for_each(|n| free_nth(list, n));
     Stepped.end();
     clock::tick_every(settings().tick);
-    println!("@steps name=remote loops={loops}");
-    counters.tell();
     // SAFETY: V1: both CPUs are done with it.
     unsafe { vm().free(list) }?;
     freed
+}
+
+/// Instructions that lock the bus, in so many frees of areas that
+/// another CPU has made, or in so many pairs on this one.
+pub fn locked(loops: usize, remote: bool) -> Result<u32, Error> {
+    let counters = Counters::new()?;
+    if remote {
+        free_remotely(loops)?;
+    } else {
+        suite(&Bare).run(Case::FixSize(1), loops)?;
+        clock::tick_every(0);
+        let ran = suite(&Stepped).run(Case::FixSize(1), loops);
+        clock::tick_every(settings().tick);
+        ran?;
+    }
+    Ok(counters.met().filter(|(_, _, locked)| *locked).map(|(_, n, _)| n).sum())
 }
 
 /// Where CPU 1 puts the areas that it makes.
@@ -110,12 +131,12 @@ fn free_nth(list: NonNull<u8>, n: usize) -> Result<(), Error> {
 }
 
 /// A counter for each address of the image's code.
-struct Counters {
+pub(super) struct Counters {
     area: NonNull<u8>,
 }
 
 impl Counters {
-    fn new() -> Result<Counters, Error> {
+    pub(super) fn new() -> Result<Counters, Error> {
         // SAFETY: addresses only.
         let [start, end] = unsafe { [&text_start, &rodata_start] }.map(|at| from_ref(at).addr());
         let area = vm().alloc(Req::bytes((end - start) * size_of::<u32>()).zeroed())?;
@@ -127,16 +148,30 @@ impl Counters {
         Ok(Counters { area })
     }
 
+    /// Nothing was counted.
+    pub(super) fn clear(&self) {
+        // SAFETY: the area holds so many; nobody counts now.
+        unsafe { self.area.cast::<u32>().write_bytes(0, BYTES.load(Relaxed)) }
+    }
+
     /// A record for each address that was met.
-    fn tell(&self) {
+    pub(super) fn tell(&self) {
+        let base = BASE.load(Relaxed);
+        for (at, n, locked) in self.met() {
+            println!("@step at={:#x} n={n} locked={}", base + at, locked as u8);
+        }
+    }
+
+    /// What was met in the image's code: where, how often, and whether it locks
+    /// the bus.
+    fn met(&self) -> impl Iterator<Item = (usize, u32, bool)> {
         let (base, bytes) = (BASE.load(Relaxed), BYTES.load(Relaxed));
         // SAFETY: the area holds so many; nobody counts any more.
         let counts = unsafe { core::slice::from_raw_parts(self.area.cast::<u32>().as_ptr(), bytes) };
         // SAFETY: the image's code is readable.
         let code = unsafe { core::slice::from_raw_parts(with_exposed_provenance::<u8>(base), bytes) };
-        for (at, n) in counts.iter().enumerate().filter(|(_, n)| **n > 0) {
-            println!("@step at={:#x} n={n} locked={}", base + at, locks(&code[at..]) as u8);
-        }
+        let met = counts.iter().enumerate().filter(|(_, n)| **n > 0);
+        met.map(|(at, &n)| (at, n, locks(&code[at..])))
     }
 }
 

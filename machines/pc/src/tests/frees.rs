@@ -1,10 +1,13 @@
 //! Frees by another CPU than the one that made the area.
 
 use super::table::{Place, Stamped};
-use super::{Outcome, all_right, check, made, note};
+use super::{Outcome, Wrong, all_right, check, made, note};
+use crate::bench::step;
+use crate::boot::settings;
 use crate::{cpu, vm};
 use core::sync::atomic::{AtomicUsize, Ordering::*};
 use vmalloc::error::FreeError;
+use vmalloc::{Placement, Policy};
 
 const AREAS: usize = 100;
 static TABLE: [[Place; AREAS]; cpu::MAX] = [const { [const { Place::new() }; AREAS] }; cpu::MAX];
@@ -36,6 +39,40 @@ fn make(n: usize, place: &Place) -> Outcome {
 fn verify_and_free(area: Stamped) -> Outcome {
     area.verify()?;
     area.free()
+}
+
+/// Entering a CPU is one locked instruction, on a line that is the CPU's own. A
+/// pair enters twice; what a load costs is shared by all that is in it.
+pub fn a_pair_on_one_cpu_locks_no_line_that_others_write() -> Outcome {
+    if settings().placement == Placement::Lowest {
+        return Ok(());
+    }
+    vm().set_policy(Policy::Unmap);
+    let locked = stepped(false)?;
+    check!(locked <= (2 * PAIRS + PAIRS / 2) as u32, "{locked} locked instructions in {PAIRS} pairs");
+    Ok(())
+}
+
+/// It claims and it posts (R1); and it enters its own CPU twice, to see whether it
+/// goes straight, and the long way. The owner's mail is for a whole chunk.
+pub fn a_free_on_another_cpu_locks_two_lines_that_others_write() -> Outcome {
+    if settings().placement == Placement::Lowest || cpu::count() == 1 {
+        return Ok(());
+    }
+    vm().set_policy(Policy::Unmap);
+    let locked = stepped(true)?;
+    check!(locked <= (4 * PAIRS + PAIRS / 2) as u32, "{locked} locked instructions in {PAIRS} frees");
+    Ok(())
+}
+
+const PAIRS: usize = 2048;
+
+fn stepped(remote: bool) -> Result<u32, Wrong> {
+    vm().purge();
+    step::locked(PAIRS, remote).map_err(|why| {
+        println!("  {why}");
+        Wrong
+    })
 }
 
 static FREED: AtomicUsize = AtomicUsize::new(0);

@@ -1,25 +1,28 @@
 //! Table pages of large areas go back, however many they are (T1).
 
+use vmalloc::machine::format::MemType;
 use vmalloc::table::X86_64;
 use vmalloc::{Config, Req};
 use vmalloc_sim::{Booted, Rates, Sim};
 
+/// Where no memory is.
+const DEVICE: u64 = 1 << 40;
 const START: usize = 0xffff_c900_0000_0000;
 
-fn booted() -> Booted<X86_64> {
-    let sim = Sim::<X86_64>::builder().cpus(2).node(32 << 20).rates(Rates::NEVER).build();
+fn booted(cpus: u32) -> Booted<X86_64> {
+    let sim = Sim::<X86_64>::builder().cpus(cpus).node(32 << 20).rates(Rates::NEVER).build();
     Booted::new(sim, Config::region(START..START + (1 << 40))).unwrap()
 }
 
 #[test]
 fn the_table_pages_of_a_large_area_all_go_back_at_the_purge() {
-    let vm = booted();
+    let vm = booted(2);
     let before = vm.stats().table_frames;
-    for bytes in [1 << 21, 64 << 20, 1 << 30, 3 << 30] {
-        let area = vm.reserve(Req::bytes(bytes)).unwrap();
+    for bytes in [1 << 21, 8 << 20, 64 << 20, 1 << 30] {
+        let area = vm.ioremap(DEVICE, bytes, MemType::Uncached).unwrap();
         assert!(vm.stats().table_frames - before >= bytes >> 21);
         // SAFETY: V1.
-        unsafe { vm.free(area) }.unwrap();
+        unsafe { vm.iounmap(area) }.unwrap();
         vm.purge();
         assert!(vm.stats().table_frames - before <= 4, "upper tables stay, {:?}", vm.stats());
         assert_eq!((vm.check(), vm.stats().reserved_pages), (Ok(()), 0));
@@ -27,12 +30,40 @@ fn the_table_pages_of_a_large_area_all_go_back_at_the_purge() {
 }
 
 #[test]
+fn the_tick_gives_table_pages_back_a_few_at_a_time() {
+    let vm = booted(1);
+    let area = vm.ioremap(DEVICE, 256 << 20, MemType::Uncached).unwrap();
+    let before = vm.stats().table_frames;
+    // SAFETY: V1.
+    unsafe { vm.iounmap(area) }.unwrap();
+    for n in 0..2000 {
+        let had = vm.stats().table_frames;
+        vm.tick();
+        assert!(had - vm.stats().table_frames <= 16, "L3, at tick {n}");
+    }
+    assert!(before - vm.stats().table_frames >= 128, "{} of {before} are left", vm.stats().table_frames);
+    assert_eq!(vm.check(), Ok(()));
+}
+
+#[test]
+fn a_reservation_has_no_table_pages() {
+    let vm = booted(2);
+    let before = vm.stats().table_frames;
+    let area = vm.reserve(Req::bytes(3 << 30)).unwrap();
+    assert_eq!(vm.stats().table_frames, before);
+    // SAFETY: V1.
+    unsafe { vm.free(area) }.unwrap();
+    vm.purge();
+    assert_eq!((vm.check(), vm.stats().reserved_pages), (Ok(()), 0));
+}
+
+#[test]
 fn a_neighbour_keeps_the_table_page_that_it_shares() {
-    let vm = booted();
-    let large = vm.reserve(Req::bytes(200 << 20)).unwrap();
+    let vm = booted(2);
+    let large = vm.ioremap(DEVICE, 200 << 20, MemType::Uncached).unwrap();
     let small = vm.alloc(Req::pages(600)).unwrap();
     // SAFETY: V1.
-    unsafe { vm.free(large) }.unwrap();
+    unsafe { vm.iounmap(large) }.unwrap();
     vm.purge();
     assert_eq!(vm.check(), Ok(()), "all pages of the neighbour are bound");
     // SAFETY: V1.
@@ -41,7 +72,7 @@ fn a_neighbour_keeps_the_table_page_that_it_shares() {
 
 #[test]
 fn the_bookkeeping_of_an_area_is_counted() {
-    let vm = booted();
+    let vm = booted(2);
     assert_eq!(vm.stats().bytes_an_area(), None);
     for _ in 0..4000 {
         vm.alloc(Req::pages(1)).unwrap();

@@ -1,6 +1,9 @@
 //! What the masks say, drawn.
 
 use super::*;
+use crate::machine::stock::Stock;
+use crate::space::testing::TestMachine;
+use crate::units::Node;
 extern crate std;
 use std::string::String;
 
@@ -133,4 +136,17 @@ fn bare_slots_are_taken_once_but_not_while_they_are_claimed() {
     assert_eq!((chunk.take_bare(0), chunk.take_bare(0)), (0b010, 0));
     chunk.bare(0b1000);
     assert!(!chunk.masks_agree(), "C2: nothing was freed there");
+}
+
+#[test]
+fn a_cleared_frame_becomes_the_header_that_a_new_one_is() {
+    let machine = TestMachine::default();
+    let mut stock = Stock::new();
+    stock.fill(&machine, Node(0), 1).expect("the host has pages");
+    let frame = stock.take(&machine).unwrap();
+    // SAFETY: H1: it was cleared, and is given back when nobody looks at it.
+    let made = unsafe { ChunkRef::create(&machine, frame) };
+    assert_eq!(std::format!("{:?}", *made), std::format!("{:?}", Chunk::new(frame)));
+    assert_eq!(made.class(), None);
+    machine.take_back(frame);
 }
