@@ -507,7 +507,7 @@ fn a_load_with_table_pages_waits_for_idle_cpus() {
 
 /// CPU 0 unmaps a page that holds nothing, and gives its frame up; CPU 1, which
 /// still may reach it, is its last holder, and uses it again if it finds no
-/// alias. Broken by an `end` that tells its tag last, and by asking for the tag
+/// alias. Broken by an `end` that tells its tag last or in no order, and by asking for the tag
 /// before whether a load is open.
 #[test]
 fn giving_up_a_frame_races_with_closing_the_load_that_knows_of_its_alias() {
@@ -522,6 +522,7 @@ fn giving_up_a_frame_races_with_closing_the_load_that_knows_of_its_alias() {
         let other = thread::spawn({
             let given = given.clone();
             move || {
+                walker.walk();
                 walker.on_kick();
                 let last = given.load(Acquire);
                 walker.generations.grace(walker.ears.iter());
