@@ -48,8 +48,9 @@ pub(crate) struct Load {
     head: *mut Chunk,
     /// Pages that wait in it.
     pub(crate) pages: usize,
-    /// What it takes to redeem it: its pages, and one for each slot.
-    pub(crate) work: usize,
+    /// Its slots that count as work beside their pages: those of whose entries
+    /// something is collected.
+    slots: usize,
     /// Pages of it that were redeemed.
     pub(crate) gone: usize,
     /// Pages of the slot at hand that were collected already.
@@ -66,7 +67,7 @@ impl Load {
     /// An empty load.
     pub(crate) const fn new(index: usize) -> Load {
         let loose = Loose::new();
-        Load { index, head: null_mut(), pages: 0, work: 0, gone: 0, done: 0, ticks: 0, lent: false, loose }
+        Load { index, head: null_mut(), pages: 0, slots: 0, gone: 0, done: 0, ticks: 0, lent: false, loose }
     }
 
     /// Adds live slots of `chunk`, `pages` pages in all.
@@ -76,6 +77,16 @@ impl Load {
             self.chain(chunk);
         }
         self.owe(slots.count_ones() as usize, pages);
+    }
+
+    /// Adds a live slot of `pages` pages, in whose entries nothing waits.
+    #[inline(always)]
+    pub(crate) fn add_bare(&mut self, chunk: ChunkRef, slot: u32, pages: usize) {
+        if chunk.retire(1 << slot, self.index) {
+            self.chain(chunk);
+        }
+        chunk.bare(1 << slot);
+        self.owe(0, pages);
     }
 
     /// Adds a warm slot of `pages` pages, whose entries are retired.
@@ -98,7 +109,13 @@ impl Load {
     #[inline(always)]
     pub(crate) fn owe(&mut self, slots: usize, pages: usize) {
         self.pages += pages;
-        self.work += slots + pages;
+        self.slots += slots;
+    }
+
+    /// What it takes to redeem it.
+    #[inline(always)]
+    pub(crate) fn work(&self) -> usize {
+        self.pages + self.slots
     }
 
     #[inline]

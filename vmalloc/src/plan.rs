@@ -192,11 +192,12 @@ impl<M: Machine> Here<'_, M> {
         }
     }
 
-    /// Redeems until there is a slot, but not more than about as many pages as
-    /// it has: what waits belongs to all sizes, and a chunk costs less than a load.
+    /// Redeems until there is a slot, but not more than half a slice, or of large
+    /// areas as many pages as they have: what waits belongs to all sizes, and a
+    /// chunk costs less than a load.
     fn redeem_for(&mut self, plan: &Plan<'_>) -> Option<(ChunkRef, u32)> {
         const HALF: usize = SLICE / 2;
-        let mut left = plan.pages.max(HALF);
+        let mut left = if plan.pages > SLICE { plan.pages } else { HALF };
         loop {
             let work = self.redeem(left.min(SLICE));
             let place = self.shelf(plan.req.region).take(plan.class);

@@ -102,16 +102,16 @@ impl<'v, M: Machine> Here<'v, M> {
     /// and step 2, when it is (G4, L3).
     #[inline]
     pub(crate) fn pay(&mut self, pages: usize) {
-        if self.owes(pages) {
+        if self.owes(pages + 1) {
             self.pay_now();
         }
     }
 
-    /// Whether a free of a slot of `pages` pages owes anything.
+    /// Whether a free that left so much work owes anything.
     #[inline(always)]
-    pub(crate) fn owes(&self, pages: usize) -> bool {
+    pub(crate) fn owes(&self, work: usize) -> bool {
         const HALF: usize = SLICE / 2;
-        self.open.work % HALF < pages + 1
+        self.open.work() % HALF < work
     }
 
     /// Pays, and leaves.
@@ -123,7 +123,8 @@ impl<'v, M: Machine> Here<'v, M> {
     #[inline(never)]
     fn pay_now(&mut self) {
         self.poll();
-        // A free leaves a slice and a slot at most.
+        // Of one-page areas twice what was left since; of the largest that are
+        // freed at once, more than one.
         self.redeem(SLICE + 2);
         if self.open.pages >= self.core.load_pages {
             self.close();

@@ -97,8 +97,7 @@ impl<M: Machine> Vmalloc<M> {
         let Some(piece) = at_hand_from::<M>(chunk, range, || page) else { return false };
         count(&here.cpu.counters.local_frees, 1);
         count(&here.cpu.counters.free_pages, pages as u64);
-        here.open.add(chunk, 1 << index, pages);
-        chunk.bare(1 << index);
+        here.open.add_bare(chunk, index, pages);
         slot.freed_by(by);
         piece.clear(&mut |at, word| self.complain(at, word));
         here.lend();
