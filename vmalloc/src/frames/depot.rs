@@ -72,7 +72,7 @@ impl<L: RawMutex> Depot<L> {
     }
 
     /// Gives frames back to the source if more than `keep` are here, up to
-    /// [`MOST`] of them, and says how many. Without the lock.
+    /// `MOST` of them, and says how many. Without the lock.
     pub fn trim<M: Machine>(&self, machine: &M, keep: usize) -> usize {
         if self.frames() <= keep {
             return 0;

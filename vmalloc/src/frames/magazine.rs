@@ -212,7 +212,7 @@ impl Magazine {
         }
     }
 
-    /// Gives up to [`MOST`] frames back to the source, and says how many.
+    /// Gives up to `MOST` frames back to the source, and says how many.
     pub fn give_some<M: Machine>(&mut self, machine: &M) -> usize {
         let Some(Stacks { loaded, spare }) = &mut self.stacks else { return 0 };
         let stack = if spare.len() > 0 { spare } else { loaded };
