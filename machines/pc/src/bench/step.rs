@@ -59,10 +59,12 @@ impl Ground for Stepped {
 
 /// Steps through the loops of `case`, when it is warm.
 pub fn run(case: Case, loops: Option<usize>) -> Result<(), Error> {
-    let loops = loops.unwrap_or((PAGES / case.weight()).max(2));
+    let usual = (PAGES / case.weight()).max(2);
+    let loops = loops.unwrap_or(usual);
     let counters = Counters::new()?;
     clock::tick_every(0);
-    let ran = suite(&Bare).run(case, loops).and_then(|()| suite(&Stepped).run(case, loops));
+    // Warm is what has been through two loads: chunks are made until then.
+    let ran = suite(&Bare).run(case, loops.max(2 * usual)).and_then(|()| suite(&Stepped).run(case, loops));
     clock::tick_every(settings().tick);
     println!("@steps name={} loops={loops}", Coded(case));
     counters.tell();

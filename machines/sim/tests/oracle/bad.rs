@@ -35,13 +35,15 @@ impl<F: Format> Hand<'_, F> {
         };
         // A slot that is freed here, and reused before the free that was
         // interrupted goes on, would be that one's: too late for anybody.
-        if self.model().may_be_made_again(freed.start) {
+        let mapping = self.model().mapping;
+        if self.model().may_be_made_again(freed.start) || mapping && freed.kind == Kind::MapRam {
             return;
         }
         let result = self.quietly(|| self.free_as(freed.kind, freed.start, freed.pages));
         match result {
             Err(FreeError::DoubleFree { start, .. }) if start.0 == freed.start => {}
             Err(FreeError::NotAnArea(at)) if at.0 == freed.start => {}
+            Err(FreeError::WrongKind(Kind::MapRam)) if mapping => {}
             // The free that was under way lost the race, and has to say so.
             Ok(()) => {
                 let mut model = self.model();

@@ -104,11 +104,19 @@ impl<F: Format> Hand<'_, F> {
         let (made, kind, prot) = match self.below(3) {
             // SAFETY: P1: the driver holds the frames.
             0 => (unsafe { self.vm.vmap(&frames, Req::bytes(0).prot(prot)) }, Kind::Vmap, prot),
-            // SAFETY: P4: and it holds them as long as the model says that they are lent.
-            1 => (unsafe { self.vm.map_ram(&frames, None) }, Kind::MapRam, Prot::RW),
+            1 => (self.map_ram(&frames), Kind::MapRam, Prot::RW),
             _ => return self.map_owned(),
         };
         self.mapped(made, frames, kind, prot);
+    }
+
+    fn map_ram(&self, frames: &[Pfn]) -> Result<NonNull<u8>, AllocError> {
+        self.model().mapping = true;
+        // SAFETY: P4: the driver holds the frames as long as the model says that they
+        // are lent.
+        let made = unsafe { self.vm.map_ram(frames, None) };
+        self.model().mapping = false;
+        made
     }
 
     /// Gives some holds to an area.

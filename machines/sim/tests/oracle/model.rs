@@ -112,6 +112,8 @@ pub struct Model {
     pub freeing: Vec<Freeing>,
     /// Interrupts that are making an area.
     pub making: usize,
+    /// A mapping for a short time is being made: it is whole before its maker knows.
+    pub mapping: bool,
     /// Frames that the driver holds, once for each hold.
     pub held: Vec<Pfn>,
     pub live_pages: usize,
