@@ -89,7 +89,7 @@ const BOOTS: &[Boot] = &[
     tests(&["-smp", "64", "-m", "512"], "-- tests every_cpu"),
     Boot {
         machine: LARGEST,
-        line: "-- mem; vmalloc 1M; walk $; tests every_cpu",
+        line: "-- mem; vmalloc 1M; walk $; vfree $; tests every_cpu",
         code: PASSED,
         says: &[
             "63.7 GiB of 63.7 GiB free",
