@@ -19,6 +19,7 @@ use crate::machine::frames::Frames;
 use crate::machine::stock::Stock;
 use crate::machine::{Context, Level, Machine};
 use crate::plan::Plan;
+use crate::space::chunk::LOADS;
 use crate::stats::count;
 use crate::sync::Ordering::Relaxed;
 use core::ptr::NonNull;
@@ -126,13 +127,21 @@ impl<M: Machine> Vmalloc<M> {
         true
     }
 
-    /// More waits for flushes than should: who may wait does (G4).
+    /// More waits for flushes than should: who may wait does (G4). Empty chunks
+    /// stay: nobody is short of anything.
     #[cold]
     #[inline(never)]
     pub(crate) fn wait_for_flushes(&self, here: &mut Here<'_, M>, plan: &Plan<'_>) {
-        if self.may_wait(here, plan) {
-            here.outside(|| self.flush_all(here.core));
-            count(&here.cpu.counters.purges, 1);
+        if !self.may_wait(here, plan) {
+            return;
+        }
+        count(&here.cpu.counters.purges, 1);
+        // One round for the load that was closed already, one for the open one.
+        for _ in 0..LOADS {
+            here.outside(|| self.flush_round(here.core));
+            if !here.is_pressed() {
+                return;
+            }
         }
     }
 

@@ -390,6 +390,19 @@ impl<M: Machine> Vmalloc<M> {
 
     /// One round; true = something is left that another round may redeem.
     fn purge_round(&self, core: &Core<M>) -> bool {
+        let graced = self.flush_round(core);
+        self.visit_each(core, |here| here.release_empties(true));
+        for region in &core.regions {
+            self.visit_each(core, |here| here.sweep(region.id));
+        }
+        let mut left = false;
+        self.visit_all(core, |here| left |= !here.is_drained());
+        left && graced
+    }
+
+    /// Closes what can be closed, waits for grace, and redeems. False = grace did
+    /// not come.
+    pub(crate) fn flush_round(&self, core: &Core<M>) -> bool {
         let mut tables = false;
         self.drain_all(core);
         self.visit_all(core, |here| {
@@ -398,13 +411,7 @@ impl<M: Machine> Vmalloc<M> {
         });
         let graced = self.wait_for_grace(core, tables);
         self.drain_all(core);
-        self.visit_each(core, |here| here.release_empties(true));
-        for region in &core.regions {
-            self.visit_each(core, |here| here.sweep(region.id));
-        }
-        let mut left = false;
-        self.visit_all(core, |here| left |= !here.is_drained());
-        left && graced
+        graced
     }
 
     /// Drains the ripe loads of all CPUs, a slice inside one at a time (L3).
