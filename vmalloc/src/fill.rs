@@ -13,7 +13,7 @@
 use crate::area::Backing;
 use crate::cpu::{Here, SLICE};
 use crate::error::{AllocError, Shortage};
-use crate::frames::{Runs, hold, release};
+use crate::frames::{Runs, hold};
 use crate::machine::frames::{Frames, Want};
 use crate::machine::{Machine, Run, Sabotage};
 use crate::plan::Plan;
@@ -158,9 +158,8 @@ impl<M: Machine> Here<'_, M> {
         let held = if plan.kind.keeps() { frames } else { &[] };
         held.iter().filter_map(|&frame| source.page(frame)).for_each(hold);
         let bound = self.write_entries(chunk, slice, frames, plan);
-        for page in held.iter().skip(bound).filter_map(|&frame| source.page(frame)) {
-            let last = release(page);
-            debug_assert!(!last, "P1: the caller holds it");
+        if bound < held.len() {
+            self.unhold(&held[bound..]);
         }
         all_bound(slice, bound)?;
         let mut start = 0;

@@ -148,7 +148,7 @@ fn checked_pages<M: Machine>(vm: &Vmalloc<M>, req: &Req, backing: &Backing<'_>) 
 
 /// The first frame that no entry can name.
 #[inline(always)]
-fn odd_frame<M: Machine>(req: &Req, backing: &Backing<'_>) -> Option<Pfn> {
+pub(crate) fn odd_frame<M: Machine>(req: &Req, backing: &Backing<'_>) -> Option<Pfn> {
     let nameable = |frame: &Pfn| frame.0 < <M::Table as Format>::MAX_PFN;
     match backing {
         Backing::Frames(frames) => frames.iter().find(|frame| !nameable(frame)).copied(),

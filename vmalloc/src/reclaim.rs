@@ -18,6 +18,7 @@ use crate::machine::frames::Frames;
 use crate::machine::{Context, Flush, Level, Machine, Sabotage};
 use crate::space::chunk::ChunkRef;
 use crate::space::class::Class;
+use crate::space::slot::slots_of;
 use crate::stats::{count, uncount};
 use crate::sync::Ordering::Relaxed;
 use crate::units::{CpuSet, PageRange, VirtAddr};
@@ -240,15 +241,6 @@ impl<'v, M: Machine> Here<'v, M> {
         let (waiting, most) = (self.core.waiting.load(Relaxed) + self.open.pages, self.core.waiting_pages);
         waiting > most && waiting - self.ripe.as_ref().map_or(0, |ripe| ripe.gone) > most
     }
-}
-
-/// The slots of a mask.
-pub(crate) fn slots_of(mut mask: u64) -> impl Iterator<Item = u32> {
-    core::iter::from_fn(move || {
-        let slot = mask.trailing_zeros();
-        mask &= mask.wrapping_sub(1);
-        (slot < 64).then_some(slot)
-    })
 }
 
 impl<M: Machine> Core<M> {

@@ -17,9 +17,8 @@ use crate::load::Load;
 use crate::lookup::{at_hand, at_hand_from};
 use crate::machine::frames::Frames;
 use crate::machine::{Machine, Sabotage};
-use crate::reclaim::slots_of;
 use crate::space::chunk::ChunkRef;
-use crate::space::slot::Slot;
+use crate::space::slot::{Slot, slots_of};
 use crate::stats::count;
 use crate::sync::Ordering::Relaxed;
 use crate::table::Piece;
@@ -108,28 +107,22 @@ impl<M: Machine> Here<'_, M> {
     /// The frames that wait in usual slots go to the magazine, all at once. Says
     /// which slots, and how many slots and pages.
     #[inline(always)]
-    fn collect_usual(&mut self, chunk: ChunkRef, mut stale: u64, budget: usize) -> (u64, usize, usize) {
+    fn collect_usual(&mut self, chunk: ChunkRef, stale: u64, budget: usize) -> (u64, usize, usize) {
         let (vm, depot) = (self.vm, self.core.depot(self.node));
         let Some(places) = self.magazine.room(vm.machine(), depot, SLICE) else { return (0, 0, 0) };
         let (mut these, mut slots, mut pages, mut got) = (0, 0, 0, 0);
-        while stale != 0 && slots + pages < budget {
-            let slot = stale.trailing_zeros();
+        for slot in slots_of(stale) {
+            if slots + pages >= budget {
+                break;
+            }
             let Some(piece) = usual_piece::<M>(chunk, slot, SLICE - got) else { break };
             got += piece.collect(&mut places[got..], &mut |at, word| vm.complain(at, word));
             (slots, pages) = (slots + 1, pages + piece.pages());
             these |= 1 << slot;
-            stale &= stale - 1;
         }
         // SAFETY: the only bindings are collected, after grace (G3).
         unsafe { self.magazine.accept(SLICE, got) }
         (these, slots, pages)
-    }
-
-    /// The frames that wait in entries go to the magazine: nobody else holds
-    /// them.
-    #[inline(always)]
-    fn pool(&mut self, piece: Piece<M::Table>) {
-        self.pool_last(piece, |frames| frames.len())
     }
 
     /// The frames that wait in entries were lent: their holders are one less.
@@ -195,7 +188,7 @@ impl<M: Machine> Here<'_, M> {
         let at = self.core.address_of(chunk, slot).add_pages(load.done);
         let piece = at_hand::<M>(chunk, PageRange::new(at, slice));
         match (piece, kind) {
-            (Some(piece), _) if area.own_pages().is_some() => self.pool_piece(piece),
+            (Some(piece), _) if area.own_pages().is_some() => self.pool(piece),
             (Some(piece), Kind::Vmap) if self.has_no_aliases() && !self.vm.breaks(Sabotage::IgnoreCounts) => {
                 self.return_lent(piece)
             }
@@ -210,15 +203,17 @@ impl<M: Machine> Here<'_, M> {
     fn collect_slowly(&mut self, area: &Slot, chunk: ChunkRef, at: VirtAddr, pages: usize) {
         let kind = area.kind();
         if kind.allocates() && (!area.is_shared() || self.vm.breaks(Sabotage::IgnoreCounts)) {
-            self.core.pieces(self.vm, chunk, at, pages).for_each(|piece| self.pool_piece(piece));
+            self.core.pieces(self.vm, chunk, at, pages).for_each(|piece| self.pool(piece));
         } else {
             self.collect_held(chunk, kind, at, pages);
         }
     }
 
+    /// The frames that wait in entries go to the magazine: nobody else holds
+    /// them.
     #[inline(never)]
-    fn pool_piece(&mut self, piece: Piece<M::Table>) {
-        self.pool(piece)
+    fn pool(&mut self, piece: Piece<M::Table>) {
+        self.pool_last(piece, |frames| frames.len())
     }
 
     /// Frames that others may hold lose this holder (G3).

@@ -17,14 +17,13 @@ use crate::cpu::{Here, SLICE};
 use crate::instance::Vmalloc;
 use crate::lookup::{Found, at_hand_from, pointer};
 use crate::machine::Machine;
-use crate::machine::format::{Format, MemType, Prot};
+use crate::machine::format::{MemType, Prot};
 use crate::map::over;
-use crate::plan::Plan;
+use crate::plan::{Plan, odd_frame};
 use crate::space::class::Class;
 use crate::space::slot::Label;
-use crate::stats::{count, uncount};
 use crate::units::{Node, PAGE_SHIFT, PageRange, Pfn, VirtAddr};
-use crate::vmalloc::Hole;
+use crate::vmalloc::{Hole, Way};
 use core::ptr::NonNull;
 
 /// The region of all such mappings.
@@ -67,8 +66,7 @@ impl<M: Machine> Vmalloc<M> {
             node: node.unwrap_or_default(),
             phys: None,
         });
-        count(&here.cpu.counters.allocs, 1);
-        count(&here.cpu.counters.alloc_pages, pages as u64);
+        here.count_alloc(pages);
         let bound = piece.bind_given(frames, Prot::RW, MemType::WriteBack);
         self.machine().sync(range);
         if bound < pages {
@@ -95,8 +93,7 @@ impl<M: Machine> Vmalloc<M> {
         }
         let range = PageRange::new(at, pages);
         let Some(piece) = at_hand_from::<M>(chunk, range, || page) else { return false };
-        count(&here.cpu.counters.local_frees, 1);
-        count(&here.cpu.counters.free_pages, pages as u64);
+        here.count_free(Way::AtOnce, pages);
         here.open.add_bare(chunk, index, pages);
         slot.freed_by(by);
         piece.clear(&mut |at, word| self.complain(at, word));
@@ -119,13 +116,12 @@ impl<M: Machine> Here<'_, M> {
         let (req, backing) = (over(frames, Req::bytes(0)).guard(Guard::None), Backing::Frames(frames));
         let pages = frames.len();
         let plan = Plan { req: &req, kind: Kind::MapRam, caller: Caller::here(), pages, class: None };
-        uncount(&self.cpu.counters.allocs, 1);
-        uncount(&self.cpu.counters.alloc_pages, pages as u64);
+        self.uncount_alloc(pages);
         self.begin((found.chunk, found.index), &plan, &backing);
         let (vm, core) = (self.vm, self.core);
         drop(self);
         drop(Hole { vm, core, found, pages, bound });
-        let odd = frames.iter().any(|frame| frame.0 >= <M::Table as Format>::MAX_PFN);
-        if odd { None } else { Some(pointer(found.start.add_pages(bound))) }
+        let in_use = pointer(found.start.add_pages(bound));
+        odd_frame::<M>(&req, &backing).is_none().then_some(in_use)
     }
 }

@@ -23,10 +23,9 @@ use crate::machine::frames::Frames;
 use crate::plan::Plan;
 use crate::space::chunk::ChunkRef;
 use crate::space::class::Class;
-use crate::stats::count;
 use crate::table::Piece;
 use crate::units::{PAGE_SHIFT, PAGE_SIZE, PageRange, Pfn, VirtAddr};
-use crate::vmalloc::Hole;
+use crate::vmalloc::{Hole, Way};
 use core::ptr::NonNull;
 
 /// What the area takes, none of it taken yet.
@@ -82,12 +81,6 @@ impl<M: Machine> Vmalloc<M> {
         Some(Ok(found.publish()))
     }
 
-    /// Clears the pages of an area that is being built.
-    #[inline(never)]
-    fn zero(&self, piece: Piece<M::Table>) {
-        piece.frames().for_each(|(at, frame)| self.machine().zero(frame, at));
-    }
-
     /// Frees an area, if that is a straight matter; false, and nothing has
     /// changed, where it is not.
     #[inline(always)]
@@ -114,7 +107,7 @@ impl<M: Machine> Vmalloc<M> {
             return false;
         }
         let Some(piece) = at_hand::<M>(found.chunk, PageRange::new(at, pages)) else { return false };
-        here.retire_straight(&found, kind, piece, by);
+        here.retire_straight(&found, piece, by);
         true
     }
 }
@@ -211,7 +204,7 @@ impl<'v, M: Machine> Here<'v, M> {
     /// Holds that were not needed are given up; their frames are somebody's.
     #[cold]
     #[inline(never)]
-    fn unhold(&self, frames: &[Pfn]) {
+    pub(crate) fn unhold(&self, frames: &[Pfn]) {
         let source = self.vm.machine().frames();
         for page in frames.iter().filter_map(|&frame| source.page(frame)) {
             let last = release(page);
@@ -221,19 +214,12 @@ impl<'v, M: Machine> Here<'v, M> {
 
     /// live → stale, in one section.
     #[inline(always)]
-    fn retire_straight(&mut self, found: &Found, kind: Kind, piece: Piece<M::Table>, by: Caller) {
+    fn retire_straight(&mut self, found: &Found, piece: Piece<M::Table>, by: Caller) {
         let (vm, pages) = (self.vm, piece.pages());
-        count(&self.cpu.counters.local_frees, 1);
-        count(&self.cpu.counters.free_pages, pages as u64);
+        self.count_free(Way::AtOnce, pages);
         self.open.add(found.chunk, 1 << found.index, pages);
         found.slot().freed_by(by);
-        let report = &mut |at, word| vm.complain(at, word);
-        if kind == Kind::MapRam {
-            piece.clear(report);
-            self.lend();
-        } else {
-            piece.retire(report);
-        }
+        piece.retire(&mut |at, word| vm.complain(at, word));
         vm.machine().unmapped(PageRange::new(found.start, pages));
         self.pay(pages);
     }

@@ -34,6 +34,7 @@ use crate::plan::Plan;
 use crate::pressure::Tries;
 use crate::space::chunk::ChunkRef;
 use crate::stats::{count, uncount};
+use crate::table::Piece;
 use crate::units::{PageRange, VirtAddr};
 use core::ptr::NonNull;
 
@@ -224,12 +225,18 @@ impl<M: Machine> Vmalloc<M> {
         Ok(())
     }
 
+    /// Clears the pages of an area that is being built, through whatever way the
+    /// machine has.
+    #[inline(never)]
+    pub(crate) fn zero(&self, piece: Piece<M::Table>) {
+        piece.frames().for_each(|(at, frame)| self.machine().zero(frame, at));
+    }
+
     /// Undoes a slot that was begun: of its pages, `bound` have frames.
     #[cold]
     fn abandon(&self, core: &Core<M>, found: &Found, bound: usize) {
         let Ok(mut here) = Here::enter(self, core) else { return };
-        uncount(&here.cpu.counters.alloc_pages, found.slot().pages() as u64);
-        uncount(&here.cpu.counters.allocs, 1);
+        here.uncount_alloc(found.slot().pages());
         found.slot().cut(bound);
         if bound == 0 && found.chunk.owner() == here.index {
             return here.untake(found);
@@ -310,7 +317,19 @@ impl<M: Machine> Here<'_, M> {
         claimed && same()
     }
 
-    #[inline]
+    #[inline(always)]
+    pub(crate) fn count_alloc(&self, pages: usize) {
+        count(&self.cpu.counters.allocs, 1);
+        count(&self.cpu.counters.alloc_pages, pages as u64);
+    }
+
+    /// It is not made after all.
+    pub(crate) fn uncount_alloc(&self, pages: usize) {
+        uncount(&self.cpu.counters.allocs, 1);
+        uncount(&self.cpu.counters.alloc_pages, pages as u64);
+    }
+
+    #[inline(always)]
     pub(crate) fn count_free(&self, how: Way, pages: usize) {
         let counters = &self.cpu.counters;
         count(if how == Way::Remote { &counters.remote_frees } else { &counters.local_frees }, 1);
@@ -323,8 +342,7 @@ impl<M: Machine> Here<'_, M> {
     pub(crate) fn begin(&self, (chunk, index): (ChunkRef, u32), plan: &Plan<'_>, backing: &Backing<'_>) {
         chunk.slot(index).begin(&plan.label(backing));
         chunk.enliven(index);
-        count(&self.cpu.counters.allocs, 1);
-        count(&self.cpu.counters.alloc_pages, plan.pages as u64);
+        self.count_alloc(plan.pages);
     }
 
     /// A slot that was begun, and of which nothing was bound, is clean.
@@ -411,12 +429,10 @@ impl<'v, M: Machine> Hole<'v, M> {
         self.core.pieces(self.vm, self.found.chunk, self.found.start, self.pages)
     }
 
-    /// Clears the pages, through whatever way the machine has.
+    /// Clears the pages.
     #[inline(never)]
     pub(crate) fn zero(&self) {
-        for piece in self.pieces() {
-            piece.frames().for_each(|(at, frame)| self.vm.machine().zero(frame, at));
-        }
+        self.pieces().for_each(|piece| self.vm.zero(piece));
     }
 
     /// The frames' caller gives its hold up: the area is the only holder now.

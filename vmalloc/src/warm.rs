@@ -212,10 +212,8 @@ impl<M: Machine> Here<'_, M> {
         chunk.revive(index);
         slot.begin_again(&plan.label(&Backing::Fresh));
         chunk.enliven(index);
-        let counters = &self.cpu.counters;
-        count(&counters.allocs, 1);
-        count(&counters.alloc_pages, plan.pages as u64);
-        count(&counters.warm_hits, 1);
+        self.count_alloc(plan.pages);
+        count(&self.cpu.counters.warm_hits, 1);
         Found { chunk, index, start: chunk.address(index) }
     }
 

@@ -299,6 +299,16 @@ impl Slot {
     }
 }
 
+/// The slots of a mask.
+#[inline]
+pub fn slots_of(mut mask: u64) -> impl Iterator<Item = u32> {
+    core::iter::from_fn(move || {
+        let slot = mask.trailing_zeros();
+        mask &= mask.wrapping_sub(1);
+        (slot < 64).then_some(slot)
+    })
+}
+
 fn kind_of(meta: u16) -> Kind {
     Kind::from_u8((meta & KIND) as u8).unwrap_or(Kind::Reserved)
 }
