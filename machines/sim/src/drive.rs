@@ -3,13 +3,14 @@
 use crate::cpu::{Hook, Power, State};
 use crate::history::Event;
 use crate::judge::accuse;
+use crate::walk::Place;
 use crate::{Core, Counters, ORDER, Sabotage, Sim};
 use core::fmt;
 use std::sync::Arc;
 use vmalloc::error::Shortage;
 use vmalloc::machine::format::{Entry, Format};
 use vmalloc::machine::{Context, Level};
-use vmalloc::units::VirtAddr;
+use vmalloc::units::{Pfn, VirtAddr};
 
 /// Interrupts that can be inside each other.
 const NESTING: u32 = 2;
@@ -168,6 +169,22 @@ impl<F: Format> Sim<F> {
     /// The entry of `level` for `at`, or the one above that ends the walk.
     pub fn entry(&self, at: VirtAddr, level: u8) -> Entry {
         self.truth(at, level).1
+    }
+
+    /// The number of the latest event.
+    pub fn now(&self) -> u64 {
+        self.state().history.now()
+    }
+
+    /// The pages whose entries were written after event `since`, and now wait for
+    /// grace, with the frames that they name.
+    pub fn waiting_since(&self, since: u64) -> Vec<(VirtAddr, Pfn)> {
+        let written: Vec<_> = self.state().history.written_since(since).collect();
+        let waits = |page: VirtAddr| match self.truth(page, 1) {
+            (Place { level: 1, .. }, Entry::Waiting(frame)) => Some((page, frame)),
+            _ => None,
+        };
+        written.iter().flat_map(|pages| (0..pages.pages).map(|n| pages.start.add_pages(n))).filter_map(waits).collect()
     }
 
     /// What was counted so far.

@@ -151,6 +151,13 @@ impl History {
         self.seen
     }
 
+    /// Pages whose entries were written after event `since`, latest first, as
+    /// far as that is remembered.
+    pub(crate) fn written_since(&self, since: u64) -> impl Iterator<Item = PageRange> {
+        let later = self.kept.iter().rev().take_while(move |&&(n, ..)| n > since);
+        later.filter_map(|&(_, _, event)| if let Event::Written(pages) = event { Some(pages) } else { None })
+    }
+
     /// The last events that have to do with the page of `at` or with `frames`,
     /// one a line.
     pub(crate) fn story(&self, at: VirtAddr, frames: &[Pfn]) -> String {

@@ -44,11 +44,12 @@ impl<F: Format> Hand<'_, F> {
             Err(FreeError::DoubleFree { start, .. }) if start.0 == freed.start => {}
             Err(FreeError::NotAnArea(at)) if at.0 == freed.start => {}
             Err(FreeError::WrongKind(Kind::MapRam)) if mapping => {}
-            // The free that was under way lost the race, and has to say so.
+            // The free that was under way lost the race, and has to say so: the latest,
+            // for an earlier one had taken its area before there was another here.
             Ok(()) => {
                 let mut model = self.model();
-                let first = model.freeing.iter_mut().find(|f| f.start == freed.start && !f.stolen);
-                first.unwrap_or_else(|| panic!("free: a double free of {freed:x?} was accepted")).stolen = true;
+                let latest = model.freeing.iter_mut().rfind(|f| f.start == freed.start && !f.stolen);
+                latest.unwrap_or_else(|| panic!("free: a double free of {freed:x?} was accepted")).stolen = true;
             }
             other => panic!("free: a double free of {freed:x?}: {other:x?}"),
         }

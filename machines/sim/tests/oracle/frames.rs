@@ -103,7 +103,7 @@ impl<F: Format> Hand<'_, F> {
         let prot = self.pick(&[Prot::RW, Prot::RW, Prot::RO]);
         let (made, kind, prot) = match self.below(3) {
             // SAFETY: P1: the driver holds the frames.
-            0 => (unsafe { self.vm.vmap(&frames, Req::bytes(0).prot(prot)) }, Kind::Vmap, prot),
+            0 => (self.or_undone(|| unsafe { self.vm.vmap(&frames, Req::bytes(0).prot(prot)) }), Kind::Vmap, prot),
             1 => (self.map_ram(&frames), Kind::MapRam, Prot::RW),
             _ => return self.map_owned(),
         };
@@ -114,7 +114,7 @@ impl<F: Format> Hand<'_, F> {
         self.model().mapping = true;
         // SAFETY: P4: the driver holds the frames as long as the model says that they
         // are lent.
-        let made = unsafe { self.vm.map_ram(frames, None) };
+        let made = self.or_undone(|| unsafe { self.vm.map_ram(frames, None) });
         self.model().mapping = false;
         made
     }
@@ -132,7 +132,7 @@ impl<F: Format> Hand<'_, F> {
             return self.model().held.extend(&frames);
         }
         // SAFETY: P2: one hold on each is given.
-        let made = unsafe { self.vm.vmap_owned(&frames, Req::bytes(0)) };
+        let made = self.or_undone(|| unsafe { self.vm.vmap_owned(&frames, Req::bytes(0)) });
         if made.is_err() {
             self.model().held.extend(&frames);
             return;

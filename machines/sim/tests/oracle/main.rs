@@ -36,13 +36,29 @@ use setup::{Setup, Tables};
 use hand::World;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use vmalloc::Counts;
 use vmalloc::machine::format::Format;
 use vmalloc_sim::{Booted, Counters, Sabotage};
 
 /// Runs a setup, perhaps on a library that breaks a rule, or on a machine that
-/// does. Returns what it met.
+/// does. Returns what it met; panics with the story, and with seed and act.
 fn run<F: Format>(setup: &Setup, sabotage: Sabotage) -> (Counters, Counts) {
+    let act = AtomicUsize::new(0);
+    let ended = catch_unwind(AssertUnwindSafe(|| live::<F>(setup, sabotage, &act)));
+    ended.unwrap_or_else(|panic| {
+        let story = panic.downcast_ref::<String>().map(String::as_str);
+        let story = story.or(panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a story");
+        let (seed, act) = (setup.seed, act.load(Relaxed));
+        let when = if act < setup.ops { format!("act {act}") } else { format!("the end, after {act} acts") };
+        let repeat = setup.ops.min(act + 1);
+        // The hook has told of the place already.
+        resume_unwind(Box::new(format!("seed {seed}, {when}: {story}\nrepeat: ORACLE_SEED={seed} ORACLE_OPS={repeat}")))
+    })
+}
+
+/// The life of an instance; `act` says how far it has come.
+fn live<F: Format>(setup: &Setup, sabotage: Sabotage, act: &AtomicUsize) -> (Counters, Counts) {
     let sim = setup.machine::<F>();
     let vm = Booted::new(sim.clone(), setup.config()).expect("an instance");
     sim.break_rule(sabotage);
@@ -51,7 +67,11 @@ fn run<F: Format>(setup: &Setup, sabotage: Sabotage) -> (Counters, Counts) {
     vm.set_interrupt(move |vm, _| irq.hand(vm).interrupt());
     let acted = catch_unwind(AssertUnwindSafe(|| {
         let hand = world.hand(&vm);
-        (0..setup.ops).for_each(|n| hand.act(n));
+        for n in 0..setup.ops {
+            act.store(n, Relaxed);
+            hand.act(n);
+        }
+        act.store(setup.ops, Relaxed);
         hand.finish();
     }));
     if let Err(story) = acted {

@@ -113,9 +113,21 @@ impl<F: Format> Hand<'_, F> {
     /// Asks, and judges the answer: sharper if no interrupt came meanwhile.
     fn attempt(&self, mut ask: Ask, call: impl FnOnce(Req) -> Result<NonNull<u8>, AllocError>) {
         let before = self.interrupts();
-        let made = call(ask.req.clone());
+        let made = self.or_undone(|| call(ask.req.clone()));
         ask.plain &= self.interrupts() == before;
         self.judge(made, &ask);
+    }
+
+    /// Makes a call; if it refuses, the model hears of the pages that it had built.
+    pub fn or_undone<T>(&self, call: impl FnOnce() -> Result<T, AllocError>) -> Result<T, AllocError> {
+        let began = self.sim().now();
+        let made = call();
+        if made.is_err() {
+            let undone = self.sim().waiting_since(began);
+            let undone: Vec<_> = undone.into_iter().map(|(page, frame)| (page.0, frame)).collect();
+            self.model().undone(&undone);
+        }
+        made
     }
 
     fn judge(&self, made: Result<NonNull<u8>, AllocError>, ask: &Ask) {
@@ -131,7 +143,7 @@ impl<F: Format> Hand<'_, F> {
         ask.gfp = Gfp::ATOMIC;
         ask.req = ask.req.gfp(ask.gfp);
         self.model().making += 1;
-        let made = self.vm.alloc(ask.req.clone());
+        let made = self.or_undone(|| self.vm.alloc(ask.req.clone()));
         self.model().making -= 1;
         self.judge(made, &ask);
     }
@@ -141,7 +153,7 @@ impl<F: Format> Hand<'_, F> {
         let mut ask = self.some_ask();
         ask.plain = false;
         self.sim().faults().fail_at(1 + self.below(STEPS) as u64);
-        let made = self.vm.alloc(ask.req.clone());
+        let made = self.or_undone(|| self.vm.alloc(ask.req.clone()));
         self.sim().faults().fail_at(0);
         self.judge(made, &ask);
     }

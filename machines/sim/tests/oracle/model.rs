@@ -249,6 +249,25 @@ impl Model {
         (area, self.frees)
     }
 
+    /// A call has bound these pages, and has taken them apart again before it
+    /// refused: a CPU may still reach them, as it may those of an area that
+    /// was freed. What the frames say is the call's.
+    pub fn undone(&mut self, pages: &[(usize, Pfn)]) {
+        self.frees += 1;
+        for &(page, frame) in pages {
+            let known = self.frames.entry(frame).or_default();
+            let (life, is_nobodys) = (known.life, known.holders == 0);
+            let is_known = self.gone.get(&page).is_some_and(|gone| (gone.frame, gone.life) == (frame, life));
+            if is_known || self.around(page).is_some() {
+                continue;
+            }
+            if is_nobodys {
+                self.frame(frame).word = None;
+            }
+            self.gone.insert(page, Gone { frame, life, free: self.frees });
+        }
+    }
+
     /// Whether an interrupt that came into the free of `start` is making an area:
     /// if another frees `start` now, it may be that area's, and the first free
     /// frees it. No allocator can tell these apart.
@@ -277,5 +296,30 @@ impl Model {
 
     pub fn freed(&self) -> &VecDeque<Freed> {
         &self.freed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_refused_call_had_built_is_gone_until_a_flush_and_no_guard() {
+        let (mut model, page) = (Model::default(), 0x40_0000);
+        model.fresh(Pfn(7), "a call");
+        model.undone(&[(page, Pfn(7))]);
+        assert!(matches!(model.page(page), Page::Gone(Gone { frame: Pfn(7), life: 1, .. })));
+        model.flushed_up_to(model.frees());
+        assert!(matches!(model.page(page), Page::Barred));
+    }
+
+    #[test]
+    fn what_a_refused_call_had_built_belongs_to_the_area_that_is_there_now() {
+        let (mut model, page) = (Model::default(), 0x40_0000);
+        model.enter(Area::new(page, PAGE_SIZE, Kind::Reserved));
+        model.undone(&[(page, Pfn(7)), (page + PAGE_SIZE, Pfn(8))]);
+        assert!(matches!(model.page(page), Page::Barred));
+        model.leave(page);
+        assert!(matches!(model.page(page + PAGE_SIZE), Page::Barred));
     }
 }
