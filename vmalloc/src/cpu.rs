@@ -28,13 +28,13 @@ use crate::space::mail::{Letters, Mail};
 use crate::space::shelf::Shelf;
 use crate::space::units::Near;
 use crate::stats::Counters;
+use crate::sync::plain::{AtomicU32, Ordering::*};
 use crate::units::{Node, PAGE_SIZE, Pfn};
 use crate::warm::{Bound, Warm};
 use arrayvec::ArrayVec;
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU32, Ordering::*};
 
 /// Pages of work in one section inside a CPU (L3).
 pub(crate) const SLICE: usize = 64;

@@ -19,6 +19,7 @@ use crate::machine::stock::Stock;
 use crate::machine::{Level, Machine, Sabotage};
 use crate::region::Region;
 use crate::space::shelf::Shelf;
+use crate::sync::plain::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::*};
 use crate::table::Walker;
 use crate::units::{MAX_CPUS, Node, PAGE_SIZE, Pfn};
 use crate::warm::Shed;
@@ -26,7 +27,6 @@ use arrayvec::ArrayVec;
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::*};
 use lock_api::Mutex;
 
 /// Nodes of one instance at most.

@@ -57,7 +57,10 @@ mod region;
 mod short;
 mod stats;
 mod straight;
+#[cfg(not(interleave))]
 mod sync;
+#[cfg(interleave)]
+pub mod sync;
 mod vmalloc;
 mod warm;
 

@@ -21,6 +21,7 @@ use crate::space::chunk::ChunkRef;
 use crate::space::slot::{Slot, slots_of};
 use crate::stats::count;
 use crate::sync::Ordering::Relaxed;
+use crate::sync::pooled;
 use crate::table::Piece;
 use crate::units::{PageRange, Pfn, VirtAddr};
 
@@ -120,6 +121,7 @@ impl<M: Machine> Here<'_, M> {
             (slots, pages) = (slots + 1, pages + piece.pages());
             these |= 1 << slot;
         }
+        pooled(&places[..got]);
         // SAFETY: the only bindings are collected, after grace (G3).
         unsafe { self.magazine.accept(SLICE, got) }
         (these, slots, pages)
@@ -143,6 +145,7 @@ impl<M: Machine> Here<'_, M> {
         };
         let collected = piece.collect(places, report);
         let last = last(&mut places[..collected]);
+        pooled(&places[..last]);
         // SAFETY: the only bindings, or those of the last holder, are collected,
         // after grace (G3).
         unsafe { self.magazine.accept(piece.pages(), last) }

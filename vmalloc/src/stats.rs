@@ -1,7 +1,7 @@
 //! Statistics: what each CPU counts, and the sums.
 
+use crate::sync::plain::{AtomicU64, Ordering::Relaxed};
 use crate::units::PAGE_SIZE;
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {

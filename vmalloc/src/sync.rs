@@ -1,8 +1,24 @@
-//! The atomics that chunks, slots, mail and flushes use: the core's, or loom's
-//! when a test explores their interleavings (`--cfg loom`).
+//! The atomics of the library, by one seam, so that a proof can come between.
+//!
+//! | Build | here | in [`plain`] |
+//! |---|---|---|
+//! | as it ships | the core's | the core's |
+//! | `--cfg loom` | loom's, which explores all orders that the language allows | the core's |
+//! | `--cfg interleave` | the core's, with a step before each access | the same |
+//!
+//! Loom's atomics are larger than a word and cannot lie in cleared frames, so what
+//! lies there is plain: CPUs, descriptors, entries of tables. A *step* is where a
+//! scheduler may let another CPU go on ([`interleave`]).
 
-#[cfg(not(loom))]
+#[cfg(interleave)]
+pub mod interleave;
+
+#[cfg(not(any(loom, interleave)))]
 pub(crate) use core::sync::atomic::{
+    AtomicBool, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
+};
+#[cfg(interleave)]
+pub(crate) use interleave::atomic::{
     AtomicBool, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
 };
 #[cfg(loom)]
@@ -10,10 +26,25 @@ pub(crate) use loom::sync::atomic::{
     AtomicBool, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
 };
 
+/// Atomics of what lies in frames, and of what loom need not explore.
+pub(crate) mod plain {
+    #[cfg(interleave)]
+    pub(crate) use super::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+    #[cfg(not(interleave))]
+    pub(crate) use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+}
+
 /// Between an access that is `SeqCst` and another one. The language orders them
 /// anyway; loom takes them for acquire and release, and has to be told.
 #[inline(always)]
 pub(crate) fn between_seqcst() {
     #[cfg(loom)]
     fence(Ordering::SeqCst);
+}
+
+/// Frames become free memory: a proof looks whether a CPU still reaches them.
+#[inline(always)]
+pub(crate) fn pooled(_frames: &[crate::units::Pfn]) {
+    #[cfg(interleave)]
+    interleave::pooled(_frames);
 }

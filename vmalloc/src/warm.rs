@@ -53,9 +53,9 @@ use crate::space::class::Class;
 use crate::space::slot::Slot;
 use crate::stats::{Counters, count};
 use crate::sync::Ordering::Relaxed;
+use crate::sync::plain::{AtomicU64, AtomicUsize};
 use crate::units::{PageRange, Pfn};
 use crate::vmalloc::Way;
-use core::sync::atomic::{AtomicU64, AtomicUsize};
 
 mod straight;
 

@@ -5,7 +5,7 @@ use crate::memory::{Bank, Memory};
 use crate::{Core, ORDER, Sim, SoloLock};
 use core::marker::PhantomData;
 use core::ptr::NonNull;
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock};
 use vmalloc::frames::{MemoryRange, Zones};
 use vmalloc::machine::faulty::FaultyFrames;
@@ -134,6 +134,7 @@ impl<F: Format> Builder<F> {
             levels,
             cpus: self.cpus,
             nodes,
+            current: AtomicU32::new(0),
             zones: FaultyFrames::new(zones),
             _descriptors: storage,
             fuse: AtomicU64::new(0),

@@ -1,7 +1,7 @@
 //! The CPUs, and everything else that changes while the machine runs.
 
 use crate::cache::{Cache, Cached};
-use crate::history::{Event, History};
+use crate::history::History;
 use crate::rng::Rng;
 use crate::{Counters, Rates, Sabotage};
 use core::fmt;
@@ -90,8 +90,6 @@ pub(crate) type Symbolizer = Arc<dyn Fn(usize, &mut fmt::Formatter<'_>) -> fmt::
 
 pub(crate) struct State {
     pub(crate) cpus: Vec<Cpu>,
-    /// The CPU that runs.
-    pub(crate) current: u32,
     pub(crate) rng: Rng,
     pub(crate) rates: Rates,
     pub(crate) history: History,
@@ -119,7 +117,6 @@ impl State {
     pub(crate) fn new(cpus: u32, slots: usize, seed: u64, rates: Rates) -> State {
         State {
             cpus: (0..cpus).map(|_| Cpu::new(slots)).collect(),
-            current: 0,
             rng: Rng::new(seed),
             rates,
             history: History::default(),
@@ -141,17 +138,8 @@ impl State {
         }
     }
 
-    pub(crate) fn running(&mut self) -> &mut Cpu {
-        &mut self.cpus[self.current as usize]
-    }
-
     pub(crate) fn cpu(&mut self, cpu: u32) -> &mut Cpu {
         &mut self.cpus[cpu as usize]
-    }
-
-    /// Notes that the running CPU did `event`.
-    pub(crate) fn note(&mut self, event: Event) -> u64 {
-        self.history.note(self.current, event)
     }
 
     /// Remembers a page that is worth a guess.

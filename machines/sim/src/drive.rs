@@ -20,22 +20,22 @@ pub(crate) const KICK_LAG: u64 = 4;
 impl<F: Format> Sim<F> {
     /// The CPU that runs.
     pub fn cpu(&self) -> u32 {
-        self.state().current
+        self.running()
     }
 
     /// Goes on as `cpu`.
     pub fn set_cpu(&self, cpu: u32) {
         let s = &mut *self.state();
         assert!((cpu as usize) < s.cpus.len(), "there is no CPU {cpu}");
-        s.current = cpu;
         s.turns = 0;
+        self.run_on(cpu);
     }
 
     /// Runs `act` as `cpu`, and goes back.
     pub fn on<T>(&self, cpu: u32, act: impl FnOnce() -> T) -> T {
-        let was = core::mem::replace(&mut self.state().current, cpu);
+        let was = self.run_on(cpu);
         let result = act();
-        self.state().current = was;
+        self.run_on(was);
         result
     }
 
@@ -155,7 +155,7 @@ impl<F: Format> Sim<F> {
         let (place, _) = self.truth(at, level);
         assert_eq!(place.level, level, "no level {level} table is linked for {at}");
         let s = &mut *self.state();
-        s.note(Event::Poked { at, level });
+        self.note(s, Event::Poked { at, level });
         s.used(at);
         self.write(place, at, word);
     }
@@ -211,15 +211,15 @@ impl<F: Format> Core<F> {
     /// An interrupt comes to the running CPU, by chance, if it listens.
     pub(crate) fn maybe_interrupt(&self) {
         let (handler, kicked) = {
-            let State { cpus, rng, rates, current, on_interrupt, .. } = &mut *self.state();
-            let cpu = &cpus[*current as usize];
+            let State { cpus, rng, rates, on_interrupt, .. } = &mut *self.state();
+            let cpu = &cpus[self.running() as usize];
             if !cpu.listens() || cpu.interrupts >= NESTING {
                 return;
             }
             let comes = cpu.power == Power::Awake && on_interrupt.is_some() && rng.one_in(rates.interrupt);
             (on_interrupt.clone().filter(|_| comes), cpu.kicked && rng.one_in(KICK_LAG))
         };
-        let cpu = self.state().current;
+        let cpu = self.running();
         if kicked {
             self.serve_kick(cpu);
         }
@@ -250,13 +250,14 @@ impl<F: Format> Core<F> {
         let (cpu, handler, masked) = {
             let s = &mut *self.state();
             s.in_nmi = true;
-            (s.current, s.on_nmi.clone(), core::mem::replace(&mut s.running().masked, true))
+            let cpu = self.running();
+            (cpu, s.on_nmi.clone(), core::mem::replace(&mut s.cpu(cpu).masked, true))
         };
         if let Some(handler) = handler {
             handler(cpu);
         }
         let s = &mut *self.state();
-        s.running().masked = masked;
+        s.cpu(cpu).masked = masked;
         s.in_nmi = false;
     }
 
@@ -267,12 +268,12 @@ impl<F: Format> Core<F> {
             s.history.note(cpu, event);
             s.counters.interrupts += 1;
             s.cpu(cpu).interrupts += 1;
-            core::mem::replace(&mut s.current, cpu)
+            self.run_on(cpu)
         };
         handler(cpu);
         let s = &mut *self.state();
         s.cpu(cpu).interrupts -= 1;
-        s.current = was;
+        self.run_on(was);
         if s.cpu(cpu).pins != 0 {
             accuse(&format!("M4: an interrupt on CPU {cpu} left it pinned"));
         }

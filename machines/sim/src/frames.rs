@@ -127,15 +127,15 @@ unsafe impl<F: Format> Frames for Core<F> {
 
 impl<F: Format> Core<F> {
     fn check_pinned(&self) {
-        let s = &mut *self.state();
-        if s.running().pins == 0 {
-            accuse(&format!("F3: CPU {} asks for frames and is not pinned", s.current));
+        let cpu = self.running();
+        if self.state().cpu(cpu).pins == 0 {
+            accuse(&format!("F3: CPU {cpu} asks for frames and is not pinned"));
         }
     }
 
     /// A block goes out, dirty.
     fn taken(&self, first: Pfn, order: u8) {
-        let since = self.state().note(Event::Taken { frame: first, order });
+        let since = self.note(&mut self.state(), Event::Taken { frame: first, order });
         for frame in (0..1 << order).map(|n| first.offset(n)) {
             self.hand_over(frame, true, since);
             let bytes = self.memory.bytes(frame).expect("zones hold memory");
@@ -146,7 +146,7 @@ impl<F: Format> Core<F> {
 
     /// A block comes back.
     fn given(&self, first: Pfn, order: u8) {
-        let since = self.state().note(Event::Given { frame: first, order });
+        let since = self.note(&mut self.state(), Event::Given { frame: first, order });
         (0..1 << order).for_each(|n| self.hand_over(first.offset(n), false, since));
     }
 

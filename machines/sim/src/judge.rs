@@ -13,12 +13,13 @@
 //! An entry goes from waiting to absent only after grace, so at no moment may
 //! a CPU that is awake remember a page whose entry says nothing, but for one that
 //! went from its frame to nothing at once, and has not been written since. What
-//! becomes of that frame is judged when it changes hands.
+//! becomes of that frame is judged when it changes hands. Where CPUs interleave such
+//! a page is seen before the machine is told of it, so there each is taken for one.
 
-use crate::Core;
 use crate::cache::Cached;
 use crate::cpu::State;
 use crate::walk::{Place, covered};
+use crate::{Core, turn};
 use vmalloc::machine::format::{Entry, Format, entries};
 use vmalloc::units::{PAGE_SHIFT, Pfn, VirtAddr};
 
@@ -56,7 +57,7 @@ impl<F: Format> Core<F> {
             Entry::Leaf { .. } => Err("the page was bound to another frame before grace"),
             Entry::Waiting(frame) if is_same(frame) => Ok(true),
             Entry::Waiting(_) => Err("the page was bound to another frame, and freed, before grace"),
-            Entry::Absent if place.level == 1 && s.cleared.contains(&cached.prefix) => Ok(true),
+            Entry::Absent if place.level == 1 && (turn::is_racing() || s.cleared.contains(&cached.prefix)) => Ok(true),
             Entry::Absent => Err("the entry was collected before grace"),
             Entry::Table(_) | Entry::Bad => Err("the entry is none that the CPU could have seen"),
         }

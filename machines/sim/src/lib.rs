@@ -56,6 +56,7 @@ mod lock;
 mod machine;
 mod memory;
 mod rng;
+pub mod turn;
 mod walk;
 
 pub use booted::Booted;
@@ -68,8 +69,9 @@ pub use memory::Bank;
 use core::fmt;
 use core::marker::PhantomData;
 use core::ops::Deref;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use cpu::State;
+use history::Event;
 use memory::Memory;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use vmalloc::frames::Zones;
@@ -90,6 +92,8 @@ pub struct Core<F: Format> {
     levels: u8,
     cpus: u32,
     nodes: u32,
+    /// The CPU that runs.
+    current: AtomicU32,
     zones: FaultyFrames<Zones<SoloLock>>,
     /// The storage of `zones`.
     _descriptors: Box<[AtomicU64]>,
@@ -201,6 +205,21 @@ impl<F: Format> Core<F> {
         // A run that has panicked is being taken down: what it left is read
         // once more for the story, no more.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The CPU that runs.
+    pub(crate) fn running(&self) -> u32 {
+        self.current.load(ORDER)
+    }
+
+    /// Another CPU runs; returns the one that did.
+    pub(crate) fn run_on(&self, cpu: u32) -> u32 {
+        self.current.swap(cpu, ORDER)
+    }
+
+    /// Notes that the running CPU did `event`.
+    pub(crate) fn note(&self, s: &mut State, event: Event) -> u64 {
+        s.history.note(self.running(), event)
     }
 }
 

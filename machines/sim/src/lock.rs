@@ -1,9 +1,10 @@
-//! The lock of a machine with one driver: it never waits.
+//! The lock of a machine with one driver: it never waits, unless CPUs interleave.
 
+use crate::turn;
 use core::sync::atomic::{AtomicBool, Ordering};
 use vmalloc::lock_api::{GuardSend, RawMutex};
 
-/// A lock that is taken while somebody has it would wait for ever, since one
+/// Where one CPU runs at a time, a lock that is taken while somebody has it would wait for ever, since one
 /// host thread runs all CPUs and interrupts keep off pinned ones: that is a
 /// deadlock of the library's, and panics.
 #[derive(Debug)]
@@ -16,7 +17,11 @@ unsafe impl RawMutex for SoloLock {
     type GuardMarker = GuardSend;
 
     fn lock(&self) {
-        assert!(self.try_lock(), "deadlock: the lock is taken, and only its holder could run");
+        turn::step();
+        while !self.try_lock() {
+            assert!(turn::is_racing(), "deadlock: the lock is taken, and only its holder could run");
+            turn::wait();
+        }
     }
 
     fn try_lock(&self) -> bool {

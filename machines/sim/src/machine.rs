@@ -9,7 +9,7 @@ use crate::cpu::{Power, Symbolizer};
 use crate::history::Event;
 use crate::judge::accuse;
 use crate::walk::{covered, overlap};
-use crate::{Core, ORDER, Sabotage, Sim, SoloLock};
+use crate::{Core, ORDER, Sabotage, Sim, SoloLock, turn};
 use core::fmt;
 use core::ptr::NonNull;
 use vmalloc::error::Shortage;
@@ -58,19 +58,19 @@ unsafe impl<F: Format> Machine for Sim<F> {
     fn pin(&self) -> Pinned {
         self.touch();
         self.maybe_interrupt();
+        let cpu = self.running();
         let s = &mut *self.state();
-        let cpu = s.current;
-        let saved = s.running().pins;
-        s.running().pins += 1;
+        let saved = s.cpu(cpu).pins;
+        s.cpu(cpu).pins += 1;
         Pinned { cpu, saved }
     }
 
     unsafe fn unpin(&self, was: Pinned) {
         {
-            let s = &mut *self.state();
-            let pins = core::mem::replace(&mut s.running().pins, was.saved);
-            if (was.cpu, was.saved + 1) != (s.current, pins) {
-                accuse(&format!("M4: {was:?} was ended on CPU {}, which was pinned {pins} deep", s.current));
+            let cpu = self.running();
+            let pins = core::mem::replace(&mut self.state().cpu(cpu).pins, was.saved);
+            if (was.cpu, was.saved + 1) != (cpu, pins) {
+                accuse(&format!("M4: {was:?} was ended on CPU {cpu}, which was pinned {pins} deep"));
             }
         }
         self.touch();
@@ -79,7 +79,7 @@ unsafe impl<F: Format> Machine for Sim<F> {
 
     fn context(&self) -> Context {
         let s = &mut *self.state();
-        match (&s.cpus[s.current as usize], s.context) {
+        match (&s.cpus[self.running() as usize], s.context) {
             _ if s.in_nmi => Context::Nmi,
             (cpu, _) if cpu.interrupts > 0 => Context::HardIrq,
             (cpu, Context::Task) if cpu.pins > 0 || cpu.masked => Context::Atomic,
@@ -91,19 +91,19 @@ unsafe impl<F: Format> Machine for Sim<F> {
         self.touch();
         let s = &mut *self.state();
         s.counters.flushes += 1;
-        let cpu = s.current;
-        if s.sabotage.skips(cpu, s.running().power) {
-            s.note(Event::FlushSkipped);
+        let cpu = self.running();
+        if s.sabotage.skips(cpu, s.cpu(cpu).power) {
+            self.note(s, Event::FlushSkipped);
             return;
         }
         let highest = if s.sabotage == Sabotage::KeepTables { 1 } else { self.levels };
         match what {
             Flush::Everything => {
-                s.note(Event::Flushed);
+                self.note(s, Event::Flushed);
                 self.forget(s, cpu, |entry| entry.level <= highest);
             }
             Flush::Ranges(ranges) => ranges.iter().for_each(|&range| {
-                s.note(Event::FlushedPages(range));
+                self.note(s, Event::FlushedPages(range));
                 let hit = |entry: &Cached| overlap(covered::<F>(entry.level, entry.prefix), range);
                 self.forget(s, cpu, |entry| entry.level <= highest && hit(entry));
             }),
@@ -111,6 +111,7 @@ unsafe impl<F: Format> Machine for Sim<F> {
     }
 
     fn kick(&self, cpus: &CpuSet) {
+        self.touch();
         let s = &mut *self.state();
         for cpu in cpus.iter() {
             s.history.note(cpu, Event::Kicked);
@@ -126,7 +127,7 @@ unsafe impl<F: Format> Machine for Sim<F> {
     fn sync(&self, pages: PageRange) {
         {
             let s = &mut *self.state();
-            s.note(Event::Written(pages));
+            self.note(s, Event::Written(pages));
             numbers(pages).for_each(|page| _ = s.cleared.remove(&page));
             s.used(pages.start);
             s.used(pages.end());
@@ -137,7 +138,7 @@ unsafe impl<F: Format> Machine for Sim<F> {
     fn unmapped(&self, pages: PageRange) {
         {
             let s = &mut *self.state();
-            s.note(Event::Written(pages));
+            self.note(s, Event::Written(pages));
             let is_absent = |&page: &usize| self.truth(VirtAddr(page << PAGE_SHIFT), 1).1 == Entry::Absent;
             s.cleared.extend(numbers(pages).filter(is_absent));
         }
@@ -151,10 +152,15 @@ unsafe impl<F: Format> Machine for Sim<F> {
             s.turns += 1;
             if s.turns == PATIENCE {
                 let kicked = s.cpus.iter().map(|c| c.kicked).collect::<Vec<_>>();
-                accuse(&format!("CPU {} waits for ever; kicks that nobody serves: {kicked:?}", s.current));
+                accuse(&format!("CPU {} waits for ever; kicks that nobody serves: {kicked:?}", self.running()));
             }
         }
-        self.serve_kicks();
+        if turn::is_racing() {
+            self.serve_kick(self.running());
+            turn::wait();
+        } else {
+            self.serve_kicks();
+        }
         self.touch();
         self.maybe_interrupt();
     }
@@ -203,6 +209,7 @@ fn numbers(pages: PageRange) -> impl Iterator<Item = usize> {
 impl<F: Format> Core<F> {
     /// Something that the library does: other CPUs may do something as well.
     pub(crate) fn touch(&self) {
+        turn::step();
         let due = self.nmi.load(ORDER);
         if due != 0 {
             self.nmi.store(due - 1, ORDER);

@@ -9,8 +9,8 @@
 
 use super::descriptor::{Block, Descriptors, Home, NONE, State, Tag};
 use crate::machine::frames::MAX_ORDER;
+use crate::sync::plain::Ordering::Relaxed;
 use crate::units::Pfn;
-use core::sync::atomic::Ordering::Relaxed;
 
 /// The number of orders.
 pub(super) const ORDERS: usize = MAX_ORDER as usize + 1;

@@ -7,7 +7,7 @@ use super::node::NodeZones;
 use super::zones::{MAX_NODES, Zones};
 use crate::error::Broken;
 use crate::machine::frames::MAX_ORDER;
-use core::sync::atomic::Ordering::Relaxed;
+use crate::sync::plain::Ordering::Relaxed;
 use lock_api::RawMutex;
 
 /// What the descriptors of one zone say.

@@ -11,8 +11,8 @@
 //!   given back, which is safe.
 
 use crate::machine::frames::{Frames, Page};
+use crate::sync::plain::Ordering::{AcqRel, Relaxed};
 use crate::units::Pfn;
-use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 
 /// From this count on it is not counted any more (C3).
 const STUCK: u32 = 1 << 31;

@@ -17,8 +17,8 @@
 
 use crate::gfp::ZoneKind;
 use crate::machine::frames::{MAX_ORDER, Page};
+use crate::sync::plain::{AtomicU32, Ordering::Relaxed};
 use crate::units::{Node, Pfn};
-use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 /// The link to nowhere.
 pub(super) const NONE: u32 = u32::MAX;

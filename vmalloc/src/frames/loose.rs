@@ -9,9 +9,9 @@
 //!   back to its head while somebody looks at it.
 
 use crate::machine::frames::{Frames, Page};
+use crate::sync::plain::AtomicU64;
+use crate::sync::plain::Ordering::{Acquire, Relaxed, Release};
 use crate::units::Pfn;
-use core::sync::atomic::AtomicU64;
-use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 /// The number of no frame: the end of a chain.
 const END: u64 = u64::MAX;

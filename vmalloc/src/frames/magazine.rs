@@ -29,6 +29,7 @@ use crate::gfp::ZoneKind;
 use crate::machine::Machine;
 use crate::machine::frames::{Frames, Want};
 use crate::machine::stock::Stock;
+use crate::sync::pooled;
 use crate::units::{Node, Pfn};
 use core::mem::swap;
 use lock_api::RawMutex;
@@ -174,6 +175,7 @@ impl Magazine {
     /// up all use of it.
     #[inline]
     pub unsafe fn push<M: Machine, L: RawMutex>(&mut self, machine: &M, depot: &Depot<L>, frame: Pfn) {
+        pooled(&[frame]);
         let ours = self.is_ours(machine, frame);
         match &mut self.stacks {
             Some(stacks) if ours && stacks.loaded.len() < self.full => stacks.loaded.push(frame),

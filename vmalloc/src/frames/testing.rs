@@ -7,9 +7,9 @@ use crate::machine::faulty::FaultyFrames;
 use crate::machine::stock::Stock;
 use crate::machine::testing::NoTables;
 use crate::machine::{Context, Flush, Machine, Pinned};
+use crate::sync::plain::{AtomicBool, Ordering};
 use crate::units::{CpuSet, Node, PAGE_SIZE, Pfn};
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicBool, Ordering};
 use std::vec;
 use std::vec::Vec;
 

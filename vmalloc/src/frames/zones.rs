@@ -52,12 +52,12 @@ use super::map::{self, BadMap, MemoryRange, Span};
 use super::node::NodeZones;
 use crate::gfp::ZoneKind;
 use crate::machine::frames::{Frames, MAX_ORDER, Page, Want};
+use crate::sync::plain::Ordering::{Acquire, Relaxed, Release};
+use crate::sync::plain::{AtomicBool, AtomicUsize};
 use crate::units::{Node, Pfn};
 use core::cell::UnsafeCell;
 use core::ptr::NonNull;
 use core::slice;
-use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use core::sync::atomic::{AtomicBool, AtomicUsize};
 use lock_api::{Mutex, RawMutex};
 
 /// Nodes that [`Zones`] can serve.

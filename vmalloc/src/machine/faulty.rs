@@ -6,8 +6,8 @@
 
 use super::frames::{Frames, Page, Want};
 use crate::gfp::ZoneKind;
+use crate::sync::plain::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use crate::units::{Node, Pfn};
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 /// Decides which fallible step is refused.
 #[derive(Debug, Default)]

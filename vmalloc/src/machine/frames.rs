@@ -13,8 +13,8 @@
 //!   never above [`Frames::highest_zone`].
 
 use crate::gfp::ZoneKind;
+use crate::sync::plain::AtomicU32;
 use crate::units::{Node, Pfn};
-use core::sync::atomic::AtomicU32;
 
 /// The largest order of a block: 1024 frames, 4 MiB.
 pub const MAX_ORDER: u8 = 10;

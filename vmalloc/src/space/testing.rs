@@ -6,9 +6,9 @@ extern crate std;
 use crate::machine::frames::{Frames, Want};
 use crate::machine::testing::NoTables;
 use crate::machine::{Context, Flush, Machine, Pinned};
+use crate::sync::plain::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use crate::units::{CpuSet, PAGE_SIZE, Pfn};
 use core::ptr::{NonNull, with_exposed_provenance_mut};
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::alloc::{Layout, alloc, dealloc};
 
 const PAGE: Layout = match Layout::from_size_align(PAGE_SIZE, PAGE_SIZE) {

@@ -18,11 +18,11 @@
 
 use crate::machine::Machine;
 use crate::machine::stock::Stock;
+use crate::sync::plain::AtomicU64;
+use crate::sync::plain::Ordering::{Acquire, Relaxed, Release};
 use crate::units::Pfn;
 use core::ops::Range;
 use core::ptr::NonNull;
-use core::sync::atomic::AtomicU64;
-use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 /// log2 of [`ENTRIES`].
 const ENTRY_BITS: u32 = 9;

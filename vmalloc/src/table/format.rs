@@ -20,8 +20,8 @@ pub use x86_32::X86_32;
 pub use x86_64::X86_64;
 
 use crate::machine::format::{MemType, Word};
-use core::sync::atomic::Ordering::{AcqRel, Acquire, Release};
-use core::sync::atomic::{AtomicU32, AtomicU64};
+use crate::sync::plain::Ordering::{AcqRel, Acquire, Release};
+use crate::sync::plain::{AtomicU32, AtomicU64};
 
 /// The bits that x86 entries have in common, at the same places.
 mod bit {

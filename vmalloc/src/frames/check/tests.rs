@@ -5,8 +5,8 @@ use crate::frames::descriptor::Descriptor;
 use crate::frames::testing::{TestLock, TestZones, ram};
 use crate::gfp::ZoneKind;
 use crate::machine::frames::{Frames, Want};
+use crate::sync::plain::AtomicU32;
 use crate::units::{Node, Pfn};
-use core::sync::atomic::AtomicU32;
 
 /// Frames 0..4 are out, 4..8 a free block of order 2, 8..16 one of order 3,
 /// 24..28 one of order 2.

@@ -1,0 +1,61 @@
+//! Whose turn it is, where CPUs interleave: a scheduler installs two functions on
+//! its thread, and they let another CPU go on.
+//!
+//! Without them one host thread drives all CPUs, one operation after the other.
+
+use crate::Core;
+use core::cell::Cell;
+use vmalloc::machine::format::Format;
+
+/// What a scheduler is called for.
+#[derive(Clone, Copy, Debug)]
+pub struct Turns {
+    /// Another CPU may go on here.
+    pub step: fn(),
+    /// This CPU cannot go on before another one has.
+    pub wait: fn(),
+}
+
+thread_local! {
+    static TURNS: Cell<Option<Turns>> = const { Cell::new(None) };
+}
+
+/// From here on CPUs interleave on this thread; or no longer, by `None`.
+pub fn set_turns(turns: Option<Turns>) {
+    TURNS.set(turns);
+}
+
+/// Whether CPUs interleave.
+#[inline]
+pub fn is_racing() -> bool {
+    TURNS.get().is_some()
+}
+
+/// Another CPU may go on here.
+#[inline]
+pub(crate) fn step() {
+    if let Some(turns) = TURNS.get() {
+        (turns.step)()
+    }
+}
+
+/// This CPU waits for another one.
+pub(crate) fn wait() {
+    if let Some(turns) = TURNS.get() {
+        (turns.wait)()
+    }
+}
+
+impl<F: Format> Core<F> {
+    /// Goes on as `cpu`, in the middle of whatever that one does: for a scheduler
+    /// of CPUs that interleave.
+    pub fn resume_on(&self, cpu: u32) {
+        self.run_on(cpu);
+    }
+
+    /// Whether what changes is held by somebody on this thread: nobody else may go
+    /// on then.
+    pub fn is_held(&self) -> bool {
+        self.state.try_lock().is_err()
+    }
+}

@@ -1,0 +1,158 @@
+//! Where a scheduler comes between (`--cfg interleave`): a step before each access
+//! of an atomic, and a look at frames that become free memory.
+//!
+//! The wrappers are as large as what they wrap and mean the same where all bits
+//! are zero, since they lie in cleared frames. The hooks are functions, the same
+//! for all threads: what differs by thread, whoever installs them keeps by thread.
+
+use crate::units::Pfn;
+use core::mem::transmute;
+use core::ptr::null_mut;
+use core::sync::atomic as real;
+use core::sync::atomic::Ordering::Relaxed;
+
+/// What a proof is called for.
+#[derive(Clone, Copy, Debug)]
+pub struct Hooks {
+    /// Before each access of an atomic: another CPU may go on.
+    pub step: fn(),
+    /// These frames become free memory.
+    pub pooled: fn(&[Pfn]),
+}
+
+static STEP: real::AtomicPtr<()> = real::AtomicPtr::new(null_mut());
+static POOLED: real::AtomicPtr<()> = real::AtomicPtr::new(null_mut());
+
+/// From here on `hooks` are called, on all threads.
+pub fn install(hooks: Hooks) {
+    STEP.store(hooks.step as *mut (), Relaxed);
+    POOLED.store(hooks.pooled as *mut (), Relaxed);
+}
+
+#[inline(always)]
+fn step() {
+    let at = STEP.load(Relaxed);
+    if !at.is_null() {
+        // SAFETY: `install` alone stores there, a function of this type.
+        (unsafe { transmute::<*mut (), fn()>(at) })()
+    }
+}
+
+pub(crate) fn pooled(frames: &[Pfn]) {
+    let at = POOLED.load(Relaxed);
+    if !at.is_null() {
+        // SAFETY: as in `step`.
+        (unsafe { transmute::<*mut (), fn(&[Pfn])>(at) })(frames)
+    }
+}
+
+/// The core's atomics, with a step before each access.
+#[allow(missing_docs)]
+pub mod atomic {
+    use super::{real, step};
+    pub use core::sync::atomic::Ordering;
+
+    pub fn fence(order: Ordering) {
+        real::fence(order)
+    }
+
+    macro_rules! accesses {
+        ($name:ident, $t:ty $(, $g:ident)?) => {
+            impl$(<$g>)? $name$(<$g>)? {
+                pub const fn new(value: $t) -> Self {
+                    Self(real::$name::new(value))
+                }
+                pub fn get_mut(&mut self) -> &mut $t {
+                    self.0.get_mut()
+                }
+                pub fn load(&self, order: Ordering) -> $t {
+                    step();
+                    self.0.load(order)
+                }
+                pub fn store(&self, value: $t, order: Ordering) {
+                    step();
+                    self.0.store(value, order)
+                }
+                pub fn swap(&self, value: $t, order: Ordering) -> $t {
+                    step();
+                    self.0.swap(value, order)
+                }
+                pub fn compare_exchange(
+                    &self,
+                    current: $t,
+                    new: $t,
+                    success: Ordering,
+                    failure: Ordering,
+                ) -> Result<$t, $t> {
+                    step();
+                    self.0.compare_exchange(current, new, success, failure)
+                }
+                pub fn compare_exchange_weak(
+                    &self,
+                    current: $t,
+                    new: $t,
+                    success: Ordering,
+                    failure: Ordering,
+                ) -> Result<$t, $t> {
+                    self.compare_exchange(current, new, success, failure)
+                }
+                pub fn fetch_update(
+                    &self,
+                    success: Ordering,
+                    failure: Ordering,
+                    mut update: impl FnMut($t) -> Option<$t>,
+                ) -> Result<$t, $t> {
+                    let mut previous = self.load(failure);
+                    while let Some(next) = update(previous) {
+                        match self.compare_exchange(previous, next, success, failure) {
+                            done @ Ok(_) => return done,
+                            Err(now) => previous = now,
+                        }
+                    }
+                    Err(previous)
+                }
+                /// # Safety
+                /// As for the core's.
+                pub const unsafe fn from_ptr<'a>(at: *mut $t) -> &'a Self {
+                    // SAFETY: transparent over the core's, whose contract it has.
+                    unsafe { &*at.cast() }
+                }
+            }
+        };
+    }
+
+    macro_rules! numbers {
+        ($($name:ident $t:ty),*) => {$(
+            #[repr(transparent)]
+            #[derive(Debug, Default)]
+            pub struct $name(real::$name);
+            accesses!($name, $t);
+            numbers!(@ $name $t: fetch_add fetch_sub fetch_or fetch_and fetch_xor fetch_max fetch_min);
+        )*};
+        (@ $name:ident $t:ty: $($op:ident)*) => {
+            impl $name {
+                $(pub fn $op(&self, value: $t, order: Ordering) -> $t {
+                    step();
+                    self.0.$op(value, order)
+                })*
+            }
+        };
+    }
+    numbers!(AtomicU8 u8, AtomicU16 u16, AtomicU32 u32, AtomicU64 u64, AtomicUsize usize);
+
+    #[repr(transparent)]
+    #[derive(Debug, Default)]
+    pub struct AtomicBool(real::AtomicBool);
+    accesses!(AtomicBool, bool);
+
+    #[repr(transparent)]
+    #[derive(Debug)]
+    pub struct AtomicPtr<T>(real::AtomicPtr<T>);
+    accesses!(AtomicPtr, *mut T, T);
+
+    impl<T> Default for AtomicPtr<T> {
+        fn default() -> Self {
+            Self::new(core::ptr::null_mut())
+        }
+    }
+}
