@@ -1,6 +1,7 @@
 //! One tool for those who work on vmalloc: `cargo xtask help` says what it does.
 
 mod bench;
+mod mutants;
 mod pc;
 mod project;
 mod stages;
@@ -32,6 +33,7 @@ fn run(args: &[String]) -> Result<ExitCode> {
         }
         Some(("bench", [])) => bench::run(&Project::open()?, None),
         Some(("bench", [what])) => bench::run(&Project::open()?, Some(what)),
+        Some(("mutants", args)) => mutants::run(&Project::open()?, args),
         None | Some(("help" | "-h" | "--help", _)) => {
             print!("{}", help());
             Ok(ExitCode::SUCCESS)
@@ -45,9 +47,10 @@ fn help() -> String {
         "cargo xtask test [STAGE…]   everything that CI runs, or only these stages\n\
          cargo xtask tidy            the last stage alone: checks over the tree\n\
          cargo xtask bench [WHAT]    instructions, counted by callgrind: space (the address layer), pairs (whole calls)\n\
-         cargo xtask help            this\n\n\
-         Stages:\n",
+         cargo xtask help            this\n",
     );
+    text += mutants::ABOUT;
+    text += "\nStages:\n";
     for stage in stages::ALL {
         text += &format!("  {:<9} {}\n", stage.name, stage.about);
     }

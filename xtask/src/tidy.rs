@@ -15,7 +15,7 @@ mod calls;
 mod length;
 mod modules;
 mod names;
-mod tiers;
+pub mod tiers;
 mod tokens;
 pub mod tree;
 mod unsafety;

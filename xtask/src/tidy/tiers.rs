@@ -10,8 +10,8 @@ use super::tokens::{is, shipped};
 use super::tree::{Source, Tree};
 use proc_macro2::{Delimiter, Ident, TokenStream, TokenTree};
 
-const BOTTOM: [&str; 6] = ["area", "error", "gfp", "machine", "sync", "units"];
-const MIDDLE: [&str; 4] = ["flush", "frames", "space", "table"];
+pub const BOTTOM: [&str; 6] = ["area", "error", "gfp", "machine", "sync", "units"];
+pub const MIDDLE: [&str; 4] = ["flush", "frames", "space", "table"];
 
 /// Names of a module above or beside its own tier, in the library.
 pub fn check(tree: &Tree) -> Vec<Finding> {

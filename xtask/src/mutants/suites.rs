@@ -1,0 +1,127 @@
+//! The tests that look for a mutant: the table to extend.
+
+use super::catalogue::Mutant;
+use super::sites::Site;
+
+/// Tests of one executable.
+#[derive(Clone, Copy, Debug)]
+pub struct Suite {
+    /// What the record calls it.
+    pub name: &'static str,
+    /// What cargo builds; without the file in the second place it is left out.
+    pub target: Target,
+    /// What the executable is called with.
+    pub args: &'static [&'static str],
+    /// And its environment.
+    pub env: &'static [(&'static str, &'static str)],
+    /// Which mutants it looks at.
+    pub looks_at: LooksAt,
+}
+
+/// What cargo is asked to build.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Target {
+    /// Its arguments.
+    pub cargo: &'static [&'static str],
+    /// A file that is there if the target is.
+    pub needs: &'static str,
+    /// More flags for rustc, and then a folder of its own.
+    pub flags: &'static str,
+    /// The name of the executable's crate.
+    pub name: &'static str,
+}
+
+/// Which mutants a suite looks at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LooksAt {
+    /// All of them.
+    All,
+    /// Those of the middle, and there only with the tests of the mutant's own module.
+    Near,
+}
+
+const UNIT: Target = Target {
+    cargo: &["test", "--no-run", "-p", "vmalloc", "--lib"],
+    needs: "vmalloc/src/lib.rs",
+    flags: "",
+    name: "vmalloc",
+};
+const SPEC: Target = Target {
+    cargo: &["test", "--no-run", "-p", "vmalloc-sim", "--test", "spec"],
+    needs: "machines/sim/tests/spec/main.rs",
+    flags: "",
+    name: "spec",
+};
+const ORACLE: Target = Target {
+    cargo: &["test", "--no-run", "-p", "vmalloc-sim", "--test", "oracle"],
+    needs: "machines/sim/tests/oracle/main.rs",
+    flags: "",
+    name: "oracle",
+};
+
+/// Of the test harness.
+const ONE_THREAD: &str = "--test-threads=1";
+
+/// All suites, in the order they run: the cheapest and the likeliest first.
+pub const ALL: &[Suite] = &[
+    Suite { name: "unit", target: UNIT, args: &[ONE_THREAD], env: &[], looks_at: LooksAt::Near },
+    Suite {
+        name: "oracle",
+        target: ORACLE,
+        args: &["promises", ONE_THREAD],
+        env: &[("ORACLE_OPS", "20000")],
+        looks_at: LooksAt::All,
+    },
+    Suite { name: "spec", target: SPEC, args: &[ONE_THREAD], env: &[], looks_at: LooksAt::All },
+    Suite {
+        name: "oracle",
+        target: ORACLE,
+        args: &["promises", ONE_THREAD],
+        env: &[("ORACLE_OPS", "200000")],
+        looks_at: LooksAt::All,
+    },
+    Suite { name: "unit", target: UNIT, args: &[ONE_THREAD], env: &[], looks_at: LooksAt::All },
+];
+
+impl Suite {
+    /// The arguments for this mutant; `None` where the suite has nothing to
+    /// say about it.
+    pub fn args_for(&self, mutant: &Mutant) -> Option<Vec<String>> {
+        let near = match self.looks_at {
+            LooksAt::All => None,
+            LooksAt::Near if mutant.part == "top" => return None,
+            LooksAt::Near => Some(module_of(&mutant.site)),
+        };
+        let args = self.args.iter().map(|arg| (*arg).to_owned());
+        Some(args.chain(near).collect())
+    }
+}
+
+/// `space::arena::` for the file `vmalloc/src/space/arena.rs`.
+fn module_of(site: &Site) -> String {
+    let path = site.path.trim_start_matches("vmalloc/src/").trim_end_matches(".rs");
+    format!("{}::", path.replace('/', "::"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::catalogue::catalogue;
+    use super::*;
+    use crate::tidy::tree::Tree;
+
+    #[test]
+    fn a_mutant_of_the_middle_meets_the_tests_of_its_module_first() {
+        let tree = Tree::of(&[
+            ("vmalloc/src/lib.rs", "mod space; mod map;"),
+            ("vmalloc/src/space.rs", "mod arena;"),
+            ("vmalloc/src/space/arena.rs", "fn f() { g(); }"),
+            ("vmalloc/src/map.rs", "fn f() { g(); }"),
+        ]);
+        let all = catalogue(&tree).unwrap();
+        let [map, .., arena] = &all[..] else { panic!("two files") };
+        let near = ALL[0].args_for(arena).unwrap();
+        assert_eq!(near, ["--test-threads=1", "space::arena::"]);
+        assert_eq!(ALL[0].args_for(map), None);
+        assert_eq!(ALL[1].args_for(map).unwrap(), ["promises", "--test-threads=1"]);
+    }
+}
