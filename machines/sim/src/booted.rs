@@ -37,7 +37,7 @@ impl<F: Format> Booted<F> {
         booted.sim().set_kick(move |_| wire.vm().on_kick());
         // SAFETY: N1: the machine's tables are new; N2: nobody knows the
         // instance but its kicks, which it answers with nothing until then.
-        unsafe { booted.vm.init(config) }?;
+        booted.sim().unbounded(|| unsafe { booted.vm.init(config) })?;
         booted.sim().online_all(|| booted.vm.cpu_online());
         Ok(booted)
     }
@@ -79,8 +79,16 @@ impl<F: Format> Wire<F> {
     }
 }
 
+impl<F: Format> Drop for Booted<F> {
+    fn drop(&mut self) {
+        // To take everything apart is one section, however much there is.
+        self.sim().state().unbounded = true;
+    }
+}
+
 impl<F: Format> Drop for Hooks<F> {
     fn drop(&mut self) {
+        self.0.state().unbounded = false;
         self.0.set_kick(|_| {});
         self.0.set_interrupt(|_| {});
         self.0.set_nmi(0, |_| {});

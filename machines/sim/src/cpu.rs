@@ -3,6 +3,8 @@
 use crate::cache::{Cache, Cached};
 use crate::history::History;
 use crate::rng::Rng;
+use crate::section::Sections;
+use crate::told::Told;
 use crate::{Counters, Rates, Sabotage};
 use core::fmt;
 use std::collections::HashSet;
@@ -52,6 +54,7 @@ pub(crate) struct Cpu {
     /// Interrupts are off on the way into and out of idleness.
     pub(crate) masked: bool,
     pub(crate) kicked: bool,
+    pub(crate) sections: Sections,
 }
 
 impl Cpu {
@@ -64,6 +67,7 @@ impl Cpu {
             interrupts: 0,
             masked: false,
             kicked: false,
+            sections: Sections::default(),
         }
     }
 
@@ -109,6 +113,10 @@ pub(crate) struct State {
     pub(crate) symbolizer: Option<Symbolizer>,
     /// Pages that were unmapped with nothing left in their entries.
     pub(crate) cleared: HashSet<usize>,
+    /// How long a section is, is not judged.
+    pub(crate) unbounded: bool,
+    /// The pages that the machine was told of.
+    pub(crate) told: Told,
     recent: [usize; RECENT],
     recents: usize,
 }
@@ -133,6 +141,8 @@ impl State {
             on_shortage: None,
             symbolizer: None,
             cleared: HashSet::new(),
+            unbounded: false,
+            told: Told::default(),
             recent: [0; RECENT],
             recents: 0,
         }

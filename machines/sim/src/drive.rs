@@ -4,13 +4,13 @@ use crate::cpu::{Hook, Power, State};
 use crate::history::Event;
 use crate::judge::accuse;
 use crate::walk::Place;
-use crate::{Core, Counters, ORDER, Sabotage, Sim};
+use crate::{Core, Counters, ORDER, Sabotage, Sim, Work};
 use core::fmt;
 use std::sync::Arc;
 use vmalloc::error::Shortage;
 use vmalloc::machine::format::{Entry, Format};
 use vmalloc::machine::{Context, Level};
-use vmalloc::units::{Pfn, VirtAddr};
+use vmalloc::units::{PAGE_SHIFT, Pfn, VirtAddr};
 
 /// Interrupts that can be inside each other.
 const NESTING: u32 = 2;
@@ -157,6 +157,9 @@ impl<F: Format> Sim<F> {
         let s = &mut *self.state();
         self.note(s, Event::Poked { at, level });
         s.used(at);
+        if let (1, Entry::Leaf { frame, .. }) = (level, F::decode(word, level)) {
+            s.told.tell(at.0 >> PAGE_SHIFT, frame);
+        }
         self.write(place, at, word);
     }
 
@@ -169,6 +172,22 @@ impl<F: Format> Sim<F> {
     /// The entry of `level` for `at`, or the one above that ends the walk.
     pub fn entry(&self, at: VirtAddr, level: u8) -> Entry {
         self.truth(at, level).1
+    }
+
+    /// Does something whose sections may be as long as they are (L3). What has none
+    /// that are bounded: making an instance, dropping it, and, until their work is
+    /// cut into slices, runs of very many grains and a large promised reserve.
+    pub fn unbounded<T>(&self, act: impl FnOnce() -> T) -> T {
+        let was = core::mem::replace(&mut self.state().unbounded, true);
+        let result = act();
+        self.state().unbounded = was;
+        result
+    }
+
+    /// The most that one section has done, of each kind, on any CPU.
+    pub fn longest_section(&self) -> Work {
+        let s = self.state();
+        s.cpus.iter().fold(Work::default(), |most, cpu| most.most(&cpu.sections.longest))
     }
 
     /// The number of the latest event.

@@ -8,6 +8,8 @@
 
 use crate::history::Event;
 use crate::judge::accuse;
+use crate::order::{self, InSource, tell};
+use crate::section::What;
 use crate::{Core, ORDER, Sim};
 use vmalloc::gfp::ZoneKind;
 use vmalloc::machine::faulty::Faults;
@@ -73,7 +75,7 @@ unsafe impl<F: Format> Frames for Core<F> {
     }
 
     fn alloc(&self, want: Want) -> Option<Pfn> {
-        self.check_pinned();
+        let _in_source = self.enter_source();
         self.touch();
         let first = self.zones.alloc(want)?;
         self.taken(first, want.order);
@@ -81,7 +83,7 @@ unsafe impl<F: Format> Frames for Core<F> {
     }
 
     unsafe fn free(&self, first: Pfn, order: u8) {
-        self.check_pinned();
+        let _in_source = self.enter_source();
         self.touch();
         self.given(first, order);
         // SAFETY: the caller's promise, handed on.
@@ -89,7 +91,7 @@ unsafe impl<F: Format> Frames for Core<F> {
     }
 
     fn alloc_bulk(&self, want: Want, into: &mut [Pfn]) -> usize {
-        self.check_pinned();
+        let _in_source = self.enter_source();
         self.touch();
         let got = self.zones.alloc_bulk(want, into);
         into[..got].iter().for_each(|&frame| self.taken(frame, 0));
@@ -97,7 +99,7 @@ unsafe impl<F: Format> Frames for Core<F> {
     }
 
     unsafe fn free_bulk(&self, frames: &[Pfn]) {
-        self.check_pinned();
+        let _in_source = self.enter_source();
         self.touch();
         frames.iter().for_each(|&frame| self.given(frame, 0));
         // SAFETY: the caller's promise, handed on.
@@ -126,15 +128,18 @@ unsafe impl<F: Format> Frames for Core<F> {
 }
 
 impl<F: Format> Core<F> {
-    fn check_pinned(&self) {
+    /// The source is called, which wants a pin and no lock (F3).
+    fn enter_source(&self) -> InSource {
         let cpu = self.running();
         if self.state().cpu(cpu).pins == 0 {
             accuse(&format!("F3: CPU {cpu} asks for frames and is not pinned"));
         }
+        order::enter_source(cpu)
     }
 
     /// A block goes out, dirty.
     fn taken(&self, first: Pfn, order: u8) {
+        tell(What::Moved, 1 << order);
         let since = self.note(&mut self.state(), Event::Taken { frame: first, order });
         for frame in (0..1 << order).map(|n| first.offset(n)) {
             self.hand_over(frame, true, since);
@@ -146,6 +151,7 @@ impl<F: Format> Core<F> {
 
     /// A block comes back.
     fn given(&self, first: Pfn, order: u8) {
+        tell(What::Moved, 1 << order);
         let since = self.note(&mut self.state(), Event::Given { frame: first, order });
         (0..1 << order).for_each(|n| self.hand_over(first.offset(n), false, since));
     }

@@ -22,9 +22,12 @@
 //! - a direct mapping is asked of a frame that nobody holds (M2), frames are
 //!   asked for without being pinned (F3), given back twice (F1), or leaked;
 //! - a lock is taken twice, a pin is ended out of order (M4), or a loop waits
-//!   for ever.
+//!   for ever;
+//! - two locks are held at once, or one where somebody waits or where frames are
+//!   asked for (L2, F3); or a section is longer than its bound, or clears a page
+//!   (L3).
 //!
-//! Not-present entries are never cached. Nothing is dropped but by a flush,
+//! A page that was bound without a word to the machine (`sync`) faults. Not-present entries are never cached. Nothing is dropped but by a flush,
 //! or by chance. Frames are dirty when they are handed out.
 //!
 //! What idle CPUs remember of pages is not judged until they wake up, for
@@ -55,9 +58,13 @@ mod judge;
 mod lock;
 mod machine;
 mod memory;
+mod order;
 mod rng;
+mod section;
+mod told;
 pub mod turn;
 mod walk;
+mod watched;
 
 pub use booted::Booted;
 pub use builder::{Builder, Rates};
@@ -65,6 +72,8 @@ pub use cpu::Power;
 pub use frames::DIRT;
 pub use lock::SoloLock;
 pub use memory::Bank;
+pub use section::{BOUNDS, What, Work};
+pub use watched::{Watched, WatchedWord};
 
 use core::fmt;
 use core::marker::PhantomData;
@@ -124,6 +133,8 @@ pub enum Why {
         /// The level.
         level: u8,
     },
+    /// The page is bound, but the machine was never told of it (`sync`).
+    Untold,
     /// A store to a page that may only be read.
     ReadOnly,
     /// The address is wider than the tables translate.
@@ -134,6 +145,7 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.why {
             Why::NotPresent { level } => write!(f, "fault at {}: not present at level {level}", self.at),
+            Why::Untold => write!(f, "fault at {}: bound, but the machine was not told (sync)", self.at),
             Why::ReadOnly => write!(f, "fault at {}: read only", self.at),
             Why::NotCanonical => write!(f, "fault at {}: not canonical", self.at),
         }
@@ -214,6 +226,7 @@ impl<F: Format> Core<F> {
 
     /// Another CPU runs; returns the one that did.
     pub(crate) fn run_on(&self, cpu: u32) -> u32 {
+        order::on(cpu);
         self.current.swap(cpu, ORDER)
     }
 

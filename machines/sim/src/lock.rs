@@ -1,6 +1,6 @@
 //! The lock of a machine with one driver: it never waits, unless CPUs interleave.
 
-use crate::turn;
+use crate::{order, turn};
 use core::sync::atomic::{AtomicBool, Ordering};
 use vmalloc::lock_api::{GuardSend, RawMutex};
 
@@ -25,10 +25,15 @@ unsafe impl RawMutex for SoloLock {
     }
 
     fn try_lock(&self) -> bool {
-        !self.0.swap(true, Ordering::Acquire)
+        let was_free = !self.0.swap(true, Ordering::Acquire);
+        if was_free {
+            order::taken(core::ptr::from_ref(self).addr());
+        }
+        was_free
     }
 
     unsafe fn unlock(&self) {
+        order::left(core::ptr::from_ref(self).addr());
         self.0.store(false, Ordering::Release);
     }
 }

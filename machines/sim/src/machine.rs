@@ -8,8 +8,10 @@ use crate::cache::Cached;
 use crate::cpu::{Power, Symbolizer};
 use crate::history::Event;
 use crate::judge::accuse;
+use crate::order::tell;
+use crate::section::What;
 use crate::walk::{covered, overlap};
-use crate::{Core, ORDER, Sabotage, Sim, SoloLock, turn};
+use crate::{Core, ORDER, Sabotage, Sim, SoloLock, Watched, turn};
 use core::fmt;
 use core::ptr::NonNull;
 use vmalloc::error::Shortage;
@@ -30,7 +32,7 @@ const TURN_NS: u64 = 100;
 // serve kicks; M8: handlers run where interrupts may come; M9: checked at each
 // access.
 unsafe impl<F: Format> Machine for Sim<F> {
-    type Table = F;
+    type Table = Watched<F>;
     type Frames = Core<F>;
     type Lock = SoloLock;
 
@@ -48,6 +50,7 @@ unsafe impl<F: Format> Machine for Sim<F> {
 
     fn virt(&self, frame: Pfn) -> NonNull<u8> {
         self.touch();
+        tell(What::Reached, 1);
         self.memory.direct(frame).unwrap_or_else(|why| panic!("M2: the bytes of {frame:?}, {why}, were asked for"))
     }
 
@@ -61,6 +64,7 @@ unsafe impl<F: Format> Machine for Sim<F> {
         let cpu = self.running();
         let s = &mut *self.state();
         let saved = s.cpu(cpu).pins;
+        s.cpu(cpu).begin_section(cpu);
         s.cpu(cpu).pins += 1;
         Pinned { cpu, saved }
     }
@@ -68,10 +72,13 @@ unsafe impl<F: Format> Machine for Sim<F> {
     unsafe fn unpin(&self, was: Pinned) {
         {
             let cpu = self.running();
-            let pins = core::mem::replace(&mut self.state().cpu(cpu).pins, was.saved);
+            let s = &mut *self.state();
+            let pins = core::mem::replace(&mut s.cpu(cpu).pins, was.saved);
             if (was.cpu, was.saved + 1) != (cpu, pins) {
                 accuse(&format!("M4: {was:?} was ended on CPU {cpu}, which was pinned {pins} deep"));
             }
+            let unbounded = s.unbounded;
+            s.cpu(cpu).end_section(cpu, unbounded);
         }
         self.touch();
         self.maybe_interrupt();
@@ -128,7 +135,12 @@ unsafe impl<F: Format> Machine for Sim<F> {
         {
             let s = &mut *self.state();
             self.note(s, Event::Written(pages));
-            numbers(pages).for_each(|page| _ = s.cleared.remove(&page));
+            for page in numbers(pages) {
+                s.cleared.remove(&page);
+                if let (_, Entry::Leaf { frame, .. }) = self.truth(VirtAddr(page << PAGE_SHIFT), 1) {
+                    s.told.tell(page, frame);
+                }
+            }
             s.used(pages.start);
             s.used(pages.end());
         }
@@ -140,6 +152,7 @@ unsafe impl<F: Format> Machine for Sim<F> {
             let s = &mut *self.state();
             self.note(s, Event::Written(pages));
             let is_absent = |&page: &usize| self.truth(VirtAddr(page << PAGE_SHIFT), 1).1 == Entry::Absent;
+            s.told.forget(numbers(pages));
             s.cleared.extend(numbers(pages).filter(is_absent));
         }
         self.touch();
@@ -148,6 +161,7 @@ unsafe impl<F: Format> Machine for Sim<F> {
     fn relax(&self) {
         {
             let s = &mut *self.state();
+            s.cpu(self.running()).waits(self.running(), "waits");
             s.clock += TURN_NS;
             s.turns += 1;
             if s.turns == PATIENCE {
@@ -170,6 +184,7 @@ unsafe impl<F: Format> Machine for Sim<F> {
     }
 
     fn zero(&self, frame: Pfn, at: VirtAddr) {
+        self.state().cpu(self.running()).clears(self.running());
         if self.memory.is_direct(frame) {
             // SAFETY: M2, the library holds the frame.
             unsafe { self.virt(frame).write_bytes(0, PAGE_SIZE) }
@@ -179,6 +194,7 @@ unsafe impl<F: Format> Machine for Sim<F> {
     }
 
     fn exhausted(&self, short: Shortage) -> bool {
+        self.state().cpu(self.running()).waits(self.running(), "asks for help");
         let appeal = self.state().on_shortage.clone();
         appeal.is_some_and(|appeal| appeal(short))
     }

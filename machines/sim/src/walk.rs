@@ -106,6 +106,12 @@ impl<F: Format> Core<F> {
                     self.keep(s, cpu, place.level, at, (table, Prot::RW), how);
                     place = Place { table, level: place.level - 1 };
                 }
+                // A page that the machine was not told of is none for a program.
+                Some(Entry::Leaf { frame, .. })
+                    if place.level == 1 && how == How::Access && !s.told.knows(prefix::<F>(at, 1), frame) =>
+                {
+                    return Err(Why::Untold);
+                }
                 Some(Entry::Leaf { frame, prot }) => {
                     let inside = prefix::<F>(at, 1) & (covered::<F>(place.level, 0).pages - 1);
                     let found = (frame.offset(inside as u64), prot);

@@ -2,4 +2,5 @@
 
 mod bench;
 mod contract;
+mod sections;
 mod stale;

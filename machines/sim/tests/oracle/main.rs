@@ -39,11 +39,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use vmalloc::Counts;
 use vmalloc::machine::format::Format;
-use vmalloc_sim::{Booted, Counters, Sabotage};
+use vmalloc_sim::{Booted, Counters, Sabotage, Work};
+
+/// What a run met.
+#[derive(Debug)]
+struct Met {
+    machine: Counters,
+    library: Counts,
+    /// The most that one section did.
+    longest: Work,
+}
 
 /// Runs a setup, perhaps on a library that breaks a rule, or on a machine that
 /// does. Returns what it met; panics with the story, and with seed and act.
-fn run<F: Format>(setup: &Setup, sabotage: Sabotage) -> (Counters, Counts) {
+fn run<F: Format>(setup: &Setup, sabotage: Sabotage) -> Met {
     let act = AtomicUsize::new(0);
     let ended = catch_unwind(AssertUnwindSafe(|| live::<F>(setup, sabotage, &act)));
     ended.unwrap_or_else(|panic| {
@@ -58,7 +67,7 @@ fn run<F: Format>(setup: &Setup, sabotage: Sabotage) -> (Counters, Counts) {
 }
 
 /// The life of an instance; `act` says how far it has come.
-fn live<F: Format>(setup: &Setup, sabotage: Sabotage, act: &AtomicUsize) -> (Counters, Counts) {
+fn live<F: Format>(setup: &Setup, sabotage: Sabotage, act: &AtomicUsize) -> Met {
     let sim = setup.machine::<F>();
     let vm = Booted::new(sim.clone(), setup.config()).expect("an instance");
     sim.break_rule(sabotage);
@@ -79,7 +88,7 @@ fn live<F: Format>(setup: &Setup, sabotage: Sabotage, act: &AtomicUsize) -> (Cou
         std::mem::forget(vm);
         resume_unwind(story);
     }
-    let seen = (sim.counters(), vm.stats().counts);
+    let seen = Met { machine: sim.counters(), library: vm.stats().counts, longest: sim.longest_section() };
     drop(vm);
     sim.audit();
     sim.assert_no_leaks();

@@ -5,14 +5,13 @@
 //! run's seed. A failure prints the seed of its run: with it, and with
 //! `ORACLE_OPS` no larger than a run, that run is repeated alone.
 
-use super::{Setup, Tables};
+use super::{Met, Setup, Tables};
 use std::panic::catch_unwind;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
-use vmalloc::Counts;
 use vmalloc::table::{X86_32, X86_64};
-use vmalloc_sim::{Counters, Sabotage};
+use vmalloc_sim::{BOUNDS, Sabotage, Work};
 
 /// Things done by one run.
 const RUN: usize = 20_000;
@@ -34,10 +33,12 @@ struct Seen {
     warm_aged: u64,
     warm_over: u64,
     warm_purged: u64,
+    /// The most that one section did.
+    longest: Work,
 }
 
 impl Seen {
-    fn of((machine, library): (Counters, Counts)) -> Seen {
+    fn of(Met { machine, library, longest }: Met) -> Seen {
         Seen {
             accesses: machine.accesses,
             used_after_free: machine.used_after_free,
@@ -53,6 +54,7 @@ impl Seen {
             warm_aged: library.warm_aged,
             warm_over: library.warm_over,
             warm_purged: library.warm_purged,
+            longest,
         }
     }
 
@@ -71,6 +73,7 @@ impl Seen {
         self.warm_aged += more.warm_aged;
         self.warm_over += more.warm_over;
         self.warm_purged += more.warm_purged;
+        self.longest = self.longest.most(&more.longest);
     }
 
     /// The first thing that was not met once in [`RARELY`] acts, and how often it was.
@@ -109,7 +112,7 @@ fn number(name: &str, otherwise: u64) -> u64 {
     parsed.unwrap_or_else(|_| panic!("{name}={text} is no number"))
 }
 
-fn run(setup: &Setup) -> (Counters, Counts) {
+fn run(setup: &Setup) -> Met {
     match setup.tables {
         Tables::Four | Tables::Five => super::run::<X86_64>(setup, Sabotage::None),
         Tables::Two => super::run::<X86_32>(setup, Sabotage::None),
@@ -148,7 +151,7 @@ fn everything_promised_is_kept() {
     let (ops, first) = (number("ORACLE_OPS", 200_000) as usize, number("ORACLE_SEED", 1));
     let began = Instant::now();
     let mut seen = runs(first, ops);
-    println!("{ops} acts in {:.1} s: {seen:#?}", began.elapsed().as_secs_f64());
+    println!("{ops} acts in {:.1} s: {seen:#?}, bounds of a section: {BOUNDS:?}", began.elapsed().as_secs_f64());
     // A few setups may all be of a kind that never meets something: more will.
     let mut seed = first + ops.div_ceil(RUN) as u64;
     for _ in 0..EXTRA {

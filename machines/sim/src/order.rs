@@ -1,0 +1,106 @@
+//! The order of locks (L2): who holds which, and what that forbids.
+//!
+//! A lock does not know its machine, nor its CPU. But [`on`] is told at each pin and
+//! whenever another CPU goes on, so what a host thread does is the running CPU's.
+//!
+//! # Rules, judged
+//! - **L2** Nobody holds two locks of the library's: region, depot and reserve are
+//!   of one rank. Those of the source come after, and one at a time. Nothing is held
+//!   where anybody waits, nor outside of pins.
+//! - **F3** The source is not called under a lock of the library's.
+
+use crate::judge::accuse;
+use crate::section::{Tally, What};
+use core::cell::{Cell, RefCell};
+
+/// What is known of a CPU that this thread drives.
+#[derive(Default)]
+struct Driven {
+    tally: Tally,
+    /// The addresses of the locks that it holds.
+    held: Vec<usize>,
+    /// Whether it has called the source, whose locks are its own.
+    in_source: bool,
+}
+
+thread_local! {
+    static RUNNING: Cell<u32> = const { Cell::new(0) };
+    static DRIVEN: RefCell<Vec<Driven>> = const { RefCell::new(Vec::new()) };
+}
+
+/// From here on this thread drives `cpu`.
+#[inline]
+pub(crate) fn on(cpu: u32) {
+    RUNNING.set(cpu);
+}
+
+fn with<T>(cpu: u32, f: impl FnOnce(&mut Driven) -> T) -> T {
+    DRIVEN.with_borrow_mut(|driven| {
+        let cpu = cpu as usize;
+        if driven.len() <= cpu {
+            driven.resize_with(cpu + 1, Driven::default);
+        }
+        f(&mut driven[cpu])
+    })
+}
+
+/// The running CPU does `more` of `what`.
+#[inline]
+pub(crate) fn tell(what: What, more: u64) {
+    with(RUNNING.get(), |driven| driven.tally.tell(what, more));
+}
+
+/// What `cpu` has done so far.
+pub(crate) fn tally(cpu: u32) -> Tally {
+    with(cpu, |driven| driven.tally)
+}
+
+/// The running CPU has taken a lock.
+pub(crate) fn taken(lock: usize) {
+    let cpu = RUNNING.get();
+    let others = with(cpu, |driven| {
+        if !driven.in_source {
+            driven.tally.tell(What::Locked, 1);
+        }
+        driven.held.push(lock);
+        driven.held.len() - 1
+    });
+    if others > 0 {
+        accuse(&format!("L2: CPU {cpu} takes a lock and holds {others} already"));
+    }
+}
+
+/// A lock was given back.
+pub(crate) fn left(lock: usize) {
+    DRIVEN.with_borrow_mut(|driven| driven.iter_mut().for_each(|cpu| cpu.held.retain(|&other| other != lock)));
+}
+
+/// Panics if `cpu` holds a lock where it may hold none.
+pub(crate) fn nothing_is_held(cpu: u32, why: &str) {
+    let held = with(cpu, |driven| driven.held.len());
+    if held > 0 {
+        accuse(&format!("L2: CPU {cpu} {why} and holds {held} locks"));
+    }
+}
+
+/// The source is at work for a CPU until this is dropped.
+pub(crate) struct InSource(u32);
+
+/// The source is called, by `cpu`.
+pub(crate) fn enter_source(cpu: u32) -> InSource {
+    let held = with(cpu, |driven| driven.held.len());
+    if held > 0 {
+        accuse(&format!("F3: CPU {cpu} asks for frames, or gives some back, and holds a lock of the library's"));
+    }
+    with(cpu, |driven| {
+        driven.tally.tell(What::Asked, 1);
+        driven.in_source = true;
+    });
+    InSource(cpu)
+}
+
+impl Drop for InSource {
+    fn drop(&mut self) {
+        with(self.0, |driven| driven.in_source = false);
+    }
+}
