@@ -17,7 +17,8 @@ use core::panic::Location;
 pub enum Kind {
     /// Memory of its own (`vmalloc`).
     Vmalloc = 0,
-    /// A thread's stack: memory of its own, grows down into the guard below.
+    /// A thread's stack: memory of its own, grows down into the guard below,
+    /// an unmapped page that belongs to it.
     Stack = 1,
     /// Frames that are somebody's (`vmap`).
     Vmap = 2,
@@ -239,17 +240,24 @@ impl Req {
     }
 
     /// A stack of `pages` pages, aligned to its size rounded up to a power of
-    /// two, cleared.
+    /// two, and to two pages at least; cleared. The page below it is unmapped,
+    /// whatever lies there else.
     pub const fn stack(pages: usize) -> Req {
         let mut req = Req::pages(pages).zeroed();
-        req.align = req.bytes.next_power_of_two();
         req.kind = Kind::Stack;
-        req
+        let align = match req.bytes.checked_next_power_of_two() {
+            Some(align) => align,
+            None => 1 << (usize::BITS - 1),
+        };
+        req.align(align)
     }
 
-    /// The start is a multiple of `align` bytes, a power of two.
+    /// The start is a multiple of `align` bytes, a power of two. For a stack
+    /// less than two pages are two: its class is an aligned one then, whose slots
+    /// all have a page below them that nobody binds (K7).
     pub const fn align(mut self, align: usize) -> Req {
-        self.align = align;
+        let small = matches!(self.kind, Kind::Stack) && align.is_power_of_two() && align < 2 * PAGE_SIZE;
+        self.align = if small { 2 * PAGE_SIZE } else { align };
         self
     }
 
@@ -412,23 +420,24 @@ impl fmt::Display for What {
                 write!(f, "in the freed area of {} bytes at {} by {:?}{when}", was.bytes, was.start, was.caller)?;
                 was.freer.map_or(Ok(()), |by| write!(f, ", freed by {by:?}"))
             }
-            What::Guard { below: Some(a), past, .. } => {
-                write!(
-                    f,
-                    "guard: {past:#x} bytes past the end of the area of {} bytes at {} by {:?}",
-                    a.bytes, a.start, a.caller
-                )
-            }
-            What::Guard { above: Some(a), short, .. } => {
-                write!(
-                    f,
-                    "guard: {short:#x} bytes below the area of {} bytes at {} by {:?}",
-                    a.bytes, a.start, a.caller
-                )
-            }
-            What::Guard { .. } => f.write_str("guard"),
+            What::Guard { below, past, above, short } => match (below, above) {
+                (Some(area), None) => write_beside(f, (*past, "past the end of"), area),
+                (Some(area), Some(next)) if next.kind != Kind::Stack && (past < short || area.kind == Kind::Stack) => {
+                    write_beside(f, (*past, "past the end of"), area)
+                }
+                (_, Some(area)) => write_beside(f, (*short, "below"), area),
+                (None, None) => f.write_str("guard"),
+            },
         }
     }
+}
+
+/// A guard, by the side that was meant: a stack, which grows down into it, or
+/// else the nearer one.
+fn write_beside(f: &mut fmt::Formatter<'_>, (bytes, side): (usize, &str), area: &Info) -> fmt::Result {
+    let what = if area.kind == Kind::Stack { "stack" } else { "area" };
+    let Info { bytes: size, start, caller, .. } = area;
+    write!(f, "guard: {bytes:#x} bytes {side} the {what} of {size} bytes at {start} by {caller:?}")
 }
 
 /// What a mapping of given frames is made from.
@@ -453,6 +462,9 @@ mod tests {
         let req = Req::stack(3);
         assert_eq!((req.bytes, req.align, req.kind), (3 * PAGE_SIZE, 4 * PAGE_SIZE, Kind::Stack));
         assert!(req.gfp.contains(Gfp::ZERO));
+        assert_eq!([Req::stack(1), Req::stack(8).align(1)].map(|req| req.align), [2 * PAGE_SIZE; 2], "K7");
+        assert_eq!([0, 3 * PAGE_SIZE].map(|odd| Req::stack(8).align(odd).align), [0, 3 * PAGE_SIZE], "to be refused");
+        assert_eq!(Req::stack(usize::MAX).align, 1 << (usize::BITS - 1));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::machine::format::{Entry, Prot};
 use crate::stats::{Counts, Stats};
 use crate::sync::Ordering::Relaxed;
 use crate::table::Walker;
-use crate::units::{PAGE_SHIFT, PageRange};
+use crate::units::{PAGE_SHIFT, PAGE_SIZE, PageRange, VirtAddr};
 
 impl<M: Machine> Vmalloc<M> {
     /// Checks the instance: shelves (S1, C2), arenas (A rules), entries
@@ -75,7 +75,7 @@ impl<M: Machine> Vmalloc<M> {
         if agree { Ok(()) } else { Err(Broken { rule: "W2", at: stats.bound_pages }) }
     }
 
-    /// Every page of an area is bound, its guard is not (G6), and the counters
+    /// Every page of an area is bound, its guards are not (G6), and the counters
     /// say how many there are.
     fn check_areas(&self, core: &Core<M>) -> Result<(), Broken> {
         let (mut areas, mut pages, mut end) = (0, 0, 0);
@@ -94,6 +94,12 @@ impl<M: Machine> Vmalloc<M> {
             let beyond = unsafe { Walker::new(self.machine()) }.translate(area.range().end());
             if area.guard == Guard::After && beyond.is_some() {
                 return Err(Broken { rule: "G6", at: area.range().end().0 });
+            }
+            let below = VirtAddr(area.start.0 - PAGE_SIZE);
+            // SAFETY: T1: nobody else calls.
+            let is_mapped = || unsafe { Walker::new(self.machine()) }.translate(below).is_some();
+            if area.kind == Kind::Stack && is_mapped() {
+                return Err(Broken { rule: "G6", at: below.0 });
             }
         }
         let stats = self.stats();

@@ -174,9 +174,11 @@ impl RegionConfig {
         }
     }
 
-    /// The first whole grain's address: grains never straddle leaf tables.
+    /// The first whole grain's address: grains never straddle leaf tables, and
+    /// the first page is nobody's, whatever lies below it (G6).
     pub(crate) fn first_grain(&self) -> usize {
-        self.start.next_multiple_of(crate::units::PAGE_SIZE << self.grain_shift())
+        let second = self.start.saturating_add(crate::units::PAGE_SIZE);
+        second.checked_next_multiple_of(crate::units::PAGE_SIZE << self.grain_shift()).unwrap_or(usize::MAX)
     }
 
     fn validate(&self) -> Result<(), InitError> {
@@ -220,5 +222,17 @@ mod tests {
         let narrow = Config::region(0x10_0000..0x10_8000);
         assert!(narrow.validate(1).is_err());
         assert_eq!(narrow.placement(Placement::Lowest).validate(1), Ok(()));
+    }
+
+    #[test]
+    fn a_region_of_its_first_page_alone_serves_nobody() {
+        let lowest = |pages: usize| Config::region(0x10_0000..0x10_0000 + (pages << 12)).placement(Placement::Lowest);
+        assert!(lowest(1).validate(1).is_err());
+        assert_eq!(lowest(2).validate(1), Ok(()));
+        let unit = |end| Config::region(0x10_0000..end).validate(1);
+        assert!(unit(0x14_0000).is_err(), "its only unit begins with its first page");
+        assert_eq!(unit(0x18_0000), Ok(()));
+        let last = Config::region(usize::MAX - 0x1fff..usize::MAX - 0xfff);
+        assert!(last.validate(1).is_err());
     }
 }

@@ -11,6 +11,7 @@ use crate::machine::Machine;
 use crate::machine::frames::Frames;
 use crate::region::{Region, UnitEntry};
 use crate::space::chunk::{Chunk, ChunkRef};
+use crate::space::slot::slots_of;
 use crate::units::VirtAddr;
 use core::fmt;
 
@@ -22,7 +23,7 @@ impl<M: Machine> Vmalloc<M> {
     pub fn whatis(&self, at: usize) -> What {
         let at = VirtAddr(at);
         let Some(core) = self.core() else { return What::NotOurs };
-        if core.grain_of(at).is_none() {
+        if !core.regions.iter().any(|region| region.holds(at)) {
             return What::NotOurs;
         }
         let above = core.find(self, at.page_start().add_pages(1)).and_then(|next| self.area_of(&next));
@@ -207,7 +208,8 @@ impl<M: Machine> Iterator for Slots<'_, M> {
     fn next(&mut self) -> Option<Found> {
         loop {
             if let Some((chunk, index)) = self.chunk {
-                if index < chunk.all_slots().count_ones() {
+                let left = chunk.all_slots() & u64::MAX.checked_shl(index).unwrap_or(0);
+                if let Some(index) = slots_of(left).next() {
                     self.chunk = Some((chunk, index + 1));
                     return Some(Found { chunk, index, start: chunk.address(index) });
                 }

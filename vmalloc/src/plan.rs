@@ -41,8 +41,8 @@ impl<'r> Plan<'r> {
         if !req.align.is_power_of_two() || req.align > region.bytes {
             return Err(AllocError::BadAlign(req.align));
         }
-        if pages >= region.bytes >> PAGE_SHIFT {
-            check_whole_region(region, req, pages)?;
+        if pages + MOST_GUARDS > region.bytes >> PAGE_SHIFT {
+            check_whole_region(region, (req, kind), pages)?;
         }
         if let Backing::Device(first) = *backing {
             check_no_memory(vm, first, pages)?;
@@ -84,7 +84,8 @@ impl<'r> Plan<'r> {
     fn run<L: lock_api::RawMutex>(&self, region: &Region<L>) -> RunFit {
         let whole = (0, region.grains());
         RunFit {
-            pages: self.pages + (self.req.guard == Guard::After) as usize,
+            pages: self.pages + guards_after(self.req),
+            below: guards_below(self.kind),
             align: (self.req.align >> PAGE_SHIFT).max(1),
             within: self.req.within.and_then(|range| region.grains_within(range)).unwrap_or(whole),
         }
@@ -113,10 +114,28 @@ impl<'r> Plan<'r> {
     }
 }
 
-/// An area with its guard must fit the region.
+/// Pages around an area that nobody binds, at most.
+const MOST_GUARDS: usize = 2;
+
+/// Pages after an area that nobody binds.
+fn guards_after(req: &Req) -> usize {
+    (req.guard == Guard::After) as usize
+}
+
+/// Grains below an area with a run of its own that nobody binds (G6).
+pub(crate) fn guards_below(kind: Kind) -> u32 {
+    (kind == Kind::Stack) as u32
+}
+
+/// An area with its guards must fit the region.
 #[cold]
-fn check_whole_region<L: lock_api::RawMutex>(region: &Region<L>, req: &Req, pages: usize) -> Result<(), AllocError> {
-    let fits = req.guard == Guard::None && pages == region.bytes >> PAGE_SHIFT;
+fn check_whole_region<L: lock_api::RawMutex>(
+    region: &Region<L>,
+    (req, kind): (&Req, Kind),
+    pages: usize,
+) -> Result<(), AllocError> {
+    let needed = pages.saturating_add(guards_after(req) + guards_below(kind) as usize);
+    let fits = needed <= region.bytes >> PAGE_SHIFT;
     if fits { Ok(()) } else { Err(AllocError::TooLarge { bytes: req.bytes, limit: region.bytes }) }
 }
 

@@ -244,8 +244,7 @@ impl<M: Machine> Here<'_, M> {
     #[inline]
     fn give(&mut self, chunk: ChunkRef, slot: u32, load: usize) {
         if chunk.is_runs() {
-            let (start, grains) = chunk.slot(slot).run();
-            self.release_run(chunk.region(), start, grains);
+            self.release_run_of(chunk, slot);
         }
         let before = chunk.give(slot, load);
         self.shelf(chunk.region()).gained(chunk, before);

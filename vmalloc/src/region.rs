@@ -6,6 +6,10 @@
 //! placement Lowest).
 //!
 //! # Rules
+//! - **G6** The page below a stack is its own: a slot of a class has one (K7), and a
+//!   run has a grain more, before the area, which points at nobody. So what else
+//!   is in the region, or beside it, does not matter. A region's first page is in
+//!   no grain.
 //! - **R3** A run's table pages are linked before anything is bound in it, and
 //!   its grains point at its chunk before anybody can ask. They are linked slice
 //!   by slice, where an area is the first to reach there.
@@ -26,6 +30,7 @@ use crate::load::HeldTable;
 use crate::machine::Machine;
 use crate::machine::format::{Format, entries};
 use crate::machine::frames::Frames;
+use crate::plan::guards_below;
 use crate::space::arena::{Arena, Fit};
 use crate::space::chunk::ChunkRef;
 use crate::space::class::Class;
@@ -75,7 +80,7 @@ impl UnitEntry {
 }
 
 /// Leaf tables that are unlinked in one section.
-const PRUNED: u64 = 4;
+const PRUNED: usize = 4;
 /// Frames that a CPU keeps in stock for the next run.
 const KEEP: usize = 16;
 
@@ -124,6 +129,8 @@ pub(crate) struct Region<L: lock_api::RawMutex> {
 pub(crate) struct RunFit {
     /// Pages needed, guard included.
     pub(crate) pages: usize,
+    /// Grains before them that nobody binds (G6).
+    pub(crate) below: u32,
     /// Alignment, in pages.
     pub(crate) align: usize,
     /// Grains that will do.
@@ -161,6 +168,19 @@ impl<L: lock_api::RawMutex> Region<L> {
     pub(crate) fn grain_of(&self, at: VirtAddr) -> Option<u32> {
         let offset = at.0.wrapping_sub(self.base.0);
         (offset < self.whole).then_some((offset >> self.shift) as u32)
+    }
+
+    /// Whether `at` is one of its addresses, be it one that nobody gets.
+    pub(crate) fn holds(&self, at: VirtAddr) -> bool {
+        at.0.wrapping_sub(self.start) < self.base.0 - self.start + self.whole
+    }
+
+    /// The grains under the leaf table from `leaf` on: the first, and how many.
+    /// `None` where the table reaches beyond the region: it is not ours alone.
+    fn under(&self, leaf: VirtAddr, leaf_shift: u32) -> Option<(u32, u32)> {
+        let last = self.grain_of(VirtAddr(leaf.0 | ((1 << leaf_shift) - 1)))?;
+        let first = if leaf.0 < self.base.0 { 0 } else { self.grain_of(leaf)? };
+        (self.start <= leaf.0).then_some((first, last - first + 1))
     }
 
     /// The address of a grain.
@@ -206,9 +226,9 @@ impl<L: lock_api::RawMutex> Region<L> {
     fn fit(&self, run: &RunFit) -> Fit {
         let grains = run.pages.div_ceil(1 << self.grain_shift);
         Fit {
-            grains: u32::try_from(grains).unwrap_or(u32::MAX),
+            grains: u32::try_from(grains).unwrap_or(u32::MAX).saturating_add(run.below),
             align: (run.align >> self.grain_shift).max(1) as u32,
-            phase: self.phase() as u32,
+            phase: (self.phase() as u32).wrapping_add(run.below),
             within: run.within.0..run.within.1,
         }
     }
@@ -268,6 +288,7 @@ impl<'v, M: Machine> Here<'v, M> {
         let slots = class.slots_after(self.shelf(id).chunks(class));
         let run = RunFit {
             pages: class.units(slots) << self.region(id).grain_shift,
+            below: 0,
             align: class.align(),
             within: (0, self.region(id).grains()),
         };
@@ -327,14 +348,15 @@ impl<'v, M: Machine> Here<'v, M> {
             Ok(start) => start,
             Err(widest) => {
                 drop(shared);
-                return Err(self.too_narrow(region, run.pages, widest));
+                return Err(self.too_narrow(region, run, widest));
             }
         };
-        let range = region.pages_of(start, fit.grains);
+        let (start, grains) = (start + run.below, fit.grains - run.below);
+        let range = region.pages_of(start, grains);
         shared.sweep.end = shared.sweep.end.max(range.end());
         let (chunk, slot) = self.label(&mut shared, region, range, whom);
         let entry = UnitEntry::new(chunk, slot);
-        region.units.set(machine, &mut self.stock, start, fit.grains, entry.0);
+        region.units.set(machine, &mut self.stock, start, grains, entry.0);
         drop(shared);
 
         self.core.bookkeeping.fetch_add(before - self.stock.len(), Relaxed);
@@ -359,9 +381,10 @@ impl<'v, M: Machine> Here<'v, M> {
     }
 
     #[cold]
-    fn too_narrow(&mut self, region: &Region<M::Lock>, pages: usize, widest: u32) -> Shortage {
+    fn too_narrow(&mut self, region: &Region<M::Lock>, run: &RunFit, widest: u32) -> Shortage {
         let machine = self.vm.machine();
         self.stock.trim(machine, KEEP);
+        let pages = run.pages + ((run.below as usize) << region.grain_shift);
         Shortage::Addresses { pages, widest: (widest as usize) << region.grain_shift }
     }
 
@@ -410,7 +433,7 @@ impl<'v, M: Machine> Here<'v, M> {
         let region = self.region(chunk.region());
         let Some(start) = region.grain_of(chunk.address(0)) else { return };
         chunk.retire_header();
-        self.release_run(region.id, start, chunk.units());
+        self.release_run(region.id, (start, chunk.units()), 0);
         let mut shared = region.shared.lock();
         chunk.chain(shared.headers);
         shared.headers = Some(chunk);
@@ -418,26 +441,30 @@ impl<'v, M: Machine> Here<'v, M> {
         count(&self.cpu.counters.chunks_released, 1);
     }
 
-    /// Gives a run back to the arena, all of its entries absent. Leaf tables
-    /// with nothing left under them join the open load (T1).
-    pub(crate) fn release_run(&mut self, id: RegionId, start: u32, grains: u32) {
+    /// Gives the run of the slot `slot` of the run chunk `chunk` back.
+    pub(crate) fn release_run_of(&mut self, chunk: ChunkRef, slot: u32) {
+        let area = chunk.slot(slot);
+        self.release_run(chunk.region(), area.run(), guards_below(area.kind()));
+    }
+
+    /// Gives a run back to the arena, all of its entries absent, and the grains
+    /// `below` it. Leaf tables with nothing left under them join the open load (T1).
+    fn release_run(&mut self, id: RegionId, (start, grains): (u32, u32), below: u32) {
         let (machine, region) = (self.vm.machine(), self.region(id));
         // For `prune`; it can do without.
         let _ = self.lay_in(region.arena_stock);
         let mut shared = region.shared.lock();
         region.units.clear(machine, start, grains);
+        let (start, grains) = (start - below, grains + below);
         shared.arena.free(machine, start, grains);
-        let span = 1u64 << (<M::Table as Format>::INDEX_BITS - region.grain_shift);
-        let (phase, start) = (region.phase(), start as u64);
-        let leaves = (start + phase) / span..=(start + phase + grains as u64 - 1) / span;
+        let (shift, range) = (leaf_shift::<M>(), region.pages_of(start, grains));
+        let leaves = range.start.0 >> shift..=(range.end().0 - 1) >> shift;
         if leaves.end() - leaves.start() >= PRUNED {
             return region.leave(&mut shared);
         }
         for leaf in leaves {
-            // A leaf table that reaches beyond the region is not ours alone.
-            let at = (leaf * span).checked_sub(phase);
-            if let Some(at) = at.filter(|at| at + span <= region.grains() as u64) {
-                self.prune(region, &mut shared, at as u32, span as u32);
+            if let Some((at, span)) = region.under(VirtAddr(leaf << shift), shift) {
+                self.prune(region, &mut shared, at, span);
             }
         }
     }
@@ -473,13 +500,12 @@ impl<'v, M: Machine> Here<'v, M> {
             return false;
         }
         let mut shared = region.shared.lock();
-        let span = 1u32 << (<M::Table as Format>::INDEX_BITS - region.grain_shift);
         for _ in 0..PRUNED {
             if self.tables[self.open.index].is_full() {
                 return false;
             }
             let (more, leaf) = self.next_unswept(region, &mut shared);
-            if let Some(at) = leaf.and_then(|leaf| region.grain_of(leaf)).filter(|at| region.grains() - at >= span) {
+            if let Some((at, span)) = leaf.and_then(|leaf| region.under(leaf, leaf_shift::<M>())) {
                 self.prune(region, &mut shared, at, span);
             }
             if !more {

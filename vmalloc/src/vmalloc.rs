@@ -16,7 +16,9 @@
 //! - **G2** A live page is never reached through a stale translation: its entry
 //!   was last changed by a first bind from clean, or was parked and is as it was.
 //! - **G6** The page after a live area has had no translation since grace: a
-//!   slot has one page more than its area, and nothing ever binds it.
+//!   slot has one page more than its area, and nothing ever binds it. Nor has the
+//!   page below a stack: it is the stack's own, wherever that lies
+//!   ([`region`](crate::region)).
 //!
 //! What stays bound under Park and Keep is a story of its own:
 //! [`warm`](crate::warm). Shortages are relieved in [`pressure`](crate::pressure), never here.
@@ -349,8 +351,7 @@ impl<M: Machine> Here<'_, M> {
     fn untake(&mut self, found: &Found) {
         let chunk = found.chunk;
         if chunk.is_runs() {
-            let (start, grains) = found.slot().run();
-            self.release_run(chunk.region(), start, grains);
+            self.release_run_of(chunk, found.index);
         }
         self.shelf(chunk.region()).untake(chunk, found.index);
     }

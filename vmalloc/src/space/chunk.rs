@@ -135,9 +135,9 @@ impl Chunk {
         }
     }
 
-    /// Becomes a chunk of `slots` slots of `class` at `base`, all free.
+    /// Becomes a chunk of `class` at `base`, with `slots` places, all free.
     pub fn become_class(&self, class: Class, slots: usize, base: VirtAddr, region: RegionId, owner: u32) {
-        let all = u64::MAX >> (MAX_SLOTS - slots);
+        let all = class.mask(slots);
         self.base.store(base.0, Relaxed);
         self.stride.store(class.stride() as u32, Relaxed);
         // Exact for every page of the chunk: see the test.
@@ -237,8 +237,8 @@ impl Chunk {
 
     /// Units under a class chunk.
     pub fn units(&self) -> u32 {
-        let slots = self.all.load(Relaxed).count_ones() as usize;
-        self.class().map_or(0, |class| class.units(slots) as u32)
+        let places = MAX_SLOTS - self.all.load(Relaxed).leading_zeros() as usize;
+        self.class().map_or(0, |class| class.units(places) as u32)
     }
 
     /// A slot.

@@ -10,6 +10,10 @@
 //! - **K4** A shelf's first chunk of a class covers about 256 pages, and each
 //!   further one twice as much: a class that is hardly used pins little.
 //! - **K3** A slot of an aligned class starts at a multiple of its stride.
+//! - **K7** A chunk of an aligned class leaves the place of its first slot empty.
+//!   So the page below each slot is the chunk's, and never bound: the last page of
+//!   another slot (K1), or of the empty place. Stacks, which rely on it, are of
+//!   aligned classes.
 
 /// log2 of the pages in a unit.
 pub const UNIT_SHIFT: u32 = 6;
@@ -108,19 +112,25 @@ impl Class {
         STRIDES[self.0 as usize] as usize
     }
 
-    /// Slots in the next chunk of a shelf that has `chunks` of this class: the
-    /// first is small, each further one twice as large (K4).
+    /// Places for slots in the next chunk of a shelf that has `chunks` of this
+    /// class: the first is small, each further one twice as large (K4).
     pub fn slots_after(self, chunks: u32) -> usize {
         let pages = MAX_CHUNK_PAGES.min(FIRST_CHUNK_PAGES << chunks.min(8));
-        (pages / self.stride()).clamp(1, MAX_SLOTS)
+        (pages / self.stride()).clamp(1 + self.is_aligned() as usize, MAX_SLOTS)
     }
 
-    /// Slots in the largest chunk.
+    /// The slots that a chunk with places for `slots` has: all but the first,
+    /// which is left empty in an aligned class (K7).
+    pub const fn mask(self, slots: usize) -> u64 {
+        (u64::MAX >> (MAX_SLOTS - slots)) & !(self.is_aligned() as u64)
+    }
+
+    /// Places for slots in the largest chunk.
     pub fn slots(self) -> usize {
         self.slots_after(u32::MAX)
     }
 
-    /// Units in a chunk of `slots` slots (K2).
+    /// Units in a chunk with places for `slots` slots (K2).
     pub const fn units(self, slots: usize) -> usize {
         (slots * self.stride()).div_ceil(UNIT_PAGES)
     }
@@ -133,7 +143,11 @@ impl Class {
 
     /// What a chunk's first page must be a multiple of, in pages (K3).
     pub const fn align(self) -> usize {
-        if (self.0 as usize) < EXACT { 1 } else { self.stride() }
+        if self.is_aligned() { self.stride() } else { 1 }
+    }
+
+    const fn is_aligned(self) -> bool {
+        self.0 as usize >= EXACT
     }
 }
 
@@ -160,6 +174,17 @@ mod tests {
         assert_eq!(Class::of(512, 2), None, "K1 would need a stride of 1024");
         for class in Class::all().filter(|c| c.align() > 1) {
             assert!(class.stride().is_power_of_two() && class.align() == class.stride(), "K3");
+        }
+    }
+
+    #[test]
+    fn an_aligned_chunk_has_an_empty_place_and_at_least_one_slot() {
+        for class in Class::all() {
+            for slots in (0..10).map(|chunks| class.slots_after(chunks)) {
+                let (mask, aligned) = (class.mask(slots), class.align() > 1);
+                assert_eq!((mask & 1 == 0, mask.count_ones() as usize), (aligned, slots - aligned as usize), "K7");
+                assert!(mask != 0 && mask.leading_zeros() as usize == MAX_SLOTS - slots);
+            }
         }
     }
 

@@ -69,7 +69,8 @@ impl<F: Format> Hand<'_, F> {
             }
             3 => {
                 let bytes = pages.min(8) * PAGE_SIZE;
-                (ask.bytes, ask.align, ask.kind) = (bytes, bytes.next_power_of_two(), Kind::Stack);
+                let align = bytes.next_power_of_two().max(2 * PAGE_SIZE);
+                (ask.bytes, ask.align, ask.kind) = (bytes, align, Kind::Stack);
                 ask.gfp = Gfp::KERNEL | Gfp::ZERO;
                 ask.req = Req::stack(pages.min(8)).region(RegionId(region as u8));
             }
@@ -219,11 +220,15 @@ impl<F: Format> Hand<'_, F> {
     pub fn enter(&self, area: Area, range: &Range<usize>, align: usize) {
         let right = area.start.is_multiple_of(align) && range.start <= area.start && area.extent() <= range.end;
         assert!(right, "place: {area:x?} in {range:x?}, aligned to {align:#x}");
-        let (start, pages, extent) = (area.start, area.pages, area.extent());
+        let (floor, start, pages, extent) = (area.floor(), area.start, area.pages, area.extent());
         self.model().enter(area);
         let most = pages.min(STAMPED);
         (0..most).for_each(|n| self.write(start + n * pages / most * PAGE_SIZE));
         self.look(extent - PAGE_SIZE);
+        // What is below a stack faults at once, whoever the neighbour is.
+        if floor < start {
+            self.sim().assert_faults(self.awake(), VirtAddr(start - 8));
+        }
         self.look_in_passing(start - PAGE_SIZE);
     }
 
@@ -242,7 +247,8 @@ impl<F: Format> Hand<'_, F> {
         let waits = ask.gfp.contains(Gfp::WAIT) && self.sim().context() == Context::Task;
         if waits && ask.plain && self.setup().placement == Placement::Lowest {
             let bytes = ask.bytes.next_multiple_of(PAGE_SIZE) + (ask.guard == Guard::After) as usize * PAGE_SIZE;
-            let gap = self.model().gap(&ask.range, bytes, ask.align);
+            let below = (ask.kind == Kind::Stack) as usize * PAGE_SIZE;
+            let gap = self.model().gap(&ask.range, below, bytes, ask.align);
             assert_eq!(gap, None, "refusal: {error:?} of {ask:x?}");
         }
     }

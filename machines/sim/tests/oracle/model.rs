@@ -40,6 +40,12 @@ impl Area {
         self.end() + if self.guard == Guard::After { PAGE_SIZE } else { 0 }
     }
 
+    /// The lowest address that is its own: a stack has the page below it, which
+    /// another area may have for a guard.
+    pub fn floor(&self) -> usize {
+        self.start - if self.kind == Kind::Stack { PAGE_SIZE } else { 0 }
+    }
+
     /// Whether the area counts its frames' holders.
     fn holds(&self) -> bool {
         !matches!(self.kind, Kind::Ioremap | Kind::MapRam)
@@ -143,14 +149,15 @@ impl Model {
         self.live.range(..=at).next_back().map(|(_, area)| area).filter(|area| at < area.extent())
     }
 
-    /// An address in `range` where `bytes` bytes would lie over nothing.
-    pub fn gap(&self, range: &Range<usize>, bytes: usize, align: usize) -> Option<usize> {
-        let mut at = range.start.next_multiple_of(align);
-        for area in self.live.values().filter(|area| area.start < range.end) {
-            if at + bytes <= area.start {
+    /// An address in `range` where `bytes` bytes would lie over nothing, with
+    /// `below` bytes below it.
+    pub fn gap(&self, range: &Range<usize>, below: usize, bytes: usize, align: usize) -> Option<usize> {
+        let mut at = (range.start + below).next_multiple_of(align);
+        for area in self.live.values().filter(|area| area.floor() < range.end) {
+            if at + bytes <= area.floor() {
                 break;
             }
-            at = at.max(area.extent().next_multiple_of(align));
+            at = at.max((area.extent() + below).next_multiple_of(align));
         }
         (at + bytes <= range.end).then_some(at)
     }
@@ -211,7 +218,14 @@ impl Model {
         if let Some((_, above)) = self.live.range(area.start..area.extent()).next() {
             panic!("{}", story(above));
         }
-        for page in (area.start..area.extent()).step_by(PAGE_SIZE) {
+        if let Some(below) = self.around(area.floor()).filter(|below| area.floor() < below.end()) {
+            panic!("{}", story(below));
+        }
+        let next = self.live.range(area.extent()..).next().map(|(_, next)| next);
+        if let Some(stack) = next.filter(|next| next.floor() < area.end()) {
+            panic!("{}", story(stack));
+        }
+        for page in (area.floor()..area.extent()).step_by(PAGE_SIZE) {
             self.gone.remove(&page);
         }
         self.freed.retain(|freed| !(area.start..area.extent()).contains(&freed.start));

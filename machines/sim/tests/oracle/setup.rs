@@ -120,9 +120,10 @@ impl Setup {
         start..start + self.region_pages * PAGE_SIZE
     }
 
-    /// The first address of a region that can be handed out.
+    /// The first address of a region that can be handed out: its first page is
+    /// nobody's.
     pub fn base(&self, n: usize) -> usize {
-        self.region(n).start.next_multiple_of(self.grain_pages() * PAGE_SIZE)
+        (self.region(n).start + PAGE_SIZE).next_multiple_of(self.grain_pages() * PAGE_SIZE)
     }
 
     /// Pages that runs are multiples of.

@@ -11,5 +11,6 @@ mod pressure;
 mod refusals;
 mod regions;
 mod roots;
+mod stacks;
 mod tables;
 mod warm;

@@ -56,7 +56,7 @@ fn when_the_frames_run_out_all_are_in_use_and_a_free_helps_at_once() {
 fn when_the_addresses_run_out_the_widest_gap_is_told_and_a_free_helps_at_once() {
     for placement in [Placement::Classes, Placement::Lowest] {
         for pages in [1, 5, 60, 100] {
-            let config = Config::region(START..START + 1024 * PAGE).placement(placement);
+            let config = Config::region(START - PAGE..START + 1024 * PAGE).placement(placement);
             let rig = boot(busy(2), config);
             let (mut areas, error) = exhaust(&rig, &Req::pages(pages));
             let AllocError::NoAddresses { pages: wanted, widest } = error else { panic!("{error}") };

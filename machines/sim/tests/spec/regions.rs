@@ -85,7 +85,7 @@ impl Pages {
 fn the_lowest_placement_takes_the_lowest_hole_always() {
     // Strict, so that what was freed is a hole as soon as it is purged.
     const SIZE: usize = 700;
-    let config = Config::region(START..START + SIZE * PAGE).placement(Placement::Lowest).policy(Policy::Strict);
+    let config = Config::region(START - PAGE..START + SIZE * PAGE).placement(Placement::Lowest).policy(Policy::Strict);
     let rig = boot(quiet(2), config);
     let (mut model, mut live, mut chance) = (Pages(vec![false; SIZE]), Vec::<(At, usize)>::new(), Chance(7));
     let (mut made, mut refused) = (0, 0);
@@ -136,7 +136,7 @@ fn the_layout_of_a_32_bit_kernel_serves_high_memory() {
         let rig = boot(machine, Config::region(region.clone()).placement(placement));
         let area = rig.alloc(Req::pages(300)).unwrap();
         if placement == Placement::Lowest {
-            assert_eq!(addr(area).0, region.start, "the lowest hole is the region's start");
+            assert_eq!(addr(area).0, region.start + PAGE, "the lowest hole begins at the second page");
         }
         let high = (0..300).filter(|&page| rig.frame_at(page_of(area, page).0).unwrap() >= highmem).count();
         assert!(high > 250, "{high} of 300 pages are high memory");
@@ -244,7 +244,7 @@ fn empty_chunks_are_given_up_with_time_or_at_once_by_a_purge() {
 #[test]
 fn a_region_smaller_than_a_chunk_serves_what_fits() {
     for (pages, placement) in [(64, Placement::Classes), (192, Placement::Classes), (10, Placement::Lowest)] {
-        let rig = boot(busy(1), Config::region(START..START + pages * PAGE).placement(placement));
+        let rig = boot(busy(1), Config::region(START - PAGE..START + pages * PAGE).placement(placement));
         let full: Vec<_> =
             std::iter::from_fn(|| rig.alloc(Req::pages(3).gfp(Gfp::KERNEL | Gfp::NOWARN)).ok()).collect();
         assert!(full.len() >= (pages / 64).max(1), "{} in {pages} pages", full.len());

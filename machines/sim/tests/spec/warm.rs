@@ -342,7 +342,7 @@ fn memory_comes_back_when_somebody_else_needs_it() {
 #[test]
 fn addresses_come_back_when_somebody_else_needs_them() {
     for policy in WARM {
-        let narrow = REGION.start..REGION.start + 1024 * PAGE;
+        let narrow = REGION.start - PAGE..REGION.start + 1024 * PAGE;
         let rig = boot(quiet(2), Config::region(narrow).policy(policy));
         rig.sim.on(1, || free_one(&rig, Req::pages(200)));
         assert_eq!(bound(&rig), (1, 200));
