@@ -2,6 +2,7 @@
 
 use super::catalogue::Mutant;
 use super::sites::Site;
+use crate::tidy::tiers::MIDDLE;
 
 /// Tests of one executable.
 #[derive(Clone, Copy, Debug)]
@@ -36,8 +37,11 @@ pub struct Target {
 pub enum LooksAt {
     /// All of them.
     All,
-    /// Those of the middle, and there only with the tests of the mutant's own module.
+    /// Those of the middle, with the tests of the mutant's own module only.
     Near,
+    /// All of them, without the tests of the middle modules that cannot reach
+    /// the mutant, because those modules never name each other, nor the top.
+    Reached,
 }
 
 const UNIT: Target = Target {
@@ -57,6 +61,13 @@ const ORACLE: Target = Target {
     needs: "machines/sim/tests/oracle/main.rs",
     flags: "",
     name: "oracle",
+};
+
+const INTERLEAVE: Target = Target {
+    cargo: &["build", "--profile", "interleave", "-p", "vmalloc-interleave"],
+    needs: "interleave/src/main.rs",
+    flags: "--cfg interleave",
+    name: "interleave",
 };
 
 /// Of the test harness.
@@ -80,20 +91,25 @@ pub const ALL: &[Suite] = &[
         env: &[("ORACLE_OPS", "200000")],
         looks_at: LooksAt::All,
     },
-    Suite { name: "unit", target: UNIT, args: &[ONE_THREAD], env: &[], looks_at: LooksAt::All },
+    Suite { name: "unit", target: UNIT, args: &[ONE_THREAD], env: &[], looks_at: LooksAt::Reached },
+    Suite { name: "interleave", target: INTERLEAVE, args: &["soak", "15"], env: &[], looks_at: LooksAt::All },
 ];
 
 impl Suite {
     /// The arguments for this mutant; `None` where the suite has nothing to
     /// say about it.
     pub fn args_for(&self, mutant: &Mutant) -> Option<Vec<String>> {
-        let near = match self.looks_at {
-            LooksAt::All => None,
+        let chosen = match self.looks_at {
+            LooksAt::All => Vec::new(),
             LooksAt::Near if mutant.part == "top" => return None,
-            LooksAt::Near => Some(module_of(&mutant.site)),
+            LooksAt::Near => vec![module_of(&mutant.site)],
+            LooksAt::Reached => {
+                let others = MIDDLE.iter().filter(|middle| **middle != mutant.part);
+                others.flat_map(|other| ["--skip".to_owned(), format!("{other}::")]).collect()
+            }
         };
         let args = self.args.iter().map(|arg| (*arg).to_owned());
-        Some(args.chain(near).collect())
+        Some(args.chain(chosen).collect())
     }
 }
 
@@ -122,6 +138,9 @@ mod tests {
         let near = ALL[0].args_for(arena).unwrap();
         assert_eq!(near, ["--test-threads=1", "space::arena::"]);
         assert_eq!(ALL[0].args_for(map), None);
+        let rest = ALL.iter().find(|suite| suite.looks_at == LooksAt::Reached).unwrap();
+        let last = rest.args_for(arena).unwrap().join(" ");
+        assert_eq!(last, "--test-threads=1 --skip flush:: --skip frames:: --skip table::");
         assert_eq!(ALL[1].args_for(map).unwrap(), ["promises", "--test-threads=1"]);
     }
 }
