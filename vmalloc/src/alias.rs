@@ -19,8 +19,8 @@
 //! - **G1** Nobody lists the pages of aliases. So as long as there are any, every
 //!   load's flush is about everything.
 //! - **G4** A loose frame counts as a page that waits.
-//! - **L1** Who cannot enter his CPU, an NMI, drops the frame; the next one inside
-//!   who looks for mail takes it in.
+//! - **L4** An NMI in the middle of another call cannot enter its CPU. It drops the
+//!   frame there; the next caller inside that looks for mail takes it in.
 
 use crate::cpu::Here;
 use crate::frames::release;
@@ -37,23 +37,25 @@ impl<M: Machine> Vmalloc<M> {
     ///
     /// # Safety
     /// - P3. The caller holds the frame, by [`Vmalloc::alloc_frame`] or
-    ///   [`Vmalloc::hold_frame`], and uses it no more.
+    ///   [`Vmalloc::hold_frame`], and uses it no more. Where the source has no
+    ///   descriptors, what an NMI gives up has a direct mapping.
     pub unsafe fn free_frame(&self, frame: Pfn) {
         let source = self.machine().frames();
         let page = source.page(frame);
         if !page.is_none_or(release) {
             return;
         }
-        let inside = self.core().map(|core| (core, Here::enter(self, core)));
-        match (inside, page) {
-            (Some((_, Ok(mut here))), _) => {
+        let Some(core) = self.core() else {
+            // SAFETY: P3, and nobody else holds it.
+            return self.pinned(|_| unsafe { source.free(frame, 0) });
+        };
+        match Here::enter(self, core) {
+            Ok(mut here) => {
                 if here.give_up(frame, page) {
                     here.pay(1);
                 }
             }
-            (Some((core, Err(_))), Some(page)) => self.pinned(|cpu| core.cpu(cpu).dropped.push(frame, page)),
-            // SAFETY: P3, and nobody else holds it.
-            _ => unsafe { source.free(frame, 0) },
+            Err(_) => self.pinned(|cpu| core.cpu(cpu).dropped.push(self.machine(), frame, page)),
         }
     }
 }
@@ -108,7 +110,7 @@ impl<M: Machine> Here<'_, M> {
     #[inline]
     pub(crate) fn take_dropped(&mut self) {
         let (vm, cpu) = (self.vm, self.cpu);
-        cpu.dropped.drain(vm.machine().frames(), |frame, page| _ = self.give_up(frame, Some(page)));
+        cpu.dropped.drain(vm.machine(), |frame, page| _ = self.give_up(frame, page));
     }
 
     /// After grace: up to `most` frames that waited by themselves are pooled.

@@ -3,12 +3,13 @@
 //! For tests and debuggers: O(everything), and only while nobody else calls.
 
 use crate::area::{Guard, Kind};
-use crate::cpu::Here;
+use crate::cpu::{Here, Visit};
 use crate::error::Broken;
 use crate::instance::{Core, Vmalloc};
 use crate::lookup::Found;
 use crate::machine::Machine;
 use crate::machine::format::{Entry, Prot};
+use crate::region::Region;
 use crate::stats::{Counts, Stats};
 use crate::sync::Ordering::Relaxed;
 use crate::table::Walker;
@@ -27,7 +28,7 @@ impl<M: Machine> Vmalloc<M> {
         let Some(core) = self.core() else { return Ok(()) };
         for index in 0..core.cpus() {
             let busy = Broken { rule: "L1", at: index as usize };
-            let mut here = Here::visit(self, core, index).map_err(|_| busy)?;
+            let mut here = Visit::enter(self, core, index).map_err(|_| busy)?;
             for region in &core.regions {
                 here.shelf(region.id).check()?;
             }
@@ -36,7 +37,7 @@ impl<M: Machine> Vmalloc<M> {
             }
         }
         for region in &core.regions {
-            self.pinned(|_| region.shared.lock().arena.check(self.machine()))?;
+            self.check_arena(core, region)?;
             let range = PageRange::new(region.base, region.bytes >> PAGE_SHIFT);
             // SAFETY: T1: nobody else calls, so no table goes away.
             unsafe { Walker::new(self.machine()) }.check(range)?;
@@ -45,11 +46,16 @@ impl<M: Machine> Vmalloc<M> {
         self.check_areas(core)
     }
 
+    fn check_arena(&self, core: &Core<M>, region: &Region<M::Lock>) -> Result<(), Broken> {
+        let _here = Here::enter(self, core).map_err(|_| Broken { rule: "L1", at: 0 })?;
+        region.shared.lock().arena.check(self.machine())
+    }
+
     /// What is warm is bound, as its form says, and nothing behind it is (W1,
     /// G6); and it is counted (W2).
     fn check_warm(&self, core: &Core<M>) -> Result<(), Broken> {
         let is_half_retired = |found: &Found| {
-            let mut victims = (0..core.cpus()).filter_map(|index| Here::visit(self, core, index).ok()?.warm.victim);
+            let mut victims = (0..core.cpus()).filter_map(|index| Visit::enter(self, core, index).ok()?.warm.victim);
             victims.any(|victim| (victim.chunk, victim.slot) == (found.chunk, found.index))
         };
         let (mut slots, mut pages) = (0, 0);
@@ -107,7 +113,9 @@ impl<M: Machine> Vmalloc<M> {
         if agree { Ok(()) } else { Err(Broken { rule: "counters", at: stats.areas }) }
     }
 
-    /// The state in numbers. Cheap: a sum over CPUs.
+    /// The state in numbers. Cheap: a sum over CPUs. A caller that interrupted
+    /// another call, an NMI, is not told what lies under locks: 0 reserved pages and
+    /// frames in depots and reserve.
     pub fn stats(&self) -> Stats {
         let Some(core) = self.core() else { return Stats::default() };
         let mut counts = Counts::default();
@@ -116,33 +124,43 @@ impl<M: Machine> Vmalloc<M> {
             core.cpu(index).counters.add_to(&mut counts);
             stats.bound_slots += core.cpu(index).bound.slots();
             stats.bound_pages += core.cpu(index).bound.pages();
-            if let Ok(here) = Here::visit(self, core, index) {
+            if let Ok(here) = Visit::enter(self, core, index) {
                 stats.stocked_frames += here.magazine.len() + here.stock.len();
                 stats.waiting_pages += here.waiting();
             }
         }
-        let reserved = |region: &crate::region::Region<M::Lock>| {
-            (region.shared.lock().arena.used() as usize) << region.grain_shift
-        };
-        self.pinned(|_| Stats {
+        let frees = counts.local_frees + counts.remote_frees + counts.deferred_frees;
+        let locked = Here::enter(self, core).map(|_here| core.locked_stats()).unwrap_or_default();
+        Stats {
             counts,
-            areas: counts.allocs.wrapping_sub(counts.local_frees + counts.remote_frees) as usize,
-            pages: counts.alloc_pages.wrapping_sub(counts.free_pages) as usize,
-            reserved_pages: core.regions.iter().map(reserved).sum(),
-            stocked_frames: stats.stocked_frames + core.depots(|depot| depot.frames()),
+            areas: counts.allocs.wrapping_sub(frees) as usize,
+            pages: counts.alloc_pages.wrapping_sub(counts.free_pages + counts.deferred_pages) as usize,
+            reserved_pages: locked.reserved_pages,
+            stocked_frames: stats.stocked_frames + locked.stocked_frames,
             waiting_pages: stats.waiting_pages,
             bound_slots: stats.bound_slots,
             bound_pages: stats.bound_pages,
-            reserve_frames: core.reserve.lock().len(),
+            reserve_frames: locked.reserve_frames,
             table_frames: core.tables.load(Relaxed),
             bookkeeping_frames: core.bookkeeping.load(Relaxed),
             init_frames: core.init_frames,
             init_bookkeeping: core.init_bookkeeping,
-        })
+        }
     }
 }
 
 impl<M: Machine> Core<M> {
+    /// The numbers that lie under locks, for whoever is inside a CPU (L4).
+    fn locked_stats(&self) -> Stats {
+        let reserved = |region: &Region<M::Lock>| (region.shared.lock().arena.used() as usize) << region.grain_shift;
+        Stats {
+            reserved_pages: self.regions.iter().map(reserved).sum(),
+            stocked_frames: self.depots(|depot| depot.frames()),
+            reserve_frames: self.reserve.lock().len(),
+            ..Stats::default()
+        }
+    }
+
     /// Pages redeemed so far, by all CPUs.
     pub(crate) fn redeemed_pages(&self) -> usize {
         let pages = |index| self.cpu(index).counters.redeemed_pages.load(Relaxed) as usize;

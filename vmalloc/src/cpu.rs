@@ -7,15 +7,23 @@
 //! # Rules
 //! - **L1** Being inside excludes everybody else: `holder` is taken by one
 //!   swap. A call enters its own CPU while pinned (interrupts off), so task,
-//!   softirq and hard irq use one path; who finds *itself* inside is an NMI
-//!   and is refused. Somebody may *visit* another CPU (a purge, an idle or
-//!   offline CPU's shelf), but never from inside one: nobody holds two.
+//!   softirq and hard irq use one path. Somebody may *visit* another CPU (a
+//!   purge, an idle or offline CPU's shelf), but never from inside one.
 //! - **L2** Lock order: inside a CPU → region; inside a CPU → node depot or
 //!   the reserve. Nothing is held while waiting for a flush.
+//! - **L4** A call that holds anything of the instance holds its own CPU too: a
+//!   visitor takes both, the lower index first, and keeps neither while it
+//!   waits; the depots and the reserve are locked from inside alone. So an NMI
+//!   that interrupts such a call finds its own CPU held by itself, and is
+//!   refused; and rather than wait it is refused as well where somebody else is in
+//!   its CPU. On a machine of threads the machine
+//!   marks the thread instead ([`Machine::is_nested`]), for its index says
+//!   nothing: a signal handler in the middle of a call is refused alike.
 //! - **L3** Sections inside are bounded by [`SLICE`] pages of work.
 
 use crate::area::RegionId;
 use crate::config::MAX_REGIONS;
+use crate::deferred::Deferred;
 use crate::flush::Ear;
 use crate::flush::Pending;
 use crate::frames::{Dropped, Magazine};
@@ -35,6 +43,10 @@ use arrayvec::ArrayVec;
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
+
+mod visit;
+
+pub(crate) use visit::Visit;
 
 /// Pages of work in one section inside a CPU (L3).
 pub(crate) const SLICE: usize = 64;
@@ -73,6 +85,8 @@ pub(crate) struct Own {
     pub(crate) tables: [Tables; LOADS],
     /// Of its mail what was taken out and not yet looked at.
     pub(crate) letters: Letters,
+    /// Of these, slots whose entries are left to this CPU (R6).
+    pub(crate) deferred: Option<Deferred>,
     pub(crate) ticked_ns: u64,
     pub(crate) warm: Warm,
     /// Where the last look-up in each region ended.
@@ -98,6 +112,7 @@ impl Cpu {
             ripe: None,
             tables: [const { Tables::new_const() }; LOADS],
             letters: Letters::default(),
+            deferred: None,
             ticked_ns: 0,
             warm: Warm::default(),
             near: Default::default(),
@@ -112,6 +127,21 @@ impl Cpu {
             bound: Bound::default(),
             own: UnsafeCell::new(own),
         }
+    }
+
+    /// Takes it for `holder`, a caller's index + 1 (L1).
+    ///
+    /// # Errors
+    /// Who has it.
+    #[inline(always)]
+    fn take(&self, holder: u32) -> Result<u32, u32> {
+        self.holder.compare_exchange(0, holder, Acquire, Relaxed)
+    }
+
+    /// Lets go of it.
+    #[inline(always)]
+    fn release(&self) {
+        self.holder.store(0, Release)
     }
 
     /// What is inside, by whoever has the CPU alone.
@@ -147,10 +177,15 @@ impl Own {
         self.loads().map(|load| load.pages - load.gone).sum()
     }
 
+    /// Whether there is mail that was taken out and not yet looked at.
+    pub(crate) fn has_letters(&self) -> bool {
+        self.deferred.is_some() || !self.letters.is_empty()
+    }
+
     /// Whether no load holds anything.
     pub(crate) fn is_drained(&self) -> bool {
         let held = self.tables.iter().any(|tables| !tables.is_empty());
-        !(held || !self.letters.is_empty() || self.open.waits() || self.closed.is_some() || self.ripe.is_some())
+        !(held || self.has_letters() || self.open.waits() || self.closed.is_some() || self.ripe.is_some())
     }
 
     /// Gives everything back, its own frame included: nothing lives any more.
@@ -179,24 +214,19 @@ impl<'v, M: Machine> Here<'v, M> {
     /// Enters the calling CPU.
     ///
     /// # Errors
-    /// The context, where the caller interrupted a call that is inside (NMI).
+    /// The context, where the caller interrupted a call that holds anything
+    /// (L4).
     #[inline(always)]
     pub(crate) fn enter(vm: &'v Vmalloc<M>, core: &'v Core<M>) -> Result<Here<'v, M>, Context> {
         let pinned = vm.machine().pin();
+        if M::THREADS && vm.machine().is_nested() {
+            return Err(refuse(vm, pinned));
+        }
         let cpu = core.cpu(pinned.cpu);
-        let (cpu, pinned) = match cpu.holder.compare_exchange(0, pinned.cpu + 1, Acquire, Relaxed) {
+        let (cpu, pinned) = match cpu.take(pinned.cpu + 1) {
             Ok(_) => (cpu, pinned),
-            Err(_) => wait(vm, core, pinned, None)?,
+            Err(_) => wait(vm, core, pinned)?,
         };
-        Ok(Here { vm, core, cpu, pinned: Some(pinned) })
-    }
-
-    /// Enters CPU `index` from outside of all (L1), for a purge.
-    ///
-    /// # Errors
-    /// The context, where the caller interrupted a call that is inside.
-    pub(crate) fn visit(vm: &'v Vmalloc<M>, core: &'v Core<M>, index: u32) -> Result<Here<'v, M>, Context> {
-        let (cpu, pinned) = wait(vm, core, vm.machine().pin(), Some(index))?;
         Ok(Here { vm, core, cpu, pinned: Some(pinned) })
     }
 
@@ -215,7 +245,7 @@ impl<'v, M: Machine> Here<'v, M> {
         self.leave();
         let pinned = self.vm.machine().pin();
         let cpu = self.core.cpu(pinned.cpu);
-        match cpu.holder.compare_exchange(0, pinned.cpu + 1, Acquire, Relaxed) {
+        match cpu.take(pinned.cpu + 1) {
             Ok(_) => (self.cpu, self.pinned) = (cpu, Some(pinned)),
             Err(_) => self.enter_again(pinned),
         }
@@ -225,11 +255,13 @@ impl<'v, M: Machine> Here<'v, M> {
     #[inline(never)]
     fn enter_again(&mut self, mut pinned: Pinned) {
         loop {
-            // Who was inside is no NMI, so it is not refused.
-            if let Ok((cpu, pinned)) = wait(self.vm, self.core, pinned, None) {
+            // An NMI that was inside once is refused while somebody visits its
+            // CPU, and asks again: the visitor's section is short (L3).
+            if let Ok((cpu, pinned)) = wait(self.vm, self.core, pinned) {
                 (self.cpu, self.pinned) = (cpu, Some(pinned));
                 return;
             }
+            self.vm.machine().relax();
             pinned = self.vm.machine().pin();
         }
     }
@@ -237,39 +269,46 @@ impl<'v, M: Machine> Here<'v, M> {
     #[inline]
     fn leave(&mut self) {
         if let Some(pinned) = self.pinned.take() {
-            self.cpu.holder.store(0, Release);
+            self.cpu.release();
             // SAFETY: our own pin; `Here`s do not nest (L1).
             unsafe { self.vm.machine().unpin(pinned) }
         }
     }
 }
 
-/// Takes the calling CPU, or the one `visited`, and waits for whoever is inside:
-/// a visitor, or another thread.
+/// Takes the calling CPU, and waits for whoever is inside: a visitor, or another
+/// thread.
 #[cold]
 #[inline(never)]
 fn wait<'v, M: Machine>(
     vm: &'v Vmalloc<M>,
     core: &'v Core<M>,
     mut pinned: Pinned,
-    visited: Option<u32>,
 ) -> Result<(&'v Cpu, Pinned), Context> {
     loop {
-        let (cpu, me) = (core.cpu(visited.unwrap_or(pinned.cpu)), pinned.cpu + 1);
-        match cpu.holder.compare_exchange(0, me, Acquire, Relaxed) {
+        let cpu = core.cpu(pinned.cpu);
+        match cpu.take(pinned.cpu + 1) {
             Ok(_) => return Ok((cpu, pinned)),
-            Err(holder) if holder == me && !M::THREADS => {
-                let context = vm.machine().context();
-                // SAFETY: our own pin, the youngest.
-                unsafe { vm.machine().unpin(pinned) };
-                return Err(context);
-            }
+            Err(holder) if must_not_wait(vm, &pinned, holder) => return Err(refuse(vm, pinned)),
             Err(_) => vm.machine().relax(),
         }
-        if visited.is_none() {
-            pinned = vm.machine().busy(pinned);
-        }
+        pinned = vm.machine().busy(pinned);
     }
+}
+
+/// Whether whoever found a CPU held by `holder` interrupted that very call, or
+/// must not wait in any case (L4).
+fn must_not_wait<M: Machine>(vm: &Vmalloc<M>, pinned: &Pinned, holder: u32) -> bool {
+    !M::THREADS && (holder == pinned.cpu + 1 || vm.machine().context() == Context::Nmi)
+}
+
+/// A caller that interrupted a call is refused: says where it runs.
+#[cold]
+fn refuse<M: Machine>(vm: &Vmalloc<M>, pinned: Pinned) -> Context {
+    let context = if M::THREADS { Context::Nmi } else { vm.machine().context() };
+    // SAFETY: our own pin, the youngest.
+    unsafe { vm.machine().unpin(pinned) };
+    context
 }
 
 impl<M: Machine> Drop for Here<'_, M> {

@@ -131,8 +131,6 @@ pub enum FreeError {
         /// Pages the call named.
         given: usize,
     },
-    /// Not from here: an interrupted call on this CPU holds what is needed.
-    WrongContext(Context),
     /// `init` has not been called.
     NotInitialised,
 }
@@ -150,7 +148,6 @@ impl fmt::Display for FreeError {
             }
             FreeError::WrongKind(kind) => write!(f, "not for an area of kind {kind:?}"),
             FreeError::WrongSize { pages, given } => write!(f, "an area of {pages} pages, not {given}"),
-            FreeError::WrongContext(context) => write!(f, "this CPU is inside a call already ({context:?})"),
             FreeError::NotInitialised => f.write_str("the instance is not initialised"),
         }
     }

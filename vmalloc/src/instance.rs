@@ -10,7 +10,7 @@
 
 use crate::area::{Caller, Policy};
 use crate::config::{Config, InitError, MAX_REGIONS};
-use crate::cpu::{Cpu, Here};
+use crate::cpu::{Cpu, Visit};
 use crate::flush::{Ear, Generations};
 use crate::frames::Depot;
 use crate::machine::format::Format;
@@ -141,14 +141,21 @@ impl<M: Machine> Vmalloc<M> {
         self.core().map_or(Policy::Unmap, |core| core.policy())
     }
 
-    /// Calls `f` with the calling CPU's index, pinned to it: what takes a lock or
-    /// asks for frames, from outside of all CPUs (F3).
+    /// Calls `f` with the calling CPU's index, pinned to it, from outside of all
+    /// CPUs: what asks for frames before there is anybody to enter, and what is
+    /// bound to a CPU (F3). It takes none of the instance's locks (L4).
     pub(crate) fn pinned<R>(&self, f: impl FnOnce(u32) -> R) -> R {
         let pinned = self.machine.pin();
         let result = f(pinned.cpu);
         // SAFETY: our own pin, the youngest.
         unsafe { self.machine.unpin(pinned) }
         result
+    }
+
+    /// As [`Vmalloc::pinned`], where `f` takes locks of the machine: `None` in a
+    /// signal handler in the middle of a call, which may hold them (L4).
+    pub(crate) fn pinned_anew<R>(&self, f: impl FnOnce(u32) -> R) -> Option<R> {
+        self.pinned(|cpu| if M::THREADS && self.machine.is_nested() { None } else { Some(f(cpu)) })
     }
 
     /// A warning for the machine's log.
@@ -340,7 +347,7 @@ impl<M: Machine> Vmalloc<M> {
     /// Whether nothing waits and nothing lives any more.
     fn is_drained(&self, core: &Core<M>) -> bool {
         (0..core.cpus()).all(|index| {
-            Here::visit(self, core, index).is_ok_and(|mut here| {
+            Visit::enter(self, core, index).is_ok_and(|mut here| {
                 while here.drain_mail() {}
                 here.is_drained() && here.cpu.bound.pages() == 0
             })

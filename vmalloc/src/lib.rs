@@ -40,6 +40,7 @@ pub mod units;
 mod alias;
 mod check;
 mod cpu;
+mod deferred;
 mod fill;
 mod info;
 mod instance;

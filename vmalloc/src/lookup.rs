@@ -8,7 +8,7 @@
 //! O(1), interior addresses too. A finder takes no lock: it reads the chunk's
 //! sequence before and after (R2), and may be told *changing*.
 
-use crate::area::RegionId;
+use crate::area::{Kind, RegionId};
 use crate::config::MAX_REGIONS;
 use crate::cpu::Here;
 use crate::error::FreeError;
@@ -49,9 +49,41 @@ impl Found {
         }
     }
 
+    /// A slot of `chunk`, which the caller has claimed.
+    pub(crate) fn of<M: Machine>(core: &Core<M>, chunk: ChunkRef, index: u32) -> Found {
+        Found { chunk, index, start: core.address_of(chunk, index) }
+    }
+
     #[inline]
     pub(crate) fn slot(&self) -> &Slot {
         self.chunk.slot(self.index)
+    }
+
+    /// Kind and pages of the area, if `frees` accepts the kind, and it has `count`
+    /// pages where the caller names them.
+    ///
+    /// # Errors
+    /// What it has instead.
+    #[inline]
+    pub(crate) fn freeable(&self, frees: fn(Kind) -> bool, count: Option<usize>) -> Result<(Kind, usize), FreeError> {
+        let (kind, pages) = (self.slot().kind(), self.slot().pages());
+        match count {
+            _ if !frees(kind) => Err(FreeError::WrongKind(kind)),
+            Some(given) if given != pages => Err(FreeError::WrongSize { pages, given }),
+            _ => Ok((kind, pages)),
+        }
+    }
+
+    /// Claims the slot for freeing, if it is still the area that was looked up;
+    /// false = somebody was first (R1).
+    #[inline]
+    pub(crate) fn claim(&self, sequence: u32) -> bool {
+        let claimed = self.chunk.claim(self.index);
+        let same = self.slot().sequence() == sequence;
+        if claimed && !same {
+            self.chunk.unclaim(1 << self.index);
+        }
+        claimed && same
     }
 
     /// The area is whole: finders see it.
@@ -86,6 +118,21 @@ impl<M: Machine> Core<M> {
     pub(crate) fn find(&self, vm: &Vmalloc<M>, at: VirtAddr) -> Option<Found> {
         let (region, grain) = self.grain_of(at)?;
         Found::at(region, UnitEntry(region.units.get(vm.machine(), grain)), at)
+    }
+
+    /// `found`, if it is the area that starts at `at`, and its slot's sequence.
+    ///
+    /// # Errors
+    /// What is there instead.
+    #[inline]
+    pub(crate) fn start_of(&self, found: Option<Found>, at: VirtAddr) -> Result<(Found, u32), FreeError> {
+        // Before the look: who claims the slot later sees whether it is still
+        // the same area.
+        let sequence = found.map_or(0, |found| found.slot().sequence());
+        match found {
+            Some(found) if found.start == at && found.is_area() => Ok((found, sequence)),
+            found => Err(self.why_not(found, at)),
+        }
     }
 
     #[cold]
@@ -229,13 +276,7 @@ impl<M: Machine> Here<'_, M> {
     /// What is there instead.
     pub(crate) fn find_start(&mut self, at: VirtAddr) -> Result<(Found, u32), FreeError> {
         let found = self.find(at);
-        // Before the look: who claims the slot later sees whether it is still
-        // the same area.
-        let sequence = found.map_or(0, |found| found.slot().sequence());
-        match found {
-            Some(found) if found.start == at && found.is_area() => Ok((found, sequence)),
-            found => Err(self.core.why_not(found, at)),
-        }
+        self.core.start_of(found, at)
     }
 }
 

@@ -15,7 +15,8 @@
 //! - **M3** [`Machine::cpus`] is a constant upper bound of CPU indices.
 //! - **M4** Between [`Machine::pin`] and [`Machine::unpin`] nothing else runs
 //!   with this index, NMI excepted. Machines that cannot promise it (threads)
-//!   set [`Machine::THREADS`] and answer [`Machine::busy`] with another index.
+//!   set [`Machine::THREADS`], answer [`Machine::busy`] with another index, and
+//!   know a thread that is pinned already ([`Machine::is_nested`]).
 //! - **M5** [`Machine::context`] never says Task where waiting is forbidden.
 //! - **M6** When [`Machine::flush`] returns, this CPU holds no translation and
 //!   no paging-structure entry older than the call: global ones and those of
@@ -63,7 +64,9 @@ pub enum Context {
     Softirq,
     /// An interrupt handler.
     HardIrq,
-    /// A non-maskable interrupt: may only look, and only `whatis` and `list`.
+    /// A non-maskable interrupt. In the middle of another call it may look, free
+    /// and answer kicks; what it frees is taken apart later, and allocations are
+    /// refused.
     Nmi,
 }
 
@@ -146,7 +149,8 @@ pub unsafe trait Machine: Sync + Sized {
     const MIRRORED: bool = false;
 
     /// Whether indices are shared by threads, so that finding one busy means
-    /// waiting and not an NMI in the middle of a call (M4).
+    /// waiting and not an NMI in the middle of a call (M4). Whether a signal handler
+    /// is in the middle of one, [`Machine::is_nested`] says.
     const THREADS: bool = false;
 
     /// The frames.
@@ -172,7 +176,8 @@ pub unsafe trait Machine: Sync + Sized {
     /// `was` came from [`Machine::pin`] or [`Machine::busy`] of this machine,
     /// on this CPU, and is the youngest that has not been ended.
     unsafe fn unpin(&self, was: Pinned);
-    /// Where the caller runs (M5). Asked only before waiting.
+    /// Where the caller runs (M5). Asked only before waiting, and where the
+    /// caller's CPU is taken.
     fn context(&self) -> Context;
     /// Discards `what` on this CPU (M6).
     fn flush(&self, what: Flush<'_>);
@@ -185,6 +190,13 @@ pub unsafe trait Machine: Sync + Sized {
     /// The levels of the tables in use: LA57 is known only at boot.
     fn levels(&self) -> u8 {
         Self::Table::LEVELS
+    }
+    /// Whether the calling thread was pinned already when it called
+    /// [`Machine::pin`] the last time: then a signal handler runs in the middle of
+    /// a call, and must not take what that call may hold. Asked of machines of
+    /// threads only ([`Machine::THREADS`]), from any context.
+    fn is_nested(&self) -> bool {
+        false
     }
     /// Another thread is inside the library with this index: another index to
     /// try. A machine with real CPUs never has to (M4): it keeps its own.

@@ -164,11 +164,13 @@ impl<M: Machine> Vmalloc<M> {
 
     /// Counts and logs a refusal (`warn_alloc`): silent with
     /// [`Gfp::NOWARN`], and at most one line in 10 s.
+    /// A caller in the middle of another call is refused silently: that call may
+    /// hold what the log takes (L4).
     #[cold]
     pub(crate) fn refused(&self, core: &Core<M>, req: &Req, error: &AllocError) {
-        if let Ok(here) = Here::enter(self, core) {
-            count(&here.cpu.counters.failures, 1);
-        }
+        let Ok(here) = Here::enter(self, core) else { return };
+        count(&here.cpu.counters.failures, 1);
+        drop(here);
         let now = self.machine().clock_ns().unwrap_or(u64::MAX);
         let last = core.warned_ns.load(Relaxed);
         let quiet = last != 0 && now != u64::MAX && now.saturating_sub(last) < QUIET_NS;
@@ -183,16 +185,15 @@ impl<M: Machine> Vmalloc<M> {
     /// Lays the promised reserve in again, after it was used.
     pub(crate) fn fill_reserve(&self, core: &Core<M>) {
         let machine = self.machine();
-        self.pinned(|cpu| {
-            let missing = core.reserve_frames.saturating_sub(core.reserve.lock().len());
-            let mut more = Stock::new();
-            // A reserve that cannot be filled now is filled by a later call.
-            let _ = more.fill(machine, machine.node_of(cpu), missing);
-            let mut reserve = core.reserve.lock();
-            while let Some(frame) = more.take(machine) {
-                reserve.put(machine, frame);
-            }
-        })
+        // A reserve that cannot be filled now is filled by a later call.
+        let Ok(here) = Here::enter(self, core) else { return };
+        let missing = core.reserve_frames.saturating_sub(core.reserve.lock().len());
+        let mut more = Stock::new();
+        let _ = more.fill(machine, here.node, missing);
+        let mut reserve = core.reserve.lock();
+        while let Some(frame) = more.take(machine) {
+            reserve.put(machine, frame);
+        }
     }
 }
 

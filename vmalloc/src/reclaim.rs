@@ -10,7 +10,7 @@
 //! Steps 1–4 are taken a bit at a time by the calls that need something, and by
 //! the tick; [`Vmalloc::purge`] takes them all, for all CPUs.
 
-use crate::cpu::{Here, SLICE};
+use crate::cpu::{Here, SLICE, Visit};
 use crate::flush::{Grace, Pending};
 use crate::instance::{Core, Vmalloc};
 use crate::load::Load;
@@ -46,23 +46,29 @@ pub struct Tick {
 }
 
 impl<'v, M: Machine> Here<'v, M> {
-    /// Step 1: what was posted becomes stale here (R1), a slice of slots at a
-    /// time (L3), and frames that were dropped are taken in; true = there is more.
+    /// Step 1: what was posted becomes stale here (R1), a slice of slots, and of
+    /// entries that their freer left alone (R6), at a time (L3); and frames that
+    /// were dropped are taken in. True = there is more.
     pub(crate) fn drain_mail(&mut self) -> bool {
         self.take_dropped();
-        let mut slots = 0;
-        while slots < SLICE {
+        let mut work = 0;
+        while work < SLICE {
+            if let Some(deferred) = self.deferred.take() {
+                work += self.retire_deferred(deferred);
+                continue;
+            }
             let cpu = self.cpu;
             let Some((chunk, posted)) = cpu.mail.next(&mut self.letters) else { return false };
             let live = posted & chunk.live_slots();
-            self.receive(chunk, live);
-            chunk.unclaim(posted);
+            let deferred = self.take_deferred(chunk, live);
+            self.receive(chunk, live & !deferred);
+            chunk.unclaim(posted & !deferred);
             if live != posted {
                 self.raced(chunk, posted & !live);
             }
-            slots += posted.count_ones() as usize;
+            work += posted.count_ones() as usize;
         }
-        !self.letters.is_empty()
+        self.has_letters()
     }
 
     /// Claimed slots that live are freed: those that may stay warm do, the
@@ -312,7 +318,7 @@ impl<M: Machine> Vmalloc<M> {
 
     fn with_ear(&self, f: impl FnOnce(&Core<M>, &crate::flush::Ear)) {
         let Some(core) = self.core() else { return };
-        self.pinned(|cpu| f(core, &core.cpu(cpu).ear));
+        self.pinned_anew(|cpu| f(core, &core.cpu(cpu).ear));
     }
 
     /// The timer's call, on every CPU: bounded, from hard interrupts too.
@@ -349,8 +355,11 @@ impl<M: Machine> Vmalloc<M> {
     /// Gives frames of depots back to the source until at most `keep` are left
     /// in each, a few at a time (L3), and says how many.
     fn trim_depots(&self, core: &Core<M>, keep: usize) -> usize {
-        let some = || self.pinned(|_| core.depots(|depot| depot.trim(self.machine(), keep)));
-        core::iter::repeat_with(some).take_while(|&given| given > 0).sum()
+        let some = || {
+            let _here = Here::enter(self, core).ok()?;
+            Some(core.depots(|depot| depot.trim(self.machine(), keep))).filter(|&given| given > 0)
+        };
+        core::iter::from_fn(some).sum()
     }
 
     /// Purges everything on all CPUs: flushes, waits for grace, and makes what
@@ -419,14 +428,14 @@ impl<M: Machine> Vmalloc<M> {
     /// that there is more (L3).
     pub(crate) fn visit_each(&self, core: &Core<M>, mut f: impl FnMut(&mut Here<'_, M>) -> bool) {
         for index in 0..core.cpus() {
-            while Here::visit(self, core, index).is_ok_and(|mut here| f(&mut here)) {}
+            while Visit::enter(self, core, index).is_ok_and(|mut here| f(&mut here)) {}
         }
     }
 
     /// Calls `f` inside each CPU in turn.
     fn visit_all(&self, core: &Core<M>, mut f: impl FnMut(&mut Here<'_, M>)) {
         for index in 0..core.cpus() {
-            if let Ok(mut here) = Here::visit(self, core, index) {
+            if let Ok(mut here) = Visit::enter(self, core, index) {
                 f(&mut here);
             }
         }
@@ -436,7 +445,7 @@ impl<M: Machine> Vmalloc<M> {
     /// not wait, or a flush failed.
     pub(crate) fn wait_for_grace(&self, core: &Core<M>, idle_too: bool) -> bool {
         let barrier = core.generations.close((), idle_too);
-        self.flush_here(core);
+        self.pinned_anew(|_| self.flush_here(core));
         self.wait_for(core, barrier)
     }
 
@@ -500,6 +509,9 @@ impl<M: Machine> Vmalloc<M> {
     /// free, waits for a flush, or lies in stock. Returns how many.
     pub fn reclaim(&self, frames: usize) -> usize {
         let Some(core) = self.core() else { return 0 };
+        if Here::enter(self, core).is_err() {
+            return 0;
+        }
         let before = self.machine().frames().free_now();
         self.purge();
         if self.machine().frames().free_now() < before.saturating_add(frames) {

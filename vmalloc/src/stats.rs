@@ -68,6 +68,11 @@ counters! {
     chunks_released,
     /// Table pages unlinked because nothing was left under them.
     tables_pruned,
+    /// Areas freed where their freer could not enter its CPU: in an NMI, or in a
+    /// signal handler, in the middle of another call.
+    deferred_frees,
+    /// Their pages.
+    deferred_pages,
     /// Frees that raced with a free of the same area and lost.
     raced_frees,
     /// Areas made from a slot that was still bound (policies Park and Keep).
@@ -95,6 +100,12 @@ pub(crate) fn count(counter: &AtomicU64, n: u64) {
 /// Takes back what was counted, by this CPU or another: the sum counts.
 pub(crate) fn uncount(counter: &AtomicU64, n: u64) {
     count(counter, n.wrapping_neg());
+}
+
+/// As [`count`], where others write it too: an NMI, or another CPU.
+#[inline]
+pub(crate) fn count_shared(counter: &AtomicU64, n: u64) {
+    counter.fetch_add(n, Relaxed);
 }
 
 /// The state of an instance in numbers.

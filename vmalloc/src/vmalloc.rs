@@ -68,8 +68,9 @@ impl<M: Machine> Vmalloc<M> {
     }
 
     /// Frees what [`Vmalloc::alloc`], [`Vmalloc::reserve`] or
-    /// [`Vmalloc::vmap_owned`] returned (`vfree`). From any CPU and any context
-    /// but NMI; never waits, unless the policy is Strict and the caller a task.
+    /// [`Vmalloc::vmap_owned`] returned (`vfree`). From any CPU and any context;
+    /// never waits, unless the policy is Strict and the caller a task. An NMI in
+    /// the middle of another call leaves the work to the CPU that made the area.
     ///
     /// # Errors
     /// See [`FreeError`]; nothing has changed then.
@@ -208,17 +209,11 @@ impl<M: Machine> Vmalloc<M> {
         frees: fn(Kind) -> bool,
         count: Option<usize>,
     ) -> Result<(), FreeError> {
-        let mut here = Here::enter(self, core).map_err(FreeError::WrongContext)?;
+        let Ok(mut here) = Here::enter(self, core) else {
+            return self.unmake_deferred(core, at, by, frees, count);
+        };
         let (found, sequence) = here.find_start(at)?;
-        let (kind, pages) = (found.slot().kind(), found.slot().pages());
-        if !frees(kind) {
-            return Err(FreeError::WrongKind(kind));
-        }
-        if let Some(given) = count
-            && given != pages
-        {
-            return Err(FreeError::WrongSize { pages, given });
-        }
+        let (kind, pages) = found.freeable(frees, count)?;
         here.retire((&found, sequence), kind, pages, by)?;
         if core.policy() == Policy::Strict {
             drop(here);
@@ -304,19 +299,14 @@ impl<M: Machine> Here<'_, M> {
     /// looked up; false = somebody was first.
     #[inline]
     pub(crate) fn claim(&mut self, found: &Found, sequence: u32, how: Way, pages: usize) -> bool {
-        let same = || found.slot().sequence() == sequence;
-        if how == Way::AtOnce {
-            let live = found.chunk.areas() >> found.index & 1 != 0 && same();
-            if live {
-                self.open.add(found.chunk, 1 << found.index, pages);
-            }
-            return live;
+        if how != Way::AtOnce {
+            return found.claim(sequence);
         }
-        let claimed = found.chunk.claim(found.index);
-        if claimed && !same() {
-            found.chunk.unclaim(1 << found.index);
+        let live = found.chunk.areas() >> found.index & 1 != 0 && found.slot().sequence() == sequence;
+        if live {
+            self.open.add(found.chunk, 1 << found.index, pages);
         }
-        claimed && same()
+        live
     }
 
     #[inline(always)]
@@ -379,7 +369,7 @@ impl<M: Machine> Here<'_, M> {
         self.hand_over(found);
     }
 
-    fn unbind_slice(&mut self, found: &Found, slice: PageRange) {
+    pub(crate) fn unbind_slice(&mut self, found: &Found, slice: PageRange) {
         if found.slot().kind() == Kind::MapRam {
             self.clear_entries(found.chunk, slice);
         } else {

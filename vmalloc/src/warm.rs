@@ -221,7 +221,7 @@ impl<M: Machine> Here<'_, M> {
     #[cold]
     #[inline(never)]
     fn take_from_mail(&mut self, plan: &Plan<'_>) -> Result<(ChunkRef, u32), bool> {
-        if !(self.cpu.mail.is_empty() && self.letters.is_empty()) {
+        if !self.cpu.mail.is_empty() || self.has_letters() {
             self.drain_mail();
             if let Some(place) = self.take_from_rack(plan) {
                 return Ok(place);

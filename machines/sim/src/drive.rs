@@ -266,17 +266,17 @@ impl<F: Format> Core<F> {
     /// An NMI comes to the running CPU: pinned or not, and inside whatever.
     #[cold]
     pub(crate) fn non_maskable(&self) {
-        let (cpu, handler, masked) = {
+        let (cpu, handler, interrupted) = {
             let s = &mut *self.state();
             s.in_nmi = true;
             let cpu = self.running();
-            (cpu, s.on_nmi.clone(), core::mem::replace(&mut s.cpu(cpu).masked, true))
+            (cpu, s.on_nmi.clone(), s.cpu(cpu).interrupt(cpu))
         };
         if let Some(handler) = handler {
             handler(cpu);
         }
         let s = &mut *self.state();
-        s.cpu(cpu).masked = masked;
+        s.cpu(cpu).resume(cpu, interrupted);
         s.in_nmi = false;
     }
 

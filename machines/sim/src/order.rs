@@ -15,7 +15,7 @@ use core::cell::{Cell, RefCell};
 
 /// What is known of a CPU that this thread drives.
 #[derive(Default)]
-struct Driven {
+pub(crate) struct Driven {
     tally: Tally,
     /// The addresses of the locks that it holds.
     held: Vec<usize>,
@@ -53,6 +53,17 @@ pub(crate) fn tell(what: What, more: u64) {
 /// What `cpu` has done so far.
 pub(crate) fn tally(cpu: u32) -> Tally {
     with(cpu, |driven| driven.tally)
+}
+
+/// `cpu` is interrupted by an NMI, which has a story of its own: that of before,
+/// for [`resume`].
+pub(crate) fn interrupt(cpu: u32) -> Driven {
+    with(cpu, core::mem::take)
+}
+
+/// The NMI on `cpu` has ended.
+pub(crate) fn resume(cpu: u32, before: Driven) {
+    with(cpu, |driven| *driven = before);
 }
 
 /// The running CPU has taken a lock.

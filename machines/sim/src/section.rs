@@ -102,6 +102,14 @@ pub(crate) struct Sections {
     pub(crate) longest: Work,
 }
 
+/// What a CPU was at when an NMI came.
+pub(crate) struct Interrupted {
+    pins: usize,
+    masked: bool,
+    began: Tally,
+    driven: order::Driven,
+}
+
 impl Cpu {
     /// A pin: the first one begins a section.
     pub(crate) fn begin_section(&mut self, cpu: u32) {
@@ -125,6 +133,23 @@ impl Cpu {
         if work.exceeds(&BOUNDS) {
             accuse(&format!("L3: a section on CPU {cpu} did {work:?}; the bounds are {BOUNDS:?}"));
         }
+    }
+
+    /// An NMI comes: it is in no section, and has its own.
+    pub(crate) fn interrupt(&mut self, cpu: u32) -> Interrupted {
+        let pins = core::mem::replace(&mut self.pins, 0);
+        let masked = core::mem::replace(&mut self.masked, true);
+        Interrupted { pins, masked, began: self.sections.began, driven: order::interrupt(cpu) }
+    }
+
+    /// It has ended, and what it interrupted goes on.
+    pub(crate) fn resume(&mut self, cpu: u32, before: Interrupted) {
+        if self.pins != 0 {
+            accuse(&format!("M4: an NMI on CPU {cpu} left it pinned"));
+        }
+        order::nothing_is_held(cpu, "ends an NMI");
+        (self.pins, self.masked, self.sections.began) = (before.pins, before.masked, before.began);
+        order::resume(cpu, before.driven);
     }
 
     /// The CPU waits for others.

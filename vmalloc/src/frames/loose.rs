@@ -8,6 +8,7 @@
 //!   anybody, NMIs too, and gives them out all at once, so that no frame comes
 //!   back to its head while somebody looks at it.
 
+use crate::machine::Machine;
 use crate::machine::frames::{Frames, Page};
 use crate::sync::plain::AtomicU64;
 use crate::sync::plain::Ordering::{Acquire, Relaxed, Release};
@@ -82,7 +83,8 @@ impl Default for Loose {
     }
 }
 
-/// Frames that were given up where nobody could be asked.
+/// Frames that were given up where nobody could be asked. One without a descriptor
+/// has its link in its own first word.
 #[derive(Debug)]
 pub struct Dropped(AtomicU64);
 
@@ -93,11 +95,16 @@ impl Default for Dropped {
 }
 
 impl Dropped {
-    /// Puts a frame in, as [`Loose::push`], from any context.
-    pub fn push(&self, frame: Pfn, page: &Page) {
+    /// Puts a frame in, as [`Loose::push`], from any context; `page` is its
+    /// descriptor, if it has one. One without has a direct mapping (P3).
+    pub fn push<M: Machine>(&self, machine: &M, frame: Pfn, page: Option<&Page>) {
         let mut head = self.0.load(Relaxed);
         loop {
-            set_next(page, head);
+            match page {
+                Some(page) => set_next(page, head),
+                // SAFETY: M2, P3: it is directly mapped, and the chain's alone (Q1).
+                None => unsafe { link(machine, frame).write(head) },
+            }
             match self.0.compare_exchange_weak(head, frame.0, Release, Relaxed) {
                 Ok(_) => return,
                 Err(now) => head = now,
@@ -107,26 +114,34 @@ impl Dropped {
 
     /// Takes all frames out, and tells of each.
     #[inline]
-    pub fn drain<F: Frames>(&self, source: &F, take: impl FnMut(Pfn, &Page)) {
+    pub fn drain<M: Machine>(&self, machine: &M, take: impl FnMut(Pfn, Option<&Page>)) {
         if self.0.load(Relaxed) != END {
-            self.drain_now(source, take)
+            self.drain_now(machine, take)
         }
     }
 
     #[cold]
-    fn drain_now<F: Frames>(&self, source: &F, mut take: impl FnMut(Pfn, &Page)) {
+    fn drain_now<M: Machine>(&self, machine: &M, mut take: impl FnMut(Pfn, Option<&Page>)) {
         let mut at = self.0.swap(END, Acquire);
-        while let Some(page) = source.page(Pfn(at)).filter(|_| at != END) {
-            let frame = Pfn(core::mem::replace(&mut at, next(page)));
+        while at != END {
+            let frame = Pfn(at);
+            let page = machine.frames().page(frame);
+            // SAFETY: M2, P3: `push` wrote it, and the frame is the chain's alone.
+            at = page.map_or_else(|| unsafe { link(machine, frame).read() }, next);
             take(frame, page);
         }
     }
 }
 
+/// The first word of a frame.
+fn link<M: Machine>(machine: &M, frame: Pfn) -> *mut u64 {
+    machine.virt(frame).cast().as_ptr()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frames::testing::{TestZones, ram};
+    use crate::frames::testing::{TestMachine, TestZones, ram};
     extern crate std;
     use std::vec::Vec;
 
@@ -156,21 +171,27 @@ mod tests {
     }
 
     #[test]
-    fn frames_dropped_by_several_threads_come_out_once_each() {
-        let real = TestZones::new(&[ram(0, 64, 0)], None);
+    fn frames_dropped_by_several_threads_come_out_once_each_with_descriptors_or_without() {
+        // Between the ranges there is memory, and nobody describes it.
+        let machine = TestMachine::new(&[ram(0, 32, 0), ram(63, 1, 0)], 1);
+        let source = &machine.frames.zones;
+        assert!(source.page(Pfn(31)).is_some() && source.page(Pfn(40)).is_none());
         let dropped = Dropped::default();
         let mut seen = Vec::new();
         std::thread::scope(|scope| {
             for thread in 0..4 {
-                let (zones, dropped) = (&real.zones, &dropped);
+                let (machine, dropped) = (&machine, &dropped);
                 scope.spawn(move || {
                     for frame in (0..64).filter(|n| n % 4 == thread).map(Pfn) {
-                        dropped.push(frame, zones.page(frame).unwrap());
+                        dropped.push(machine, frame, machine.frames.zones.page(frame));
                     }
                 });
             }
             while seen.len() < 64 {
-                dropped.drain(&real.zones, |frame, _| seen.push(frame.0));
+                dropped.drain(&machine, |frame, page| {
+                    assert_eq!(page.is_some(), machine.frames.zones.page(frame).is_some());
+                    seen.push(frame.0)
+                });
             }
         });
         seen.sort();

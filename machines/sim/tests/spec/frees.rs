@@ -278,12 +278,12 @@ fn areas_of_an_offline_cpu_are_freed_and_purged_by_others() {
 }
 
 #[test]
-fn an_nmi_inside_a_call_may_look_but_not_free_and_not_allocate() {
+fn an_nmi_inside_a_call_may_look_and_free_but_not_allocate() {
     let rig = boot(quiet(1), Config::region(REGION));
-    let victim = rig.alloc(Req::pages(3)).unwrap();
     rig.alloc(Req::pages(1)).unwrap();
     let refused = Arc::new(AtomicUsize::new(0));
     for n in 1..40 {
+        let victim = rig.alloc(Req::pages(3)).unwrap();
         let (address, refusals) = (addr(victim).0, Arc::clone(&refused));
         let before = rig.stats();
         rig.set_nmi(n, move |vm| {
@@ -292,21 +292,22 @@ fn an_nmi_inside_a_call_may_look_but_not_free_and_not_allocate() {
             match made {
                 Err(AllocError::WrongContext(context)) => {
                     assert_eq!(context, Context::Nmi);
-                    // SAFETY: V1: nobody uses the area; and it is refused.
-                    let freed = unsafe { vm.free(at(address)) };
-                    assert_eq!(freed, Err(FreeError::WrongContext(Context::Nmi)));
                     refusals.fetch_add(1, Relaxed);
                 }
                 // It came before or after the sections inside the CPU.
                 // SAFETY: V1: the area is the handler's own.
                 other => unsafe { vm.free(other.unwrap()) }.unwrap(),
             }
+            // SAFETY: V1: nobody uses the area.
+            unsafe { vm.free(at(address)) }.unwrap();
         });
         // A slot is at hand and frames are: no lock is taken.
         let area = rig.alloc(Req::pages(1)).unwrap();
         rig.set_nmi(0, |_| {});
         rig.give(area).unwrap();
-        assert_eq!((rig.stats().areas, rig.stats().pages), (before.areas, before.pages));
+        // The last rounds are over before the NMI comes.
+        assert!(rig.give(victim).is_ok_and(|()| n > 8) || is_double(&rig.give(victim).unwrap_err()));
+        assert_eq!((rig.stats().areas + 1, rig.stats().pages + 3), (before.areas, before.pages));
         rig.purge();
         assert_eq!(rig.check(), Ok(()));
         rig.give(rig.alloc(Req::pages(1)).unwrap()).unwrap();

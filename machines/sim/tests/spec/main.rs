@@ -6,6 +6,7 @@ mod common;
 mod found;
 mod frees;
 mod listing;
+mod nmi;
 mod policies;
 mod pressure;
 mod refusals;

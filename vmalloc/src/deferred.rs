@@ -1,0 +1,99 @@
+//! Frees from where nobody can be inside a CPU: from an NMI, or a signal handler,
+//! in the middle of another call (L4).
+//!
+//! ```text
+//!   NMI    slot claimed ── marked DEFERRED ── posted to its owner (R1)
+//!   owner  finds it in its mail: entries retired, a slice at a time ── live → stale, claim dropped
+//! ```
+//!
+//! Such a free is a remote free that leaves the entries to the owner of the slot:
+//! to retire them may take locks of the machine, and to note aliases takes being
+//! inside. It needs no memory, and neither waits nor fails once the area is found.
+//! A double free is told at once, by the claim, as on any other CPU.
+//!
+//! # Rules
+//! - **R6** A posted slot that is marked is handed on only when its entries are
+//!   retired; its claim lasts until then.
+//! - **L3** At most a slice of entries is retired at a time: what is left of the
+//!   chunk's marked slots is the CPU's `deferred`, for whoever comes next.
+
+use crate::area::{Caller, Kind};
+use crate::cpu::{Here, SLICE};
+use crate::error::FreeError;
+use crate::instance::{Core, Vmalloc};
+use crate::lookup::Found;
+use crate::machine::Machine;
+use crate::space::chunk::ChunkRef;
+use crate::space::slot::slots_of;
+use crate::stats::count_shared;
+use crate::units::{PageRange, VirtAddr};
+
+/// Marked slots of a chunk, taken out of the mail, and how many pages of the first
+/// of them are retired.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deferred {
+    chunk: ChunkRef,
+    slots: u64,
+    done: usize,
+}
+
+impl<M: Machine> Vmalloc<M> {
+    /// Frees an area without being inside any CPU.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn unmake_deferred(
+        &self,
+        core: &Core<M>,
+        at: VirtAddr,
+        by: Caller,
+        frees: fn(Kind) -> bool,
+        count: Option<usize>,
+    ) -> Result<(), FreeError> {
+        let (found, sequence) = core.start_of(core.find(self, at), at)?;
+        let (_, pages) = found.freeable(frees, count)?;
+        if !found.claim(sequence) {
+            return Err(core.double_free(&found));
+        }
+        let owner = core.cpu(found.chunk.owner());
+        count_shared(&owner.counters.deferred_frees, 1);
+        count_shared(&owner.counters.deferred_pages, pages as u64);
+        found.slot().freed_deferred_by(by);
+        if found.chunk.post(found.index) {
+            owner.mail.push(found.chunk);
+        }
+        Ok(())
+    }
+}
+
+impl<M: Machine> Here<'_, M> {
+    /// Of slots that were posted, takes the marked ones over, and returns them.
+    pub(crate) fn take_deferred(&mut self, chunk: ChunkRef, posted: u64) -> u64 {
+        let marked = slots_of(posted).filter(|&slot| chunk.slot(slot).is_deferred());
+        let slots = marked.fold(0, |mask, slot| mask | 1 << slot);
+        if slots != 0 {
+            self.deferred = Some(Deferred { chunk, slots, done: 0 });
+        }
+        slots
+    }
+
+    /// Retires up to a slice of the first marked slot; when nothing of it is left
+    /// it is received like any other. Returns the work that was.
+    pub(crate) fn retire_deferred(&mut self, Deferred { chunk, slots, done }: Deferred) -> usize {
+        let index = slots.trailing_zeros();
+        let found = Found::of(self.core, chunk, index);
+        let slot = found.slot();
+        let bound = if slot.kind() == Kind::Reserved { 0 } else { slot.pages() };
+        let slice = (bound - done).min(SLICE);
+        self.unbind_slice(&found, PageRange::new(found.start.add_pages(done), slice));
+        if done + slice < bound {
+            self.deferred = Some(Deferred { chunk, slots, done: done + slice });
+            return slice;
+        }
+        slot.retired_by_owner();
+        self.receive(chunk, 1 << index);
+        chunk.unclaim(1 << index);
+        let slots = slots & (slots - 1);
+        self.deferred = (slots != 0).then_some(Deferred { chunk, slots, done: 0 });
+        slice + 1
+    }
+}
