@@ -4,9 +4,13 @@
 //! has an index that it prefers; where it finds another thread inside, it
 //! moves on to the next index and prefers that one from then on. So threads
 //! spread over the indices, and nobody waits while an index is free.
+//!
+//! A thread counts how deep it is pinned, so that a signal handler knows that it is
+//! in the middle of a call. The counter has neither an initialiser to run nor a
+//! destructor, so a handler may read it at any time.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, Ordering, Ordering::Relaxed, compiler_fence};
 use std::thread;
 use vmalloc::machine::{Context, Pinned};
 
@@ -18,6 +22,27 @@ const UNKNOWN: u32 = u32::MAX;
 thread_local! {
     static PREFERRED: Cell<u32> = const { Cell::new(UNKNOWN) };
     static INTERRUPTED: Cell<bool> = const { Cell::new(false) };
+    static DEPTH: Cell<u32> = const { Cell::new(0) };
+}
+
+/// This thread is pinned, once more, before anything that the call does.
+#[inline]
+pub fn enter() {
+    DEPTH.set(DEPTH.get() + 1);
+    compiler_fence(Ordering::SeqCst);
+}
+
+/// The youngest pin ends, after all that the call did.
+#[inline]
+pub fn leave() {
+    compiler_fence(Ordering::SeqCst);
+    DEPTH.set(DEPTH.get() - 1);
+}
+
+/// Whether this thread was pinned when it was pinned last.
+#[inline]
+pub fn is_nested() -> bool {
+    DEPTH.get() > 1
 }
 
 /// Makes this thread prefer the index `cpu`, of any instance (counted round

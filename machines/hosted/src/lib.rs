@@ -19,6 +19,15 @@
 //! | a TLB flush | what was unmapped since the last one goes, in few calls; for all threads at once |
 //! | a CPU | an index that a thread enters ([`prefer`]); a busy one fails over to the next |
 //! | an interrupt | a thread that says so ([`in_interrupt`]) |
+//! | an NMI | a signal handler in the middle of a call |
+//!
+//! # Signal handlers
+//! A handler may call everything, and is never made to wait for the call that it
+//! interrupts: in the middle of one, on any instance, allocations are refused
+//! ([`WrongContext`](vmalloc::AllocError::WrongContext)), and what is freed is taken
+//! apart by a later call. Elsewhere it is a caller like any other, and then must not
+//! have interrupted the process's own heap, from which queues may grow. It puts
+//! `errno` back.
 //!
 //! # fork, exec, core dumps
 //! A child gets neither memory nor areas: they are MADV_DONTFORK from their

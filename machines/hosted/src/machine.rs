@@ -122,7 +122,7 @@ impl fmt::Debug for Hosted {
 
 // SAFETY: M1: the regions are reservations of ours, and there is one root.
 // M2: `virt` is the direct map, which lives as long as the machine does.
-// M3: `cpus` never changes. M4: indices may be busy, and `busy` is answered.
+// M3: `cpus` never changes. M4: indices may be busy, and `busy` is answered; a thread counts its pins.
 // M5: a thread may wait unless it says that it may not. M6: `flush` ends when
 // all that was unmapped is out of the process. M7: `kick` has nobody to call:
 // `flush_everywhere` speaks for all threads. M8: no method calls back. M9: a
@@ -152,10 +152,17 @@ unsafe impl Machine for Hosted {
     }
     #[inline]
     fn pin(&self) -> Pinned {
+        cpu::enter();
         cpu::first(self.cpus)
     }
     #[inline]
-    unsafe fn unpin(&self, _was: Pinned) {}
+    unsafe fn unpin(&self, _was: Pinned) {
+        cpu::leave();
+    }
+    #[inline]
+    fn is_nested(&self) -> bool {
+        cpu::is_nested()
+    }
     fn context(&self) -> Context {
         cpu::context()
     }
@@ -188,13 +195,14 @@ unsafe impl Machine for Hosted {
         Some(crate::os::monotonic_ns())
     }
     fn log(&self, level: Level, line: fmt::Arguments<'_>) {
-        match &*self.log.read() {
+        // A signal handler may read while the thread does.
+        match &*self.log.read_recursive() {
             Some(sink) => sink(level, line),
             None => eprintln!("vmalloc: {line}"),
         }
     }
     fn symbol(&self, pc: usize, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &*self.symbolizer.read() {
+        match &*self.symbolizer.read_recursive() {
             Some(print) => print(pc, f),
             None => write!(f, "{pc:#x}"),
         }
