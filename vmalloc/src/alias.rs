@@ -27,7 +27,7 @@ use crate::frames::release;
 use crate::instance::Vmalloc;
 use crate::load::Load;
 use crate::machine::frames::{Frames, Page};
-use crate::machine::{Machine, Sabotage};
+use crate::machine::{Level, Machine, Sabotage};
 use crate::space::chunk::ChunkRef;
 use crate::stats::count;
 use crate::units::{PageRange, Pfn};
@@ -41,6 +41,10 @@ impl<M: Machine> Vmalloc<M> {
     ///   descriptors, what an NMI gives up has a direct mapping.
     pub unsafe fn free_frame(&self, frame: Pfn) {
         let source = self.machine().frames();
+        if !source.is_out(frame) {
+            let line = format_args!("{frame:?} is given up, and is no frame that was given out");
+            return self.machine().log(Level::Error, line);
+        }
         let page = source.page(frame);
         if !page.is_none_or(release) {
             return;

@@ -53,6 +53,19 @@ pub enum AllocError {
     InUse(VirtAddr),
     /// A frame that no entry of the format can name.
     BadFrame(Pfn),
+    /// A frame that an area is to take over is given twice: it could be given back
+    /// once.
+    SameFrame(Pfn),
+    /// A frame that an area is to take over is none that the machine's source has
+    /// given out.
+    NotOut(Pfn),
+    /// There is no such node.
+    BadNode {
+        /// The node asked of.
+        node: Node,
+        /// Nodes that there are.
+        nodes: usize,
+    },
     /// The memory could come from a flush, but the caller must not wait.
     WouldWait(Context),
     /// Not from here: an interrupted call on this CPU holds what is needed.
@@ -93,6 +106,9 @@ impl fmt::Display for AllocError {
             }
             AllocError::InUse(at) => write!(f, "the page at {at} is mapped already, by somebody else"),
             AllocError::BadFrame(frame) => write!(f, "no entry can name {frame:?}"),
+            AllocError::SameFrame(frame) => write!(f, "{frame:?} is given twice, and can be taken over once"),
+            AllocError::NotOut(frame) => write!(f, "{frame:?} is no frame that was given out"),
+            AllocError::BadNode { node, nodes } => write!(f, "no node {}: there are {nodes}", node.0),
             AllocError::WouldWait(context) => write!(f, "would have to wait for a flush, but runs in {context:?}"),
             AllocError::WrongContext(context) => write!(f, "this CPU is inside a call already ({context:?})"),
             AllocError::NotInitialised => f.write_str("the instance is not initialised"),

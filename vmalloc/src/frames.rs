@@ -42,7 +42,7 @@ mod zones;
 #[cfg(test)]
 mod testing;
 
-pub use count::{hold, hold_all, release, release_all};
+pub use count::{hold, hold_all, release, release_all, twice};
 pub use depot::Depot;
 pub use loose::{Dropped, Loose};
 pub use magazine::Magazine;

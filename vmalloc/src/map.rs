@@ -10,12 +10,12 @@
 use crate::area::{Backing, Caller, Guard, Kind, Req};
 use crate::cpu::Here;
 use crate::error::{AllocError, FreeError, Shortage};
-use crate::frames::hold;
+use crate::frames::{hold, twice};
 use crate::gfp::{Gfp, ZoneKind};
 use crate::instance::{Core, Vmalloc};
 use crate::machine::Machine;
 use crate::machine::frames::{Frames, Want};
-use crate::plan::Plan;
+use crate::plan::{Plan, check_node};
 use crate::pressure::Tries;
 use crate::units::{Node, PAGE_SIZE, Pfn, VirtAddr};
 use core::ptr::NonNull;
@@ -37,18 +37,32 @@ impl<M: Machine> Vmalloc<M> {
         self.make(&over(frames, like), Kind::Vmap, Caller::here(), Backing::Frames(frames))
     }
 
-    /// As [`Vmalloc::vmap`], and the area takes the frames over:
-    /// [`Vmalloc::free`] gives them back (`VM_MAP_PUT_PAGES`).
+    /// As [`Vmalloc::vmap`], and the area takes the frames over, each of which it
+    /// has once: [`Vmalloc::free`] gives them back (`VM_MAP_PUT_PAGES`).
     ///
     /// # Errors
-    /// See [`AllocError`]; the frames are still the caller's then.
+    /// See [`AllocError`]: [`AllocError::SameFrame`] for a frame that is there
+    /// twice, [`AllocError::NotOut`] for what the source has not given out. The
+    /// frames are still the caller's then.
     ///
     /// # Safety
     /// - P2. The frames are the caller's to give, and came from this machine's
     ///   source.
     #[track_caller]
     pub unsafe fn vmap_owned(&self, frames: &[Pfn], like: Req) -> Result<NonNull<u8>, AllocError> {
-        self.make(&over(frames, like), Kind::VmapOwned, Caller::here(), Backing::Frames(frames))
+        let (req, source) = (over(frames, like), self.machine().frames());
+        let core = self.core().ok_or(AllocError::NotInitialised)?;
+        let odd = match frames.iter().find(|&&frame| !source.is_out(frame)) {
+            Some(&frame) => Some(AllocError::NotOut(frame)),
+            None => twice(source, frames).map(AllocError::SameFrame),
+        };
+        match odd {
+            None => self.make(&req, Kind::VmapOwned, Caller::here(), Backing::Frames(frames)),
+            Some(odd) => {
+                self.refused(core, &req, &odd);
+                Err(odd)
+            }
+        }
     }
 
     /// Unmaps what [`Vmalloc::vmap`] mapped (`vunmap`).
@@ -144,6 +158,7 @@ impl<M: Machine> Vmalloc<M> {
         let mut req = Req::pages(1).gfp(gfp);
         req.node = node;
         let plan = Plan { req: &req, kind: Kind::Vmalloc, caller: Caller::here(), pages: 1, class: None };
+        check_node(self, &req).inspect_err(|error| self.refused(core, &req, error))?;
         let frame = self.take_frame(core, &plan).inspect_err(|error| self.refused(core, &req, error))?;
         if gfp.contains(Gfp::ZERO) {
             // SAFETY: M2: `take_frame` took one that is directly mapped, and
@@ -172,9 +187,9 @@ impl<M: Machine> Vmalloc<M> {
     /// the hold is given up. `None` where no frame with a descriptor is.
     pub fn hold_frame(&self, at: usize) -> Option<Pfn> {
         let (core, at) = (self.core()?, VirtAddr(at));
-        // Pinned, so that this CPU does not flush and grace does not come
-        // between the question whether the area lives and the last look.
-        let (frame, held) = self.pinned(|_| {
+        // Grace does not come between the question whether the area lives and the
+        // last look.
+        let (frame, held) = self.looking(core, || {
             let found = core.find(self, at).filter(|found| found.is_area())?;
             let sequence = found.slot().sequence();
             let frame = self.frame_at(at.0)?;
@@ -197,8 +212,7 @@ impl<M: Machine> Vmalloc<M> {
     /// a hold: it is the caller's to know that the area lives on.
     pub fn frame_at(&self, at: usize) -> Option<Pfn> {
         let (core, at) = (self.core()?, VirtAddr(at));
-        // Pinned: as long as this CPU does not flush, the table stays (T1).
-        self.pinned(|_| {
+        self.looking(core, || {
             let found = core.find(self, at).filter(|found| found.is_area())?;
             let mut pieces = core.pieces(self, found.chunk, at.page_start(), 1);
             pieces.next().and_then(|piece| piece.frames().next()).map(|(_, frame)| frame)

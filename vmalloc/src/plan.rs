@@ -35,6 +35,7 @@ impl<'r> Plan<'r> {
         backing: &Backing<'_>,
     ) -> Result<Plan<'r>, AllocError> {
         let pages = checked_pages(vm, req, backing)?;
+        check_node(vm, req)?;
         let Some(region) = core.regions.get(req.region.0 as usize) else {
             return Err(AllocError::BadRange { start: 0, end: 0 });
         };
@@ -137,6 +138,15 @@ fn check_whole_region<L: lock_api::RawMutex>(
     let needed = pages.saturating_add(guards_after(req) + guards_below(kind) as usize);
     let fits = needed <= region.bytes >> PAGE_SHIFT;
     if fits { Ok(()) } else { Err(AllocError::TooLarge { bytes: req.bytes, limit: region.bytes }) }
+}
+
+/// A node that is asked of is one that there is.
+pub(crate) fn check_node<M: Machine>(vm: &Vmalloc<M>, req: &Req) -> Result<(), AllocError> {
+    let nodes = vm.machine().frames().nodes();
+    match req.node {
+        Some(node) if node.0 as usize >= nodes => Err(AllocError::BadNode { node, nodes }),
+        _ => Ok(()),
+    }
 }
 
 /// A device is no memory: frames with descriptors are somebody's.

@@ -80,7 +80,7 @@ impl<'v, M: Machine> Here<'v, M> {
             if chunk.slot(slot).is_plain() && self.welcome(chunk, slot) {
                 slots &= !(1 << slot);
             } else {
-                pages += chunk.slot(slot).pages();
+                pages += chunk.slot(slot).bound_pages();
             }
         }
         if slots != 0 {
@@ -265,7 +265,7 @@ impl<M: Machine> Vmalloc<M> {
     /// Flushes the calling CPU and says so, or everywhere where the machine
     /// can do that.
     pub(crate) fn flush_here(&self, core: &Core<M>) {
-        let everywhere = || self.machine().flush_everywhere(Flush::Everything);
+        let everywhere = || self.machine().flush_everywhere(Flush::Everything) && self.nobody_looks(core);
         if core.generations.flush_everywhere(everywhere) || M::MIRRORED {
             return;
         }

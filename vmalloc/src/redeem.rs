@@ -167,7 +167,7 @@ impl<M: Machine> Here<'_, M> {
     /// Somebody else is still freeing the slot (R4): it waits once more.
     #[cold]
     fn postpone(&mut self, chunk: ChunkRef, slot: u32) {
-        self.open.postpone(chunk, slot, chunk.slot(slot).pages());
+        self.open.postpone(chunk, slot, chunk.slot(slot).bound_pages());
     }
 
     /// No slots are left in the load: its table pages are free memory. False =

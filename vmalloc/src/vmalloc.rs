@@ -275,13 +275,13 @@ impl<M: Machine> Here<'_, M> {
         let how = self.way_of(found, bound);
         if how == Way::AtOnce && !caches {
             // Nobody else could do anything since it was looked up.
-            self.open.add(found.chunk, 1 << found.index, pages);
-        } else if !self.claim(found, sequence, how, pages) {
+            self.open.add(found.chunk, 1 << found.index, bound);
+        } else if !self.claim(found, sequence, how, bound) {
             return Err(self.core.double_free(found));
         }
         self.count_free(how, pages);
         found.slot().freed_by(by);
-        self.unbind(found, how, PageRange::new(found.start, bound), pages);
+        self.unbind(found, how, PageRange::new(found.start, bound), bound);
         Ok(())
     }
 

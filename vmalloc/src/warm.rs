@@ -273,8 +273,9 @@ impl<M: Machine> Here<'_, M> {
             if slice.start != found.start {
                 self.breathe();
             }
-            let lives = found.is_area() && found.slot().sequence() == sequence;
-            if !(lives && self.is_plain(found.chunk, slice)) {
+            let (vm, core) = (self.vm, self.core);
+            let lives = || found.is_area() && found.slot().sequence() == sequence;
+            if !vm.looking(core, || lives() && self.is_plain(found.chunk, slice)) {
                 return false;
             }
         }
@@ -297,10 +298,14 @@ impl<M: Machine> Here<'_, M> {
         pages: usize,
         by: Caller,
     ) -> Option<Result<(), FreeError>> {
-        let kept = self.core.retire() == Retire::Keep;
         if !self.may_stay(found, sequence, pages) {
             return None;
         }
+        // Interrupts may have come in: another policy may be in force by now.
+        let kept = match self.core.retire() {
+            Retire::Clear => return None,
+            retire => retire == Retire::Keep,
+        };
         let how = self.way_of(found, if kept { 0 } else { pages });
         if how != Way::AtOnce {
             return Some(self.post_warm((found, sequence), how, pages, by));
@@ -360,7 +365,8 @@ impl<M: Machine> Here<'_, M> {
         }
         // The claim on it is the freer's own.
         chunk.keep(slot);
-        if self.is_handed_out(area) {
+        // It was freed under a policy that may not be in force any more.
+        if self.is_handed_out(area) || !self.core.caches() {
             self.let_go(chunk, slot, pages);
         } else {
             self.rack(chunk, slot, pages);

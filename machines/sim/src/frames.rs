@@ -118,6 +118,10 @@ unsafe impl<F: Format> Frames for Core<F> {
         self.zones.end()
     }
 
+    fn is_out(&self, frame: Pfn) -> bool {
+        self.zones.is_out(frame)
+    }
+
     fn node_of(&self, frame: Pfn) -> Node {
         self.zones.node_of(frame)
     }

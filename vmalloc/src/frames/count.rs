@@ -59,6 +59,24 @@ fn stick(page: &Page) {
     page.extra.store(FAR, Relaxed);
 }
 
+/// A frame that is there more than once, if there is one. All are out, and held by
+/// the caller, so their links are free to be written.
+///
+/// # Cost
+/// O(frames), where they have descriptors.
+pub fn twice<F: Frames>(source: &F, frames: &[Pfn]) -> Option<Pfn> {
+    let link = |frame: Pfn| source.page(frame).map(|page| &page.links[0]);
+    for (n, &frame) in frames.iter().enumerate() {
+        if let Some(link) = link(frame) {
+            link.store(n as u32, Relaxed);
+        }
+    }
+    // The last one of a frame has written last, unless another call meddled.
+    let is_last = |n: usize, frame: Pfn| link(frame).is_some_and(|link| link.load(Relaxed) == n as u32);
+    let again = |&(n, &frame): &(usize, &Pfn)| !is_last(n, frame) && frames[n + 1..].contains(&frame);
+    frames.iter().enumerate().find(again).map(|(_, &frame)| frame)
+}
+
 /// Each of `frames` gains a holder, up to the first without a descriptor. Says
 /// how many that are.
 pub fn hold_all<F: Frames>(source: &F, frames: &[Pfn]) -> usize {

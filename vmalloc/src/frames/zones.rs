@@ -334,6 +334,12 @@ unsafe impl<L: RawMutex + Sync> Frames for Zones<L> {
         self.descriptors().map_or(Pfn(0), |d| d.base.offset(d.all.len() as u64))
     }
 
+    fn is_out(&self, frame: Pfn) -> bool {
+        let Some((d, index)) = self.descriptors().and_then(|d| Some((d, d.index(frame)?))) else { return false };
+        // A block that is being cut up has no head for a moment: it is out.
+        d.covering(index).map_or(d.page(frame).is_some(), |block| !block.free)
+    }
+
     fn node_of(&self, frame: Pfn) -> Node {
         let home = self.descriptors().and_then(|d| Some(d.at(d.index(frame)?).tag().home()));
         home.map_or(Node(0), |home| home.node)

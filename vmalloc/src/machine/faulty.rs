@@ -103,6 +103,10 @@ unsafe impl<F: Frames> Frames for FaultyFrames<F> {
     fn end(&self) -> Pfn {
         self.inner.end()
     }
+    fn is_out(&self, frame: Pfn) -> bool {
+        self.inner.is_out(frame)
+    }
+
     fn node_of(&self, frame: Pfn) -> Node {
         self.inner.node_of(frame)
     }

@@ -111,6 +111,11 @@ pub unsafe trait Frames: Sync {
     fn end(&self) -> Pfn {
         Pfn(u64::MAX)
     }
+    /// Whether `frame` is one of its own, and out. Who cannot tell says yes: what
+    /// a caller gives by mistake can only be refused where this knows better.
+    fn is_out(&self, frame: Pfn) -> bool {
+        frame < self.end()
+    }
     /// The node of a frame.
     fn node_of(&self, _frame: Pfn) -> Node {
         Node(0)

@@ -16,10 +16,12 @@
 use crate::area::{Caller, Guard, Info, Kind, RegionId};
 use crate::sync::{AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering::*, between_seqcst, fence};
 use crate::units::{Node, VirtAddr};
+use core::panic::Location;
 
 const KIND: u16 = 0x7;
 const NO_GUARD: u16 = 1 << 3;
-const CALLER_IS_PC: u16 = 1 << 4;
+/// The caller is a return address that is even: its word has the lowest bit set.
+const CALLER_IS_EVEN: u16 = 1 << 4;
 /// Some of the frames were handed out: they are released by count (G3).
 const SHARED: u16 = 1 << 5;
 /// Not an area yet (U1).
@@ -31,7 +33,7 @@ const NODE_SHIFT: u32 = 8;
 
 // What the freer says, in a word of its own:
 const HAS_FREER: u16 = 1 << 0;
-const FREER_IS_PC: u16 = 1 << 1;
+const FREER_IS_EVEN: u16 = 1 << 1;
 /// Freed, and its entries are still present (W1).
 const KEPT: u16 = 1 << 2;
 /// Freed, and its entries are left to the slot's owner (R6).
@@ -121,15 +123,16 @@ impl Slot {
 
     #[inline(always)]
     fn label(&self, label: &Label, flags: u16) {
-        let pc = if matches!(label.caller, Caller::Return(_)) { CALLER_IS_PC } else { 0 };
+        let (caller, even) = word_of(label.caller);
+        let even = if even { CALLER_IS_EVEN } else { 0 };
         let guard = if label.guard == Guard::None { NO_GUARD } else { 0 };
-        let meta = label.kind as u16 | guard | pc | flags | (label.node.0 as u16) << NODE_SHIFT;
+        let meta = label.kind as u16 | guard | even | flags | (label.node.0 as u16) << NODE_SHIFT;
         self.change(|slot| {
             slot.meta.store(meta, Relaxed);
             slot.freed.store(0, Relaxed);
             slot.bytes.store(label.bytes, Relaxed);
             slot.pages.store(label.pages, Relaxed);
-            slot.caller.store(label.caller.address(), Relaxed);
+            slot.caller.store(caller, Relaxed);
             if let Some(phys) = label.phys {
                 slot.phys.store(phys, Relaxed);
             }
@@ -142,7 +145,8 @@ impl Slot {
         self.meta.store(self.meta.load(Relaxed) & !BUILDING, Release);
     }
 
-    /// Notes who freed it.
+    /// Notes who freed it: one of them, where two CPUs free it at the same moment
+    /// (R4). So the sequence stays as it is.
     #[inline]
     pub fn freed_by(&self, caller: Caller) {
         self.freed_with(caller, 0)
@@ -173,11 +177,10 @@ impl Slot {
 
     #[inline(always)]
     fn freed_with(&self, caller: Caller, flags: u16) {
-        let pc = if matches!(caller, Caller::Return(_)) { FREER_IS_PC } else { 0 };
-        self.change(|slot| {
-            slot.freer.store(caller.address(), Relaxed);
-            slot.freed.store(HAS_FREER | pc | flags, Relaxed);
-        });
+        let (word, even) = word_of(caller);
+        let even = if even { FREER_IS_EVEN } else { 0 };
+        self.freer.store(word, Relaxed);
+        self.freed.store(HAS_FREER | even | flags, Release);
     }
 
     /// Whether its entries are plain (W1).
@@ -192,8 +195,8 @@ impl Slot {
         self.freed.load(Acquire) & KEPT != 0
     }
 
-    /// Changes fields under the sequence. Only one at a time may: who makes the
-    /// area, who frees it.
+    /// Changes fields under the sequence. Only who makes the area does: two at a
+    /// time would leave it odd.
     #[inline]
     fn change(&self, change: impl FnOnce(&Slot)) {
         let sequence = self.sequence.load(Relaxed);
@@ -209,7 +212,7 @@ impl Slot {
         let copy = Snapshot {
             sequence,
             meta: self.meta.load(Relaxed),
-            freed: self.freed.load(Relaxed),
+            freed: self.freed.load(Acquire),
             bytes: self.bytes.load(Relaxed),
             pages: self.pages.load(Relaxed),
             caller: self.caller.load(Relaxed),
@@ -231,6 +234,12 @@ impl Slot {
     #[inline]
     pub fn pages(&self) -> usize {
         self.pages.load(Relaxed)
+    }
+
+    /// Its pages that were bound: none of bare addresses.
+    #[inline]
+    pub fn bound_pages(&self) -> usize {
+        if self.kind() == Kind::Reserved { 0 } else { self.pages() }
     }
 
     /// Kind and pages of an area that is not being built.
@@ -365,8 +374,8 @@ impl Snapshot {
             pages: self.pages,
             kind: kind_of(self.meta),
             guard: if self.meta & NO_GUARD != 0 { Guard::None } else { Guard::After },
-            caller: caller(self.caller, self.meta & CALLER_IS_PC != 0),
-            freer: self.is_freed().then(|| caller(self.freer, self.freed & FREER_IS_PC != 0)),
+            caller: caller(self.caller, self.meta & CALLER_IS_EVEN != 0),
+            freer: self.is_freed().then(|| caller(self.freer, self.freed & FREER_IS_EVEN != 0)),
             node: Node((self.meta >> NODE_SHIFT) as u8),
             phys: (kind_of(self.meta) == Kind::Ioremap).then_some(self.phys),
             region,
@@ -374,13 +383,23 @@ impl Snapshot {
     }
 }
 
-fn caller(word: usize, is_pc: bool) -> Caller {
-    if is_pc || word == 0 {
-        return Caller::Return(word);
+/// A caller as one word, which tells by itself what it is: a return address has
+/// the lowest bit set, whether it had or not, and what it had is told beside it.
+#[inline(always)]
+fn word_of(caller: Caller) -> (usize, bool) {
+    const { assert!(align_of::<Location<'static>>() > 1, "the lowest bit of a place is clear") };
+    match caller {
+        Caller::At(_) => (caller.address(), false),
+        Caller::Return(pc) => (pc | 1, pc & 1 == 0),
     }
-    // SAFETY: without CALLER_IS_PC the word is the address of a `Location`
-    // with static lifetime (`Caller::address` wrote it), and the snapshot's
-    // sequence says that flag and word belong together (R2).
+}
+
+fn caller(word: usize, was_even: bool) -> Caller {
+    if word & 1 != 0 || word == 0 {
+        return Caller::Return(word ^ (was_even && word != 0) as usize);
+    }
+    // SAFETY: a word is stored and read whole, whoever stores it; and an even one
+    // that is not 0 is the address of a `Location` with static lifetime (`word_of`).
     Caller::At(unsafe { &*core::ptr::with_exposed_provenance(word) })
 }
 
@@ -422,6 +441,45 @@ mod tests {
         assert_eq!(info.freer, Some(Caller::Return(0x77)));
         slot.begin(&label(1));
         assert!(!slot.snapshot().unwrap().is_freed());
+    }
+
+    #[test]
+    fn r4_of_two_that_free_at_the_same_moment_one_is_told_and_the_slot_can_be_read_on() {
+        extern crate std;
+        let at = Caller::here();
+        for round in 0..20_000 {
+            let (slot, pc) = (Slot::default(), Caller::Return(0x1000 + round));
+            slot.begin(&label(1));
+            slot.publish();
+            std::thread::scope(|scope| {
+                if round % 2000 == 0 {
+                    scope.spawn(|| slot.freed_by(pc));
+                    slot.freed_by(at);
+                } else {
+                    // The other one in the middle: after its word, before its flags.
+                    slot.freer.store(word_of([at, pc][round % 2]).0, Relaxed);
+                    slot.freed_by([pc, at][round % 2]);
+                    slot.freer.store(word_of([at, pc][round % 2]).0, Relaxed);
+                }
+            });
+            let copy = slot.snapshot().expect("R2: nobody changes it");
+            match copy.info(VirtAddr(0), RegionId(0)).freer {
+                Some(Caller::At(place)) => assert!(place.file().ends_with("slot.rs")),
+                Some(Caller::Return(told)) => assert_eq!(told | 1, (0x1000 + round) | 1),
+                None => panic!("somebody has freed it"),
+            }
+        }
+    }
+
+    #[test]
+    fn return_addresses_are_told_to_the_last_bit() {
+        let slot = Slot::default();
+        for pc in [0, 1, 2, usize::MAX, usize::MAX - 1, 1 << (usize::BITS - 1)] {
+            slot.begin(&Label { caller: Caller::Return(pc), ..label(1) });
+            slot.freed_by(Caller::Return(pc));
+            let info = slot.snapshot().unwrap().info(VirtAddr(0), RegionId(0));
+            assert_eq!((info.caller, info.freer), (Caller::Return(pc), Some(Caller::Return(pc))));
+        }
     }
 
     #[test]

@@ -314,3 +314,28 @@ fn an_nmi_inside_a_call_may_look_and_free_but_not_allocate() {
     }
     assert!(refused.load(Relaxed) > 0, "no NMI came inside a call");
 }
+
+#[test]
+fn g4_bare_addresses_that_wait_press_nobody() {
+    for placement in [Placement::Classes, Placement::Lowest] {
+        let rig = boot(quiet(2), Config::region(REGION).placement(placement).waiting_pages(100).load_pages(64));
+        // Runs of very many grains are one section yet.
+        rig.sim.unbounded(|| {
+            for (cpu, pages) in [(0, 1 << 20), (1, 1 << 20), (0, 300), (1, 300)] {
+                let bare = rig.reserve(Req::pages(pages)).unwrap();
+                rig.sim.on(cpu, || rig.give(bare)).unwrap();
+                assert_eq!(rig.stats().waiting_pages, 0, "addresses are no memory");
+            }
+            (0..10).for_each(|_| _ = rig.alloc(Req::pages(1)).unwrap());
+            assert_eq!((rig.stats().waiting_pages, rig.stats().counts.purges), (0, 0), "{placement:?}");
+            // Memory does, as ever.
+            let area = rig.alloc(Req::pages(120)).unwrap();
+            rig.give(area).unwrap();
+            assert_eq!(rig.stats().waiting_pages, 120);
+            rig.alloc(Req::pages(1)).unwrap();
+            assert!(rig.stats().counts.purges > 0);
+            rig.purge();
+        });
+        assert_eq!(rig.check(), Ok(()));
+    }
+}

@@ -7,7 +7,7 @@ use vmalloc::machine::format::{Entry, Format, MemType, Prot};
 use vmalloc::table::X86_32;
 use vmalloc::units::{Node, Pfn};
 use vmalloc::{Config, FreeError, Placement, Policy, Req, What};
-use vmalloc_sim::{Bank, Sim};
+use vmalloc_sim::{Bank, Rates, Sim};
 
 const WARM: [Policy; 2] = [Policy::Park, Policy::Keep];
 
@@ -440,5 +440,49 @@ fn an_area_that_found_no_room_in_a_chunk_does_not_stay() {
         rig.sim.on(1, || rig.give(area)).unwrap();
         rig.tick();
         assert_eq!((bound(&rig), rig.check()), ((0, 0), Ok(())), "W1");
+    }
+}
+
+#[test]
+fn w1_a_policy_that_changes_in_the_middle_of_a_free_is_the_one_that_counts() {
+    for policy in WARM {
+        // Two nodes: each entry is looked at, and interrupts come in between.
+        let often = Rates { interrupt: 4, ..Rates::USUAL };
+        let machine = busy(2).rates(often).node(32 << 20).node(32 << 20);
+        let rig = boot(machine, Config::region(REGION).policy(policy).bound_pages(2000));
+        let mut changed = 0;
+        for _ in 0..60 {
+            rig.set_policy(policy);
+            let area = rig.alloc(Req::pages(400).node(Node(0))).unwrap();
+            let calls = std::sync::atomic::AtomicU32::new(0);
+            rig.set_interrupt(move |vm, _| {
+                if calls.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 1 {
+                    vm.set_policy(Policy::Unmap);
+                }
+            });
+            rig.give(area).unwrap();
+            rig.set_interrupt(|_, _| {});
+            if rig.policy() == Policy::Unmap {
+                changed += 1;
+                assert_eq!(bound(&rig), (0, 0), "{policy:?}");
+            }
+        }
+        assert!(changed > 0, "{policy:?}: no interrupt came in");
+        assert_eq!(rig.check(), Ok(()));
+    }
+}
+
+#[test]
+fn what_was_freed_warm_elsewhere_is_let_go_if_the_policy_has_changed() {
+    for policy in WARM {
+        let rig = boot(quiet(2), Config::region(REGION).policy(policy));
+        let area = rig.alloc(Req::pages(3)).unwrap();
+        rig.sim.on(1, || rig.give(area)).unwrap();
+        // As if the post had come after the owner had shed all.
+        let other = rig.alloc(Req::pages(700)).unwrap();
+        rig.set_policy(Policy::Unmap);
+        assert_eq!(bound(&rig), (0, 0), "{policy:?}");
+        rig.give(other).unwrap();
+        assert_eq!(rig.check(), Ok(()));
     }
 }

@@ -1,0 +1,107 @@
+//! Looking at entries of an area that somebody frees at the same moment, where
+//! one flush speaks for all CPUs: being pinned holds no grace up there.
+
+use crate::common::{REGION, addr, quiet};
+use std::cell::Cell;
+use std::ptr::NonNull;
+use vmalloc::machine::{Context, Flush, Level, Machine, Pinned};
+use vmalloc::table::X86_64;
+use vmalloc::units::{CpuSet, Node, PageRange, Pfn, VirtAddr};
+use vmalloc::{Config, Placement, Req, Vmalloc};
+use vmalloc_sim::Sim;
+
+type Inner = Sim<X86_64>;
+
+/// A machine that can flush everywhere, and that does something else when it is
+/// next asked for its frames.
+struct Everywhere(Inner);
+
+thread_local! {
+    static NEXT: Cell<Option<Box<dyn FnOnce()>>> = const { Cell::new(None) };
+}
+
+// SAFETY: M1-M9 are the inner machine's; nothing is cached on this one.
+unsafe impl Machine for Everywhere {
+    type Table = <Inner as Machine>::Table;
+    type Frames = <Inner as Machine>::Frames;
+    type Lock = <Inner as Machine>::Lock;
+
+    fn frames(&self) -> &Self::Frames {
+        if let Some(next) = NEXT.take() {
+            next();
+        }
+        self.0.frames()
+    }
+    fn root(&self) -> Pfn {
+        self.0.root()
+    }
+    fn virt(&self, f: Pfn) -> NonNull<u8> {
+        self.0.virt(f)
+    }
+    fn cpus(&self) -> u32 {
+        self.0.cpus()
+    }
+    fn pin(&self) -> Pinned {
+        self.0.pin()
+    }
+    unsafe fn unpin(&self, was: Pinned) {
+        // SAFETY: the caller's promise, handed on.
+        unsafe { self.0.unpin(was) }
+    }
+    fn context(&self) -> Context {
+        self.0.context()
+    }
+    fn flush(&self, what: Flush<'_>) {
+        self.0.flush(what)
+    }
+    fn flush_everywhere(&self, what: Flush<'_>) -> bool {
+        self.0.flush(what);
+        true
+    }
+    fn kick(&self, cpus: &CpuSet) {
+        self.0.kick(cpus)
+    }
+    fn levels(&self) -> u8 {
+        self.0.levels()
+    }
+    fn sync(&self, pages: PageRange) {
+        self.0.sync(pages)
+    }
+    fn unmapped(&self, pages: PageRange) {
+        self.0.unmapped(pages)
+    }
+    fn node_of(&self, cpu: u32) -> Node {
+        self.0.node_of(cpu)
+    }
+    fn zero(&self, f: Pfn, at: VirtAddr) {
+        self.0.zero(f, at)
+    }
+    fn log(&self, level: Level, line: std::fmt::Arguments<'_>) {
+        self.0.log(level, line)
+    }
+}
+
+#[test]
+fn t1_no_table_becomes_free_memory_while_somebody_looks() {
+    let sim = quiet(2).build();
+    let vm: &'static Vmalloc<Everywhere> = Box::leak(Box::new(Vmalloc::new(Everywhere(sim.clone()))));
+    // SAFETY: N1, N2: the machine is new, and nobody else has it.
+    sim.unbounded(|| unsafe { vm.init(Config::region(REGION).placement(Placement::Lowest)) }).unwrap();
+    sim.online_all(|| vm.cpu_online());
+    let area = vm.alloc(Req::pages(600)).unwrap();
+    let at = addr(area).0;
+    let tables = vm.stats().table_frames;
+    NEXT.set(Some(Box::new(move || {
+        // SAFETY: V1: nobody else uses it.
+        unsafe { vm.free(area) }.unwrap();
+        vm.purge();
+        assert_eq!(vm.stats().table_frames, tables, "T1: somebody looks at what it holds");
+        assert_eq!(vm.stats().waiting_pages, 600, "G3: nor has anything had grace");
+    })));
+    // What comes in between is done in the same section.
+    assert_eq!(sim.unbounded(|| vm.hold_frame(at)), None, "it was freed meanwhile");
+    assert!(NEXT.take().is_none(), "it was asked for its frames");
+    sim.unbounded(|| vm.purge());
+    assert!(vm.stats().table_frames < tables, "nobody looks any more");
+    assert_eq!(vm.check(), Ok(()));
+}
