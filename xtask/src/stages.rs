@@ -31,6 +31,11 @@ pub const ALL: &[Stage] = &[
     Stage { name: "loom", about: "every interleaving of the races that matter", run: loom },
     Stage { name: "space", about: "the address layer beside its model (SPACE_OPS, default a million)", run: space },
     Stage { name: "oracle", about: "the simulator looks for stale use (ORACLE_OPS, default ten million)", run: oracle },
+    Stage {
+        name: "threads",
+        about: "threads and signal handlers in a process, and what adds up then (HOSTED_SECONDS, default 20)",
+        run: threads,
+    },
     Stage { name: "scullv", about: "the device beside its model (SCULLV_OPS), and mounted", run: scullv },
     Stage { name: "pc", about: "the bare image in QEMU, on machines of several kinds", run: pc::run },
     Stage { name: "replay", about: "the recorded trace, in a process and in the simulator", run: replay },
@@ -113,6 +118,13 @@ fn space(project: &Project) -> Result<Outcome> {
     let mut test = project.cargo();
     test.args(["test", "--release", "-p", "vmalloc", "--lib", "space::"]);
     succeed(test.env("SPACE_OPS", set_or("SPACE_OPS", "1000000")))
+}
+
+fn threads(project: &Project) -> Result<Outcome> {
+    someone_reads(project, "HOSTED_SECONDS", "machines/hosted/")?;
+    let mut test = project.cargo();
+    test.args(["test", "--release", "-p", "vmalloc-hosted", "--test", "threads", "--test", "signals"]);
+    succeed(test.env("HOSTED_SECONDS", set_or("HOSTED_SECONDS", "20")))
 }
 
 fn oracle(project: &Project) -> Result<Outcome> {

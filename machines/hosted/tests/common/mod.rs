@@ -1,11 +1,15 @@
 //! What the tests of the machine share.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use vmalloc::machine::Run;
+use std::time::Duration;
 use vmalloc::machine::format::Prot;
+use vmalloc::machine::frames::Frames;
+use vmalloc::machine::{Machine, Run};
 use vmalloc::units::{PageRange, Pfn, VirtAddr};
+use vmalloc::{Gfp, Vmalloc};
 use vmalloc_hosted::Hosted;
 
 /// Frames for the `n`-th run of a test: far from those of all others.
@@ -68,4 +72,38 @@ pub fn in_child(f: impl FnOnce() -> u8) -> i32 {
         assert_eq!(libc::waitpid(child, &mut status, 0), child);
         status
     }
+}
+
+/// How long a test of threads runs: HOSTED_SECONDS, or 2 seconds.
+pub fn seconds() -> Duration {
+    let told = std::env::var("HOSTED_SECONDS").ok();
+    Duration::from_secs_f64(told.map_or(2.0, |text| text.parse().expect("HOSTED_SECONDS is a number")))
+}
+
+/// All frames, wherever they are, while no area lives and nothing waits.
+pub fn frames_in_all(vm: &Vmalloc<Hosted>) -> usize {
+    let stats = vm.stats();
+    let held = stats.table_frames + stats.bookkeeping_frames + stats.reserve_frames + stats.stocked_frames;
+    vm.machine().frames().free_now() + held
+}
+
+/// Everybody has stopped: no claim is left, no area, no page and no alias, and every
+/// frame is in exactly one place; there are as many as there were.
+pub fn assert_nothing_is_left(vm: &Vmalloc<Hosted>, frames: usize) {
+    assert!(vm.unmap_aliases());
+    vm.purge();
+    assert_eq!(vm.check(), Ok(()));
+    let stats = vm.stats();
+    assert_eq!((stats.areas, stats.pages, stats.waiting_pages, stats.bound_pages), (0, 0, 0, 0));
+    let mut list = String::new();
+    vm.list(&mut list).unwrap();
+    assert_eq!(list, "", "a slot with a claim is listed as unpurged");
+    assert_eq!(stats.reserved_pages, 0, "a slot with a claim keeps its chunk");
+    assert_eq!(frames_in_all(vm), frames);
+    let all: Vec<Pfn> = std::iter::from_fn(|| vm.alloc_frame(Gfp::ATOMIC | Gfp::NOWARN, None).ok()).collect();
+    let (distinct, stats): (HashSet<Pfn>, _) = (all.iter().copied().collect(), vm.stats());
+    assert_eq!(distinct.len(), all.len(), "a frame is in two places");
+    assert_eq!(all.len() + frames_in_all(vm), frames, "{stats:?}");
+    // SAFETY: P3: taken just now.
+    all.iter().for_each(|&frame| unsafe { vm.free_frame(frame) });
 }
