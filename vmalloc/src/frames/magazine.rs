@@ -265,13 +265,11 @@ impl Stacks {
         self.loaded.pop()
     }
 
-    /// Loads `n` frames, if stacks and depot have them: else all that they
-    /// have, and leaves the spare stack empty.
+    /// Loads `n` frames, more than are loaded, if stacks and depot have them:
+    /// else all that they have, and leaves the spare stack empty.
     fn gather<L: RawMutex>(&mut self, depot: &Depot<L>, n: usize) {
         loop {
-            if self.loaded.len() < n {
-                swap(&mut self.loaded, &mut self.spare);
-            }
+            swap(&mut self.loaded, &mut self.spare);
             if self.loaded.len() >= n {
                 return;
             }

@@ -3,6 +3,7 @@
 mod aliases;
 mod areas;
 mod common;
+mod counts;
 mod found;
 mod frees;
 mod given;
