@@ -38,6 +38,9 @@ const METHODS: [(&str, &str); 9] = [
     ("min_by_key", "max_by_key"),
 ];
 
+/// Functions that order memory, or that do nothing where the library ships.
+const PROOFS: [&str; 3] = ["between_seqcst", "fence", "pooled"];
+
 /// The operator that takes the place of `operator`.
 pub fn other_operator(operator: &str) -> Option<&'static str> {
     other(&SWAPS, operator)
@@ -97,9 +100,18 @@ fn of_path(path: &TypePath) -> Vec<String> {
 /// assignment, made for what it does.
 pub fn can_be_left_out(expr: &Expr) -> bool {
     match expr {
-        Expr::MethodCall(_) | Expr::Call(_) | Expr::Assign(_) => true,
+        Expr::MethodCall(_) | Expr::Assign(_) => true,
+        Expr::Call(call) => !PROOFS.contains(&called(call).as_str()),
         Expr::Try(inner) => can_be_left_out(&inner.expr),
         _ => false,
+    }
+}
+
+/// The last name of the function.
+fn called(call: &syn::ExprCall) -> String {
+    match &*call.func {
+        Expr::Path(path) => path.path.segments.last().map(|last| last.ident.to_string()).unwrap_or_default(),
+        _ => String::new(),
     }
 }
 

@@ -36,6 +36,11 @@ fn a_statement_that_calls_or_assigns_is_left_out() {
 }
 
 #[test]
+fn what_orders_memory_or_serves_a_proof_only_stays() {
+    assert_eq!(inside("fence(a); crate::sync::between_seqcst(); pooled(b); c"), [""; 0]);
+}
+
+#[test]
 fn numbers_grow_by_one_and_booleans_turn() {
     assert_eq!(inside("f(1, true, 'c', \"s\")"), ["1 → 1 + 1", "true → false"]);
 }
