@@ -75,10 +75,10 @@ impl<M: Machine> Here<'_, M> {
     }
 
     /// Clears a slice of a mapping's entries.
-    pub(crate) fn clear_entries(&mut self, chunk: ChunkRef, slice: PageRange) {
-        let vm = self.vm;
-        self.core.each_piece(vm, chunk, slice, |piece| {
-            piece.clear(&mut |at, word| vm.complain(at, word));
+    pub(crate) fn clear_entries(&mut self, (chunk, index): (ChunkRef, u32), slice: PageRange) {
+        let (vm, slot) = (self.vm, chunk.slot(index));
+        self.core.each_piece(vm, (chunk, Some(index)), slice, |piece| {
+            piece.clear(&mut |at, word| vm.complain(slot, at, word));
             vm.machine().unmapped(PageRange::new(piece.start(), piece.pages()));
             true
         });

@@ -1,6 +1,7 @@
 //! What an instance is told once, at `init`.
 
 use crate::area::{Placement, Policy};
+use crate::units::VirtAddr;
 use arrayvec::ArrayVec;
 use core::fmt;
 use core::ops::Range;
@@ -117,6 +118,21 @@ pub enum InitError {
         /// End address.
         end: usize,
     },
+    /// An entry above the leaf tables of a region is in use: a larger page of
+    /// the embedder's.
+    InUse {
+        /// The first address of the region that the entry is for.
+        at: VirtAddr,
+        /// The entry's level.
+        level: u8,
+    },
+    /// A table above a region, of the embedder's, forbids writing or execution.
+    Restricted {
+        /// The first address of the region that the table's entry is for.
+        at: VirtAddr,
+        /// The entry's level.
+        level: u8,
+    },
     /// Two regions overlap.
     Overlap(usize, usize),
     /// More CPUs than an instance serves, or none.
@@ -137,6 +153,10 @@ impl fmt::Display for InitError {
             InitError::TooManyRegions(n) => write!(f, "{n} regions; at most {MAX_REGIONS} are served"),
             InitError::BadRegion { start, end } => {
                 write!(f, "{start:#x}-{end:#x}: not page-aligned, empty, or more than 2^31 grains")
+            }
+            InitError::InUse { at, level } => write!(f, "the entry of level {level} for {at} is in use already"),
+            InitError::Restricted { at, level } => {
+                write!(f, "the table at level {level} for {at} forbids writing or execution")
             }
             InitError::Overlap(a, b) => write!(f, "regions {a} and {b} overlap"),
             InitError::BadCpus(n) => write!(f, "{n} CPUs; from 1 to {} are served", crate::units::MAX_CPUS),

@@ -51,6 +51,8 @@ pub enum AllocError {
     },
     /// A page's entry was in use already: somebody else maps in the region.
     InUse(VirtAddr),
+    /// A table above this page forbids writing or execution: the embedder's.
+    Restricted(VirtAddr),
     /// A frame that no entry of the format can name.
     BadFrame(Pfn),
     /// A frame that an area is to take over is given twice: it could be given back
@@ -105,6 +107,9 @@ impl fmt::Display for AllocError {
                 write!(f, "out of memory for tables: {wanted} frames wanted, {got} to be had")
             }
             AllocError::InUse(at) => write!(f, "the page at {at} is mapped already, by somebody else"),
+            AllocError::Restricted(at) => {
+                write!(f, "a table above the page at {at}, of somebody else, forbids writing or execution")
+            }
             AllocError::BadFrame(frame) => write!(f, "no entry can name {frame:?}"),
             AllocError::SameFrame(frame) => write!(f, "{frame:?} is given twice, and can be taken over once"),
             AllocError::NotOut(frame) => write!(f, "{frame:?} is no frame that was given out"),

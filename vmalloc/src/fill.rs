@@ -19,11 +19,12 @@ use crate::machine::{Machine, Run, Sabotage};
 use crate::plan::Plan;
 use crate::pressure::Tries;
 use crate::space::chunk::ChunkRef;
+use crate::table::Foreign;
 use crate::units::{PageRange, Pfn};
 use crate::vmalloc::Hole;
 
 /// Why a slice could not be filled.
-enum Refusal {
+pub(crate) enum Refusal {
     /// Something ran short; nothing of the slice is bound.
     Short(Shortage),
     /// So many pages of the slice are bound, and nothing helps.
@@ -37,6 +38,14 @@ fn all_bound(slice: PageRange, bound: usize) -> Result<(), Refusal> {
         return Ok(());
     }
     Err(Refusal::Final(bound, AllocError::InUse(slice.start.add_pages(bound))))
+}
+
+/// The embedder's entry is where a table has to be (T2).
+impl From<Foreign> for Refusal {
+    fn from(foreign: Foreign) -> Refusal {
+        let why = if foreign.restricts { AllocError::Restricted } else { AllocError::InUse };
+        Refusal::Final(0, why(foreign.at))
+    }
 }
 
 impl<M: Machine> Here<'_, M> {
@@ -89,7 +98,7 @@ impl<M: Machine> Here<'_, M> {
         backing: &Backing<'_>,
     ) -> Result<(), Refusal> {
         if !matches!(backing, Backing::Nothing) {
-            self.link(chunk, slice, done).map_err(Refusal::Short)?;
+            self.link(chunk, slice, done)?;
         }
         match *backing {
             Backing::Fresh => self.bind_fresh(chunk, slice, plan),
@@ -184,7 +193,10 @@ impl<M: Machine> Here<'_, M> {
     #[inline]
     fn write_entries(&self, chunk: ChunkRef, slice: PageRange, frames: &[Pfn], plan: &Plan<'_>) -> usize {
         let mut bound = 0;
-        self.core.each_piece(self.vm, chunk, slice, |piece| {
+        self.core.each_piece(self.vm, (chunk, None), slice, |piece| {
+            if piece.start() != slice.start.add_pages(bound) {
+                return false;
+            }
             let these = &frames[bound..bound + piece.pages()];
             let pages = piece.bind(these, plan.req.prot, plan.req.memory);
             bound += pages;
@@ -196,7 +208,10 @@ impl<M: Machine> Here<'_, M> {
 
     fn write_run(&self, chunk: ChunkRef, slice: PageRange, first: Pfn, plan: &Plan<'_>) -> usize {
         let mut bound = 0;
-        for piece in self.core.pieces(self.vm, chunk, slice.start, slice.pages) {
+        for piece in self.core.pieces(self.vm, (chunk, None), slice) {
+            if piece.start() != slice.start.add_pages(bound) {
+                break;
+            }
             let pages = piece.bind_run(first.offset(bound as u64), plan.req.prot, plan.req.memory);
             bound += pages;
             if pages < piece.pages() {
@@ -211,7 +226,7 @@ impl<M: Machine> Here<'_, M> {
     pub(crate) fn written(&self, chunk: ChunkRef, slice: PageRange, plan: &Plan<'_>) {
         self.vm.machine().sync(slice);
         if self.vm.breaks(Sabotage::MapGuard) {
-            let guard = self.core.pieces(self.vm, chunk, slice.end(), 1).next();
+            let guard = self.core.look(self.vm, chunk, slice.end());
             guard.map(|piece| piece.bind_run(self.vm.machine().root(), plan.req.prot, plan.req.memory));
         }
     }

@@ -19,9 +19,10 @@ use crate::machine::stock::Stock;
 use crate::machine::{Level, Machine, Sabotage};
 use crate::region::Region;
 use crate::space::shelf::Shelf;
+use crate::space::slot::Slot;
 use crate::sync::plain::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::*};
-use crate::table::Walker;
-use crate::units::{MAX_CPUS, Node, PAGE_SIZE, Pfn};
+use crate::table::{Foreign, Walker, Word};
+use crate::units::{MAX_CPUS, Node, PAGE_SIZE, PageRange, Pfn, VirtAddr};
 use crate::warm::Shed;
 use arrayvec::ArrayVec;
 use core::cell::UnsafeCell;
@@ -163,10 +164,24 @@ impl<M: Machine> Vmalloc<M> {
         self.machine.log(Level::Warn, line)
     }
 
-    /// Tells the log of an entry that should have been another one (T2).
+    /// Tells the log of an entry of a slot that should have been another one (T2).
+    /// An area that is undone because of it has told already.
     #[cold]
-    pub(crate) fn complain(&self, at: crate::units::VirtAddr, word: crate::table::Word<M>) {
+    pub(crate) fn complain(&self, slot: &Slot, at: VirtAddr, word: Word<M>) {
+        if word == <M::Table as Format>::ABSENT && slot.is_told() && slot.is_building() {
+            return;
+        }
+        slot.tell();
         self.machine.log(Level::Error, format_args!("bad entry at level 1 for {at}: {word:#x}"))
+    }
+
+    /// As [`Vmalloc::complain`], for the last look at the entries of a slot: where
+    /// nothing is left is where the log was told of a bad one before.
+    #[cold]
+    pub(crate) fn complain_again(&self, slot: &Slot, at: VirtAddr, word: Word<M>) {
+        if word != <M::Table as Format>::ABSENT || !slot.is_told() {
+            self.complain(slot, at, word);
+        }
     }
 }
 
@@ -184,6 +199,7 @@ impl<M: Machine> Core<M> {
         let regions: ArrayVec<Region<M::Lock>, MAX_REGIONS> = regions.collect();
         // SAFETY: T1: nothing is bound in the regions yet (N1).
         let walker = unsafe { Walker::new(machine) };
+        regions.iter().try_for_each(|region| left_alone(&walker, region.pages()))?;
         let roots: usize = regions.iter().map(|region| walker.missing_in_root(region.pages())).sum();
         let kept = 1 + cpus as usize * (1 + config.regions.len() + 2) + nodes * stacks;
         let wanted = kept + config.atomic_reserve + roots;
@@ -265,6 +281,15 @@ impl<M: Machine> Core<M> {
     /// The sum of `f` over all depots.
     pub(crate) fn depots(&self, f: impl FnMut(&Depot<M::Lock>) -> usize) -> usize {
         self.depots.iter().map(f).sum()
+    }
+}
+
+/// What the embedder has above the leaf tables of a region is in the way (T2).
+fn left_alone<M: Machine>(walker: &Walker<'_, M>, pages: PageRange) -> Result<(), InitError> {
+    match walker.foreign(pages) {
+        None => Ok(()),
+        Some(Foreign { at, level, restricts: true }) => Err(InitError::Restricted { at, level }),
+        Some(Foreign { at, level, .. }) => Err(InitError::InUse { at, level }),
     }
 }
 

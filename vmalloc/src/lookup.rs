@@ -14,11 +14,11 @@ use crate::cpu::Here;
 use crate::error::FreeError;
 use crate::instance::{Core, Vmalloc};
 use crate::machine::Machine;
-use crate::machine::format::{Format, entries};
+use crate::machine::format::{Entry, Format, entries};
 use crate::region::{Region, UnitEntry, leaf_shift};
 use crate::space::chunk::ChunkRef;
 use crate::space::slot::Slot;
-use crate::table::{LeafTable, Piece, Walker};
+use crate::table::{Gap, LeafTable, Piece, Walker, Word};
 use crate::units::{PAGE_SHIFT, PageRange, VirtAddr};
 use core::ptr::NonNull;
 
@@ -173,31 +173,44 @@ impl<M: Machine> Core<M> {
         self.regions[chunk.region().0 as usize].address(chunk.slot(slot).run().0)
     }
 
-    /// Calls `f` for the entries of `pages`, which are a slot's of `chunk`, cut
-    /// at the borders of leaf tables, until it says false. Class chunks keep
-    /// their leaf tables at hand.
+    /// Calls `f` for what [`Core::pieces`] finds, until it says false. Class
+    /// chunks keep their leaf tables at hand.
     #[inline(always)]
     pub(crate) fn each_piece(
         &self,
         vm: &Vmalloc<M>,
-        chunk: ChunkRef,
+        place: Place,
         pages: PageRange,
         mut f: impl FnMut(Piece<M::Table>) -> bool,
     ) {
-        match at_hand::<M>(chunk, pages) {
+        match at_hand::<M>(place.0, pages) {
             Some(piece) => _ = f(piece),
-            None => each_of_many(vm, chunk, pages, &mut f),
+            None => each_of_many(vm, place, pages, &mut f),
         }
     }
 
-    /// The entries of `pages` pages of a slot of `chunk`, cut at the borders of
-    /// leaf tables.
-    pub(crate) fn pieces<'v>(&self, vm: &'v Vmalloc<M>, chunk: ChunkRef, at: VirtAddr, pages: usize) -> Pieces<'v, M> {
-        // SAFETY: T1: the caller holds the slot, so its run is outside the
-        // arena and its tables stay linked.
-        let walker = unsafe { Walker::new(vm.machine()) };
-        Pieces { walker, chunk, at, left: pages }
+    /// The entries of `pages`, cut at the borders of leaf tables. Pages without a
+    /// table are left out, and where the slot has bound them that is told once
+    /// (T2).
+    pub(crate) fn pieces<'v>(&self, vm: &'v Vmalloc<M>, place: Place, pages: PageRange) -> Pieces<'v, M> {
+        Pieces { vm, place, at: pages.start, left: pages.pages }
     }
+
+    /// The entry of the page at `at`, which is a slot's of `chunk`. Changes and
+    /// reports nothing.
+    pub(crate) fn look(&self, vm: &Vmalloc<M>, chunk: ChunkRef, at: VirtAddr) -> Option<Piece<M::Table>> {
+        let walk = || Some(Piece::new(walker(vm).leaf_table(at)?, at, 1));
+        at_hand::<M>(chunk, PageRange::new(at, 1)).or_else(walk)
+    }
+}
+
+/// A slot's pages: its chunk and, where the slot has bound these pages, its index.
+pub(crate) type Place = (ChunkRef, Option<u32>);
+
+fn walker<M: Machine>(vm: &Vmalloc<M>) -> Walker<'_, M> {
+    // SAFETY: T1: the caller holds the slot, or is pinned, so its run is outside
+    // the arena and its tables stay linked.
+    unsafe { Walker::new(vm.machine()) }
 }
 
 /// The entries of `pages`, if they lie in one leaf table that is at hand.
@@ -240,12 +253,12 @@ fn at_hand_of_several<M: Machine>(chunk: ChunkRef, pages: PageRange) -> Option<P
 #[inline(never)]
 fn each_of_many<M: Machine>(
     vm: &Vmalloc<M>,
-    chunk: ChunkRef,
+    place: Place,
     pages: PageRange,
     f: &mut dyn FnMut(Piece<M::Table>) -> bool,
 ) {
     let Some(core) = vm.core() else { return };
-    core.pieces(vm, chunk, pages.start, pages.pages).all(f);
+    core.pieces(vm, place, pages).all(f);
 }
 
 impl<M: Machine> Here<'_, M> {
@@ -282,26 +295,51 @@ impl<M: Machine> Here<'_, M> {
 
 /// The pieces of a slot. See [`Core::pieces`].
 pub(crate) struct Pieces<'v, M: Machine> {
-    walker: Walker<'v, M>,
-    chunk: ChunkRef,
+    vm: &'v Vmalloc<M>,
+    place: Place,
     at: VirtAddr,
     left: usize,
+}
+
+impl<M: Machine> Pieces<'_, M> {
+    /// The next so many pages have been seen to.
+    fn advance(&mut self, pages: usize) {
+        self.left -= pages;
+        self.at = VirtAddr(self.at.0.wrapping_add(pages << PAGE_SHIFT));
+    }
+
+    /// There is no table where the slot has bound pages.
+    #[cold]
+    fn told(&self, gap: &Gap<Word<M>>) {
+        let (chunk, Some(index)) = self.place else { return };
+        let is_bad = <M::Table as Format>::decode(gap.word, gap.level) == Entry::Bad;
+        if !is_bad && !chunk.slot(index).is_told() {
+            walker(self.vm).complain(gap.level, gap.at, gap.word);
+        }
+        chunk.slot(index).tell();
+    }
 }
 
 impl<M: Machine> Iterator for Pieces<'_, M> {
     type Item = Piece<M::Table>;
 
     fn next(&mut self) -> Option<Piece<M::Table>> {
-        if self.left == 0 {
-            return None;
+        while self.left > 0 {
+            let first = (self.at.0 >> PAGE_SHIFT) & (entries::<M::Table>() - 1);
+            let pages = PageRange::new(self.at, self.left.min(entries::<M::Table>() - first));
+            // Runs of their own keep no leaf tables at hand.
+            match at_hand::<M>(self.place.0, pages).map_or_else(|| walker(self.vm).piece(pages), Ok) {
+                Ok(piece) => {
+                    self.advance(pages.pages);
+                    return Some(piece);
+                }
+                Err(gap) => {
+                    self.told(&gap);
+                    self.advance(gap.pages.min(self.left));
+                }
+            }
         }
-        let first = (self.at.0 >> PAGE_SHIFT) & (entries::<M::Table>() - 1);
-        let pages = PageRange::new(self.at, self.left.min(entries::<M::Table>() - first));
-        // Runs of their own keep no leaf tables at hand.
-        let walk = || Some(Piece::new(self.walker.leaf_table(self.at)?, self.at, pages.pages));
-        let piece = at_hand::<M>(self.chunk, pages).or_else(walk)?;
-        (self.at, self.left) = (pages.end(), self.left - pages.pages);
-        Some(piece)
+        None
     }
 }
 

@@ -8,8 +8,8 @@
 //! # Contract
 //! - **M1** The regions are used by nobody else, and every root shares the
 //!   top-level entries that `init` fills in for them. Dropping the instance
-//!   gives back every empty table under those entries, so nobody else maps
-//!   under them then.
+//!   gives back every empty table under those entries that is linked as the
+//!   format links tables, so nobody else maps under them then.
 //! - **M2** [`Machine::virt`] is valid, for reads and writes, for every frame
 //!   the library holds as a table or as bookkeeping, for as long as it does.
 //! - **M3** [`Machine::cpus`] is a constant upper bound of CPU indices.

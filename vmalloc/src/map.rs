@@ -214,8 +214,7 @@ impl<M: Machine> Vmalloc<M> {
         let (core, at) = (self.core()?, VirtAddr(at));
         self.looking(core, || {
             let found = core.find(self, at).filter(|found| found.is_area())?;
-            let mut pieces = core.pieces(self, found.chunk, at.page_start(), 1);
-            pieces.next().and_then(|piece| piece.frames().next()).map(|(_, frame)| frame)
+            core.look(self, found.chunk, at.page_start())?.frames().next().map(|(_, frame)| frame)
         })
     }
 

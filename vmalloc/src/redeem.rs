@@ -23,7 +23,7 @@ use crate::stats::count;
 use crate::sync::Ordering::Relaxed;
 use crate::sync::pooled;
 use crate::table::Piece;
-use crate::units::{PageRange, Pfn, VirtAddr};
+use crate::units::{PageRange, Pfn};
 
 /// What a table page is in the work of a load.
 const TABLE: usize = SLICE / 8;
@@ -34,7 +34,7 @@ impl<M: Machine> Here<'_, M> {
     pub(crate) fn redeem(&mut self, budget: usize) -> usize {
         let Some(mut load) = self.ripe.take() else { return 0 };
         let (mut work, mut pages, mut slots) = (0, 0, 0);
-        let mut drained = false;
+        let (mut drained, mut checked) = (false, None);
         while work < budget && !drained {
             let Some((chunk, slot)) = load.first() else {
                 let loose = self.redeem_loose(&mut load, budget - work);
@@ -47,6 +47,10 @@ impl<M: Machine> Here<'_, M> {
                 }
                 continue;
             };
+            if checked != Some(chunk.as_ptr()) {
+                checked = Some(chunk.as_ptr());
+                self.check_leaves(chunk);
+            }
             if load.done == 0 {
                 let (many, their_pages) = self.collect_many(chunk, load.index, budget - work);
                 (slots, pages, work) = (slots + many, pages + their_pages, work + many as usize + their_pages);
@@ -117,7 +121,8 @@ impl<M: Machine> Here<'_, M> {
                 break;
             }
             let Some(piece) = usual_piece::<M>(chunk, slot, SLICE - got) else { break };
-            got += piece.collect(&mut places[got..], &mut |at, word| vm.complain(at, word));
+            let report = &mut |at, word| vm.complain_again(chunk.slot(slot), at, word);
+            got += piece.collect(&mut places[got..], report);
             (slots, pages) = (slots + 1, pages + piece.pages());
             these |= 1 << slot;
         }
@@ -129,19 +134,19 @@ impl<M: Machine> Here<'_, M> {
 
     /// The frames that wait in entries were lent: their holders are one less.
     #[inline(never)]
-    fn return_lent(&mut self, piece: Piece<M::Table>) {
+    fn return_lent(&mut self, area: &Slot, piece: Piece<M::Table>) {
         let source = self.vm.machine().frames();
-        self.pool_last(piece, |frames| release_all(source, frames))
+        self.pool_last(area, piece, |frames| release_all(source, frames))
     }
 
     /// Collects the frames that wait in entries. Those that nobody else holds,
     /// which `last` moves to the front and counts, go to the magazine.
     #[inline(always)]
-    fn pool_last(&mut self, piece: Piece<M::Table>, last: impl Fn(&mut [Pfn]) -> usize) {
+    fn pool_last(&mut self, area: &Slot, piece: Piece<M::Table>, last: impl Fn(&mut [Pfn]) -> usize) {
         let (vm, depot) = (self.vm, self.core.depot(self.node));
-        let report = &mut |at, word| vm.complain(at, word);
+        let report = &mut |at, word| vm.complain_again(area, at, word);
         let Some(places) = self.magazine.room(vm.machine(), depot, piece.pages()) else {
-            return self.pool_singly(piece, &last);
+            return self.pool_singly(area, piece, &last);
         };
         let collected = piece.collect(places, report);
         let last = last(&mut places[..collected]);
@@ -153,10 +158,10 @@ impl<M: Machine> Here<'_, M> {
 
     #[cold]
     #[inline(never)]
-    fn pool_singly(&mut self, piece: Piece<M::Table>, last: &dyn Fn(&mut [Pfn]) -> usize) {
+    fn pool_singly(&mut self, area: &Slot, piece: Piece<M::Table>, last: &dyn Fn(&mut [Pfn]) -> usize) {
         let (vm, depot) = (self.vm, self.core.depot(self.node));
         let mut frames = [Pfn(0); SLICE];
-        let collected = piece.collect(&mut frames, &mut |at, word| vm.complain(at, word));
+        let collected = piece.collect(&mut frames, &mut |at, word| vm.complain_again(area, at, word));
         let last = last(&mut frames[..collected]);
         for &frame in frames[..last].iter().rev() {
             // SAFETY: as in `pool_last`.
@@ -191,11 +196,11 @@ impl<M: Machine> Here<'_, M> {
         let at = self.core.address_of(chunk, slot).add_pages(load.done);
         let piece = at_hand::<M>(chunk, PageRange::new(at, slice));
         match (piece, kind) {
-            (Some(piece), _) if area.own_pages().is_some() => self.pool(piece),
+            (Some(piece), _) if area.own_pages().is_some() => self.pool(area, piece),
             (Some(piece), Kind::Vmap) if self.has_no_aliases() && !self.vm.breaks(Sabotage::IgnoreCounts) => {
-                self.return_lent(piece)
+                self.return_lent(area, piece)
             }
-            _ => self.collect_slowly(area, chunk, at, slice),
+            _ => self.collect_slowly(chunk, slot, PageRange::new(at, slice)),
         }
         load.done = if load.done + slice == pages { 0 } else { load.done + slice };
         slice
@@ -203,29 +208,31 @@ impl<M: Machine> Here<'_, M> {
 
     /// As its kind, and who else holds frames, demand.
     #[inline(never)]
-    fn collect_slowly(&mut self, area: &Slot, chunk: ChunkRef, at: VirtAddr, pages: usize) {
+    fn collect_slowly(&mut self, chunk: ChunkRef, slot: u32, pages: PageRange) {
+        let area = chunk.slot(slot);
         let kind = area.kind();
         if kind.allocates() && (!area.is_shared() || self.vm.breaks(Sabotage::IgnoreCounts)) {
-            self.core.pieces(self.vm, chunk, at, pages).for_each(|piece| self.pool(piece));
+            self.core.pieces(self.vm, (chunk, Some(slot)), pages).for_each(|piece| self.pool(area, piece));
         } else {
-            self.collect_held(chunk, kind, at, pages);
+            self.collect_held(chunk, slot, pages);
         }
     }
 
     /// The frames that wait in entries go to the magazine: nobody else holds
     /// them.
     #[inline(never)]
-    fn pool(&mut self, piece: Piece<M::Table>) {
-        self.pool_last(piece, |frames| frames.len())
+    fn pool(&mut self, area: &Slot, piece: Piece<M::Table>) {
+        self.pool_last(area, piece, |frames| frames.len())
     }
 
     /// Frames that others may hold lose this holder (G3).
     #[inline(never)]
-    fn collect_held(&mut self, chunk: ChunkRef, kind: Kind, at: VirtAddr, pages: usize) {
-        let (vm, core) = (self.vm, self.core);
-        for piece in core.pieces(vm, chunk, at, pages) {
+    fn collect_held(&mut self, chunk: ChunkRef, slot: u32, pages: PageRange) {
+        let (vm, core, area) = (self.vm, self.core, chunk.slot(slot));
+        let kind = area.kind();
+        for piece in core.pieces(vm, (chunk, Some(slot)), pages) {
             let mut frames = [Pfn(0); SLICE];
-            let collected = piece.collect(&mut frames, &mut |at, word| vm.complain(at, word));
+            let collected = piece.collect(&mut frames, &mut |at, word| vm.complain_again(area, at, word));
             for &frame in &frames[..collected] {
                 let page = vm.machine().frames().page(frame);
                 let last = match page {

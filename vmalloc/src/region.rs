@@ -26,6 +26,7 @@ use crate::area::RegionId;
 use crate::config::RegionConfig;
 use crate::cpu::{Here, SLICE};
 use crate::error::Shortage;
+use crate::fill::Refusal;
 use crate::load::HeldTable;
 use crate::machine::Machine;
 use crate::machine::format::{Format, entries};
@@ -34,6 +35,7 @@ use crate::plan::guards_below;
 use crate::space::arena::{Arena, Fit};
 use crate::space::chunk::ChunkRef;
 use crate::space::class::Class;
+use crate::space::slot::slots_of;
 use crate::space::units::UnitTable;
 use crate::stats::count;
 use crate::sync::{AtomicBool, Ordering::Relaxed};
@@ -252,6 +254,12 @@ impl<L: lock_api::RawMutex> Region<L> {
     }
 }
 
+/// Where the `index`-th leaf table under a class chunk begins.
+fn leaf_of<M: Machine>(chunk: ChunkRef, index: usize) -> VirtAddr {
+    let first = chunk.address(0).0 >> leaf_shift::<M>();
+    VirtAddr((first + index) << leaf_shift::<M>())
+}
+
 /// Whom a run is taken for.
 enum For {
     /// A new chunk of so many slots.
@@ -365,12 +373,15 @@ impl<'v, M: Machine> Here<'v, M> {
     }
 
     /// Links the tables for a slice, `done` pages into its area, if they may be
-    /// missing (R3).
-    pub(crate) fn link(&mut self, chunk: ChunkRef, slice: PageRange, done: usize) -> Result<(), Shortage> {
+    /// missing (R3). What the embedder has there is not touched (T2).
+    pub(crate) fn link(&mut self, chunk: ChunkRef, slice: PageRange, done: usize) -> Result<(), Refusal> {
         if is_linked::<M>(chunk, slice, done) {
             return Ok(());
         }
-        self.lay_in(self.walker().tables_needed(slice.pages))?;
+        if let Some(foreign) = self.walker().foreign(slice) {
+            return Err(foreign.into());
+        }
+        self.lay_in(self.walker().tables_needed(slice.pages)).map_err(Refusal::Short)?;
         let before = self.stock.len();
         self.walker().prepare(slice, &mut self.stock);
         self.core.tables.fetch_add(before - self.stock.len(), Relaxed);
@@ -416,8 +427,9 @@ impl<'v, M: Machine> Here<'v, M> {
         let shift = leaf_shift::<M>();
         let first = chunk.address(0).0 >> shift;
         for leaf in range.start.0 >> shift..=(range.end().0 - 1) >> shift {
-            let table = self.walker().leaf_table(VirtAddr(leaf << shift));
-            chunk.cache_leaf(leaf - first, table.map_or(0, |table| table.into_raw()));
+            if let Some((frame, table)) = self.walker().leaf(VirtAddr(leaf << shift)) {
+                chunk.cache_leaf(leaf - first, table.into_raw(), frame);
+            }
         }
         let whole = self.region(chunk.region()).pages_of(0, chunk.units()).pages;
         let whole = PageRange::new(chunk.address(0), whole);
@@ -425,6 +437,38 @@ impl<'v, M: Machine> Here<'v, M> {
             && let Some(table) = self.walker().leaf_table(whole.start)
         {
             chunk.cache_entries(Piece::new(table, whole.start, whole.pages).into_raw());
+        }
+    }
+
+    /// Looks whether the leaf tables that the chunk keeps at hand are linked. One
+    /// that is not, since somebody has written over an entry above it, is linked
+    /// again; where the entry is the embedder's, it is forgotten (T2).
+    #[inline]
+    pub(crate) fn check_leaves(&mut self, chunk: ChunkRef) {
+        for (index, frame) in chunk.leaves() {
+            let at = leaf_of::<M>(chunk, index);
+            if self.walker().leaf(at).is_none_or(|(linked, _)| linked != frame) {
+                self.mend(chunk, index, at, frame);
+            }
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn mend(&mut self, chunk: ChunkRef, index: usize, at: VirtAddr, frame: Pfn) {
+        let levels = self.vm.machine().levels() as usize;
+        if self.lay_in(levels).is_ok() {
+            let before = self.stock.len();
+            self.walker().relink(at, frame, &mut self.stock);
+            self.core.tables.fetch_add(before - self.stock.len(), Relaxed);
+        } else {
+            // Without memory it is reported only.
+            let _ = self.walker().piece(PageRange::new(at, 1));
+        }
+        if self.walker().leaf(at).is_none_or(|(linked, _)| linked != frame) {
+            chunk.forget_leaf(index);
+            // What waits under it is lost, and that was just told.
+            slots_of(chunk.stale(0) | chunk.stale(1)).for_each(|slot| chunk.slot(slot).tell());
         }
     }
 

@@ -8,7 +8,7 @@
 //!
 //! ```text
 //!   Walker ── prepare ──▶ links what is missing        rare: once a leaf table
-//!     │ leaf_table / pieces
+//!     │ piece
 //!   LeafTable ── Piece::new ──▶ Piece                  cached in the chunk
 //!     │  bind  retire  collect                         one load, one store a page
 //!   Walker ── unlink ──▶ the frame of an empty leaf    rare: once 2 MiB are free
@@ -21,7 +21,10 @@
 //!   kept until grace.
 //! - **T2** An entry that the format never writes is reported with its level,
 //!   cleared, and the walk goes on. An entry in use is never overwritten:
-//!   [`Piece::bind`] stops before it.
+//!   [`Piece::bind`] stops before it. What is present above level 1 and is no
+//!   table that pages can be bound under is the embedder's ([`Walker::foreign`]):
+//!   it is neither overwritten nor cleared, and a table that is not linked as the
+//!   format links tables is the embedder's, too, and stays linked.
 //! - **T3** Entries are read and written by one aligned atomic access of
 //!   their width. Accessed is preset, dirty only with writable, so the MMU
 //!   never writes an entry.
@@ -29,7 +32,8 @@
 //! # Why it cannot fail
 //! `prepare` takes its frames from a [`Stock`] that was filled to
 //! [`Walker::tables_needed`] while failing was allowed. Nothing else in this
-//! tier allocates, and only [`Piece::bind`] refuses.
+//! tier allocates. [`Walker::foreign`] tells before what `prepare` would have to
+//! leave out, and only [`Piece::bind`] refuses.
 //!
 //! # Locks
 //! None. Two CPUs that miss the same table both try to link one; an exchange
@@ -76,6 +80,30 @@ pub struct Walker<'m, M: Machine> {
     machine: &'m M,
 }
 
+/// An entry of the embedder's where the library needs to link a table (T2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Foreign {
+    /// The first page that was asked about and that the entry is for.
+    pub at: VirtAddr,
+    /// The entry's level.
+    pub level: u8,
+    /// It is a table, but forbids writing or execution; else a large page.
+    pub restricts: bool,
+}
+
+/// Pages without a leaf table: what stands in the way to it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Gap<W> {
+    /// The first of the pages.
+    pub at: VirtAddr,
+    /// How many there are from there to the end of what the entry is for.
+    pub pages: usize,
+    /// The level of the entry that links no table.
+    pub level: u8,
+    /// The entry. A bad one has been cleared (T2).
+    pub word: W,
+}
+
 /// A linked table.
 struct Table<F: Format> {
     words: NonNull<F::Word>,
@@ -110,21 +138,22 @@ impl<'m, M: Machine> Walker<'m, M> {
         if pages == 0 { 0 } else { (1..self.levels()).map(worst).sum() }
     }
 
-    /// The frames that [`Walker::prepare`] would take for `range` now.
+    /// The first entry in the way of the tables of `range` that is the embedder's.
     ///
     /// # Cost
-    /// A visit to each leaf table's link.
-    pub fn missing(&self, range: PageRange) -> usize {
-        self.missing_in(self.root(), pages_of(range))
+    /// A visit to each entry of a table above the leaf tables of `range` that is
+    /// linked.
+    pub fn foreign(&self, range: PageRange) -> Option<Foreign> {
+        self.foreign_in(self.root(), pages_of(range))
     }
 
     /// Links each table of `range` that is missing. A bad entry counts as
-    /// missing and is reported (T2).
+    /// missing and is reported; what is under [`Walker::foreign`] ones is left
+    /// out (T2).
     ///
-    /// Cannot fail: `stock` holds [`Walker::tables_needed`] frames, or
-    /// [`Walker::missing`] where nobody else prepares.
+    /// Cannot fail: `stock` holds [`Walker::tables_needed`] frames.
     pub fn prepare(&self, range: PageRange, stock: &mut Stock) {
-        self.prepare_in(self.root(), pages_of(range), stock)
+        self.prepare_in(self.root(), pages_of(range), 1, stock)
     }
 
     /// The frames that [`Walker::prepare_root`] would take for `range` now.
@@ -152,9 +181,35 @@ impl<'m, M: Machine> Walker<'m, M> {
     /// The leaf table that holds the entry of `at`, where one is linked.
     #[inline]
     pub fn leaf_table(&self, at: VirtAddr) -> Option<LeafTable<M::Table>> {
+        self.leaf(at).map(|(_, table)| table)
+    }
+
+    /// The leaf table that holds the entry of `at`, where one is linked, and its
+    /// frame.
+    pub fn leaf(&self, at: VirtAddr) -> Option<(Pfn, LeafTable<M::Table>)> {
         match self.descend(page_of(at), 2) {
-            (_, _, Entry::Table(frame)) => Some(LeafTable::new(self.below(2, frame).words)),
+            (_, _, Entry::Table(frame)) => Some((frame, LeafTable::new(self.below(2, frame).words))),
             _ => None,
+        }
+    }
+
+    /// Links the leaf table in `frame`, which holds the entry of `at` and was linked
+    /// before, again where somebody has written over an entry above it. That is
+    /// reported; an entry of the embedder's is left alone (T2).
+    ///
+    /// Cannot fail: `stock` holds a frame a level.
+    pub fn relink(&self, at: VirtAddr, frame: Pfn, stock: &mut Stock) {
+        let (slot, word, says) = self.descend(page_of(at), 2);
+        if says == Entry::Absent || matches!(says, Entry::Foreign | Entry::Restricted) {
+            self.complain(slot.level, at, word);
+        }
+        self.prepare_in(self.root(), page_of(at)..page_of(at) + 1, 2, stock);
+        let (slot, word, says) = self.descend(page_of(at), 2);
+        if says == Entry::Bad {
+            self.complain(slot.level, at, word);
+        }
+        if slot.level == 2 && matches!(says, Entry::Absent | Entry::Bad) {
+            let _ = slot.cell.exchange(word, M::Table::table(frame));
         }
     }
 
@@ -179,17 +234,22 @@ impl<'m, M: Machine> Walker<'m, M> {
         (None, rest(page))
     }
 
-    /// `range` cut at the borders of leaf tables. Pages without a table are
-    /// left out; a bad link on the way is reported and cleared (T2).
-    pub fn pieces(self, range: PageRange) -> impl Iterator<Item = Piece<M::Table>> {
-        cut(pages_of(range), table_bits::<M::Table>(1)).filter_map(move |part| {
-            let table = match self.descend(part.start, 2) {
-                (_, _, Entry::Table(frame)) => LeafTable::new(self.below(2, frame).words),
-                (slot, word, Entry::Bad) => return self.clear_bad(&slot, word),
-                _ => return None,
-            };
-            Some(Piece::new(table, address_of(part.start), part.len()))
-        })
+    /// The entries of `range`, which lies under one leaf table.
+    ///
+    /// # Errors
+    /// No leaf table is linked: how far that goes, and why. A bad link is cleared
+    /// and reported; others are the caller's to report, who knows whether there
+    /// has to be one (T2).
+    pub fn piece(&self, range: PageRange) -> Result<Piece<M::Table>, Gap<Word<M>>> {
+        let (slot, word, says) = self.descend(page_of(range.start), 2);
+        if let (2, Entry::Table(frame)) = (slot.level, says) {
+            return Ok(Piece::new(LeafTable::new(self.below(2, frame).words), range.start, range.pages));
+        }
+        if says == Entry::Bad {
+            self.clear_bad(&slot, word);
+        }
+        let (level, covered) = (slot.level, 1 << table_bits::<M::Table>(slot.level - 1));
+        Err(Gap { at: range.start, pages: covered - (slot.page & (covered - 1)), level, word })
     }
 
     /// What the tables say of the page of `at`: the leaf entry, or the entry
@@ -253,31 +313,39 @@ impl<'m, M: Machine> Walker<'m, M> {
         }
     }
 
-    fn missing_in(&self, table: Table<M::Table>, pages: Range<usize>) -> usize {
-        let missing = |part: Range<usize>| match table.slot(part.start).says() {
-            Entry::Table(frame) if table.level > 2 => self.missing_in(self.below(table.level, frame), part),
-            Entry::Table(_) => 0,
-            _ => (1..table.level).map(|level| cut(part.clone(), table_bits::<M::Table>(level)).count()).sum(),
-        };
-        table.parts(pages).map(missing).sum()
+    fn foreign_in(&self, table: Table<M::Table>, pages: Range<usize>) -> Option<Foreign> {
+        table.parts(pages).find_map(|part| {
+            let found = |restricts| Some(Foreign { at: address_of(part.start), level: table.level, restricts });
+            match table.slot(part.start).says() {
+                Entry::Table(frame) if table.level > 2 => self.foreign_in(self.below(table.level, frame), part),
+                Entry::Foreign => found(false),
+                Entry::Restricted => found(true),
+                _ => None,
+            }
+        })
     }
 
-    fn prepare_in(&self, table: Table<M::Table>, pages: Range<usize>, stock: &mut Stock) {
+    /// Links the tables under `table` down to those of level `lowest`.
+    fn prepare_in(&self, table: Table<M::Table>, pages: Range<usize>, lowest: u8, stock: &mut Stock) {
+        if table.level == lowest {
+            return;
+        }
         for part in table.parts(pages) {
-            match self.link(table.slot(part.start), stock) {
-                Some(lower) if lower.level > 1 => self.prepare_in(lower, part, stock),
-                _ => {}
+            if let Some(lower) = self.link(table.slot(part.start), stock) {
+                self.prepare_in(lower, part, lowest, stock);
             }
         }
     }
 
-    /// The table that `slot` links, linked now if it was not.
+    /// The table that `slot` links, linked now if it was not; `None` where the
+    /// entry is the embedder's.
     fn link(&self, slot: Slot<M::Table>, stock: &mut Stock) -> Option<Table<M::Table>> {
         loop {
             let word = slot.cell.load();
             match M::Table::decode(word, slot.level) {
                 Entry::Table(frame) => return Some(self.below(slot.level, frame)),
                 Entry::Absent => {}
+                Entry::Foreign | Entry::Restricted => return None,
                 _ => self.complain(slot.level, address_of(slot.page), word),
             }
             let frame = stock.take(self.machine);
@@ -293,10 +361,9 @@ impl<'m, M: Machine> Walker<'m, M> {
     /// Reports the bad `word` of `slot` and clears it, unless somebody else
     /// has replaced it meanwhile. There is nothing below it.
     #[cold]
-    fn clear_bad<T>(&self, slot: &Slot<M::Table>, word: Word<M>) -> Option<T> {
+    fn clear_bad(&self, slot: &Slot<M::Table>, word: Word<M>) {
         self.complain(slot.level, address_of(slot.page), word);
         let _ = slot.cell.exchange(word, M::Table::ABSENT);
-        None
     }
 }
 

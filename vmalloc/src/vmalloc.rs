@@ -134,7 +134,12 @@ impl<M: Machine> Vmalloc<M> {
             match here.take_warm(plan, backing) {
                 Ok(found) => {
                     drop(here);
-                    return Ok(Hole { vm: self, core, found, pages: plan.pages, bound: plan.pages }.whole(plan));
+                    let hole = Hole { vm: self, core, found, pages: plan.pages, bound: plan.pages };
+                    if !found.slot().is_told() {
+                        return Ok(hole.whole(plan));
+                    }
+                    drop(hole);
+                    here = Here::enter(self, core).map_err(AllocError::WrongContext)?;
                 }
                 Err(miss) => plain = miss,
             }
@@ -371,21 +376,21 @@ impl<M: Machine> Here<'_, M> {
 
     pub(crate) fn unbind_slice(&mut self, found: &Found, slice: PageRange) {
         if found.slot().kind() == Kind::MapRam {
-            self.clear_entries(found.chunk, slice);
+            self.clear_entries((found.chunk, found.index), slice);
         } else {
-            self.retire_entries(found.chunk, slice);
+            self.retire_entries((found.chunk, found.index), slice);
         }
     }
 
     /// Bound → waiting, page by page.
     #[inline]
-    pub(crate) fn retire_entries(&self, chunk: ChunkRef, slice: PageRange) {
+    pub(crate) fn retire_entries(&self, (chunk, index): (ChunkRef, u32), slice: PageRange) {
         if slice.pages == 0 {
             return;
         }
-        let vm = self.vm;
-        self.core.each_piece(vm, chunk, slice, |piece| {
-            piece.retire(&mut |at, word| vm.complain(at, word));
+        let (vm, slot) = (self.vm, chunk.slot(index));
+        self.core.each_piece(vm, (chunk, Some(index)), slice, |piece| {
+            piece.retire(&mut |at, word| vm.complain(slot, at, word));
             true
         });
         vm.machine().unmapped(slice);
@@ -417,7 +422,8 @@ impl<'v, M: Machine> Hole<'v, M> {
     }
 
     fn pieces(&self) -> Pieces<'v, M> {
-        self.core.pieces(self.vm, self.found.chunk, self.found.start, self.pages)
+        let place = (self.found.chunk, Some(self.found.index));
+        self.core.pieces(self.vm, place, PageRange::new(self.found.start, self.pages))
     }
 
     /// Clears the pages.

@@ -232,7 +232,8 @@ impl<M: Machine> Here<'_, M> {
         Err(self.vm.machine().frames().nodes() == 1)
     }
 
-    /// Parked → bound, with the frames and the protection that it had (G2).
+    /// Parked → bound, with the frames and the protection that it had (G2). Where
+    /// an entry was another one the slot is told of, and must not be used (T2).
     #[inline]
     fn unpark(&mut self, found: &Found, pages: usize) {
         let vm = self.vm;
@@ -240,8 +241,8 @@ impl<M: Machine> Here<'_, M> {
             if slice.start != found.start {
                 self.breathe();
             }
-            for piece in self.core.pieces(vm, found.chunk, slice.start, slice.pages) {
-                piece.unstage(&mut |at, word| vm.complain(at, word));
+            for piece in self.core.pieces(vm, (found.chunk, Some(found.index)), slice) {
+                piece.unstage(&mut |at, word| vm.complain(found.slot(), at, word));
             }
             vm.machine().sync(slice);
         }
@@ -287,7 +288,12 @@ impl<M: Machine> Here<'_, M> {
         let (source, home) = (machine.frames(), machine.node_of(chunk.owner()));
         let mixed = source.nodes() > 1;
         let fits = |frame: Pfn| !mixed || source.node_of(frame) == home;
-        self.core.pieces(self.vm, chunk, slice.start, slice.pages).all(|piece| piece.is_plain(fits))
+        let mut left = slice.pages;
+        let plain = self.core.pieces(self.vm, (chunk, None), slice).all(|piece| {
+            left -= piece.pages();
+            piece.is_plain(fits)
+        });
+        plain && left == 0
     }
 
     /// Frees an area that may stay warm; `None` if it may not.
@@ -318,9 +324,9 @@ impl<M: Machine> Here<'_, M> {
         let alone = chunk.keep(index);
         slot.freed_plain_by(by, kept);
         if !kept {
-            self.retire_entries(chunk, PageRange::new(found.start, pages));
+            self.retire_entries((chunk, index), PageRange::new(found.start, pages));
         }
-        if alone && !self.is_handed_out(slot) {
+        if alone && !self.is_handed_out(slot) && !slot.is_told() {
             self.rack(chunk, index, pages);
             self.trim();
         } else {
@@ -366,7 +372,7 @@ impl<M: Machine> Here<'_, M> {
         // The claim on it is the freer's own.
         chunk.keep(slot);
         // It was freed under a policy that may not be in force any more.
-        if self.is_handed_out(area) || !self.core.caches() {
+        if self.is_handed_out(area) || !self.core.caches() || area.is_told() {
             self.let_go(chunk, slot, pages);
         } else {
             self.rack(chunk, slot, pages);
@@ -392,7 +398,7 @@ impl<M: Machine> Here<'_, M> {
     #[cold]
     fn let_go(&mut self, chunk: ChunkRef, slot: u32, pages: usize) {
         if chunk.slot(slot).is_kept() {
-            self.retire_entries(chunk, PageRange::new(chunk.address(slot), pages));
+            self.retire_entries((chunk, slot), PageRange::new(chunk.address(slot), pages));
         }
         self.open.cool(chunk, slot, pages);
         self.pay(pages);
@@ -466,7 +472,7 @@ impl<M: Machine> Here<'_, M> {
         let pages = chunk.slot(slot).pages();
         let left = if chunk.slot(slot).is_kept() { pages - done } else { 0 };
         let slice = left.min(SLICE);
-        self.retire_entries(chunk, PageRange::new(chunk.address(slot).add_pages(done), slice));
+        self.retire_entries((chunk, slot), PageRange::new(chunk.address(slot).add_pages(done), slice));
         if slice < left {
             victim.done += slice;
             self.warm.victim = Some(victim);

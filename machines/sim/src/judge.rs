@@ -59,7 +59,9 @@ impl<F: Format> Core<F> {
             Entry::Waiting(_) => Err("the page was bound to another frame, and freed, before grace"),
             Entry::Absent if place.level == 1 && (turn::is_racing() || s.cleared.contains(&cached.prefix)) => Ok(true),
             Entry::Absent => Err("the entry was collected before grace"),
-            Entry::Table(_) | Entry::Bad => Err("the entry is none that the CPU could have seen"),
+            Entry::Table(_) | Entry::Foreign | Entry::Restricted | Entry::Bad => {
+                Err("the entry is none that the CPU could have seen")
+            }
         }
     }
 
@@ -88,7 +90,7 @@ impl<F: Format> Core<F> {
         let at = covered::<F>(cached.level, cached.prefix).start;
         let frames = match now {
             Entry::Leaf { frame, .. } | Entry::Table(frame) | Entry::Waiting(frame) => [cached.frame, frame],
-            Entry::Absent | Entry::Bad => [cached.frame; 2],
+            Entry::Absent | Entry::Foreign | Entry::Restricted | Entry::Bad => [cached.frame; 2],
         };
         let Cached { level, frame, prot, since, how, .. } = *cached;
         let held = match level {

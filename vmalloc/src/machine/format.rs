@@ -67,6 +67,12 @@ pub enum Entry {
     },
     /// Was a leaf; its frame waits for grace.
     Waiting(Pfn),
+    /// Present above level 1, and no table: a larger page of the embedder's.
+    /// Left alone (T2).
+    Foreign,
+    /// A table, above level 1, under which a page could not be written or not be
+    /// executed. Left alone, and nothing is bound under it (T2).
+    Restricted,
     /// Nothing that this format writes: reported, cleared, walked past (T2).
     Bad,
 }
@@ -101,7 +107,8 @@ pub trait Word: Copy + Eq + LowerHex + Send + Sync + 'static {
 /// - T0. `retire_all` and `waiting_all` do what `decode` and `retire` do word by
 ///   word. `decode` inverts `leaf`, `table` and `retire`, but for protections
 ///   that the format cannot express: those it tells as the MMU sees them.
-///   It says `Table` above level 1 only. `ABSENT` and retired words are ones
+///   It says `Table` above level 1 only, of every entry that the MMU walks on
+///   from without a restriction, and never `Bad` there of a present one. `ABSENT` and retired words are ones
 ///   that the MMU does not cache; index bits are those of the MMU.
 pub unsafe trait Format: 'static {
     /// An entry.

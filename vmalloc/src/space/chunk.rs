@@ -102,6 +102,8 @@ pub struct Chunk {
     leaves: [AtomicUsize; MAX_LEAVES],
     remote: Remote,
     slots: [Slot; SLOTS],
+    /// The frames of `leaves`.
+    frames: [AtomicU64; MAX_LEAVES],
 }
 
 const _: () = assert!(cfg!(loom) || size_of::<Chunk>() <= PAGE_SIZE, "a header is one frame");
@@ -132,6 +134,7 @@ impl Chunk {
             leaves: Default::default(),
             remote: Remote::default(),
             slots: core::array::from_fn(|_| Slot::default()),
+            frames: Default::default(),
         }
     }
 
@@ -308,11 +311,27 @@ impl Chunk {
         self.entries.store(first, Release);
     }
 
-    /// Keeps the `index`-th leaf table under the chunk at hand.
-    pub fn cache_leaf(&self, index: usize, leaf: usize) {
-        if let Some(place) = self.leaves.get(index) {
+    /// Keeps the `index`-th leaf table under the chunk at hand, which is in `frame`.
+    pub fn cache_leaf(&self, index: usize, leaf: usize, frame: Pfn) {
+        if let (Some(place), Some(of)) = (self.leaves.get(index), self.frames.get(index)) {
+            of.store(frame.0, Relaxed);
             place.store(leaf, Release);
         }
+    }
+
+    /// The leaf tables at hand, as [`Chunk::cache_leaf`] left them: which, and the
+    /// frame.
+    pub fn leaves(&self) -> impl Iterator<Item = (usize, Pfn)> {
+        let known = self.leaves.iter().zip(&self.frames).enumerate().filter(|(_, (leaf, _))| leaf.load(Relaxed) != 0);
+        known.map(|(index, (_, frame))| (index, Pfn(frame.load(Relaxed))))
+    }
+
+    /// The `index`-th leaf table under the chunk is not linked any more: nothing of
+    /// it is at hand.
+    #[cold]
+    pub fn forget_leaf(&self, index: usize) {
+        self.entries.store(0, Release);
+        self.cache_leaf(index, 0, Pfn(0));
     }
 
     /// Owner: takes a free slot; it is live (and not built) from here on.

@@ -38,6 +38,8 @@ const FREER_IS_EVEN: u16 = 1 << 1;
 const KEPT: u16 = 1 << 2;
 /// Freed, and its entries are left to the slot's owner (R6).
 const DEFERRED: u16 = 1 << 3;
+/// Some of its entries were not what they had to be, and the log knows (T2).
+const TOLD: u16 = 1 << 4;
 
 /// What one area is.
 #[derive(Debug, Default)]
@@ -193,6 +195,19 @@ impl Slot {
     #[inline]
     pub fn is_kept(&self) -> bool {
         self.freed.load(Acquire) & KEPT != 0
+    }
+
+    /// Some of its entries were not what they had to be: the log has been told
+    /// (T2).
+    #[cold]
+    pub fn tell(&self) {
+        self.freed.fetch_or(TOLD, Relaxed);
+    }
+
+    /// Whether the log knows of entries that were not what they had to be.
+    #[inline]
+    pub fn is_told(&self) -> bool {
+        self.freed.load(Relaxed) & TOLD != 0
     }
 
     /// Changes fields under the sequence. Only who makes the area does: two at a

@@ -32,7 +32,7 @@ impl<M: Machine> Walker<'_, M> {
                 Entry::Table(frame) => self.check_in(self.below(table.level, frame), part)?,
                 Entry::Leaf { .. } if is_exact::<M::Table>(word) => {}
                 Entry::Waiting(_) if is_exact::<M::Table>(M::Table::retire(word)) => {}
-                Entry::Bad => return broken("T2"),
+                Entry::Bad | Entry::Foreign | Entry::Restricted => return broken("T2"),
                 _ => return broken("T3"),
             }
         }

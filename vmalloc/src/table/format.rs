@@ -49,9 +49,9 @@ mod bit {
     /// What retiring flips, frame bits aside.
     pub const RETIRE: u32 = PRESENT | MARK;
     /// What every table's entry agrees on, and how. The tables above a region
-    /// may be the embedder's: their user, accessed and ignored dirty bits are
-    /// its own business.
-    pub const TABLE_FIXED: u32 = PRESENT | WRITE | PWT | PCD | LARGE | GLOBAL | MARK | SPARE;
+    /// may be the embedder's: how they are cached, who may use them, and all
+    /// bits that the MMU ignores are its own business.
+    pub const TABLE_FIXED: u32 = PRESENT | WRITE | LARGE;
     pub const TABLE: u32 = PRESENT | WRITE;
 }
 

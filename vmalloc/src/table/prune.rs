@@ -1,6 +1,6 @@
 //! Taking empty tables out of the tree (T1).
 
-use super::{Slot, Table, Walker, address_of, page_of, pages_of, table_bits};
+use super::{Slot, Table, Walker, Word, address_of, page_of, pages_of, table_bits};
 use crate::machine::Machine;
 use crate::machine::format::{Entry, Format};
 use crate::units::{PageRange, Pfn, VirtAddr};
@@ -10,9 +10,13 @@ impl<M: Machine> Walker<'_, M> {
     /// Unlinks the leaf table of `at` and returns its frame, which the caller
     /// keeps until grace: until then a CPU may still walk into it.
     ///
-    /// A table in use stays linked: that is a caller's error, and reported.
+    /// A table in use stays linked: that is a caller's error, and reported. So
+    /// does one that was linked by somebody else (T2).
     pub fn unlink(&self, at: VirtAddr) -> Option<Pfn> {
         let (slot, word, Entry::Table(frame)) = self.descend(page_of(at), 2) else { return None };
+        if !links::<M>(word, frame) {
+            return None;
+        }
         if let Some(used) = first_used(self.below(2, frame), slot.page) {
             self.complain(1, address_of(used.page), used.cell.load());
             return None;
@@ -21,7 +25,7 @@ impl<M: Machine> Walker<'_, M> {
     }
 
     /// Unlinks every empty table but the root that covers nothing outside
-    /// `range`, and gives its frame away. For tear-down, when no CPU walks
+    /// `range` and was linked by the library, and gives its frame away. For tear-down, when no CPU walks
     /// here any more.
     ///
     /// An upper table that reaches beyond `range` stays, because other roots
@@ -36,14 +40,16 @@ impl<M: Machine> Walker<'_, M> {
             let slot = table.slot(part.start);
             let whole = part.len() == 1 << table_bits::<M::Table>(table.level - 1);
             let word = slot.cell.load();
-            let freed = match M::Table::decode(word, slot.level) {
-                Entry::Table(frame) if self.is_emptied(self.below(slot.level, frame), part, give) => Some(frame),
+            match M::Table::decode(word, slot.level) {
+                Entry::Table(frame) => {
+                    let empty = self.is_emptied(self.below(slot.level, frame), part, give);
+                    if empty && whole && links::<M>(word, frame) {
+                        slot.cell.store(M::Table::ABSENT);
+                        give(frame);
+                    }
+                }
                 Entry::Bad => self.clear_bad(&slot, word),
-                _ => None,
-            };
-            if let Some(frame) = freed.filter(|_| whole) {
-                slot.cell.store(M::Table::ABSENT);
-                give(frame);
+                _ => {}
             }
         }
     }
@@ -56,6 +62,12 @@ impl<M: Machine> Walker<'_, M> {
         }
         first_used(table, first).is_none()
     }
+}
+
+/// Whether `word` links the table in `frame` as the format does: another one was
+/// linked by the embedder (T2).
+fn links<M: Machine>(word: Word<M>, frame: Pfn) -> bool {
+    word == M::Table::table(frame)
 }
 
 /// The first entry of `table` that is not absent; `page` is one that the

@@ -3,14 +3,15 @@
 
 extern crate std;
 
-use super::{X86_32, X86_64};
-use crate::machine::format::{Format, MemType};
+use super::{Piece, Table, Walker, X86_32, X86_64, address_of, cut, pages_of, table_bits};
+use crate::machine::format::{Entry, Format, MemType};
 use crate::machine::frames::{Frames, Want};
 use crate::machine::stock::Stock;
 use crate::machine::{Context, Flush, Level, Machine, Pinned};
 use crate::sync::plain::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 use crate::units::{CpuSet, Node, PAGE_SIZE, PageRange, Pfn, VirtAddr};
 use core::cell::UnsafeCell;
+use core::ops::Range;
 use core::ptr::NonNull;
 use std::boxed::Box;
 use std::collections::BTreeSet;
@@ -98,6 +99,12 @@ impl<F: Format> Boxed<F> {
     /// The words of `frame`.
     pub fn words(&self, frame: Pfn) -> [u64; 512] {
         core::array::from_fn(|n| self.word64(frame.phys() + 8 * n as u64).load(SeqCst))
+    }
+
+    /// The words of all frames in use.
+    pub fn all_words(&self) -> Vec<(u64, [u64; 512])> {
+        let held = self.held.lock().unwrap().clone();
+        held.into_iter().map(|frame| (frame, self.words(Pfn(frame)))).collect()
     }
 
     /// The 64 bits at the physical address `phys`.
@@ -214,6 +221,10 @@ pub trait Mmu: Format {
     fn plant(machine: &Boxed<Self>, at: VirtAddr, level: u8, word: u64)
     where
         Self: Sized;
+    /// The entry of `level` for `at`.
+    fn planted(machine: &Boxed<Self>, at: VirtAddr, level: u8) -> u64
+    where
+        Self: Sized;
     /// First addresses behind borders of leaf tables, of tables further up
     /// and of root entries.
     fn borders(levels: u8) -> [usize; 3];
@@ -279,6 +290,10 @@ impl Mmu for X86_64 {
         machine.word64(Self::locate(machine, at, level)).store(word, SeqCst)
     }
 
+    fn planted(machine: &Boxed<X86_64>, at: VirtAddr, level: u8) -> u64 {
+        machine.word64(Self::locate(machine, at, level)).load(SeqCst)
+    }
+
     fn borders(levels: u8) -> [usize; 3] {
         match levels {
             4 => [0xffff_c900_0020_0000, 0xffff_c900_4000_0000, 0xffff_c980_0000_0000],
@@ -322,6 +337,10 @@ impl Mmu for X86_32 {
         machine.word32(Self::locate(machine, at, level)).store(word as u32, SeqCst)
     }
 
+    fn planted(machine: &Boxed<X86_32>, at: VirtAddr, level: u8) -> u64 {
+        machine.word32(Self::locate(machine, at, level)).load(SeqCst) as u64
+    }
+
     fn borders(_: u8) -> [usize; 3] {
         [0xc040_0000, 0xf7c0_0000, 0xffc0_0000]
     }
@@ -332,4 +351,27 @@ impl Mmu for X86_32 {
 /// The pages from `before` pages below `border`.
 pub fn around(border: usize, before: usize, pages: usize) -> PageRange {
     PageRange::new(VirtAddr(border - before * PAGE_SIZE), pages)
+}
+
+impl<M: Machine> Walker<'_, M> {
+    /// `range` cut at the borders of leaf tables; pages without a table are left
+    /// out.
+    pub fn pieces(self, range: PageRange) -> impl Iterator<Item = Piece<M::Table>> {
+        let parts = cut(pages_of(range), table_bits::<M::Table>(1));
+        parts.filter_map(move |part| self.piece(PageRange::new(address_of(part.start), part.len())).ok())
+    }
+
+    /// The frames that [`Walker::prepare`] would take for `range` now.
+    pub fn missing(&self, range: PageRange) -> usize {
+        self.missing_in(self.root(), pages_of(range))
+    }
+
+    fn missing_in(&self, table: Table<M::Table>, pages: Range<usize>) -> usize {
+        let missing = |part: Range<usize>| match table.slot(part.start).says() {
+            Entry::Table(frame) if table.level > 2 => self.missing_in(self.below(table.level, frame), part),
+            Entry::Table(_) => 0,
+            _ => (1..table.level).map(|level| cut(part.clone(), table_bits::<M::Table>(level)).count()).sum(),
+        };
+        table.parts(pages).map(missing).sum()
+    }
 }

@@ -4,7 +4,7 @@
 extern crate std;
 
 use super::testing::{Boxed, Mmu, around};
-use super::{LeafTable, Piece, Walker, X86_32, X86_64};
+use super::{Foreign, LeafTable, Piece, Walker, X86_32, X86_64};
 use crate::error::Broken;
 use crate::machine::format::{Entry, Format, MemType, Prot};
 use crate::machine::frames::Frames;
@@ -53,9 +53,9 @@ const BORDERS_5: &[usize] =
     &[0xffa0_0000_0020_0000, 0xffa0_0000_4000_0000, 0xffa0_0080_0000_0000, 0xffa1_0000_0000_0000];
 const BORDERS_32: &[usize] = &[0xf7c0_0000];
 
-/// Words that no format writes above level 1: not present but something, a
-/// large page, a link without write permission, one that is marked.
-const BAD_LINKS: [u64; 4] = [0x1000, 0x12_3450_00e3, 0x1001, 0x1223];
+/// Words that no format writes above level 1, not present but something: a
+/// frame, a large page, a link without write permission, one that is marked.
+const BAD_LINKS: [u64; 4] = [0x1000, 0x12_3450_00e2, 0x1020, 0x1222];
 
 /// Plants each bad word at each level, on the left of a border, in a range
 /// that goes on behind it.
@@ -383,8 +383,14 @@ fn decoding_inverts<F: Mmu>() {
             assert_eq!(F::decode(word, 1), Entry::Leaf { frame, prot: told });
             assert_eq!(F::decode(F::retire(word), 1), Entry::Waiting(frame));
             assert!(F::retire(F::retire(word)) == word);
+            // Whatever the MMU would make of it there is the embedder's.
+            let above = match F::HAS_NX {
+                true if prot == Prot::all() => Entry::Table(frame),
+                false if prot.contains(Prot::WRITE) => Entry::Table(frame),
+                _ => Entry::Restricted,
+            };
             for level in 2..=F::MAX_LEVELS {
-                assert_eq!(F::decode(word, level), Entry::Bad, "a leaf at level {level}");
+                assert_eq!(F::decode(word, level), above, "a leaf at level {level}");
                 assert_eq!(F::decode(F::retire(word), level), Entry::Bad);
             }
         }
@@ -406,5 +412,95 @@ fn one_flipped_bit_is_bad_where_all_entries_agree_on_it() {
     let bad = |word: u64, level| (0..64).filter(move |n| X86_64::decode(word ^ 1 << n, level) == Entry::Bad);
     assert!(bad(leaf, 1).eq([0, 2, 5, 8, 9, 10, 11].into_iter().chain(52..63)));
     assert!(bad(X86_64::retire(leaf), 1).eq([0, 2, 5, 8, 9, 10, 11].into_iter().chain(52..63)));
-    assert!(bad(X86_64::table(Pfn(5)), 2).eq([0, 1, 3, 4, 7, 8, 9, 10, 11].into_iter().chain(52..64)));
+    assert!(bad(X86_64::table(Pfn(5)), 2).eq([0]));
+}
+
+#[test]
+fn a_table_with_any_flags_is_one_unless_it_restricts_and_a_large_page_is_foreign() {
+    fn check<F: Mmu>(word: impl Fn(u64) -> F::Word, top: u32, restricts: &[u32]) {
+        for level in 2..=F::MAX_LEVELS {
+            for n in (1..12).chain(top..64) {
+                let says = F::decode(word((5 << 12 | 0x23) ^ 1 << n), level);
+                let expected = match n {
+                    7 => Entry::Foreign,
+                    n if restricts.contains(&n) => Entry::Restricted,
+                    _ => Entry::Table(Pfn(5)),
+                };
+                assert_eq!(says, expected, "bit {n} at level {level}");
+            }
+        }
+    }
+    check::<X86_64>(|word| word, 52, &[1, 63]);
+    check::<X86_32>(|word| word as u32, 64, &[1]);
+}
+
+/// What an embedder may have above the leaf tables: pages of 1 GiB, 2 MiB and
+/// 4 MiB, read-only ones too, a table for reading only, one that forbids execution.
+const FOREIGN_LINKS: [u64; 5] = [0x12_4000_00e3, 0x12_4000_01a1, 0x1001, 1 << 63 | 0x1023, 0x12_4000_0087];
+
+fn a_foreign_link_is_left_alone<F: Mmu>(levels: u8, borders: &[usize]) {
+    for (level, &border) in (2..).zip(borders) {
+        for word in FOREIGN_LINKS.map(|word| if F::HAS_NX { word } else { word as u32 as u64 & !0x22 | 0x81 }) {
+            let machine = Boxed::<F>::new(levels);
+            let range = around(border, 2, 4);
+            let walker = prepared(&machine, &[range]);
+            assert_eq!(walker.foreign(range), None);
+            F::plant(&machine, range.start, level, word);
+            let restricts = word & 0x80 == 0;
+            assert_eq!(walker.foreign(range), Some(Foreign { at: range.start, level, restricts }));
+            let before = machine.all_words();
+            let mut stock = machine.stock(1);
+            walker.prepare(range, &mut stock);
+            assert_eq!(stock.len(), 1, "nothing is linked over {word:#x}");
+            assert_eq!(walker.pieces(range).map(|piece| piece.pages()).sum::<usize>(), 2, "the walk goes on");
+            assert_eq!(walker.unlink(range.start), None);
+            assert_eq!(walker.check(range), Err(Broken { rule: "T2", at: range.start.0 }));
+            stock.trim(&machine, 0);
+            assert_eq!((machine.all_words(), machine.logged()), (before, Vec::new()));
+            walker.free_tables(walker.widened(range), &mut |_| {});
+            assert_eq!(F::planted(&machine, range.start, level), word, "at level {level}, after the tear-down");
+        }
+    }
+}
+
+#[test]
+fn what_the_embedder_has_above_the_leaf_tables_is_never_touched() {
+    a_foreign_link_is_left_alone::<X86_64>(4, BORDERS_4);
+    a_foreign_link_is_left_alone::<X86_64>(5, BORDERS_5);
+    a_foreign_link_is_left_alone::<X86_32>(2, BORDERS_32);
+}
+
+#[test]
+fn a_table_that_was_linked_with_other_flags_is_the_embedder_s_and_stays() {
+    for level in 2..=4 {
+        let machine = Boxed::<X86_64>::new(4);
+        let range = around(BORDERS_4[0], 0, 2);
+        let walker = prepared(&machine, &[range]);
+        let word = X86_64::planted(&machine, range.start, level) | 1 << 9;
+        X86_64::plant(&machine, range.start, level, word);
+        bind(walker, range, 5);
+        assert_eq!(unbind(walker, range), ([5, 6].into(), [].into()));
+        assert_eq!(walker.unlink(range.start).is_some(), level != 2);
+        walker.free_tables(walker.widened(range), &mut |_| {});
+        assert_eq!(X86_64::planted(&machine, range.start, level), word);
+    }
+}
+
+#[test]
+fn a_table_that_was_written_over_is_linked_again() {
+    for (level, &border) in (2..).zip(BORDERS_5) {
+        for word in [0, 0x1000] {
+            let machine = Boxed::<X86_64>::new(5);
+            let range = around(border, 0, 2);
+            let walker = prepared(&machine, &[range]);
+            bind(walker, range, 5);
+            let (frame, _) = walker.leaf(range.start).unwrap();
+            X86_64::plant(&machine, range.start, level, word);
+            let mut stock = machine.stock(4);
+            walker.relink(range.start, frame, &mut stock);
+            assert_eq!(stock.len(), 4 - (level as usize - 2), "upper tables are new");
+            assert_eq!(machine.logged(), [format!("bad entry at level {level} for {}: {word:#x}", range.start)]);
+            assert_eq!(walker.translate(range.start.add_pages(1)), Some((Pfn(6), Prot::RW)));
+        }
+    }
 }

@@ -63,9 +63,12 @@ impl<M: Machine> Vmalloc<M> {
         rack.take_newest(class, slot, now);
         let found = here.begin_again((chunk, index), &plan);
         if let Some(piece) = parked {
-            self.unpark(piece);
+            self.unpark(found.slot(), piece);
         }
         drop(here);
+        if found.slot().is_told() {
+            return self.undone(core, found, plan.pages);
+        }
         if req.gfp.contains(Gfp::ZERO) {
             return Some(self.cleared(core, found, plan.pages));
         }
@@ -109,17 +112,24 @@ impl<M: Machine> Vmalloc<M> {
         hole.publish()
     }
 
+    /// An entry was not what it had to be (T2): no area can be made of the slot.
+    #[cold]
+    fn undone(&self, core: &Core<M>, found: Found, pages: usize) -> Option<NonNull<u8>> {
+        drop(Hole { vm: self, core, found, pages, bound: pages });
+        None
+    }
+
     /// Parked → bound.
     #[inline(never)]
-    fn unpark(&self, piece: Piece<M::Table>) {
-        piece.unstage(&mut |at, word| self.complain(at, word));
+    fn unpark(&self, slot: &Slot, piece: Piece<M::Table>) {
+        piece.unstage(&mut |at, word| self.complain(slot, at, word));
         self.machine().sync(PageRange::new(piece.start(), piece.pages()));
     }
 
     /// Bound → parked.
     #[inline(never)]
-    fn park(&self, piece: Piece<M::Table>) {
-        piece.retire(&mut |at, word| self.complain(at, word));
+    fn park(&self, slot: &Slot, piece: Piece<M::Table>) {
+        piece.retire(&mut |at, word| self.complain(slot, at, word));
         self.machine().unmapped(PageRange::new(piece.start(), piece.pages()));
     }
 }
@@ -137,7 +147,7 @@ impl<M: Machine> Here<'_, M> {
         }
         let hole = Hole { vm: self.vm, core: self.core, found, pages: plan.pages, bound: plan.pages };
         drop(self);
-        Some(hole.whole(&plan))
+        (!found.slot().is_told()).then(|| hole.whole(&plan))
     }
 
     /// No slot was warm: the area is made as under Unmap.
@@ -159,9 +169,9 @@ impl<M: Machine> Here<'_, M> {
         let alone = found.chunk.keep(found.index);
         slot.freed_plain_by(by, parked.is_none());
         if let Some(piece) = parked {
-            vm.park(piece);
+            vm.park(slot, piece);
         }
-        if !alone || self.is_handed_out(slot) {
+        if !alone || self.is_handed_out(slot) || slot.is_told() {
             return self.let_go_last(found, pages);
         }
         self.rack(found.chunk, found.index, pages);

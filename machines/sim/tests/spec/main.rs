@@ -4,6 +4,8 @@ mod aliases;
 mod areas;
 mod common;
 mod counts;
+mod entries;
+mod foreign;
 mod found;
 mod frees;
 mod given;

@@ -4,8 +4,10 @@
 //!   31 .. 12  11..10  9     8  7    6  5  4    3    2  1  0
 //!   frame     0       mark  G  PAT  D  A  PCD  PWT  0  W  P   leaf
 //!   frame     0       1     1  PAT  D  1  PCD  PWT  0  W  0   waiting
-//!   frame     0       0     0  0    -  A  0    0    -  1  1   table
+//!   frame     -       -     -  0    -  -  -    -    -  1  1   table
 //! ```
+//!
+//! Tables are written with zeros where a dash is, and accessed set.
 //!
 //! There is no room to invert the frame of a waiting entry in, and no bit
 //! that forbids execution: every page that is bound can be executed, and
@@ -21,6 +23,9 @@ use crate::units::{PAGE_SHIFT, Pfn};
 /// The two-level page tables of 32-bit x86.
 #[derive(Debug)]
 pub enum X86_32 {}
+
+/// A page of 4 MiB.
+const LARGE: u32 = bit::PRESENT | bit::LARGE;
 
 const fn frame(word: u32) -> Pfn {
     Pfn((word >> PAGE_SHIFT) as u64)
@@ -71,6 +76,8 @@ unsafe impl Format for X86_32 {
             (1, bit::WAITING, _) => Entry::Waiting(frame(word)),
             (2.., _, bit::TABLE) => Entry::Table(frame(word)),
             _ if word == Self::ABSENT => Entry::Absent,
+            (2.., ..) if word & LARGE == LARGE => Entry::Foreign,
+            (2.., ..) if word & bit::PRESENT != 0 => Entry::Restricted,
             _ => Entry::Bad,
         }
     }

@@ -4,8 +4,10 @@
 //!   63  62..52  51 ........ 12  11..10  9     8  7    6  5  4    3    2  1  0
 //!   NX  0       frame           0       mark  G  PAT  D  A  PCD  PWT  0  W  P   leaf
 //!   NX  0       frame inverted  0       1     1  PAT  D  1  PCD  PWT  0  W  0   waiting
-//!   0   0       frame           0       0     0  0    -  A  0    0    -  1  1   table
+//!   0   -       frame           -       -     -  0    -  -  -    -    -  1  1   table
 //! ```
+//!
+//! Tables are written with zeros where a dash is, and accessed set.
 //!
 //! # Source
 //! Intel SDM vol. 3A §4.5.4, tables 4-14 to 4-20 (the entries), §4.5.5 (LA57);
@@ -27,8 +29,11 @@ const FRAME: u64 = ((1 << 40) - 1) << PAGE_SHIFT;
 const LEAF_FIXED: u64 = bit::LEAF_FIXED as u64 | HIGH;
 const LEAF: u64 = bit::LEAF as u64;
 const WAITING: u64 = bit::WAITING as u64;
-const TABLE_FIXED: u64 = bit::TABLE_FIXED as u64 | HIGH | NO_EXEC;
+const TABLE_FIXED: u64 = bit::TABLE_FIXED as u64 | NO_EXEC;
 const TABLE: u64 = bit::TABLE as u64;
+const PRESENT: u64 = bit::PRESENT as u64;
+/// A page of 2 MiB or 1 GiB.
+const LARGE: u64 = PRESENT | bit::LARGE as u64;
 
 #[inline]
 const fn frame(word: u64) -> Pfn {
@@ -80,6 +85,8 @@ unsafe impl Format for X86_64 {
             (1, WAITING, _) => Entry::Waiting(frame(!word)),
             (2.., _, TABLE) => Entry::Table(frame(word)),
             _ if word == Self::ABSENT => Entry::Absent,
+            (2.., ..) if word & LARGE == LARGE => Entry::Foreign,
+            (2.., ..) if word & PRESENT != 0 => Entry::Restricted,
             _ => Entry::Bad,
         }
     }
