@@ -354,7 +354,7 @@ impl Info {
 
     /// Bytes of address space, with the guard: the traditional `size`.
     pub fn size(&self) -> usize {
-        (self.pages + (self.guard == Guard::After) as usize) << PAGE_SHIFT
+        self.pages.saturating_add((self.guard == Guard::After) as usize) << PAGE_SHIFT
     }
 
     /// The traditional flags.

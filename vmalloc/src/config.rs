@@ -118,6 +118,14 @@ pub enum InitError {
         /// End address.
         end: usize,
     },
+    /// Not wholly in one half of the addresses that the tables translate; with
+    /// tables of 32 bits, not below 4 GiB.
+    NotCanonical {
+        /// First address.
+        start: usize,
+        /// End address.
+        end: usize,
+    },
     /// An entry above the leaf tables of a region is in use: a larger page of
     /// the embedder's.
     InUse {
@@ -154,6 +162,9 @@ impl fmt::Display for InitError {
             InitError::BadRegion { start, end } => {
                 write!(f, "{start:#x}-{end:#x}: not page-aligned, empty, or more than 2^31 grains")
             }
+            InitError::NotCanonical { start, end } => {
+                write!(f, "{start:#x}-{end:#x}: not addresses that the tables translate")
+            }
             InitError::InUse { at, level } => write!(f, "the entry of level {level} for {at} is in use already"),
             InitError::Restricted { at, level } => {
                 write!(f, "the table at level {level} for {at} forbids writing or execution")
@@ -183,6 +194,13 @@ impl Config {
         }
         Ok(())
     }
+
+    /// Checks that tables which translate `bits` bits of an address can name every
+    /// page of the regions, and each by one address.
+    pub(crate) fn is_canonical(&self, bits: u32) -> Result<(), InitError> {
+        let odd = self.regions.iter().find(|region| !region.is_canonical(bits));
+        odd.map_or(Ok(()), |&RegionConfig { start, end, .. }| Err(InitError::NotCanonical { start, end }))
+    }
 }
 
 impl RegionConfig {
@@ -199,6 +217,20 @@ impl RegionConfig {
     pub(crate) fn first_grain(&self) -> usize {
         let second = self.start.saturating_add(crate::units::PAGE_SIZE);
         second.checked_next_multiple_of(crate::units::PAGE_SIZE << self.grain_shift()).unwrap_or(usize::MAX)
+    }
+
+    /// Whether the bits above the lowest `bits` repeat the highest of those; with
+    /// 32 and fewer, whether they are clear.
+    fn is_canonical(&self, bits: u32) -> bool {
+        let (first, last) = (self.start as u64, (self.end - 1) as u64);
+        match bits {
+            ..=32 => last >> bits == 0,
+            64.. => true,
+            _ => {
+                let half = |at: u64| at as i64 >> (bits - 1);
+                half(first) == half(last) && matches!(half(first), 0 | -1)
+            }
+        }
     }
 
     fn validate(&self) -> Result<(), InitError> {
@@ -235,6 +267,18 @@ mod tests {
         assert_eq!(twins.validate(1), Err(InitError::Overlap(0, 1)));
         let many = (1..=4).fold(good, |config, i| config.add_region(i << 28..(i << 28) + 0x100_0000));
         assert_eq!(many.validate(1), Err(InitError::TooManyRegions(5)));
+    }
+
+    #[test]
+    fn a_region_lies_in_one_half_of_what_the_tables_translate() {
+        let good = |start: usize, end: usize, bits| Config::region(start..end).is_canonical(bits) == Ok(());
+        let top = usize::MAX - 0xfff;
+        for (bits, low, high) in [(48, 1 << 47, 0xffff_8000_0000_0000), (57, 1 << 56, 0xff00_0000_0000_0000)] {
+            assert!(good(0x1000, low, bits) && good(high, top, bits));
+            assert!(!good(0x1000, low + 0x1000, bits) && !good(low, low + 0x1000, bits));
+            assert!(!good(high - 0x1000, top, bits) && !good(0x1000, top, bits));
+        }
+        assert!(good(0x1000, 1 << 32, 32) && !good(0x1000, (1 << 32) + 0x1000, 32) && !good(top - 0x1000, top, 32));
     }
 
     #[test]

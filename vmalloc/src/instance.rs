@@ -22,7 +22,7 @@ use crate::space::shelf::Shelf;
 use crate::space::slot::Slot;
 use crate::sync::plain::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::*};
 use crate::table::{Foreign, Walker, Word};
-use crate::units::{MAX_CPUS, Node, PAGE_SIZE, PageRange, Pfn, VirtAddr};
+use crate::units::{MAX_CPUS, Node, PAGE_SHIFT, PAGE_SIZE, PageRange, Pfn, VirtAddr};
 use crate::warm::Shed;
 use arrayvec::ArrayVec;
 use core::cell::UnsafeCell;
@@ -118,6 +118,8 @@ impl<M: Machine> Vmalloc<M> {
     pub unsafe fn init(&self, config: Config) -> Result<(), InitError> {
         let cpus = self.machine.cpus();
         config.validate(cpus)?;
+        let index_bits = <M::Table as Format>::INDEX_BITS;
+        config.is_canonical(PAGE_SHIFT + index_bits * self.machine.levels() as u32)?;
         if self.ready.load(Acquire) {
             return Err(InitError::Twice);
         }
@@ -191,7 +193,9 @@ impl<M: Machine> Core<M> {
         let cpus = machine.cpus();
         let depots = [const { Depot::new() }; MAX_NODES];
         let total = machine.frames().total();
-        let load_pages = config.load_pages.unwrap_or((total / 64 / cpus as usize).clamp(64, 4096));
+        let usual = (total / 64 / cpus as usize).clamp(64, 4096);
+        // No load gets larger than memory.
+        let load_pages = config.load_pages.map_or(usual, |pages| pages.min(total));
         let nodes = machine.frames().nodes().min(MAX_NODES);
         let stacks = Depot::<M::Lock>::stacks_for(machine, load_pages * cpus as usize);
         const { assert!(MAX_CPUS * size_of::<usize>() <= PAGE_SIZE, "the directory is one frame") };
@@ -199,16 +203,11 @@ impl<M: Machine> Core<M> {
         let regions: ArrayVec<Region<M::Lock>, MAX_REGIONS> = regions.collect();
         // SAFETY: T1: nothing is bound in the regions yet (N1).
         let walker = unsafe { Walker::new(machine) };
-        regions.iter().try_for_each(|region| left_alone(&walker, region.pages()))?;
+        regions.iter().try_for_each(|region| left_alone(&walker, region.all_pages()))?;
         let roots: usize = regions.iter().map(|region| walker.missing_in_root(region.pages())).sum();
         let kept = 1 + cpus as usize * (1 + config.regions.len() + 2) + nodes * stacks;
-        let wanted = kept + config.atomic_reserve + roots;
-
-        let mut stock = Stock::new();
-        if let Err(got) = stock.fill(machine, Node(0), wanted) {
-            stock.trim(machine, 0);
-            return Err(InitError::NoMemory { wanted, got });
-        }
+        let wanted = (kept + roots).saturating_add(config.atomic_reserve);
+        let mut stock = lay_in(machine, wanted)?;
         let directory = take(machine, &mut stock);
         let table = machine.virt(directory).cast::<NonNull<Cpu>>();
         for index in 0..cpus {
@@ -281,6 +280,21 @@ impl<M: Machine> Core<M> {
     /// The sum of `f` over all depots.
     pub(crate) fn depots(&self, f: impl FnMut(&Depot<M::Lock>) -> usize) -> usize {
         self.depots.iter().map(f).sum()
+    }
+}
+
+/// So many frames, or none.
+fn lay_in<M: Machine>(machine: &M, wanted: usize) -> Result<Stock, InitError> {
+    let mut stock = Stock::new();
+    if wanted > machine.frames().total() {
+        return Err(InitError::NoMemory { wanted, got: machine.frames().free_now() });
+    }
+    match stock.fill(machine, Node(0), wanted) {
+        Ok(()) => Ok(stock),
+        Err(got) => {
+            stock.trim(machine, 0);
+            Err(InitError::NoMemory { wanted, got })
+        }
     }
 }
 

@@ -288,7 +288,7 @@ impl<M: Machine> Here<'_, M> {
 }
 
 pub(crate) fn over(frames: &[Pfn], mut like: Req) -> Req {
-    like.bytes = frames.len() * PAGE_SIZE;
+    like.bytes = frames.len().saturating_mul(PAGE_SIZE);
     like
 }
 

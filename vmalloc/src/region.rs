@@ -195,6 +195,11 @@ impl<L: lock_api::RawMutex> Region<L> {
         (self.bytes >> PAGE_SHIFT >> self.grain_shift) as u32
     }
 
+    /// Its pages, those that nobody gets too.
+    pub(crate) fn all_pages(&self) -> PageRange {
+        PageRange::new(VirtAddr(self.start), (self.base.0 - self.start + self.bytes) >> PAGE_SHIFT)
+    }
+
     /// All its pages.
     pub(crate) fn pages(&self) -> PageRange {
         PageRange::new(self.base, self.bytes >> PAGE_SHIFT)

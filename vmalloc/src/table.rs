@@ -134,7 +134,7 @@ impl<'m, M: Machine> Walker<'m, M> {
         // A table of 2^bits pages for the first page, and one more at each
         // border behind it.
         let bits = table_bits::<M::Table>;
-        let worst = |level| 1 + ((pages + (1 << bits(level)) - 2) >> bits(level));
+        let worst = |level| 1 + (pages.saturating_add((1 << bits(level)) - 2) >> bits(level));
         if pages == 0 { 0 } else { (1..self.levels()).map(worst).sum() }
     }
 

@@ -32,10 +32,11 @@ pub const fn pages_for(bytes: usize) -> Option<usize> {
 pub struct VirtAddr(pub usize);
 
 impl VirtAddr {
-    /// The address `pages` pages further up.
+    /// The address `pages` pages further up. After the last page comes the
+    /// first.
     #[inline]
     pub const fn add_pages(self, pages: usize) -> VirtAddr {
-        VirtAddr(self.0 + (pages << PAGE_SHIFT))
+        VirtAddr(self.0.wrapping_add(pages << PAGE_SHIFT))
     }
 
     /// The first byte of the page that holds this address.
@@ -80,10 +81,10 @@ impl Pfn {
         Pfn(phys >> PAGE_SHIFT)
     }
 
-    /// The frame `n` frames further up.
+    /// The frame `n` frames further up, modulo 2⁶⁴.
     #[inline]
     pub const fn offset(self, n: u64) -> Pfn {
-        Pfn(self.0 + n)
+        Pfn(self.0.wrapping_add(n))
     }
 }
 
@@ -116,7 +117,7 @@ impl PageRange {
         PageRange { start, pages }
     }
 
-    /// First byte after the range.
+    /// First byte after the range: 0 where that is the last page.
     #[inline]
     pub const fn end(self) -> VirtAddr {
         self.start.add_pages(self.pages)
@@ -140,6 +141,9 @@ impl PageRange {
     }
 
     /// The range cut into pieces of at most `pages` pages, in order.
+    ///
+    /// # Panics
+    /// If `pages` is 0.
     pub fn slices(self, pages: usize) -> impl Iterator<Item = PageRange> {
         (0..self.pages)
             .step_by(pages)
@@ -166,13 +170,16 @@ impl CpuSet {
     pub const EMPTY: CpuSet = CpuSet([0; MAX_CPUS / 64]);
 
     /// Puts `cpu` into the set.
+    ///
+    /// # Panics
+    /// If `cpu` is not below [`MAX_CPUS`].
     pub fn insert(&mut self, cpu: u32) {
         self.0[cpu as usize / 64] |= 1 << (cpu % 64);
     }
 
     /// Whether `cpu` is in the set.
     pub fn contains(&self, cpu: u32) -> bool {
-        self.0[cpu as usize / 64] >> (cpu % 64) & 1 != 0
+        self.0.get(cpu as usize / 64).is_some_and(|word| word >> (cpu % 64) & 1 != 0)
     }
 
     /// Whether nobody is in the set.

@@ -40,6 +40,8 @@
 //! # Locks
 //! None: the owner's words belong to whoever is inside the owner's CPU.
 
+mod leaves;
+
 use super::class::{CLASSES, Class, MAX_SLOTS};
 use super::slot::{Slot, Snapshot};
 use crate::area::RegionId;
@@ -156,12 +158,6 @@ impl Chunk {
         self.forget_leaves();
         self.class.store(RUNS, Relaxed);
         self.reset(u64::MAX, region, owner);
-    }
-
-    /// Those at hand were of the chunk that the header was before.
-    fn forget_leaves(&self) {
-        self.leaves.iter().for_each(|leaf| leaf.store(0, Relaxed));
-        self.entries.store(0, Relaxed);
     }
 
     fn reset(&self, all: u64, region: RegionId, owner: u32) {
@@ -309,29 +305,6 @@ impl Chunk {
     /// table.
     pub fn cache_entries(&self, first: usize) {
         self.entries.store(first, Release);
-    }
-
-    /// Keeps the `index`-th leaf table under the chunk at hand, which is in `frame`.
-    pub fn cache_leaf(&self, index: usize, leaf: usize, frame: Pfn) {
-        if let (Some(place), Some(of)) = (self.leaves.get(index), self.frames.get(index)) {
-            of.store(frame.0, Relaxed);
-            place.store(leaf, Release);
-        }
-    }
-
-    /// The leaf tables at hand, as [`Chunk::cache_leaf`] left them: which, and the
-    /// frame.
-    pub fn leaves(&self) -> impl Iterator<Item = (usize, Pfn)> {
-        let known = self.leaves.iter().zip(&self.frames).enumerate().filter(|(_, (leaf, _))| leaf.load(Relaxed) != 0);
-        known.map(|(index, (_, frame))| (index, Pfn(frame.load(Relaxed))))
-    }
-
-    /// The `index`-th leaf table under the chunk is not linked any more: nothing of
-    /// it is at hand.
-    #[cold]
-    pub fn forget_leaf(&self, index: usize) {
-        self.entries.store(0, Release);
-        self.cache_leaf(index, 0, Pfn(0));
     }
 
     /// Owner: takes a free slot; it is live (and not built) from here on.

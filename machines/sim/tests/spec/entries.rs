@@ -31,7 +31,8 @@ fn t2_a_bad_link_over_a_large_area_is_told_by_level_when_it_is_freed_and_walked_
         let sim = quiet(1).build();
         let config = Config::region(START..START + (1 << 30)).placement(Placement::Lowest);
         let vm = Booted::new(sim.clone(), config).unwrap();
-        let area = vm.alloc(Req::pages(4 * SPAN)).unwrap();
+        let req = Req::pages(4 * SPAN).align(SPAN * PAGE);
+        let area = vm.alloc(req.clone()).unwrap();
         let broken = if level == 2 { page_of(area, SPAN) } else { addr(area) };
         sim.poke(broken, level, word);
         // SAFETY: V1: nobody uses it.
@@ -39,7 +40,7 @@ fn t2_a_bad_link_over_a_large_area_is_told_by_level_when_it_is_freed_and_walked_
         assert_eq!(complaints(&vm), [line(level, broken, word)]);
         vm.purge();
         assert_eq!(complaints(&vm), [""; 0], "once");
-        let again = vm.alloc(Req::pages(4 * SPAN)).unwrap();
+        let again = vm.alloc(req).unwrap();
         for page in 0..4 * SPAN {
             sim.store(0, page_of(again, page), 1).expect("an area that can be used");
         }

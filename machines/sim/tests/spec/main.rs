@@ -5,6 +5,7 @@ mod areas;
 mod common;
 mod counts;
 mod entries;
+mod extremes;
 mod foreign;
 mod found;
 mod frees;
