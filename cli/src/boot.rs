@@ -10,15 +10,18 @@ mod relay;
 mod terminal;
 
 use crate::options::{Boot, word};
-use crate::qemu::Guest;
 use crate::qemu::process::{Code, News, Process, Stopper};
 use crate::qemu::record::Line;
 use crate::qemu::tools::Tools;
-use anyhow::{Context, Result};
+use crate::qemu::{Board, Guest};
+use anyhow::{Context, Result, ensure};
 use relay::Relay;
 use std::io::{Write, stdout};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+
+/// A command line of so many bytes is cut, by the image (`machines/pc/src/boot/line.rs`) or on its way there.
+const LONGEST_LINE: usize = 4096;
 
 /// What is to be run.
 pub struct Run {
@@ -28,7 +31,25 @@ pub struct Run {
 
 /// Reads what `options` name, and builds what they need.
 pub fn prepare(options: &Boot) -> Result<Run> {
-    Ok(Run { guest: guest(options)?, tools: Tools::find(&options.source)? })
+    let guest = guest(options)?;
+    check(&guest)?;
+    Ok(Run { guest, tools: Tools::find(&options.source)? })
+}
+
+/// Refuses what QEMU would take without a word and the guest could not be.
+fn check(guest: &Guest) -> Result<()> {
+    ensure!(
+        guest.nodes == 1 || guest.board != Board::Microvm,
+        "--nodes {}: the board microvm cannot tell its guest of nodes; take --machine q35, or leave --nodes out",
+        guest.nodes
+    );
+    let bytes = guest.command_line().len();
+    ensure!(
+        bytes < LONGEST_LINE,
+        "the settings and commands have {bytes} bytes, the image takes fewer than {LONGEST_LINE}; commands in a file \
+         (--script) may be longer"
+    );
+    Ok(())
 }
 
 fn guest(options: &Boot) -> Result<Guest> {

@@ -7,8 +7,10 @@
 use crate::project::{IMAGE, Project};
 use crate::steps::{Outcome, succeed};
 use anyhow::{Context, Result, bail, ensure};
+use std::ffi::OsStr;
 use std::io::Read;
 use std::iter;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -30,17 +32,23 @@ const DIED: i32 = 37;
 /// A machine, what it runs, and how that has to end.
 struct Boot {
     machine: &'static [&'static str],
-    line: &'static str,
+    /// The image's command line, which need not be text.
+    line: &'static [u8],
     code: i32,
     says: &'static [&'static str],
 }
 
 const fn tests(machine: &'static [&'static str], line: &'static str) -> Boot {
-    Boot { machine, line, code: PASSED, says: &[" tests were right"] }
+    Boot { machine, line: line.as_bytes(), code: PASSED, says: &[" tests were right"] }
 }
 
 const fn crash(line: &'static str, says: &'static [&'static str]) -> Boot {
-    Boot { machine: &["-smp", "2"], line, code: DIED, says }
+    Boot { machine: &["-smp", "2"], line: line.as_bytes(), code: DIED, says }
+}
+
+/// A line that is not obeyed.
+const fn refused(line: &'static [u8], says: &'static [&'static str]) -> Boot {
+    Boot { machine: &["-smp", "1"], line, code: DIED, says }
 }
 
 const TWO_NODES: &[&str] = &[
@@ -79,6 +87,9 @@ const BOOTS: &[Boot] = &[
     tests(&["-smp", "4"], "policy=park -- tests"),
     tests(&["-smp", "2"], "policy=keep -- tests"),
     tests(&["-smp", "2"], "placement=lowest region=1G -- tests"),
+    tests(&["-smp", "2"], "placement=lowest -- tests every"),
+    tests(&["-smp", "2"], "pge=off -- tests"),
+    tests(&["-smp", "2", "-cpu", "max,la57=off,pge=off"], "-- tests"),
     tests(&["-smp", "4", "-cpu", "qemu64"], "-- tests"),
     tests(&["-smp", "2"], "region=64M -- tests"),
     tests(&["-smp", "2", "-cpu", "max,la57=on"], "-- tests"),
@@ -89,7 +100,7 @@ const BOOTS: &[Boot] = &[
     tests(&["-smp", "64", "-m", "512"], "-- tests every_cpu"),
     Boot {
         machine: LARGEST,
-        line: "-- mem; vmalloc 1M; walk $; vfree $; tests every_cpu",
+        line: b"-- mem; vmalloc 1M; walk $; vfree $; tests every_cpu",
         code: PASSED,
         says: &[
             "63.7 GiB of 63.7 GiB free",
@@ -100,13 +111,13 @@ const BOOTS: &[Boot] = &[
     },
     Boot {
         machine: &["-smp", "4"],
-        line: "flush=none stress=20 -- tests every_page_keeps",
+        line: b"flush=none stress=20 -- tests every_page_keeps",
         code: FAILED,
         says: &["instead of", "0 of 1 tests were right"],
     },
     Boot {
         machine: &["-smp", "2"],
-        line: "-- write scullv0 one two; read scullv0 4; ioctl scullv0 Torder 1; ioctl scullv0 Qorder; scullvmem; \
+        line: b"-- write scullv0 one two; read scullv0 4; ioctl scullv0 Torder 1; ioctl scullv0 Qorder; scullvmem; \
                write scullv0 x; scullvmem; vmallocinfo",
         code: PASSED,
         says: &[
@@ -122,6 +133,10 @@ const BOOTS: &[Boot] = &[
     crash("-- crash overflow", &["BUG: stack guard page was hit", "(stack is "]),
     crash("-- crash overflow-in-trap", &["BUG: stack guard page was hit", "(stack is "]),
     crash("-- crash text", &["(permissions violation)"]),
+    refused(b"placment=lowest -- mem", &["\"placment=lowest\" is no setting; there are: policy=unmap|"]),
+    refused(b"policy=strict lowest -- mem", &["\"lowest\" is no setting"]),
+    refused(b"region=64Q -- mem", &["\"region=64Q\" is no setting"]),
+    refused(b"policy=str\xffct -- mem", &["the command line: not UTF-8 from here on: \\xffct -- mem"]),
 ];
 
 /// Builds the image and boots it on all machines.
@@ -166,7 +181,7 @@ impl Boot {
         let ended = self.boot(image);
         let blame = ended.and_then(|(code, text)| self.judge(code, &text).context(text));
         let (word, seconds) = (if blame.is_ok() { "ok" } else { "FAILED" }, start.elapsed().as_secs_f32());
-        println!("{word:<6} {seconds:>5.1} s  {}  {:?}", self.machine.join(" "), self.line);
+        println!("{word:<6} {seconds:>5.1} s  {}  \"{}\"", self.machine.join(" "), self.line.escape_ascii());
         blame.inspect_err(|why| println!("{why:#}")).is_ok()
     }
 
@@ -182,7 +197,9 @@ impl Boot {
         let mut child = Command::new(QEMU)
             .args(["-M", "q35", "-cpu", "max,la57=off", "-m", "256", "-accel", "tcg,thread=multi"])
             .args(["-display", "none", "-nodefaults", "-no-reboot", "-serial", "stdio"])
-            .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-append", self.line, "-kernel"])
+            .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-append"])
+            .arg(OsStr::from_bytes(self.line))
+            .arg("-kernel")
             .arg(image)
             .args(self.machine)
             .stdin(Stdio::null())

@@ -34,7 +34,7 @@ pub fn flags(guest: &Guest, image: &Path, module: Option<&Path>) -> Vec<OsString
     if let Some(module) = module {
         words.add("-initrd", module);
     }
-    words.add("-append", command_line(guest));
+    words.add("-append", guest.command_line());
     words.0
 }
 
@@ -60,14 +60,16 @@ fn nodes(words: &mut Words, guest: &Guest) {
     }
 }
 
-/// Settings, then commands.
-fn command_line(guest: &Guest) -> String {
-    let settings = guest.settings.join(" ");
-    if guest.commands.is_empty() {
-        return settings;
+impl Guest {
+    /// What the image is told: settings, then commands.
+    pub fn command_line(&self) -> String {
+        let settings = self.settings.join(" ");
+        if self.commands.is_empty() {
+            return settings;
+        }
+        let line = format!("{settings} {COMMANDS} {}", self.commands.join("; "));
+        line.trim_start().to_owned()
     }
-    let line = format!("{settings} {COMMANDS} {}", guest.commands.join("; "));
-    line.trim_start().to_owned()
 }
 
 #[cfg(test)]

@@ -62,6 +62,28 @@ fn settings_and_a_module_go_to_the_image() {
 }
 
 #[test]
+fn nodes_are_refused_on_a_board_that_cannot_tell_of_them() {
+    let boot = ["boot", "-c", "mem", "--machine", "microvm", "--nodes"];
+    let (exit, out, err) = run("boot-nodes", "echo booted; exit 33", &[&boot[..], &["2"]].concat());
+    let why = "vmalloc: --nodes 2: the board microvm cannot tell its guest of nodes; take --machine q35, or leave --nodes out\n";
+    assert_eq!((exit, out.as_str(), err.as_str()), (2, "", why));
+    let (exit, out, err) = run("boot-one-node", "echo booted; exit 33", &[&boot[..], &["1"]].concat());
+    assert_eq!((exit, out.as_str()), (0, "booted\n"), "{err}");
+}
+
+#[test]
+fn a_line_that_the_image_would_cut_is_refused_before_it_boots() {
+    let boot = |bytes: usize| {
+        let commands = "x".repeat(bytes - "-- ".len());
+        run(&format!("boot-{bytes}-bytes"), "echo booted; exit 33", &["boot", "-c", &commands])
+    };
+    assert_eq!(boot(4095).0, 0);
+    let (exit, out, err) = boot(4096);
+    assert_eq!((exit, out.as_str()), (2, ""), "{err}");
+    assert!(err.contains("have 4096 bytes, the image takes fewer than 4096; commands in a file (--script)"), "{err}");
+}
+
+#[test]
 fn without_a_terminal_the_shell_gets_what_is_piped_and_then_the_end() {
     let script = "echo begun; od -An -tx1 | head -1; exit 33";
     let (exit, out, err) = run("boot-shell", script, &["boot"]);

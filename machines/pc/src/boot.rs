@@ -13,13 +13,14 @@ mod info;
 mod line;
 
 pub use info::{MapEntry, StartInfo};
-pub use line::{FlushBy, Line, policy, settings};
+pub use line::{FlushBy, Line, policy};
 
 use crate::cpu::local::Local;
 use crate::exit::{Code, exit};
 use crate::{clock, cpu, machine, memory, serial, shell, tlb, trap};
 use core::arch::global_asm;
 use core::ops::Range;
+use line::Settings;
 use spin::Once;
 
 global_asm!(include_str!("boot/start.s"), options(att_syntax));
@@ -30,12 +31,18 @@ unsafe extern "C" {
 }
 
 static LINE: Once<Line> = Once::new();
+static SETTINGS: Once<Settings> = Once::new();
 static MODULE: Once<Range<u64>> = Once::new();
 
 /// The command line.
 pub fn line() -> &'static Line {
     static EMPTY: Line = Line::EMPTY;
     LINE.get().unwrap_or(&EMPTY)
+}
+
+/// What it sets.
+pub fn settings() -> Settings {
+    SETTINGS.get().copied().unwrap_or(Settings::DEFAULT)
 }
 
 /// What the loader brought along (QEMU's `-initrd`), for whoever wants it.
@@ -55,11 +62,14 @@ extern "C" fn boot_main(start_info: u32) -> ! {
     cpu::init_boot();
     // SAFETY: the loader's address, and the static tables map it.
     let info = unsafe { StartInfo::read(start_info as u64) };
-    LINE.call_once(|| info.line.clone());
+    let line = LINE.call_once(|| info.line.clone());
+    // A test must not run with other settings than its author thinks.
+    SETTINGS.call_once(|| line.settings().unwrap_or_else(|why| panic!("the command line: {why}")));
+    tlb::init_cpu();
     memory::init(&info);
     MODULE.call_once(|| info.module.clone());
     trap::init(cpu::here());
-    tlb::init(settings().flush);
+    tlb::init();
     let vm = machine::init();
     vm.cpu_online();
     cpu::here().new_stack();

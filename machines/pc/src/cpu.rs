@@ -92,6 +92,7 @@ pub fn start_others() {
 /// Where each other CPU comes to.
 pub fn other(local: &'static Local) -> ! {
     local.enter();
+    crate::tlb::init_cpu();
     crate::trap::init(local);
     apic::init();
     vm().cpu_online();

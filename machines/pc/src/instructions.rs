@@ -106,6 +106,13 @@ pub fn cr4() -> u64 {
     value
 }
 
+/// Clears CR4.PGE: no translation is kept as a global one from here on.
+pub fn clear_global_pages() {
+    const PGE: u64 = 1 << 7;
+    // SAFETY: global translations are a matter of speed; the change discards copies only.
+    unsafe { asm!("mov cr4, {}", in(reg) cr4() & !PGE, options(nostack, preserves_flags)) }
+}
+
 /// Waits for an interrupt, turning interrupts on just before: none gets lost.
 /// They are off again afterwards.
 pub fn wait_for_interrupt() {

@@ -20,10 +20,11 @@ use core::fmt;
 use core::ops::Range;
 use core::ptr::NonNull;
 use spin::Mutex;
+use vmalloc::area::Placement;
 use vmalloc::frames::Zones;
 use vmalloc::machine::{Addressable, Context, Flush, Level, Machine, Pinned};
 use vmalloc::table::X86_64;
-use vmalloc::units::{CpuSet, Node, Pfn};
+use vmalloc::units::{CpuSet, Node, PAGE_SIZE, Pfn};
 use vmalloc::{Config, Vmalloc};
 use vmalloc_x86_64::interrupts;
 
@@ -43,13 +44,16 @@ pub fn vm() -> &'static Vmalloc<Pc> {
 /// Frames that only requests from interrupts may take.
 const ATOMIC_RESERVE: usize = 64;
 
+/// Pages of a region under the placement *lowest*, whose grains they are (`Config`): 8 TiB.
+const MOST_PAGES: usize = 1 << 31;
+
 /// Begins: after the direct map, the zones and the boot CPU's `Local`.
 pub fn init() -> &'static Vmalloc<Pc> {
     let config = Config::region(VM.machine().region()).add_region(memory::MODULES);
     let config = config.placement(settings().placement).policy(settings().policy);
     let mut config = config.atomic_reserve(ATOMIC_RESERVE);
     if let Some(pages) = settings().load {
-        config = config.load_pages(pages).waiting_pages(2 * pages);
+        config = config.load_pages(pages).waiting_pages(pages.saturating_mul(2));
     }
     // SAFETY: N1: nothing else is ever mapped there (`memory`). N2: the boot
     // CPU is alone, and calls this once.
@@ -61,7 +65,7 @@ pub fn init() -> &'static Vmalloc<Pc> {
 
 // SAFETY: M1: one root table, and `memory` maps nothing in the regions. M2: the
 // direct map has all RAM (D1). M3: a topology is found once. M4: interrupts
-// are off in between. M5: `context`. M6: INVPCID 2 or CR4.PGE, or
+// are off in between. M5: `context`. M6: INVPCID 2, CR4.PGE or CR3, or
 // `tlb` was told to break this rule. M7: the interrupt's handler calls
 // `on_kick`, and nobody runs with interrupts off for long. M8: nothing below
 // calls back. M9: CPUs come online before they serve; `Local::wake` comes first in every trap.
@@ -146,10 +150,14 @@ impl Pc {
         &self.zones
     }
 
-    /// Region 0.
+    /// Region 0: what the command line says, else as much as the placement can serve.
     pub fn region(&self) -> Range<usize> {
         let whole = memory::vmalloc_region();
-        let bytes = settings().region.unwrap_or(whole.len());
-        whole.start..whole.end.min(whole.start + bytes)
+        let most = match settings().placement {
+            Placement::Classes => whole.len(),
+            Placement::Lowest => MOST_PAGES * PAGE_SIZE,
+        };
+        let bytes = settings().region.unwrap_or(most);
+        whole.start..whole.end.min(whole.start.saturating_add(bytes))
     }
 }

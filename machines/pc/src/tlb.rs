@@ -1,11 +1,13 @@
 //! Discarding translations: by the instruction that this CPU has, counted.
 //!
 //! `flush=none` on the command line breaks M6 on purpose: nothing is discarded,
-//! and whoever looks for stale translations has to find some.
+//! and whoever looks for stale translations has to find some. `pge=off` clears CR4.PGE on
+//! all CPUs, as kernels have it that isolate page tables: a flush must not rely on it.
 
-use crate::boot::FlushBy;
+use crate::boot::{FlushBy, settings};
 use crate::cpu::here;
 use crate::cpu::local::count;
+use crate::instructions;
 use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use vmalloc::units::{PAGE_SIZE, PageRange};
 use vmalloc_x86_64::tlb::{self, Method};
@@ -15,18 +17,28 @@ const MOST: usize = 64;
 
 const INVPCID: u8 = 0;
 const GLOBAL_PAGES: u8 = 1;
-const NOTHING: u8 = 2;
+const ROOT: u8 = 2;
+const NOTHING: u8 = 3;
 
-static METHOD: AtomicU8 = AtomicU8::new(GLOBAL_PAGES);
+static METHOD: AtomicU8 = AtomicU8::new(ROOT);
 
-/// Chooses how, once.
-pub fn init(by: FlushBy) {
-    let method = match by {
-        FlushBy::Nothing => NOTHING,
-        FlushBy::Best if Method::of_this_cpu() == Method::Invpcid => INVPCID,
-        _ => GLOBAL_PAGES,
+/// Chooses how, once: on the boot CPU, for all.
+pub fn init() {
+    let method = match (settings().flush, Method::of_this_cpu()) {
+        (FlushBy::Nothing, _) => NOTHING,
+        (FlushBy::Best, Method::Invpcid) => INVPCID,
+        (FlushBy::Best, Method::GlobalPages) => GLOBAL_PAGES,
+        (FlushBy::Best, Method::Root) => ROOT,
     };
     METHOD.store(method, Relaxed);
+}
+
+/// Takes CR4.PGE away from the calling CPU where the command line says so: start.s has set
+/// it where the CPU has global pages.
+pub fn init_cpu() {
+    if !settings().global_pages {
+        instructions::clear_global_pages();
+    }
 }
 
 /// Discards everything on this CPU (M6).
@@ -36,6 +48,7 @@ pub fn everything() {
     match METHOD.load(Relaxed) {
         INVPCID => Method::Invpcid.everything(),
         GLOBAL_PAGES => Method::GlobalPages.everything(),
+        ROOT => Method::Root.everything(),
         _ => (),
     }
 }

@@ -7,8 +7,11 @@
 //!
 //! Without ` -- ` the shell reads commands from the serial line. `-- @script`
 //! takes them from the module, a command a line.
+//!
+//! What is not understood ends the image: a test must not run with other settings than its
+//! author thinks.
 
-use core::str;
+use core::{fmt, str};
 use vmalloc::Policy;
 use vmalloc::area::Placement;
 
@@ -26,7 +29,8 @@ impl Line {
     /// Nothing was said.
     pub const EMPTY: Line = Line { bytes: [0; MAX], len: 0 };
 
-    /// Copies the zero-terminated text at `at`; what is too long is cut.
+    /// Copies the zero-terminated text at `at`; what is too long is cut, and
+    /// [`settings`](Line::settings) refuses it.
     ///
     /// # Safety
     /// There is one, or `at` is 0.
@@ -45,14 +49,32 @@ impl Line {
         line
     }
 
-    /// All of it.
+    /// All of it; nothing if it is no text, which [`settings`](Line::settings) refuses.
     pub fn text(&self) -> &str {
-        str::from_utf8(&self.bytes[..self.len]).unwrap_or("")
+        str::from_utf8(self.bytes()).unwrap_or("")
     }
 
     /// The commands, if there are any.
     pub fn commands(&self) -> Option<&str> {
         self.halves().1
+    }
+
+    /// What it sets; the last word of a name counts.
+    pub fn settings(&self) -> Result<Settings, Unclear<'_>> {
+        if self.len == MAX {
+            return Err(Unclear::TooLong);
+        }
+        if let Err(why) = str::from_utf8(self.bytes()) {
+            return Err(Unclear::NoText(&self.bytes()[why.valid_up_to()..]));
+        }
+        let mut settings = Settings::DEFAULT;
+        let mut words = self.halves().0.split_whitespace();
+        words.try_for_each(|word| settings.set(word).ok_or(Unclear::Word(word)))?;
+        Ok(settings)
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
     }
 
     fn halves(&self) -> (&str, Option<&str>) {
@@ -62,11 +84,25 @@ impl Line {
             None => (text, None),
         }
     }
+}
 
-    /// The value of a setting.
-    fn value(&self, name: &str) -> Option<&str> {
-        let words = self.halves().0.split_whitespace();
-        words.filter_map(|word| word.split_once('=')).filter(|pair| pair.0 == name).map(|pair| pair.1).next_back()
+/// Why a line is not obeyed.
+pub enum Unclear<'t> {
+    /// It has as many bytes as are copied, or more.
+    TooLong,
+    /// These bytes and what follows them are no UTF-8.
+    NoText(&'t [u8]),
+    /// A setting that there is not, or a value that it cannot have.
+    Word(&'t str),
+}
+
+impl fmt::Display for Unclear<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unclear::TooLong => write!(f, "{MAX} bytes or more, the image takes fewer"),
+            Unclear::NoText(from) => write!(f, "not UTF-8 from here on: {}", from.escape_ascii()),
+            Unclear::Word(word) => write!(f, "{word:?} is no setting; there are: {KNOWN}"),
+        }
     }
 }
 
@@ -92,33 +128,47 @@ pub struct Settings {
     pub load: Option<usize>,
     /// `flush=best|none`: how CPUs discard translations.
     pub flush: FlushBy,
+    /// `pge=on|off`: whether CPUs that have global pages use them.
+    pub global_pages: bool,
     /// `tick=4000000`: nanoseconds between two ticks; 0 = none.
     pub tick: u32,
     /// `stress=30`: seconds that the stress among the tests takes.
     pub stress: u32,
 }
 
-/// 250 ticks a second.
-const TICK: u32 = 4_000_000;
-const STRESS: u32 = 2;
+/// All that [`Settings::set`] understands.
+const KNOWN: &str = "policy=unmap|strict|park|keep placement=classes|lowest region=64M load=8192 flush=best|none \
+                     pge=on|off tick=4000000 stress=30";
 
-/// What the command line sets. A word that is not understood ends the image:
-/// a test must not run with other settings than its author thinks.
-pub fn settings() -> Settings {
-    let line = super::line();
-    Settings {
-        policy: line.value("policy").map_or(Policy::Unmap, |value| understood(policy(value), value)),
-        placement: line.value("placement").map_or(Placement::Classes, |value| understood(placement(value), value)),
-        region: line.value("region").map(|value| understood(size(value), value)),
-        load: line.value("load").map(|value| understood(value.parse().ok(), value)),
-        flush: line.value("flush").map_or(FlushBy::Best, |value| understood(flush(value), value)),
-        tick: line.value("tick").map_or(TICK, |value| understood(value.parse().ok(), value)),
-        stress: line.value("stress").map_or(STRESS, |value| understood(value.parse().ok(), value)),
+impl Settings {
+    /// What holds where nothing is said: 250 ticks a second.
+    pub const DEFAULT: Settings = Settings {
+        policy: Policy::Unmap,
+        placement: Placement::Classes,
+        region: None,
+        load: None,
+        flush: FlushBy::Best,
+        global_pages: true,
+        tick: 4_000_000,
+        stress: 2,
+    };
+
+    /// Sets what `word` says, or nothing if that is not understood.
+    fn set(&mut self, word: &str) -> Option<()> {
+        let (name, value) = word.split_once('=')?;
+        match name {
+            "policy" => self.policy = policy(value)?,
+            "placement" => self.placement = placement(value)?,
+            "region" => self.region = Some(size(value)?),
+            "load" => self.load = Some(value.parse().ok()?),
+            "flush" => self.flush = flush(value)?,
+            "pge" => self.global_pages = switch(value)?,
+            "tick" => self.tick = value.parse().ok()?,
+            "stress" => self.stress = value.parse().ok()?,
+            _ => return None,
+        }
+        Some(())
     }
-}
-
-fn understood<T>(meaning: Option<T>, word: &str) -> T {
-    meaning.unwrap_or_else(|| panic!("a setting that is not understood: {word}"))
 }
 
 /// The policy of this name.
@@ -144,6 +194,14 @@ fn flush(name: &str) -> Option<FlushBy> {
     match name {
         "best" => Some(FlushBy::Best),
         "none" => Some(FlushBy::Nothing),
+        _ => None,
+    }
+}
+
+fn switch(word: &str) -> Option<bool> {
+    match word {
+        "on" => Some(true),
+        "off" => Some(false),
         _ => None,
     }
 }

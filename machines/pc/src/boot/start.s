@@ -67,24 +67,33 @@ boot_start:
   jmp *%rax
 
 # Returns to esi in compatibility mode; uses eax, ebx, ecx, edx, edi.
-# CR4: PAE, PGE, OSFXSR, OSXMMEXCPT, perhaps LA57. EFER: LME, NXE.
+# CR4: PAE, OSFXSR, OSXMMEXCPT; PGE and LA57 if the CPU has them. EFER: LME, NXE.
 # CR0: PG, WP, NE, MP, PE; not EM, not TS: the compiler uses SSE.
 .code32
 boot_long_mode:
-  mov $0x6a0, %ebx
+  mov $1, %eax
+  cpuid                        # clobbers eax, ebx, ecx and edx
   mov $boot_table4, %edi
+  and $0x2000, %edx            # PGE: bit 13 there, bit 7 of CR4
+  shr $6, %edx
+  or $0x620, %edx
+  mov %cr4, %eax
+  or %edx, %eax
+  mov %eax, %cr4
+  xor %eax, %eax
+  cpuid
+  cmp $7, %eax                 # a leaf past the last has another one's bits
+  jb 1f
   mov $7, %eax
   xor %ecx, %ecx
-  cpuid                        # clobbers ebx: set again below
-  mov $0x6a0, %ebx
+  cpuid
   test $0x10000, %ecx
   jz 1f
-  or $0x1000, %ebx
+  mov %cr4, %eax
+  or $0x1000, %eax
+  mov %eax, %cr4
   mov $boot_table5, %edi
 1:
-  mov %cr4, %eax
-  or %ebx, %eax
-  mov %eax, %cr4
   mov %edi, %cr3
   mov $0xc0000080, %ecx
   rdmsr
