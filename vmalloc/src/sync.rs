@@ -10,12 +10,18 @@
 //! lies there is plain: CPUs, descriptors, entries of tables. A *step* is where a
 //! scheduler may let another CPU go on ([`interleave`]).
 
+#[cfg(not(target_has_atomic = "64"))]
+mod absent;
 #[cfg(interleave)]
 pub mod interleave;
 
+#[cfg(not(target_has_atomic = "64"))]
+pub(crate) use absent::AtomicU64;
+#[cfg(all(not(any(loom, interleave)), target_has_atomic = "64"))]
+pub(crate) use core::sync::atomic::AtomicU64;
 #[cfg(not(any(loom, interleave)))]
 pub(crate) use core::sync::atomic::{
-    AtomicBool, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
+    AtomicBool, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicUsize, Ordering, fence,
 };
 #[cfg(interleave)]
 pub(crate) use interleave::atomic::{
@@ -28,10 +34,14 @@ pub(crate) use loom::sync::atomic::{
 
 /// Atomics of what lies in frames, and of what loom need not explore.
 pub(crate) mod plain {
+    #[cfg(not(target_has_atomic = "64"))]
+    pub(crate) use super::AtomicU64;
     #[cfg(interleave)]
     pub(crate) use super::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+    #[cfg(all(not(interleave), target_has_atomic = "64"))]
+    pub(crate) use core::sync::atomic::AtomicU64;
     #[cfg(not(interleave))]
-    pub(crate) use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+    pub(crate) use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 }
 
 /// Between an access that is `SeqCst` and another one. The language orders them

@@ -2,6 +2,7 @@
 
 mod bench;
 mod mutants;
+mod narrow;
 mod pc;
 mod project;
 mod stages;

@@ -5,7 +5,7 @@
 //! the reason in the summary: it counts neither as passed nor as failed.
 
 use crate::project::Project;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use std::fmt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -26,8 +26,18 @@ pub struct Stage {
 pub enum Outcome {
     /// All of it ran and was right.
     Passed,
+    /// What this machine allows ran and was right, in CI too: what did not run, and why.
+    Partly(String),
     /// It could not run: why.
     Skipped(String),
+}
+
+/// What is left of an outcome in CI: there nothing may be skipped.
+fn in_ci(ended: Result<Outcome>) -> Result<Outcome> {
+    match ended? {
+        Outcome::Skipped(why) => bail!("skipped, which CI may not do: {why}"),
+        outcome => Ok(outcome),
+    }
 }
 
 struct Line {
@@ -47,8 +57,12 @@ impl Summary {
         self.0.iter().filter(|line| line.ended.is_err()).count()
     }
 
+    fn partly(&self) -> usize {
+        self.0.iter().filter(|line| matches!(line.ended, Ok(Outcome::Partly(_)))).count()
+    }
+
     fn skipped(&self) -> usize {
-        self.0.len() - self.passed() - self.failed()
+        self.0.iter().filter(|line| matches!(line.ended, Ok(Outcome::Skipped(_)))).count()
     }
 }
 
@@ -57,34 +71,40 @@ impl fmt::Display for Summary {
         for Line { name, ended, time } in &self.0 {
             let (word, why) = match ended {
                 Ok(Outcome::Passed) => ("ok", String::new()),
+                Ok(Outcome::Partly(why)) => ("PARTLY", format!("  {why}")),
                 Ok(Outcome::Skipped(why)) => ("SKIPPED", format!("  {why}")),
                 Err(why) => ("FAILED", format!("  {why:#}")),
             };
             writeln!(f, "{name:<9} {word:<8} {:>7.1} s{why}", time.as_secs_f64())?;
         }
         write!(f, "{} passed, {} failed", self.passed(), self.failed())?;
-        match self.skipped() {
-            0 => writeln!(f),
-            n => writeln!(f, ", {n} skipped"),
+        for (n, word) in [(self.partly(), "partly"), (self.skipped(), "skipped")] {
+            if n > 0 {
+                write!(f, ", {n} {word}")?;
+            }
         }
+        writeln!(f)
     }
 }
 
 /// Runs `stages` and prints the summary, its totals as the last line.
 pub fn run(project: &Project, stages: &[&Stage]) -> Result<ExitCode> {
-    let lines = stages.iter().map(|stage| timed(project, stage)).collect();
+    let ci = std::env::var_os("CI").is_some_and(|value| value == "true");
+    let lines = stages.iter().map(|stage| timed(project, stage, ci)).collect();
     let summary = Summary(lines);
     println!("\n{}\n{summary}", "─".repeat(60));
     Ok(if summary.failed() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn timed(project: &Project, stage: &Stage) -> Line {
+fn timed(project: &Project, stage: &Stage, ci: bool) -> Line {
     println!("\n── {}: {}", stage.name, stage.about);
     let start = Instant::now();
     let ended = (stage.run)(project);
+    let ended = if ci { in_ci(ended) } else { ended };
     let time = start.elapsed();
     match &ended {
         Ok(Outcome::Passed) => println!("── {} ok, {:.1} s", stage.name, time.as_secs_f64()),
+        Ok(Outcome::Partly(why)) => println!("── {} PARTLY: {why}", stage.name),
         Ok(Outcome::Skipped(why)) => println!("── {} SKIPPED: {why}", stage.name),
         Err(why) => println!("── {} FAILED: {why:#}", stage.name),
     }
@@ -118,7 +138,11 @@ mod tests {
     }
 
     fn line(run: fn(&Project) -> Result<Outcome>) -> Line {
-        Line { time: Duration::from_millis(1500), ..timed(&nowhere(), &Stage { name: "it", about: "a test", run }) }
+        line_in(false, run)
+    }
+
+    fn line_in(ci: bool, run: fn(&Project) -> Result<Outcome>) -> Line {
+        Line { time: Duration::from_millis(1500), ..timed(&nowhere(), &Stage { name: "it", about: "a test", run }, ci) }
     }
 
     #[test]
@@ -127,15 +151,33 @@ mod tests {
             line(|_| Ok(Outcome::Passed)),
             line(|_| anyhow::bail!("broken")),
             line(|_| Ok(Outcome::Skipped("no compiler".into()))),
+            line(|_| Ok(Outcome::Partly("no mount".into()))),
         ]);
         assert_eq!(
             summary.to_string(),
             "it        ok           1.5 s\n\
              it        FAILED       1.5 s  broken\n\
              it        SKIPPED      1.5 s  no compiler\n\
-             1 passed, 1 failed, 1 skipped\n"
+             it        PARTLY       1.5 s  no mount\n\
+             1 passed, 1 failed, 1 partly, 1 skipped\n"
         );
         assert_eq!(Summary(Vec::new()).to_string(), "0 passed, 0 failed\n");
+    }
+
+    #[test]
+    fn in_ci_what_is_skipped_has_failed_and_what_ran_partly_has_not() {
+        let summary = Summary(vec![
+            line_in(true, |_| Ok(Outcome::Skipped("no compiler".into()))),
+            line_in(true, |_| Ok(Outcome::Partly("no mount".into()))),
+            line_in(true, |_| Ok(Outcome::Passed)),
+        ]);
+        assert_eq!(
+            summary.to_string(),
+            "it        FAILED       1.5 s  skipped, which CI may not do: no compiler\n\
+             it        PARTLY       1.5 s  no mount\n\
+             it        ok           1.5 s\n\
+             1 passed, 1 failed, 1 partly\n"
+        );
     }
 
     #[test]
