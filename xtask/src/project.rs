@@ -65,7 +65,12 @@ impl Project {
     /// A program that cargo has built in its `debug` folder, to run in the
     /// project's folder.
     pub fn program(&self, path: &str) -> Command {
-        let mut command = Command::new(self.built.join("debug").join(path));
+        self.program_in("debug", path)
+    }
+
+    /// As [`program`](Project::program), from the folder of another profile.
+    pub fn program_in(&self, profile: &str, path: &str) -> Command {
+        let mut command = Command::new(self.built.join(profile).join(path));
         command.current_dir(&self.root);
         command
     }

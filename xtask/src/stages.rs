@@ -99,14 +99,14 @@ fn loom(project: &Project) -> Result<Outcome> {
     }
     let flags = format!("{} --cfg loom", std::env::var("RUSTFLAGS").unwrap_or_default());
     let mut test = project.cargo();
-    test.args(["test", "--release", "-p", "vmalloc", "--test", "loom", "--target-dir", "target/loom"]);
+    test.args(["test", "--profile", "proof", "-p", "vmalloc", "--test", "loom", "--target-dir", "target/loom"]);
     succeed(test.env("RUSTFLAGS", flags.trim()))
 }
 
 fn space(project: &Project) -> Result<Outcome> {
     someone_reads(project, "SPACE_OPS", "vmalloc/")?;
     let mut test = project.cargo();
-    test.args(["test", "--release", "-p", "vmalloc", "--lib", "space::"]);
+    test.args(["test", "--profile", "proof", "-p", "vmalloc", "--lib", "space::"]);
     succeed(test.env("SPACE_OPS", set_or("SPACE_OPS", "1000000")))
 }
 
@@ -122,8 +122,8 @@ fn oracle(project: &Project) -> Result<Outcome> {
         return Ok(absent);
     }
     someone_reads(project, "ORACLE_OPS", "machines/sim/")?;
-    let mut test = project.cargo();
-    test.args(["test", "--release", "-p", "vmalloc-sim", "--test", "oracle", "promises", "--", "--nocapture"]);
+    let mut test = project.tests();
+    test.args(["--profile", "proof", "--test", "oracle", "--", "promises", "--nocapture"]);
     succeed(test.env("ORACLE_OPS", set_or("ORACLE_OPS", "10000000")))
 }
 
@@ -177,8 +177,10 @@ fn replay_on(project: &Project, machine: &str) -> Result<()> {
     let report = format!("target/replay-{machine}.json");
     let report_at = project.root.join(&report);
     let _absent_is_fine = fs::remove_file(&report_at);
-    let mut replay = project.cargo();
-    succeed(replay.args(["run", "--release", "--", "replay", "--machine", machine, "--json", &report]))?;
+    // With the features that the other stages build with, so that libraries are shared.
+    succeed(project.cargo().arg("build").args(MEMBERS).args(["--profile", "proof", "--bin", "vmalloc"]))?;
+    let mut replay = project.program_in("proof", "vmalloc");
+    succeed(replay.args(["replay", "--machine", machine, "--json", &report]))?;
     judge(&fs::read(&report_at).with_context(|| format!("no report {report}"))?).context(report)
 }
 
