@@ -363,6 +363,20 @@ mod tests {
         assert!(pending.redeem(&generations.grace_so_far()).is_ok());
     }
 
+    #[test]
+    fn what_is_closed_during_a_flush_everywhere_waits_for_the_next_one() {
+        let generations = Generations::default();
+        let mut late = None;
+        let during = || {
+            late = Some(generations.close((), false));
+            true
+        };
+        assert!(generations.flush_everywhere(during));
+        let late = late.unwrap().redeem(&generations.grace_so_far()).unwrap_err();
+        assert!(generations.flush_everywhere(|| true));
+        assert!(late.redeem(&generations.grace_so_far()).is_ok());
+    }
+
     fn pages(n: usize) -> PageRange {
         PageRange::new(crate::units::VirtAddr(0xffff_c900_0000_0000), n)
     }

@@ -361,10 +361,11 @@ impl<M: Machine> Drop for Vmalloc<M> {
 impl<M: Machine> Vmalloc<M> {
     /// Frees all that lives, and waits for it (I3).
     fn free_everything(&self) {
-        let here = Caller::here();
+        let (here, Some(core)) = (Caller::here(), self.core()) else { return };
         for area in self.areas() {
-            // Reservations, devices and memory alike: nobody is left to use it.
-            let _ = self.unmake(area.start, here, |_| true, None);
+            // Reservations, devices and memory alike, each the way of its kind:
+            // nobody is left to use it.
+            let _ = self.unmake_long(core, area.start, here, |_| true, None);
         }
         self.purge();
     }

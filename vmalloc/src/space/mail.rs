@@ -74,3 +74,41 @@ impl Mail {
         Some((chunk, chunk.take_posted()))
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::area::RegionId;
+    use crate::space::class::Class;
+    use crate::units::{Pfn, VirtAddr};
+    extern crate std;
+    use std::boxed::Box;
+    use std::vec::Vec;
+
+    /// A chunk whose slot 0 was freed by another CPU, for as long as the tests run.
+    fn posted() -> ChunkRef {
+        let chunk = Box::leak(Box::new(Chunk::new(Pfn(0))));
+        let class = Class::of(512, 1).unwrap();
+        chunk.become_class(class, class.slots(), VirtAddr(1 << 30), RegionId(0), 0);
+        let slot = chunk.take().unwrap();
+        chunk.enliven(slot);
+        assert!(chunk.claim(slot) && chunk.post(slot));
+        // SAFETY: H2: it was leaked.
+        unsafe { ChunkRef::from_ptr(chunk) }.unwrap()
+    }
+
+    #[test]
+    fn what_was_taken_out_is_looked_at_before_what_came_later() {
+        let (mail, mut letters) = (Mail::default(), Letters::default());
+        let chunks: Vec<_> = (0..4).map(|_| posted()).collect();
+        chunks[..3].iter().for_each(|&chunk| mail.push(chunk));
+        let mut seen = Vec::from([mail.next(&mut letters).unwrap()]);
+        assert!(mail.is_empty() && !letters.is_empty(), "two are still to be looked at");
+        mail.push(chunks[3]);
+        seen.extend(core::iter::from_fn(|| mail.next(&mut letters)));
+        let order = [2, 1, 0, 3].map(|n: usize| chunks[n].as_ptr());
+        assert!(seen.iter().map(|(chunk, _)| chunk.as_ptr()).eq(order));
+        assert!(seen.iter().all(|&(_, slots)| slots == 1), "each is told what was posted, once");
+        assert!(mail.is_empty() && letters.is_empty());
+    }
+}

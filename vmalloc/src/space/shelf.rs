@@ -234,3 +234,71 @@ impl Shelf {
         Ok(count)
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::area::RegionId;
+    use crate::units::{Pfn, VirtAddr};
+    extern crate std;
+    use std::boxed::Box;
+
+    const PAGES: usize = 512;
+
+    /// A shelf with two chunks of one class, for as long as the tests run.
+    fn two_chunks() -> (Shelf, Class, [ChunkRef; 2]) {
+        let class = Class::of(PAGES, 1).unwrap();
+        let chunks = [0, 1].map(|n| {
+            let chunk = Box::leak(Box::new(Chunk::new(Pfn(n))));
+            chunk.become_class(class, class.slots(), VirtAddr((1 + n as usize) << 30), RegionId(0), 0);
+            // SAFETY: H2: it was leaked.
+            unsafe { ChunkRef::from_ptr(chunk) }.unwrap()
+        });
+        let mut shelf = Shelf::default();
+        chunks.iter().for_each(|&chunk| shelf.add(chunk));
+        assert_eq!(shelf.check(), Ok(()));
+        (shelf, class, chunks)
+    }
+
+    fn broken(rule: &'static str, chunk: ChunkRef) -> Result<(), Broken> {
+        Err(Broken { rule, at: chunk.as_ptr().addr() })
+    }
+
+    #[test]
+    fn a_chunk_on_the_wrong_list_is_seen() {
+        let (shelf, _, [first, _]) = two_chunks();
+        first.take();
+        assert_eq!(shelf.check(), broken("S1", first), "it is on the list of empty ones");
+        let (mut shelf, class, [first, second]) = two_chunks();
+        shelf.move_to(class.index(), second, PARTIAL);
+        assert_eq!(shelf.check(), broken("S1", second), "all its slots are free");
+        while first.take().is_some() {}
+        shelf.move_to(class.index(), second, EMPTY);
+        shelf.move_to(class.index(), first, PARTIAL);
+        assert_eq!(shelf.check(), broken("S1", first), "it has no free slot");
+    }
+
+    #[test]
+    fn the_current_chunk_on_a_list_is_seen() {
+        let (mut shelf, class, [first, _]) = two_chunks();
+        shelf.bins[class.index()].current = first.as_ptr();
+        assert_eq!(shelf.check(), broken("S1", first));
+    }
+
+    #[test]
+    fn a_wrong_count_of_empty_chunks_is_seen() {
+        let (mut shelf, class, _) = two_chunks();
+        shelf.bins[class.index()].empties += 1;
+        assert_eq!(shelf.check(), Err(Broken { rule: "S1", at: class.index() }));
+    }
+
+    #[test]
+    fn masks_of_a_chunk_that_overlap_are_seen() {
+        let (mut shelf, class, [first, _]) = two_chunks();
+        let slot = first.take().unwrap();
+        shelf.move_to(class.index(), first, PARTIAL);
+        assert_eq!(shelf.check(), Ok(()));
+        first.enliven(slot + 1);
+        assert_eq!(shelf.check(), broken("C2", first), "a slot is free, and lives");
+    }
+}

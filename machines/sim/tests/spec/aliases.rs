@@ -4,7 +4,7 @@
 use crate::common::*;
 use vmalloc::units::{Node, Pfn};
 use vmalloc::{AllocError, Config, Gfp, Policy, Req};
-use vmalloc_sim::Bank;
+use vmalloc_sim::{Bank, Booted};
 
 /// `pages` frames were mapped, read on all three CPUs, and unmapped on `cpu`.
 fn unmapped_on(cpu: u32, rig: &Rig, pages: usize) -> (At, Vec<Pfn>) {
@@ -213,4 +213,18 @@ fn memory_without_descriptors_is_mapped_for_a_short_time_too() {
     rig.check_stamps(0, ram, 8, 4);
     rig.unmap_pages(ram, 8).unwrap();
     assert_eq!(rig.settled().areas, []);
+}
+
+#[test]
+fn an_instance_that_ends_while_frames_are_mapped_for_a_short_time_clears_their_entries() {
+    for pages in [1, 4, 100] {
+        let sim = quiet(1).build();
+        let vm = Booted::new(sim.clone(), Config::region(REGION)).unwrap();
+        let frames: Vec<_> = (0..pages).map(|_| vm.alloc_frame(Gfp::KERNEL, None).unwrap()).collect();
+        // SAFETY: P4: they are held for longer than the instance lives.
+        unsafe { vm.map_ram(&frames, None) }.unwrap();
+        drop(vm);
+        assert_eq!(sim.take_log(), [], "{pages} pages");
+        assert_eq!(sim.leaked_frames(), pages, "the frames are the caller's");
+    }
 }

@@ -150,3 +150,22 @@ fn a_cleared_frame_becomes_the_header_that_a_new_one_is() {
     assert_eq!(made.class(), None);
     machine.take_back(frame);
 }
+
+#[test]
+fn a_stale_slot_that_is_still_claimed_waits_in_the_other_load_and_is_given_once() {
+    let chunk = chunk(512);
+    for slot in 0..2 {
+        chunk.take();
+        chunk.enliven(slot);
+    }
+    // The owner has freed both; another CPU is freeing the first as well.
+    assert!(chunk.claim(0) && chunk.retire(0b11, 0));
+    assert!(chunk.is_claimed(0) && !chunk.is_claimed(1));
+    assert!(chunk.postpone(0, 0), "it is the other load's first");
+    assert_eq!((picture(&chunk).as_str(), chunk.stale(0), chunk.stale(1)), ("10fffff", 0b10, 0b01));
+    chunk.unclaim(1);
+    chunk.give(1, 0);
+    chunk.give(0, 1);
+    assert_eq!(picture(&chunk), "fffffff");
+    assert!(chunk.masks_agree(), "C2");
+}
