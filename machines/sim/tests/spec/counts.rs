@@ -20,6 +20,10 @@ fn areas(rig: &Rig, lent: &[Pfn]) -> Vec<(At, usize, Free)> {
         all.push((rig.reserve(Req::pages(pages)).unwrap(), pages, |rig, at| rig.give(at)));
     }
     all.push((rig.alloc(Req::stack(4)).unwrap(), 4, |rig, at| rig.give(at)));
+    // SAFETY: P1: the test holds its frames for longer.
+    let ram = |frames| unsafe { rig.map_ram(frames, None) }.unwrap();
+    all.push((ram(&lent[..2]), 2, |rig, at| rig.unmap_pages(at, 2)));
+    all.push((ram(&lent[2..]), 3, |rig, at| rig.unmap_pages(at, 3)));
     all.push((rig.map(&lent[..5]).unwrap(), 5, |rig, at| rig.unmap(at)));
     let device = rig.ioremap(DEVICE.first.0 << 12, 3 << 12, MemType::Uncached).unwrap();
     all.push((device, 3, |rig, at| rig.unmap_device(at)));
