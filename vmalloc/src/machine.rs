@@ -7,7 +7,9 @@
 //!
 //! # Contract
 //! - **M1** The regions are used by nobody else, and every root shares the
-//!   top-level entries that `init` fills in for them. Dropping the instance
+//!   top-level entries that `init` fills in for them, which never change while
+//!   the instance lives: copied at once, or when an access has faulted. They are
+//!   taken out of the other roots before the instance is dropped. Dropping the instance
 //!   gives back every empty table under those entries that is linked as the
 //!   format links tables, so nobody else maps under them then.
 //! - **M2** [`Machine::virt`] is valid, for reads and writes, for every frame

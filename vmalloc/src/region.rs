@@ -16,7 +16,8 @@
 //! - **T1** A leaf table stays linked while any grain under it is outside the
 //!   arena. When a run goes back, each leaf table with nothing left under it is
 //!   unlinked, and its grains stay out of the arena until the load that holds
-//!   the table page is ripe: a paging-structure cache may still point at it.
+//!   the table page is ripe: a paging-structure cache may still point at it. Tables
+//!   of two levels keep theirs: other roots have copied the links (M1).
 //!
 //! # Locks
 //! `shared` guards the arena, writes to the unit table, and unlinking. What a
@@ -506,6 +507,9 @@ impl<'v, M: Machine> Here<'v, M> {
         region.units.clear(machine, start, grains);
         let (start, grains) = (start - below, grains + below);
         shared.arena.free(machine, start, grains);
+        if self.walker().keeps_leaf_tables() {
+            return;
+        }
         let (shift, range) = (leaf_shift::<M>(), region.pages_of(start, grains));
         let leaves = range.start.0 >> shift..=(range.end().0 - 1) >> shift;
         if leaves.end() - leaves.start() >= PRUNED {

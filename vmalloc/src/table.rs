@@ -162,8 +162,8 @@ impl<'m, M: Machine> Walker<'m, M> {
     }
 
     /// Links what the root itself lacks for `range`. These links stay, so other
-    /// roots may share them for good (M1). Not where they link leaf tables:
-    /// those come and go (T1).
+    /// roots may share them for good (M1): where the root links leaf tables, those
+    /// are never unlinked, and are made here ([`Walker::keeps_leaf_tables`]).
     ///
     /// Cannot fail: `stock` holds [`Walker::missing_in_root`] frames.
     pub fn prepare_root(&self, range: PageRange, stock: &mut Stock) {
@@ -174,8 +174,13 @@ impl<'m, M: Machine> Walker<'m, M> {
 
     fn root_slots(&self, range: PageRange) -> impl Iterator<Item = Slot<M::Table>> {
         let root = self.root();
-        let upper = (root.level > 2).then(|| root.parts(pages_of(range)));
-        upper.into_iter().flatten().map(move |part| root.slot(part.start))
+        root.parts(pages_of(range)).map(move |part| root.slot(part.start))
+    }
+
+    /// Whether leaf tables are linked by the root itself, which others copy: then
+    /// they stay while the instance lives (M1).
+    pub fn keeps_leaf_tables(&self) -> bool {
+        self.levels() == 2
     }
 
     /// The leaf table that holds the entry of `at`, where one is linked.

@@ -117,7 +117,11 @@ impl<F: Format> Sim<F> {
         }
         s.counters.accesses += 1;
         s.used(at);
-        let (frame, prot) = self.translate(s, cpu, at, How::Access).map_err(|why| Fault { at, why })?;
+        let mut found = self.translate(s, cpu, at, How::Access);
+        if matches!(found, Err(Why::NotPresent { .. })) && self.copy_on_fault(cpu, at) {
+            found = self.translate(s, cpu, at, How::Access);
+        }
+        let (frame, prot) = found.map_err(|why| Fault { at, why })?;
         if write && !prot.contains(Prot::WRITE) {
             return Err(Fault { at, why: Why::ReadOnly });
         }

@@ -83,6 +83,8 @@ impl<F: Format> Drop for Booted<F> {
     fn drop(&mut self) {
         // To take everything apart is one section, however much there is.
         self.sim().state().unbounded = true;
+        // M1: no other root names a table of the instance any more.
+        self.sim().clear_copies();
     }
 }
 

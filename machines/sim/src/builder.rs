@@ -43,6 +43,7 @@ pub struct Builder<F> {
     banks: Vec<Bank>,
     highmem: Option<Pfn>,
     levels: Option<u8>,
+    roots: u32,
     seed: u64,
     rates: Rates,
     tlb: usize,
@@ -56,6 +57,7 @@ impl<F: Format> Builder<F> {
             banks: Vec::new(),
             highmem: None,
             levels: None,
+            roots: 1,
             seed: 0,
             rates: Rates::USUAL,
             tlb: 64,
@@ -95,6 +97,12 @@ impl<F: Format> Builder<F> {
         self
     }
 
+    /// How many roots CPUs walk, by turns: 1 unless told.
+    pub const fn roots(mut self, roots: u32) -> Self {
+        self.roots = roots;
+        self
+    }
+
     /// What chance follows from.
     pub const fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
@@ -127,10 +135,12 @@ impl<F: Format> Builder<F> {
         let (zones, storage) = self.zones();
         let nodes = self.nodes();
         let memory = Memory::new(self.banks, self.highmem.unwrap_or(Pfn(u64::MAX)));
-        let root = take_root(&zones, &memory);
+        assert!(self.roots > 0, "no root");
+        let roots: Box<[Pfn]> = (0..self.roots).map(|_| take_root(&zones, &memory)).collect();
         let core = Core {
             memory,
-            root,
+            root: roots[0],
+            roots,
             levels,
             cpus: self.cpus,
             nodes,

@@ -3,12 +3,12 @@
 use crate::cpu::{Hook, Power, State};
 use crate::history::Event;
 use crate::judge::accuse;
-use crate::walk::Place;
+use crate::walk::{Place, covered};
 use crate::{Core, Counters, ORDER, Sabotage, Sim, Work};
 use core::fmt;
 use std::sync::Arc;
 use vmalloc::error::Shortage;
-use vmalloc::machine::format::{Entry, Format};
+use vmalloc::machine::format::{Entry, Format, entries};
 use vmalloc::machine::{Context, Level};
 use vmalloc::units::{PAGE_SHIFT, Pfn, VirtAddr};
 
@@ -161,6 +161,26 @@ impl<F: Format> Sim<F> {
             s.told.tell(at.0 >> PAGE_SHIFT, frame);
         }
         self.write(place, at, word);
+    }
+
+    /// All roots get the entries that the library's has.
+    pub fn copy_root(&self) {
+        self.fill_roots(|at| self.word(self.top(), at).expect("the root is memory"));
+    }
+
+    /// What was copied into other roots than the library's goes: before the
+    /// instance does.
+    pub fn clear_copies(&self) {
+        self.fill_roots(|_| F::ABSENT);
+    }
+
+    fn fill_roots(&self, word: impl Fn(VirtAddr) -> F::Word) {
+        for &table in &self.roots[1..] {
+            for index in 0..entries::<F>() {
+                let at = covered::<F>(self.levels, index).start;
+                self.write(Place { table, level: self.levels }, at, word(at));
+            }
+        }
     }
 
     /// What the tables say of `at`, and the level of the entry that says so.

@@ -45,14 +45,14 @@ impl<F: Format> Sim<F> {
         }
     }
 
-    /// Frames that somebody has, the root excepted.
+    /// Frames that somebody has, roots excepted.
     pub fn leaked_frames(&self) -> usize {
-        self.memory.out().filter(|&(frame, _)| frame != self.root).count()
+        self.memory.out().filter(|(frame, _)| !self.roots.contains(frame)).count()
     }
 
     /// Panics, with their stories, unless all frames were given back.
     pub fn assert_no_leaks(&self) {
-        let leaked: Vec<_> = self.memory.out().map(|(frame, _)| frame).filter(|&f| f != self.root).collect();
+        let leaked: Vec<_> = self.memory.out().map(|(frame, _)| frame).filter(|f| !self.roots.contains(f)).collect();
         if let [first, ..] = leaked[..] {
             let since = self.memory.meta(first).map_or(0, |m| m.since.load(ORDER));
             let story = self.state().history.story(VirtAddr(0), &[first]);

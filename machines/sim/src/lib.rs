@@ -34,6 +34,12 @@
 //! they use none; what they remember of tables is, for they walk. Offline CPUs
 //! are judged when they come online.
 //!
+//! # Roots
+//! A machine may have several roots ([`Builder::roots`]): CPUs walk them by turns, as
+//! CPUs that run different programs do. The library knows the first. The others get
+//! its entries as an embedder's do: all at once ([`Sim::copy_root`]), or one by one
+//! when a program faults. What was copied stays until the instance is dropped.
+//!
 //! # The driver
 //! One host thread drives all CPUs: it says which runs ([`Sim::on`]) and lets
 //! time pass ([`Sim::step`]). An operation of the library runs on one CPU from
@@ -98,6 +104,8 @@ pub struct Sim<F: Format>(Arc<Core<F>>);
 pub struct Core<F: Format> {
     memory: Memory,
     root: Pfn,
+    /// The roots that CPUs walk, by turns; the first is `root`, the library's.
+    roots: Box<[Pfn]>,
     levels: u8,
     cpus: u32,
     nodes: u32,

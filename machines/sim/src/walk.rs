@@ -60,6 +60,25 @@ impl<F: Format> Core<F> {
         Place { table: self.root, level: self.levels }
     }
 
+    /// Where the walks of `cpu` begin: at the root that it has.
+    fn top_of(&self, cpu: u32) -> Place {
+        Place { table: self.roots[cpu as usize % self.roots.len()], level: self.levels }
+    }
+
+    /// What an embedder's fault handler does: `cpu`'s root gets the entry for `at`
+    /// that the library's has and it lacks. True = there was one.
+    pub(crate) fn copy_on_fault(&self, cpu: u32, at: VirtAddr) -> bool {
+        let (own, top) = (self.top_of(cpu), self.top());
+        let lacks = self.read(own, at) == Some(Entry::Absent);
+        match self.word(top, at) {
+            Some(word) if lacks && F::decode(word, top.level) != Entry::Absent => {
+                self.write(own, at, word);
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// What the tables say of `at`, read down to the entry of level `down_to`,
     /// and where the last entry read stands.
     pub(crate) fn truth(&self, at: VirtAddr, down_to: u8) -> (Place, Entry) {
@@ -93,7 +112,7 @@ impl<F: Format> Core<F> {
     /// Where a walk begins: below the deepest table that `cpu` remembers.
     fn deepest(&self, s: &mut State, cpu: u32, at: VirtAddr) -> Place {
         let cached = (2..=self.levels).find_map(|level| s.cpu(cpu).tables.find(level, prefix::<F>(at, level)));
-        let Some(cached) = cached else { return self.top() };
+        let Some(cached) = cached else { return self.top_of(cpu) };
         self.judge(s, cpu, &cached);
         Place { table: cached.frame, level: cached.level - 1 }
     }

@@ -1,10 +1,14 @@
 //! M1: what `init` links in the root is linked for good, so that every address
 //! space may copy it.
 
-use crate::common::{PAGE, START, boot, quiet};
+use crate::common::{PAGE, Rig, START, boot, busy, page_of, quiet};
 use std::ops::Range;
+use vmalloc::gfp::Gfp;
 use vmalloc::machine::Machine;
-use vmalloc::{Config, Req};
+use vmalloc::machine::format::Format;
+use vmalloc::table::X86_32;
+use vmalloc::{Config, Placement, Policy, Req};
+use vmalloc_sim::Sim;
 
 /// One entry of the root each.
 const ENTRY: usize = 1 << 39;
@@ -41,4 +45,62 @@ fn m1_regions_under_one_entry_of_the_root_share_a_table() {
     let vm = boot(quiet(1), Config::region(START..middle).add_region(middle..START + ENTRY));
     assert_eq!(vm.stats().table_frames, 1);
     assert_eq!(PAGE * vm.stats().reserve_frames, 0, "what was laid in twice went back");
+}
+
+/// Four CPUs with a root each make, use and free areas, and what was freed serves
+/// others: nobody reaches it by what was copied.
+fn four_roots_agree<F: Format>(rig: &Rig<F>, span: usize) {
+    for round in 0..12 {
+        rig.sim.set_cpu(round % 4);
+        let pages = span + round as usize * span / 8;
+        let area = rig.alloc(Req::pages(pages)).unwrap();
+        rig.stamp(area, pages, round as u64);
+        (0..4).for_each(|cpu| rig.check_stamps(cpu, area, pages, round as u64));
+        rig.give(area).unwrap();
+        rig.purge();
+        rig.reclaim(usize::MAX);
+        // Whatever was a table is somebody's now.
+        let frames: Vec<_> =
+            std::iter::from_fn(|| rig.alloc_frame(Gfp::KERNEL | Gfp::NOWARN, None).ok()).take(3000).collect();
+        for &frame in &frames {
+            // SAFETY: M2: the frame is ours. Any word of it is a present entry.
+            unsafe { rig.sim.virt(frame).write_bytes(0x63, PAGE) }
+        }
+        (0..4).for_each(|cpu| rig.sim.assert_faults(cpu, page_of(area, pages / 2)));
+        rig.give_frames(&frames);
+        rig.purge();
+        assert_eq!(rig.check(), Ok(()));
+    }
+}
+
+#[test]
+fn m1_with_four_roots_no_cpu_reaches_a_table_page_that_was_given_back() {
+    for (policy, placement) in [(Policy::Unmap, Placement::Lowest), (Policy::Strict, Placement::Classes)] {
+        let start = 0xf800_0000;
+        let config = Config::region(start..start + (64 << 20)).placement(placement).policy(policy);
+        let two = Sim::<X86_32>::builder().cpus(4).roots(4).seed(9).node(32 << 20);
+        four_roots_agree(&boot(two, config), 1024);
+        let config = Config::region(START..START + (64 << 20)).placement(placement).policy(policy);
+        four_roots_agree(&boot(busy(4).roots(4).node(32 << 20), config), 512);
+    }
+}
+
+#[test]
+fn m1_two_levels_have_all_leaf_tables_after_init_and_keep_them() {
+    let start = 0xf800_0000;
+    let vm = boot(Sim::<X86_32>::builder().cpus(2).roots(2), Config::region(start..start + (40 << 20)));
+    vm.sim.copy_root();
+    let root = root_of(vm.machine());
+    let tables = vm.stats().table_frames;
+    assert_eq!(tables, 10);
+    for _ in 0..4 {
+        let area = vm.alloc(Req::pages(3000)).unwrap();
+        vm.stamp(area, 3000, 1);
+        vm.check_stamps(1, area, 3000, 1);
+        vm.give(area).unwrap();
+        vm.purge();
+        (0..50).for_each(|_| _ = vm.tick());
+        assert_eq!((root_of(vm.machine()), vm.stats().table_frames), (root.clone(), tables));
+    }
+    assert_eq!(vm.stats().counts.tables_pruned, 0);
 }
