@@ -49,9 +49,9 @@ impl<M: Machine> Vmalloc<M> {
         frees: fn(Kind) -> bool,
         count: Option<usize>,
     ) -> Result<(), FreeError> {
-        let (found, sequence) = core.start_of(core.find(self, at), at)?;
+        let found = core.find_start(self, at)?;
         let (_, pages) = found.freeable(frees, count)?;
-        if !found.claim(sequence) {
+        if !found.claim() {
             return Err(core.double_free(&found));
         }
         let owner = core.cpu(found.chunk.owner());

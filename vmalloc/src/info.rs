@@ -6,7 +6,7 @@
 
 use crate::area::{Caller, Info, Kind, What};
 use crate::instance::{Core, MAX_NODES, Vmalloc};
-use crate::lookup::Found;
+use crate::lookup::SlotRef;
 use crate::machine::Machine;
 use crate::machine::frames::Frames;
 use crate::region::{Region, UnitEntry};
@@ -26,16 +26,14 @@ impl<M: Machine> Vmalloc<M> {
         if !core.regions.iter().any(|region| region.holds(at)) {
             return What::NotOurs;
         }
-        let above = core.find(self, at.page_start().add_pages(1)).and_then(|next| self.area_of(&next));
+        let above = core.find(self, at.page_start().add_pages(1)).and_then(|next| area_of(&next));
         let above = above.filter(|area| area.start > at);
         let Some(found) = core.find(self, at) else { return beside(None, 0, above, at) };
-        let sequence = found.chunk.sequence();
         let Some(copy) = found.slot().snapshot() else { return What::Changing };
         let info = copy.info(found.start, found.chunk.region());
         let inside = copy.pages() > 0 && info.range().contains(at);
         let state = found.chunk.state(found.index);
-        let same = found.slot().sequence() == copy.sequence() && found.chunk.sequence() == sequence;
-        if !same || found.start > at {
+        if !found.is_same() || copy.sequence() != found.sequence() {
             return What::Changing;
         }
         match state {
@@ -56,23 +54,16 @@ impl<M: Machine> Vmalloc<M> {
         }
     }
 
-    /// The area of a slot, if it is one.
-    fn area_of(&self, found: &Found) -> Option<Info> {
-        let (start, copy) = found.chunk.area(found.index)?;
-        let moved = found.chunk.class().is_some() && start != found.start;
-        (!moved).then(|| copy.info(found.start, found.chunk.region()))
-    }
-
     /// The live areas, by address.
     ///
     /// # Cost
     /// O(1) an area, no lock.
     pub fn areas(&self) -> impl Iterator<Item = Info> + '_ {
-        self.slots().filter_map(|found| self.area_of(&found))
+        self.slots().filter_map(|slot| area_of(&slot))
     }
 
     /// All slots that hold, held or may hold an area, by address.
-    pub(crate) fn slots(&self) -> impl Iterator<Item = Found> + '_ {
+    pub(crate) fn slots(&self) -> impl Iterator<Item = SlotRef> + '_ {
         let core = self.core();
         let regions = core.into_iter().flat_map(|core| by_address(core));
         regions.flat_map(move |region| Slots { vm: self, region, grain: 0, chunk: None })
@@ -93,6 +84,9 @@ impl<M: Machine> Vmalloc<M> {
         for found in self.slots().filter(|found| found.chunk.state(found.index) == State::Stale) {
             let Some(copy) = found.slot().snapshot() else { continue };
             let was = copy.info(found.start, found.chunk.region());
+            if !found.is_same() || copy.sequence() != found.sequence() {
+                continue;
+            }
             writeln!(out, "{} unpurged vm_area", Range(&was))?;
         }
         Ok(())
@@ -129,6 +123,14 @@ impl<M: Machine> Vmalloc<M> {
         }
         Ok(())
     }
+}
+
+/// The area of a slot, if it is one and still what it was when it was looked up.
+fn area_of(slot: &SlotRef) -> Option<Info> {
+    let copy = slot.slot().snapshot()?;
+    let info = copy.info(slot.start, slot.chunk.region());
+    let same = copy.sequence() == slot.sequence() && slot.is_same();
+    (slot.is_area() && same).then_some(info)
 }
 
 /// An address outside of any area's pages, between `below` and `above`.
@@ -198,33 +200,42 @@ struct Slots<'v, M: Machine> {
     vm: &'v Vmalloc<M>,
     region: &'v Region<M::Lock>,
     grain: u32,
-    /// A class chunk, and the next of its slots.
-    chunk: Option<(ChunkRef, u32)>,
+    /// A class chunk, its sequence, and the next of its slots.
+    chunk: Option<(ChunkRef, u32, u32)>,
 }
 
 impl<M: Machine> Iterator for Slots<'_, M> {
-    type Item = Found;
+    type Item = SlotRef;
 
-    fn next(&mut self) -> Option<Found> {
+    fn next(&mut self) -> Option<SlotRef> {
         loop {
-            if let Some((chunk, index)) = self.chunk {
+            if let Some((chunk, life, index)) = self.chunk {
                 let left = chunk.all_slots() & u64::MAX.checked_shl(index).unwrap_or(0);
                 if let Some(index) = slots_of(left).next() {
-                    self.chunk = Some((chunk, index + 1));
-                    return Some(Found { chunk, index, start: chunk.address(index) });
+                    self.chunk = Some((chunk, life, index + 1));
+                    return Some(SlotRef::in_chunk(chunk, life, index));
                 }
                 self.chunk = None;
             }
             let (grain, value) = self.region.units.next(self.vm.machine(), self.grain)?;
             let entry = UnitEntry(value);
             let chunk = entry.chunk()?;
-            if let Some(index) = entry.slot() {
-                let (start, grains) = chunk.slot(index).run();
-                self.grain = start.saturating_add(grains).max(grain + 1);
-                return Some(Found { chunk, index, start: self.region.address(start) });
+            let life = chunk.sequence();
+            self.grain = grain + 1;
+            if entry.slot().is_some() {
+                let Some(slot) = SlotRef::at(self.region, entry, self.region.address(grain)) else { continue };
+                let (start, grains) = slot.slot().run();
+                if slot.is_same() {
+                    self.grain = start.saturating_add(grains).max(grain + 1);
+                }
+                return Some(slot);
             }
-            self.grain = grain + chunk.units().max(1);
-            self.chunk = Some((chunk, 0));
+            let units = chunk.units();
+            // A header that has become another chunk tells nothing of what lay here.
+            if chunk.sequence() == life {
+                self.grain = grain + units.max(1);
+                self.chunk = Some((chunk, life, 0));
+            }
         }
     }
 }

@@ -7,6 +7,13 @@
 //!
 //! O(1), interior addresses too. A finder takes no lock: it reads the chunk's
 //! sequence before and after (R2), and may be told *changing*.
+//!
+//! Between the look and what comes of it another CPU may give the chunk up, and its
+//! header may become another chunk. So a look is a [`SlotRef`], which carries what the
+//! sequences were before anything else was read: whoever claims the slot, or follows a
+//! pointer that the chunk has, asks [`SlotRef::is_same`] *after* the claim, or after
+//! the pointer was read and before it is followed. A call that is inside the owner's
+//! CPU needs neither, since the owner alone gives chunks up.
 
 use crate::area::{Kind, RegionId};
 use crate::config::MAX_REGIONS;
@@ -18,8 +25,10 @@ use crate::machine::format::{Entry, Format, entries};
 use crate::region::{Region, UnitEntry, leaf_shift};
 use crate::space::chunk::ChunkRef;
 use crate::space::slot::Slot;
+use crate::sync::{Ordering::Acquire, breaks, fence};
 use crate::table::{Gap, LeafTable, Piece, Walker, Word};
 use crate::units::{PAGE_SHIFT, PageRange, VirtAddr};
+use core::ops::Deref;
 use core::ptr::NonNull;
 
 /// A slot, and where its pages begin.
@@ -28,6 +37,87 @@ pub(crate) struct Found {
     pub(crate) chunk: ChunkRef,
     pub(crate) index: u32,
     pub(crate) start: VirtAddr,
+}
+
+/// A slot, and what it was when it was looked up (R2).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SlotRef {
+    found: Found,
+    /// The chunk's sequence, read before anything else of it.
+    life: u32,
+    /// The slot's.
+    sequence: u32,
+}
+
+impl Deref for SlotRef {
+    type Target = Found;
+
+    fn deref(&self) -> &Found {
+        &self.found
+    }
+}
+
+impl SlotRef {
+    /// The slot of `region` for `at`, by the entry of its grain.
+    pub(crate) fn at<L: lock_api::RawMutex>(region: &Region<L>, entry: UnitEntry, at: VirtAddr) -> Option<SlotRef> {
+        let chunk = entry.chunk()?;
+        let life = chunk.sequence();
+        let index = match entry.slot() {
+            None => chunk.slot_at(at)?,
+            Some(index) if chunk.is_runs() => index,
+            Some(_) => return None,
+        };
+        let sequence = chunk.slot(index).sequence();
+        let start = match entry.slot() {
+            None => chunk.address(index),
+            Some(_) => region.address(chunk.slot(index).run().0),
+        };
+        let sequence = if breaks!(ChunkReborn) { chunk.slot(index).sequence() } else { sequence };
+        let found = Found { chunk, index, start };
+        (start <= at).then_some(SlotRef { found, life, sequence })
+    }
+
+    /// A slot of a class chunk whose sequence was `life`.
+    pub(crate) fn in_chunk(chunk: ChunkRef, life: u32, index: u32) -> SlotRef {
+        let sequence = chunk.slot(index).sequence();
+        SlotRef { found: Found { chunk, index, start: chunk.address(index) }, life, sequence }
+    }
+
+    /// A slot that is the caller's, and stays so.
+    pub(crate) fn of(found: Found) -> SlotRef {
+        SlotRef { found, life: found.chunk.sequence(), sequence: found.slot().sequence() }
+    }
+
+    /// The slot's sequence, then.
+    pub(crate) fn sequence(&self) -> u32 {
+        self.sequence
+    }
+
+    /// Whether chunk and slot are still what they were.
+    #[inline]
+    pub(crate) fn is_same(&self) -> bool {
+        // What was read of them before was read before this.
+        fence(Acquire);
+        let chunk = breaks!(ChunkReborn) || self.chunk.sequence() == self.life;
+        chunk && self.slot().sequence() == self.sequence
+    }
+}
+
+impl SlotRef {
+    /// Claims the slot for freeing, if it is still the area that was looked up;
+    /// false = somebody was first (R1).
+    #[inline]
+    pub(crate) fn claim(&self) -> bool {
+        if !self.chunk.claim(self.index) {
+            return false;
+        }
+        // Decided once: what is claimed and the same stays so until it is unclaimed.
+        let same = self.is_same();
+        if !same {
+            self.chunk.unclaim(1 << self.index);
+        }
+        if breaks!(ClaimDecidedTwice) { self.is_same() } else { same }
+    }
 }
 
 /// An area's address, as it is handed out.
@@ -74,18 +164,6 @@ impl Found {
         }
     }
 
-    /// Claims the slot for freeing, if it is still the area that was looked up;
-    /// false = somebody was first (R1).
-    #[inline]
-    pub(crate) fn claim(&self, sequence: u32) -> bool {
-        let claimed = self.chunk.claim(self.index);
-        let same = self.slot().sequence() == sequence;
-        if claimed && !same {
-            self.chunk.unclaim(1 << self.index);
-        }
-        claimed && same
-    }
-
     /// The area is whole: finders see it.
     #[inline(always)]
     pub(crate) fn publish(&self) -> NonNull<u8> {
@@ -115,28 +193,25 @@ impl<M: Machine> Core<M> {
     /// The slot whose room holds `at`: an area's pages, its guard, or what an
     /// area had before.
     #[inline]
-    pub(crate) fn find(&self, vm: &Vmalloc<M>, at: VirtAddr) -> Option<Found> {
+    pub(crate) fn find(&self, vm: &Vmalloc<M>, at: VirtAddr) -> Option<SlotRef> {
         let (region, grain) = self.grain_of(at)?;
-        Found::at(region, UnitEntry(region.units.get(vm.machine(), grain)), at)
+        SlotRef::at(region, UnitEntry(region.units.get(vm.machine(), grain)), at)
     }
 
-    /// `found`, if it is the area that starts at `at`, and its slot's sequence.
+    /// The area that starts at `at`.
     ///
     /// # Errors
     /// What is there instead.
     #[inline]
-    pub(crate) fn start_of(&self, found: Option<Found>, at: VirtAddr) -> Result<(Found, u32), FreeError> {
-        // Before the look: who claims the slot later sees whether it is still
-        // the same area.
-        let sequence = found.map_or(0, |found| found.slot().sequence());
-        match found {
-            Some(found) if found.start == at && found.is_area() => Ok((found, sequence)),
-            found => Err(self.why_not(found, at)),
+    pub(crate) fn find_start(&self, vm: &Vmalloc<M>, at: VirtAddr) -> Result<SlotRef, FreeError> {
+        match self.find(vm, at) {
+            Some(slot) if slot.start == at && slot.is_area() => Ok(slot),
+            slot => Err(self.why_not(slot, at)),
         }
     }
 
     #[cold]
-    fn why_not(&self, found: Option<Found>, at: VirtAddr) -> FreeError {
+    fn why_not(&self, found: Option<SlotRef>, at: VirtAddr) -> FreeError {
         let Some(found) = found else { return FreeError::NotAnArea(at) };
         let Some(copy) = found.slot().snapshot() else { return FreeError::NotAnArea(at) };
         let inside = at.0.wrapping_sub(found.start.0) < copy.pages() << PAGE_SHIFT;
@@ -262,7 +337,8 @@ fn each_of_many<M: Machine>(
 }
 
 impl<M: Machine> Here<'_, M> {
-    /// The slot whose room holds `at`, found from nearby.
+    /// The slot whose room holds `at`, found from nearby: to be trusted if this CPU
+    /// owns its chunk.
     #[inline]
     pub(crate) fn find(&mut self, at: VirtAddr) -> Option<Found> {
         let (region, grain) = self.core.grain_of(at)?;
@@ -283,13 +359,12 @@ impl<M: Machine> Here<'_, M> {
         chunk.area_at(at).map(|(slot, page)| (chunk, slot, page))
     }
 
-    /// The area that starts at `at`, and its slot's sequence.
+    /// The area that starts at `at`.
     ///
     /// # Errors
     /// What is there instead.
-    pub(crate) fn find_start(&mut self, at: VirtAddr) -> Result<(Found, u32), FreeError> {
-        let found = self.find(at);
-        self.core.start_of(found, at)
+    pub(crate) fn find_start(&self, at: VirtAddr) -> Result<SlotRef, FreeError> {
+        self.core.find_start(self.vm, at)
     }
 }
 

@@ -13,10 +13,12 @@ use crate::error::{AllocError, FreeError, Shortage};
 use crate::frames::{hold, twice};
 use crate::gfp::{Gfp, ZoneKind};
 use crate::instance::{Core, Vmalloc};
+use crate::lookup::SlotRef;
 use crate::machine::Machine;
 use crate::machine::frames::{Frames, Want};
 use crate::plan::{Plan, check_node};
 use crate::pressure::Tries;
+use crate::sync::breaks;
 use crate::units::{Node, PAGE_SIZE, Pfn, VirtAddr};
 use core::ptr::NonNull;
 
@@ -190,14 +192,13 @@ impl<M: Machine> Vmalloc<M> {
         // Grace does not come between the question whether the area lives and the
         // last look.
         let (frame, held) = self.looking(core, || {
-            let found = core.find(self, at).filter(|found| found.is_area())?;
-            let sequence = found.slot().sequence();
-            let frame = self.frame_at(at.0)?;
+            let found = core.find(self, at)?;
+            let frame = self.frame_of(core, &found, at)?;
             let page = self.machine().frames().page(frame)?;
             found.slot().share();
             hold(page);
-            let same = found.is_area() && found.slot().sequence() == sequence;
-            Some((frame, same && self.frame_at(at.0) == Some(frame)))
+            let same = breaks!(HoldUnchecked) || self.frame_of(core, &found, at) == Some(frame);
+            Some((frame, same))
         })?;
         if held {
             return Some(frame);
@@ -212,10 +213,17 @@ impl<M: Machine> Vmalloc<M> {
     /// a hold: it is the caller's to know that the area lives on.
     pub fn frame_at(&self, at: usize) -> Option<Pfn> {
         let (core, at) = (self.core()?, VirtAddr(at));
-        self.looking(core, || {
-            let found = core.find(self, at).filter(|found| found.is_area())?;
-            core.look(self, found.chunk, at.page_start())?.frames().next().map(|(_, frame)| frame)
-        })
+        self.looking(core, || self.frame_of(core, &core.find(self, at)?, at))
+    }
+
+    /// The frame behind an address of a slot, if an area is there and has been since
+    /// it was looked up. The caller is one who looks.
+    fn frame_of(&self, core: &Core<M>, found: &SlotRef, at: VirtAddr) -> Option<Pfn> {
+        let piece = core.look(self, found.chunk, at.page_start())?;
+        // The piece was read while the chunk was what it had been; so its table stays
+        // while somebody looks (T1).
+        let (_, frame) = if found.is_same() { piece.frames().next() } else { None }?;
+        (found.is_area() && found.is_same()).then_some(frame)
     }
 
     /// Areas at fixed distances from each other, all or none

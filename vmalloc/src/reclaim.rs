@@ -21,6 +21,7 @@ use crate::space::class::Class;
 use crate::space::slot::slots_of;
 use crate::stats::{count, uncount};
 use crate::sync::Ordering::Relaxed;
+use crate::sync::breaks;
 use crate::units::{CpuSet, PageRange, VirtAddr};
 use crate::warm::Shed;
 
@@ -60,6 +61,9 @@ impl<'v, M: Machine> Here<'v, M> {
             let cpu = self.cpu;
             let Some((chunk, posted)) = cpu.mail.next(&mut self.letters) else { return false };
             let live = posted & chunk.live_slots();
+            if breaks!(UnclaimEarly) {
+                chunk.unclaim(posted);
+            }
             let deferred = self.take_deferred(chunk, live);
             self.receive(chunk, live & !deferred);
             chunk.unclaim(posted & !deferred);

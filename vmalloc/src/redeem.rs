@@ -21,7 +21,7 @@ use crate::space::chunk::ChunkRef;
 use crate::space::slot::{Slot, slots_of};
 use crate::stats::count;
 use crate::sync::Ordering::Relaxed;
-use crate::sync::pooled;
+use crate::sync::{breaks, pooled};
 use crate::table::Piece;
 use crate::units::{PageRange, Pfn};
 
@@ -132,39 +132,73 @@ impl<M: Machine> Here<'_, M> {
         (these, slots, pages)
     }
 
-    /// The frames that wait in entries were lent: their holders are one less.
+    /// The frames that wait in entries were lent: their holders are one less. Those
+    /// that nobody holds any more go to the magazine, or wait by themselves.
     #[inline(never)]
     fn return_lent(&mut self, area: &Slot, piece: Piece<M::Table>) {
-        let source = self.vm.machine().frames();
-        self.pool_last(area, piece, |frames| release_all(source, frames))
-    }
-
-    /// Collects the frames that wait in entries. Those that nobody else holds,
-    /// which `last` moves to the front and counts, go to the magazine.
-    #[inline(always)]
-    fn pool_last(&mut self, area: &Slot, piece: Piece<M::Table>, last: impl Fn(&mut [Pfn]) -> usize) {
-        let (vm, depot) = (self.vm, self.core.depot(self.node));
-        let report = &mut |at, word| vm.complain_again(area, at, word);
+        let (vm, core) = (self.vm, self.core);
+        let before = breaks!(LookBeforeRelease) && self.has_no_aliases();
+        let depot = core.depot(self.node);
         let Some(places) = self.magazine.room(vm.machine(), depot, piece.pages()) else {
-            return self.pool_singly(area, piece, &last);
+            return self.return_singly(area, piece);
         };
-        let collected = piece.collect(places, report);
-        let last = last(&mut places[..collected]);
-        pooled(&places[..last]);
-        // SAFETY: the only bindings, or those of the last holder, are collected,
-        // after grace (G3).
-        unsafe { self.magazine.accept(piece.pages(), last) }
+        let collected = piece.collect(places, &mut |at, word| vm.complain_again(area, at, word));
+        let last = release_all(vm.machine().frames(), &mut places[..collected]);
+        // Looked at after they were let go, never before: in between another CPU may
+        // unmap one of them elsewhere and drop its own hold.
+        if before || vm.breaks(Sabotage::IgnoreAliases) || core.generations.has_no_aliases() {
+            pooled(&places[..last]);
+            // SAFETY: the bindings of the last holder are collected, after grace, and
+            // no alias is left (G3).
+            return unsafe { self.magazine.accept(piece.pages(), last) };
+        }
+        let mut frames = [Pfn(0); SLICE];
+        frames[..last].copy_from_slice(&places[..last]);
+        // SAFETY: none is accepted.
+        unsafe { self.magazine.accept(piece.pages(), 0) }
+        self.give_up_all(&frames[..last]);
     }
 
     #[cold]
     #[inline(never)]
-    fn pool_singly(&mut self, area: &Slot, piece: Piece<M::Table>, last: &dyn Fn(&mut [Pfn]) -> usize) {
+    fn return_singly(&mut self, area: &Slot, piece: Piece<M::Table>) {
+        let vm = self.vm;
+        let mut frames = [Pfn(0); SLICE];
+        let collected = piece.collect(&mut frames, &mut |at, word| vm.complain_again(area, at, word));
+        let last = release_all(vm.machine().frames(), &mut frames[..collected]);
+        self.give_up_all(&frames[..last]);
+    }
+
+    /// Frames that nobody holds any more are pooled, or wait (G3 aliases).
+    #[cold]
+    #[inline(never)]
+    fn give_up_all(&mut self, frames: &[Pfn]) {
+        let source = self.vm.machine().frames();
+        frames.iter().rev().for_each(|&frame| _ = self.give_up(frame, source.page(frame)));
+    }
+
+    /// The frames that wait in entries go to the magazine: nobody else holds them.
+    #[inline(never)]
+    fn pool(&mut self, area: &Slot, piece: Piece<M::Table>) {
+        let (vm, depot) = (self.vm, self.core.depot(self.node));
+        let report = &mut |at, word| vm.complain_again(area, at, word);
+        let Some(places) = self.magazine.room(vm.machine(), depot, piece.pages()) else {
+            return self.pool_singly(area, piece);
+        };
+        let got = piece.collect(places, report);
+        pooled(&places[..got]);
+        // SAFETY: the only bindings are collected, after grace (G3).
+        unsafe { self.magazine.accept(piece.pages(), got) }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn pool_singly(&mut self, area: &Slot, piece: Piece<M::Table>) {
         let (vm, depot) = (self.vm, self.core.depot(self.node));
         let mut frames = [Pfn(0); SLICE];
         let collected = piece.collect(&mut frames, &mut |at, word| vm.complain_again(area, at, word));
-        let last = last(&mut frames[..collected]);
-        for &frame in frames[..last].iter().rev() {
-            // SAFETY: as in `pool_last`.
+        for &frame in frames[..collected].iter().rev() {
+            // SAFETY: as in `pool`.
             unsafe { self.magazine.push(vm.machine(), depot, frame) }
         }
     }
@@ -197,9 +231,7 @@ impl<M: Machine> Here<'_, M> {
         let piece = at_hand::<M>(chunk, PageRange::new(at, slice));
         match (piece, kind) {
             (Some(piece), _) if area.own_pages().is_some() => self.pool(area, piece),
-            (Some(piece), Kind::Vmap) if self.has_no_aliases() && !self.vm.breaks(Sabotage::IgnoreCounts) => {
-                self.return_lent(area, piece)
-            }
+            (Some(piece), Kind::Vmap) if !self.vm.breaks(Sabotage::IgnoreCounts) => self.return_lent(area, piece),
             _ => self.collect_slowly(chunk, slot, PageRange::new(at, slice)),
         }
         load.done = if load.done + slice == pages { 0 } else { load.done + slice };
@@ -216,13 +248,6 @@ impl<M: Machine> Here<'_, M> {
         } else {
             self.collect_held(chunk, slot, pages);
         }
-    }
-
-    /// The frames that wait in entries go to the magazine: nobody else holds
-    /// them.
-    #[inline(never)]
-    fn pool(&mut self, area: &Slot, piece: Piece<M::Table>) {
-        self.pool_last(area, piece, |frames| frames.len())
     }
 
     /// Frames that others may hold lose this holder (G3).

@@ -23,6 +23,7 @@ use crate::machine::frames::Frames;
 use crate::plan::Plan;
 use crate::space::chunk::ChunkRef;
 use crate::space::class::Class;
+use crate::sync::breaks;
 use crate::table::Piece;
 use crate::units::{PAGE_SHIFT, PAGE_SIZE, PageRange, Pfn, VirtAddr};
 use crate::vmalloc::{Hole, Way};
@@ -76,6 +77,9 @@ impl<M: Machine> Vmalloc<M> {
             return Some(Err(Hole { vm: self, core, found, pages: plan.pages, bound }.in_use()));
         }
         if matches!(backing, Backing::Fresh) && req.gfp.contains(Gfp::ZERO) {
+            if breaks!(PublishUncleared) {
+                found.publish();
+            }
             self.zero(piece);
         }
         Some(Ok(found.publish()))

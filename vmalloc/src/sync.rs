@@ -58,3 +58,19 @@ pub(crate) fn pooled(_frames: &[crate::units::Pfn]) {
     #[cfg(interleave)]
     interleave::pooled(_frames);
 }
+
+/// Whether the library is to break a rule, so that a proof is seen to notice. False
+/// where it ships.
+#[cfg(not(interleave))]
+macro_rules! breaks {
+    ($rule:ident) => {
+        false
+    };
+}
+#[cfg(interleave)]
+macro_rules! breaks {
+    ($rule:ident) => {
+        $crate::sync::interleave::breaks($crate::sync::interleave::Rule::$rule)
+    };
+}
+pub(crate) use breaks;

@@ -29,13 +29,14 @@ use crate::error::{AllocError, FreeError, Shortage};
 use crate::frames::release;
 use crate::gfp::Gfp;
 use crate::instance::{Core, Vmalloc};
-use crate::lookup::{Found, Pieces};
+use crate::lookup::{Found, Pieces, SlotRef};
 use crate::machine::frames::Frames;
 use crate::machine::{Machine, Sabotage};
 use crate::plan::Plan;
 use crate::pressure::Tries;
 use crate::space::chunk::ChunkRef;
 use crate::stats::{count, uncount};
+use crate::sync::breaks;
 use crate::table::Piece;
 use crate::units::{PageRange, VirtAddr};
 use core::ptr::NonNull;
@@ -217,9 +218,9 @@ impl<M: Machine> Vmalloc<M> {
         let Ok(mut here) = Here::enter(self, core) else {
             return self.unmake_deferred(core, at, by, frees, count);
         };
-        let (found, sequence) = here.find_start(at)?;
+        let found = here.find_start(at)?;
         let (kind, pages) = found.freeable(frees, count)?;
-        here.retire((&found, sequence), kind, pages, by)?;
+        here.retire(&found, kind, pages, by)?;
         if core.policy() == Policy::Strict {
             drop(here);
             self.settle(core, found.start);
@@ -244,7 +245,7 @@ impl<M: Machine> Vmalloc<M> {
             return here.untake(found);
         }
         let how = here.way_of(found, bound);
-        let claimed = here.claim(found, found.slot().sequence(), how, bound);
+        let claimed = here.claim(&SlotRef::of(*found), how, bound);
         debug_assert!(claimed, "U1: nobody else can free what is building");
         here.unbind(found, how, PageRange::new(found.start, bound), bound);
     }
@@ -265,15 +266,9 @@ impl<M: Machine> Here<'_, M> {
     /// live → stale: the entries are retired, the frames wait in them. Under
     /// Park and Keep perhaps live → warm.
     #[inline]
-    fn retire(
-        &mut self,
-        (found, sequence): (&Found, u32),
-        kind: Kind,
-        pages: usize,
-        by: Caller,
-    ) -> Result<(), FreeError> {
+    fn retire(&mut self, found: &SlotRef, kind: Kind, pages: usize, by: Caller) -> Result<(), FreeError> {
         let caches = self.core.caches();
-        if caches && let Some(done) = self.retire_warm((found, sequence), pages, by) {
+        if caches && let Some(done) = self.retire_warm(found, pages, by) {
             return done;
         }
         let bound = if kind == Kind::Reserved { 0 } else { pages };
@@ -281,7 +276,7 @@ impl<M: Machine> Here<'_, M> {
         if how == Way::AtOnce && !caches {
             // Nobody else could do anything since it was looked up.
             self.open.add(found.chunk, 1 << found.index, bound);
-        } else if !self.claim(found, sequence, how, bound) {
+        } else if !self.claim(found, how, bound) {
             return Err(self.core.double_free(found));
         }
         self.count_free(how, pages);
@@ -303,11 +298,11 @@ impl<M: Machine> Here<'_, M> {
     /// Makes the slot this call's to free, if it is still the area that was
     /// looked up; false = somebody was first.
     #[inline]
-    pub(crate) fn claim(&mut self, found: &Found, sequence: u32, how: Way, pages: usize) -> bool {
+    pub(crate) fn claim(&mut self, found: &SlotRef, how: Way, pages: usize) -> bool {
         if how != Way::AtOnce {
-            return found.claim(sequence);
+            return found.claim();
         }
-        let live = found.chunk.areas() >> found.index & 1 != 0 && found.slot().sequence() == sequence;
+        let live = found.chunk.areas() >> found.index & 1 != 0 && found.is_same();
         if live {
             self.open.add(found.chunk, 1 << found.index, pages);
         }
@@ -454,6 +449,9 @@ impl<'v, M: Machine> Hole<'v, M> {
     #[inline]
     pub(crate) fn whole(self, plan: &Plan<'_>) -> NonNull<u8> {
         if plan.req.gfp.contains(Gfp::ZERO) {
+            if breaks!(PublishUncleared) {
+                self.found.publish();
+            }
             self.zero();
         }
         self.publish()

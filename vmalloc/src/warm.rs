@@ -43,7 +43,7 @@ use crate::area::{Backing, Caller, Policy, RegionId};
 use crate::cpu::{Here, SLICE};
 use crate::error::FreeError;
 use crate::instance::{Core, Vmalloc};
-use crate::lookup::Found;
+use crate::lookup::{Found, SlotRef};
 use crate::machine::format::{MemType, Prot};
 use crate::machine::frames::Frames;
 use crate::machine::{Machine, Sabotage};
@@ -250,13 +250,13 @@ impl<M: Machine> Here<'_, M> {
 
     /// Whether an area that is about to be freed may stay warm (W1).
     #[inline]
-    fn may_stay(&mut self, found: &Found, sequence: u32, pages: usize) -> bool {
+    fn may_stay(&mut self, found: &SlotRef, pages: usize) -> bool {
         let slot = found.slot();
         found.chunk.class().is_some()
             && slot.kind().allocates()
             && pages <= self.core.budget
             && !self.is_handed_out(slot)
-            && (slot.is_plain() || self.vouch(found, sequence, pages))
+            && (slot.is_plain() || self.vouch(found, pages))
     }
 
     /// Whether somebody else may have frames of the area (W3).
@@ -269,42 +269,39 @@ impl<M: Machine> Here<'_, M> {
     /// that was looked up (T1): true = all are plain.
     #[cold]
     #[inline(never)]
-    fn vouch(&mut self, found: &Found, sequence: u32, pages: usize) -> bool {
+    fn vouch(&mut self, found: &SlotRef, pages: usize) -> bool {
         for slice in PageRange::new(found.start, pages).slices(SLICE) {
             if slice.start != found.start {
                 self.breathe();
             }
             let (vm, core) = (self.vm, self.core);
-            let lives = || found.is_area() && found.slot().sequence() == sequence;
-            if !vm.looking(core, || lives() && self.is_plain(found.chunk, slice)) {
+            if !vm.looking(core, || found.is_area() && self.is_plain(found, slice)) {
                 return false;
             }
         }
         true
     }
 
-    fn is_plain(&self, chunk: ChunkRef, slice: PageRange) -> bool {
+    fn is_plain(&self, found: &SlotRef, slice: PageRange) -> bool {
         let machine = self.vm.machine();
-        let (source, home) = (machine.frames(), machine.node_of(chunk.owner()));
+        let (source, home) = (machine.frames(), machine.node_of(found.chunk.owner()));
         let mixed = source.nodes() > 1;
         let fits = |frame: Pfn| !mixed || source.node_of(frame) == home;
+        // The slot is not this call's yet: a piece is looked at only if its chunk still
+        // is what it was when the piece was read. Then its table stays while somebody
+        // looks (T1).
         let mut left = slice.pages;
-        let plain = self.core.pieces(self.vm, (chunk, None), slice).all(|piece| {
+        let plain = self.core.pieces(self.vm, (found.chunk, None), slice).all(|piece| {
             left -= piece.pages();
-            piece.is_plain(fits)
+            found.is_same() && piece.is_plain(fits)
         });
         plain && left == 0
     }
 
     /// Frees an area that may stay warm; `None` if it may not.
     #[inline(never)]
-    pub(crate) fn retire_warm(
-        &mut self,
-        (found, sequence): (&Found, u32),
-        pages: usize,
-        by: Caller,
-    ) -> Option<Result<(), FreeError>> {
-        if !self.may_stay(found, sequence, pages) {
+    pub(crate) fn retire_warm(&mut self, found: &SlotRef, pages: usize, by: Caller) -> Option<Result<(), FreeError>> {
+        if !self.may_stay(found, pages) {
             return None;
         }
         // Interrupts may have come in: another policy may be in force by now.
@@ -314,10 +311,10 @@ impl<M: Machine> Here<'_, M> {
         };
         let how = self.way_of(found, if kept { 0 } else { pages });
         if how != Way::AtOnce {
-            return Some(self.post_warm((found, sequence), how, pages, by));
+            return Some(self.post_warm(found, how, pages, by));
         }
         let (chunk, index, slot) = (found.chunk, found.index, found.slot());
-        if chunk.areas() >> index & 1 == 0 || slot.sequence() != sequence {
+        if chunk.areas() >> index & 1 == 0 || !found.is_same() {
             return Some(Err(self.core.double_free(found)));
         }
         self.count_free(how, pages);
@@ -338,14 +335,8 @@ impl<M: Machine> Here<'_, M> {
     /// Frees an area that its owner may keep warm, or that takes several
     /// sections to park: claimed meanwhile (R1).
     #[inline(never)]
-    fn post_warm(
-        &mut self,
-        (found, sequence): (&Found, u32),
-        how: Way,
-        pages: usize,
-        by: Caller,
-    ) -> Result<(), FreeError> {
-        if !self.claim(found, sequence, how, pages) {
+    fn post_warm(&mut self, found: &SlotRef, how: Way, pages: usize, by: Caller) -> Result<(), FreeError> {
+        if !self.claim(found, how, pages) {
             return Err(self.core.double_free(found));
         }
         self.count_free(how, pages);

@@ -27,6 +27,11 @@ pub const ALL: &[Stage] = &[
     },
     Stage { name: "examples", about: "the programs in examples/", run: examples },
     Stage { name: "loom", about: "every interleaving of the races that matter", run: loom },
+    Stage {
+        name: "interleave",
+        about: "CPUs inside operations at once, and the rules that they break (INTERLEAVE_SCHEDULES, default 800)",
+        run: interleave,
+    },
     Stage { name: "space", about: "the address layer beside its model (SPACE_OPS, default a million)", run: space },
     Stage { name: "oracle", about: "the simulator looks for stale use (ORACLE_OPS, default ten million)", run: oracle },
     Stage {
@@ -101,6 +106,19 @@ fn loom(project: &Project) -> Result<Outcome> {
     let mut test = project.cargo();
     test.args(["test", "--profile", "proof", "-p", "vmalloc", "--test", "loom", "--target-dir", "target/loom"]);
     succeed(test.env("RUSTFLAGS", flags.trim()))
+}
+
+/// In a folder of its own, as loom. A rule that is broken and not noticed fails it.
+fn interleave(project: &Project) -> Result<Outcome> {
+    if let Some(absent) = without(project, "interleave/src/main.rs") {
+        return Ok(absent);
+    }
+    someone_reads(project, "INTERLEAVE_SCHEDULES", "interleave/")?;
+    let flags = format!("{} --cfg interleave", std::env::var("RUSTFLAGS").unwrap_or_default());
+    let mut run = project.cargo();
+    run.args(["run", "--profile", "interleave", "-p", "vmalloc-interleave", "--target-dir", "target/interleave"]);
+    run.env("RUSTFLAGS", flags.trim());
+    succeed(run.env("INTERLEAVE_SCHEDULES", set_or("INTERLEAVE_SCHEDULES", "800")))
 }
 
 fn space(project: &Project) -> Result<Outcome> {
@@ -236,6 +254,7 @@ mod tests {
     fn what_is_absent_is_skipped_with_its_name() {
         let nowhere = Project { root: "/nowhere".into(), built: "/nowhere".into(), targets: Vec::new() };
         assert_eq!(loom(&nowhere).unwrap(), Outcome::Skipped("no vmalloc/tests/loom.rs yet".into()));
+        assert_eq!(interleave(&nowhere).unwrap(), Outcome::Skipped("no interleave/src/main.rs yet".into()));
         assert_eq!(oracle(&nowhere).unwrap(), Outcome::Skipped("no machines/sim/tests/oracle/main.rs yet".into()));
         assert_eq!(replay(&nowhere).unwrap(), Outcome::Skipped("no traces yet".into()));
         assert_eq!(replay_pc(&nowhere).unwrap(), Outcome::Skipped("no traces yet".into()));

@@ -4,7 +4,7 @@ use crate::cpu::{Hook, Power, State};
 use crate::history::Event;
 use crate::judge::accuse;
 use crate::walk::{Place, covered};
-use crate::{Core, Counters, ORDER, Sabotage, Sim, Work};
+use crate::{Core, Counters, ORDER, Sabotage, Sim, Work, turn};
 use core::fmt;
 use std::sync::Arc;
 use vmalloc::error::Shortage;
@@ -304,7 +304,10 @@ impl<F: Format> Core<F> {
     fn interrupt(&self, cpu: u32, event: Event, handler: &Hook) {
         let was = {
             let s = &mut *self.state();
-            s.history.note(cpu, event);
+            // Where CPUs race, those that wait are interrupted again and again.
+            if !turn::is_racing() {
+                s.history.note(cpu, event);
+            }
             s.counters.interrupts += 1;
             s.cpu(cpu).interrupts += 1;
             self.run_on(cpu)

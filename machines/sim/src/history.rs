@@ -10,6 +10,8 @@ use vmalloc::units::{PageRange, Pfn, VirtAddr};
 
 /// Events that are remembered.
 const KEPT: usize = 1 << 14;
+/// Characters of a CPU's column.
+const COLUMN: usize = 46;
 /// Events that a story tells at most.
 const TOLD: usize = 40;
 
@@ -50,6 +52,8 @@ pub(crate) enum Event {
     Awake,
     /// An entry was overwritten by hand.
     Poked { at: VirtAddr, level: u8 },
+    /// The driver says what the CPU does next.
+    Told { what: &'static str, at: VirtAddr },
 }
 
 impl Event {
@@ -64,7 +68,7 @@ impl Event {
             Event::Taken { frame, order } | Event::Given { frame, order } => {
                 frames.iter().any(|f| (frame.0..frame.0 + (1 << order)).contains(&f.0))
             }
-            Event::Poked { at, .. } => pages.contains(at),
+            Event::Poked { at, .. } | Event::Told { at, .. } => pages.contains(at),
             Event::Kicked | Event::KickServed | Event::Interrupted => false,
             Event::Flushed | Event::FlushSkipped => true,
             Event::Online | Event::Offline | Event::Idle | Event::Awake => true,
@@ -91,6 +95,7 @@ impl Event {
             Event::Idle => [16, 0, 0],
             Event::Awake => [17, 0, 0],
             Event::Poked { at, level } => [18, at.0 as u64, level as u64],
+            Event::Told { what, at } => [19, what.len() as u64, at.0 as u64],
         }
     }
 }
@@ -117,6 +122,7 @@ impl fmt::Display for Event {
             Event::Offline => f.write_str("went offline"),
             Event::Idle => f.write_str("fell asleep"),
             Event::Awake => f.write_str("woke up"),
+            Event::Told { what, at } => write!(f, "── {what} {at}"),
             Event::Poked { at, level } => write!(f, "overwrote the level {level} entry of {at} by hand (sabotage)"),
         }
     }
@@ -156,6 +162,22 @@ impl History {
     pub(crate) fn written_since(&self, since: u64) -> impl Iterator<Item = PageRange> {
         let later = self.kept.iter().rev().take_while(move |&&(n, ..)| n > since);
         later.filter_map(|&(_, _, event)| if let Event::Written(pages) = event { Some(pages) } else { None })
+    }
+
+    /// The last `count` events, in a column for each of `cpus` CPUs.
+    pub(crate) fn columns(&self, cpus: usize, count: usize) -> String {
+        let mut told = String::new();
+        // Guesses are many, and matter little.
+        let matters = |event: &Event| {
+            !matches!(event, Event::Page { how: How::Speculation, .. } | Event::Table { how: How::Speculation, .. })
+        };
+        let kept: Vec<_> = self.kept.iter().filter(|(_, _, event)| matters(event)).collect();
+        for (n, cpu, event) in &kept[kept.len().saturating_sub(count)..] {
+            let before = (0..*cpu as usize).map(|_| format!("{:COLUMN$}│ ", "")).collect::<String>();
+            let after = if (*cpu as usize) + 1 < cpus { "│" } else { "" };
+            told += &format!("{n:>7} {before}{:COLUMN$}{after}\n", event.to_string());
+        }
+        told
     }
 
     /// The last events that have to do with the page of `at` or with `frames`,

@@ -123,7 +123,8 @@ unsafe impl<F: Format> Machine for Sim<F> {
         for cpu in cpus.iter() {
             s.history.note(cpu, Event::Kicked);
             let state = s.cpu(cpu);
-            state.kicked = state.power != Power::Offline;
+            // One that is on its way online gets it as soon as it listens.
+            state.kicked = state.power != Power::Offline || state.masked;
         }
     }
 

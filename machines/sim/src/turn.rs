@@ -4,8 +4,10 @@
 //! Without them one host thread drives all CPUs, one operation after the other.
 
 use crate::Core;
+use crate::history::Event;
 use core::cell::Cell;
 use vmalloc::machine::format::Format;
+use vmalloc::units::VirtAddr;
 
 /// What a scheduler is called for.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +53,22 @@ impl<F: Format> Core<F> {
     /// of CPUs that interleave.
     pub fn resume_on(&self, cpu: u32) {
         self.run_on(cpu);
+    }
+
+    /// Notes what the running CPU does next, for a story.
+    pub fn tell(&self, what: &'static str, at: usize) {
+        self.note(&mut self.state(), Event::Told { what, at: VirtAddr(at) });
+    }
+
+    /// The last `count` events of all CPUs, side by side.
+    pub fn story_of_all(&self, count: usize) -> String {
+        let s = self.state();
+        s.history.columns(s.cpus.len(), count)
+    }
+
+    /// `cpu` answers a kick, if it was kicked and listens.
+    pub fn serve_kick_of(&self, cpu: u32) {
+        self.serve_kick(cpu);
     }
 
     /// Whether what changes is held by somebody on this thread: nobody else may go

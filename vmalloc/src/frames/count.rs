@@ -11,11 +11,14 @@
 //!   given back, which is safe.
 
 use crate::machine::frames::{Frames, Page};
+use crate::sync::breaks;
 use crate::sync::plain::Ordering::{AcqRel, Relaxed};
 use crate::units::Pfn;
 
 /// From this count on it is not counted any more (C3).
 const STUCK: u32 = 1 << 31;
+/// What the last holder leaves for a moment, before it puts 0 back.
+const NONE: u32 = u32::MAX;
 /// Where such a count stays: no number of calls at the same moment leaves the
 /// half that is stuck.
 const FAR: u32 = STUCK | STUCK >> 1;
@@ -23,7 +26,10 @@ const FAR: u32 = STUCK | STUCK >> 1;
 /// One more holder.
 #[inline]
 pub fn hold(page: &Page) {
-    if page.extra.fetch_add(1, Relaxed) >= STUCK {
+    let before = page.extra.fetch_add(1, Relaxed);
+    // A last holder that is between its two steps has left none at all: then this
+    // holder is the first again, and the other one sees that it is not the last.
+    if before >= STUCK && (before != NONE || breaks!(HoldSticks)) {
         stick(page);
     }
 }
@@ -42,7 +48,7 @@ pub fn release(page: &Page) -> bool {
 #[inline(never)]
 fn was_last(page: &Page) -> bool {
     // Back to one holder, whoever is told so; but somebody may hold it again.
-    match page.extra.compare_exchange(u32::MAX, 0, Relaxed, Relaxed) {
+    match page.extra.compare_exchange(NONE, 0, Relaxed, Relaxed) {
         Ok(_) => true,
         Err(now) => {
             if now >= STUCK {
@@ -146,6 +152,17 @@ mod tests {
         let mut frames = [0, 1, 9, 2, 3].map(Pfn);
         let last = release_all(&real.zones, &mut frames);
         assert_eq!((&frames[..last], extra()), (&[Pfn(0), Pfn(2)][..], [0; 4]));
+    }
+
+    #[test]
+    fn c1_who_holds_between_the_two_steps_of_the_last_release_is_the_last_afterwards() {
+        let page = Page::default();
+        // The first step of the last release, and a hold before the second.
+        assert_eq!(page.extra.fetch_sub(1, AcqRel), 0);
+        hold(&page);
+        assert!(!was_last(&page), "somebody holds it again");
+        assert!(release(&page), "and gives it back");
+        assert_eq!(page.extra.load(Relaxed), 0);
     }
 
     #[test]

@@ -46,7 +46,7 @@ use super::class::{CLASSES, Class, MAX_SLOTS};
 use super::slot::{Slot, Snapshot};
 use crate::area::RegionId;
 use crate::machine::Machine;
-use crate::sync::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::*, between_seqcst, fence};
+use crate::sync::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::*, between_seqcst, breaks, fence};
 use crate::units::{PAGE_SHIFT, PAGE_SIZE, Pfn, VirtAddr};
 use core::ops::Deref;
 use core::ptr::{NonNull, null_mut};
@@ -256,7 +256,9 @@ impl Chunk {
     #[inline]
     pub fn slot_at(&self, at: VirtAddr) -> Option<u32> {
         let page = at.0.wrapping_sub(self.base.load(Relaxed)) >> PAGE_SHIFT;
-        let slot = (page as u64 * self.reciprocal.load(Relaxed) as u64) >> 32;
+        // A finder may read half of one chunk and half of the next: then nothing fits,
+        // and nothing overflows.
+        let slot = (page as u64).wrapping_mul(self.reciprocal.load(Relaxed) as u64) >> 32;
         (slot < MAX_SLOTS as u64 && self.all.load(Relaxed) >> slot & 1 != 0).then_some(slot as u32)
     }
 
@@ -266,8 +268,8 @@ impl Chunk {
     pub fn area_at(&self, at: VirtAddr) -> Option<(u32, usize)> {
         let offset = at.0.wrapping_sub(self.base.load(Relaxed));
         let page = offset >> PAGE_SHIFT;
-        let slot = (page as u64 * self.reciprocal.load(Relaxed) as u64) >> 32;
-        let start = (slot as usize * self.stride.load(Relaxed) as usize) << PAGE_SHIFT;
+        let slot = (page as u64).wrapping_mul(self.reciprocal.load(Relaxed) as u64) >> 32;
+        let start = (slot as usize).wrapping_mul(self.stride.load(Relaxed) as usize) << PAGE_SHIFT;
         let lives = slot < MAX_SLOTS as u64 && self.areas() >> slot & 1 != 0;
         (lives && start == offset).then_some((slot as u32, page))
     }
@@ -277,7 +279,7 @@ impl Chunk {
     #[inline(always)]
     pub fn place(&self, slot: u32) -> (VirtAddr, usize) {
         let page = slot as usize * self.stride.load(Relaxed) as usize;
-        (VirtAddr(self.base.load(Relaxed) + (page << PAGE_SHIFT)), page)
+        (VirtAddr(self.base.load(Relaxed).wrapping_add(page << PAGE_SHIFT)), page)
     }
 
     /// The leaf table that maps `at`, as the caller of [`Chunk::cache_leaf`]
@@ -407,7 +409,8 @@ impl Chunk {
     #[inline]
     pub fn take_bare(&self, load: usize) -> u64 {
         let bare = self.bare.load(Relaxed);
-        let slots = bare & self.stale(load) & !self.remote.claimed.load(Relaxed);
+        let claimed = if breaks!(GiveClaimed) { 0 } else { self.remote.claimed.load(Relaxed) };
+        let slots = bare & self.stale(load) & !claimed;
         if slots != 0 {
             self.bare.store(bare & !slots, Relaxed);
         }
@@ -475,7 +478,7 @@ impl Chunk {
     /// Whether somebody else is freeing the slot, or has.
     #[inline]
     pub fn is_claimed(&self, slot: u32) -> bool {
-        self.remote.claimed.load(Relaxed) >> slot & 1 != 0
+        !breaks!(GiveClaimed) && self.remote.claimed.load(Relaxed) >> slot & 1 != 0
     }
 
     /// R1: claims a live slot for freeing; false = somebody was first.

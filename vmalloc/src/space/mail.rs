@@ -7,7 +7,7 @@
 //! None: a push is one exchange, and a drain is one swap.
 
 use super::chunk::{Chunk, ChunkRef};
-use crate::sync::{AtomicPtr, Ordering::*};
+use crate::sync::{AtomicPtr, Ordering::*, breaks};
 use core::ptr::null_mut;
 
 /// Chunks that were taken out of a CPU's mail, and wait for it to look at them.
@@ -68,6 +68,11 @@ impl Mail {
         }
         // SAFETY: H2: `push` stored what `as_ptr` gave.
         let chunk = unsafe { ChunkRef::from_ptr(letters.0) }?;
+        if breaks!(LinkAfterPosted) {
+            let posted = chunk.take_posted();
+            letters.0 = chunk.next_in_mail().load(Relaxed);
+            return Some((chunk, posted));
+        }
         // R1: the link is read first: as soon as nothing is posted, the
         // next freer may push the chunk again.
         letters.0 = chunk.next_in_mail().load(Relaxed);

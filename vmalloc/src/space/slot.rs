@@ -14,7 +14,7 @@
 //!   *changing*, and nobody can free it (the traditional `VM_UNINITIALIZED`).
 
 use crate::area::{Caller, Guard, Info, Kind, RegionId};
-use crate::sync::{AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering::*, between_seqcst, fence};
+use crate::sync::{AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering::*, between_seqcst, breaks, fence};
 use crate::units::{Node, VirtAddr};
 use core::panic::Location;
 
@@ -179,6 +179,9 @@ impl Slot {
 
     #[inline(always)]
     fn freed_with(&self, caller: Caller, flags: u16) {
+        if breaks!(ClaimDecidedTwice) {
+            self.sequence.fetch_add(2, Release);
+        }
         let (word, even) = word_of(caller);
         let even = if even { FREER_IS_EVEN } else { 0 };
         self.freer.store(word, Relaxed);

@@ -1,5 +1,6 @@
 //! Where a scheduler comes between (`--cfg interleave`): a step before each access
-//! of an atomic, and a look at frames that become free memory.
+//! of an atomic, a look at frames that become free memory, and rules that are
+//! broken on demand.
 //!
 //! The wrappers are as large as what they wrap and mean the same where all bits
 //! are zero, since they lie in cleared frames. The hooks are functions, the same
@@ -11,6 +12,32 @@ use core::ptr::null_mut;
 use core::sync::atomic as real;
 use core::sync::atomic::Ordering::Relaxed;
 
+/// A rule that the library breaks on demand, of those that are about the order in
+/// which CPUs do things.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Rule {
+    /// R2: a call that has looked a slot up does not ask whether its chunk is still
+    /// the same.
+    ChunkReborn,
+    /// R1: a claim looks twice whether it is still the same area, and drops the claim
+    /// only if the first look says no; and a free moves the slot's sequence.
+    ClaimDecidedTwice,
+    /// R4: a stale slot is given although a claim on it is left.
+    GiveClaimed,
+    /// R1: claims are dropped before their slots are stale.
+    UnclaimEarly,
+    /// R1: the link to the next chunk is read after the posted slots were taken.
+    LinkAfterPosted,
+    /// G3: whether there are aliases is asked before the last hold is given up.
+    LookBeforeRelease,
+    /// C3: a count that is between the two steps of its last release sticks.
+    HoldSticks,
+    /// U1: a frame is held without a last look whether the page is still bound to it.
+    HoldUnchecked,
+    /// U1: an area is published before its pages are cleared.
+    PublishUncleared,
+}
+
 /// What a proof is called for.
 #[derive(Clone, Copy, Debug)]
 pub struct Hooks {
@@ -18,15 +45,19 @@ pub struct Hooks {
     pub step: fn(),
     /// These frames become free memory.
     pub pooled: fn(&[Pfn]),
+    /// Whether the rule is to be broken.
+    pub breaks: fn(Rule) -> bool,
 }
 
 static STEP: real::AtomicPtr<()> = real::AtomicPtr::new(null_mut());
 static POOLED: real::AtomicPtr<()> = real::AtomicPtr::new(null_mut());
+static BREAKS: real::AtomicPtr<()> = real::AtomicPtr::new(null_mut());
 
 /// From here on `hooks` are called, on all threads.
 pub fn install(hooks: Hooks) {
     STEP.store(hooks.step as *mut (), Relaxed);
     POOLED.store(hooks.pooled as *mut (), Relaxed);
+    BREAKS.store(hooks.breaks as *mut (), Relaxed);
 }
 
 #[inline(always)]
@@ -44,6 +75,12 @@ pub(crate) fn pooled(frames: &[Pfn]) {
         // SAFETY: as in `step`.
         (unsafe { transmute::<*mut (), fn(&[Pfn])>(at) })(frames)
     }
+}
+
+pub(crate) fn breaks(rule: Rule) -> bool {
+    let at = BREAKS.load(Relaxed);
+    // SAFETY: as in `step`.
+    !at.is_null() && (unsafe { transmute::<*mut (), fn(Rule) -> bool>(at) })(rule)
 }
 
 /// The core's atomics, with a step before each access.

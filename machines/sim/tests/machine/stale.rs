@@ -398,6 +398,6 @@ fn a_word_that_no_format_writes_is_not_walked_through() {
     b.map(AT);
     let dirt = u64::from_ne_bytes([DIRT; 8]);
     b.sim.poke(AT, 2, dirt);
-    assert_eq!(b.sim.peek(AT), (2, Entry::Bad));
+    assert_eq!(b.sim.peek(AT), (2, Entry::Foreign));
     assert_eq!(b.sim.load(0, AT).unwrap_err().why, Why::NotPresent { level: 2 });
 }

@@ -1,0 +1,82 @@
+//! Everything that CPUs may do, in any order, by chance.
+//!
+//! What is known of an area that lives is told to all CPUs through [`World`]: whoever
+//! ends an area takes it out first. A *dead* address was freed before; whoever frees
+//! it again says so first ([`World::contested`]), and whoever is given an area there
+//! meanwhile does not use it, for nobody can tell whose it is.
+
+mod acts;
+mod world;
+
+use crate::rig::{Act, Rig, Shape, Trial, act};
+use crate::rules::Broken::{self, Asked};
+use crate::scenarios::Scenario;
+use acts::Hand;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use vmalloc::gfp::Gfp;
+use vmalloc::machine::Sabotage;
+use vmalloc::{Policy, Req};
+use vmalloc_sim::Rates;
+use world::World;
+
+pub const ALL: &[Scenario] = &[
+    Scenario { name: "mix of 2 CPUs", cpus: 2, run: |trial| mix(trial, 2), notices: UNDER_ANY },
+    Scenario { name: "mix of 3 CPUs", cpus: 3, run: |trial| mix(trial, 3), notices: &[Asked(Sabotage::IgnoreAliases)] },
+    Scenario { name: "mix of 4 CPUs", cpus: 4, run: |trial| mix(trial, 4), notices: &[] },
+];
+
+const UNDER_ANY: &[Broken] = &[
+    Asked(Sabotage::EarlyRedeem),
+    Asked(Sabotage::SkipFlush),
+    Asked(Sabotage::SkipIdle),
+    Asked(Sabotage::DropClaim),
+    Asked(Sabotage::IgnoreCounts),
+    Asked(Sabotage::CacheShared),
+];
+
+fn mix(trial: &mut Trial, cpus: u32) {
+    let random = &mut trial.random.clone();
+    let rates = Rates { speculate: 8, interrupt: random.pick(&[0, 16, 64]), evict: 16 };
+    let shape = Shape {
+        rates,
+        frames: random.pick(&[512, 1024, 1024]),
+        policy: random.pick(&[Policy::Unmap, Policy::Unmap, Policy::Park, Policy::Keep, Policy::Strict]),
+        load: random.pick(&[None, Some(8), Some(64)]),
+        ..Shape::new(cpus, trial.seed)
+    };
+    let rig = trial.rig(shape);
+    let refused = interrupts(&rig);
+    let world = Rc::new(RefCell::new(World::default()));
+    let acts = random.pick(&[8, 20, 30]);
+    let script = |cpu: u32| -> Act {
+        let mut hand = Hand::new(cpu, Rc::clone(&world), trial.seed);
+        act(move |rig: &Rig| (0..acts).for_each(|_| hand.act(rig)))
+    };
+    let scripts = (0..cpus).map(script).collect();
+    trial.race(&rig, scripts);
+    rig.sim.faults().fail_at(0);
+    rig.set_interrupt(|_, _| {});
+    rig.set_policy(Policy::Unmap);
+    Hand::new(0, world, trial.seed).end_all(&rig);
+    let refused = core::mem::take(&mut *refused.lock().expect("no panic under it"));
+    // Perhaps somebody has freed it as the dead one that had been there.
+    refused.into_iter().for_each(|at| _ = rig.give(at));
+    rig.finish(true);
+}
+
+/// Interrupts make areas and free them. Returns those whose frees were refused: while
+/// somebody freed what had been there before.
+fn interrupts(rig: &Rig) -> Arc<Mutex<Vec<usize>>> {
+    let refused = Arc::<Mutex<Vec<usize>>>::default();
+    let told = Arc::clone(&refused);
+    rig.set_interrupt(move |vm, _| {
+        let Ok(at) = vm.alloc(Req::pages(1).gfp(Gfp::ATOMIC)) else { return };
+        // SAFETY: V1: nobody has used it.
+        if unsafe { vm.free(at) }.is_err() {
+            told.lock().expect("no panic under it").push(at.addr().get());
+        }
+    });
+    refused
+}

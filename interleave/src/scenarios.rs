@@ -1,0 +1,29 @@
+//! Races that are known to matter: each is short, and its machine is made ready
+//! before the CPUs run at the same time. What holds in any order is asserted; what a
+//! CPU reaches is judged by the machine.
+
+mod aliases;
+mod dead;
+mod finders;
+mod frees;
+
+use crate::rig::Trial;
+use crate::rules::Broken;
+
+/// A race.
+pub struct Scenario {
+    pub name: &'static str,
+    pub cpus: usize,
+    pub run: fn(&mut Trial),
+    /// Rules of which each, broken, has to be noticed by it.
+    pub notices: &'static [Broken],
+}
+
+/// All of them, the mixes last.
+pub fn all() -> impl Iterator<Item = &'static Scenario> {
+    [dead::ALL, aliases::ALL, frees::ALL, finders::ALL, crate::mix::ALL].into_iter().flatten()
+}
+
+pub fn named(name: &str) -> Option<&'static Scenario> {
+    all().find(|scenario| scenario.name == name)
+}

@@ -1,0 +1,166 @@
+//! Frees of one area by several CPUs, and of areas of several chunks (R1, R4).
+
+use super::Scenario;
+use crate::rig::{Rig, Shape, Trial, act};
+use crate::rules::Broken::{Asked, Order};
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use vmalloc::machine::Sabotage;
+use vmalloc::sync::interleave::Rule;
+use vmalloc::{Policy, Req};
+use vmalloc_sim::Rates;
+
+pub const ALL: &[Scenario] = &[
+    Scenario {
+        name: "an area is freed twice at the same moment",
+        cpus: 2,
+        run: twice,
+        notices: &[Order(Rule::ClaimDecidedTwice)],
+    },
+    Scenario {
+        name: "an area is freed twice, and its slot used again",
+        cpus: 2,
+        run: twice_and_reused,
+        notices: &[Order(Rule::GiveClaimed)],
+    },
+    Scenario {
+        name: "an area is freed by another CPU, then by a third",
+        cpus: 3,
+        run: one_after_the_other,
+        notices: &[Order(Rule::UnclaimEarly), Asked(Sabotage::DropClaim)],
+    },
+    Scenario {
+        name: "two CPUs free areas of two chunks of a third",
+        cpus: 3,
+        run: two_chunks,
+        notices: &[Order(Rule::LinkAfterPosted)],
+    },
+];
+
+/// Two CPUs free one area: one at least is told that it did.
+fn twice(trial: &mut Trial) {
+    let rig = trial.quiet(2);
+    let area = rig.make(Req::pages(1)).expect("an area");
+    let freed = Rc::new(Cell::new(0));
+    let frees = || {
+        let freed = Rc::clone(&freed);
+        act(move |rig: &Rig| {
+            if rig.give(area).is_ok() {
+                freed.set(freed.get() + 1);
+            }
+        })
+    };
+    let scripts = vec![frees(), frees()];
+    trial.race(&rig, scripts);
+    assert!(freed.get() >= 1, "free: nobody has freed {area:#x}");
+    rig.finish(true);
+}
+
+/// Pages of an area that is unmapped in two sections.
+const LARGE: usize = 70;
+
+/// The owner frees an area of two slices, which it keeps in one section, and collects
+/// it; CPU 1, for which there is no room to keep it, unmaps it slice by slice, and is
+/// interrupted in between until the owner has made something else.
+fn twice_and_reused(trial: &mut Trial) {
+    let rates = Rates { interrupt: 1, ..Rates::NEVER };
+    let rig = trial.rig(Shape { policy: Policy::Keep, bound: Some(LARGE + 30), rates, ..Shape::new(2, trial.seed) });
+    let make = |pages| rig.make(Req::pages(pages)).expect("an area");
+    let (cached, area) = (make(60), make(LARGE));
+    rig.give(cached).expect("it lives");
+    let frames: Vec<_> = (0..LARGE).map(|_| rig.frame().expect("a frame")).collect();
+    let made = Arc::new(AtomicBool::new(false));
+    interrupt_between_slices(&rig, area, &made);
+    let tells = Arc::clone(&made);
+    let owner = act(move |rig: &Rig| {
+        let _ = rig.give(area);
+        for _ in 0..6 {
+            rig.tick();
+            rig.pause();
+        }
+        // Of another kind, so that the other free cannot be of this one.
+        let new = rig.map(&frames).expect("an area");
+        rig.stamp(new, LARGE, 7);
+        tells.store(true, Relaxed);
+        rig.pause_for(3);
+        rig.check_stamps(new, LARGE, 7);
+        rig.unmap(new).expect("free: a live mapping");
+        frames.into_iter().for_each(|frame| rig.give_frame(frame));
+    });
+    let other = act(move |rig: &Rig| _ = rig.give(area));
+    trial.race(&rig, vec![owner, other]);
+    rig.set_interrupt(|_, _| {});
+    rig.set_policy(Policy::Unmap);
+    rig.finish(true);
+}
+
+/// CPU 1 is interrupted where it has claimed the area, until something is made.
+fn interrupt_between_slices(rig: &Rig, area: usize, made: &Arc<AtomicBool>) {
+    let (sim, made) = (rig.sim.clone(), Arc::clone(made));
+    rig.set_interrupt(move |vm, cpu| {
+        if cpu == 1 && vm.find(area).is_none() {
+            wait_for(&sim, 1, &made);
+        }
+    });
+}
+
+/// CPU 1 has freed it; then CPU 2 has to be refused, whatever the owner does.
+fn one_after_the_other(trial: &mut Trial) {
+    let rig = trial.quiet(3);
+    let area = rig.make(Req::pages(1)).expect("an area");
+    let freed = Rc::new(Cell::new(false));
+    let tells = Rc::clone(&freed);
+    let owner = act(|rig: &Rig| {
+        rig.tick();
+        rig.pause();
+        rig.tick();
+    });
+    let second = act(move |rig: &Rig| {
+        rig.give(area).expect("free: a live area");
+        tells.set(true);
+    });
+    let third = act(move |rig: &Rig| {
+        while !freed.get() {
+            rig.pause();
+        }
+        let again = rig.give(area);
+        assert!(again.is_err(), "free: {area:#x} was freed before: {again:?}");
+    });
+    trial.race(&rig, vec![owner, second, third]);
+    rig.finish(false);
+}
+
+/// An interrupted CPU answers kicks until something is made, or it is not to be.
+fn wait_for(sim: &crate::engine::Machine, cpu: u32, made: &AtomicBool) {
+    for _ in 0..200 {
+        if made.load(Relaxed) {
+            return;
+        }
+        sim.serve_kick_of(cpu);
+        crate::engine::wait();
+    }
+}
+
+/// CPUs 1 and 2 free what is CPU 0's, which drains its mail meanwhile.
+fn two_chunks(trial: &mut Trial) {
+    let rig = trial.quiet(3);
+    let make = |pages| rig.make(Req::pages(pages)).expect("an area");
+    let (small, large) = ([make(1), make(1), make(1)], [make(2), make(2)]);
+    let owner = act(|rig: &Rig| {
+        for _ in 0..3 {
+            rig.tick();
+            rig.pause();
+        }
+    });
+    let frees = |areas: Vec<usize>| {
+        act(move |rig: &Rig| {
+            for area in areas {
+                rig.give(area).expect("free: a live area");
+            }
+        })
+    };
+    trial.race(&rig, vec![owner, frees(small.to_vec()), frees(large.to_vec())]);
+    rig.finish(false);
+}
