@@ -12,11 +12,14 @@
 //! # Rules
 //! - Nobody is switched while the machine's state is held, nor while a panic is on
 //!   its way: the decision waits for the next step.
+//! - Where a race wants NMIs, one comes to whoever runs once in so many steps, wherever
+//!   that is; it may be switched away from like anything else.
 //! - Each CPU serves its own kicks. One whose script is over goes on serving them
 //!   until all are.
 //! - A race that takes more than [`MOST_STEPS`] steps is a deadlock, and panics.
 
 use crate::chooser::{Chooser, Turn};
+use crate::random::Random;
 use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 use std::cell::{Cell, RefCell};
@@ -42,6 +45,25 @@ pub type Script = Box<dyn FnOnce()>;
 /// The machine of a race.
 pub type Machine = Sim<X86_64>;
 
+/// NMIs come once in so many steps, by chance; never where that is 0.
+#[derive(Clone, Debug)]
+pub struct Nmis {
+    pub every: u64,
+    pub random: Random,
+}
+
+impl Nmis {
+    /// None comes.
+    pub fn none() -> Nmis {
+        Nmis { every: 0, random: Random::new(0) }
+    }
+
+    /// Steps until the next.
+    fn next(&mut self) -> u64 {
+        if self.every == 0 { u64::MAX } else { 1 + self.random.below(2 * self.every) }
+    }
+}
+
 /// What all CPUs of a race share.
 struct Race {
     sim: Machine,
@@ -51,6 +73,8 @@ struct Race {
     /// Steps taken, by CPU.
     steps: RefCell<Vec<u64>>,
     current: Cell<usize>,
+    /// When NMIs come.
+    nmis: RefCell<Nmis>,
     /// Where the CPUs stood, once it took long.
     places: RefCell<Vec<String>>,
     yielders: RefCell<Vec<*const Yielder<(), usize>>>,
@@ -59,11 +83,16 @@ struct Race {
 thread_local! {
     /// Steps until the chooser is asked again.
     static UNTIL: Cell<u64> = const { Cell::new(u64::MAX) };
+    /// How many steps the CPU that goes on next may take.
+    static NEXT: Cell<u64> = const { Cell::new(0) };
     /// How many that were when it was asked last.
     static GRANTED: Cell<u64> = const { Cell::new(0) };
     static RACE: RefCell<Option<Rc<Race>>> = const { RefCell::new(None) };
     static BROKEN: Cell<Option<Rule>> = const { Cell::new(None) };
     static STEPS: Cell<u64> = const { Cell::new(0) };
+    /// Steps until an NMI comes, and those that are granted after it.
+    static TO_NMI: Cell<u64> = const { Cell::new(u64::MAX) };
+    static REST: Cell<u64> = const { Cell::new(0) };
     static STORY: RefCell<String> = const { RefCell::new(String::new()) };
     static LAST: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
 }
@@ -89,7 +118,7 @@ pub fn break_rule(rule: Option<Rule>) {
 }
 
 /// Runs `scripts`, one a CPU, at the same time. Panics with what a script panics with.
-pub fn race(sim: &Machine, chooser: Chooser, scripts: Vec<Script>) {
+pub fn race(sim: &Machine, chooser: Chooser, nmis: Nmis, scripts: Vec<Script>) {
     interleave::install(Hooks { step, pooled, breaks });
     let race = Rc::new(Race {
         sim: sim.clone(),
@@ -97,13 +126,16 @@ pub fn race(sim: &Machine, chooser: Chooser, scripts: Vec<Script>) {
         left: Cell::new(scripts.len()),
         steps: RefCell::new(vec![0; scripts.len()]),
         current: Cell::new(0),
+        nmis: RefCell::new(nmis),
         places: RefCell::new(vec![String::new(); scripts.len()]),
         yielders: RefCell::new(vec![std::ptr::null(); scripts.len()]),
     });
     let mut cpus: Vec<_> = scripts.into_iter().enumerate().map(|(cpu, script)| coroutine(&race, cpu, script)).collect();
     RACE.set(Some(Rc::clone(&race)));
     turn::set_turns(Some(turn::Turns { step, wait }));
+    TO_NMI.set(race.nmis.borrow_mut().next());
     let ended = catch_unwind(AssertUnwindSafe(|| run(&race, &mut cpus)));
+    TO_NMI.set(u64::MAX);
     turn::set_turns(None);
     UNTIL.set(u64::MAX);
     RACE.set(None);
@@ -125,6 +157,16 @@ impl Race {
         let taken = 1 + GRANTED.get().saturating_sub(UNTIL.get());
         self.steps.borrow_mut()[self.current.get()] += taken;
         GRANTED.set(UNTIL.get());
+        TO_NMI.set(TO_NMI.get().saturating_sub(taken));
+    }
+
+    /// An NMI comes to the CPU that runs, which then goes on.
+    fn interrupt(&self, waits: bool) {
+        let rest = REST.get();
+        TO_NMI.set(self.nmis.borrow_mut().next());
+        grant(u64::MAX);
+        self.sim.nmi();
+        grant(if waits { 0 } else { rest });
     }
 
     /// Notes where CPUs stand that seem to wait for ever, and then gives up.
@@ -173,15 +215,18 @@ fn run(race: &Race, cpus: &mut [Coroutine<(), usize, ()>]) {
         race.sim.resume_on(cpu as u32);
         grant(turn.steps);
         match cpus[cpu].resume(()) {
-            CoroutineResult::Yield(next) => turn = Turn { cpu: next, steps: GRANTED.get() },
+            CoroutineResult::Yield(next) => turn = Turn { cpu: next, steps: NEXT.get() },
             CoroutineResult::Return(()) => turn = Turn { cpu: cpu + 1, steps: u64::MAX },
         }
     }
 }
 
+/// The CPU may take so many steps, unless an NMI comes before.
 fn grant(steps: u64) {
-    GRANTED.set(steps);
-    UNTIL.set(steps);
+    let before = steps.min(TO_NMI.get());
+    REST.set(steps - before);
+    GRANTED.set(before);
+    UNTIL.set(before);
 }
 
 /// Does something that takes no time: nobody is switched meanwhile. Even a look at
@@ -218,9 +263,14 @@ fn decide(waits: bool) {
     }
     race.account();
     race.watch();
+    if TO_NMI.get() == 0 {
+        return race.interrupt(waits);
+    }
     let turn = race.chooser.borrow_mut().next(race.current.get(), race.taken(), waits);
-    grant(turn.steps);
-    if turn.cpu != race.current.get() {
+    if turn.cpu == race.current.get() {
+        grant(turn.steps);
+    } else {
+        NEXT.set(turn.steps);
         let yielder = race.yielders.borrow()[race.current.get()];
         drop(race);
         // SAFETY: the coroutine that runs put it there, and runs.

@@ -8,8 +8,9 @@
 mod acts;
 mod world;
 
-use crate::rig::{Act, Rig, Shape, Trial, act};
-use crate::rules::Broken::{self, Asked};
+use crate::engine::Nmis;
+use crate::rig::{Act, Rig, START, Shape, Trial, act, pointer};
+use crate::rules::Broken::{self, Asked, Order};
 use crate::scenarios::Scenario;
 use acts::Hand;
 use std::cell::RefCell;
@@ -17,6 +18,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use vmalloc::gfp::Gfp;
 use vmalloc::machine::Sabotage;
+use vmalloc::sync::interleave::Rule;
 use vmalloc::{Policy, Req};
 use vmalloc_sim::Rates;
 use world::World;
@@ -34,6 +36,8 @@ const UNDER_ANY: &[Broken] = &[
     Asked(Sabotage::DropClaim),
     Asked(Sabotage::IgnoreCounts),
     Asked(Sabotage::CacheShared),
+    Order(Rule::VisitAlone),
+    Order(Rule::UnclaimDeferred),
 ];
 
 fn mix(trial: &mut Trial, cpus: u32) {
@@ -49,9 +53,11 @@ fn mix(trial: &mut Trial, cpus: u32) {
     let rig = trial.rig(shape);
     let refused = interrupts(&rig);
     let world = Rc::new(RefCell::new(World::default()));
+    let left = nmis(&rig);
+    trial.nmis = Nmis { every: random.pick(&[0, 40, 400]), random: random.clone() };
     let acts = random.pick(&[8, 20, 30]);
     let script = |cpu: u32| -> Act {
-        let mut hand = Hand::new(cpu, Rc::clone(&world), trial.seed);
+        let mut hand = Hand::new(cpu, Rc::clone(&world), Arc::clone(&left), trial.seed);
         act(move |rig: &Rig| (0..acts).for_each(|_| hand.act(rig)))
     };
     let scripts = (0..cpus).map(script).collect();
@@ -59,7 +65,7 @@ fn mix(trial: &mut Trial, cpus: u32) {
     rig.sim.faults().fail_at(0);
     rig.set_interrupt(|_, _| {});
     rig.set_policy(Policy::Unmap);
-    Hand::new(0, world, trial.seed).end_all(&rig);
+    Hand::new(0, world, Arc::clone(&left), trial.seed).end_all(&rig);
     let refused = core::mem::take(&mut *refused.lock().expect("no panic under it"));
     // Perhaps somebody has freed it as the dead one that had been there.
     refused.into_iter().for_each(|at| _ = rig.give(at));
@@ -79,4 +85,31 @@ fn interrupts(rig: &Rig) -> Arc<Mutex<Vec<usize>>> {
         }
     });
     refused
+}
+
+/// An area that is left to NMIs; `certain` where nobody else can be freeing it.
+#[derive(Clone, Copy, Debug)]
+pub struct Left {
+    pub at: usize,
+    pub certain: bool,
+}
+
+/// What is left to NMIs: areas to be freed. An NMI frees one, tries to make another, and
+/// looks; it never waits.
+fn nmis(rig: &Rig) -> Arc<Mutex<Vec<Left>>> {
+    let left = Arc::<Mutex<Vec<Left>>>::default();
+    let taken = Arc::clone(&left);
+    rig.set_nmi(0, move |vm| {
+        let area = taken.lock().expect("no panic under it").pop();
+        if let Some(Left { at, certain }) = area {
+            // SAFETY: V1: it was left to NMIs.
+            let freed = unsafe { vm.free(pointer(at)) };
+            assert!(freed.is_ok() || !certain, "free: an area that was left to NMIs: {freed:?}");
+        }
+        if let Ok(at) = vm.alloc(Req::pages(1).gfp(Gfp::ATOMIC)) {
+            taken.lock().expect("no panic under it").push(Left { at: at.addr().get(), certain: false });
+        }
+        let _ = (vm.whatis(START), vm.tick());
+    });
+    left
 }

@@ -1,5 +1,6 @@
 //! An instance on a small simulated machine, and what scripts say about the two.
 
+use crate::engine::Nmis;
 use crate::random::Random;
 use std::ops::Deref;
 use std::ptr::NonNull;
@@ -202,7 +203,7 @@ impl Rig {
 }
 
 /// The address as a pointer, as a careless caller would make one.
-fn pointer(at: usize) -> NonNull<u8> {
+pub fn pointer(at: usize) -> NonNull<u8> {
     NonNull::new(std::ptr::with_exposed_provenance_mut(at)).expect("not null")
 }
 
@@ -210,13 +211,15 @@ fn pointer(at: usize) -> NonNull<u8> {
 pub struct Trial {
     pub random: Random,
     pub seed: u64,
+    /// NMIs of the race: none, unless told.
+    pub nmis: Nmis,
     chooser: Option<crate::chooser::Chooser>,
     broken: vmalloc::machine::Sabotage,
 }
 
 impl Trial {
     pub fn new(seed: u64, chooser: crate::chooser::Chooser, broken: vmalloc::machine::Sabotage) -> Trial {
-        Trial { random: Random::new(seed), seed, chooser: Some(chooser), broken }
+        Trial { random: Random::new(seed), seed, nmis: Nmis::none(), chooser: Some(chooser), broken }
     }
 
     /// A machine; the library breaks the trial's rule on it.
@@ -240,7 +243,8 @@ impl Trial {
             let rig = Rc::clone(rig);
             Box::new(move || act(&rig))
         };
-        crate::engine::race(&rig.sim, chooser, scripts.into_iter().map(script).collect());
+        let scripts = scripts.into_iter().map(script).collect();
+        crate::engine::race(&rig.sim, chooser, self.nmis.clone(), scripts);
     }
 }
 

@@ -137,6 +137,12 @@ pub enum FreeError {
         start: VirtAddr,
     },
     /// The area was freed before.
+    ///
+    /// Where two CPUs free one area at the same moment, one at least succeeds. Both may,
+    /// if one of them is its owner: then the area is freed once, and the second free is
+    /// logged when its owner finds it. A free of a dead address that races with the free
+    /// of a new area in its place may make that one be refused, which changes nothing:
+    /// it can be freed again.
     DoubleFree {
         /// The area's start.
         start: VirtAddr,

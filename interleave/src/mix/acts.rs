@@ -1,11 +1,13 @@
 //! One CPU's acts.
 
+use super::Left;
 use super::world::{Live, What, World};
 use crate::engine;
 use crate::random::Random;
 use crate::rig::{Rig, START};
 use std::cell::{RefCell, RefMut};
 use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use vmalloc::area::Guard;
 use vmalloc::gfp::Gfp;
 use vmalloc::machine::format::Entry;
@@ -20,15 +22,21 @@ pub struct Hand {
     cpu: u32,
     world: Rc<RefCell<World>>,
     random: Random,
+    /// Areas for NMIs to free.
+    left: Arc<Mutex<Vec<Left>>>,
 }
 
 impl Hand {
-    pub fn new(cpu: u32, world: Rc<RefCell<World>>, seed: u64) -> Hand {
-        Hand { cpu, world, random: Random::new(seed.wrapping_mul(64) + cpu as u64) }
+    pub fn new(cpu: u32, world: Rc<RefCell<World>>, left: Arc<Mutex<Vec<Left>>>, seed: u64) -> Hand {
+        Hand { cpu, world, left, random: Random::new(seed.wrapping_mul(64) + cpu as u64) }
     }
 
     fn world(&self) -> RefMut<'_, World> {
         self.world.borrow_mut()
+    }
+
+    fn left(&self) -> MutexGuard<'_, Vec<Left>> {
+        self.left.lock().expect("no panic under it")
     }
 
     /// Does one thing.
@@ -44,6 +52,7 @@ impl Hand {
             19 => self.give_held(rig),
             20 | 21 => self.free_dead(rig),
             22 => self.look(rig),
+            23 if self.random.one_in(2) => self.leave_to_nmis(rig),
             23 => _ = rig.purge(),
             24 => _ = rig.reclaim(self.random.below(8) as usize),
             25 | 26 => _ = rig.tick(),
@@ -62,6 +71,8 @@ impl Hand {
             self.end_one(rig);
             self.give_held(rig);
         }
+        let left = core::mem::take(&mut *self.left());
+        left.into_iter().for_each(|left| _ = rig.give(left.at));
         let refused = core::mem::take(&mut self.world().refused);
         for area in refused {
             // Perhaps the other free has done it after all.
@@ -269,6 +280,9 @@ impl Hand {
     fn free_dead(&mut self, rig: &Rig) {
         let back = self.random.below(4) as usize;
         let Some(at) = self.world().dead(back) else { return };
+        if self.left().iter().any(|left| left.at == at) {
+            return;
+        }
         self.world().contest(at);
         let _ = match self.random.below(3) {
             0 => rig.unmap(at),
@@ -288,6 +302,18 @@ impl Hand {
         if self.random.one_in(4) {
             let mut listing = String::new();
             rig.list(&mut listing).expect("a string takes everything");
+        }
+    }
+
+    /// An area is left to NMIs, which free it.
+    fn leave_to_nmis(&mut self, rig: &Rig) {
+        let pages = self.random.pick(&[1, 3, 70]);
+        let since = self.world().now();
+        let Some(at) = expect_area(rig.make(Req::pages(pages))) else { return };
+        if self.world().is_contested(at, since) {
+            let _ = rig.give(at);
+        } else {
+            self.left().push(Left { at, certain: true });
         }
     }
 

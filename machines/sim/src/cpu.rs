@@ -54,6 +54,8 @@ pub(crate) struct Cpu {
     /// Interrupts are off on the way into and out of idleness.
     pub(crate) masked: bool,
     pub(crate) kicked: bool,
+    /// It is in an NMI.
+    pub(crate) in_nmi: bool,
     pub(crate) sections: Sections,
 }
 
@@ -67,6 +69,7 @@ impl Cpu {
             interrupts: 0,
             masked: false,
             kicked: false,
+            in_nmi: false,
             sections: Sections::default(),
         }
     }
@@ -107,8 +110,6 @@ pub(crate) struct State {
     pub(crate) on_interrupt: Option<Hook>,
     pub(crate) on_kick: Option<Hook>,
     pub(crate) on_nmi: Option<Hook>,
-    /// Whether the running CPU is in an NMI.
-    pub(crate) in_nmi: bool,
     pub(crate) on_shortage: Option<Appeal>,
     pub(crate) symbolizer: Option<Symbolizer>,
     /// Pages that were unmapped with nothing left in their entries.
@@ -137,7 +138,6 @@ impl State {
             on_interrupt: None,
             on_kick: None,
             on_nmi: None,
-            in_nmi: false,
             on_shortage: None,
             symbolizer: None,
             cleared: HashSet::new(),

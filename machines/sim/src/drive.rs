@@ -288,8 +288,8 @@ impl<F: Format> Core<F> {
     pub(crate) fn non_maskable(&self) {
         let (cpu, handler, interrupted) = {
             let s = &mut *self.state();
-            s.in_nmi = true;
             let cpu = self.running();
+            s.cpu(cpu).in_nmi = true;
             (cpu, s.on_nmi.clone(), s.cpu(cpu).interrupt(cpu))
         };
         if let Some(handler) = handler {
@@ -297,7 +297,7 @@ impl<F: Format> Core<F> {
         }
         let s = &mut *self.state();
         s.cpu(cpu).resume(cpu, interrupted);
-        s.in_nmi = false;
+        s.cpu(cpu).in_nmi = false;
     }
 
     /// Runs `handler` as an interrupt of `cpu`, whoever runs now.

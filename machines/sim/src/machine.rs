@@ -87,7 +87,7 @@ unsafe impl<F: Format> Machine for Sim<F> {
     fn context(&self) -> Context {
         let s = &mut *self.state();
         match (&s.cpus[self.running() as usize], s.context) {
-            _ if s.in_nmi => Context::Nmi,
+            (cpu, _) if cpu.in_nmi => Context::Nmi,
             (cpu, _) if cpu.interrupts > 0 => Context::HardIrq,
             (cpu, Context::Task) if cpu.pins > 0 || cpu.masked => Context::Atomic,
             (_, context) => context,

@@ -4,6 +4,7 @@
 //! Without them one host thread drives all CPUs, one operation after the other.
 
 use crate::Core;
+use crate::cpu::Power;
 use crate::history::Event;
 use core::cell::Cell;
 use vmalloc::machine::format::Format;
@@ -53,6 +54,18 @@ impl<F: Format> Core<F> {
     /// of CPUs that interleave.
     pub fn resume_on(&self, cpu: u32) {
         self.run_on(cpu);
+    }
+
+    /// An NMI comes to the running CPU, unless it is in one, or offline.
+    pub fn nmi(&self) {
+        let may_come = {
+            let s = &mut *self.state();
+            let cpu = s.cpu(self.running());
+            cpu.power != Power::Offline && !cpu.in_nmi
+        };
+        if may_come {
+            self.non_maskable();
+        }
     }
 
     /// Notes what the running CPU does next, for a story.

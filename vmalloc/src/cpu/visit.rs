@@ -8,6 +8,7 @@
 use super::{Cpu, Here, must_not_wait, refuse};
 use crate::instance::{Core, Vmalloc};
 use crate::machine::{Context, Machine};
+use crate::sync::breaks;
 use core::ops::{Deref, DerefMut};
 
 /// Being inside a CPU that need not be the caller's own (L4). Leaving is
@@ -31,7 +32,8 @@ impl<'v, M: Machine> Visit<'v, M> {
                 return Err(refuse(vm, pinned));
             }
             let cpu = core.cpu(index);
-            let own = (!M::THREADS && pinned.cpu != index).then(|| core.cpu(pinned.cpu));
+            let alone = M::THREADS || breaks!(VisitAlone);
+            let own = (!alone && pinned.cpu != index).then(|| core.cpu(pinned.cpu));
             let both = if pinned.cpu < index { [own, Some(cpu)] } else { [Some(cpu), own] };
             match take(both, pinned.cpu + 1) {
                 Ok(()) => return Ok(Visit { own, here: Here { vm, core, cpu, pinned: Some(pinned) } }),

@@ -34,6 +34,11 @@ pub enum Rule {
     HoldSticks,
     /// U1: a frame is held without a last look whether the page is still bound to it.
     HoldUnchecked,
+    /// L4: a visitor of another CPU does not hold its own.
+    VisitAlone,
+    /// R6: a claim on a slot whose entries are left to its owner is dropped before they
+    /// are retired.
+    UnclaimDeferred,
     /// U1: an area is published before its pages are cleared.
     PublishUncleared,
 }
