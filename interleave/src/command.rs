@@ -17,6 +17,12 @@ const SCHEDULES: u64 = 800;
 const ENOUGH: u64 = 500_000_000;
 /// Schedules after which a broken rule counts as not noticed.
 const PATIENCE: u64 = 40_000;
+/// Signals by which a process ends that has followed a wild pointer, or aborts.
+const SIGILL: i32 = 4;
+const SIGTRAP: i32 = 5;
+const SIGABRT: i32 = 6;
+const SIGBUS: i32 = 7;
+const SIGSEGV: i32 = 11;
 /// Schedules of one job.
 const CHUNK: u64 = 500;
 
@@ -114,7 +120,10 @@ fn control(scenario: &Scenario, broken: Broken, seed: u64) -> (bool, String) {
     let told = String::from_utf8_lossy(&ended.stdout);
     let last = told.lines().last().unwrap_or_default();
     let (noticed, what) = match ended.status.signal() {
-        Some(signal) => (true, format!("{last}  the process died of signal {signal}: a wild pointer")),
+        Some(signal @ (SIGILL | SIGTRAP | SIGABRT | SIGBUS | SIGSEGV)) => {
+            (true, format!("{last}  the process died of signal {signal}: a wild pointer"))
+        }
+        Some(signal) => (false, format!("{last}  NOT NOTICED: somebody has ended the process by signal {signal}")),
         None => (ended.status.success(), last.into()),
     };
     (noticed, format!("{:<66} {name:<21} {what}", scenario.name))

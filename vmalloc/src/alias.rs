@@ -45,6 +45,17 @@ impl<M: Machine> Vmalloc<M> {
             let line = format_args!("{frame:?} is given up, and is no frame that was given out");
             return self.machine().log(Level::Error, line);
         }
+        // SAFETY: P3, handed on.
+        unsafe { self.drop_hold(frame) }
+    }
+
+    /// As [`Vmalloc::free_frame`], for a hold of a moment, after which the frame may
+    /// have been given back by others: then it is not out, and the count lasts.
+    ///
+    /// # Safety
+    /// P3.
+    pub(crate) unsafe fn drop_hold(&self, frame: Pfn) {
+        let source = self.machine().frames();
         let page = source.page(frame);
         if !page.is_none_or(release) {
             return;

@@ -2,7 +2,7 @@
 //! in the middle of another call (L4).
 //!
 //! ```text
-//!   NMI    slot claimed ── marked DEFERRED ── posted to its owner (R1)
+//!   NMI    slot claimed ── marked deferred ── posted to its owner (R1)
 //!   owner  finds it in its mail: entries retired, a slice at a time ── live → stale, claim dropped
 //! ```
 //!
@@ -13,7 +13,11 @@
 //!
 //! # Rules
 //! - **R6** A posted slot that is marked is handed on only when its entries are
-//!   retired; its claim lasts until then.
+//!   retired; its claim lasts until then. The mark is in the chunk: what a slot says
+//!   of its freer is overwritten where the owner frees it at the same moment (R4).
+//! - **G3** Whoever has unmapped a mapping for a short time gives its frames up. So
+//!   there are aliases from the mark on, until the load of the CPU that clears the
+//!   entries knows of them.
 //! - **L3** At most a slice of entries is retired at a time: what is left of the
 //!   chunk's marked slots is the CPU's `deferred`, for whoever comes next.
 
@@ -24,7 +28,7 @@ use crate::instance::{Core, Vmalloc};
 use crate::lookup::Found;
 use crate::machine::Machine;
 use crate::space::chunk::ChunkRef;
-use crate::space::slot::slots_of;
+use crate::space::slot::{Slot, slots_of};
 use crate::stats::count_shared;
 use crate::units::{PageRange, VirtAddr};
 
@@ -50,14 +54,18 @@ impl<M: Machine> Vmalloc<M> {
         count: Option<usize>,
     ) -> Result<(), FreeError> {
         let found = core.find_start(self, at)?;
-        let (_, pages) = found.freeable(frees, count)?;
+        let (kind, pages) = found.freeable(frees, count)?;
         if !found.claim() {
             return Err(core.double_free(&found));
         }
         let owner = core.cpu(found.chunk.owner());
         count_shared(&owner.counters.deferred_frees, 1);
         count_shared(&owner.counters.deferred_pages, pages as u64);
-        found.slot().freed_deferred_by(by);
+        if kind == Kind::MapRam {
+            core.generations.lend();
+        }
+        found.slot().freed_by(by);
+        found.chunk.defer(found.index);
         if found.chunk.post(found.index) {
             owner.mail.push(found.chunk);
         }
@@ -66,10 +74,13 @@ impl<M: Machine> Vmalloc<M> {
 }
 
 impl<M: Machine> Here<'_, M> {
-    /// Of slots that were posted, takes the marked ones over, and returns them.
-    pub(crate) fn take_deferred(&mut self, chunk: ChunkRef, posted: u64) -> u64 {
-        let marked = slots_of(posted).filter(|&slot| chunk.slot(slot).is_deferred());
-        let slots = marked.fold(0, |mask, slot| mask | 1 << slot);
+    /// Of slots that were posted, takes the marked ones over that live, and returns
+    /// them.
+    pub(crate) fn take_deferred(&mut self, chunk: ChunkRef, posted: u64, live: u64) -> u64 {
+        let marked = chunk.take_deferred(posted);
+        // Of the others this CPU has cleared the entries itself.
+        slots_of(marked & !live).for_each(|slot| self.noted(chunk.slot(slot)));
+        let slots = marked & live;
         if slots != 0 {
             self.deferred = Some(Deferred { chunk, slots, done: 0 });
         }
@@ -89,11 +100,18 @@ impl<M: Machine> Here<'_, M> {
             self.deferred = Some(Deferred { chunk, slots, done: done + slice });
             return slice;
         }
-        slot.retired_by_owner();
+        self.noted(slot);
         self.receive(chunk, 1 << index);
         chunk.unclaim(1 << index);
         let slots = slots & (slots - 1);
         self.deferred = (slots != 0).then_some(Deferred { chunk, slots, done: 0 });
         slice + 1
+    }
+
+    /// The entries of a marked slot are cleared: the load knows of their aliases.
+    fn noted(&self, slot: &Slot) {
+        if slot.kind() == Kind::MapRam {
+            self.core.generations.lent_twice();
+        }
     }
 }

@@ -125,6 +125,11 @@ impl Generations {
         self.aliases.end(pending.tag);
     }
 
+    /// What an open load was to know of by [`Generations::lend`], another one knows of.
+    pub fn lent_twice(&self) {
+        self.aliases.forget();
+    }
+
     /// Whether grace has come for all aliases that the caller may know of.
     #[inline]
     pub fn has_no_aliases(&self) -> bool {

@@ -205,7 +205,7 @@ impl<M: Machine> Vmalloc<M> {
         }
         // The area was freed meanwhile.
         // SAFETY: P3: the hold of a moment ago.
-        unsafe { self.free_frame(frame) };
+        unsafe { self.drop_hold(frame) };
         None
     }
 

@@ -64,7 +64,7 @@ impl<'v, M: Machine> Here<'v, M> {
             if breaks!(UnclaimEarly) {
                 chunk.unclaim(posted);
             }
-            let deferred = self.take_deferred(chunk, live);
+            let deferred = self.take_deferred(chunk, posted, live);
             self.receive(chunk, live & !deferred);
             chunk.unclaim(if breaks!(UnclaimDeferred) { posted } else { posted & !deferred });
             if live != posted {

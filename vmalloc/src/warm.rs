@@ -327,7 +327,7 @@ impl<M: Machine> Here<'_, M> {
             self.rack(chunk, index, pages);
             self.trim();
         } else {
-            self.let_go(chunk, index, pages);
+            self.let_go(chunk, index, pages, kept);
         }
         Some(Ok(()))
     }
@@ -364,7 +364,7 @@ impl<M: Machine> Here<'_, M> {
         chunk.keep(slot);
         // It was freed under a policy that may not be in force any more.
         if self.is_handed_out(area) || !self.core.caches() || area.is_told() {
-            self.let_go(chunk, slot, pages);
+            self.let_go(chunk, slot, pages, area.is_kept());
         } else {
             self.rack(chunk, slot, pages);
         }
@@ -385,10 +385,11 @@ impl<M: Machine> Here<'_, M> {
     }
 
     /// A slot that became warm must not be cached: it is stale. Rare, and in
-    /// one section.
+    /// one section. Whether it is `kept` the caller knows: who frees it at the same
+    /// moment may have said otherwise in the slot (R4).
     #[cold]
-    fn let_go(&mut self, chunk: ChunkRef, slot: u32, pages: usize) {
-        if chunk.slot(slot).is_kept() {
+    fn let_go(&mut self, chunk: ChunkRef, slot: u32, pages: usize, kept: bool) {
+        if kept {
             self.retire_entries((chunk, slot), PageRange::new(chunk.address(slot), pages));
         }
         self.open.cool(chunk, slot, pages);

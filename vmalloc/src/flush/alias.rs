@@ -32,6 +32,11 @@ impl Aliases {
         self.open.fetch_sub(1, Release);
     }
 
+    /// A load less knows of some, and another one knows of all that it knew of.
+    pub(super) fn forget(&self) {
+        self.open.fetch_sub(1, Release);
+    }
+
     /// The tag for which grace has to come; `None` where a load is open.
     #[inline]
     pub(super) fn barrier(&self) -> Option<u64> {

@@ -12,7 +12,7 @@
 
 use crate::machine::frames::{Frames, Page};
 use crate::sync::breaks;
-use crate::sync::plain::Ordering::{AcqRel, Relaxed};
+use crate::sync::plain::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::units::Pfn;
 
 /// From this count on it is not counted any more (C3).
@@ -48,7 +48,8 @@ pub fn release(page: &Page) -> bool {
 #[inline(never)]
 fn was_last(page: &Page) -> bool {
     // Back to one holder, whoever is told so; but somebody may hold it again.
-    match page.extra.compare_exchange(NONE, 0, Relaxed, Relaxed) {
+    // What it sees may be what another last holder has left (C2).
+    match page.extra.compare_exchange(NONE, 0, Acquire, Relaxed) {
         Ok(_) => true,
         Err(now) => {
             if now >= STUCK {

@@ -40,6 +40,7 @@
 //! # Locks
 //! None: the owner's words belong to whoever is inside the owner's CPU.
 
+mod deferred;
 mod leaves;
 
 use super::class::{CLASSES, Class, MAX_SLOTS};
@@ -68,6 +69,8 @@ pub const RUNS: u8 = CLASSES as u8;
 pub struct Remote {
     claimed: AtomicU64,
     posted: AtomicU64,
+    /// Of those, whose entries are left to the owner (R6).
+    deferred: AtomicU64,
     next: AtomicPtr<Chunk>,
 }
 

@@ -36,8 +36,6 @@ const HAS_FREER: u16 = 1 << 0;
 const FREER_IS_EVEN: u16 = 1 << 1;
 /// Freed, and its entries are still present (W1).
 const KEPT: u16 = 1 << 2;
-/// Freed, and its entries are left to the slot's owner (R6).
-const DEFERRED: u16 = 1 << 3;
 /// Some of its entries were not what they had to be, and the log knows (T2).
 const TOLD: u16 = 1 << 4;
 
@@ -159,22 +157,6 @@ impl Slot {
     #[inline]
     pub fn freed_plain_by(&self, caller: Caller, kept: bool) {
         self.freed_with(caller, if kept { PLAIN | KEPT } else { PLAIN })
-    }
-
-    /// Notes who freed it, and that its entries are left to the slot's owner (R6).
-    pub fn freed_deferred_by(&self, caller: Caller) {
-        self.freed_with(caller, DEFERRED)
-    }
-
-    /// Whether its entries are left to the slot's owner (R6).
-    #[inline]
-    pub fn is_deferred(&self) -> bool {
-        self.freed.load(Acquire) & DEFERRED != 0
-    }
-
-    /// The owner has retired the entries that were left to it.
-    pub fn retired_by_owner(&self) {
-        self.freed.store(self.freed.load(Relaxed) & !DEFERRED, Release);
     }
 
     #[inline(always)]

@@ -166,13 +166,13 @@ impl<M: Machine> Here<'_, M> {
     fn keep_straight(mut self, found: &Found, parked: Option<Piece<M::Table>>, pages: usize, by: Caller) {
         let (vm, slot) = (self.vm, found.slot());
         self.count_free(Way::AtOnce, pages);
-        let alone = found.chunk.keep(found.index);
-        slot.freed_plain_by(by, parked.is_none());
+        let (alone, kept) = (found.chunk.keep(found.index), parked.is_none());
+        slot.freed_plain_by(by, kept);
         if let Some(piece) = parked {
             vm.park(slot, piece);
         }
         if !alone || self.is_handed_out(slot) || slot.is_told() {
-            return self.let_go_last(found, pages);
+            return self.let_go_last(found, pages, kept);
         }
         self.rack(found.chunk, found.index, pages);
         if self.cpu.bound.pages() > self.core.budget {
@@ -182,8 +182,8 @@ impl<M: Machine> Here<'_, M> {
 
     #[cold]
     #[inline(never)]
-    fn let_go_last(mut self, found: &Found, pages: usize) {
-        self.let_go(found.chunk, found.index, pages)
+    fn let_go_last(mut self, found: &Found, pages: usize, kept: bool) {
+        self.let_go(found.chunk, found.index, pages, kept)
     }
 
     #[inline(never)]

@@ -308,19 +308,17 @@ fn an_nmi_on_the_way_into_and_out_of_idleness_is_served_or_refused() {
     });
 }
 
-/// Frees `area` by an NMI inside a call on CPU 0.
-fn free_by_nmi(rig: &Rig, area: At) {
-    let address = addr(area).0;
-    let done = Arc::new(AtomicUsize::new(0));
+/// Does something by an NMI inside a call on CPU 0.
+fn in_the_middle(rig: &Rig, does: impl Fn(&Instance) + Send + Sync + 'static) {
+    let (done, does) = (Arc::new(AtomicUsize::new(0)), Arc::new(does));
     for step in 1.. {
-        let theirs = Arc::clone(&done);
+        let (theirs, does) = (Arc::clone(&done), Arc::clone(&does));
         rig.set_nmi(step, move |vm| {
             match vm.alloc(Req::pages(1)) {
                 // SAFETY: V1: nobody uses it.
                 Ok(made) => unsafe { vm.free(made) }.unwrap(),
                 Err(_) => {
-                    // SAFETY: V1: nobody uses it.
-                    unsafe { vm.free(at(address)) }.unwrap();
+                    does(vm);
                     theirs.store(1, Relaxed);
                 }
             }
@@ -332,6 +330,13 @@ fn free_by_nmi(rig: &Rig, area: At) {
             return;
         }
     }
+}
+
+/// Frees `area` by an NMI inside a call on CPU 0.
+fn free_by_nmi(rig: &Rig, area: At) {
+    let address = addr(area).0;
+    // SAFETY: V1: nobody uses it.
+    in_the_middle(rig, move |vm| unsafe { vm.free(at(address)) }.unwrap());
 }
 
 fn waiting(area: At, pages: usize, rig: &Rig) -> usize {
@@ -361,6 +366,33 @@ fn what_an_nmi_frees_is_counted_at_once_and_taken_apart_by_its_owner_a_slice_at_
     assert!(matches!(rig.give(area), Err(FreeError::DoubleFree { .. })));
     rig.purge();
     assert_eq!(rig.check(), Ok(()));
+}
+
+/// Maps `frame` for a short time on CPU 1, both CPUs use it, and an NMI in the
+/// middle of a call on CPU 0 unmaps it.
+fn unmapped_by_nmi(rig: &Rig, frame: Pfn) -> At {
+    // SAFETY: P4: the test holds it until it is unmapped.
+    let ram = rig.sim.on(1, || unsafe { rig.map_ram(&[frame], None) }).unwrap();
+    rig.stamp(ram, 1, 3);
+    rig.check_stamps(1, ram, 1, 3);
+    let address = addr(ram).0;
+    // SAFETY: V1: nobody uses it any more.
+    in_the_middle(rig, move |vm| unsafe { vm.unmap_ram(at(address), 1) }.unwrap());
+    ram
+}
+
+#[test]
+fn a_frame_whose_mapping_an_nmi_ended_is_not_given_out_while_a_cpu_reaches_it() {
+    let rig = boot(quiet(2), Config::region(REGION).atomic_reserve(0));
+    let frame = rig.frames(1)[0];
+    let ram = unmapped_by_nmi(&rig, frame);
+    rig.give_frames(&[frame]);
+    let given: Vec<Pfn> = (0..200).map(|_| rig.frames(1)[0]).collect();
+    assert!(!given.contains(&frame), "G3: CPU 1 has it mapped yet");
+    rig.purge();
+    (0..2).for_each(|cpu| rig.sim.assert_faults(cpu, addr(ram)));
+    rig.give_frames(&given);
+    assert_eq!(rig.stats().counts.loose_frames, 1, "it waited, and no alias is left");
 }
 
 #[test]
