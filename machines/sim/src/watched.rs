@@ -15,7 +15,7 @@ use vmalloc::units::Pfn;
 #[derive(Debug)]
 pub struct Watched<F>(PhantomData<F>);
 
-/// An entry of `F` that tells its CPU's [tally](crate::section) when it is used.
+/// An entry of `F` that tells its CPU's tally when it is used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(transparent)]
 pub struct WatchedWord<W>(W);
