@@ -49,7 +49,7 @@ pub fn stage<'p>(options: &Replay, script: &Script, cpus: u32, progress: &'p Pro
     let vm = Arc::new(Vmalloc::new(sim.clone()));
     // SAFETY: N1: nobody else maps anything on this machine; N2: nobody else
     // has the instance yet.
-    unsafe { vm.init(config(options, &regions)) }.context("the library cannot begin")?;
+    sim.unbounded(|| unsafe { vm.init(config(options, &regions)) }).context("the library cannot begin")?;
     let (kicked, interrupted) = (Arc::clone(&vm), Arc::clone(&vm));
     sim.set_kick(move |_| kicked.on_kick());
     sim.set_interrupt(move |_| {
@@ -143,7 +143,9 @@ impl Host for SimStage<'_> {
         sim.set_cpu(0);
         sim.set_kick(|_| ());
         sim.set_interrupt(|_| ());
-        drop(Arc::into_inner(vm).expect("the handlers held the other two"));
+        let vm = Arc::into_inner(vm).expect("the handlers held the other two");
+        // It takes everything apart at once: no CPU waits for it any more.
+        sim.unbounded(|| drop(vm));
         Remains { frames: sim.leaked_frames(), vmas: 0 }
     }
 }
