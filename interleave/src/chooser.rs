@@ -6,7 +6,7 @@
 //! | random | at each step, by chance |
 //! | sticky | once in 50 steps, by chance |
 //! | pct3, pct5 | where priorities say so; they change at 2 or 4 steps, by chance (Burckhardt et al., 2010) |
-//! | once | after n steps of one CPU, in each order of CPUs that there is: the seed counts all of them up |
+//! | once | after n steps of one CPU, in each order of CPUs that there is: as the seed counts up, all come, far apart at first |
 
 use crate::random::Random;
 
@@ -88,7 +88,7 @@ impl Chooser {
             Kind::Once => {
                 let (order, left) = permuted(cpus, seed);
                 let (stopped, left) = (left % (cpus as u64 - 1), left / (cpus as u64 - 1));
-                let after = left % (lengths[order[stopped as usize]] + 1);
+                let after = spread(left, lengths[order[stopped as usize]] + 1);
                 How::Once { order, stopped: stopped as usize, after }
             }
             Kind::Straight => How::Once { order: (0..cpus).collect(), stopped: cpus, after: 0 },
@@ -166,6 +166,21 @@ impl Chooser {
         let cpu = (0..self.cpus).max_by_key(|&cpu| priorities[cpu]).unwrap_or(0);
         Turn { cpu, steps: changes.last().map_or(u64::MAX, |at| at - steps) }
     }
+}
+
+/// The `n`-th of the numbers below `count`: each comes once, and few that follow each
+/// other lie all over.
+fn spread(n: u64, count: u64) -> u64 {
+    let coprime = |stride: &u64| {
+        let (mut a, mut b) = (*stride, count);
+        while b > 0 {
+            (a, b) = (b, a % b);
+        }
+        a == 1
+    };
+    let golden = (count as f64 * 0.618) as u64;
+    let stride = (golden.max(1)..).find(coprime).unwrap_or(1);
+    (n % count) * stride % count
 }
 
 /// The order of CPUs that `number` counts to, and what is left of it.

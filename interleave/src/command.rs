@@ -77,6 +77,9 @@ fn stage() -> Result<bool, String> {
     let all: Vec<_> = scenarios::all().collect();
     println!("\n{:<66} {:>9} {:>13} {:>8}", "scenario, under all schedulers", "schedules", "steps", "seconds");
     let schedules = set_or("INTERLEAVE_SCHEDULES", SCHEDULES);
+    if schedules == 0 {
+        return Err("INTERLEAVE_SCHEDULES=0 would look at nothing".into());
+    }
     let sum = each(&all, |scenario| {
         let looked = under_all(scenario, seed, schedules);
         println!("{}", told(scenario, &looked));

@@ -108,7 +108,8 @@ impl SlotRef {
     /// false = somebody was first (R1).
     #[inline]
     pub(crate) fn claim(&self) -> bool {
-        if !self.chunk.claim(self.index) {
+        // A claim on what is another area by now would make its own free be refused.
+        if !self.is_same() || !self.chunk.claim(self.index) {
             return false;
         }
         // Decided once: what is claimed and the same stays so until it is unclaimed.

@@ -25,8 +25,18 @@ pub const ALL: &[Scenario] = &[
         run: |trial| dead(trial, |rig, at| rig.frame_at(at).is_some(), false),
         notices: &[Order(ChunkReborn)],
     },
-    Scenario { name: "hold by a dead address", cpus: 2, run: |trial| dead(trial, hold, false), notices: &[] },
-    Scenario { name: "what a dead address is", cpus: 2, run: |trial| dead(trial, find, false), notices: &[] },
+    Scenario {
+        name: "hold by a dead address",
+        cpus: 2,
+        run: |trial| dead(trial, hold, false),
+        notices: &[Order(ChunkReborn)],
+    },
+    Scenario {
+        name: "what a dead address is",
+        cpus: 2,
+        run: |trial| dead(trial, find, false),
+        notices: &[Order(ChunkReborn)],
+    },
 ];
 
 /// Areas that die; one in 64 is the first of its chunk.
