@@ -318,13 +318,15 @@ impl Hand {
     }
 
     fn sleep(&mut self, rig: &Rig) {
-        rig.sim.sleep(self.cpu, || rig.idle_enter());
+        // The machine learns that it sleeps when the call is over, so nothing may come in
+        // between: loom has these races.
+        rig.sim.sleep(self.cpu, || engine::at_once(|| rig.idle_enter()));
         rig.pause_for(1 + self.random.below(6));
         rig.sim.wake(self.cpu, || rig.idle_exit());
     }
 
     fn leave(&mut self, rig: &Rig) {
-        rig.sim.offline(self.cpu, || rig.cpu_offline());
+        rig.sim.offline(self.cpu, || engine::at_once(|| rig.cpu_offline()));
         rig.pause_for(1 + self.random.below(6));
         rig.sim.online(self.cpu, || rig.cpu_online());
     }
