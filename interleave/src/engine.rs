@@ -289,6 +289,7 @@ fn pooled(frames: &[Pfn]) {
     }
 }
 
-fn breaks(rule: Rule) -> bool {
+/// Whether the library breaks `rule` on this thread.
+pub fn breaks(rule: Rule) -> bool {
     BROKEN.get() == Some(rule)
 }

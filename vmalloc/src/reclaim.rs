@@ -66,7 +66,7 @@ impl<'v, M: Machine> Here<'v, M> {
             }
             let deferred = self.take_deferred(chunk, posted, live);
             self.receive(chunk, live & !deferred);
-            chunk.unclaim(if breaks!(UnclaimDeferred) { posted } else { posted & !deferred });
+            chunk.unclaim(posted & !deferred);
             if live != posted {
                 self.raced(chunk, posted & !live);
             }

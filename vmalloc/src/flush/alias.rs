@@ -29,7 +29,7 @@ impl Aliases {
     /// That load is closed under `tag`.
     pub(super) fn end(&self, tag: u64) {
         self.tag.fetch_max(tag, Relaxed);
-        self.open.fetch_sub(1, Release);
+        self.forget();
     }
 
     /// A load less knows of some, and another one knows of all that it knew of.

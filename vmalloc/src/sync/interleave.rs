@@ -36,9 +36,6 @@ pub enum Rule {
     HoldUnchecked,
     /// L4: a visitor of another CPU does not hold its own.
     VisitAlone,
-    /// R6: a claim on a slot whose entries are left to its owner is dropped before they
-    /// are retired.
-    UnclaimDeferred,
     /// U1: an area is published before its pages are cleared.
     PublishUncleared,
 }
