@@ -24,8 +24,7 @@
 use crate::area::RegionId;
 use crate::config::MAX_REGIONS;
 use crate::deferred::Deferred;
-use crate::flush::Ear;
-use crate::flush::Pending;
+use crate::flush::{Ear, Looks, Pending};
 use crate::frames::{Dropped, Magazine};
 use crate::instance::{Core, Vmalloc};
 use crate::load::{Load, Tables};
@@ -62,7 +61,7 @@ pub(crate) struct Cpu {
     /// Who is inside: the visitor's index + 1, or 0 (L1).
     holder: AtomicU32,
     /// Looks at entries that are under way: see [`Vmalloc::looking`].
-    looks: AtomicU32,
+    looks: Looks,
     pub(crate) counters: Counters,
     /// What is bound here though it was freed.
     pub(crate) bound: Bound,
@@ -125,7 +124,7 @@ impl Cpu {
             mail: Mail::default(),
             dropped: Dropped::default(),
             holder: AtomicU32::new(0),
-            looks: AtomicU32::new(0),
+            looks: Looks::default(),
             counters: Counters::default(),
             bound: Bound::default(),
             own: UnsafeCell::new(own),
@@ -279,36 +278,17 @@ impl<'v, M: Machine> Here<'v, M> {
     }
 }
 
-/// Turns that a flush of all CPUs waits for those who look.
-const TURNS: usize = 1000;
-
 impl<M: Machine> Vmalloc<M> {
     /// Calls `look`, which may walk to entries of whatever area lives when it
-    /// looks: while it does no table page becomes free memory (T1). This CPU is
-    /// pinned, so it does not flush; and a flush that speaks for all CPUs counts
-    /// only if nobody looks ([`Vmalloc::nobody_looks`]).
+    /// looks: while it does no table page becomes free memory (T1 looks).
     pub(crate) fn looking<R>(&self, core: &Core<M>, look: impl FnOnce() -> R) -> R {
-        self.pinned(|cpu| {
-            let looks = &core.cpu(cpu).looks;
-            looks.fetch_add(1, SeqCst);
-            let result = look();
-            looks.fetch_sub(1, SeqCst);
-            result
-        })
+        self.pinned(|cpu| core.cpu(cpu).looks.during(look))
     }
 
-    /// Whether everybody who began to look before this call has ended. Who begins
-    /// later sees what was unlinked before: both sides exchange the same word.
-    /// False = somebody, perhaps the caller's own interrupted call, did not end.
+    /// Whether everybody who began to look before this call has ended.
     pub(crate) fn nobody_looks(&self, core: &Core<M>) -> bool {
-        let ended = |cpu: u32| {
-            let ended = core.cpu(cpu).looks.fetch_add(0, SeqCst) == 0;
-            if !ended {
-                self.machine().relax();
-            }
-            ended
-        };
-        (0..core.cpus()).all(|cpu| (0..TURNS).any(|_| ended(cpu)))
+        let all = (0..core.cpus()).map(|cpu| &core.cpu(cpu).looks);
+        Looks::are_over(all, || self.machine().relax())
     }
 }
 

@@ -28,6 +28,7 @@ use crate::instance::{Core, Vmalloc};
 use crate::lookup::Found;
 use crate::machine::Machine;
 use crate::space::chunk::ChunkRef;
+use crate::space::mail::Mail;
 use crate::space::slot::{Slot, slots_of};
 use crate::stats::count_shared;
 use crate::units::{PageRange, VirtAddr};
@@ -35,10 +36,43 @@ use crate::units::{PageRange, VirtAddr};
 /// Marked slots of a chunk, taken out of the mail, and how many pages of the first
 /// of them are retired.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Deferred {
+pub struct Deferred {
     chunk: ChunkRef,
     slots: u64,
     done: usize,
+}
+
+impl Deferred {
+    /// A claimed slot goes to its owner, whose mail this is, with its entries (R6).
+    pub fn post(mail: &Mail, chunk: ChunkRef, slot: u32) {
+        chunk.defer(slot);
+        mail.post(chunk, slot);
+    }
+
+    /// Owner: of slots that were posted, the marked ones that live; and those that do
+    /// not.
+    pub fn of(chunk: ChunkRef, posted: u64, live: u64) -> (Option<Deferred>, u64) {
+        let marked = chunk.take_deferred(posted);
+        let slots = marked & live;
+        ((slots != 0).then_some(Deferred { chunk, slots, done: 0 }), marked & !live)
+    }
+
+    /// Its slots.
+    pub fn slots(&self) -> u64 {
+        self.slots
+    }
+
+    /// Owner: the entries of the first slot are retired. So it comes home like any
+    /// other, and `take_in` makes it stale or warm. Returns what is left.
+    pub fn receive_first(self, take_in: impl FnOnce(u64)) -> Option<Deferred> {
+        let Deferred { chunk, slots, .. } = self;
+        chunk.receive(slots & slots.wrapping_neg(), |live| {
+            take_in(live);
+            0
+        });
+        let slots = slots & (slots - 1);
+        (slots != 0).then_some(Deferred { chunk, slots, done: 0 })
+    }
 }
 
 impl<M: Machine> Vmalloc<M> {
@@ -65,10 +99,7 @@ impl<M: Machine> Vmalloc<M> {
             core.generations.lend();
         }
         found.slot().freed_by(by);
-        found.chunk.defer(found.index);
-        if found.chunk.post(found.index) {
-            owner.mail.push(found.chunk);
-        }
+        Deferred::post(&owner.mail, found.chunk, found.index);
         Ok(())
     }
 }
@@ -77,19 +108,17 @@ impl<M: Machine> Here<'_, M> {
     /// Of slots that were posted, takes the marked ones over that live, and returns
     /// them.
     pub(crate) fn take_deferred(&mut self, chunk: ChunkRef, posted: u64, live: u64) -> u64 {
-        let marked = chunk.take_deferred(posted);
+        let (deferred, others) = Deferred::of(chunk, posted, live);
         // Of the others this CPU has cleared the entries itself.
-        slots_of(marked & !live).for_each(|slot| self.noted(chunk.slot(slot)));
-        let slots = marked & live;
-        if slots != 0 {
-            self.deferred = Some(Deferred { chunk, slots, done: 0 });
-        }
-        slots
+        slots_of(others).for_each(|slot| self.noted(chunk.slot(slot)));
+        self.deferred = deferred;
+        deferred.map_or(0, |deferred| deferred.slots())
     }
 
     /// Retires up to a slice of the first marked slot; when nothing of it is left
     /// it is received like any other. Returns the work that was.
-    pub(crate) fn retire_deferred(&mut self, Deferred { chunk, slots, done }: Deferred) -> usize {
+    pub(crate) fn retire_deferred(&mut self, deferred: Deferred) -> usize {
+        let Deferred { chunk, slots, done } = deferred;
         let index = slots.trailing_zeros();
         let found = Found::of(self.core, chunk, index);
         let slot = found.slot();
@@ -101,10 +130,7 @@ impl<M: Machine> Here<'_, M> {
             return slice;
         }
         self.noted(slot);
-        self.receive(chunk, 1 << index);
-        chunk.unclaim(1 << index);
-        let slots = slots & (slots - 1);
-        self.deferred = (slots != 0).then_some(Deferred { chunk, slots, done: 0 });
+        self.deferred = deferred.receive_first(|live| _ = self.receive(chunk, live));
         slice + 1
     }
 

@@ -29,11 +29,13 @@
 //! None. Everything here may be called from any context, NMI included.
 
 mod alias;
+mod looks;
 mod narrow;
 
 use crate::sync::{AtomicBool, AtomicU8, AtomicU64, Ordering::*, fence};
 use crate::units::PageRange;
 use alias::Aliases;
+pub use looks::Looks;
 use narrow::Narrow;
 
 const OFFLINE: u8 = 0;
@@ -79,6 +81,17 @@ impl Ear {
     }
 }
 
+/// What a load that is closed holds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Holds {
+    /// Table pages (G5).
+    pub tables: bool,
+    /// Aliases: [`Generations::lend`] was called for it (G3 aliases).
+    pub aliases: bool,
+    /// All its pages, where these are few (G1 ranges).
+    pub narrow: Option<PageRange>,
+}
+
 /// The clock of an instance's flushes.
 #[derive(Debug)]
 pub struct Generations {
@@ -115,14 +128,31 @@ impl Generations {
         pending
     }
 
+    /// Closes a load, discards by `flush` what this CPU has of it, and asks the others
+    /// of `ears` to do so: tells `kick` the index of each that has to be kicked.
+    pub fn close_and_ask<'e, T>(
+        &self,
+        load: T,
+        holds: Holds,
+        flush: impl FnOnce(),
+        ears: impl Iterator<Item = &'e Ear>,
+        kick: impl FnMut(u32),
+    ) -> Pending<T> {
+        let pending = match holds.narrow {
+            Some(pages) if !holds.tables => self.close_narrow(load, pages),
+            _ => self.close(load, holds.tables),
+        };
+        if holds.aliases {
+            self.aliases.end(pending.tag);
+        }
+        flush();
+        self.ask(&pending, ears, kick);
+        pending
+    }
+
     /// An open load knows of aliases from here on (G3 aliases).
     pub fn lend(&self) {
         self.aliases.begin();
-    }
-
-    /// A load that knew of aliases was closed: `pending`.
-    pub fn lent<T>(&self, pending: &Pending<T>) {
-        self.aliases.end(pending.tag);
     }
 
     /// What an open load was to know of by [`Generations::lend`], another one knows of.

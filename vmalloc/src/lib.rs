@@ -40,14 +40,23 @@ pub mod units;
 mod alias;
 mod check;
 mod cpu;
+#[cfg(not(loom))]
 mod deferred;
+#[cfg(loom)]
+pub mod deferred;
 mod fill;
 mod info;
 mod instance;
 mod io;
 mod kernel;
+#[cfg(not(loom))]
 mod load;
+#[cfg(loom)]
+pub mod load;
+#[cfg(not(loom))]
 mod lookup;
+#[cfg(loom)]
+pub mod lookup;
 mod map;
 mod owned;
 mod plan;

@@ -42,9 +42,9 @@ pub(crate) type Tables = ArrayVec<HeldTable, MAX_TABLES>;
 
 /// Stale slots, chained through their chunks.
 #[derive(Debug)]
-pub(crate) struct Load {
+pub struct Load {
     /// Which of the two it is: the mask in each chunk.
-    pub(crate) index: usize,
+    pub index: usize,
     head: *mut Chunk,
     /// Pages that wait in it.
     pub(crate) pages: usize,
@@ -65,14 +65,14 @@ pub(crate) struct Load {
 
 impl Load {
     /// An empty load.
-    pub(crate) const fn new(index: usize) -> Load {
+    pub const fn new(index: usize) -> Load {
         let loose = Loose::new();
         Load { index, head: null_mut(), pages: 0, slots: 0, gone: 0, done: 0, ticks: 0, lent: false, loose }
     }
 
     /// Adds live slots of `chunk`, `pages` pages in all.
     #[inline(always)]
-    pub(crate) fn add(&mut self, chunk: ChunkRef, slots: u64, pages: usize) {
+    pub fn add(&mut self, chunk: ChunkRef, slots: u64, pages: usize) {
         if chunk.retire(slots, self.index) {
             self.chain(chunk);
         }
@@ -81,7 +81,7 @@ impl Load {
 
     /// Adds a live slot of `pages` pages, in whose entries nothing waits.
     #[inline(always)]
-    pub(crate) fn add_bare(&mut self, chunk: ChunkRef, slot: u32, pages: usize) {
+    pub fn add_bare(&mut self, chunk: ChunkRef, slot: u32, pages: usize) {
         if chunk.retire(1 << slot, self.index) {
             self.chain(chunk);
         }
@@ -90,19 +90,30 @@ impl Load {
     }
 
     /// Adds a warm slot of `pages` pages, whose entries are retired.
-    pub(crate) fn cool(&mut self, chunk: ChunkRef, slot: u32, pages: usize) {
+    pub fn cool(&mut self, chunk: ChunkRef, slot: u32, pages: usize) {
         if chunk.cool(slot, self.index) {
             self.chain(chunk);
         }
         self.owe(1, pages);
     }
 
-    /// Takes a stale slot of `pages` pages over from the other load (R4).
-    pub(crate) fn postpone(&mut self, chunk: ChunkRef, slot: u32, pages: usize) {
+    /// Takes a stale slot over from the other load, which is ripe, if somebody else
+    /// is still freeing it: it waits once more (R4).
+    #[inline]
+    pub fn postpone_claimed(&mut self, chunk: ChunkRef, slot: u32) -> bool {
+        let claimed = chunk.is_claimed(slot);
+        if claimed {
+            self.postpone(chunk, slot);
+        }
+        claimed
+    }
+
+    #[cold]
+    fn postpone(&mut self, chunk: ChunkRef, slot: u32) {
         if chunk.postpone(slot, self.index ^ 1) {
             self.chain(chunk);
         }
-        self.owe(1, pages);
+        self.owe(1, chunk.slot(slot).bound_pages());
     }
 
     /// So many slots more wait in it, with so many pages.
@@ -126,7 +137,7 @@ impl Load {
 
     /// The first stale slot.
     #[inline]
-    pub(crate) fn first(&mut self) -> Option<(ChunkRef, u32)> {
+    pub fn first(&mut self) -> Option<(ChunkRef, u32)> {
         loop {
             // SAFETY: H2: `add` stored what `as_ptr` gave.
             let chunk = unsafe { ChunkRef::from_ptr(self.head) }?;

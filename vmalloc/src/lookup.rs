@@ -20,6 +20,7 @@ use crate::config::MAX_REGIONS;
 use crate::cpu::Here;
 use crate::error::FreeError;
 use crate::instance::{Core, Vmalloc};
+use crate::load::Load;
 use crate::machine::Machine;
 use crate::machine::format::{Entry, Format, entries};
 use crate::region::{Region, UnitEntry, leaf_shift};
@@ -33,7 +34,7 @@ use core::ptr::NonNull;
 
 /// A slot, and where its pages begin.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Found {
+pub struct Found {
     pub(crate) chunk: ChunkRef,
     pub(crate) index: u32,
     pub(crate) start: VirtAddr,
@@ -41,7 +42,7 @@ pub(crate) struct Found {
 
 /// A slot, and what it was when it was looked up (R2).
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct SlotRef {
+pub struct SlotRef {
     found: Found,
     /// The chunk's sequence, read before anything else of it.
     life: u32,
@@ -61,24 +62,38 @@ impl SlotRef {
     /// The slot of `region` for `at`, by the entry of its grain.
     pub(crate) fn at<L: lock_api::RawMutex>(region: &Region<L>, entry: UnitEntry, at: VirtAddr) -> Option<SlotRef> {
         let chunk = entry.chunk()?;
+        match entry.slot() {
+            None => SlotRef::in_class(chunk, at),
+            Some(slot) => {
+                let index = || chunk.is_runs().then_some(slot);
+                SlotRef::look(chunk, at, index, |slot| region.address(chunk.slot(slot).run().0))
+            }
+        }
+    }
+
+    /// The slot for `at` of a chunk that was a class chunk when it was found.
+    pub fn in_class(chunk: ChunkRef, at: VirtAddr) -> Option<SlotRef> {
+        SlotRef::look(chunk, at, || chunk.slot_at(at), |slot| chunk.address(slot))
+    }
+
+    #[inline(always)]
+    fn look(
+        chunk: ChunkRef,
+        at: VirtAddr,
+        index: impl FnOnce() -> Option<u32>,
+        start: impl FnOnce(u32) -> VirtAddr,
+    ) -> Option<SlotRef> {
         let life = chunk.sequence();
-        let index = match entry.slot() {
-            None => chunk.slot_at(at)?,
-            Some(index) if chunk.is_runs() => index,
-            Some(_) => return None,
-        };
+        let index = index()?;
         let sequence = chunk.slot(index).sequence();
-        let start = match entry.slot() {
-            None => chunk.address(index),
-            Some(_) => region.address(chunk.slot(index).run().0),
-        };
+        let start = start(index);
         let sequence = if breaks!(ChunkReborn) { chunk.slot(index).sequence() } else { sequence };
         let found = Found { chunk, index, start };
         (start <= at).then_some(SlotRef { found, life, sequence })
     }
 
     /// A slot of a class chunk whose sequence was `life`.
-    pub(crate) fn in_chunk(chunk: ChunkRef, life: u32, index: u32) -> SlotRef {
+    pub fn in_chunk(chunk: ChunkRef, life: u32, index: u32) -> SlotRef {
         let sequence = chunk.slot(index).sequence();
         SlotRef { found: Found { chunk, index, start: chunk.address(index) }, life, sequence }
     }
@@ -95,7 +110,7 @@ impl SlotRef {
 
     /// Whether chunk and slot are still what they were.
     #[inline]
-    pub(crate) fn is_same(&self) -> bool {
+    pub fn is_same(&self) -> bool {
         // What was read of them before was read before this.
         fence(Acquire);
         let chunk = breaks!(ChunkReborn) || self.chunk.sequence() == self.life;
@@ -104,10 +119,48 @@ impl SlotRef {
 }
 
 impl SlotRef {
+    /// Whether it is the area that starts at `at`: one that is whole.
+    #[inline]
+    pub fn is_area_at(&self, at: VirtAddr) -> bool {
+        self.start == at && self.is_area()
+    }
+
+    /// Whether it is still the area that was looked up, and nobody frees it.
+    #[inline]
+    pub fn lives(&self) -> bool {
+        self.chunk.areas() >> self.index & 1 != 0 && self.is_same()
+    }
+
+    /// Owner: live → stale, in `open`, if it still is the area that was looked up;
+    /// false = somebody was first.
+    #[inline]
+    pub fn retire(&self, open: &mut Load, pages: usize) -> bool {
+        let lives = self.lives();
+        if lives {
+            open.add(self.chunk, 1 << self.index, pages);
+        }
+        lives
+    }
+
+    /// Looks at what the area has, by `look`; `None` if it is not, or does not live any
+    /// more when the look is over (U1).
+    pub fn seen<R>(&self, look: impl FnOnce() -> Option<R>) -> Option<R> {
+        let seen = look()?;
+        (self.is_area() && self.is_same()).then_some(seen)
+    }
+
+    /// A frame of the area is handed out: `hold` makes the caller one of its holders.
+    /// False = `look`, which comes last, says that it is not the area's (R5).
+    pub fn hand_out(&self, hold: impl FnOnce(), look: impl FnOnce() -> bool) -> bool {
+        self.slot().share();
+        hold();
+        look()
+    }
+
     /// Claims the slot for freeing, if it is still the area that was looked up;
     /// false = somebody was first (R1).
     #[inline]
-    pub(crate) fn claim(&self) -> bool {
+    pub fn claim(&self) -> bool {
         // A claim on what is another area by now would make its own free be refused.
         if !self.is_same() || !self.chunk.claim(self.index) {
             return false;
@@ -206,7 +259,7 @@ impl<M: Machine> Core<M> {
     #[inline]
     pub(crate) fn find_start(&self, vm: &Vmalloc<M>, at: VirtAddr) -> Result<SlotRef, FreeError> {
         match self.find(vm, at) {
-            Some(slot) if slot.start == at && slot.is_area() => Ok(slot),
+            Some(slot) if slot.is_area_at(at) => Ok(slot),
             slot => Err(self.why_not(slot, at)),
         }
     }

@@ -195,10 +195,8 @@ impl<M: Machine> Vmalloc<M> {
             let found = core.find(self, at)?;
             let frame = self.frame_of(core, &found, at)?;
             let page = self.machine().frames().page(frame)?;
-            found.slot().share();
-            hold(page);
-            let same = breaks!(HoldUnchecked) || self.frame_of(core, &found, at) == Some(frame);
-            Some((frame, same))
+            let is_its = || breaks!(HoldUnchecked) || self.frame_of(core, &found, at) == Some(frame);
+            Some((frame, found.hand_out(|| hold(page), is_its)))
         })?;
         if held {
             return Some(frame);
@@ -219,11 +217,13 @@ impl<M: Machine> Vmalloc<M> {
     /// The frame behind an address of a slot, if an area is there and has been since
     /// it was looked up. The caller is one who looks.
     fn frame_of(&self, core: &Core<M>, found: &SlotRef, at: VirtAddr) -> Option<Pfn> {
-        let piece = core.look(self, found.chunk, at.page_start())?;
-        // The piece was read while the chunk was what it had been; so its table stays
-        // while somebody looks (T1).
-        let (_, frame) = if found.is_same() { piece.frames().next() } else { None }?;
-        (found.is_area() && found.is_same()).then_some(frame)
+        found.seen(|| {
+            let piece = core.look(self, found.chunk, at.page_start())?;
+            // The piece was read while the chunk was what it had been; so its table stays
+            // while somebody looks (T1).
+            let (_, frame) = if found.is_same() { piece.frames().next() } else { None }?;
+            Some(frame)
+        })
     }
 
     /// Areas at fixed distances from each other, all or none

@@ -11,7 +11,7 @@
 //! the tick; [`Vmalloc::purge`] takes them all, for all CPUs.
 
 use crate::cpu::{Here, SLICE, Visit};
-use crate::flush::{Grace, Pending};
+use crate::flush::{Grace, Holds, Pending};
 use crate::instance::{Core, Vmalloc};
 use crate::load::Load;
 use crate::machine::frames::Frames;
@@ -21,7 +21,6 @@ use crate::space::class::Class;
 use crate::space::slot::slots_of;
 use crate::stats::{count, uncount};
 use crate::sync::Ordering::Relaxed;
-use crate::sync::breaks;
 use crate::units::{CpuSet, PageRange, VirtAddr};
 use crate::warm::Shed;
 
@@ -60,15 +59,13 @@ impl<'v, M: Machine> Here<'v, M> {
             }
             let cpu = self.cpu;
             let Some((chunk, posted)) = cpu.mail.next(&mut self.letters) else { return false };
-            let live = posted & chunk.live_slots();
-            if breaks!(UnclaimEarly) {
-                chunk.unclaim(posted);
-            }
-            let deferred = self.take_deferred(chunk, posted, live);
-            self.receive(chunk, live & !deferred);
-            chunk.unclaim(posted & !deferred);
-            if live != posted {
-                self.raced(chunk, posted & !live);
+            let raced = chunk.receive(posted, |live| {
+                let deferred = self.take_deferred(chunk, posted, live);
+                self.receive(chunk, live & !deferred);
+                deferred
+            });
+            if raced != 0 {
+                self.raced(chunk, raced);
             }
             work += posted.count_ones() as usize;
         }
@@ -151,22 +148,14 @@ impl<'v, M: Machine> Here<'v, M> {
         }
         let narrow = if tables { None } else { self.narrow() };
         let load = core::mem::replace(&mut self.open, Load::new(index ^ 1));
-        let lent = load.lent;
         self.core.waiting.fetch_add(load.pages, Relaxed);
         count(&self.cpu.counters.closes, 1);
-        let pending = match narrow {
-            Some(pages) => self.core.generations.close_narrow(load, pages),
-            None => self.core.generations.close(load, tables),
-        };
-        if lent {
-            self.core.generations.lent(&pending);
-        }
-        self.flush();
-        if !M::MIRRORED {
-            let mut asked = CpuSet::EMPTY;
-            self.core.generations.ask(&pending, self.core.ears(), |cpu| asked.insert(cpu));
-            self.kick(asked);
-        }
+        let (core, mut asked) = (self.core, CpuSet::EMPTY);
+        // Where a flush of the machine's is for all, nobody has to be asked.
+        let ears = core.ears().take(if M::MIRRORED { 0 } else { usize::MAX });
+        let holds = Holds { tables, aliases: load.lent, narrow };
+        let pending = core.generations.close_and_ask(load, holds, || self.flush(), ears, |cpu| asked.insert(cpu));
+        self.kick(asked);
         self.closed = Some(pending);
         self.poll();
         narrow.map_or(Covers::Everything, Covers::Pages)

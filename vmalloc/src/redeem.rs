@@ -57,8 +57,7 @@ impl<M: Machine> Here<'_, M> {
                 if many > 0 {
                     continue;
                 }
-                if chunk.is_claimed(slot) {
-                    self.postpone(chunk, slot);
+                if self.open.postpone_claimed(chunk, slot) {
                     work += 1;
                     continue;
                 }
@@ -203,12 +202,6 @@ impl<M: Machine> Here<'_, M> {
         }
     }
 
-    /// Somebody else is still freeing the slot (R4): it waits once more.
-    #[cold]
-    fn postpone(&mut self, chunk: ChunkRef, slot: u32) {
-        self.open.postpone(chunk, slot, chunk.slot(slot).bound_pages());
-    }
-
     /// No slots are left in the load: its table pages are free memory. False =
     /// none is left either.
     fn redeem_one_table(&mut self, load: &Load) -> bool {
@@ -287,10 +280,7 @@ impl<M: Machine> Here<'_, M> {
 /// at most `most`, in one leaf table that is at hand, which nobody claims.
 #[inline(always)]
 fn usual_piece<M: Machine>(chunk: ChunkRef, slot: u32, most: usize) -> Option<Piece<M::Table>> {
-    let pages = chunk.slot(slot).own_pages().filter(|pages| (1..=most).contains(pages))?;
-    if chunk.is_claimed(slot) {
-        return None;
-    }
+    let pages = chunk.usual_pages(slot, most)?;
     let (start, page) = chunk.place(slot);
     at_hand_from::<M>(chunk, PageRange::new(start, pages), || page)
 }

@@ -302,11 +302,7 @@ impl<M: Machine> Here<'_, M> {
         if how != Way::AtOnce {
             return found.claim();
         }
-        let live = found.chunk.areas() >> found.index & 1 != 0 && found.is_same();
-        if live {
-            self.open.add(found.chunk, 1 << found.index, pages);
-        }
-        live
+        found.retire(&mut self.open, pages)
     }
 
     #[inline(always)]
@@ -332,8 +328,7 @@ impl<M: Machine> Here<'_, M> {
     /// being built (U1).
     #[inline(always)]
     pub(crate) fn begin(&self, (chunk, index): (ChunkRef, u32), plan: &Plan<'_>, backing: &Backing<'_>) {
-        chunk.slot(index).begin(&plan.label(backing));
-        chunk.enliven(index);
+        chunk.begin(index, &plan.label(backing));
         self.count_alloc(plan.pages);
     }
 
@@ -398,11 +393,14 @@ impl<M: Machine> Here<'_, M> {
             chunk.unclaim(1 << found.index);
         }
         if chunk.owner() == self.index {
-            let pages = self.receive(chunk, 1 << found.index);
-            chunk.unclaim(1 << found.index);
+            let mut pages = 0;
+            chunk.receive(1 << found.index, |live| {
+                pages = self.receive(chunk, live);
+                0
+            });
             self.pay(pages);
-        } else if chunk.post(found.index) {
-            self.core.cpu(chunk.owner()).mail.push(chunk);
+        } else {
+            self.core.cpu(chunk.owner()).mail.post(chunk, found.index);
         }
     }
 }

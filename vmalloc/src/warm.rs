@@ -205,13 +205,10 @@ impl<M: Machine> Here<'_, M> {
     /// warm → live: an area that is being built (U1).
     #[inline(always)]
     fn begin_again(&mut self, (chunk, index): (ChunkRef, u32), plan: &Plan<'_>) -> Found {
-        let slot = chunk.slot(index);
         if !self.vm.breaks(Sabotage::ForgetWarm) {
-            self.cpu.bound.remove(slot.pages());
+            self.cpu.bound.remove(chunk.slot(index).pages());
         }
-        chunk.revive(index);
-        slot.begin_again(&plan.label(&Backing::Fresh));
-        chunk.enliven(index);
+        chunk.begin_again(index, &plan.label(&Backing::Fresh));
         self.count_alloc(plan.pages);
         count(&self.cpu.counters.warm_hits, 1);
         Found { chunk, index, start: chunk.address(index) }
@@ -314,16 +311,17 @@ impl<M: Machine> Here<'_, M> {
             return Some(self.post_warm(found, how, pages, by));
         }
         let (chunk, index, slot) = (found.chunk, found.index, found.slot());
-        if chunk.areas() >> index & 1 == 0 || !found.is_same() {
+        if !found.lives() {
             return Some(Err(self.core.double_free(found)));
         }
         self.count_free(how, pages);
-        let alone = chunk.keep(index);
-        slot.freed_plain_by(by, kept);
-        if !kept {
-            self.retire_entries((chunk, index), PageRange::new(found.start, pages));
-        }
-        if alone && !self.is_handed_out(slot) && !slot.is_told() {
+        let park = || {
+            slot.freed_plain_by(by, kept);
+            if !kept {
+                self.retire_entries((chunk, index), PageRange::new(found.start, pages));
+            }
+        };
+        if chunk.keep_alone(index, park, |slot| self.is_handed_out(slot)) {
             self.rack(chunk, index, pages);
             self.trim();
         } else {

@@ -44,6 +44,11 @@ fn with<T>(cpu: u32, f: impl FnOnce(&mut Driven) -> T) -> T {
     })
 }
 
+/// No CPU that this thread drives holds anything.
+pub(crate) fn forget() {
+    DRIVEN.take();
+}
+
 /// The running CPU does `more` of `what`.
 #[inline]
 pub(crate) fn tell(what: What, more: u64) {

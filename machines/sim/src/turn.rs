@@ -6,6 +6,7 @@
 use crate::Core;
 use crate::cpu::Power;
 use crate::history::Event;
+use crate::order;
 use core::cell::Cell;
 use vmalloc::machine::format::Format;
 use vmalloc::units::VirtAddr;
@@ -23,8 +24,10 @@ thread_local! {
     static TURNS: Cell<Option<Turns>> = const { Cell::new(None) };
 }
 
-/// From here on CPUs interleave on this thread; or no longer, by `None`.
+/// From here on CPUs interleave on this thread; or no longer, by `None`. No CPU holds
+/// anything then, whatever a race that failed has left.
 pub fn set_turns(turns: Option<Turns>) {
+    order::forget();
     TURNS.set(turns);
 }
 

@@ -11,8 +11,8 @@
 //!   given back, which is safe.
 
 use crate::machine::frames::{Frames, Page};
+use crate::sync::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sync::breaks;
-use crate::sync::plain::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::units::Pfn;
 
 /// From this count on it is not counted any more (C3).

@@ -13,7 +13,7 @@
 //!   never above [`Frames::highest_zone`].
 
 use crate::gfp::ZoneKind;
-use crate::sync::plain::AtomicU32;
+use crate::sync::{self, plain};
 use crate::units::{Node, Pfn};
 
 /// The largest order of a block: 1024 frames, 4 MiB.
@@ -53,10 +53,10 @@ impl Want {
 #[derive(Debug, Default)]
 pub struct Page {
     /// Holders beyond the first.
-    pub extra: AtomicU32,
+    pub extra: sync::AtomicU32,
     /// While the frame is out: the library's, for the frame that waits behind
     /// this one. While it is free: its source's.
-    pub(crate) links: [AtomicU32; 2],
+    pub(crate) links: [plain::AtomicU32; 2],
 }
 
 /// A source of frames.

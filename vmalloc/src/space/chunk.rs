@@ -44,7 +44,7 @@ mod deferred;
 mod leaves;
 
 use super::class::{CLASSES, Class, MAX_SLOTS};
-use super::slot::{Slot, Snapshot};
+use super::slot::{Label, Slot, Snapshot};
 use crate::area::RegionId;
 use crate::machine::Machine;
 use crate::sync::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::*, between_seqcst, breaks, fence};
@@ -343,6 +343,21 @@ impl Chunk {
         self.live.store(self.live.load(Relaxed) | 1 << slot, Release);
     }
 
+    /// Owner: the slot taken becomes an area that is being built (U1).
+    #[inline(always)]
+    pub fn begin(&self, slot: u32, label: &Label) {
+        self.slot(slot).begin(label);
+        self.enliven(slot);
+    }
+
+    /// Owner: as [`Chunk::begin`], of a slot that was warm, with its entries.
+    #[inline(always)]
+    pub fn begin_again(&self, slot: u32, label: &Label) {
+        self.revive(slot);
+        self.slot(slot).begin_again(label);
+        self.enliven(slot);
+    }
+
     /// Owner: a slot taken goes back unused.
     pub fn untake(&self, slot: u32) {
         self.live.store(self.live.load(Relaxed) & !(1 << slot), Release);
@@ -368,6 +383,18 @@ impl Chunk {
         self.live.swap(self.live.load(Relaxed) & !(1 << slot), SeqCst);
         between_seqcst();
         self.remote.claimed.load(SeqCst) >> slot & 1 == 0
+    }
+
+    /// Owner: a live slot becomes warm, and `park` does to its entries what has to be
+    /// done. Only after that it is looked at what others did, `handed_out` says
+    /// whether somebody has got hold of its frames: true = nobody did anything, and
+    /// it may be used again without a flush (R5).
+    #[inline(always)]
+    pub fn keep_alone(&self, slot: u32, park: impl FnOnce(), handed_out: impl FnOnce(&Slot) -> bool) -> bool {
+        let alone = self.keep(slot);
+        park();
+        let area = self.slot(slot);
+        alone && !handed_out(area) && !area.is_told()
     }
 
     /// Owner: a warm slot is taken, to live again.
@@ -484,6 +511,14 @@ impl Chunk {
         !breaks!(GiveClaimed) && self.remote.claimed.load(Relaxed) >> slot & 1 != 0
     }
 
+    /// Owner: pages of a stale slot with nothing but frames of its own, at most `most`;
+    /// `None` for any other, and where somebody else is still freeing it (R4).
+    #[inline(always)]
+    pub fn usual_pages(&self, slot: u32, most: usize) -> Option<usize> {
+        let pages = self.slot(slot).own_pages().filter(|pages| (1..=most).contains(pages))?;
+        (!self.is_claimed(slot)).then_some(pages)
+    }
+
     /// R1: claims a live slot for freeing; false = somebody was first.
     pub fn claim(&self, slot: u32) -> bool {
         let bit = 1 << slot;
@@ -505,9 +540,24 @@ impl Chunk {
         self.remote.claimed.fetch_and(!slots, AcqRel);
     }
 
+    /// Owner: slots that were claimed come home, their entries cleared. Those that
+    /// still live `take_in` makes stale or warm, and then the claims are dropped
+    /// (R1), but for those on the slots that it returns. Returns the slots that were
+    /// freed here at the same moment (R4).
+    #[inline]
+    pub fn receive(&self, slots: u64, take_in: impl FnOnce(u64) -> u64) -> u64 {
+        let live = slots & self.live_slots();
+        if breaks!(UnclaimEarly) {
+            self.unclaim(slots);
+        }
+        let held = take_in(live);
+        self.unclaim(if breaks!(UnclaimDeferred) { slots } else { slots & !held });
+        slots & !live
+    }
+
     /// R1: the claimed slot's entries are cleared; true = the chunk has to be
     /// pushed to the owner's mail.
-    pub fn post(&self, slot: u32) -> bool {
+    pub(super) fn post(&self, slot: u32) -> bool {
         self.remote.posted.fetch_or(1 << slot, AcqRel) == 0
     }
 

@@ -42,9 +42,18 @@ impl Default for Mail {
 }
 
 impl Mail {
-    /// Puts `chunk` in: [`Chunk::post`] has asked for it.
-    pub fn push(&self, chunk: ChunkRef) {
-        let mut head = self.0.load(Relaxed);
+    /// R1: a slot that the caller has claimed goes to its owner, whose mail this is.
+    #[inline]
+    pub fn post(&self, chunk: ChunkRef, slot: u32) {
+        if chunk.post(slot) {
+            self.push(chunk);
+        }
+    }
+
+    /// Puts `chunk` in: nothing was posted in it before.
+    fn push(&self, chunk: ChunkRef) {
+        // Mostly it is empty; if not, the exchange says what is in it.
+        let mut head = null_mut();
         loop {
             chunk.next_in_mail().store(head, Relaxed);
             match self.0.compare_exchange_weak(head, chunk.as_ptr(), Release, Relaxed) {

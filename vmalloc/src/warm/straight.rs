@@ -166,12 +166,14 @@ impl<M: Machine> Here<'_, M> {
     fn keep_straight(mut self, found: &Found, parked: Option<Piece<M::Table>>, pages: usize, by: Caller) {
         let (vm, slot) = (self.vm, found.slot());
         self.count_free(Way::AtOnce, pages);
-        let (alone, kept) = (found.chunk.keep(found.index), parked.is_none());
-        slot.freed_plain_by(by, kept);
-        if let Some(piece) = parked {
-            vm.park(slot, piece);
-        }
-        if !alone || self.is_handed_out(slot) || slot.is_told() {
+        let kept = parked.is_none();
+        let park = || {
+            slot.freed_plain_by(by, kept);
+            if let Some(piece) = parked {
+                vm.park(slot, piece);
+            }
+        };
+        if !found.chunk.keep_alone(found.index, park, |slot| self.is_handed_out(slot)) {
             return self.let_go_last(found, pages, kept);
         }
         self.rack(found.chunk, found.index, pages);

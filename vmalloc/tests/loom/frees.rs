@@ -1,0 +1,287 @@
+//! Frees from several CPUs (R1, R4, R6).
+
+use super::{chunk, explore, label, link, make};
+use loom::sync::atomic::{AtomicU64, Ordering::*};
+use loom::thread;
+use std::sync::Arc;
+use vmalloc::area::Kind;
+use vmalloc::deferred::Deferred;
+use vmalloc::flush::{Ear, Generations, Holds};
+use vmalloc::load::Load;
+use vmalloc::lookup::SlotRef;
+use vmalloc::space::chunk::Chunk;
+use vmalloc::space::mail::{Letters, Mail};
+use vmalloc::space::slot::{Label, slots_of};
+
+/// A slot, as somebody looks it up who wants to free it.
+fn look_up(chunk: &Chunk, slot: u32) -> SlotRef {
+    SlotRef::in_chunk(link(chunk), chunk.sequence(), slot)
+}
+
+/// Another CPU frees a slot; false = it was refused.
+fn free_remotely(chunk: &Chunk, slot: u32, mail: &Mail) -> bool {
+    let found = look_up(chunk, slot);
+    let won = found.claim();
+    if won {
+        mail.post(link(chunk), slot);
+    }
+    won
+}
+
+/// What the owner of a chunk has for itself.
+struct Owner {
+    mail: Arc<Mail>,
+    letters: Letters,
+    open: Load,
+    /// Slots that came by mail, and were live.
+    received: u32,
+}
+
+impl Owner {
+    fn new(mail: &Arc<Mail>) -> Owner {
+        Owner { mail: mail.clone(), letters: Letters::default(), open: Load::new(0), received: 0 }
+    }
+
+    fn drain(&mut self) {
+        while let Some((chunk, posted)) = self.mail.next(&mut self.letters) {
+            chunk.receive(posted, |live| {
+                self.received += live.count_ones();
+                self.open.add(chunk, live, 0);
+                0
+            });
+        }
+    }
+
+    fn free(&mut self, chunk: &Chunk, slot: u32) -> bool {
+        look_up(chunk, slot).retire(&mut self.open, 0)
+    }
+}
+
+fn picture(chunk: &Chunk) -> String {
+    assert!(chunk.masks_agree(), "C2");
+    let state = |slot: u32| match () {
+        _ if chunk.free_slots() >> slot & 1 != 0 => 'f',
+        _ if chunk.stale(0) >> slot & 1 != 0 => 's',
+        _ if chunk.stale(1) >> slot & 1 != 0 => 'S',
+        _ if chunk.is_claimed(slot) => 'c',
+        _ if chunk.live_slots() >> slot & 1 != 0 => 'L',
+        _ => '?',
+    };
+    (0..2).map(state).collect()
+}
+
+/// Broken by `enliven` or `retire` that change other slots too, by `receive` that leaves
+/// the claims, or tells of what was not posted: a slot is lost, or stale too early.
+#[test]
+fn a_remote_free_meets_a_local_alloc_and_a_local_free() {
+    explore(4, || {
+        let (chunk, mail) = (chunk(1), Arc::new(Mail::default()));
+        let remote = thread::spawn({
+            let (chunk, mail) = (chunk.clone(), mail.clone());
+            move || assert!(free_remotely(&chunk, 0, &mail))
+        });
+        let mut owner = Owner::new(&mail);
+        assert_eq!(make(&chunk, 1), 1);
+        owner.drain();
+        assert!(owner.free(&chunk, 1));
+        remote.join().unwrap();
+        owner.drain();
+        assert_eq!((owner.received, picture(&chunk).as_str()), (1, "ss"), "stale exactly once");
+        assert!(!chunk.is_claimed(0));
+    });
+}
+
+/// Broken by reading the link after `take_posted`: a chunk that is pushed
+/// again meanwhile cuts off the rest of the mail. And by a load and a store in place
+/// of `post`'s `fetch_or`, or by `push` that does the same or releases nothing: a slot
+/// is lost.
+#[test]
+fn mail_of_two_chunks_and_two_freers_arrives_whole() {
+    explore(4, || {
+        let chunks = [chunk(2), chunk(1)];
+        let mail = Arc::new(Mail::default());
+        // The chunk that is posted twice lies before the other one.
+        let freers = [[(1, 0), (0, 0)].as_slice(), &[(0, 1)]].map(|frees| {
+            let (chunks, mail) = (chunks.clone(), mail.clone());
+            thread::spawn(move || frees.iter().for_each(|&(n, slot)| assert!(free_remotely(&chunks[n], slot, &mail))))
+        });
+        let mut owner = Owner::new(&mail);
+        owner.drain();
+        freers.into_iter().for_each(|freer| freer.join().unwrap());
+        owner.drain();
+        assert_eq!((owner.received, picture(&chunks[0]).as_str(), picture(&chunks[1]).as_str()), (3, "ss", "sf"));
+    });
+}
+
+/// Broken by testing `claimed` before setting it, or by not setting it: both win; by
+/// claims that `receive` drops before the slot is dead: the late one wins too; and by
+/// a void claim that is not taken back.
+#[test]
+fn of_two_remote_frees_of_a_slot_one_wins() {
+    explore(4, || {
+        let (chunk, mail) = (chunk(1), Arc::new(Mail::default()));
+        let free = |chunk: &Arc<Chunk>, mail: &Arc<Mail>| {
+            let (chunk, mail) = (chunk.clone(), mail.clone());
+            move || free_remotely(&chunk, 0, &mail)
+        };
+        let other = thread::spawn(free(&chunk, &mail));
+        let third = thread::spawn(free(&chunk, &mail));
+        let mut owner = Owner::new(&mail);
+        owner.drain();
+        let wins = other.join().unwrap() as u32 + third.join().unwrap() as u32;
+        owner.drain();
+        assert_eq!((wins, owner.received, picture(&chunk).as_str()), (1, 1, "sf"));
+        assert!(!free_remotely(&chunk, 0, &mail) && !chunk.is_claimed(0), "a late claim is void");
+    });
+}
+
+/// How a stale slot is given.
+#[derive(Clone, Copy, PartialEq)]
+enum Given {
+    /// As any.
+    Singly,
+    /// With others that have nothing but frames of their own.
+    WithUsual,
+    /// With others in whose entries nothing waits.
+    Bare,
+}
+
+/// Gives the first slot of a ripe load; false = it has to wait.
+fn give(ripe: &mut Load, open: &mut Load, given: Given) -> bool {
+    let (chunk, slot) = ripe.first().expect("the slot was retired");
+    let clean = match given {
+        Given::Singly if open.postpone_claimed(chunk, slot) => 0,
+        Given::Singly => 1 << slot,
+        Given::WithUsual => chunk.usual_pages(slot, 1).map_or(0, |_| 1 << slot),
+        Given::Bare => chunk.take_bare(ripe.index),
+    };
+    chunk.give_all(clean, ripe.index);
+    clean != 0
+}
+
+/// A double free by two CPUs at the same moment: both may win, but the slot is
+/// not used again before the later of them is done with it (R4). Broken by
+/// `postpone_claimed`, `usual_pages` or `take_bare` without a look at the claim.
+#[test]
+fn a_remote_free_races_with_a_local_free_of_the_same_slot() {
+    for given in [Given::Singly, Given::WithUsual, Given::Bare] {
+        explore(4, move || double_free(given));
+    }
+}
+
+fn double_free(given: Given) {
+    let (chunk, mail) = (chunk(0), Arc::new(Mail::default()));
+    chunk.take();
+    chunk.begin(0, &Label { kind: Kind::Vmalloc, ..label(1) });
+    chunk.slot(0).publish();
+    let generations = Arc::new(Generations::default());
+    let ears: Arc<[Ear; 2]> = Arc::default();
+    // The area's entry: 1 = bound, 0 = cleared, 2 = bound for the next.
+    let entry = Arc::new(AtomicU64::new(1));
+    ears.iter().for_each(|ear| generations.wake(ear, |_| ()));
+    let remote = thread::spawn({
+        let (chunk, mail, entry) = (chunk.clone(), mail.clone(), entry.clone());
+        let (generations, ears) = (generations.clone(), ears.clone());
+        move || {
+            let won = look_up(&chunk, 0).claim();
+            if won {
+                entry.store(0, Relaxed);
+            }
+            // Interrupts come in before it posts.
+            generations.catch_up(&ears[1], |_| ());
+            if won {
+                mail.post(link(&chunk), 0);
+            }
+        }
+    });
+    let mut owner = Owner::new(&mail);
+    let mut reused = false;
+    let found = look_up(&chunk, 0);
+    let freed = match given {
+        Given::Bare if found.lives() => {
+            owner.open.add_bare(link(&chunk), 0, 1);
+            true
+        }
+        Given::Bare => false,
+        _ => found.retire(&mut owner.open, 1),
+    };
+    if freed {
+        entry.store(0, Relaxed);
+        let load = std::mem::replace(&mut owner.open, Load::new(1));
+        let flush = || generations.flush(&ears[0], |_| ());
+        let load = generations.close_and_ask(load, Holds::default(), flush, ears.iter(), |_| ());
+        let ripe = load.redeem(&generations.grace(ears.iter()));
+        if ripe.is_ok_and(|mut ripe| give(&mut ripe, &mut owner.open, given)) {
+            assert_eq!(make(&chunk, 2), 0);
+            entry.store(2, Relaxed);
+            reused = true;
+        }
+    }
+    owner.drain();
+    remote.join().unwrap();
+    owner.drain();
+    let expected = if reused { (["Lf"; 2], 2) } else { (["sf", "Sf"], 0) };
+    assert!(expected.0.contains(&picture(&chunk).as_str()) && entry.load(Relaxed) == expected.1);
+    assert!(!chunk.is_claimed(0));
+}
+
+/// An NMI frees a slot and leaves its entries to the owner, while another CPU frees
+/// another one. Broken by `Deferred::post` that marks the slot after it has posted it, by
+/// `Chunk::receive` that drops all claims, and by `take_posted` that acquires nothing.
+#[test]
+fn a_slot_that_an_nmi_has_freed_is_stale_when_its_owner_has_retired_its_entries() {
+    explore(4, || {
+        let (chunk, mail) = (chunk(2), Arc::new(Mail::default()));
+        let entries: Arc<[AtomicU64; 2]> = Arc::new(std::array::from_fn(|_| AtomicU64::new(1)));
+        let nmi = thread::spawn({
+            let (chunk, mail) = (chunk.clone(), mail.clone());
+            move || {
+                assert!(look_up(&chunk, 0).claim());
+                Deferred::post(&mail, link(&chunk), 0);
+                assert!(!look_up(&chunk, 0).claim(), "a double free");
+            }
+        });
+        let other = thread::spawn({
+            let (chunk, mail, entries) = (chunk.clone(), mail.clone(), entries.clone());
+            move || {
+                let found = look_up(&chunk, 1);
+                assert!(found.claim());
+                entries[1].store(0, Relaxed);
+                mail.post(link(&chunk), 1);
+            }
+        });
+        let mut owner = Owner::new(&mail);
+        drain_deferred(&mut owner, &entries);
+        nmi.join().unwrap();
+        other.join().unwrap();
+        drain_deferred(&mut owner, &entries);
+        assert_eq!((owner.received, picture(&chunk).as_str()), (2, "ss"));
+        assert!((0..2).all(|slot| !chunk.is_claimed(slot)));
+    });
+}
+
+/// As [`Owner::drain`]; and retires the entries that are left to the owner.
+fn drain_deferred(owner: &mut Owner, entries: &[AtomicU64; 2]) {
+    while let Some((chunk, posted)) = owner.mail.next(&mut owner.letters) {
+        let (mut deferred, mut received) = (None, 0);
+        let mut take_in = |live: u64| {
+            let retired = |slot: u32| entries[slot as usize].load(Relaxed) == 0;
+            assert!(slots_of(live).all(retired), "R6");
+            received += live.count_ones();
+            owner.open.add(chunk, live, 0);
+        };
+        chunk.receive(posted, |live| {
+            (deferred, _) = Deferred::of(chunk, posted, live);
+            let left = deferred.map_or(0, |deferred| deferred.slots());
+            take_in(live & !left);
+            left
+        });
+        while let Some(these) = deferred {
+            let slot = these.slots().trailing_zeros();
+            assert!(chunk.is_claimed(slot), "R6: its claim lasts");
+            assert_eq!(entries[slot as usize].swap(0, Relaxed), 1, "R6: once, and nobody else");
+            deferred = these.receive_first(&mut take_in);
+        }
+        owner.received += received;
+    }
+}
