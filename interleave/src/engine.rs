@@ -34,6 +34,8 @@ use vmalloc_sim::{Sim, turn};
 const MOST_STEPS: u64 = 3_000_000;
 /// Before that so many steps are looked at, where `INTERLEAVE_PLACES` is set.
 const LAST_STEPS: u64 = 2_000;
+/// NMIs of one race.
+const MOST_NMIS: u64 = 300;
 /// Events that the story of a race tells.
 const EVENTS: usize = 120;
 /// Bytes of a CPU's stack.
@@ -45,22 +47,33 @@ pub type Script = Box<dyn FnOnce()>;
 /// The machine of a race.
 pub type Machine = Sim<X86_64>;
 
-/// NMIs come once in so many steps, by chance; never where that is 0.
+/// When NMIs come.
 #[derive(Clone, Debug)]
 pub struct Nmis {
-    pub every: u64,
-    pub random: Random,
+    every: u64,
+    left: u64,
+    random: Random,
 }
 
 impl Nmis {
     /// None comes.
     pub fn none() -> Nmis {
-        Nmis { every: 0, random: Random::new(0) }
+        Nmis { every: 0, left: 0, random: Random::new(0) }
+    }
+
+    /// One in so many steps, by chance, or none where that is 0; few enough that a
+    /// race comes to its end.
+    pub fn one_in(every: u64, random: Random) -> Nmis {
+        Nmis { every, left: if every == 0 { 0 } else { MOST_NMIS }, random }
     }
 
     /// Steps until the next.
     fn next(&mut self) -> u64 {
-        if self.every == 0 { u64::MAX } else { 1 + self.random.below(2 * self.every) }
+        if self.left == 0 {
+            return u64::MAX;
+        }
+        self.left -= 1;
+        1 + self.random.below(2 * self.every)
     }
 }
 
@@ -93,7 +106,8 @@ thread_local! {
     /// Steps until an NMI comes, and those that are granted after it.
     static TO_NMI: Cell<u64> = const { Cell::new(u64::MAX) };
     static REST: Cell<u64> = const { Cell::new(0) };
-    static STORY: RefCell<String> = const { RefCell::new(String::new()) };
+    /// The machine of the last race, which knows its story.
+    static RACED: RefCell<Option<Machine>> = const { RefCell::new(None) };
     static LAST: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -107,9 +121,9 @@ pub fn last_steps() -> Vec<u64> {
     LAST.take()
 }
 
-/// What all CPUs did before the last race that failed was over.
+/// What all CPUs did last in the last race, or on its machine after it.
 pub fn last_story() -> String {
-    STORY.take()
+    RACED.take().map_or_else(String::new, |sim| sim.story_of_all(EVENTS))
 }
 
 /// From here on the library breaks `rule` on this thread.
@@ -142,8 +156,8 @@ pub fn race(sim: &Machine, chooser: Chooser, nmis: Nmis, scripts: Vec<Script>) {
     sim.resume_on(0);
     STEPS.set(STEPS.get() + race.taken());
     LAST.set(race.steps.take());
+    RACED.set(Some(sim.clone()));
     if let Err(story) = ended {
-        STORY.set(sim.story_of_all(EVENTS));
         // To unwind the others would only tell more of the same: they are left as
         // they stand.
         cpus.into_iter().for_each(std::mem::forget);
@@ -160,13 +174,15 @@ impl Race {
         TO_NMI.set(TO_NMI.get().saturating_sub(taken));
     }
 
-    /// An NMI comes to the CPU that runs, which then goes on.
+    /// An NMI comes to the CPU that runs, which then goes on: with what is left of its
+    /// steps, some of which the NMI has taken.
     fn interrupt(&self, waits: bool) {
-        let rest = REST.get();
         TO_NMI.set(self.nmis.borrow_mut().next());
-        grant(u64::MAX);
+        grant(if waits { 0 } else { REST.get() });
         self.sim.nmi();
-        grant(if waits { 0 } else { rest });
+        if waits {
+            grant(0);
+        }
     }
 
     /// Notes where CPUs stand that seem to wait for ever, and then gives up.

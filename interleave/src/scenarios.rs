@@ -6,6 +6,7 @@ mod aliases;
 mod dead;
 mod finders;
 mod frees;
+mod nmis;
 
 use crate::rig::Trial;
 use crate::rules::Broken;
@@ -21,7 +22,7 @@ pub struct Scenario {
 
 /// All of them, the mixes last.
 pub fn all() -> impl Iterator<Item = &'static Scenario> {
-    [dead::ALL, aliases::ALL, frees::ALL, finders::ALL, crate::mix::ALL].into_iter().flatten()
+    [dead::ALL, aliases::ALL, frees::ALL, finders::ALL, nmis::ALL, crate::mix::ALL].into_iter().flatten()
 }
 
 pub fn named(name: &str) -> Option<&'static Scenario> {

@@ -87,9 +87,9 @@ impl<M: Machine> Here<'_, M> {
 
     /// Clears a slice of a mapping's entries.
     pub(crate) fn clear_entries(&mut self, (chunk, index): (ChunkRef, u32), slice: PageRange) {
-        let (vm, slot) = (self.vm, chunk.slot(index));
+        let vm = self.vm;
         self.core.each_piece(vm, (chunk, Some(index)), slice, |piece| {
-            piece.clear(&mut |at, word| vm.complain(slot, at, word));
+            piece.clear(&mut |at, word| vm.complain_once((chunk, index), at, word));
             vm.machine().unmapped(PageRange::new(piece.start(), piece.pages()));
             true
         });

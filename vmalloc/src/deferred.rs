@@ -31,6 +31,7 @@ use crate::space::chunk::ChunkRef;
 use crate::space::mail::Mail;
 use crate::space::slot::{Slot, slots_of};
 use crate::stats::count_shared;
+use crate::sync::breaks;
 use crate::units::{PageRange, VirtAddr};
 
 /// Marked slots of a chunk, taken out of the mail, and how many pages of the first
@@ -92,15 +93,37 @@ impl<M: Machine> Vmalloc<M> {
         if !found.claim() {
             return Err(core.double_free(&found));
         }
-        let owner = core.cpu(found.chunk.owner());
+        found.slot().freed_by(by);
+        core.defer(&found, kind, pages);
+        Ok(())
+    }
+
+    /// Undoes a slot that an NMI had begun, from inside its CPU, to which somebody
+    /// else has come since: of its pages, `bound` have frames. It counts as freed.
+    #[cold]
+    pub(crate) fn abandon_deferred(&self, core: &Core<M>, found: &Found, bound: usize) {
+        let slot = found.slot();
+        let (kind, pages) = (slot.kind(), slot.pages());
+        if breaks!(HoleForgotten) {
+            return;
+        }
+        slot.cut(bound);
+        let claimed = found.chunk.claim(found.index);
+        debug_assert!(claimed, "U1: nobody else can free what is building");
+        core.defer(found, kind, pages);
+    }
+}
+
+impl<M: Machine> Core<M> {
+    /// A claimed slot is left to its owner.
+    fn defer(&self, found: &Found, kind: Kind, pages: usize) {
+        let owner = self.cpu(found.chunk.owner());
         count_shared(&owner.counters.deferred_frees, 1);
         count_shared(&owner.counters.deferred_pages, pages as u64);
         if kind == Kind::MapRam {
-            core.generations.lend();
+            self.generations.lend();
         }
-        found.slot().freed_by(by);
         Deferred::post(&owner.mail, found.chunk, found.index);
-        Ok(())
     }
 }
 

@@ -13,11 +13,12 @@ use crate::config::{Config, InitError, MAX_REGIONS};
 use crate::cpu::{Cpu, Visit};
 use crate::flush::{Ear, Generations};
 use crate::frames::Depot;
-use crate::machine::format::Format;
+use crate::machine::format::{Entry, Format};
 use crate::machine::frames::Frames;
 use crate::machine::stock::Stock;
 use crate::machine::{Level, Machine, Sabotage};
 use crate::region::Region;
+use crate::space::chunk::ChunkRef;
 use crate::space::shelf::Shelf;
 use crate::space::slot::Slot;
 use crate::sync::plain::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::*};
@@ -175,6 +176,16 @@ impl<M: Machine> Vmalloc<M> {
         }
         slot.tell();
         self.machine.log(Level::Error, format_args!("bad entry at level 1 for {at}: {word:#x}"))
+    }
+
+    /// As [`Vmalloc::complain`], for entries that are retired. Where two CPUs free a
+    /// slot at the same moment (R4), one of them finds what the other has left.
+    #[cold]
+    pub(crate) fn complain_once(&self, (chunk, slot): (ChunkRef, u32), at: VirtAddr, word: Word<M>) {
+        let is_left = matches!(<M::Table as Format>::decode(word, 1), Entry::Waiting(_) | Entry::Absent);
+        if !(is_left && chunk.is_freed_twice(slot)) {
+            self.complain(chunk.slot(slot), at, word);
+        }
     }
 
     /// As [`Vmalloc::complain`], for the last look at the entries of a slot: where

@@ -96,7 +96,7 @@ impl<M: Machine> Vmalloc<M> {
         here.count_free(Way::AtOnce, pages);
         here.open.add_bare(chunk, index, pages);
         slot.freed_by(by);
-        piece.clear(&mut |at, word| self.complain(slot, at, word));
+        piece.clear(&mut |at, word| self.complain_once((chunk, index), at, word));
         here.lend();
         self.machine().unmapped(range);
         if here.owes(pages) {

@@ -223,7 +223,7 @@ impl<'v, M: Machine> Here<'v, M> {
         self.count_free(Way::AtOnce, pages);
         self.open.add(found.chunk, 1 << found.index, pages);
         found.slot().freed_by(by);
-        piece.retire(&mut |at, word| vm.complain(found.slot(), at, word));
+        piece.retire(&mut |at, word| vm.complain_once((found.chunk, found.index), at, word));
         vm.machine().unmapped(PageRange::new(found.start, pages));
         self.pay(pages);
     }

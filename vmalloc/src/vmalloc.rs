@@ -238,7 +238,7 @@ impl<M: Machine> Vmalloc<M> {
     /// Undoes a slot that was begun: of its pages, `bound` have frames.
     #[cold]
     fn abandon(&self, core: &Core<M>, found: &Found, bound: usize) {
-        let Ok(mut here) = Here::enter(self, core) else { return };
+        let Ok(mut here) = Here::enter(self, core) else { return self.abandon_deferred(core, found, bound) };
         here.uncount_alloc(found.slot().pages());
         found.slot().cut(bound);
         if bound == 0 && found.chunk.owner() == here.index {
@@ -378,9 +378,9 @@ impl<M: Machine> Here<'_, M> {
         if slice.pages == 0 {
             return;
         }
-        let (vm, slot) = (self.vm, chunk.slot(index));
+        let vm = self.vm;
         self.core.each_piece(vm, (chunk, Some(index)), slice, |piece| {
-            piece.retire(&mut |at, word| vm.complain(slot, at, word));
+            piece.retire(&mut |at, word| vm.complain_once((chunk, index), at, word));
             true
         });
         vm.machine().unmapped(slice);

@@ -519,6 +519,12 @@ impl Chunk {
         (!self.is_claimed(slot)).then_some(pages)
     }
 
+    /// For who frees the slot: whether another CPU has freed it at the same moment, the
+    /// owner or a claimer (R4).
+    pub fn is_freed_twice(&self, slot: u32) -> bool {
+        self.remote.claimed.load(SeqCst) & !self.live.load(SeqCst) & 1 << slot != 0
+    }
+
     /// R1: claims a live slot for freeing; false = somebody was first.
     pub fn claim(&self, slot: u32) -> bool {
         let bit = 1 << slot;

@@ -314,9 +314,13 @@ impl Slot {
         (&self.run, &self.phys)
     }
 
-    /// The area is given up before it was whole, `pages` pages into it.
+    /// The area is given up before it was whole, `pages` pages into it: nothing of it
+    /// is kept for another one (W1).
     pub fn cut(&self, pages: usize) {
-        self.change(|slot| slot.pages.store(pages, Relaxed));
+        self.change(|slot| {
+            slot.meta.fetch_and(!PLAIN, Relaxed);
+            slot.pages.store(pages, Relaxed);
+        });
     }
 
     /// The frames, borrowed while the area was made, are its own now.

@@ -26,6 +26,9 @@ pub enum Rule {
     GiveClaimed,
     /// R1: claims are dropped before their slots are stale.
     UnclaimEarly,
+    /// R6: the claim on a slot whose entries are left to its owner is dropped before
+    /// they are retired.
+    UnclaimDeferred,
     /// R1: the link to the next chunk is read after the posted slots were taken.
     LinkAfterPosted,
     /// G3: whether there are aliases is asked before the last hold is given up.
@@ -34,6 +37,8 @@ pub enum Rule {
     HoldSticks,
     /// U1: a frame is held without a last look whether the page is still bound to it.
     HoldUnchecked,
+    /// E1: what an NMI had begun is forgotten where it cannot be undone at once.
+    HoleForgotten,
     /// L4: a visitor of another CPU does not hold its own.
     VisitAlone,
     /// U1: an area is published before its pages are cleared.
