@@ -128,8 +128,8 @@ impl<M: Machine> Vmalloc<M> {
 
     /// Bound → parked.
     #[inline(never)]
-    fn park(&self, slot: &Slot, piece: Piece<M::Table>) {
-        piece.retire(&mut |at, word| self.complain(slot, at, word));
+    fn park(&self, place: (ChunkRef, u32), piece: Piece<M::Table>) {
+        piece.retire(&mut |at, word| self.complain_once(place, at, word));
         self.machine().unmapped(PageRange::new(piece.start(), piece.pages()));
     }
 }
@@ -170,7 +170,7 @@ impl<M: Machine> Here<'_, M> {
         let park = || {
             slot.freed_plain_by(by, kept);
             if let Some(piece) = parked {
-                vm.park(slot, piece);
+                vm.park((found.chunk, found.index), piece);
             }
         };
         if !found.chunk.keep_alone(found.index, park, |slot| self.is_handed_out(slot)) {
