@@ -91,6 +91,21 @@ fn interrupts(rig: &Rig) -> Arc<Mutex<Vec<usize>>> {
 pub struct Left {
     pub at: usize,
     pub certain: bool,
+    /// An NMI is freeing it.
+    taken: bool,
+}
+
+impl Left {
+    pub fn new(at: usize, certain: bool) -> Left {
+        Left { at, certain, taken: false }
+    }
+
+    /// The newest that no NMI has taken yet.
+    fn take(all: &mut [Left]) -> Option<Left> {
+        let newest = all.iter_mut().rfind(|area| !area.taken)?;
+        newest.taken = true;
+        Some(*newest)
+    }
 }
 
 /// What is left to NMIs: areas to be freed. An NMI frees one, tries to make another, and
@@ -99,14 +114,15 @@ fn nmis(rig: &Rig) -> Arc<Mutex<Vec<Left>>> {
     let left = Arc::<Mutex<Vec<Left>>>::default();
     let taken = Arc::clone(&left);
     rig.set_nmi(0, move |vm| {
-        let area = taken.lock().expect("no panic under it").pop();
-        if let Some(Left { at, certain }) = area {
+        let area = Left::take(&mut taken.lock().expect("no panic under it"));
+        if let Some(Left { at, certain, .. }) = area {
             // SAFETY: V1: it was left to NMIs.
             let freed = unsafe { vm.free(pointer(at)) };
+            taken.lock().expect("no panic under it").retain(|area| !(area.taken && area.at == at));
             assert!(freed.is_ok() || !certain, "free: an area that was left to NMIs: {freed:?}");
         }
         if let Ok(at) = vm.alloc(Req::pages(1).gfp(Gfp::ATOMIC)) {
-            taken.lock().expect("no panic under it").push(Left { at: at.addr().get(), certain: false });
+            taken.lock().expect("no panic under it").push(Left::new(at.addr().get(), false));
         }
         let _ = (vm.whatis(START), vm.tick());
     });

@@ -313,7 +313,7 @@ impl Hand {
         if self.world().is_contested(at, since) {
             let _ = rig.give(at);
         } else {
-            self.left().push(Left { at, certain: true });
+            self.left().push(Left::new(at, true));
         }
     }
 
