@@ -34,9 +34,12 @@ pub fn run(words: Vec<String>) -> ExitCode {
         ["control", scenario, rule, seed] => control_here(scenario, rule, seed),
         ["replay", scenario, kind, seed] => replay(scenario, kind, seed, None),
         ["replay", scenario, kind, seed, rule] => replay(scenario, kind, seed, Some(rule)),
+        ["look", schedules] => look_at_all(schedules),
         ["soak", seconds] => soak(seconds, "1000000000"),
         ["soak", seconds, seed] => soak(seconds, seed),
-        _ => Err("interleave; interleave replay SCENARIO SCHEDULER SEED [RULE]; interleave soak SECONDS [SEED]".into()),
+        _ => Err("interleave; interleave replay SCENARIO SCHEDULER SEED [RULE]; interleave look SCHEDULES; \
+                  interleave soak SECONDS [SEED]"
+            .into()),
     };
     match right {
         Ok(true) => ExitCode::SUCCESS,
@@ -74,17 +77,8 @@ fn stage() -> Result<bool, String> {
         *blind.lock().expect("no panic under it") += !noticed as usize;
         Looked::default()
     });
-    let all: Vec<_> = scenarios::all().collect();
-    println!("\n{:<66} {:>9} {:>13} {:>8}", "scenario, under all schedulers", "schedules", "steps", "seconds");
     let schedules = set_or("INTERLEAVE_SCHEDULES", SCHEDULES);
-    if schedules == 0 {
-        return Err("INTERLEAVE_SCHEDULES=0 would look at nothing".into());
-    }
-    let sum = each(&all, |scenario| {
-        let looked = under_all(scenario, seed, schedules);
-        println!("{}", told(scenario, &looked));
-        looked
-    });
+    let sum = all_scenarios(seed, schedules)?;
     let blind = *blind.lock().expect("no panic under it");
     println!(
         "\n{} schedules, {} switch steps, {:.1} s; {} rules broken, {blind} not noticed",
@@ -98,6 +92,25 @@ fn stage() -> Result<bool, String> {
         println!("FAILED: {} switch steps are too few, {ENOUGH} are wanted", sum.steps);
     }
     Ok(sum.found.is_none() && blind == 0 && enough)
+}
+
+/// So many schedules of each scenario under each scheduler.
+fn all_scenarios(seed: u64, schedules: u64) -> Result<Looked, String> {
+    if schedules == 0 {
+        return Err("no schedules would look at nothing".into());
+    }
+    let all: Vec<_> = scenarios::all().collect();
+    println!("\n{:<66} {:>9} {:>13} {:>8}", "scenario, under all schedulers", "schedules", "steps", "seconds");
+    Ok(each(&all, |scenario| {
+        let looked = under_all(scenario, seed, schedules);
+        println!("{}", told(scenario, &looked));
+        looked
+    }))
+}
+
+/// What is right, without what is broken on purpose: the same schedules each time.
+fn look_at_all(schedules: &str) -> Result<bool, String> {
+    Ok(all_scenarios(set_or("INTERLEAVE_SEED", 1), number(schedules)?)?.found.is_none())
 }
 
 /// Does all jobs, on all processors, and adds up what they looked at.

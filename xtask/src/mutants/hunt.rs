@@ -8,18 +8,22 @@ use super::watch::{End, Limits, Ran, watch};
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// For what the tests of the library as it is may take.
 const PLENTY: Limits = Limits {
     time: Duration::from_secs(600),
     silence: Duration::from_secs(600),
+    tests: BTreeMap::new(),
     clock: Duration::from_secs(3600),
     memory: MEMORY,
 };
 const MEMORY: u64 = 3 << 30;
+
+/// The limits of suites that ran without a change.
+type Known = Mutex<BTreeMap<String, Arc<Mutex<Option<Arc<Limits>>>>>>;
 
 /// Everything that a run needs.
 pub struct Hunt<'a> {
@@ -35,11 +39,10 @@ impl Hunt<'_> {
     /// Tries the `wanted`, `jobs` at a time. Without a journal the tests are
     /// shown.
     pub fn run(&self, wanted: &[usize], jobs: usize, journal: Option<Journal>) -> Result<()> {
-        let limits = self.limits()?;
-        let (next, journal) = (AtomicUsize::new(0), Mutex::new(journal));
+        let (known, next, journal) = (Known::default(), AtomicUsize::new(0), Mutex::new(journal));
         let work = || -> Result<()> {
             while let Some(&number) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let row = self.attempt(number, &limits, journal.lock().expect("no panic").is_none())?;
+                let row = self.attempt(number, &known, journal.lock().expect("no panic").is_none())?;
                 tell(&row);
                 if let Some(journal) = &mut *journal.lock().expect("no panic") {
                     journal.add(&row)?;
@@ -53,47 +56,48 @@ impl Hunt<'_> {
         })
     }
 
-    /// What each suite takes without a change, and then some. Without a change
-    /// all of them have to pass.
-    fn limits(&self) -> Result<Vec<Limits>> {
-        let mut known: BTreeMap<String, Limits> = BTreeMap::new();
-        let mut all = Vec::new();
-        for suite in &self.suites {
-            let key = format!("{:?} {:?} {:?}", suite.target, suite.args, suite.env);
-            if !known.contains_key(&key) {
-                let args = suite.args.iter().map(|arg| (*arg).to_owned()).collect();
-                let ran = watch(&mut self.command(suite, args, None, true)?, PLENTY)?;
-                ensure!(ran.end == End::Passed, "{} without a change: {:?}", suite.name, ran.end);
-                println!("{:<10} {:?} takes {:.1} s", suite.name, suite.env, ran.time.as_secs_f64());
-                known.insert(key.clone(), limits_of(&ran));
-            }
-            all.push(known[&key]);
+    /// What a suite takes without a change, and then some; found out when it is asked
+    /// for the first time. Without a change it has to pass.
+    fn limits(&self, suite: &Suite, known: &Known) -> Result<Arc<Limits>> {
+        let key = format!("{:?} {:?} {:?}", suite.target, suite.args, suite.env);
+        let of_suite = Arc::clone(known.lock().expect("no panic").entry(key).or_default());
+        let mut limits = of_suite.lock().expect("no panic");
+        if let Some(limits) = &*limits {
+            return Ok(Arc::clone(limits));
         }
-        Ok(all)
+        let args = suite.args.iter().map(|arg| (*arg).to_owned()).collect();
+        let ran = watch(&mut self.command(suite, args, None, true)?, &PLENTY)?;
+        ensure!(ran.end == End::Passed, "{} without a change: {:?}", suite.name, ran.end);
+        println!("{:<10} {:?} {:?} takes {:.1} s", suite.name, suite.args, suite.env, ran.time.as_secs_f64());
+        Ok(Arc::clone(limits.insert(Arc::new(limits_of(&ran)))))
     }
 
-    fn attempt(&self, number: usize, limits: &[Limits], shown: bool) -> Result<Row> {
-        let (mutant, began) = (&self.mutants[number], Instant::now());
-        for (suite, &limits) in self.suites.iter().zip(limits) {
+    fn attempt(&self, number: usize, known: &Known, shown: bool) -> Result<Row> {
+        let (mutant, mut seconds) = (&self.mutants[number], 0.0);
+        for suite in &self.suites {
             let Some(args) = suite.args_for(mutant) else { continue };
+            let limits = self.limits(suite, known)?;
             let mut command = self.command(suite, args, Some(number), !shown)?;
             if shown {
                 println!("VMALLOC_MUTANT={number} {command:?}");
             }
-            let how = match watch(&mut command, limits)?.end {
+            let began = Instant::now();
+            let end = watch(&mut command, &limits)?.end;
+            seconds += began.elapsed().as_secs_f64();
+            let how = match end {
                 End::Passed => continue,
                 End::Failed(test) => test,
                 End::Exceeded(what) => format!("too much {what}"),
             };
-            return Ok(Row::new(mutant, Some(suite.name), how, began.elapsed().as_secs_f64()));
+            return Ok(Row::new(mutant, Some(suite.name), how, seconds));
         }
-        Ok(Row::new(mutant, None, String::new(), began.elapsed().as_secs_f64()))
+        Ok(Row::new(mutant, None, String::new(), seconds))
     }
 
     fn command(&self, suite: &Suite, args: Vec<String>, mutant: Option<usize>, quiet: bool) -> Result<Command> {
         let executable = self.executables.get(&suite.target).context("a suite is built")?;
-        let mut command = Command::new("nice");
-        command.arg(&executable.path).args(args).envs(suite.env.iter().copied());
+        let mut command = Command::new(&executable.path);
+        command.args(args).envs(suite.env.iter().copied());
         command.current_dir(&executable.folder).env("CARGO_MANIFEST_DIR", &executable.folder);
         command.env_remove("VMALLOC_MUTANT");
         command.envs(mutant.map(|number| ("VMALLOC_MUTANT", number.to_string())));
@@ -105,7 +109,9 @@ impl Hunt<'_> {
 }
 
 fn limits_of(ran: &Ran) -> Limits {
+    let tests = ran.tests.iter().map(|(test, &time)| (test.clone(), time * 6 + Duration::from_secs(3)));
     Limits {
+        tests: tests.collect(),
         time: ran.time * 3 + Duration::from_secs(5),
         silence: ran.silence * 4 + Duration::from_secs(3),
         clock: ran.time * 10 + Duration::from_secs(20),

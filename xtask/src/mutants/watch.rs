@@ -4,6 +4,7 @@
 //! caught; a time on the clock, far larger, is for those that sleep for ever.
 
 use anyhow::{Context, Result};
+use std::collections::BTreeMap;
 use std::io::{BufReader, Read};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -13,14 +14,18 @@ const TICK: Duration = Duration::from_millis(10);
 /// Linux counts a process's time in hundredths of a second.
 const JIFFY: Duration = Duration::from_millis(10);
 const PAGE: u64 = 4096;
+/// What the harness writes behind the name of a test that begins.
+const BEGINS: &str = " ... ";
 
 /// How much a program may take.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Limits {
     /// Processor time.
     pub time: Duration,
     /// Processor time without a word.
     pub silence: Duration,
+    /// The same in the middle of a test, by its name.
+    pub tests: BTreeMap<String, Duration>,
     /// Time on the clock.
     pub clock: Duration,
     /// Resident bytes.
@@ -47,19 +52,20 @@ pub struct Ran {
     pub time: Duration,
     /// The longest of it without a word.
     pub silence: Duration,
+    /// What each test took of it.
+    pub tests: BTreeMap<String, Duration>,
 }
 
 /// Runs the program.
-pub fn watch(command: &mut Command, limits: Limits) -> Result<Ran> {
+pub fn watch(command: &mut Command, limits: &Limits) -> Result<Ran> {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("a test program")?;
     let lines = lines_of(child.stdout.take().context("its output")?);
-    let mut watch =
-        Watch { began: Instant::now(), spoke: Duration::ZERO, time: Duration::ZERO, silence: Duration::ZERO };
+    let mut watch = Watch::new();
     let end = watch.until_end(&mut child, &lines, limits);
     // It may have ended by itself meanwhile.
     let _gone = child.kill();
     child.wait()?;
-    Ok(Ran { end: end?, time: watch.time, silence: watch.silence })
+    Ok(Ran { end: end?, time: watch.time, silence: watch.silence, tests: watch.tests })
 }
 
 struct Watch {
@@ -68,16 +74,35 @@ struct Watch {
     spoke: Duration,
     time: Duration,
     silence: Duration,
+    /// The test that runs.
+    test: String,
+    tests: BTreeMap<String, Duration>,
 }
 
 impl Watch {
-    fn until_end(&mut self, child: &mut Child, lines: &Receiver<String>, limits: Limits) -> Result<End> {
+    fn new() -> Watch {
+        let (spoke, time, silence) = Default::default();
+        Watch { began: Instant::now(), spoke, time, silence, test: String::new(), tests: BTreeMap::new() }
+    }
+
+    /// A test begins, or has ended.
+    fn hear(&mut self, word: &str) {
+        let took = self.time - self.spoke;
+        self.spoke = self.time;
+        match word.strip_prefix("test ").and_then(|word| word.strip_suffix(BEGINS)) {
+            Some(test) => self.test = test.to_owned(),
+            None if self.test.is_empty() => {}
+            None => _ = self.tests.insert(std::mem::take(&mut self.test), took),
+        }
+    }
+
+    fn until_end(&mut self, child: &mut Child, lines: &Receiver<String>, limits: &Limits) -> Result<End> {
         loop {
             match lines.recv_timeout(TICK) {
                 Ok(line) if line.ends_with("FAILED") && line.starts_with("test ") => {
                     return Ok(End::Failed(test_of(&line)));
                 }
-                Ok(_) => self.spoke = self.time,
+                Ok(word) => self.hear(&word),
                 Err(RecvTimeoutError::Timeout) => {}
                 // It closes its output when it ends.
                 Err(RecvTimeoutError::Disconnected) => std::thread::sleep(TICK),
@@ -99,11 +124,12 @@ impl Watch {
         }
     }
 
-    fn exceeded(&self, usage: Option<Usage>, limits: Limits) -> Option<&'static str> {
+    fn exceeded(&self, usage: Option<Usage>, limits: &Limits) -> Option<&'static str> {
         let memory = usage.map_or(0, |usage| usage.memory);
+        let silence = limits.tests.get(&self.test).unwrap_or(&limits.silence);
         let limits = [
             (self.time > limits.time, "time"),
-            (self.time - self.spoke > limits.silence, "time for one test"),
+            (self.time - self.spoke > *silence, "time for one test"),
             (self.began.elapsed() > limits.clock, "time asleep"),
             (memory > limits.memory, "memory"),
         ];
@@ -116,8 +142,8 @@ fn test_of(line: &str) -> String {
     line.split_whitespace().nth(1).unwrap_or("?").to_owned()
 }
 
-/// The output, line by line as it comes. Each half of a line that names a test
-/// counts as a word too, since a program may die in between.
+/// The output, line by line as it comes. The first half of a line that names a test,
+/// which comes when the test begins, counts as a word too.
 fn lines_of(output: ChildStdout) -> Receiver<String> {
     let (sender, receiver) = channel();
     std::thread::spawn(move || send_lines(output, &sender));
@@ -130,11 +156,16 @@ fn send_lines(output: ChildStdout, sender: &Sender<String>) {
         let Ok(byte) = byte else { return };
         if byte != b'\n' {
             line.push(byte);
-            continue;
         }
-        let text = String::from_utf8_lossy(&std::mem::take(&mut line)).into_owned();
-        if sender.send(text).is_err() {
-            return;
+        let begins = line.starts_with(b"test ") && line.ends_with(BEGINS.as_bytes());
+        if byte == b'\n' || begins {
+            let text = String::from_utf8_lossy(&line).into_owned();
+            if !begins {
+                line.clear();
+            }
+            if sender.send(text).is_err() {
+                return;
+            }
         }
     }
 }
@@ -163,12 +194,13 @@ mod tests {
     const LIMITS: Limits = Limits {
         time: Duration::from_secs(20),
         silence: Duration::from_secs(20),
+        tests: BTreeMap::new(),
         clock: Duration::from_secs(60),
         memory: 1 << 30,
     };
 
     fn run(script: &str, limits: Limits) -> End {
-        watch(Command::new("sh").args(["-c", script]), limits).unwrap().end
+        watch(Command::new("sh").args(["-c", script]), &limits).unwrap().end
     }
 
     #[test]
@@ -192,5 +224,17 @@ mod tests {
         let silent = Limits { silence: soon, ..LIMITS };
         assert_eq!(run("while :; do :; done", silent), End::Exceeded("time for one test"));
         assert_eq!(run("exec sleep 60", Limits { memory: 1, ..LIMITS }), End::Exceeded("memory"));
+    }
+
+    #[test]
+    fn a_test_has_a_limit_of_its_own() {
+        let tests = BTreeMap::from([("a::b".to_owned(), Duration::from_millis(50))]);
+        let limits = Limits { tests, ..LIMITS };
+        let spins = "printf 'test a::b ... '; while :; do :; done";
+        assert_eq!(run(spins, limits.clone()), End::Exceeded("time for one test"));
+        assert_eq!(run("echo 'test a::b ... ok'; printf 'test a::c ... '; exit 0", limits), End::Passed);
+        let took =
+            watch(Command::new("sh").args(["-c", "printf 'test a::b ... '; echo ok; sleep 0.3"]), &LIMITS).unwrap();
+        assert_eq!(took.tests.keys().collect::<Vec<_>>(), ["a::b"]);
     }
 }
