@@ -55,6 +55,8 @@ pub struct Load {
     pub(crate) gone: usize,
     /// Pages of the slot at hand that were collected already.
     pub(crate) done: usize,
+    /// The chunk whose tables were looked at last, while the load is drained.
+    pub(crate) checked: *mut Chunk,
     /// Ticks since its first slot.
     pub(crate) ticks: u8,
     /// It knows of aliases.
@@ -67,7 +69,8 @@ impl Load {
     /// An empty load.
     pub const fn new(index: usize) -> Load {
         let loose = Loose::new();
-        Load { index, head: null_mut(), pages: 0, slots: 0, gone: 0, done: 0, ticks: 0, lent: false, loose }
+        let checked = null_mut();
+        Load { index, head: null_mut(), pages: 0, slots: 0, gone: 0, done: 0, checked, ticks: 0, lent: false, loose }
     }
 
     /// Adds live slots of `chunk`, `pages` pages in all.

@@ -34,7 +34,7 @@ impl<M: Machine> Here<'_, M> {
     pub(crate) fn redeem(&mut self, budget: usize) -> usize {
         let Some(mut load) = self.ripe.take() else { return 0 };
         let (mut work, mut pages, mut slots) = (0, 0, 0);
-        let (mut drained, mut checked) = (false, None);
+        let mut drained = false;
         while work < budget && !drained {
             let Some((chunk, slot)) = load.first() else {
                 let loose = self.redeem_loose(&mut load, budget - work);
@@ -47,8 +47,8 @@ impl<M: Machine> Here<'_, M> {
                 }
                 continue;
             };
-            if checked != Some(chunk.as_ptr()) {
-                checked = Some(chunk.as_ptr());
+            if load.checked != chunk.as_ptr() {
+                load.checked = chunk.as_ptr();
                 self.check_leaves(chunk);
             }
             if load.done == 0 {

@@ -106,7 +106,7 @@ impl Slot {
     }
 
     /// As [`Slot::begin`], for an area with the entries of the last one.
-    #[inline]
+    #[inline(always)]
     pub fn begin_again(&self, label: &Label) {
         self.begin_with(label, PLAIN)
     }
@@ -197,7 +197,7 @@ impl Slot {
 
     /// Changes fields under the sequence. Only who makes the area does: two at a
     /// time would leave it odd.
-    #[inline]
+    #[inline(always)]
     fn change(&self, change: impl FnOnce(&Slot)) {
         let sequence = self.sequence.load(Relaxed);
         self.sequence.store(sequence.wrapping_add(1), Relaxed);
