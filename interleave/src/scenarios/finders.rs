@@ -16,7 +16,7 @@ pub const ALL: &[Scenario] = &[
         name: "a frame is held while its area is freed",
         cpus: 2,
         run: |trial| hold_against_free(trial, Policy::Unmap),
-        notices: &[],
+        notices: &[Asked(Sabotage::IgnoreCounts)],
     },
     Scenario {
         name: "a frame is held while its area is cached",
