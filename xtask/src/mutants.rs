@@ -2,9 +2,9 @@
 //! the tests notice.
 //!
 //! ```text
-//!   sources ── sites ──▶ catalogue ── schemata ──▶ a copy with all changes in it, each
-//!                            │                     behind a choice at run time; built once
-//!                            └── sample ──▶ for each: suites, cheapest first, until one fails
+//!   sources ── sites ──▶ catalogue ── sample ──▶ schemata: a copy with these changes in it,
+//!                                       │        each behind a choice at run time; built once
+//!                                       └──▶ for each: suites, cheapest first, until one fails
 //!                                                     └──▶ results.jsonl ──▶ the record
 //! ```
 //!
@@ -127,9 +127,10 @@ impl Place {
         let suites: Vec<&Suite> = present.collect();
         let dropped = Copy::known(&self.folder, &mutants);
         let mut copy = Copy { folder: &self.folder, tree: &tree, mutants: &mutants, dropped };
-        let executables = copy.build(&suites.iter().map(|suite| suite.target).collect())?;
         let results = Results::read(&self.results());
-        let wanted = wanted(&mutants, &copy.dropped, options, &results)?;
+        let choose = |dropped: &BTreeSet<usize>| wanted(&mutants, dropped, options, &results);
+        let executables = copy.build(&suites.iter().map(|suite| suite.target).collect(), choose)?;
+        let wanted = untried(choose(&copy.dropped)?, &mutants, options, &results);
         let journal = match options.what {
             What::Only(_) => None,
             _ => Some(Journal::open(&self.results())?),
@@ -141,7 +142,16 @@ impl Place {
     }
 }
 
-/// The mutants that are to be tried, by number.
+/// Of those, the ones that a run that was stopped has left.
+fn untried(mut wanted: Vec<usize>, mutants: &[Mutant], options: &Options, results: &Results) -> Vec<usize> {
+    if options.what == What::Resume {
+        let done = results.by_mutant();
+        wanted.retain(|&number| !done.contains_key(&*mutants[number].id));
+    }
+    wanted
+}
+
+/// The mutants that are written into the copy, by number.
 fn wanted(mutants: &[Mutant], dropped: &BTreeSet<usize>, options: &Options, results: &Results) -> Result<Vec<usize>> {
     let numbers: BTreeMap<&str, usize> = mutants.iter().enumerate().map(|(n, mutant)| (&*mutant.id, n)).collect();
     match &options.what {
@@ -163,9 +173,7 @@ fn wanted(mutants: &[Mutant], dropped: &BTreeSet<usize>, options: &Options, resu
         _ => {
             let compiled: Vec<usize> = (0..mutants.len()).filter(|number| !dropped.contains(number)).collect();
             let of: Vec<Mutant> = compiled.iter().map(|&number| mutants[number].clone()).collect();
-            let done = results.by_mutant();
-            let drawn = sample(&of, options.sample, options.seed).into_iter().map(|n| compiled[n]);
-            Ok(drawn.filter(|&number| !done.contains_key(&*mutants[number].id)).collect())
+            Ok(sample(&of, options.sample, options.seed).into_iter().map(|n| compiled[n]).collect())
         }
     }
 }
@@ -190,8 +198,9 @@ mod tests {
         let fresh = wanted(&all, &BTreeSet::new(), &options(What::Fresh), &Results::default()).unwrap();
         assert_eq!(fresh.len(), 4);
         let done = Results { rows: vec![row(&all[fresh[0]].id, "top", Some("unit"))] };
-        let rest = wanted(&all, &BTreeSet::new(), &options(What::Resume), &done).unwrap();
-        assert_eq!(rest, fresh[1..]);
+        let again = wanted(&all, &BTreeSet::new(), &options(What::Resume), &done).unwrap();
+        assert_eq!(again, fresh, "the same copy");
+        assert_eq!(untried(again, &all, &options(What::Resume), &done), fresh[1..]);
         let without = wanted(&all, &BTreeSet::from([fresh[1]]), &options(What::Fresh), &Results::default()).unwrap();
         assert!(without.len() == 4 && !without.contains(&fresh[1]));
     }

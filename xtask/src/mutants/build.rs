@@ -1,4 +1,4 @@
-//! The copy of the project that has all changes in it, built.
+//! The copy of the project that has the changes in it, built.
 //!
 //! Some changes do not compile: the types do not fit, or something is moved
 //! twice. Those that the compiler complains about are left out, and the copy is
@@ -46,10 +46,15 @@ pub struct Copy<'a> {
 }
 
 impl Copy<'_> {
-    /// Writes and builds until everything compiles.
-    pub fn build(&mut self, targets: &BTreeSet<Target>) -> Result<BTreeMap<Target, Executable>> {
+    /// Writes those that `choose` wants, of those that may compile, and builds until
+    /// everything does.
+    pub fn build(
+        &mut self,
+        targets: &BTreeSet<Target>,
+        choose: impl Fn(&BTreeSet<usize>) -> Result<Vec<usize>>,
+    ) -> Result<BTreeMap<Target, Executable>> {
         'again: loop {
-            let written = self.write()?;
+            let written = self.write(&choose(&self.dropped)?)?;
             let mut executables = BTreeMap::new();
             for &target in targets {
                 let messages = self.cargo(target)?;
@@ -67,15 +72,13 @@ impl Copy<'_> {
 
     /// Writes all files, touching only those that differ, so that cargo builds
     /// no more than it has to.
-    fn write(&self) -> Result<BTreeMap<String, Schemata>> {
+    fn write(&self, chosen: &[usize]) -> Result<BTreeMap<String, Schemata>> {
         let mut texts: BTreeMap<String, String> =
             self.tree.texts.iter().map(|file| (file.path.clone(), file.text.clone())).collect();
-        let mut schemata = BTreeMap::new();
-        for (number, mutant) in self.mutants.iter().enumerate() {
-            let edits: &mut Vec<_> = schemata.entry(mutant.site.path.clone()).or_default();
-            if !self.dropped.contains(&number) {
-                edits.push((number, &mutant.site.edit));
-            }
+        let mut schemata: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for &number in chosen {
+            let site = &self.mutants[number].site;
+            schemata.entry(site.path.clone()).or_default().push((number, &site.edit));
         }
         let written: BTreeMap<String, Schemata> =
             schemata.into_iter().map(|(path, edits)| (path.clone(), Schemata::write(&texts[&path], &edits))).collect();
