@@ -164,3 +164,39 @@ impl Load {
         !self.head.is_null() || self.lent || !self.loose.is_empty()
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::area::{Caller, Guard, Kind, RegionId};
+    use crate::space::class::Class;
+    use crate::space::slot::Label;
+    use crate::units::{Node, VirtAddr};
+    extern crate std;
+    use std::boxed::Box;
+
+    /// A chunk with an area of `pages` pages in its slot 0, for as long as the tests run.
+    fn area(pages: usize) -> ChunkRef {
+        let chunk = Box::leak(Box::new(Chunk::new(Pfn(0))));
+        let class = Class::of(pages, 1).unwrap();
+        chunk.become_class(class, class.slots(), VirtAddr(1 << 30), RegionId(0), 0);
+        assert_eq!(chunk.take(), Some(0));
+        let (bytes, guard, caller) = (pages << 12, Guard::After, Caller::here());
+        chunk.begin(0, &Label { bytes, pages, kind: Kind::Vmalloc, guard, caller, node: Node(0), phys: None });
+        // SAFETY: H2: it was leaked.
+        unsafe { ChunkRef::from_ptr(chunk) }.unwrap()
+    }
+
+    #[test]
+    fn r4_a_slot_that_is_still_being_freed_waits_in_the_other_load_and_is_as_much_work_there() {
+        let (mut open, mut ripe) = (Load::new(0), Load::new(1));
+        let (chunk, other) = (area(5), area(7));
+        assert!(chunk.claim(0));
+        ripe.add(chunk, 1, 5);
+        ripe.add(other, 1, 7);
+        assert!(!open.postpone_claimed(other, 0) && open.postpone_claimed(chunk, 0));
+        assert_eq!(ripe.first().map(|(chunk, slot)| (chunk.as_ptr(), slot)), Some((other.as_ptr(), 0)));
+        assert_eq!(open.first().map(|(chunk, slot)| (chunk.as_ptr(), slot)), Some((chunk.as_ptr(), 0)));
+        assert_eq!((open.pages, open.work()), (5, 6), "its pages, and the slot");
+    }
+}

@@ -26,6 +26,12 @@ pub const ALL: &[Scenario] = &[
         notices: &[Order(Rule::GiveClaimed)],
     },
     Scenario {
+        name: "an area is freed twice, and is another one by then",
+        cpus: 2,
+        run: twice_and_cached,
+        notices: &[],
+    },
+    Scenario {
         name: "an area is freed by another CPU, then by a third",
         cpus: 3,
         run: one_after_the_other,
@@ -104,6 +110,31 @@ fn interrupt_between_slices(rig: &Rig, area: usize, made: &Arc<AtomicBool>) {
             wait_for(&sim, 1, &made);
         }
     });
+}
+
+/// CPU 0 frees an area that its owner frees too, and makes again of the same slot: a
+/// free that is refused leaves no claim on the area that is there by then.
+fn twice_and_cached(trial: &mut Trial) {
+    let rig = trial.rig(Shape { policy: Policy::Keep, ..Shape::new(2, trial.seed) });
+    let area = rig.sim.on(1, || rig.make(Req::pages(1))).expect("an area");
+    let (freed, last) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(area)));
+    let frees = {
+        let freed = Rc::clone(&freed);
+        move |rig: &Rig| {
+            let done = rig.give(area).is_ok();
+            freed.set(freed.get() + done as u32);
+        }
+    };
+    let (late, tells) = (act(frees.clone()), Rc::clone(&last));
+    let owner = act(move |rig: &Rig| {
+        frees(rig);
+        tells.set(rig.make(Req::pages(1)).expect("an area"));
+    });
+    trial.race(&rig, vec![late, owner]);
+    // Two may have freed the first one, or one of them the second.
+    let ended = rig.give(last.get());
+    assert!(ended.is_ok() || freed.get() == 2, "free: the area that is there now: {ended:?}");
+    rig.finish(true);
 }
 
 /// CPU 1 has freed it; then CPU 2 has to be refused, whatever the owner does.

@@ -85,6 +85,36 @@ fn the_frames_behind_an_area_can_be_mapped_a_second_time() {
 }
 
 #[test]
+fn frames_in_several_runs_are_mapped_in_the_order_in_which_they_are_given() {
+    let vm = instance();
+    let mut area = vm.area(Req::pages(6)).unwrap();
+    (0..6).for_each(|n| area[n * PAGE_SIZE] = n as u8);
+    let frames: Vec<Pfn> = area.frames().collect();
+    let order = [0, 1, 4, 5, 2, 3];
+    // SAFETY: P1: the area holds its frames for longer.
+    let alias = unsafe { vm.vmap(&order.map(|n| frames[n]), Req::bytes(0)) }.unwrap();
+    // SAFETY: mapped just now.
+    let seen = [0, 1, 2, 3, 4, 5].map(|n| unsafe { page(alias, n).read() });
+    assert_eq!(seen, order.map(|n| n as u8));
+    assert!(!is_readable(page(alias, 6)));
+    // SAFETY: used no more.
+    unsafe { vm.vunmap(alias) }.unwrap();
+    // How many calls of Linux that takes: each of them may be refused.
+    let refused = |order: [usize; 6], n| {
+        vm.machine().faults().fail_at(n);
+        // SAFETY: P1: the area holds its frames for longer.
+        let made = unsafe { vm.vmap(&order.map(|n| frames[n]), Req::bytes(0)) };
+        vm.machine().faults().fail_at(0);
+        // SAFETY: nobody has used it.
+        made.map(|alias| unsafe { vm.vunmap(alias) }.unwrap()).is_err()
+    };
+    let calls = |order| (1..).take_while(|&n| refused(order, n)).count();
+    assert_eq!(calls(order), calls([0, 1, 2, 3, 4, 5]) + 2, "two runs more are two mappings more");
+    drop(area);
+    assert_empty(&vm);
+}
+
+#[test]
 fn under_strict_a_use_after_free_faults_at_once() {
     let vm = small().policy(Policy::Strict).build().unwrap();
     for pages in [1, 5, 300] {

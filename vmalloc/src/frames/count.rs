@@ -156,6 +156,16 @@ mod tests {
     }
 
     #[test]
+    fn a_frame_that_is_there_twice_is_told_and_one_that_is_there_once_is_not_counted_or_not() {
+        let real = TestZones::new(&[ram(0, 4, 0)], None);
+        let twin = |frames: &[u64]| twice(&real.zones, &frames.iter().map(|&n| Pfn(n)).collect::<Vec<_>>());
+        // Frame 9 has no descriptor.
+        assert_eq!(twin(&[3, 9, 0, 1]), None);
+        assert_eq!(twin(&[3, 9, 0, 2, 0]), Some(Pfn(0)));
+        assert_eq!(twin(&[9, 3, 9]), Some(Pfn(9)));
+    }
+
+    #[test]
     fn c1_who_holds_between_the_two_steps_of_the_last_release_is_the_last_afterwards() {
         let page = Page::default();
         // The first step of the last release, and a hold before the second.

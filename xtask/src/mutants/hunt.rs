@@ -39,10 +39,11 @@ impl Hunt<'_> {
     /// Tries the `wanted`, `jobs` at a time. Without a journal the tests are
     /// shown.
     pub fn run(&self, wanted: &[usize], jobs: usize, journal: Option<Journal>) -> Result<()> {
+        let shown = journal.is_none();
         let (known, next, journal) = (Known::default(), AtomicUsize::new(0), Mutex::new(journal));
         let work = || -> Result<()> {
             while let Some(&number) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let row = self.attempt(number, &known, journal.lock().expect("no panic").is_none())?;
+                let row = self.attempt(number, &known, shown)?;
                 tell(&row);
                 if let Some(journal) = &mut *journal.lock().expect("no panic") {
                     journal.add(&row)?;

@@ -63,6 +63,13 @@ const ORACLE: Target = Target {
     name: "oracle",
 };
 
+const HOSTED: Target = Target {
+    cargo: &["test", "--no-run", "-p", "vmalloc-hosted", "--test", "areas"],
+    needs: "machines/hosted/tests/areas.rs",
+    flags: "",
+    name: "areas",
+};
+
 const INTERLEAVE: Target = Target {
     cargo: &["build", "--profile", "interleave", "-p", "vmalloc-interleave"],
     needs: "interleave/src/main.rs",
@@ -87,7 +94,7 @@ pub const ALL: &[Suite] = &[
     Suite { name: "unit", target: UNIT, args: &[ONE_THREAD], env: &[], looks_at: LooksAt::Near },
     Suite { name: "spec", target: SPEC, args: &[ONE_THREAD, "--skip", NMI], env: &[], looks_at: LooksAt::All },
     // The same schedules each time, a few of each scenario under each scheduler.
-    Suite { name: "interleave", target: INTERLEAVE, args: &["look", "10"], env: &[], looks_at: LooksAt::All },
+    Suite { name: "interleave", target: INTERLEAVE, args: &["look", "100"], env: &[], looks_at: LooksAt::All },
     Suite { name: "unit", target: UNIT, args: &[ONE_THREAD], env: &[], looks_at: LooksAt::Reached },
     Suite {
         name: "oracle",
@@ -97,6 +104,8 @@ pub const ALL: &[Suite] = &[
         looks_at: LooksAt::All,
     },
     Suite { name: "spec", target: SPEC, args: &[ONE_THREAD, NMI], env: &[], looks_at: LooksAt::All },
+    // What is compiled for machines of threads, and for mirrored ones, runs nowhere else.
+    Suite { name: "hosted", target: HOSTED, args: &[ONE_THREAD], env: &[], looks_at: LooksAt::All },
 ];
 
 impl Suite {

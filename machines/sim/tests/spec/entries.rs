@@ -146,6 +146,24 @@ fn t2_a_bad_entry_of_a_page_is_told_exactly_once() {
 }
 
 #[test]
+fn t2_an_entry_that_goes_bad_while_its_frame_waits_is_told_once_when_it_is_collected() {
+    for pages in [3, 100, 700] {
+        for word in [0, GARBAGE] {
+            let rig = boot(quiet(1), Config::region(REGION));
+            let area = rig.alloc(Req::pages(pages)).unwrap();
+            let (at, frame) = (page_of(area, 1), rig.frame_at(page_of(area, 1).0).unwrap());
+            rig.give(area).unwrap();
+            rig.sim.poke(at, 1, word);
+            rig.purge();
+            assert_eq!(rig.complaints(), [line(1, at, word)], "{pages} pages");
+            rig.purge();
+            assert_eq!((rig.complaints(), rig.check()), (Vec::new(), Ok(())));
+            give_lost(&rig, frame);
+        }
+    }
+}
+
+#[test]
 fn t2_no_area_is_made_of_a_parked_slot_with_a_bad_entry() {
     for (pages, zero) in [(3, false), (3, true), (100, false)] {
         for word in [0, GARBAGE] {

@@ -332,6 +332,12 @@ fn in_the_middle(rig: &Rig, does: impl Fn(&Instance) + Send + Sync + 'static) {
     }
 }
 
+#[test]
+fn in_the_middle_of_a_call_nothing_is_reclaimed_and_that_is_told() {
+    let rig = boot(quiet(1), Config::region(REGION));
+    in_the_middle(&rig, |vm| assert_eq!((vm.reclaim(usize::MAX), vm.work(), vm.purge()), (0, 0, 0)));
+}
+
 /// Frees `area` by an NMI inside a call on CPU 0.
 fn free_by_nmi(rig: &Rig, area: At) {
     let address = addr(area).0;

@@ -2,9 +2,9 @@
 //! unreachable, and when it is used again.
 
 use crate::common::{REGION, Rig, addr, boot, busy, page_of, quiet, rig};
-use vmalloc::machine::Context;
+use vmalloc::machine::{Context, Level};
 use vmalloc::{Config, Policy, Req, What};
-use vmalloc_sim::Power;
+use vmalloc_sim::{Booted, Power};
 
 fn ticks(rig: &Rig, n: usize) {
     (0..n).for_each(|_| {
@@ -204,6 +204,22 @@ fn a_load_closes_when_it_is_full() {
 }
 
 #[test]
+fn a_free_redeems_once_in_half_a_slice_of_what_frees_leave() {
+    let rig = boot(quiet(1), Config::region(REGION).load_pages(64));
+    let areas: Vec<_> = (0..80).map(|_| rig.alloc(Req::pages(1)).unwrap()).collect();
+    areas[..64].iter().for_each(|&area| rig.give(area).unwrap());
+    assert_eq!(rig.stats().counts.closes, 1, "and the only CPU has flushed");
+    // A slot and a page each.
+    let redeems = |area| {
+        let before = rig.stats().counts.redeemed;
+        rig.give(area).unwrap();
+        rig.stats().counts.redeemed > before
+    };
+    let which: Vec<_> = (1..).zip(&areas[64..]).filter(|&(_, &area)| redeems(area)).map(|(n, _)| n).collect();
+    assert_eq!(which, [16]);
+}
+
+#[test]
 fn a_load_closes_after_two_ticks_however_little_it_holds() {
     let rig = boot(quiet(1), Config::region(REGION));
     ticks(&rig, 5);
@@ -251,4 +267,16 @@ fn no_alias_survives_unmap_aliases() {
     rig.unmap_aliases();
     assert!(frames.iter().all(|&frame| rig.sim.tlb_refs(frame) == 0));
     rig.give_frames(&frames);
+}
+
+#[test]
+fn an_instance_that_ends_where_it_must_not_wait_leaks_and_says_so() {
+    let sim = quiet(2).build();
+    let vm = Booted::new(sim.clone(), Config::region(REGION)).unwrap();
+    vm.alloc(Req::pages(3)).unwrap();
+    sim.set_context(Context::Atomic);
+    drop(vm);
+    let log = sim.take_log();
+    assert!(matches!(&log[..], [(Level::Error, line)] if line.contains("memory is leaked")), "{log:?}");
+    assert!(sim.leaked_frames() >= 3, "CPU 1 may still reach them");
 }

@@ -281,3 +281,29 @@ fn a_strict_instance_under_pressure_is_served_too() {
         areas.push(rig.alloc(Req::pages(300)).expect("as many as were freed"));
     }
 }
+
+#[test]
+fn a_reclaim_gives_back_all_that_lies_in_stock_however_much_that_is() {
+    // Both stacks of the CPU have some, and each goes back by 64 frames at a time.
+    for frames in 130..280 {
+        let rig = boot(quiet(1), Config::region(REGION));
+        let area = rig.alloc(Req::pages(64)).unwrap();
+        rig.give_frames(&rig.frames(frames));
+        rig.give(area).unwrap();
+        rig.reclaim(usize::MAX);
+        assert_eq!(rig.stats().stocked_frames, 0, "of {frames} frames");
+    }
+}
+
+#[test]
+fn a_request_for_more_addresses_than_there_are_leaves_no_frames_with_its_cpu() {
+    let rig = boot(quiet(1), Config::region(REGION));
+    rig.sim.unbounded(|| {
+        let half = rig.reserve(Req::pages(1 << 26)).unwrap();
+        let refused = rig.reserve(Req::pages(1 << 26));
+        assert!(matches!(refused, Err(AllocError::NoAddresses { .. })), "{refused:?}");
+        assert!(rig.stats().stocked_frames <= 16, "{} were laid in", rig.stats().stocked_frames);
+        rig.give(half).unwrap();
+        rig.purge();
+    });
+}

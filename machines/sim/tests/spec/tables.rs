@@ -1,5 +1,7 @@
 //! Table pages of large areas go back, however many they are (T1).
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use vmalloc::machine::format::MemType;
 use vmalloc::table::X86_64;
 use vmalloc::{Config, Req};
@@ -43,6 +45,33 @@ fn the_tick_gives_table_pages_back_a_few_at_a_time() {
     }
     assert!(before - vm.stats().table_frames >= 128, "{} of {before} are left", vm.stats().table_frames);
     assert_eq!(vm.check(), Ok(()));
+}
+
+/// How many things an idle tick does: the next one is interrupted by no NMI.
+fn things_of_a_tick(vm: &Booted<X86_64>) -> u64 {
+    let comes = |n| {
+        let came = Arc::new(AtomicBool::new(false));
+        let tells = Arc::clone(&came);
+        vm.set_nmi(n, move |_| tells.store(true, Relaxed));
+        vm.tick();
+        vm.set_nmi(0, |_| {});
+        came.load(Relaxed)
+    };
+    (1..).take_while(|&n| comes(n)).count() as u64
+}
+
+#[test]
+fn a_tick_looks_for_empty_table_pages_until_all_are_gone_and_no_longer() {
+    let vm = booted(1);
+    let idle = things_of_a_tick(&vm);
+    let area = vm.ioremap(DEVICE, 256 << 20, MemType::Uncached).unwrap();
+    // SAFETY: V1.
+    unsafe { vm.iounmap(area) }.unwrap();
+    (0..4).for_each(|_| _ = vm.tick());
+    assert!(things_of_a_tick(&vm) > idle, "it looks for them");
+    (0..2000).for_each(|_| _ = vm.tick());
+    vm.purge();
+    assert_eq!(things_of_a_tick(&vm), idle);
 }
 
 #[test]

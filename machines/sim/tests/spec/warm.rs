@@ -1,6 +1,8 @@
 //! Park and Keep: what stays bound, who gets it, and when it goes.
 
 use crate::common::{At, PAGE, REGION, Rig, addr, boot, busy, page_of, quiet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use vmalloc::gfp::Gfp;
 use vmalloc::machine::Context;
 use vmalloc::machine::format::{Entry, Format, MemType, Prot};
@@ -321,6 +323,52 @@ fn a_tick_retires_a_slice_and_the_next_goes_on() {
 }
 
 #[test]
+fn however_much_nobody_needs_a_tick_lets_go_of_a_slice_and_no_more() {
+    for policy in WARM {
+        let rig = boot(quiet(1), Config::region(REGION).policy(policy).bound_pages(1000));
+        let areas: Vec<_> = (0..150).map(|_| rig.alloc(Req::pages(5)).unwrap()).collect();
+        areas.into_iter().for_each(|area| rig.give(area).unwrap());
+        let mut most = 0;
+        for _ in 0..400 {
+            let before = bound(&rig).0;
+            rig.tick();
+            most = most.max(before - bound(&rig).0);
+        }
+        // Parked entries are retired already: such a slot is one page's work.
+        let slots = if policy == Policy::Park { 64 } else { 64usize.div_ceil(5) };
+        assert_eq!((bound(&rig).0, most), (0, slots), "L3: {policy:?}");
+    }
+}
+
+/// How many things a free does of an area that is the `n`-th of its slot.
+fn things_of_a_free(policy: Policy, pages: usize, n: usize) -> usize {
+    let comes = |step| {
+        let rig = rig(policy);
+        // The first free of all looks where the region's chunks are.
+        free_one(&rig, Req::pages(1));
+        (1..n).for_each(|_| _ = free_one(&rig, Req::pages(pages)));
+        let area = rig.alloc(Req::pages(pages)).unwrap();
+        let came = Arc::new(AtomicBool::new(false));
+        let tells = Arc::clone(&came);
+        rig.set_nmi(step, move |_| tells.store(true, Relaxed));
+        rig.give(area).unwrap();
+        rig.set_nmi(0, |_| {});
+        came.load(Relaxed)
+    };
+    (1..).take_while(|&step| comes(step)).count()
+}
+
+#[test]
+fn w1_the_first_area_of_a_slot_is_known_to_be_plain_and_freed_like_the_next() {
+    for policy in WARM {
+        for pages in [3, 100] {
+            let [first, next] = [1, 2].map(|n| things_of_a_free(policy, pages, n));
+            assert_eq!(first, next, "{policy:?}, {pages} pages");
+        }
+    }
+}
+
+#[test]
 fn memory_comes_back_when_somebody_else_needs_it() {
     for policy in WARM {
         let bank = Bank { first: Pfn(16), frames: 1024, node: Some(Node(0)) };
@@ -414,6 +462,16 @@ fn where_entries_cannot_hide_their_frames_park_is_unmap() {
         let rig = boot(machine(), Config::region(region.clone()).policy(policy));
         free_one(&rig, Req::pages(2));
         assert_eq!((rig.policy(), bound(&rig)), (policy, stays));
+    }
+}
+
+#[test]
+fn park_parks_where_memory_ends_in_the_lower_half_of_what_entries_can_name() {
+    for (end, stays) in [(1 << 39, (1, 2)), ((1 << 39) + 1, (0, 0))] {
+        let bank = Bank { first: Pfn(end - 4096), frames: 4096, node: Some(Node(0)) };
+        let rig = boot(quiet(1).bank(bank), Config::region(REGION).policy(Policy::Park));
+        free_one(&rig, Req::pages(2));
+        assert_eq!(bound(&rig), stays, "it ends at {end:#x}");
     }
 }
 
