@@ -61,7 +61,7 @@ pub(crate) struct Cpu {
     /// Who is inside: the visitor's index + 1, or 0 (L1).
     holder: AtomicU32,
     /// Looks at entries that are under way: see [`Vmalloc::looking`].
-    looks: Looks,
+    pub(crate) looks: Looks,
     pub(crate) counters: Counters,
     /// What is bound here though it was freed.
     pub(crate) bound: Bound,
@@ -282,7 +282,15 @@ impl<M: Machine> Vmalloc<M> {
     /// Calls `look`, which may walk to entries of whatever area lives when it
     /// looks: while it does no table page becomes free memory (T1 looks).
     pub(crate) fn looking<R>(&self, core: &Core<M>, look: impl FnOnce() -> R) -> R {
-        self.pinned(|cpu| core.cpu(cpu).looks.during(look))
+        self.pinned(|index| {
+            let cpu = core.cpu(index);
+            let result = cpu.looks.during(look);
+            // An NMI may have put it off; a signal handler leaves it to others (L4).
+            if cpu.ear.is_asked() && !(M::THREADS && self.machine().is_nested()) {
+                self.catch_up(core, cpu);
+            }
+            result
+        })
     }
 
     /// Whether everybody who began to look before this call has ended.

@@ -75,6 +75,17 @@ impl Ear {
         self.published.fetch_max(generation, SeqCst);
     }
 
+    /// Whether a flush was asked for that has not begun.
+    #[inline]
+    pub fn is_asked(&self) -> bool {
+        self.asked.load(Relaxed)
+    }
+
+    /// On its own CPU: a flush comes later, and nobody has to ask for it (K1).
+    pub fn put_off(&self) {
+        self.asked.store(true, SeqCst);
+    }
+
     /// Asks for a flush; true = a kick has to be sent (K1).
     fn ask(&self, tag: u64) -> bool {
         self.published.load(SeqCst) < tag && !self.asked.swap(true, SeqCst)
@@ -178,9 +189,14 @@ impl Generations {
 
     /// As [`Generations::flush`], but only if the CPU is behind or was asked.
     pub fn catch_up(&self, ear: &Ear, flush: impl FnOnce(Option<PageRange>)) {
-        if ear.asked.load(SeqCst) || ear.published.load(SeqCst) < self.now.load(SeqCst) {
+        if self.is_behind(ear) {
             self.flush(ear, flush);
         }
+    }
+
+    /// Whether the CPU of `ear` has something to discard, or was asked to.
+    pub fn is_behind(&self, ear: &Ear) -> bool {
+        ear.asked.load(SeqCst) || ear.published.load(SeqCst) < self.now.load(SeqCst)
     }
 
     /// One flush that discards everything everywhere, if `flush` returns true.

@@ -10,7 +10,7 @@
 //! Steps 1–4 are taken a bit at a time by the calls that need something, and by
 //! the tick; [`Vmalloc::purge`] takes them all, for all CPUs.
 
-use crate::cpu::{Here, SLICE, Visit};
+use crate::cpu::{Cpu, Here, SLICE, Visit};
 use crate::flush::{Grace, Holds, Pending};
 use crate::instance::{Core, Vmalloc};
 use crate::load::Load;
@@ -262,7 +262,20 @@ impl<M: Machine> Vmalloc<M> {
         if core.generations.flush_everywhere(everywhere) || M::MIRRORED {
             return;
         }
-        self.pinned(|cpu| core.generations.flush(&core.cpu(cpu).ear, |what| self.flush_machine(what)));
+        self.pinned(|cpu| match core.cpu(cpu) {
+            cpu if cpu.looks.are_under_way() => cpu.ear.put_off(),
+            cpu => core.generations.flush(&cpu.ear, |what| self.flush_machine(what)),
+        });
+    }
+
+    /// The calling CPU, which is `cpu`, flushes if it is behind; in the middle of a
+    /// look when that is over (T1 looks).
+    pub(crate) fn catch_up(&self, core: &Core<M>, cpu: &Cpu) {
+        if !cpu.looks.are_under_way() {
+            core.generations.catch_up(&cpu.ear, |what| self.flush_machine(what));
+        } else if core.generations.is_behind(&cpu.ear) {
+            cpu.ear.put_off();
+        }
     }
 
     /// Discards `what`, `None` = everything, on this CPU.
@@ -275,12 +288,14 @@ impl<M: Machine> Vmalloc<M> {
     }
 
     /// The CPU's answer to a kick: flushes if it is behind. From any context,
-    /// NMI included; takes no lock.
+    /// NMI included; takes no lock. Where an NMI has interrupted a look at entries
+    /// ([`Vmalloc::hold_frame`] and its like), that call flushes when it is over.
     ///
     /// # Cost
-    /// Two loads, or a flush.
+    /// Three loads, or a flush.
     pub fn on_kick(&self) {
-        self.with_ear(|core, ear| core.generations.catch_up(ear, |what| self.flush_machine(what)));
+        let Some(core) = self.core() else { return };
+        self.pinned_anew(|cpu| self.catch_up(core, core.cpu(cpu)));
     }
 
     /// The calling CPU takes part from here on. It holds no translation of the

@@ -3,11 +3,12 @@
 //!
 //! # Rules
 //! - **T1 looks.** While anybody looks no table page becomes free memory. Who looks is
-//!   pinned, so its CPU does not flush meanwhile; and a flush that speaks for all CPUs
+//!   pinned, so its CPU does not flush meanwhile: what an NMI is to discard there is
+//!   put off until the look is over. And a flush that speaks for all CPUs
 //!   counts only if nobody looks. Both sides exchange the same word: who begins later
 //!   sees what was unlinked before.
 
-use crate::sync::{AtomicU32, Ordering::SeqCst};
+use crate::sync::{AtomicU32, Ordering::*};
 
 /// Turns that a flush of all CPUs waits for those who look.
 const TURNS: usize = 1000;
@@ -24,6 +25,12 @@ impl Looks {
         let result = look();
         self.0.fetch_sub(1, SeqCst);
         result
+    }
+
+    /// On its own CPU: whether there are any, which the caller has interrupted then.
+    #[inline]
+    pub fn are_under_way(&self) -> bool {
+        self.0.load(Relaxed) != 0
     }
 
     /// Whether all that began before this call have ended.

@@ -12,16 +12,16 @@ use vmalloc_sim::Sim;
 
 type Inner = Sim<X86_64>;
 
-/// A machine that can flush everywhere, and that does something else when it is
-/// next asked for its frames.
-struct Everywhere(Inner);
+/// A machine that does something else when it is next asked for its frames, and that
+/// can flush everywhere, or cannot.
+struct Busy(Inner, bool);
 
 thread_local! {
     static NEXT: Cell<Option<Box<dyn FnOnce()>>> = const { Cell::new(None) };
 }
 
 // SAFETY: M1-M9 are the inner machine's; nothing is cached on this one.
-unsafe impl Machine for Everywhere {
+unsafe impl Machine for Busy {
     type Table = <Inner as Machine>::Table;
     type Frames = <Inner as Machine>::Frames;
     type Lock = <Inner as Machine>::Lock;
@@ -55,8 +55,10 @@ unsafe impl Machine for Everywhere {
         self.0.flush(what)
     }
     fn flush_everywhere(&self, what: Flush<'_>) -> bool {
-        self.0.flush(what);
-        true
+        if self.1 {
+            self.0.flush(what);
+        }
+        self.1
     }
     fn kick(&self, cpus: &CpuSet) {
         self.0.kick(cpus)
@@ -81,14 +83,20 @@ unsafe impl Machine for Everywhere {
     }
 }
 
-#[test]
-fn t1_no_table_becomes_free_memory_while_somebody_looks() {
+/// An instance with an area of 600 pages, and its machine.
+fn busy(everywhere: bool) -> (Inner, &'static Vmalloc<Busy>, NonNull<u8>) {
     let sim = quiet(2).build();
-    let vm: &'static Vmalloc<Everywhere> = Box::leak(Box::new(Vmalloc::new(Everywhere(sim.clone()))));
+    let vm: &'static Vmalloc<Busy> = Box::leak(Box::new(Vmalloc::new(Busy(sim.clone(), everywhere))));
     // SAFETY: N1, N2: the machine is new, and nobody else has it.
     sim.unbounded(|| unsafe { vm.init(Config::region(REGION).placement(Placement::Lowest)) }).unwrap();
     sim.online_all(|| vm.cpu_online());
     let area = vm.alloc(Req::pages(600)).unwrap();
+    (sim, vm, area)
+}
+
+#[test]
+fn t1_no_table_becomes_free_memory_while_somebody_looks() {
+    let (sim, vm, area) = busy(true);
     let at = addr(area).0;
     let tables = vm.stats().table_frames;
     NEXT.set(Some(Box::new(move || {
@@ -104,4 +112,43 @@ fn t1_no_table_becomes_free_memory_while_somebody_looks() {
     sim.unbounded(|| vm.purge());
     assert!(vm.stats().table_frames < tables, "nobody looks any more");
     assert_eq!(vm.check(), Ok(()));
+}
+
+/// An NMI comes to CPU 0 in the middle of a look, and what it does discards there.
+fn nothing_has_grace_by(nmi: fn(&'static Vmalloc<Busy>)) {
+    let (sim, vm, area) = busy(false);
+    let at = addr(area).0;
+    let tables = vm.stats().table_frames;
+    sim.set_context(Context::Atomic);
+    let others = sim.clone();
+    NEXT.set(Some(Box::new(move || {
+        // SAFETY: V1: nobody else uses it.
+        others.on(1, || unsafe { vm.free(area) }).unwrap();
+        others.on(1, || vm.purge());
+        nmi(vm);
+        others.on(1, || vm.purge());
+        assert_eq!(vm.stats().table_frames, tables, "T1: somebody looks at what it holds");
+        assert_eq!(vm.stats().waiting_pages, 600, "G3: nor has anything had grace");
+    })));
+    assert_eq!(sim.unbounded(|| vm.hold_frame(at)), None, "it was freed meanwhile");
+    assert!(NEXT.take().is_none(), "it was asked for its frames");
+    // The kick is answered when the look is over.
+    sim.unbounded(|| sim.on(1, || vm.purge()));
+    assert_eq!(vm.stats().waiting_pages, 0, "M7: nobody asks again");
+    vm.on_kick();
+    sim.unbounded(|| sim.on(1, || vm.purge()));
+    assert!(vm.stats().table_frames < tables, "nobody looks any more");
+    assert_eq!(vm.check(), Ok(()));
+}
+
+#[test]
+fn t1_a_kick_that_an_nmi_answers_in_the_middle_of_a_look_is_answered_after_it() {
+    nothing_has_grace_by(|vm| vm.on_kick());
+}
+
+#[test]
+fn t1_what_an_nmi_flushes_in_the_middle_of_a_look_has_no_grace_before_its_end() {
+    nothing_has_grace_by(|vm| _ = vm.purge());
+    nothing_has_grace_by(|vm| _ = vm.unmap_aliases());
+    nothing_has_grace_by(|vm| _ = vm.tick());
 }
