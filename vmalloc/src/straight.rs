@@ -20,7 +20,7 @@ use crate::instance::{Core, Vmalloc};
 use crate::lookup::{Found, at_hand};
 use crate::machine::Machine;
 use crate::machine::frames::Frames;
-use crate::plan::Plan;
+use crate::plan::{Plan, check_node};
 use crate::space::chunk::ChunkRef;
 use crate::space::class::Class;
 use crate::sync::breaks;
@@ -187,7 +187,7 @@ impl<'v, M: Machine> Here<'v, M> {
     #[inline(always)]
     pub(crate) fn serves(&self, plan: &Plan<'_>) -> bool {
         let any = plan.wants_any() && self.magazine.serves_any();
-        any || self.magazine.serves(plan.want(self.node))
+        any || check_node(self.vm, plan.req).is_ok() && self.magazine.serves(plan.want(self.node))
     }
 
     /// Binds the pages to the frames at hand, and says how many.
