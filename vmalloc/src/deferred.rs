@@ -108,8 +108,11 @@ impl<M: Machine> Vmalloc<M> {
             return;
         }
         slot.cut(bound);
-        let claimed = found.chunk.claim(found.index);
-        debug_assert!(claimed, "U1: nobody else can free what is building");
+        // U1: nobody else can free it; but whoever frees what was there before, too late,
+        // claims it for a moment, on another CPU.
+        while !found.chunk.claim(found.index) {
+            self.machine().relax();
+        }
         core.defer(found, kind, pages);
     }
 }

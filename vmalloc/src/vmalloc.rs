@@ -244,9 +244,15 @@ impl<M: Machine> Vmalloc<M> {
         if bound == 0 && found.chunk.owner() == here.index {
             return here.untake(found);
         }
-        let how = here.way_of(found, bound);
-        let claimed = here.claim(&SlotRef::of(*found), how, bound);
-        debug_assert!(claimed, "U1: nobody else can free what is building");
+        let how = loop {
+            let how = here.way_of(found, bound);
+            if here.claim(&SlotRef::of(*found), how, bound) {
+                break how;
+            }
+            // U1: nobody else can free it; but whoever frees what was there before, too
+            // late, claims it for a moment.
+            here.outside(|| self.machine().relax());
+        };
         here.unbind(found, how, PageRange::new(found.start, bound), bound);
     }
 }

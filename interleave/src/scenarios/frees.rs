@@ -1,15 +1,19 @@
 //! Frees of one area by several CPUs, and of areas of several chunks (R1, R4).
 
 use super::Scenario;
+use crate::engine::Nmis;
 use crate::rig::{Rig, Shape, Trial, act};
 use crate::rules::Broken::{Asked, Order};
 use std::cell::Cell;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use vmalloc::machine::Sabotage;
+use vmalloc::machine::format::{Entry, Format, MemType, Prot};
 use vmalloc::sync::interleave::Rule;
-use vmalloc::{Policy, Req};
+use vmalloc::table::X86_64;
+use vmalloc::units::{Pfn, VirtAddr};
+use vmalloc::{AllocError, Policy, Req};
 use vmalloc_sim::Rates;
 
 pub const ALL: &[Scenario] = &[
@@ -42,6 +46,18 @@ pub const ALL: &[Scenario] = &[
         cpus: 3,
         run: two_chunks,
         notices: &[Order(Rule::LinkAfterPosted)],
+    },
+    Scenario {
+        name: "a mapping for a short time is ended twice, and its slot used again",
+        cpus: 2,
+        run: ended_twice,
+        notices: &[Order(Rule::GiveClaimed)],
+    },
+    Scenario {
+        name: "an area is freed again while what was begun there is undone",
+        cpus: 2,
+        run: undone_meanwhile,
+        notices: &[],
     },
 ];
 
@@ -194,4 +210,76 @@ fn two_chunks(trial: &mut Trial) {
     };
     trial.race(&rig, vec![owner, frees(small.to_vec()), frees(large.to_vec())]);
     rig.finish(false);
+}
+
+/// CPU 0 makes free again what waits, which CPU 1 answers in NMIs, wherever that is.
+fn collect(rig: &Rig) {
+    for _ in 0..3 {
+        rig.tick();
+        crate::engine::at_once(|| rig.sim.on(1, || rig.on_kick()));
+    }
+    rig.work();
+}
+
+/// CPUs 0 and 1 end a mapping; then an area of CPU 0's is there, whose frames come
+/// back.
+fn ended_twice(trial: &mut Trial) {
+    let rig = trial.quiet(2);
+    let frame = rig.frame().expect("a frame");
+    let mapping = rig.map_short(&[frame]).expect("a mapping");
+    let owner = act(move |rig: &Rig| {
+        let _ = rig.unmap_short(mapping, 1);
+        collect(rig);
+        let area = rig.make(Req::pages(1)).expect("an area");
+        // It may be freed as the dead one.
+        let _ = rig.give(area);
+        collect(rig);
+        rig.give_frame(frame);
+    });
+    let other = act(move |rig: &Rig| _ = rig.unmap_short(mapping, 1));
+    trial.race(&rig, vec![owner, other]);
+    rig.finish(true);
+}
+
+/// CPUs 0 and 1 free an area; then CPU 0 begins another one there, and is refused,
+/// since somebody else maps its second page. NMIs stop CPU 1 before that, and each of
+/// the two in the middle of it.
+fn undone_meanwhile(trial: &mut Trial) {
+    let rig = trial.quiet(2);
+    let area = rig.make(Req::pages(2)).expect("an area");
+    let second = VirtAddr(area).add_pages(1);
+    let stage = Arc::new(AtomicUsize::new(0));
+    let (sim, now, random) = (rig.sim.clone(), Arc::clone(&stage), Mutex::new(trial.random.clone()));
+    rig.set_nmi(0, move |_| {
+        let (cpu, at) = (sim.cpu() as usize, now.load(Relaxed));
+        // Who stops at which stage, for how long, and one time in how many.
+        let (until, one_in) = match (cpu, at) {
+            (1, 0) => (3, 8),
+            (0, 2) => (4, 12),
+            (1, 3) => (5, 2),
+            _ => return,
+        };
+        if random.lock().expect("no panic under it").one_in(one_in) {
+            now.store(at + 1, Relaxed);
+            (0..200).take_while(|_| now.load(Relaxed) < until).for_each(|_| crate::engine::wait());
+        }
+    });
+    trial.nmis = Nmis::one_in(2, trial.random.clone());
+    let tells = Arc::clone(&stage);
+    let owner = act(move |rig: &Rig| {
+        let _ = rig.give(area);
+        crate::engine::at_once(|| collect(rig));
+        if rig.sim.peek(second) != (1, Entry::Absent) {
+            return;
+        }
+        let theirs = X86_64::leaf(Pfn(7), Prot::RW, MemType::WriteBack);
+        crate::engine::at_once(|| rig.sim.poke(second, 1, theirs));
+        tells.fetch_max(2, Relaxed);
+        assert_eq!(rig.make(Req::pages(2)), Err(AllocError::InUse(second)));
+        tells.fetch_max(5, Relaxed);
+        crate::engine::at_once(|| rig.sim.poke(second, 1, X86_64::ABSENT));
+    });
+    let other = act(move |rig: &Rig| _ = rig.give(area));
+    trial.race(&rig, vec![owner, other]);
+    rig.finish(true);
 }

@@ -451,6 +451,8 @@ impl Chunk {
     /// Returns the free slots before.
     #[inline]
     pub fn give(&self, slot: u32, load: usize) -> u64 {
+        // A claim that was taken back at once may have hidden it from `take_bare`.
+        self.bare.store(self.bare.load(Relaxed) & !(1 << slot), Relaxed);
         self.give_all(1 << slot, load)
     }
 

@@ -169,3 +169,23 @@ fn a_stale_slot_that_is_still_claimed_waits_in_the_other_load_and_is_given_once(
     assert_eq!(picture(&chunk), "fffffff");
     assert!(chunk.masks_agree(), "C2");
 }
+
+#[test]
+fn a_bare_slot_that_a_claim_hid_for_a_moment_is_not_bare_any_more_when_it_is_given() {
+    let chunk = chunk(512);
+    chunk.take();
+    chunk.enliven(0);
+    chunk.retire(1, 0);
+    chunk.bare(1);
+    // A free that came late claims it, and takes that back a moment later.
+    chunk.remote.claimed.store(1, Relaxed);
+    assert_eq!(chunk.take_bare(0), 0, "R4");
+    chunk.unclaim(1);
+    chunk.give(0, 0);
+    assert!(chunk.masks_agree(), "C2");
+    // Then it holds frames.
+    chunk.take();
+    chunk.enliven(0);
+    chunk.retire(1, 0);
+    assert_eq!(chunk.take_bare(0), 0, "something waits in its entries");
+}
