@@ -26,7 +26,7 @@ impl<M: Machine> Vmalloc<M> {
         if !core.regions.iter().any(|region| region.holds(at)) {
             return What::NotOurs;
         }
-        let above = core.find(self, at.page_start().add_pages(1)).and_then(|next| area_of(&next));
+        let above = core.find(self, at.page_start().add_pages(1)).and_then(|next| next.area());
         let above = above.filter(|area| area.start > at);
         let Some(found) = core.find(self, at) else { return beside(None, 0, above, at) };
         let Some(copy) = found.slot().snapshot() else { return What::Changing };
@@ -59,7 +59,7 @@ impl<M: Machine> Vmalloc<M> {
     /// # Cost
     /// O(1) an area, no lock.
     pub fn areas(&self) -> impl Iterator<Item = Info> + '_ {
-        self.slots().filter_map(|slot| area_of(&slot))
+        self.slots().filter_map(|slot| slot.area())
     }
 
     /// All slots that hold, held or may hold an area, by address.
@@ -123,14 +123,6 @@ impl<M: Machine> Vmalloc<M> {
         }
         Ok(())
     }
-}
-
-/// The area of a slot, if it is one and still what it was when it was looked up.
-fn area_of(slot: &SlotRef) -> Option<Info> {
-    let copy = slot.slot().snapshot()?;
-    let info = copy.info(slot.start, slot.chunk.region());
-    let same = copy.sequence() == slot.sequence() && slot.is_same();
-    (slot.is_area() && same).then_some(info)
 }
 
 /// An address outside of any area's pages, between `below` and `above`.

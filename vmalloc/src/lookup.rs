@@ -15,7 +15,7 @@
 //! the pointer was read and before it is followed. A call that is inside the owner's
 //! CPU needs neither, since the owner alone gives chunks up.
 
-use crate::area::{Kind, RegionId};
+use crate::area::{Info, Kind, RegionId};
 use crate::config::MAX_REGIONS;
 use crate::cpu::Here;
 use crate::error::FreeError;
@@ -147,6 +147,15 @@ impl SlotRef {
     pub fn seen<R>(&self, look: impl FnOnce() -> Option<R>) -> Option<R> {
         let seen = look()?;
         (self.is_area() && self.is_same()).then_some(seen)
+    }
+
+    /// The area that is there, if it is one and still what it was when it was looked up
+    /// (R2).
+    pub fn area(&self) -> Option<Info> {
+        let copy = self.slot().snapshot()?;
+        let info = copy.info(self.start, self.chunk.region());
+        // Whether it lives is asked before the last look: afterwards another one may.
+        (self.is_area() && copy.sequence() == self.sequence && self.is_same()).then_some(info)
     }
 
     /// A frame of the area is handed out: `hold` makes the caller one of its holders.

@@ -44,7 +44,7 @@ mod claims;
 mod leaves;
 
 use super::class::{CLASSES, Class, MAX_SLOTS};
-use super::slot::{Label, Slot, Snapshot};
+use super::slot::{Label, Slot};
 use crate::area::RegionId;
 use crate::machine::Machine;
 use crate::sync::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::*, between_seqcst, breaks, fence};
@@ -493,18 +493,6 @@ impl Chunk {
     #[inline]
     pub fn areas(&self) -> u64 {
         self.live.load(SeqCst) & !self.remote.claimed.load(Acquire)
-    }
-
-    /// The area in a slot, and the slot's address in a class chunk: both were
-    /// true together, at some moment of the call (R2). `None` if the slot holds
-    /// none, or is changing.
-    pub fn area(&self, slot: u32) -> Option<(VirtAddr, Snapshot)> {
-        let sequence = self.sequence();
-        let start = self.address(slot);
-        let copy = self.slot(slot).snapshot()?;
-        let whole = self.areas() >> slot & 1 != 0 && !copy.is_building();
-        let same = self.slot(slot).sequence() == copy.sequence() && self.sequence() == sequence;
-        (whole && same).then_some((start, copy))
     }
 
     /// The next chunk in the owner's mail.

@@ -171,6 +171,7 @@ mod tests {
     fn aligned_slots_start_at_multiples_of_their_stride() {
         assert_eq!(Class::of(4, 4).unwrap().stride(), 8);
         assert_eq!(Class::of(1, 256).unwrap().stride(), 256);
+        assert_eq!([Class::of(511, 2), Class::of(1, 512)].map(|class| class.unwrap().stride()), [512, 512]);
         assert_eq!(Class::of(512, 2), None, "K1 would need a stride of 1024");
         for class in Class::all().filter(|c| c.align() > 1) {
             assert!(class.stride().is_power_of_two() && class.align() == class.stride(), "K3");

@@ -11,8 +11,8 @@ use vmalloc::space::chunk::Chunk;
 use vmalloc::space::class::Class;
 use vmalloc::units::{Node, Pfn, VirtAddr};
 
-/// Broken by `begin` without the release fence, and by `Chunk::area` without the last
-/// look at the slot's sequence: areas are told that were freed before the question.
+/// Broken by `begin` without the release fence, and by `SlotRef::area` without the last
+/// look at the sequences: areas are told that were freed before the question.
 #[test]
 fn what_a_finder_sees_of_an_area_was_true() {
     explore(2, || {
@@ -23,8 +23,7 @@ fn what_a_finder_sees_of_an_area_was_true() {
             let (chunk, freed) = (chunk.clone(), freed.clone());
             move || {
                 let late = freed.load(Acquire);
-                let Some((_, copy)) = chunk.area(0) else { return };
-                let info = copy.info(VirtAddr(0), RegionId(0));
+                let Some(info) = SlotRef::in_chunk(link(&chunk), chunk.sequence(), 0).area() else { return };
                 let n = info.pages;
                 assert!(n == 2 || (n == 1 && !late), "area 1 was freed before");
                 assert_eq!((info.bytes, info.caller, info.freer), (n << 12, Caller::Return(n), None), "R2");
@@ -54,8 +53,8 @@ fn a_finder_does_not_take_a_chunk_for_the_one_that_it_was() {
         let finder = thread::spawn({
             let chunk = chunk.clone();
             move || {
-                if let Some((start, copy)) = chunk.area(0) {
-                    assert_eq!(start, VirtAddr(copy.pages() * 0x1000), "R2");
+                if let Some(info) = SlotRef::in_chunk(link(&chunk), chunk.sequence(), 0).area() {
+                    assert_eq!(info.start, VirtAddr(info.pages * 0x1000), "R2");
                 }
             }
         });

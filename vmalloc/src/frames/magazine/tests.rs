@@ -249,6 +249,20 @@ fn small_memories_are_not_hoarded() {
 }
 
 #[test]
+fn two_stacks_take_in_all_that_they_have_room_for_before_any_goes_back() {
+    let mut world = World::new(256, 1, 1);
+    world.step(&Step::Take(0, 64));
+    drain(&mut world.magazines[0], &world.machine);
+    let stacks = world.magazines[0].stacks.as_mut().unwrap();
+    (0..8).for_each(|_| stacks.loaded.push(world.held.pop().unwrap()));
+    (0..7).for_each(|_| stacks.spare.push(world.held.pop().unwrap()));
+    let free = world.machine.frames().free_now();
+    world.step(&Step::Push(0, 1));
+    assert_eq!((world.magazines[0].len(), world.machine.frames().free_now()), (16, free), "two stacks of 8");
+    world.end();
+}
+
+#[test]
 fn a_reserve_is_content_with_exactly_what_it_needs() {
     let mut world = World::new(70, 1, 1);
     assert_eq!(world.machine.frames().free_now(), 66);

@@ -98,6 +98,18 @@ fn a_fresh_arena_is_all_free_and_holds_no_frame() {
 }
 
 #[test]
+fn grains_outside_of_the_arena_are_neither_free_nor_taken() {
+    let mut bench = Bench::new(100);
+    let is_taken = |bench: &Bench, start, len| bench.arena.is_taken(&bench.machine, start, len);
+    let outside = [(99, 2), (100, 1), (101, 1), (u32::MAX, 1)];
+    for taken in [false, true] {
+        assert_eq!((bench.is_free(99, 1), is_taken(&bench, 99, 1)), (!taken, taken));
+        assert!(outside.iter().all(|&(start, len)| !bench.is_free(start, len) && !is_taken(&bench, start, len)));
+        assert_eq!(bench.take_at(0, 100), !taken);
+    }
+}
+
+#[test]
 fn the_lowest_hole_that_is_wide_enough_is_taken() {
     let mut bench = with_taken(&[0..2, 3..10, 14..20, 30..31]);
     assert_eq!(bench.take(&Fit::of(3)), Ok(10));

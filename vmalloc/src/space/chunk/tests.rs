@@ -49,6 +49,16 @@ fn a_slot_goes_from_free_to_live_to_stale_to_free() {
 }
 
 #[test]
+fn the_next_free_slot_is_the_one_that_is_taken_next() {
+    let chunk = chunk(512);
+    for slot in 0..7 {
+        assert_eq!((chunk.next_free(), chunk.take()), (Some(slot), Some(slot)));
+        chunk.enliven(slot);
+    }
+    assert_eq!((chunk.next_free(), chunk.take()), (None, None));
+}
+
+#[test]
 fn a_claim_is_given_once_and_only_for_live_slots() {
     let chunk = chunk(512);
     chunk.take();
