@@ -53,3 +53,26 @@ impl Looks {
         all.all(|looks| (0..turns).any(|_| ended(looks)))
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use core::cell::Cell;
+
+    #[test]
+    fn a_flush_of_all_cpus_waits_for_those_who_look_but_not_for_ever() {
+        let (looks, turns) = ([Looks::default(), Looks::default()], Cell::new(0));
+        let relax = || {
+            turns.set(turns.get() + 1);
+            if turns.get() == 7 {
+                looks[1].0.fetch_sub(1, SeqCst);
+            }
+        };
+        looks[1].0.fetch_add(1, SeqCst);
+        assert!(Looks::are_over(looks.iter(), relax));
+        assert_eq!(turns.get(), 7);
+        // Who looks itself has interrupted somebody who does.
+        assert!(!looks[0].during(|| Looks::are_over(looks.iter(), relax)));
+        assert_eq!(turns.get(), 7 + TURNS);
+    }
+}

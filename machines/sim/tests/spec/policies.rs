@@ -104,6 +104,12 @@ fn the_policy_can_be_changed_at_any_time() {
 }
 
 #[test]
+fn a_cpu_that_has_never_been_online_has_nothing_to_discard() {
+    let rig = boot(quiet(3), Config::region(REGION));
+    assert_eq!((rig.sim.counters().flushes, rig.stats().counts.flushes), (0, 0));
+}
+
+#[test]
 fn a_sleeping_cpu_is_not_woken_for_frames() {
     let rig = boot(quiet(2), Config::region(REGION).load_pages(64));
     // Under a table that stays, so that no table page waits.
