@@ -323,7 +323,7 @@ impl<M: Machine> Here<'_, M> {
         };
         if chunk.keep_alone(index, park, |slot| self.is_handed_out(slot)) {
             self.rack(chunk, index, pages);
-            self.trim();
+            self.trim(if kept { 0 } else { pages });
         } else {
             self.let_go(chunk, index, pages, kept);
         }
@@ -394,26 +394,27 @@ impl<M: Machine> Here<'_, M> {
         self.pay(pages);
     }
 
-    /// Keeps within the budget (W2).
+    /// Keeps within the budget (W2), after so many pages were parked in the same
+    /// section (L3).
     #[inline]
-    fn trim(&mut self) {
+    fn trim(&mut self, parked: usize) {
         if self.cpu.bound.pages() > self.core.budget {
-            self.trim_now();
+            self.trim_now(parked);
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn trim_now(&mut self) {
-        let mut work = 0;
+    fn trim_now(&mut self, parked: usize) {
+        let mut work = parked;
         while self.cpu.bound.pages() > self.core.budget {
+            if work >= SLICE / 2 {
+                self.breathe();
+                work = 0;
+            }
             match self.shed(Shed::Over) {
                 0 => return,
                 more => work += more,
-            }
-            if work >= SLICE {
-                self.breathe();
-                work = 0;
             }
         }
     }

@@ -174,6 +174,13 @@ fn what_the_model_once_had_wrong_it_has_right() {
     }
 }
 
+/// What a free parked, what it evicted for that, and what it reclaimed for these were
+/// one section.
+#[test]
+fn a_section_that_was_longer_than_its_bound_is_not_any_more() {
+    run(&Setup::from_seed(70_001_324, 3_700));
+}
+
 #[test]
 fn a_failure_names_seed_act_and_how_to_repeat_it() {
     let setup = Setup { cpus: 1, ..Setup::from_seed(3, 200) };
