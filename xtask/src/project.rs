@@ -65,12 +65,7 @@ impl Project {
     /// A program that cargo has built in its `debug` folder, to run in the
     /// project's folder.
     pub fn program(&self, path: &str) -> Command {
-        self.program_in("debug", path)
-    }
-
-    /// As [`program`](Project::program), from the folder of another profile.
-    pub fn program_in(&self, profile: &str, path: &str) -> Command {
-        let mut command = Command::new(self.built.join(profile).join(path));
+        let mut command = Command::new(self.built.join("debug").join(path));
         command.current_dir(&self.root);
         command
     }

@@ -196,9 +196,9 @@ fn replay_on(project: &Project, machine: &str) -> Result<()> {
     let report = format!("target/replay-{machine}.json");
     let report_at = project.root.join(&report);
     let _absent_is_fine = fs::remove_file(&report_at);
-    // With the features that the other stages build with, so that libraries are shared.
-    succeed(project.cargo().arg("build").args(MEMBERS).args(["--profile", "proof", "--bin", "vmalloc"]))?;
-    let mut replay = project.program_in("proof", "vmalloc");
+    // As the unit tests built it: building the tests of the command builds it too.
+    succeed(project.tests().args(["--test", "command", "--no-run"]))?;
+    let mut replay = project.program("vmalloc");
     succeed(replay.args(["replay", "--machine", machine, "--json", &report]))?;
     judge(&fs::read(&report_at).with_context(|| format!("no report {report}"))?).context(report)
 }
