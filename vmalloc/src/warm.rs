@@ -323,7 +323,7 @@ impl<M: Machine> Here<'_, M> {
         };
         if chunk.keep_alone(index, park, |slot| self.is_handed_out(slot)) {
             self.rack(chunk, index, pages);
-            self.trim(if kept { 0 } else { pages });
+            self.trim();
         } else {
             self.let_go(chunk, index, pages, kept);
         }
@@ -394,27 +394,21 @@ impl<M: Machine> Here<'_, M> {
         self.pay(pages);
     }
 
-    /// Keeps within the budget (W2), after so many pages were parked in the same
-    /// section (L3).
+    /// Keeps within the budget (W2).
     #[inline]
-    fn trim(&mut self, parked: usize) {
+    fn trim(&mut self) {
         if self.cpu.bound.pages() > self.core.budget {
-            self.trim_now(parked);
+            self.trim_now();
         }
     }
 
+    /// Each slot that goes may reclaim a slice: so one goes in a section (L3).
     #[cold]
     #[inline(never)]
-    fn trim_now(&mut self, parked: usize) {
-        let mut work = parked;
-        while self.cpu.bound.pages() > self.core.budget {
-            if work >= SLICE / 2 {
+    fn trim_now(&mut self) {
+        while self.cpu.bound.pages() > self.core.budget && self.shed(Shed::Over) > 0 {
+            if self.cpu.bound.pages() > self.core.budget {
                 self.breathe();
-                work = 0;
-            }
-            match self.shed(Shed::Over) {
-                0 => return,
-                more => work += more,
             }
         }
     }
@@ -504,6 +498,8 @@ impl<M: Machine> Here<'_, M> {
                         break;
                     }
                     let Some((chunk, slot)) = self.shelf(region).rack.take_oldest(class) else { break };
+                    // It may reclaim a slice: so one goes in a section (L3).
+                    self.breathe();
                     work += self.retire_some(Victim { chunk, slot, done: 0 }, Shed::Aged);
                 }
             }

@@ -178,7 +178,7 @@ impl<M: Machine> Here<'_, M> {
         }
         self.rack(found.chunk, found.index, pages);
         if self.cpu.bound.pages() > self.core.budget {
-            self.trim_last(if kept { 0 } else { pages });
+            self.trim_last();
         }
     }
 
@@ -189,8 +189,8 @@ impl<M: Machine> Here<'_, M> {
     }
 
     #[inline(never)]
-    fn trim_last(mut self, parked: usize) {
-        self.trim_now(parked)
+    fn trim_last(mut self) {
+        self.trim_now()
     }
 }
 

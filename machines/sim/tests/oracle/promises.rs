@@ -174,11 +174,12 @@ fn what_the_model_once_had_wrong_it_has_right() {
     }
 }
 
-/// What a free parked, what it evicted for that, and what it reclaimed for these were
-/// one section.
+/// A free evicted several slots in one section, and reclaimed a slice for each.
 #[test]
 fn a_section_that_was_longer_than_its_bound_is_not_any_more() {
-    run(&Setup::from_seed(70_001_324, 3_700));
+    for (seed, ops) in [(70_001_324, 3_700), (80_000_296, 9_700)] {
+        run(&Setup::from_seed(seed, ops));
+    }
 }
 
 #[test]
