@@ -93,7 +93,8 @@ impl<M: Machine> Vmalloc<M> {
             (areas, pages) = (areas + 1, pages + area.pages);
             let bound = |page: usize| self.frame_at(area.start.add_pages(page).0).is_some();
             let expected = area.kind != Kind::Reserved;
-            if let Some(page) = (0..area.pages).find(|&page| bound(page) != expected) {
+            let by_hand = || !expected && core.find(self, area.start).is_some_and(|found| found.slot().is_shared());
+            if let Some(page) = (0..area.pages).find(|&page| bound(page) != expected && !by_hand()) {
                 return Err(Broken { rule: "G2", at: area.start.add_pages(page).0 });
             }
             // SAFETY: T1: nobody else calls.

@@ -156,7 +156,7 @@ impl<M: Machine> Here<'_, M> {
 
     /// Binds frames that are somebody's; each gains a holder, but for a short
     /// time (G3).
-    fn bind_given(
+    pub(crate) fn bind_given(
         &mut self,
         chunk: ChunkRef,
         slice: PageRange,

@@ -4,7 +4,7 @@
 //! it may be told *changing*, and a listing is not one moment's picture, but
 //! each line of it was true at some moment during the call.
 
-use crate::area::{Caller, Info, Kind, What};
+use crate::area::{Caller, Info, Kind, RegionId, What};
 use crate::instance::{Core, MAX_NODES, Vmalloc};
 use crate::lookup::SlotRef;
 use crate::machine::Machine;
@@ -52,6 +52,13 @@ impl<M: Machine> Vmalloc<M> {
             What::Inside { area, .. } => Some(area),
             _ => None,
         }
+    }
+
+    /// The addresses of a region, as `init` was told them (VMALLOC_START and
+    /// VMALLOC_END); `None` where there is no such region.
+    pub fn region_bounds(&self, id: RegionId) -> Option<core::ops::Range<usize>> {
+        let region = self.core()?.regions.get(id.0 as usize)?;
+        Some(region.start..region.base.0 + region.bytes)
     }
 
     /// The live areas, by address.

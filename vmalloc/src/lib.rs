@@ -59,6 +59,7 @@ mod lookup;
 pub mod lookup;
 mod map;
 mod owned;
+mod part;
 mod plan;
 mod pressure;
 mod reclaim;

@@ -110,7 +110,7 @@ pub(crate) struct Region<L: lock_api::RawMutex> {
     pub(crate) id: RegionId,
     /// The first grain's address: the region itself may begin below it.
     pub(crate) base: VirtAddr,
-    start: usize,
+    pub(crate) start: usize,
     pub(crate) bytes: usize,
     pub(crate) grain_shift: u32,
     /// log2 of a grain's bytes.

@@ -14,6 +14,7 @@ mod in_use;
 mod listing;
 mod looks;
 mod nmi;
+mod parts;
 mod policies;
 mod pressure;
 mod refusals;

@@ -1,0 +1,63 @@
+//! The traditional vmalloc subsystem, over the library [`vmalloc`].
+//!
+//! The library gives out areas. Around it a kernel of the traditional kind has more:
+//! functions by their names, `vm_struct` and its list, `kmalloc` beside `vmalloc`,
+//! steps that callers take one at a time, and messages that tools look for. This crate
+//! has them, for whoever ports code that calls them, or reads texts that describe them.
+//! `docs/BEHAVIOUR.md` says for each behaviour which function has it and which test
+//! shows it.
+//!
+//! ```text
+//!   chain      vmalloc and what it calls, as 2.6, 3.0, 4.x and today
+//!   area       addresses by themselves        mapping   parts of them, bound and unbound
+//!   vm_struct  what is known of an area       array     its pages as an array
+//!   slab       kmalloc and its siblings       vfree     the end of all of them
+//!   ─────────
+//!   records, map, radix, pool                 what is kept beside the library
+//!   memory     bytes behind addresses         warn      messages
+//!   kernel     Kernel: the instance, the host, two locks
+//!   ─────────
+//!   request, call, host, scope, gfp, flags, error       words
+//! ```
+//!
+//! A module names those above the line that it stands on only where a function calls
+//! another one by name.
+#![no_std]
+
+mod area;
+mod array;
+mod call;
+mod chain;
+mod error;
+mod flags;
+mod gfp;
+mod host;
+mod kernel;
+mod kvmalloc;
+mod map;
+mod mapping;
+mod memory;
+mod pool;
+mod radix;
+mod realloc;
+mod records;
+mod request;
+mod scope;
+mod slab;
+mod vfree;
+mod vm_struct;
+mod warn;
+
+pub use area::Removed;
+pub use array::PageArray;
+pub use call::{Argument, Call, Value};
+pub use chain::{V2_6, V3_0, V4};
+pub use error::{Errno, Error};
+pub use flags::{Pgprot, VmFlags, VmFlags30};
+pub use gfp::GfpFlags;
+pub use host::{Bare, Host, Kern, Tracked};
+pub use kernel::Kernel;
+pub use request::{Age, Request};
+pub use scope::{Scope, ScopeGuard};
+pub use slab::ZERO_SIZE_PTR;
+pub use vm_struct::VmStruct;

@@ -1,0 +1,172 @@
+//! Freeing: `vfree`, `vunmap`, and what an area by parts owns.
+
+use crate::array::PageArray;
+use crate::call::Value;
+use crate::error::Error;
+use crate::flags::VmFlags;
+use crate::host::{Host, Kern};
+use crate::kernel::Kernel;
+use crate::records::{Built, Record};
+use core::ptr::{NonNull, with_exposed_provenance_mut};
+use vmalloc::machine::Machine;
+use vmalloc::units::PAGE_SIZE;
+use vmalloc::{FreeError, Kind};
+
+impl<M: Machine, H: Host> Kernel<'_, M, H> {
+    /// Frees an area that any of the allocating functions returned, with its array and
+    /// its frames. Null is nothing. From any context but an NMI in the middle of another
+    /// call of the subsystem.
+    ///
+    /// # Errors
+    /// [`Error::NotAligned`] and [`Error::Free`], after the message that the traditional
+    /// function warns with. Nothing has changed then.
+    ///
+    /// # Safety
+    /// - Y1. Nobody uses the area any more.
+    ///
+    /// # Cost
+    /// O(pages). Source: `vfree`: `Trying to vfree() bad address (%p)`, `Trying to vfree()
+    /// nonexistent vm area (%p)`.
+    #[track_caller]
+    pub unsafe fn vfree(&self, at: *const u8) -> Result<(), Error> {
+        let at = at.addr();
+        let _call = self.enter("vfree", &[("addr", Value::Address(at))]);
+        if at == 0 {
+            return Ok(());
+        }
+        if !at.is_multiple_of(PAGE_SIZE) {
+            self.printk(Kern::Err, format_args!("Trying to vfree() bad address ({})", Pointer(at)));
+            return Err(Error::NotAligned(at));
+        }
+        self.free_area(at, |flags| !flags.contains(VmFlags::MAP) || flags.contains(VmFlags::MAP_PUT_PAGES)).inspect_err(
+            |_| {
+                self.printk(Kern::Err, format_args!("Trying to vfree() nonexistent vm area ({})", Pointer(at)));
+            },
+        )
+    }
+
+    /// Unmaps what [`Kernel::vmap`] mapped; its frames stay whose they are. Null is
+    /// nothing.
+    ///
+    /// # Errors
+    /// As [`Kernel::vfree`], with `vunmap` for its name.
+    ///
+    /// # Safety
+    /// Y1.
+    ///
+    /// # Source
+    /// `vunmap`.
+    #[track_caller]
+    pub unsafe fn vunmap(&self, at: *const u8) -> Result<(), Error> {
+        let at = at.addr();
+        let _call = self.enter("vunmap", &[("addr", Value::Address(at))]);
+        if at == 0 {
+            return Ok(());
+        }
+        self.not_in_interrupt()?;
+        if !at.is_multiple_of(PAGE_SIZE) {
+            self.printk(Kern::Err, format_args!("Trying to vunmap() bad address ({})", Pointer(at)));
+            return Err(Error::NotAligned(at));
+        }
+        self.unmap_area(at).inspect_err(|_| {
+            self.printk(Kern::Err, format_args!("Trying to vunmap() nonexistent vm area ({})", Pointer(at)));
+        })
+    }
+
+    #[track_caller]
+    fn unmap_area(&self, at: usize) -> Result<(), Error> {
+        if let Some(record) = self.take_record(at, |record| record.flags.contains(VmFlags::MAP))? {
+            self.host.untracked(at);
+            return self.free_recorded(record);
+        }
+        let start = pointer(at).ok_or(Error::NoArea(at))?;
+        // SAFETY: V1: Y1.
+        Ok(unsafe { self.vm.vunmap(start) }?)
+    }
+
+    /// Frees the area that starts at `at`, if its flags are right.
+    #[track_caller]
+    pub(crate) fn free_area(&self, at: usize, is_right: impl FnOnce(VmFlags) -> bool) -> Result<(), Error> {
+        let area = self.find_vm_area(at).filter(|area| area.addr == at);
+        if let Some(area) = area
+            && !is_right(area.flags)
+        {
+            return Err(Error::WrongFlags { has: area.flags.bits(), about: VmFlags::MAP.bits() });
+        }
+        match self.take_record(at, |_| true)? {
+            Some(record) => {
+                self.host.untracked(at);
+                self.free_recorded(record)
+            }
+            None => {
+                self.free_whole(at)?;
+                self.host.untracked(at);
+                Ok(())
+            }
+        }
+    }
+
+    /// Frees an area of the library's own.
+    #[track_caller]
+    fn free_whole(&self, at: usize) -> Result<(), Error> {
+        let start = pointer(at).ok_or(Error::NoArea(at))?;
+        // SAFETY: V1: Y1.
+        Ok(unsafe { self.vm.free(start) }?)
+    }
+
+    /// Frees an area whose record was taken out.
+    pub(crate) fn free_recorded(&self, record: Record) -> Result<(), Error> {
+        let info = self.vm.find(record.start).filter(|info| info.start.0 == record.start);
+        let info = info.ok_or(Error::Free(FreeError::NotAnArea(vmalloc::units::VirtAddr(record.start))))?;
+        match record.built {
+            Built::ByParts => {
+                self.unmap_all(&record, info.range().bytes());
+                self.free_pages_of(&record);
+                self.give_addresses(record.start);
+            }
+            Built::Whole if info.kind == Kind::Vmap => {
+                // SAFETY: V1: Y1.
+                pointer(record.start).map_or(Ok(()), |at| unsafe { self.vm.vunmap(at) })?;
+            }
+            Built::Whole => self.free_whole(record.start)?,
+        }
+        if let Some(array) = &record.array {
+            self.free_array(array);
+        }
+        Ok(())
+    }
+
+    /// Gives the frames back that an area by parts has as its own. CPUs may still reach
+    /// them: each waits for its flush.
+    fn free_pages_of(&self, record: &Record) {
+        let Some(array) = &record.array else { return };
+        for n in 0..record.nr_pages.min(array.len()) {
+            if let Some(frame) = self.page_of(array, n) {
+                self.give_frame(frame);
+            }
+        }
+    }
+
+    /// Gives an array back; the frames in it stay whose they are.
+    pub(crate) fn free_array(&self, array: &PageArray) {
+        let freed = match array.is_vpages() {
+            true => self.free_area(array.at(), |_| true),
+            false => self.put_object(array.at()),
+        };
+        debug_assert!(freed.is_ok(), "the array was ours: {freed:?}");
+    }
+}
+
+/// An address as a pointer.
+pub(crate) fn pointer(at: usize) -> Option<NonNull<u8>> {
+    NonNull::new(with_exposed_provenance_mut(at))
+}
+
+/// An address as `%p` prints it: all digits of a word, and nothing before them.
+pub(crate) struct Pointer(pub(crate) usize);
+
+impl core::fmt::Display for Pointer {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{:0width$x}", self.0, width = size_of::<usize>() * 2)
+    }
+}
