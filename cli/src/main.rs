@@ -6,6 +6,7 @@
 //!   replay    plays it on a machine            report    tells what happened
 //!   qemu      runs the bare-metal machine      boot      lends it the terminal
 //!   bench     measures, beside Linux and others
+//!   chain     prints the calls behind a vmalloc
 //!   scullv    mounts the memory device
 //! ```
 //!
@@ -15,6 +16,7 @@
 
 mod bench;
 mod boot;
+mod chain;
 mod listing;
 mod options;
 mod qemu;
@@ -49,6 +51,10 @@ fn main() -> ExitCode {
         },
         Command::Boot(options) => match boot::prepare(&options) {
             Ok(run) => ended(run.run()),
+            Err(error) => failed(UNUSABLE, &error),
+        },
+        Command::Chain(options) => match chain::prepare(options) {
+            Ok(chain) => ended(chain.run()),
             Err(error) => failed(UNUSABLE, &error),
         },
         Command::Scullv(options) => match scullv::prepare(options) {

@@ -37,6 +37,13 @@ pub enum Command {
     /// Measure: Linux's own cases, to the instruction, beside Linux's figures
     #[command(subcommand)]
     Bench(Bench),
+    /// Print the calls behind a vmalloc, with their arguments, as they happen
+    ///
+    /// Makes an area on a simulated machine by the traditional functions, in the
+    /// form that they had in a kernel's age, and prints each of them as it is
+    /// entered.
+    #[command(after_long_help = CHAIN_EXAMPLES)]
+    Chain(Chain),
     /// Mount the memory device of Linux Device Drivers, for all programs to use
     ///
     /// Each device is a file whose bytes lie in vmalloc'd areas of this
@@ -45,6 +52,22 @@ pub enum Command {
     #[command(after_long_help = SCULLV_EXAMPLES)]
     Scullv(Scullv),
 }
+
+const CHAIN_EXAMPLES: &str = "\
+Examples:
+  vmalloc chain 10000
+          Three pages, as they are made today: one path, without an array
+  vmalloc chain 10000 --age 2.6
+          As 2.6 did: addresses, an array of pages, page by page, the mapping
+  vmalloc chain 2100000 --age 3.0
+          513 pages: their array is larger than a page, and made by vmalloc again
+  vmalloc chain 4096 --age 4.x --node 0 --json calls.json
+          Of a node by name; the calls as JSON, too
+
+Exit codes:
+  0  the area was made
+  1  it was refused: the line on stderr says why
+  2  the command line cannot be used";
 
 const SCULLV_EXAMPLES: &str = "\
 Examples:
@@ -156,6 +179,42 @@ pub struct Replay {
     pub quiet: bool,
     #[command(flatten)]
     pub source: Source,
+}
+
+/// What to make, and as whom.
+#[derive(Debug, Args)]
+pub struct Chain {
+    /// Bytes to ask for
+    pub bytes: usize,
+    /// The kernel whose functions are called
+    #[arg(long, value_enum, default_value_t = AgeName::Today)]
+    pub age: AgeName,
+    /// The node to ask for; 2.6 had no such function [default: any]
+    #[arg(long, value_name = "N")]
+    pub node: Option<u8>,
+    /// Physical memory, with K, M or G
+    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = size)]
+    pub memory: u64,
+    /// Write the calls to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+/// Which kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum AgeName {
+    /// vmlist, map_vm_area
+    #[value(name = "2.6")]
+    V2_6,
+    /// __vmalloc_node, kmemleak
+    #[value(name = "3.0")]
+    V3_0,
+    /// __vmalloc_node_range, areas that are not whole yet
+    #[value(name = "4.x")]
+    V4,
+    /// The library's one path
+    #[value(name = "today")]
+    Today,
 }
 
 /// What to mount.

@@ -145,13 +145,7 @@ fn part_of(at: usize, pages: usize) -> Result<PageRange, AllocError> {
 
 impl<M: Machine> Here<'_, M> {
     /// Binds a slice to frames that nobody holds for it.
-    fn bind_part(
-        &mut self,
-        found: &SlotRef,
-        slice: PageRange,
-        frames: &[Pfn],
-        plan: &Plan<'_>,
-    ) -> Result<(), Refusal> {
+    fn bind_part(&mut self, found: &SlotRef, slice: PageRange, frames: &[Pfn], plan: &Plan<'_>) -> Result<(), Refusal> {
         let done = (slice.start.0 - found.start.0) >> PAGE_SHIFT;
         self.link(found.chunk, slice, done)?;
         self.bind_given(found.chunk, slice, frames, plan)
