@@ -12,6 +12,10 @@
 //!   area       addresses by themselves        mapping   parts of them, bound and unbound
 //!   vm_struct  what is known of an area       array     its pages as an array
 //!   slab       kmalloc and its siblings       vfree     the end of all of them
+//!   family     vzalloc, vmalloc_user, …       realloc   blocks that grow and shrink
+//!   kvmalloc   slab or area                   vmap      frames that are there already
+//!   user       areas in user space            vread     whatever is there now
+//!   walk       page tables, level by level
 //!   ─────────
 //!   records, map, radix, pool                 what is kept beside the library
 //!   memory     bytes behind addresses         warn      messages
@@ -29,6 +33,7 @@ mod array;
 mod call;
 mod chain;
 mod error;
+mod family;
 mod flags;
 mod gfp;
 mod host;
@@ -44,8 +49,12 @@ mod records;
 mod request;
 mod scope;
 mod slab;
+mod user;
 mod vfree;
 mod vm_struct;
+mod vmap;
+mod vread;
+mod walk;
 mod warn;
 
 pub use area::Removed;
@@ -60,4 +69,6 @@ pub use kernel::Kernel;
 pub use request::{Age, Request};
 pub use scope::{Scope, ScopeGuard};
 pub use slab::ZERO_SIZE_PTR;
+pub use user::UserMapping;
 pub use vm_struct::VmStruct;
+pub use walk::{EntryOf, EntryRef, Level, Path};

@@ -27,6 +27,8 @@ const QUIET_NS: u64 = 10_000_000_000;
 pub(crate) enum Once {
     /// Zero bytes were asked for.
     ZeroSize = 1,
+    /// `vmap` was asked for an area without a guard.
+    NoGuard = 2,
     /// `kvmalloc` was asked for more than `INT_MAX`.
     TooLarge = 4,
 }

@@ -26,7 +26,12 @@ pub struct Run {
 
 /// Runs `vmalloc replay` with `args`.
 pub fn replay(args: &[&str]) -> Run {
-    let command = Command::new(env!("CARGO_BIN_EXE_vmalloc")).arg("replay").args(args).output();
+    command(&[&["replay"], args].concat())
+}
+
+/// Runs the command with `args`.
+pub fn command(args: &[&str]) -> Run {
+    let command = Command::new(env!("CARGO_BIN_EXE_vmalloc")).args(args).output();
     let Output { status, stdout, stderr } = command.expect("the command was built for the test");
     let text = |bytes| String::from_utf8(bytes).expect("text");
     Run { code: status.code().expect("no signal"), out: text(stdout), err: text(stderr) }

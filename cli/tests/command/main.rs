@@ -2,5 +2,6 @@
 
 mod booted;
 mod broken;
+mod chained;
 mod common;
 mod replayed;

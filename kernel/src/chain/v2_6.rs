@@ -11,6 +11,7 @@ use crate::request::{Age, Request};
 use crate::vm_struct::VmStruct;
 use core::ptr::NonNull;
 use vmalloc::machine::Machine;
+use vmalloc::units::PAGE_SHIFT;
 
 /// The functions in the form of 2.6.
 pub struct V2_6<'k, 'v, M: Machine, H: Host>(&'k Kernel<'v, M, H>);
@@ -68,5 +69,25 @@ impl<M: Machine, H: Host> V2_6<'_, '_, M, H> {
         let flags = ("flags", Value::Flags(request.vm_flags));
         let _call = self.0.enter("get_vm_area", &[request.size_argument(), flags]);
         self.0.take_area(request, Age::V2_6)
+    }
+
+    /// Unmaps the whole area, as 2.6 did: caches are flushed, each level is walked, entries
+    /// are cleared, and TLBs are flushed at once. An entry above the pages that makes no
+    /// sense is told, cleared and walked past; one of a page that is neither empty nor present
+    /// is told as `Whee.. Swapped out page in kernel page table`. Tables stay linked.
+    ///
+    /// # Errors
+    /// [`Error::NoArea`] where no area by parts starts there.
+    ///
+    /// # Safety
+    /// Y1, Y3: nobody uses the pages, or maps or frees the area meanwhile.
+    pub unsafe fn unmap_vm_area(&self, area: &VmStruct) -> Result<(), Error> {
+        let _call = self.0.enter("unmap_vm_area", &[("area", Value::Address(area.addr))]);
+        let pages = crate::mapping::pages_at(area.addr, area.area_size() >> PAGE_SHIFT)?;
+        self.0.area_by_parts(pages)?;
+        // SAFETY: Y3, Y7: the area's tables stay linked while it lives.
+        unsafe { self.0.scrub(pages) };
+        // SAFETY: Y1, Y3, handed on.
+        unsafe { self.0.unmap_kernel_range(area.addr, area.area_size()) }
     }
 }

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::ops::{Deref, Range};
 use std::ptr::NonNull;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use vmalloc::machine::Level;
 use vmalloc::table::X86_64;
 use vmalloc::units::{PageRange, Pfn, VirtAddr};
@@ -125,7 +125,7 @@ pub struct Recorder {
     pub dying: AtomicBool,
     pub ticks: AtomicU32,
     pub on_tick: Mutex<Option<Box<dyn Fn() + Send>>>,
-    pub scope: AtomicU8,
+    pub scope: Arc<AtomicU8>,
 }
 
 impl Recorder {

@@ -3,5 +3,9 @@
 mod chain;
 mod common;
 mod failures;
+mod family;
+mod realloc;
 mod slab;
+mod steps;
 mod structs;
+mod walk;
