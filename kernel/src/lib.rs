@@ -15,7 +15,9 @@
 //!   family     vzalloc, vmalloc_user, …       realloc   blocks that grow and shrink
 //!   kvmalloc   slab or area                   vmap      frames that are there already
 //!   user       areas in user space            vread     whatever is there now
-//!   walk       page tables, level by level
+//!   walk       page tables, level by level    listing   /proc/vmallocinfo
+//!   ioremap    devices in such areas          early     areas before the instance serves
+//!   notify     who is asked for help
 //!   ─────────
 //!   records, map, radix, pool                 what is kept beside the library
 //!   memory     bytes behind addresses         warn      messages
@@ -32,16 +34,20 @@ mod area;
 mod array;
 mod call;
 mod chain;
+mod early;
 mod error;
 mod family;
 mod flags;
 mod gfp;
 mod host;
+mod ioremap;
 mod kernel;
 mod kvmalloc;
+mod listing;
 mod map;
 mod mapping;
 mod memory;
+mod notify;
 mod pool;
 mod radix;
 mod realloc;
@@ -61,11 +67,13 @@ pub use area::Removed;
 pub use array::PageArray;
 pub use call::{Argument, Call, Value};
 pub use chain::{V2_6, V3_0, V4};
+pub use early::{EarlyAreas, MAX_EARLY};
 pub use error::{Errno, Error};
 pub use flags::{Pgprot, VmFlags, VmFlags30};
 pub use gfp::GfpFlags;
 pub use host::{Bare, Host, Kern, Tracked};
 pub use kernel::Kernel;
+pub use notify::{MAX_NOTIFIERS, Notifier, Notifiers};
 pub use request::{Age, Request};
 pub use scope::{Scope, ScopeGuard};
 pub use slab::ZERO_SIZE_PTR;

@@ -75,7 +75,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     }
 
     /// Unmaps the first pages of an area, which this call had mapped.
-    fn unmap_behind(&self, start: usize, pages: usize) {
+    pub(crate) fn unmap_behind(&self, start: usize, pages: usize) {
         if pages > 0 {
             // SAFETY: Y3: nobody uses them yet.
             let undone = unsafe { self.unmap_kernel_range_noflush(start, pages * PAGE_SIZE) };

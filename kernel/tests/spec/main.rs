@@ -4,6 +4,7 @@ mod chain;
 mod common;
 mod failures;
 mod family;
+mod listing;
 mod realloc;
 mod slab;
 mod steps;
