@@ -1,5 +1,6 @@
 //! The rows of `docs/BEHAVIOUR.md`, on a simulated machine, subject by subject.
 
+mod behaviour;
 mod chain;
 mod common;
 mod failures;
