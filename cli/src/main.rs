@@ -30,7 +30,7 @@ use clap::Parser;
 use listing::{Comparison, Entry};
 use options::{Command, MachineName, Options, Replay};
 use replay::progress::Progress;
-use replay::{Findings, Manner, players};
+use replay::{Findings, Manner, historic, players};
 use report::{Report, table};
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
@@ -98,7 +98,8 @@ fn run(options: &Replay, script: &Script, expected: Option<&[Entry]>) -> Result<
     let found = play(options, script, manner)?;
     let ours = listing::read("the instance's own listing", found.listing.as_bytes())?;
     let compared = expected.map(|theirs| listing::compare(&ours, theirs));
-    let report = Report::new(options, manner, script, &found, compared.as_ref());
+    let historic = historic::beside(options, script, manner);
+    let report = Report { historic, ..Report::new(options, manner, script, &found, compared.as_ref()) };
     if let Some(path) = &options.json {
         let text = serde_json::to_string_pretty(&report)? + "\n";
         std::fs::write(path, text).with_context(|| format!("{}: cannot be written", path.display()))?;

@@ -125,6 +125,8 @@ Examples:
           On simulated CPUs whose TLBs go stale; the seed repeats the run
   vmalloc replay --machine pc --cpus 2
           In a kernel without anything else, on CPUs with real TLBs (QEMU)
+  vmalloc replay --cpus 1 --historic 2.6
+          The same trace by 2.6's list beside it: span, search steps, flushes, time
   vmalloc replay --loops 100 --json report.json --quiet
           A longer run for the figures, without a word
 
@@ -177,6 +179,9 @@ pub struct Replay {
     /// Print nothing but errors, and what was asked for by name
     #[arg(long, short)]
     pub quiet: bool,
+    /// Play it by the address allocator of an old kernel, too, and print both beside each other
+    #[arg(long, value_name = "AGE", value_enum)]
+    pub historic: Option<HistoricName>,
     #[command(flatten)]
     pub source: Source,
 }
@@ -215,6 +220,17 @@ pub enum AgeName {
     /// The library's one path
     #[value(name = "today")]
     Today,
+}
+
+/// Which kernel's address allocator.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum HistoricName {
+    /// First fit over one list, and a flush with each free
+    #[value(name = "2.6")]
+    V2_6,
+    /// A search that begins where the last one ended, and lazy frees
+    #[value(name = "3.0")]
+    V3_0,
 }
 
 /// What to mount.

@@ -14,6 +14,7 @@
 //! order and changes CPUs as the trace says. The bare-metal machine plays by
 //! itself, and tells what it found.
 
+pub mod historic;
 pub mod hosted;
 pub mod pc;
 pub mod players;

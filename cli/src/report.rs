@@ -7,6 +7,7 @@ pub mod table;
 
 use crate::listing::Comparison;
 use crate::options::{Replay, word};
+use crate::replay::historic::Past;
 use crate::replay::players::Vmas;
 use crate::replay::{Findings, Manner};
 use crate::trace::script::Script;
@@ -60,6 +61,11 @@ pub struct Report {
     /// Absent without `--expect`.
     #[serde(flatten)]
     pub expect: Option<Expect>,
+    /// Absent without `--historic`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub historic: Option<Past>,
+    /// Chunks that the library looked for room for: what it searches the arena for.
+    pub arena_searches: u64,
     /// What the first failures said.
     pub errors: Vec<String>,
 }
@@ -207,6 +213,8 @@ impl Report {
             leaked_frames: left.remains.frames,
             leaked_vmas: left.remains.vmas,
             expect,
+            historic: None,
+            arena_searches: end.counts.chunks_made,
             errors: tally.errors.iter().chain(&found.broken).cloned().collect(),
         }
     }

@@ -17,7 +17,7 @@
 //!   user       areas in user space            vread     whatever is there now
 //!   walk       page tables, level by level    listing   /proc/vmallocinfo
 //!   ioremap    devices in such areas          early     areas before the instance serves
-//!   notify     who is asked for help
+//!   notify     who is asked for help          historic  the allocators of 2.6 and 3.0
 //!   ─────────
 //!   records, map, radix, pool                 what is kept beside the library
 //!   memory     bytes behind addresses         warn      messages
@@ -39,6 +39,7 @@ mod error;
 mod family;
 mod flags;
 mod gfp;
+pub mod historic;
 mod host;
 mod ioremap;
 mod kernel;

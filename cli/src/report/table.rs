@@ -1,10 +1,12 @@
 //! The report for people.
 
-use super::Report;
+use super::{Percentiles, Report};
 use crate::listing::{Comparison, Entry};
+use crate::replay::historic::Past;
 use comfy_table::presets::UTF8_BORDERS_ONLY;
 use comfy_table::{CellAlignment, Table};
 use std::fmt::{self, Write};
+use vmalloc_replay::latency::Call;
 
 /// Differences of one kind that are printed one by one.
 const SHOWN: usize = 100;
@@ -24,6 +26,9 @@ pub fn write(out: &mut String, report: &Report) -> fmt::Result {
         report.seed,
     )?;
     writeln!(out, "\n{}\n\n{}\n\n{}", events(report), latencies(report), figures(report))?;
+    if let Some(past) = &report.historic {
+        writeln!(out, "{}\n", beside(report, past))?;
+    }
     for error in &report.errors {
         writeln!(out, "error: {error}")?;
     }
@@ -84,6 +89,24 @@ fn figures(report: &Report) -> Table {
         let (matched, missing, extra) = (expect.expect_matched, expect.expect_missing, expect.expect_extra);
         row("as in the listing", format!("{matched} of {}; {extra} more than there", matched + missing));
     }
+    table
+}
+
+/// The trace here, and as a kernel of the past would have placed it. Times are those of
+/// makes and frees: here with frames and entries, there of the search alone.
+fn beside(report: &Report, past: &Past) -> Table {
+    let mut table = numbers(&["placed", "here", &past.age], 2);
+    let alloc = report.latency_ns.iter().find(|(call, _)| call.0 == Call::Alloc).map(|(_, of)| *of);
+    let here = |figure: fn(Percentiles) -> u64| alloc.map_or("-".to_owned(), |of| grouped(figure(of)));
+    let mut row = |name: &str, here: String, there: u64| {
+        table.add_row([name.to_owned(), here, grouped(there)]);
+    };
+    row("address span, in pages", grouped(report.span_pages), past.span_pages);
+    row("search steps: here searches for a chunk", grouped(report.arena_searches), past.steps);
+    row("the longest search", "-".to_owned(), past.longest_search);
+    row("flushes", grouped(report.flushes), past.flushes);
+    row("ns a call, in half of all at most", here(|of| of.p50), past.p50_ns);
+    row("ns a call at most", here(|of| of.max), past.max_ns);
     table
 }
 
