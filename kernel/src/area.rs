@@ -156,7 +156,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     /// [`Error::NoArea`] where no area by parts starts there. Nothing has changed then.
     ///
     /// # Safety
-    /// - Y1. Nobody uses the area any more.
+    /// Y1.
     ///
     /// # Source
     /// `remove_vm_area`.

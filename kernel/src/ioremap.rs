@@ -21,7 +21,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     /// EBUSY for a page that is bound. Nothing has changed then.
     ///
     /// # Safety
-    /// - Y6. The memory is a device's, which the caller may map.
+    /// Y6.
     ///
     /// # Cost
     /// O(pages). Source: `ioremap_page_range`.

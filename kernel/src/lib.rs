@@ -26,8 +26,40 @@
 //!   request, call, host, scope, gfp, flags, error       words
 //! ```
 //!
-//! A module names those above the line that it stands on only where a function calls
-//! another one by name.
+//! What stands above a line calls what stands below it.
+//!
+//! ```
+//! use vmalloc_kernel::{Bare, GfpFlags, Kernel};
+//!
+//! let vm = vmalloc_hosted::builder().memory(16 << 20).build()?;
+//! let kernel = Kernel::new(&vm, Bare);
+//! let area = kernel.v2_6().vmalloc(10_000)?;
+//! let view = kernel.find_vm_area(area.addr().get()).expect("it lives");
+//! assert_eq!((view.size, view.nr_pages), (16_384, 3));
+//! let object = kernel.kmalloc(100, GfpFlags::KERNEL)?;
+//! // SAFETY: Y1: nobody uses them any more.
+//! unsafe {
+//!     kernel.vfree(area.as_ptr())?;
+//!     kernel.kfree(object.as_ptr())?;
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Contracts
+//! What a caller of an unsafe function promises:
+//! - **Y1** Nobody uses the area, the object or the pages any more.
+//! - **Y2** What is read or written by its address is memory that the caller holds; what is
+//!   written, alone.
+//! - **Y3** The caller holds each frame until its page is unmapped, and nobody else maps,
+//!   unmaps or frees the area meanwhile.
+//! - **Y4** Nobody else uses the block, and where another address is returned the old one is
+//!   used no more.
+//! - **Y5** The caller holds each frame during the call, and gives that hold up where the area
+//!   takes it over.
+//! - **Y6** The memory is a device's, or no memory of the machine's source, which the caller
+//!   may map.
+//! - **Y7** While an entry of a table is used, the tables that lead to its page stay linked:
+//!   the caller holds an area that has the page, or keeps everybody else out.
 #![no_std]
 
 mod area;

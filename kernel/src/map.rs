@@ -139,3 +139,64 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::Bare;
+    extern crate std;
+    use std::collections::BTreeMap;
+    use vmalloc::Config;
+    use vmalloc::table::X86_64;
+    use vmalloc::units::PAGE_SIZE;
+    use vmalloc_sim::{Booted, Rates, Sim};
+
+    const START: usize = 0xffff_c900_0000_0000;
+
+    /// Adds a record with the number `value` for the page of `at`.
+    fn add<M: Machine>(kernel: &Kernel<'_, M>, map: &Mutex<M::Lock, Map<[u64; 2]>>, at: usize, value: u64) {
+        let machine = kernel.machine();
+        let place = (at, GfpFlags::KERNEL);
+        let added = kernel.stocked(map, place, |map| map.add(machine, at, [value; 2]).is_some());
+        assert_eq!(added, Ok(true));
+    }
+
+    fn read(record: Option<NonNull<[u64; 2]>>) -> Option<u64> {
+        // SAFETY: the record is the map's, which nobody else uses.
+        record.map(|record| unsafe { record.read()[0] })
+    }
+
+    #[test]
+    fn a_map_finds_what_a_tree_of_the_standard_library_finds() {
+        let sim: Sim<X86_64> = Sim::builder().rates(Rates::NEVER).build();
+        let booted = Booted::new(sim.clone(), Config::region(START..START + (1 << 30))).unwrap();
+        let kernel = Kernel::new(&booted, Bare);
+        let map = Mutex::new(Map::<[u64; 2]>::new());
+        let (mut model, mut rng) = (BTreeMap::new(), 3u64);
+        // Pages of both halves, some side by side and some far apart.
+        let bases = [0, 0x7fff_f000_0000, START, 0xffff_ffff_ff00_0000];
+        for value in 0..3000u64 {
+            rng = rng.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            let dice = (rng >> 33) as usize;
+            let at = bases[dice % 4] + (dice / 4 % 700) * PAGE_SIZE;
+            let map_now = || kernel.locked(&map, |map| read(map.get(&sim, at))).unwrap();
+            assert_eq!(map_now(), model.get(&at).copied());
+            let below = kernel.locked(&map, |map| read(map.at_or_below(&sim, at + 5, 40))).unwrap();
+            let nearest = model.range(at.saturating_sub(40 * PAGE_SIZE)..=at).next_back().map(|(_, &value)| value);
+            assert_eq!(below, nearest, "{at:#x}");
+            if model.remove(&at).is_some() {
+                assert!(kernel.locked(&map, |map| map.remove(&sim, at)).unwrap().is_some());
+                assert_eq!(kernel.locked(&map, |map| map.remove(&sim, at)).unwrap(), None);
+            } else {
+                add(&kernel, &map, at, value);
+                model.insert(at, value);
+            }
+        }
+        assert_eq!(kernel.locked(&map, |map| read(map.first(&sim))).unwrap(), model.values().next().copied());
+        let mut map = map.into_inner();
+        map.take_apart(&sim, &mut |frame| kernel.give_frame(frame));
+        drop(kernel);
+        drop(booted);
+        sim.assert_no_leaks();
+    }
+}

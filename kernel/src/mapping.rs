@@ -34,8 +34,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     /// [`Kernel::map_kernel_range_noflush`]. Nothing is bound then that was not before.
     ///
     /// # Safety
-    /// - Y3. The caller holds each frame until its page is unmapped, and nobody else
-    ///   maps, unmaps or frees the area meanwhile.
+    /// Y3.
     ///
     /// # Source
     /// `map_vm_area`.

@@ -38,8 +38,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     /// Those of [`Kernel::kmalloc`] and [`Kernel::kfree`]; the object is as it was then.
     ///
     /// # Safety
-    /// - Y4. Nobody else uses the block, and where another address is returned the old one
-    ///   is used no more.
+    /// Y4.
     ///
     /// # Source
     /// `krealloc`.

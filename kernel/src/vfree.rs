@@ -22,7 +22,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     /// function warns with. Nothing has changed then.
     ///
     /// # Safety
-    /// - Y1. Nobody uses the area any more.
+    /// Y1.
     ///
     /// # Cost
     /// O(pages). Source: `vfree`: `Trying to vfree() bad address (%p)`, `Trying to vfree()

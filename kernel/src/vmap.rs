@@ -27,8 +27,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     /// taken over. Nothing has changed then. VM_NO_GUARD is taken off, with a warning.
     ///
     /// # Safety
-    /// - Y5. The caller holds each frame during the call, and with VM_MAP_PUT_PAGES gives
-    ///   that hold up.
+    /// Y5.
     ///
     /// # Source
     /// `vmap`.
@@ -129,7 +128,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     /// [`Kernel::vmap`].
     ///
     /// # Safety
-    /// - Y6. The frames are what the caller may map: nobody counts holders of them.
+    /// Y6.
     ///
     /// # Source
     /// `vmap_pfn`.

@@ -162,8 +162,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     /// The root's entry for `at`.
     ///
     /// # Safety
-    /// - Y7. While an entry is used, the tables that lead to `at` stay linked: the caller
-    ///   holds an area that has the page, or keeps everybody else out.
+    /// Y7.
     pub unsafe fn pgd_offset_k(&self, at: usize) -> EntryOf<M> {
         let levels = self.machine().levels();
         self.entry_at(self.machine().root(), Level::Pgd, levels, at)

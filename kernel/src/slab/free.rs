@@ -18,7 +18,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     /// changed then.
     ///
     /// # Safety
-    /// - Y1. Nobody uses the object any more.
+    /// Y1.
     ///
     /// # Cost
     /// The slab's lock, and a search of five levels. Source: `kfree`.
