@@ -17,7 +17,7 @@ const PLENTY: Limits = Limits {
     time: Duration::from_secs(600),
     silence: Duration::from_secs(600),
     tests: BTreeMap::new(),
-    clock: Duration::from_secs(3600),
+    asleep: Duration::from_secs(600),
     memory: MEMORY,
 };
 const MEMORY: u64 = 3 << 30;
@@ -115,7 +115,7 @@ fn limits_of(ran: &Ran) -> Limits {
         tests: tests.collect(),
         time: ran.time * 3 + Duration::from_secs(5),
         silence: ran.silence * 4 + Duration::from_secs(3),
-        clock: ran.time * 10 + Duration::from_secs(20),
+        asleep: ran.time * 10 + Duration::from_secs(20),
         memory: MEMORY,
     }
 }

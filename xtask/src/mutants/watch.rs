@@ -1,7 +1,8 @@
 //! Runs a test program under limits, and ends it at the first test that fails.
 //!
 //! Limits are of processor time, so that a busy machine makes no mutant look
-//! caught; a time on the clock, far larger, is for those that sleep for ever.
+//! caught; and of time asleep, for those that sleep for ever. Who waits for a
+//! processor does not sleep.
 
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
@@ -26,8 +27,8 @@ pub struct Limits {
     pub silence: Duration,
     /// The same in the middle of a test, by its name.
     pub tests: BTreeMap<String, Duration>,
-    /// Time on the clock.
-    pub clock: Duration,
+    /// Time on the clock in which no thread of it would run.
+    pub asleep: Duration,
     /// Resident bytes.
     pub memory: u64,
 }
@@ -69,7 +70,9 @@ pub fn watch(command: &mut Command, limits: &Limits) -> Result<Ran> {
 }
 
 struct Watch {
-    began: Instant,
+    /// When it was looked at last.
+    looked: Instant,
+    asleep: Duration,
     /// Processor time at the last word.
     spoke: Duration,
     time: Duration,
@@ -81,8 +84,9 @@ struct Watch {
 
 impl Watch {
     fn new() -> Watch {
-        let (spoke, time, silence) = Default::default();
-        Watch { began: Instant::now(), spoke, time, silence, test: String::new(), tests: BTreeMap::new() }
+        let (asleep, spoke, time, silence) = Default::default();
+        let (test, tests) = (String::new(), BTreeMap::new());
+        Watch { looked: Instant::now(), asleep, spoke, time, silence, test, tests }
     }
 
     /// A test begins, or has ended.
@@ -109,6 +113,8 @@ impl Watch {
             }
             let usage = Usage::of(child.id());
             self.time = usage.map_or(self.time, |usage| usage.time);
+            let since = std::mem::replace(&mut self.looked, Instant::now()).elapsed();
+            self.asleep += if would_run(child.id()) { Duration::ZERO } else { since };
             self.silence = self.silence.max(self.time - self.spoke);
             if let Some(status) = child.try_wait()? {
                 let said = lines.iter().find(|line| line.starts_with("test ") && line.ends_with("FAILED"));
@@ -130,7 +136,7 @@ impl Watch {
         let limits = [
             (self.time > limits.time, "time"),
             (self.time - self.spoke > *silence, "time for one test"),
-            (self.began.elapsed() > limits.clock, "time asleep"),
+            (self.asleep > limits.asleep, "time asleep"),
             (memory > limits.memory, "memory"),
         ];
         limits.into_iter().find_map(|(exceeded, what)| exceeded.then_some(what))
@@ -170,6 +176,13 @@ fn send_lines(output: ChildStdout, sender: &Sender<String>) {
     }
 }
 
+/// Whether a thread of the process runs, or waits for a processor.
+fn would_run(process: u32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    let mut stats = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("stat")).ok());
+    stats.any(|stat| stat.rsplit_once(')').is_some_and(|(_, after_name)| after_name.trim_start().starts_with('R')))
+}
+
 #[derive(Clone, Copy)]
 struct Usage {
     time: Duration,
@@ -195,7 +208,7 @@ mod tests {
         time: Duration::from_secs(20),
         silence: Duration::from_secs(20),
         tests: BTreeMap::new(),
-        clock: Duration::from_secs(60),
+        asleep: Duration::from_secs(60),
         memory: 1 << 30,
     };
 
@@ -219,8 +232,10 @@ mod tests {
     #[test]
     fn a_program_that_sleeps_or_spins_or_says_nothing_is_ended() {
         let soon = Duration::from_millis(50);
-        assert_eq!(run("exec sleep 60", Limits { clock: soon, ..LIMITS }), End::Exceeded("time asleep"));
+        assert_eq!(run("exec sleep 60", Limits { asleep: soon, ..LIMITS }), End::Exceeded("time asleep"));
         assert_eq!(run("while :; do echo; done", Limits { time: soon, ..LIMITS }), End::Exceeded("time"));
+        let awake = "n=0; while [ $n -lt 30000 ]; do n=$((n + 1)); done";
+        assert_eq!(run(awake, Limits { asleep: soon, ..LIMITS }), End::Passed);
         let silent = Limits { silence: soon, ..LIMITS };
         assert_eq!(run("while :; do :; done", silent), End::Exceeded("time for one test"));
         assert_eq!(run("exec sleep 60", Limits { memory: 1, ..LIMITS }), End::Exceeded("memory"));
