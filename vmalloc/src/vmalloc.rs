@@ -367,6 +367,10 @@ impl<M: Machine> Here<'_, M> {
             self.unbind_slice(found, slice);
             self.redeem(SLICE);
         }
+        if found.chunk.owner() == self.index {
+            // Coming home it pays too (L3).
+            self.breathe();
+        }
         self.hand_over(found);
     }
 
