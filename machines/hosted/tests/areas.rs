@@ -127,6 +127,16 @@ fn under_strict_a_use_after_free_faults_at_once() {
 }
 
 #[test]
+fn whoever_waits_for_a_flush_of_everything_is_told_that_it_came() {
+    let vm = instance();
+    let area = vm.alloc(Req::pages(3)).unwrap();
+    free(&vm, area);
+    assert!(vm.unmap_aliases());
+    assert!(!(0..3).any(|n| is_readable(page(area, n))));
+    assert_empty(&vm);
+}
+
+#[test]
 fn a_device_is_mapped_where_it_is() {
     let vm = small().device(1 << 20).build().unwrap();
     let (phys, bytes) = vm.machine().device();
