@@ -49,7 +49,7 @@ impl From<Foreign> for Refusal {
 }
 
 impl<M: Machine> Here<'_, M> {
-    /// Binds every page of the hole, a slice at a time (L3).
+    /// Binds every page of the hole.
     #[inline(always)]
     pub(crate) fn fill(
         &mut self,
@@ -57,37 +57,50 @@ impl<M: Machine> Here<'_, M> {
         plan: &Plan<'_>,
         backing: &Backing<'_>,
     ) -> Result<(), AllocError> {
+        let pages = PageRange::new(hole.found.start, plan.pages);
+        self.fill_pages((hole.found.chunk, pages), &mut hole.bound, plan, backing)
+    }
+
+    /// Binds pages of a slot of `chunk`, a slice at a time (L3). `bound` counts them, also
+    /// where it ends early.
+    #[inline(always)]
+    pub(crate) fn fill_pages(
+        &mut self,
+        (chunk, pages): (ChunkRef, PageRange),
+        bound: &mut usize,
+        plan: &Plan<'_>,
+        backing: &Backing<'_>,
+    ) -> Result<(), AllocError> {
         let mut tries = Tries::default();
         loop {
-            let at = hole.found.start.add_pages(hole.bound);
-            let slice = PageRange::new(at, (plan.pages - hole.bound).min(SLICE));
-            let bound = match self.bind_at_hand(hole.found.chunk, slice, hole.bound, plan, backing) {
-                Some(bound) => all_bound(slice, bound),
-                None => self.bind(hole.found.chunk, slice, hole.bound, plan, backing),
+            let slice = PageRange::new(pages.start.add_pages(*bound), (pages.pages - *bound).min(SLICE));
+            let filled = match self.bind_at_hand(chunk, slice, *bound, plan, backing) {
+                Some(pages) => all_bound(slice, pages),
+                None => self.bind(chunk, slice, *bound, plan, backing),
             };
-            match bound {
+            match filled {
                 Ok(()) => {
-                    hole.bound += slice.pages;
+                    *bound += slice.pages;
                     tries.progress();
                 }
                 Err(Refusal::Short(short)) => {
                     let relieved = self.vm.relieve(self, plan, short, &mut tries);
-                    relieved.map_err(|error| error.beyond(hole.bound))?;
+                    relieved.map_err(|error| error.beyond(*bound))?;
                     continue;
                 }
-                Err(Refusal::Final(bound, error)) => {
-                    hole.bound += bound;
+                Err(Refusal::Final(pages, error)) => {
+                    *bound += pages;
                     return Err(error);
                 }
             }
-            if hole.bound == plan.pages {
+            if *bound == pages.pages {
                 return Ok(());
             }
             self.breathe();
         }
     }
 
-    /// Binds the pages of `slice`, `done` pages into the area.
+    /// Binds the pages of `slice`, the first of which is the `done`-th that is filled.
     #[inline(never)]
     fn bind(
         &mut self,
@@ -156,7 +169,7 @@ impl<M: Machine> Here<'_, M> {
 
     /// Binds frames that are somebody's; each gains a holder, but for a short
     /// time (G3).
-    pub(crate) fn bind_given(
+    fn bind_given(
         &mut self,
         chunk: ChunkRef,
         slice: PageRange,

@@ -17,16 +17,14 @@
 //! - **E1** A part is mapped whole or not at all.
 //! - **L3** 64 pages a section.
 
-use crate::area::{Caller, Kind, Req};
+use crate::area::{Backing, Caller, Kind, Req};
 use crate::cpu::{Here, SLICE};
 use crate::error::AllocError;
-use crate::fill::Refusal;
 use crate::instance::{Core, Vmalloc};
 use crate::lookup::SlotRef;
 use crate::machine::Machine;
-use crate::machine::format::{Format, MemType, Prot};
-use crate::plan::Plan;
-use crate::pressure::Tries;
+use crate::machine::format::{MemType, Prot};
+use crate::plan::{Plan, odd_frame};
 use crate::units::{PAGE_SHIFT, PAGE_SIZE, PageRange, Pfn, VirtAddr};
 
 impl<M: Machine> Vmalloc<M> {
@@ -53,45 +51,19 @@ impl<M: Machine> Vmalloc<M> {
         let core = self.core().ok_or(AllocError::NotInitialised)?;
         let range = part_of(at, frames.len())?;
         let found = self.reservation(core, range)?;
-        if let Some(&odd) = frames.iter().find(|frame| frame.0 >= <M::Table as Format>::MAX_PFN) {
+        let (req, backing) = (Req::pages(frames.len()).prot(prot).memory(memory), Backing::Frames(frames));
+        if let Some(odd) = odd_frame::<M>(&req, &backing) {
             return Err(AllocError::BadFrame(odd));
         }
-        let req = Req::pages(frames.len()).prot(prot).memory(memory);
         let plan = Plan { req: &req, kind: Kind::MapRam, caller: Caller::here(), pages: frames.len(), class: None };
         found.slot().share();
         let mut bound = 0;
-        let filled = self.fill_part(core, &found, (range, frames), &plan, &mut bound);
+        let mut here = Here::enter(self, core).map_err(AllocError::WrongContext)?;
+        let filled = here.fill_pages((found.chunk, range), &mut bound, &plan, &backing);
+        drop(here);
         filled.inspect_err(|_| {
             let _ = self.clear_part(core, &found, PageRange::new(range.start, bound));
         })
-    }
-
-    fn fill_part(
-        &self,
-        core: &Core<M>,
-        found: &SlotRef,
-        (range, frames): (PageRange, &[Pfn]),
-        plan: &Plan<'_>,
-        bound: &mut usize,
-    ) -> Result<(), AllocError> {
-        let mut here = Here::enter(self, core).map_err(AllocError::WrongContext)?;
-        let mut tries = Tries::default();
-        while *bound < range.pages {
-            let slice = PageRange::new(range.start.add_pages(*bound), (range.pages - *bound).min(SLICE));
-            match here.bind_part(found, slice, &frames[*bound..*bound + slice.pages], plan) {
-                Ok(()) => *bound += slice.pages,
-                Err(Refusal::Short(short)) => {
-                    self.relieve(&mut here, plan, short, &mut tries)?;
-                    continue;
-                }
-                Err(Refusal::Final(pages, error)) => {
-                    *bound += pages;
-                    return Err(error);
-                }
-            }
-            here.breathe();
-        }
-        Ok(())
     }
 
     /// Unbinds what is bound of the `pages` pages from `at` on, which lie in an area
@@ -144,13 +116,6 @@ fn part_of(at: usize, pages: usize) -> Result<PageRange, AllocError> {
 }
 
 impl<M: Machine> Here<'_, M> {
-    /// Binds a slice to frames that nobody holds for it.
-    fn bind_part(&mut self, found: &SlotRef, slice: PageRange, frames: &[Pfn], plan: &Plan<'_>) -> Result<(), Refusal> {
-        let done = (slice.start.0 - found.start.0) >> PAGE_SHIFT;
-        self.link(found.chunk, slice, done)?;
-        self.bind_given(found.chunk, slice, frames, plan)
-    }
-
     /// Clears the entries of a slice that are bound, and says how many.
     fn clear_bound(&mut self, found: &SlotRef, slice: PageRange) -> usize {
         let mut cleared = 0;

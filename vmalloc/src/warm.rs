@@ -494,12 +494,13 @@ impl<M: Machine> Here<'_, M> {
             for class in Class::all().skip(due as usize).step_by(LOOK as usize) {
                 let surplus = self.shelf(region).rack.surplus(class).div_ceil(2);
                 for _ in 0..surplus {
+                    // Each may reclaim a slice: so one goes in a section (L3), from the look
+                    // at the victim on: somebody else may have left one, or this be another CPU.
+                    self.breathe();
                     if work >= SLICE || self.warm.victim.is_some() {
                         break;
                     }
                     let Some((chunk, slot)) = self.shelf(region).rack.take_oldest(class) else { break };
-                    // It may reclaim a slice: so one goes in a section (L3).
-                    self.breathe();
                     work += self.retire_some(Victim { chunk, slot, done: 0 }, Shed::Aged);
                 }
             }

@@ -31,6 +31,22 @@ fn a_reservation_is_filled_by_parts_and_a_part_is_taken_away_again() {
     rig.settled();
 }
 
+#[test]
+fn a_part_in_the_middle_of_a_large_reservation_gets_the_tables_that_it_lacks() {
+    let rig = boot(quiet(1), vmalloc::Config::region(REGION));
+    let (at, frames) = (rig.reserve(Req::pages(3000)).unwrap(), rig.frames(70));
+    // In tables of their own, which nothing else has reached into.
+    for page in [700, 1300, 2040] {
+        fill(&rig, at, page, &frames).unwrap();
+        rig.stamp(at_page(at, page), 70, page as u64);
+        assert_eq!(empty(&rig, at, page, 70), Ok(70));
+        assert!(rig.unmap_aliases());
+    }
+    assert_eq!(rig.check(), Ok(()));
+    rig.give(at).unwrap();
+    rig.give_frames(&frames);
+}
+
 fn at_page(start: At, page: usize) -> At {
     at(page_of(start, page).0)
 }
