@@ -298,6 +298,30 @@ fn what_nobody_needs_goes_by_the_tick() {
 }
 
 #[test]
+fn a_tick_that_is_interrupted_by_a_tick_loses_nothing_that_either_evicts() {
+    for policy in WARM {
+        let config = Config::region(REGION).policy(policy).bound_pages(9000);
+        let rig = boot(busy(1).rates(Rates { interrupt: 3, ..Rates::USUAL }), config);
+        // Of every class of more than a slice, since each tick looks at a few.
+        let areas: Vec<_> = (0..24).map(|n| rig.alloc(Req::pages(70 + n * 18)).unwrap()).collect();
+        areas.into_iter().for_each(|area| rig.give(area).unwrap());
+        let ticking = AtomicBool::new(false);
+        rig.set_interrupt(move |vm, _| {
+            if !ticking.swap(true, Relaxed) {
+                vm.tick();
+                ticking.store(false, Relaxed);
+            }
+        });
+        for _ in 0..400 {
+            rig.tick();
+        }
+        rig.set_interrupt(|_, _| {});
+        assert_eq!((bound(&rig), rig.check()), ((0, 0), Ok(())), "{policy:?}");
+        rig.settled();
+    }
+}
+
+#[test]
 fn a_tick_retires_a_slice_and_the_next_goes_on() {
     let rig = rig(Policy::Keep);
     free_one(&rig, Req::pages(200));
