@@ -30,7 +30,7 @@ pub const ALL: &[Scenario] = &[
 ];
 
 const UNDER_ANY: &[Broken] = &[
-    Asked(Sabotage::EarlyRedeem),
+    Asked(Sabotage::EarlyReclaim),
     Asked(Sabotage::SkipFlush),
     Asked(Sabotage::SkipIdle),
     Asked(Sabotage::DropClaim),

@@ -3,9 +3,9 @@
 //!
 //!     pairs CASE LOOPS [POLICY]
 //!
-//! The cases are those of Linux's `test_vmalloc`. Each runs LOOPS times to warm
+//! The cases are those of Linux's `test_vmalloc`. Each runs LOOPS times to cached
 //! up and then LOOPS times in [`measured`], the function that callgrind is told
-//! to collect: everything in it counts, redeeming, flushes and a tick every
+//! to collect: everything in it counts, reclaiming, flushes and a tick every
 //! 10,000 loops. One CPU, whose flush, pin and clearing of pages cost nothing;
 //! no MMU reads the entries, so the store to the first byte is left out.
 #![allow(unsafe_code, missing_docs)]

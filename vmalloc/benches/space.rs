@@ -10,7 +10,7 @@
 //! that live, guards counted.
 //!
 //! Areas are *reserved*: no frames, no entries; all else runs as ever: plan,
-//! shelf, look-up, loads, flushes, grace, chunks and the tables under them. One
+//! CPU's chunks, look-up, batches, flushes, grace, chunks and the tables under them. One
 //! CPU, whose flush is immediate; a tick every 10,000 pairs, which is counted.
 #![allow(unsafe_code, missing_docs)]
 
@@ -175,7 +175,7 @@ fn bench() -> Bench {
 fn machine() -> Vmalloc<Bench> {
     let vm = Vmalloc::new(bench());
     // SAFETY: N1, N2: the machine is new, and nobody else knows it.
-    unsafe { vm.init(Config::region(START..START + BYTES).load_pages(512)) }.expect("vmalloc");
+    unsafe { vm.init(Config::region(START..START + BYTES).batch_pages(512)) }.expect("vmalloc");
     vm.cpu_online();
     vm
 }

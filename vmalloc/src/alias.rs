@@ -7,25 +7,25 @@
 //! pays, which is rare:
 //!
 //! ```text
-//!   unmap_ram          entries cleared; the open load is lent
+//!   unmap_ram          entries cleared; the open batch is lent
 //!   last holder gone   no aliases anywhere ──▶ pooled
-//!                      else                ──▶ loose, in the open load ──grace──▶ pooled
+//!                      else                ──▶ loose, in the open batch ──grace──▶ pooled
 //! ```
 //!
 //! # Rules
 //! - **G3** A frame whose last holder is gone is pooled if grace has come for
-//!   every load that was lent, on any CPU (`flush/alias.rs`). Else it joins the
-//!   open load, which is closed later than any entry of the frame was cleared.
+//!   every batch that was lent, on any CPU (`flush/alias.rs`). Else it joins the
+//!   open batch, which is sealed later than any entry of the frame was cleared.
 //! - **G1** Nobody lists the pages of aliases. So as long as there are any, every
-//!   load's flush is about everything.
+//!   batch's flush is about everything.
 //! - **G4** A loose frame counts as a page that waits.
 //! - **L4** An NMI in the middle of another call cannot enter its CPU. It drops the
-//!   frame there; the next caller inside that looks for mail takes it in.
+//!   frame there; the next caller inside that looks for remote frees takes it in.
 
-use crate::cpu::Here;
+use crate::batch::Batch;
+use crate::cpu::CpuGuard;
 use crate::frames::release;
 use crate::instance::Vmalloc;
-use crate::load::Load;
 use crate::machine::frames::{Frames, Page};
 use crate::machine::{Level, Machine, Sabotage};
 use crate::space::chunk::ChunkRef;
@@ -64,10 +64,10 @@ impl<M: Machine> Vmalloc<M> {
             // SAFETY: P3, and nobody else holds it.
             return self.pinned(|_| unsafe { source.free(frame, 0) });
         };
-        match Here::enter(self, core) {
+        match CpuGuard::enter(self, core) {
             Ok(mut here) => {
                 if here.give_up(frame, page) {
-                    here.pay(1);
+                    here.reclaim_step(1);
                 }
             }
             Err(_) => self.pinned(|cpu| core.cpu(cpu).dropped.push(self.machine(), frame, page)),
@@ -75,13 +75,13 @@ impl<M: Machine> Vmalloc<M> {
     }
 }
 
-impl<M: Machine> Here<'_, M> {
+impl<M: Machine> CpuGuard<'_, M> {
     /// Entries of a mapping are cleared.
     #[inline(always)]
-    pub(crate) fn lend(&mut self) {
+    pub(crate) fn note_alias(&mut self) {
         if !self.open.lent {
             self.open.lent = true;
-            self.core.generations.lend();
+            self.core.generations.note_alias();
         }
     }
 
@@ -89,11 +89,11 @@ impl<M: Machine> Here<'_, M> {
     pub(crate) fn clear_entries(&mut self, (chunk, index): (ChunkRef, u32), slice: PageRange) {
         let vm = self.vm;
         self.core.each_piece(vm, (chunk, Some(index)), slice, |piece| {
-            piece.clear(&mut |at, word| vm.complain_once((chunk, index), at, word));
+            piece.clear(&mut |at, word| vm.report_bad_entry_once((chunk, index), at, word));
             vm.machine().unmapped(PageRange::new(piece.start(), piece.pages()));
             true
         });
-        self.lend();
+        self.note_alias();
     }
 
     /// Whether no CPU reaches a frame that nobody holds, by any page.
@@ -130,11 +130,11 @@ impl<M: Machine> Here<'_, M> {
 
     /// After grace: up to `most` frames that waited by themselves are pooled.
     /// Says how many.
-    pub(crate) fn redeem_loose(&mut self, load: &mut Load, most: usize) -> usize {
+    pub(crate) fn reclaim_loose(&mut self, batch: &mut Batch, most: usize) -> usize {
         let source = self.vm.machine().frames();
         let mut redeemed = 0;
         while redeemed < most
-            && let Some((frame, page)) = load.loose.pop(source)
+            && let Some((frame, page)) = batch.loose.pop(source)
         {
             redeemed += 1;
             // Somebody may have held it for a moment, after an address that was

@@ -3,7 +3,7 @@
 //! For tests and debuggers: O(everything), and only while nobody else calls.
 
 use crate::area::{Guard, Kind};
-use crate::cpu::{Here, Visit};
+use crate::cpu::{CpuGuard, Visit};
 use crate::error::Broken;
 use crate::instance::{Core, Vmalloc};
 use crate::lookup::Found;
@@ -30,9 +30,9 @@ impl<M: Machine> Vmalloc<M> {
             let busy = Broken { rule: "L1", at: index as usize };
             let mut here = Visit::enter(self, core, index).map_err(|_| busy)?;
             for region in &core.regions {
-                here.shelf(region.id).check()?;
+                here.cpu_chunks(region.id).check()?;
             }
-            if !here.loads().all(|load| load.loose.is_sound(self.machine().frames())) {
+            if !here.batches().all(|batch| batch.loose.is_sound(self.machine().frames())) {
                 return Err(Broken { rule: "Q1", at: index as usize });
             }
         }
@@ -47,19 +47,20 @@ impl<M: Machine> Vmalloc<M> {
     }
 
     fn check_arena(&self, core: &Core<M>, region: &Region<M::Lock>) -> Result<(), Broken> {
-        let _here = Here::enter(self, core).map_err(|_| Broken { rule: "L1", at: 0 })?;
+        let _here = CpuGuard::enter(self, core).map_err(|_| Broken { rule: "L1", at: 0 })?;
         region.shared.lock().arena.check(self.machine())
     }
 
-    /// What is warm is bound, as its form says, and nothing behind it is (W1,
+    /// What is cached is bound, as its form says, and nothing behind it is (W1,
     /// G6); and it is counted (W2).
     fn check_warm(&self, core: &Core<M>) -> Result<(), Broken> {
         let is_half_retired = |found: &Found| {
-            let mut victims = (0..core.cpus()).filter_map(|index| Visit::enter(self, core, index).ok()?.warm.victim);
-            victims.any(|victim| (victim.chunk, victim.slot) == (found.chunk, found.index))
+            let mut victims =
+                (0..core.cpus()).filter_map(|index| Visit::enter(self, core, index).ok()?.cached.evicting);
+            victims.any(|evicting| (evicting.chunk, evicting.slot) == (found.chunk, found.index))
         };
         let (mut slots, mut pages) = (0, 0);
-        for found in self.slots().filter(|found| found.chunk.warm_slots() >> found.index & 1 != 0) {
+        for found in self.slots().filter(|found| found.chunk.cached_slots() >> found.index & 1 != 0) {
             let slot = found.slot();
             (slots, pages) = (slots + 1, pages + slot.pages());
             // SAFETY: T1: nobody else calls.
@@ -131,7 +132,7 @@ impl<M: Machine> Vmalloc<M> {
             }
         }
         let frees = counts.local_frees + counts.remote_frees + counts.deferred_frees;
-        let locked = Here::enter(self, core).map(|_here| core.locked_stats()).unwrap_or_default();
+        let locked = CpuGuard::enter(self, core).map(|_here| core.locked_stats()).unwrap_or_default();
         Stats {
             counts,
             areas: counts.allocs.wrapping_sub(frees) as usize,
@@ -162,7 +163,7 @@ impl<M: Machine> Core<M> {
         }
     }
 
-    /// Pages redeemed so far, by all CPUs.
+    /// Pages reclaimed so far, by all CPUs.
     pub(crate) fn redeemed_pages(&self) -> usize {
         let pages = |index| self.cpu(index).counters.redeemed_pages.load(Relaxed) as usize;
         (0..self.cpus()).map(pages).fold(0, usize::wrapping_add)

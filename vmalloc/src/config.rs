@@ -24,7 +24,7 @@ pub struct Config {
     pub(crate) placement: Placement,
     pub(crate) policy: Policy,
     pub(crate) atomic_reserve: usize,
-    pub(crate) load_pages: Option<usize>,
+    pub(crate) batch_pages: Option<usize>,
     pub(crate) waiting_pages: Option<usize>,
     pub(crate) bound_pages: Option<usize>,
 }
@@ -38,7 +38,7 @@ impl Config {
             placement: Placement::Classes,
             policy: Policy::Unmap,
             atomic_reserve: 0,
-            load_pages: None,
+            batch_pages: None,
             waiting_pages: None,
             bound_pages: None,
         };
@@ -74,10 +74,10 @@ impl Config {
         self
     }
 
-    /// A load closes at this many pages; otherwise at RAM/64/CPUs, within
+    /// A batch closes at this many pages; otherwise at RAM/64/CPUs, within
     /// 64..4096 (G4).
-    pub fn load_pages(mut self, pages: usize) -> Config {
-        self.load_pages = Some(pages);
+    pub fn batch_pages(mut self, pages: usize) -> Config {
+        self.batch_pages = Some(pages);
         self
     }
 
@@ -100,7 +100,7 @@ impl Config {
     pub(crate) fn budget(&self, total: usize, cpus: u32) -> usize {
         const MIB: usize = (1 << 20) / crate::units::PAGE_SIZE;
         let usual = (total / 256 / cpus.max(1) as usize).clamp(MIB, 16 * MIB);
-        self.bound_pages.unwrap_or(usual).min(crate::space::rack::MOST)
+        self.bound_pages.unwrap_or(usual).min(crate::space::cache::MOST)
     }
 }
 

@@ -1,14 +1,14 @@
 //! CPUs: what each has for itself, and how a call enters one.
 //!
-//! A [`Cpu`] is one bookkeeping frame: its ear for flushes, its mail of posted
-//! chunks, its counters, and, behind the guard [`Here`], what only the one who
-//! is inside may touch: magazine, stock, shelves and loads.
+//! A [`PerCpu`] is one bookkeeping frame: its epoch for flushes, its remote frees of posted
+//! chunks, its counters, and, behind the guard [`CpuGuard`], what only the one who
+//! is inside may touch: magazine, stock, shelves and batches.
 //!
 //! # Rules
 //! - **L1** Being inside excludes everybody else: `holder` is taken by one
 //!   swap. A call enters its own CPU while pinned (interrupts off), so task,
 //!   softirq and hard irq use one path. Somebody may *visit* another CPU (a
-//!   purge, an idle or offline CPU's shelf), but never from inside one.
+//!   purge, an idle or offline CPU's chunks), but never from inside one.
 //! - **L2** Lock order: inside a CPU → region; inside a CPU → node depot or
 //!   the reserve. Nothing is held while waiting for a flush.
 //! - **L4** A call that holds anything of the instance holds its own CPU too: a
@@ -22,22 +22,22 @@
 //! - **L3** Sections inside are bounded by [`SLICE`] pages of work.
 
 use crate::area::RegionId;
+use crate::batch::{Batch, Tables};
+use crate::cache::{Bound, Warm};
 use crate::config::MAX_REGIONS;
 use crate::deferred::Deferred;
-use crate::flush::{Ear, Looks, Pending};
+use crate::flush::{CpuEpoch, Looks, Pending};
 use crate::frames::{Dropped, Magazine};
 use crate::instance::{Core, Vmalloc};
-use crate::load::{Load, Tables};
-use crate::machine::stock::Stock;
+use crate::machine::prealloc::Prealloc;
 use crate::machine::{Context, Machine, Pinned};
+use crate::space::bins::CpuChunks;
 use crate::space::chunk::LOADS;
-use crate::space::mail::{Letters, Mail};
-use crate::space::shelf::Shelf;
+use crate::space::remote::{Drained, RemoteFrees};
 use crate::space::units::Near;
 use crate::stats::Counters;
 use crate::sync::plain::{AtomicU32, Ordering::*};
 use crate::units::{Node, PAGE_SIZE, Pfn};
-use crate::warm::{Bound, Warm};
 use arrayvec::ArrayVec;
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
@@ -52,10 +52,10 @@ pub(crate) const SLICE: usize = 64;
 
 /// One CPU's frame.
 #[repr(C)]
-pub(crate) struct Cpu {
-    pub(crate) ear: Ear,
+pub(crate) struct PerCpu {
+    pub(crate) epoch: CpuEpoch,
     /// Chunks in which other CPUs have freed slots (R1).
-    pub(crate) mail: Mail,
+    pub(crate) remote_frees: RemoteFrees,
     /// Frames that were given up where nobody could enter.
     pub(crate) dropped: Dropped,
     /// Who is inside: the visitor's index + 1, or 0 (L1).
@@ -65,31 +65,31 @@ pub(crate) struct Cpu {
     pub(crate) counters: Counters,
     /// What is bound here though it was freed.
     pub(crate) bound: Bound,
-    own: UnsafeCell<Own>,
+    own: UnsafeCell<CpuLocal>,
 }
 
-const _: () = assert!(cfg!(loom) || size_of::<Cpu>() <= PAGE_SIZE, "a CPU is one frame");
+const _: () = assert!(cfg!(loom) || size_of::<PerCpu>() <= PAGE_SIZE, "a CPU is one frame");
 
-// SAFETY: `own` is reached through `Here` alone, which L1 makes exclusive; the
+// SAFETY: `own` is reached through `CpuGuard` alone, which L1 makes exclusive; the
 // rest is atomics.
-unsafe impl Sync for Cpu {}
+unsafe impl Sync for PerCpu {}
 
 /// What only the one inside may touch.
-pub(crate) struct Own {
+pub(crate) struct CpuLocal {
     pub(crate) index: u32,
     pub(crate) node: Node,
     pub(crate) magazine: Magazine,
-    pub(crate) stock: Stock,
-    pub(crate) open: Load,
-    pub(crate) closed: Option<Pending<Load>>,
-    pub(crate) ripe: Option<Load>,
+    pub(crate) stock: Prealloc,
+    pub(crate) open: Batch,
+    pub(crate) sealed: Option<Pending<Batch>>,
+    pub(crate) expired: Option<Batch>,
     pub(crate) tables: [Tables; LOADS],
-    /// Of its mail what was taken out and not yet looked at.
-    pub(crate) letters: Letters,
+    /// Of its remote frees what was taken out and not yet looked at.
+    pub(crate) drained: Drained,
     /// Of these, slots whose entries are left to this CPU (R6).
     pub(crate) deferred: Option<Deferred>,
     pub(crate) ticked_ns: u64,
-    pub(crate) warm: Warm,
+    pub(crate) cached: Warm,
     /// Where the last look-up in each region ended.
     pub(crate) near: [Near; MAX_REGIONS],
     frame: Pfn,
@@ -97,31 +97,31 @@ pub(crate) struct Own {
 }
 
 /// A CPU's shelves, by region, each in a frame.
-pub(crate) type Shelves = ArrayVec<(Pfn, NonNull<Shelf>), MAX_REGIONS>;
+pub(crate) type Shelves = ArrayVec<(Pfn, NonNull<CpuChunks>), MAX_REGIONS>;
 
-impl Cpu {
+impl PerCpu {
     /// Makes a CPU, offline, with nothing in it, to be put into `frame`.
-    pub(crate) fn new(index: u32, node: Node, frame: Pfn, shelves: Shelves) -> Cpu {
-        let own = Own {
+    pub(crate) fn new(index: u32, node: Node, frame: Pfn, shelves: Shelves) -> PerCpu {
+        let own = CpuLocal {
             index,
             node,
             frame,
             magazine: Magazine::new(),
-            stock: Stock::new(),
-            open: Load::new(0),
-            closed: None,
-            ripe: None,
+            stock: Prealloc::new(),
+            open: Batch::new(0),
+            sealed: None,
+            expired: None,
             tables: [const { Tables::new_const() }; LOADS],
-            letters: Letters::default(),
+            drained: Drained::default(),
             deferred: None,
             ticked_ns: 0,
-            warm: Warm::default(),
+            cached: Warm::default(),
             near: Default::default(),
             shelves,
         };
-        Cpu {
-            ear: Ear::default(),
-            mail: Mail::default(),
+        PerCpu {
+            epoch: CpuEpoch::default(),
+            remote_frees: RemoteFrees::default(),
             dropped: Dropped::default(),
             holder: AtomicU32::new(0),
             looks: Looks::default(),
@@ -147,55 +147,55 @@ impl Cpu {
     }
 
     /// What is inside, by whoever has the CPU alone.
-    pub(crate) fn own(&mut self) -> &mut Own {
+    pub(crate) fn own(&mut self) -> &mut CpuLocal {
         self.own.get_mut()
     }
 }
 
-impl Own {
-    /// The shelf for a region.
+impl CpuLocal {
+    /// The CPU's chunks for a region.
     #[inline]
-    pub(crate) fn shelf(&mut self, region: RegionId) -> &mut Shelf {
-        // SAFETY: the frame was made a shelf at `init` and belongs to this CPU
+    pub(crate) fn cpu_chunks(&mut self, region: RegionId) -> &mut CpuChunks {
+        // SAFETY: the frame was made a CPU's chunks at `init` and belongs to this CPU
         // alone; `&mut self` says that we are the one inside (L1).
         unsafe { self.shelves[region.0 as usize].1.as_mut() }
     }
 
     /// Opens the magazine, with frames that `init` laid in.
-    pub(crate) fn open<M: Machine>(&mut self, machine: &M, stock: &mut Stock) {
+    pub(crate) fn open<M: Machine>(&mut self, machine: &M, stock: &mut Prealloc) {
         // SAFETY: K1: the machine is the instance's for ever.
         let opened = unsafe { self.magazine.open(machine, stock, self.node) };
         debug_assert!(opened, "I2: laid in by Core::new");
     }
 
-    /// Its loads.
-    pub(crate) fn loads(&self) -> impl Iterator<Item = &Load> {
-        let closed = self.closed.as_ref().map(Pending::peek);
-        [Some(&self.open), closed, self.ripe.as_ref()].into_iter().flatten()
+    /// Its batches.
+    pub(crate) fn batches(&self) -> impl Iterator<Item = &Batch> {
+        let sealed = self.sealed.as_ref().map(Pending::peek);
+        [Some(&self.open), sealed, self.expired.as_ref()].into_iter().flatten()
     }
 
     /// Pages that wait for a flush, or to be collected.
     pub(crate) fn waiting(&self) -> usize {
-        self.loads().map(|load| load.pages - load.gone).sum()
+        self.batches().map(|batch| batch.pages - batch.gone).sum()
     }
 
-    /// Whether there is mail that was taken out and not yet looked at.
-    pub(crate) fn has_letters(&self) -> bool {
-        self.deferred.is_some() || !self.letters.is_empty()
+    /// Whether there are remote frees that was taken out and not yet looked at.
+    pub(crate) fn has_drained(&self) -> bool {
+        self.deferred.is_some() || !self.drained.is_empty()
     }
 
-    /// Whether no load holds anything.
+    /// Whether no batch holds anything.
     pub(crate) fn is_drained(&self) -> bool {
         let held = self.tables.iter().any(|tables| !tables.is_empty());
-        !(held || self.has_letters() || self.open.waits() || self.closed.is_some() || self.ripe.is_some())
+        !(held || self.has_drained() || self.open.waits() || self.sealed.is_some() || self.expired.is_some())
     }
 
     /// Gives everything back, its own frame included: nothing lives any more.
-    pub(crate) fn close<M: Machine>(&mut self, machine: &M, give: &mut impl FnMut(Pfn)) {
-        self.magazine.close(machine);
+    pub(crate) fn seal<M: Machine>(&mut self, machine: &M, give: &mut impl FnMut(Pfn)) {
+        self.magazine.seal(machine);
         self.stock.trim(machine, 0);
         for region in 0..self.shelves.len() {
-            while let Some(header) = self.shelf(RegionId(region as u8)).take_empty(None, true) {
+            while let Some(header) = self.cpu_chunks(RegionId(region as u8)).take_empty(None, true) {
                 give(header.frame());
             }
             give(self.shelves[region].0);
@@ -205,21 +205,21 @@ impl Own {
 }
 
 /// Being inside a CPU (L1). Leaving is dropping.
-pub(crate) struct Here<'v, M: Machine> {
+pub(crate) struct CpuGuard<'v, M: Machine> {
     pub(crate) vm: &'v Vmalloc<M>,
     pub(crate) core: &'v Core<M>,
-    pub(crate) cpu: &'v Cpu,
+    pub(crate) cpu: &'v PerCpu,
     pinned: Option<Pinned>,
 }
 
-impl<'v, M: Machine> Here<'v, M> {
+impl<'v, M: Machine> CpuGuard<'v, M> {
     /// Enters the calling CPU.
     ///
     /// # Errors
     /// The context, where the caller interrupted a call that holds anything
     /// (L4).
     #[inline(always)]
-    pub(crate) fn enter(vm: &'v Vmalloc<M>, core: &'v Core<M>) -> Result<Here<'v, M>, Context> {
+    pub(crate) fn enter(vm: &'v Vmalloc<M>, core: &'v Core<M>) -> Result<CpuGuard<'v, M>, Context> {
         let pinned = vm.machine().pin();
         if M::THREADS && vm.machine().is_nested() {
             return Err(refuse(vm, pinned));
@@ -229,7 +229,7 @@ impl<'v, M: Machine> Here<'v, M> {
             Ok(_) => (cpu, pinned),
             Err(_) => wait(vm, core, pinned)?,
         };
-        Ok(Here { vm, core, cpu, pinned: Some(pinned) })
+        Ok(CpuGuard { vm, core, cpu, pinned: Some(pinned) })
     }
 
     /// Leaves, calls `f` from outside of all CPUs, and enters again: perhaps
@@ -243,7 +243,7 @@ impl<'v, M: Machine> Here<'v, M> {
 
     /// Lets interrupts come in (L3).
     #[inline]
-    pub(crate) fn breathe(&mut self) {
+    pub(crate) fn preempt_point(&mut self) {
         self.leave();
         let pinned = self.vm.machine().pin();
         let cpu = self.core.cpu(pinned.cpu);
@@ -272,7 +272,7 @@ impl<'v, M: Machine> Here<'v, M> {
     fn leave(&mut self) {
         if let Some(pinned) = self.pinned.take() {
             self.cpu.release();
-            // SAFETY: our own pin; `Here`s do not nest (L1).
+            // SAFETY: our own pin; `CpuGuard`s do not nest (L1).
             unsafe { self.vm.machine().unpin(pinned) }
         }
     }
@@ -286,7 +286,7 @@ impl<M: Machine> Vmalloc<M> {
             let cpu = core.cpu(index);
             let result = cpu.looks.during(look);
             // An NMI may have put it off; a signal handler leaves it to others (L4).
-            if cpu.ear.is_asked() && !(M::THREADS && self.machine().is_nested()) {
+            if cpu.epoch.is_asked() && !(M::THREADS && self.machine().is_nested()) {
                 self.catch_up(core, cpu);
             }
             result
@@ -308,7 +308,7 @@ fn wait<'v, M: Machine>(
     vm: &'v Vmalloc<M>,
     core: &'v Core<M>,
     mut pinned: Pinned,
-) -> Result<(&'v Cpu, Pinned), Context> {
+) -> Result<(&'v PerCpu, Pinned), Context> {
     loop {
         let cpu = core.cpu(pinned.cpu);
         match cpu.take(pinned.cpu + 1) {
@@ -335,26 +335,26 @@ fn refuse<M: Machine>(vm: &Vmalloc<M>, pinned: Pinned) -> Context {
     context
 }
 
-impl<M: Machine> Drop for Here<'_, M> {
+impl<M: Machine> Drop for CpuGuard<'_, M> {
     #[inline]
     fn drop(&mut self) {
         self.leave()
     }
 }
 
-impl<M: Machine> Deref for Here<'_, M> {
-    type Target = Own;
+impl<M: Machine> Deref for CpuGuard<'_, M> {
+    type Target = CpuLocal;
 
     #[inline]
-    fn deref(&self) -> &Own {
+    fn deref(&self) -> &CpuLocal {
         // SAFETY: we are inside, so nobody else is (L1).
         unsafe { &*self.cpu.own.get() }
     }
 }
 
-impl<M: Machine> DerefMut for Here<'_, M> {
+impl<M: Machine> DerefMut for CpuGuard<'_, M> {
     #[inline]
-    fn deref_mut(&mut self) -> &mut Own {
+    fn deref_mut(&mut self) -> &mut CpuLocal {
         // SAFETY: we are inside, so nobody else is (L1).
         unsafe { &mut *self.cpu.own.get() }
     }

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   NMI    slot claimed ── marked deferred ── posted to its owner (R1)
-//!   owner  finds it in its mail: entries retired, a slice at a time ── live → stale, claim dropped
+//!   owner  finds it in its remote frees: entries retired, a slice at a time ── live → stale, claim dropped
 //! ```
 //!
 //! Such a free is a remote free that leaves the entries to the owner of the slot:
@@ -16,25 +16,25 @@
 //!   retired; its claim lasts until then. The mark is in the chunk: what a slot says
 //!   of its freer is overwritten where the owner frees it at the same moment (R4).
 //! - **G3** Whoever has unmapped a mapping for a short time gives its frames up. So
-//!   there are aliases from the mark on, until the load of the CPU that clears the
+//!   there are aliases from the mark on, until the batch of the CPU that clears the
 //!   entries knows of them.
 //! - **L3** At most a slice of entries is retired at a time: what is left of the
 //!   chunk's marked slots is the CPU's `deferred`, for whoever comes next.
 
 use crate::area::{Caller, Kind};
-use crate::cpu::{Here, SLICE};
+use crate::cpu::{CpuGuard, SLICE};
 use crate::error::FreeError;
 use crate::instance::{Core, Vmalloc};
 use crate::lookup::Found;
 use crate::machine::Machine;
 use crate::space::chunk::ChunkRef;
-use crate::space::mail::Mail;
+use crate::space::remote::RemoteFrees;
 use crate::space::slot::{Slot, slots_of};
 use crate::stats::count_shared;
 use crate::sync::breaks;
 use crate::units::{PageRange, VirtAddr};
 
-/// Marked slots of a chunk, taken out of the mail, and how many pages of the first
+/// Marked slots of a chunk, taken out of the remote frees, and how many pages of the first
 /// of them are retired.
 #[derive(Clone, Copy, Debug)]
 pub struct Deferred {
@@ -44,10 +44,10 @@ pub struct Deferred {
 }
 
 impl Deferred {
-    /// A claimed slot goes to its owner, whose mail this is, with its entries (R6).
-    pub fn post(mail: &Mail, chunk: ChunkRef, slot: u32) {
+    /// A claimed slot goes to its owner, whose remote frees this is, with its entries (R6).
+    pub fn post(remote_frees: &RemoteFrees, chunk: ChunkRef, slot: u32) {
         chunk.defer(slot);
-        mail.post(chunk, slot);
+        remote_frees.post(chunk, slot);
     }
 
     /// Owner: of slots that were posted, the marked ones that live; and those that do
@@ -64,7 +64,7 @@ impl Deferred {
     }
 
     /// Owner: the entries of the first slot are retired. So it comes home like any
-    /// other, and `take_in` makes it stale or warm. Returns what is left.
+    /// other, and `take_in` makes it stale or cached. Returns what is left.
     pub fn receive_first(self, take_in: impl FnOnce(u64)) -> Option<Deferred> {
         let Deferred { chunk, slots, .. } = self;
         chunk.receive(slots & slots.wrapping_neg(), |live| {
@@ -80,7 +80,7 @@ impl<M: Machine> Vmalloc<M> {
     /// Frees an area without being inside any CPU.
     #[cold]
     #[inline(never)]
-    pub(crate) fn unmake_deferred(
+    pub(crate) fn free_area_deferred(
         &self,
         core: &Core<M>,
         at: VirtAddr,
@@ -124,13 +124,13 @@ impl<M: Machine> Core<M> {
         count_shared(&owner.counters.deferred_frees, 1);
         count_shared(&owner.counters.deferred_pages, pages as u64);
         if kind == Kind::MapRam {
-            self.generations.lend();
+            self.generations.note_alias();
         }
-        Deferred::post(&owner.mail, found.chunk, found.index);
+        Deferred::post(&owner.remote_frees, found.chunk, found.index);
     }
 }
 
-impl<M: Machine> Here<'_, M> {
+impl<M: Machine> CpuGuard<'_, M> {
     /// Of slots that were posted, takes the marked ones over that live, and returns
     /// them.
     pub(crate) fn take_deferred(&mut self, chunk: ChunkRef, posted: u64, live: u64) -> u64 {
@@ -160,10 +160,10 @@ impl<M: Machine> Here<'_, M> {
         slice + 1
     }
 
-    /// The entries of a marked slot are cleared: the load knows of their aliases.
+    /// The entries of a marked slot are cleared: the batch knows of their aliases.
     fn noted(&self, slot: &Slot) {
         if slot.kind() == Kind::MapRam {
-            self.core.generations.lent_twice();
+            self.core.generations.alias_noted_twice();
         }
     }
 }

@@ -6,12 +6,12 @@
 //! the caller.
 //!
 //! # Rules
-//! - **E1** A slice for which frames are short is as it was; relieve, and try again.
+//! - **E1** A slice for which frames are short is as it was; resolve_shortage, and try again.
 //! - **T2** An entry that is in use is left alone, and the area is given up.
 //! - **L3** Between two slices interrupts may come in.
 
 use crate::area::Backing;
-use crate::cpu::{Here, SLICE};
+use crate::cpu::{CpuGuard, SLICE};
 use crate::error::{AllocError, Shortage};
 use crate::frames::{Runs, hold};
 use crate::machine::frames::{Frames, Want};
@@ -21,7 +21,7 @@ use crate::pressure::Tries;
 use crate::space::chunk::ChunkRef;
 use crate::table::Foreign;
 use crate::units::{PageRange, Pfn};
-use crate::vmalloc::Hole;
+use crate::vmalloc::AreaBuilder;
 
 /// Why a slice could not be filled.
 pub(crate) enum Refusal {
@@ -48,12 +48,12 @@ impl From<Foreign> for Refusal {
     }
 }
 
-impl<M: Machine> Here<'_, M> {
+impl<M: Machine> CpuGuard<'_, M> {
     /// Binds every page of the hole.
     #[inline(always)]
     pub(crate) fn fill(
         &mut self,
-        hole: &mut Hole<'_, M>,
+        hole: &mut AreaBuilder<'_, M>,
         plan: &Plan<'_>,
         backing: &Backing<'_>,
     ) -> Result<(), AllocError> {
@@ -84,7 +84,7 @@ impl<M: Machine> Here<'_, M> {
                     tries.progress();
                 }
                 Err(Refusal::Short(short)) => {
-                    let relieved = self.vm.relieve(self, plan, short, &mut tries);
+                    let relieved = self.vm.resolve_shortage(self, plan, short, &mut tries);
                     relieved.map_err(|error| error.beyond(*bound))?;
                     continue;
                 }
@@ -96,7 +96,7 @@ impl<M: Machine> Here<'_, M> {
             if *bound == pages.pages {
                 return Ok(());
             }
-            self.breathe();
+            self.preempt_point();
         }
     }
 

@@ -1,25 +1,25 @@
 //! Flushes: when has every CPU forgotten what it may hold?
 //!
-//! Time is counted in **generations**. What waits for a flush is closed under
-//! a **tag**, the generation that closing began; it is redeemed at **grace**,
+//! Time is counted in **generations**. What waits for a flush is sealed under
+//! a **tag**, the generation that closing began; it is reclaimed at **grace**,
 //! when every CPU has discarded its translations since.
 //!
 //! ```text
-//!   open ──close: tag = gen += 1──▶ Pending(tag) ──grace ≥ tag──▶ redeemed
+//!   open ──seal: tag = gen += 1──▶ Pending(tag) ──grace ≥ tag──▶ reclaimed
 //! ```
 //!
 //! # Rules
 //! - **G1 closing.** Entries are cleared, then `tag = gen.fetch_add(1) + 1`
 //!   (SeqCst: walkers see the clears). A CPU reads g, discards everything,
 //!   publishes `max(published, g)`. Grace of a tag: every CPU published ≥ it.
-//!   Where the load of tag g is a few pages and g − 1 is published here, these
+//!   Where the batch of tag g is a few pages and g − 1 is published here, these
 //!   pages are all that there is to discard.
 //! - **G3 by type.** What waits is owned by [`Pending`], and
-//!   [`Pending::redeem`] with a [`Grace`] is the only way out.
+//!   [`Pending::reclaim`] with a [`Grace`] is the only way out.
 //! - **G5 idle.** Idle entry publishes, sets idle, full fence; idle exit clears
 //!   idle, full fence, reads gen and flushes if behind before it follows a
 //!   pointer. Whoever reads *idle* after its `fetch_add` may therefore skip
-//!   that CPU, unless the load holds table pages (`idle_too`): a speculative
+//!   that CPU, unless the batch holds table pages (`idle_too`): a speculative
 //!   walk through a reused table page could write to it. Offline CPUs hold
 //!   nothing, and flush before they rejoin.
 //! - **K1 kicks coalesce.** A CPU clears `asked` before it reads gen, so a kick
@@ -45,19 +45,19 @@ const AWAKE: u8 = 2;
 /// What one CPU has told about its flushes. Written by its CPU, read by all.
 #[repr(align(128))]
 #[derive(Debug)]
-pub struct Ear {
+pub struct CpuEpoch {
     published: AtomicU64,
     state: AtomicU8,
     asked: AtomicBool,
 }
 
-impl Default for Ear {
-    fn default() -> Ear {
-        Ear { published: AtomicU64::new(0), state: AtomicU8::new(OFFLINE), asked: AtomicBool::new(false) }
+impl Default for CpuEpoch {
+    fn default() -> CpuEpoch {
+        CpuEpoch { published: AtomicU64::new(0), state: AtomicU8::new(OFFLINE), asked: AtomicBool::new(false) }
     }
 }
 
-impl Ear {
+impl CpuEpoch {
     /// Whether this CPU takes part.
     pub fn is_online(&self) -> bool {
         self.state.load(SeqCst) != OFFLINE
@@ -92,12 +92,12 @@ impl Ear {
     }
 }
 
-/// What a load that is closed holds.
+/// What a batch that is sealed holds.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Holds {
     /// Table pages (G5).
     pub tables: bool,
-    /// Aliases: [`Generations::lend`] was called for it (G3 aliases).
+    /// Aliases: [`FlushEpochs::note_alias`] was called for it (G3 aliases).
     pub aliases: bool,
     /// All its pages, where these are few (G1 ranges).
     pub narrow: Option<PageRange>,
@@ -105,69 +105,69 @@ pub struct Holds {
 
 /// The clock of an instance's flushes.
 #[derive(Debug)]
-pub struct Generations {
+pub struct FlushEpochs {
     now: AtomicU64,
-    /// Every load with a tag up to here, without table pages, has had grace.
+    /// Every batch with a tag up to here, without table pages, has had grace.
     safe: AtomicU64,
-    /// The same for loads with table pages.
+    /// The same for batches with table pages.
     safe_tables: AtomicU64,
     narrow: Narrow,
     aliases: Aliases,
 }
 
-impl Default for Generations {
-    fn default() -> Generations {
+impl Default for FlushEpochs {
+    fn default() -> FlushEpochs {
         let zero = || AtomicU64::new(0);
         let (narrow, aliases) = (Narrow::default(), Aliases::default());
-        Generations { now: zero(), safe: zero(), safe_tables: zero(), narrow, aliases }
+        FlushEpochs { now: zero(), safe: zero(), safe_tables: zero(), narrow, aliases }
     }
 }
 
-impl Generations {
+impl FlushEpochs {
     /// Closes `value`: it waits for the flushes that begin after this call
     /// (G1). `idle_too` where it holds table pages (G5).
-    pub fn close<T>(&self, value: T, idle_too: bool) -> Pending<T> {
+    pub fn seal<T>(&self, value: T, idle_too: bool) -> Pending<T> {
         let tag = self.now.fetch_add(1, SeqCst) + 1;
         Pending { tag, idle_too, value }
     }
 
-    /// As [`Generations::close`], for a load that holds `pages` and no table
+    /// As [`FlushEpochs::seal`], for a batch that holds `pages` and no table
     /// page.
-    pub fn close_narrow<T>(&self, value: T, pages: PageRange) -> Pending<T> {
-        let pending = self.close(value, false);
+    pub fn seal_narrow<T>(&self, value: T, pages: PageRange) -> Pending<T> {
+        let pending = self.seal(value, false);
         self.narrow.tell(pending.tag, pages);
         pending
     }
 
-    /// Closes a load, discards by `flush` what this CPU has of it, and asks the others
-    /// of `ears` to do so: tells `kick` the index of each that has to be kicked.
-    pub fn close_and_ask<'e, T>(
+    /// Closes a batch, discards by `flush` what this CPU has of it, and asks the others
+    /// of `epochs` to do so: tells `kick` the index of each that has to be kicked.
+    pub fn seal_and_ask<'e, T>(
         &self,
-        load: T,
+        batch: T,
         holds: Holds,
         flush: impl FnOnce(),
-        ears: impl Iterator<Item = &'e Ear>,
+        epochs: impl Iterator<Item = &'e CpuEpoch>,
         kick: impl FnMut(u32),
     ) -> Pending<T> {
         let pending = match holds.narrow {
-            Some(pages) if !holds.tables => self.close_narrow(load, pages),
-            _ => self.close(load, holds.tables),
+            Some(pages) if !holds.tables => self.seal_narrow(batch, pages),
+            _ => self.seal(batch, holds.tables),
         };
         if holds.aliases {
             self.aliases.end(pending.tag);
         }
         flush();
-        self.ask(&pending, ears, kick);
+        self.ask(&pending, epochs, kick);
         pending
     }
 
-    /// An open load knows of aliases from here on (G3 aliases).
-    pub fn lend(&self) {
+    /// An open batch knows of aliases from here on (G3 aliases).
+    pub fn note_alias(&self) {
         self.aliases.begin();
     }
 
-    /// What an open load was to know of by [`Generations::lend`], another one knows of.
-    pub fn lent_twice(&self) {
+    /// What an open batch was to know of by [`FlushEpochs::note_alias`], another one knows of.
+    pub fn alias_noted_twice(&self) {
         self.aliases.forget();
     }
 
@@ -177,26 +177,26 @@ impl Generations {
         self.aliases.barrier().is_some_and(|tag| tag <= self.safe.load(SeqCst))
     }
 
-    /// The CPU of `ear` discards by `flush` what it is told, `None` = everything,
+    /// The CPU of `epoch` discards by `flush` what it is told, `None` = everything,
     /// and says so (G1).
-    pub fn flush(&self, ear: &Ear, flush: impl FnOnce(Option<PageRange>)) {
-        ear.asked.swap(false, SeqCst);
+    pub fn flush(&self, epoch: &CpuEpoch, flush: impl FnOnce(Option<PageRange>)) {
+        epoch.asked.swap(false, SeqCst);
         let generation = self.now.load(SeqCst);
-        let one_behind = ear.published.load(SeqCst) + 1 == generation;
+        let one_behind = epoch.published.load(SeqCst) + 1 == generation;
         flush(one_behind.then(|| self.narrow.of(generation)).flatten());
-        ear.publish(generation);
+        epoch.publish(generation);
     }
 
-    /// As [`Generations::flush`], but only if the CPU is behind or was asked.
-    pub fn catch_up(&self, ear: &Ear, flush: impl FnOnce(Option<PageRange>)) {
-        if self.is_behind(ear) {
-            self.flush(ear, flush);
+    /// As [`FlushEpochs::flush`], but only if the CPU is behind or was asked.
+    pub fn catch_up(&self, epoch: &CpuEpoch, flush: impl FnOnce(Option<PageRange>)) {
+        if self.is_behind(epoch) {
+            self.flush(epoch, flush);
         }
     }
 
-    /// Whether the CPU of `ear` has something to discard, or was asked to.
-    pub fn is_behind(&self, ear: &Ear) -> bool {
-        ear.asked.load(SeqCst) || ear.published.load(SeqCst) < self.now.load(SeqCst)
+    /// Whether the CPU of `epoch` has something to discard, or was asked to.
+    pub fn is_behind(&self, epoch: &CpuEpoch) -> bool {
+        epoch.asked.load(SeqCst) || epoch.published.load(SeqCst) < self.now.load(SeqCst)
     }
 
     /// One flush that discards everything everywhere, if `flush` returns true.
@@ -210,34 +210,39 @@ impl Generations {
         done
     }
 
-    /// Idle entry: from here until [`Generations::wake`] the CPU touches no
+    /// Idle entry: from here until [`FlushEpochs::wake`] the CPU touches no
     /// area (G5).
-    pub fn sleep(&self, ear: &Ear, flush: impl FnOnce(Option<PageRange>)) {
-        self.catch_up(ear, flush);
-        ear.state.store(IDLE, SeqCst);
+    pub fn sleep(&self, epoch: &CpuEpoch, flush: impl FnOnce(Option<PageRange>)) {
+        self.catch_up(epoch, flush);
+        epoch.state.store(IDLE, SeqCst);
         fence(SeqCst);
     }
 
     /// Idle exit, and the way online: flushes if behind, before the CPU
     /// follows any pointer (G5).
-    pub fn wake(&self, ear: &Ear, flush: impl FnOnce(Option<PageRange>)) {
-        ear.state.store(AWAKE, SeqCst);
+    pub fn wake(&self, epoch: &CpuEpoch, flush: impl FnOnce(Option<PageRange>)) {
+        epoch.state.store(AWAKE, SeqCst);
         fence(SeqCst);
-        self.catch_up(ear, flush);
+        self.catch_up(epoch, flush);
     }
 
     /// The CPU leaves: it touches nothing until it has woken again.
-    pub fn leave(&self, ear: &Ear) {
-        ear.state.store(OFFLINE, SeqCst);
+    pub fn leave(&self, epoch: &CpuEpoch) {
+        epoch.state.store(OFFLINE, SeqCst);
     }
 
     /// Asks the CPUs that hold `pending` up, and tells `kick` the index of each
     /// that has not been asked yet.
-    pub fn ask<'e, T>(&self, pending: &Pending<T>, ears: impl Iterator<Item = &'e Ear>, mut kick: impl FnMut(u32)) {
+    pub fn ask<'e, T>(
+        &self,
+        pending: &Pending<T>,
+        epochs: impl Iterator<Item = &'e CpuEpoch>,
+        mut kick: impl FnMut(u32),
+    ) {
         // G5: whose idleness is read from here on has yet to read this tag.
         fence(SeqCst);
-        for (cpu, ear) in ears.enumerate() {
-            if ear.holds_up(pending.idle_too) && ear.ask(pending.tag) {
+        for (cpu, epoch) in epochs.enumerate() {
+            if epoch.holds_up(pending.idle_too) && epoch.ask(pending.tag) {
                 kick(cpu as u32);
             }
         }
@@ -247,16 +252,16 @@ impl Generations {
     ///
     /// # Cost
     /// O(CPUs).
-    pub fn grace<'e>(&self, ears: impl Iterator<Item = &'e Ear>) -> Grace {
+    pub fn grace<'e>(&self, epochs: impl Iterator<Item = &'e CpuEpoch>) -> Grace {
         let now = self.now.load(SeqCst);
         let (mut awake, mut all) = (now, now);
         // G5, as in `ask`.
         fence(SeqCst);
-        for ear in ears {
+        for epoch in epochs {
             // The state before the generation: a CPU that wakes in between
             // has flushed already.
-            let (busy, online) = (ear.holds_up(false), ear.holds_up(true));
-            let published = ear.published.load(SeqCst);
+            let (busy, online) = (epoch.holds_up(false), epoch.holds_up(true));
+            let published = epoch.published.load(SeqCst);
             awake = if busy { awake.min(published) } else { awake };
             all = if online { all.min(published) } else { all };
         }
@@ -276,7 +281,7 @@ impl Generations {
     }
 }
 
-/// Proof that every CPU has flushed since certain tags were closed.
+/// Proof that every CPU has flushed since certain tags were sealed.
 #[derive(Clone, Copy, Debug)]
 pub struct Grace {
     safe: u64,
@@ -307,7 +312,7 @@ impl<T> Pending<T> {
     ///
     /// # Errors
     /// Itself, while it has not.
-    pub fn redeem(self, grace: &Grace) -> Result<T, Pending<T>> {
+    pub fn reclaim(self, grace: &Grace) -> Result<T, Pending<T>> {
         let safe = if self.idle_too { grace.safe_tables } else { grace.safe };
         if self.tag <= safe { Ok(self.value) } else { Err(self) }
     }
@@ -329,140 +334,140 @@ mod tests {
 
     fn nothing(_: Option<PageRange>) {}
 
-    fn awake<const N: usize>(generations: &Generations) -> [Ear; N] {
+    fn awake<const N: usize>(generations: &FlushEpochs) -> [CpuEpoch; N] {
         core::array::from_fn(|_| {
-            let ear = Ear::default();
-            generations.wake(&ear, nothing);
-            ear
+            let epoch = CpuEpoch::default();
+            generations.wake(&epoch, nothing);
+            epoch
         })
     }
 
     #[test]
     fn grace_comes_when_every_cpu_has_flushed_since() {
-        let generations = Generations::default();
-        let ears: [Ear; 2] = awake(&generations);
-        let pending = generations.close("load", false);
-        let pending = pending.redeem(&generations.grace(ears.iter())).unwrap_err();
-        generations.flush(&ears[0], nothing);
-        let pending = pending.redeem(&generations.grace(ears.iter())).unwrap_err();
-        generations.flush(&ears[1], nothing);
-        assert_eq!(pending.redeem(&generations.grace(ears.iter())).ok(), Some("load"));
+        let generations = FlushEpochs::default();
+        let epochs: [CpuEpoch; 2] = awake(&generations);
+        let pending = generations.seal("batch", false);
+        let pending = pending.reclaim(&generations.grace(epochs.iter())).unwrap_err();
+        generations.flush(&epochs[0], nothing);
+        let pending = pending.reclaim(&generations.grace(epochs.iter())).unwrap_err();
+        generations.flush(&epochs[1], nothing);
+        assert_eq!(pending.reclaim(&generations.grace(epochs.iter())).ok(), Some("batch"));
     }
 
     #[test]
     fn a_flush_that_began_before_closing_does_not_count() {
-        let generations = Generations::default();
-        let ears: [Ear; 1] = awake(&generations);
+        let generations = FlushEpochs::default();
+        let epochs: [CpuEpoch; 1] = awake(&generations);
         let mut pending = None;
-        generations.flush(&ears[0], |_| pending = Some(generations.close((), false)));
-        assert!(pending.unwrap().redeem(&generations.grace(ears.iter())).is_err());
+        generations.flush(&epochs[0], |_| pending = Some(generations.seal((), false)));
+        assert!(pending.unwrap().reclaim(&generations.grace(epochs.iter())).is_err());
     }
 
     #[test]
     fn an_idle_cpu_is_skipped_unless_table_pages_wait() {
-        let generations = Generations::default();
-        let ears: [Ear; 2] = awake(&generations);
-        generations.sleep(&ears[1], nothing);
-        let (frames, tables) = (generations.close(1, false), generations.close(2, true));
-        generations.flush(&ears[0], nothing);
-        let grace = generations.grace(ears.iter());
-        assert_eq!(frames.redeem(&grace).ok(), Some(1));
-        let tables = tables.redeem(&grace).unwrap_err();
+        let generations = FlushEpochs::default();
+        let epochs: [CpuEpoch; 2] = awake(&generations);
+        generations.sleep(&epochs[1], nothing);
+        let (frames, tables) = (generations.seal(1, false), generations.seal(2, true));
+        generations.flush(&epochs[0], nothing);
+        let grace = generations.grace(epochs.iter());
+        assert_eq!(frames.reclaim(&grace).ok(), Some(1));
+        let tables = tables.reclaim(&grace).unwrap_err();
         let mut flushed = false;
-        generations.wake(&ears[1], |_| flushed = true);
+        generations.wake(&epochs[1], |_| flushed = true);
         assert!(flushed, "it was behind, so it must flush before it does anything");
-        assert_eq!(tables.redeem(&generations.grace(ears.iter())).ok(), Some(2));
+        assert_eq!(tables.reclaim(&generations.grace(epochs.iter())).ok(), Some(2));
     }
 
     #[test]
     fn an_offline_cpu_holds_nobody_up_and_flushes_before_it_rejoins() {
-        let generations = Generations::default();
-        let ears: [Ear; 2] = awake(&generations);
-        generations.leave(&ears[1]);
-        let pending = generations.close((), true);
-        generations.flush(&ears[0], nothing);
-        assert!(pending.redeem(&generations.grace(ears.iter())).is_ok());
+        let generations = FlushEpochs::default();
+        let epochs: [CpuEpoch; 2] = awake(&generations);
+        generations.leave(&epochs[1]);
+        let pending = generations.seal((), true);
+        generations.flush(&epochs[0], nothing);
+        assert!(pending.reclaim(&generations.grace(epochs.iter())).is_ok());
         let mut flushed = false;
-        generations.wake(&ears[1], |_| flushed = true);
+        generations.wake(&epochs[1], |_| flushed = true);
         assert!(flushed);
     }
 
     #[test]
     fn a_cpu_is_kicked_once_until_it_has_flushed() {
-        let generations = Generations::default();
-        let ears: [Ear; 2] = awake(&generations);
-        generations.sleep(&ears[0], nothing);
+        let generations = FlushEpochs::default();
+        let epochs: [CpuEpoch; 2] = awake(&generations);
+        generations.sleep(&epochs[0], nothing);
         let mut kicks = [0; 2];
-        let pending = generations.close((), false);
+        let pending = generations.seal((), false);
         for _ in 0..3 {
-            generations.ask(&pending, ears.iter(), |cpu| kicks[cpu as usize] += 1);
+            generations.ask(&pending, epochs.iter(), |cpu| kicks[cpu as usize] += 1);
         }
         assert_eq!(kicks, [0, 1]);
-        generations.flush(&ears[1], nothing);
-        generations.ask(&pending, ears.iter(), |cpu| kicks[cpu as usize] += 1);
+        generations.flush(&epochs[1], nothing);
+        generations.ask(&pending, epochs.iter(), |cpu| kicks[cpu as usize] += 1);
         assert_eq!(kicks, [0, 1], "it has published, nobody needs to ask again");
     }
 
     #[test]
     fn one_flush_everywhere_is_grace_for_all_unless_it_failed() {
-        let generations = Generations::default();
-        let ears: [Ear; 2] = awake(&generations);
-        let pending = generations.close((), true);
+        let generations = FlushEpochs::default();
+        let epochs: [CpuEpoch; 2] = awake(&generations);
+        let pending = generations.seal((), true);
         assert!(!generations.flush_everywhere(|| false));
-        let pending = pending.redeem(&generations.grace(ears.iter())).unwrap_err();
+        let pending = pending.reclaim(&generations.grace(epochs.iter())).unwrap_err();
         assert!(generations.flush_everywhere(|| true));
-        assert!(pending.redeem(&generations.grace_so_far()).is_ok());
+        assert!(pending.reclaim(&generations.grace_so_far()).is_ok());
     }
 
     #[test]
     fn what_is_closed_during_a_flush_everywhere_waits_for_the_next_one() {
-        let generations = Generations::default();
+        let generations = FlushEpochs::default();
         let mut late = None;
         let during = || {
-            late = Some(generations.close((), false));
+            late = Some(generations.seal((), false));
             true
         };
         assert!(generations.flush_everywhere(during));
-        let late = late.unwrap().redeem(&generations.grace_so_far()).unwrap_err();
+        let late = late.unwrap().reclaim(&generations.grace_so_far()).unwrap_err();
         assert!(generations.flush_everywhere(|| true));
-        assert!(late.redeem(&generations.grace_so_far()).is_ok());
+        assert!(late.reclaim(&generations.grace_so_far()).is_ok());
     }
 
     fn pages(n: usize) -> PageRange {
         PageRange::new(crate::units::VirtAddr(0xffff_c900_0000_0000), n)
     }
 
-    /// What the CPU of `ear` is told to discard.
-    fn told(generations: &Generations, ear: &Ear) -> Option<PageRange> {
+    /// What the CPU of `epoch` is told to discard.
+    fn told(generations: &FlushEpochs, epoch: &CpuEpoch) -> Option<PageRange> {
         let mut told = None;
-        generations.flush(ear, |what| told = what);
+        generations.flush(epoch, |what| told = what);
         told
     }
 
     #[test]
     fn a_cpu_that_is_one_small_load_behind_discards_its_pages_alone() {
-        let generations = Generations::default();
-        let ears: [Ear; 3] = awake(&generations);
-        let first = generations.close_narrow("load", pages(3));
-        assert_eq!(told(&generations, &ears[0]), Some(pages(3)));
-        assert_eq!(told(&generations, &ears[0]), None, "nothing is known of what it may hold by now");
-        let second = generations.close_narrow("load", pages(5));
-        assert_eq!(told(&generations, &ears[0]), Some(pages(5)));
-        assert_eq!(told(&generations, &ears[1]), None, "two behind: everything");
-        assert_eq!(told(&generations, &ears[2]), None);
-        let grace = generations.grace(ears.iter());
-        assert!(first.redeem(&grace).is_ok() && second.redeem(&grace).is_ok());
+        let generations = FlushEpochs::default();
+        let epochs: [CpuEpoch; 3] = awake(&generations);
+        let first = generations.seal_narrow("batch", pages(3));
+        assert_eq!(told(&generations, &epochs[0]), Some(pages(3)));
+        assert_eq!(told(&generations, &epochs[0]), None, "nothing is known of what it may hold by now");
+        let second = generations.seal_narrow("batch", pages(5));
+        assert_eq!(told(&generations, &epochs[0]), Some(pages(5)));
+        assert_eq!(told(&generations, &epochs[1]), None, "two behind: everything");
+        assert_eq!(told(&generations, &epochs[2]), None);
+        let grace = generations.grace(epochs.iter());
+        assert!(first.reclaim(&grace).is_ok() && second.reclaim(&grace).is_ok());
     }
 
     #[test]
     fn a_load_of_unknown_pages_makes_everybody_discard_everything() {
-        let generations = Generations::default();
-        let ears: [Ear; 1] = awake(&generations);
-        let _small = generations.close_narrow((), pages(3));
-        let _large = generations.close((), false);
-        assert_eq!(told(&generations, &ears[0]), None);
-        let _small = generations.close_narrow((), pages(4));
-        let _tables = generations.close((), true);
-        assert_eq!(told(&generations, &ears[0]), None);
+        let generations = FlushEpochs::default();
+        let epochs: [CpuEpoch; 1] = awake(&generations);
+        let _small = generations.seal_narrow((), pages(3));
+        let _large = generations.seal((), false);
+        assert_eq!(told(&generations, &epochs[0]), None);
+        let _small = generations.seal_narrow((), pages(4));
+        let _tables = generations.seal((), true);
+        assert_eq!(told(&generations, &epochs[0]), None);
     }
 }

@@ -9,22 +9,22 @@
 //!   back. What grace does not come for is leaked: nobody may reuse it.
 
 use crate::area::{Caller, Policy};
+use crate::cache::Evict;
 use crate::config::{Config, InitError, MAX_REGIONS};
-use crate::cpu::{Cpu, Visit};
-use crate::flush::{Ear, Generations};
+use crate::cpu::{PerCpu, Visit};
+use crate::flush::{CpuEpoch, FlushEpochs};
 use crate::frames::Depot;
 use crate::machine::format::{Entry, Format};
 use crate::machine::frames::Frames;
-use crate::machine::stock::Stock;
+use crate::machine::prealloc::Prealloc;
 use crate::machine::{Level, Machine, Sabotage};
 use crate::region::Region;
+use crate::space::bins::CpuChunks;
 use crate::space::chunk::ChunkRef;
-use crate::space::shelf::Shelf;
 use crate::space::slot::Slot;
 use crate::sync::plain::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::*};
 use crate::table::{Foreign, Walker, Word};
 use crate::units::{MAX_CPUS, Node, PAGE_SHIFT, PAGE_SIZE, PageRange, Pfn, VirtAddr};
-use crate::warm::Shed;
 use arrayvec::ArrayVec;
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
@@ -53,23 +53,23 @@ unsafe impl<M: Machine + Send> Send for Vmalloc<M> {}
 /// What an instance owns, but for the machine.
 pub(crate) struct Core<M: Machine> {
     pub(crate) regions: ArrayVec<Region<M::Lock>, MAX_REGIONS>,
-    pub(crate) generations: Generations,
+    pub(crate) generations: FlushEpochs,
     /// The directory: a frame of pointers to CPUs.
-    cpus: NonNull<NonNull<Cpu>>,
+    cpus: NonNull<NonNull<PerCpu>>,
     directory: Pfn,
     cpu_count: u32,
     depots: [Depot<M::Lock>; MAX_NODES],
-    pub(crate) reserve: Mutex<M::Lock, Stock>,
+    pub(crate) reserve: Mutex<M::Lock, Prealloc>,
     pub(crate) reserve_frames: usize,
     policy: AtomicU8,
     /// The first policy, in the order of their numbers, that keeps slots bound.
     pub(crate) warm_from: Policy,
     /// Pages that each CPU may keep bound.
     pub(crate) budget: usize,
-    /// Pages in closed loads.
+    /// Pages in sealed batches.
     pub(crate) waiting: AtomicUsize,
     pub(crate) waiting_pages: usize,
-    pub(crate) load_pages: usize,
+    pub(crate) batch_pages: usize,
     pub(crate) tables: AtomicUsize,
     pub(crate) bookkeeping: AtomicUsize,
     pub(crate) init_frames: usize,
@@ -136,7 +136,7 @@ impl<M: Machine> Vmalloc<M> {
     pub fn set_policy(&self, policy: Policy) {
         let Some(core) = self.core() else { return };
         if core.policy.swap(policy as u8, Relaxed) != policy as u8 {
-            self.shed_all(core, Shed::Aged);
+            self.evict_all(core, Evict::Aged);
         }
     }
 
@@ -170,7 +170,7 @@ impl<M: Machine> Vmalloc<M> {
     /// Tells the log of an entry of a slot that should have been another one (T2).
     /// An area that is undone because of it has told already.
     #[cold]
-    pub(crate) fn complain(&self, slot: &Slot, at: VirtAddr, word: Word<M>) {
+    pub(crate) fn report_bad_entry(&self, slot: &Slot, at: VirtAddr, word: Word<M>) {
         if word == <M::Table as Format>::ABSENT && slot.is_told() && slot.is_building() {
             return;
         }
@@ -178,22 +178,22 @@ impl<M: Machine> Vmalloc<M> {
         self.machine.log(Level::Error, format_args!("bad entry at level 1 for {at}: {word:#x}"))
     }
 
-    /// As [`Vmalloc::complain`], for entries that are retired. Where two CPUs free a
+    /// As [`Vmalloc::report_bad_entry`], for entries that are retired. Where two CPUs free a
     /// slot at the same moment (R4), one of them finds what the other has left.
     #[cold]
-    pub(crate) fn complain_once(&self, (chunk, slot): (ChunkRef, u32), at: VirtAddr, word: Word<M>) {
+    pub(crate) fn report_bad_entry_once(&self, (chunk, slot): (ChunkRef, u32), at: VirtAddr, word: Word<M>) {
         let is_left = matches!(<M::Table as Format>::decode(word, 1), Entry::Waiting(_) | Entry::Absent);
         if !(is_left && chunk.is_freed_twice(slot)) {
-            self.complain(chunk.slot(slot), at, word);
+            self.report_bad_entry(chunk.slot(slot), at, word);
         }
     }
 
-    /// As [`Vmalloc::complain`], for the last look at the entries of a slot: where
+    /// As [`Vmalloc::report_bad_entry`], for the last look at the entries of a slot: where
     /// nothing is left is where the log was told of a bad one before.
     #[cold]
-    pub(crate) fn complain_again(&self, slot: &Slot, at: VirtAddr, word: Word<M>) {
+    pub(crate) fn report_bad_entry_again(&self, slot: &Slot, at: VirtAddr, word: Word<M>) {
         if word != <M::Table as Format>::ABSENT || !slot.is_told() {
-            self.complain(slot, at, word);
+            self.report_bad_entry(slot, at, word);
         }
     }
 }
@@ -205,10 +205,10 @@ impl<M: Machine> Core<M> {
         let depots = [const { Depot::new() }; MAX_NODES];
         let total = machine.frames().total();
         let usual = (total / 64 / cpus as usize).clamp(64, 4096);
-        // No load gets larger than memory.
-        let load_pages = config.load_pages.map_or(usual, |pages| pages.min(total));
+        // No batch gets larger than memory.
+        let batch_pages = config.batch_pages.map_or(usual, |pages| pages.min(total));
         let nodes = machine.frames().nodes().min(MAX_NODES);
-        let stacks = Depot::<M::Lock>::stacks_for(machine, load_pages * cpus as usize);
+        let stacks = Depot::<M::Lock>::stacks_for(machine, batch_pages * cpus as usize);
         const { assert!(MAX_CPUS * size_of::<usize>() <= PAGE_SIZE, "the directory is one frame") };
         let regions = config.regions.iter().enumerate().map(|(id, region)| Region::new(id, region, total));
         let regions: ArrayVec<Region<M::Lock>, MAX_REGIONS> = regions.collect();
@@ -218,9 +218,9 @@ impl<M: Machine> Core<M> {
         let roots: usize = regions.iter().map(|region| walker.missing_in_root(region.pages())).sum();
         let kept = 1 + cpus as usize * (1 + config.regions.len() + 2) + nodes * stacks;
         let wanted = (kept + roots).saturating_add(config.atomic_reserve);
-        let mut stock = lay_in(machine, wanted)?;
+        let mut stock = populate(machine, wanted)?;
         let directory = take(machine, &mut stock);
-        let table = machine.virt(directory).cast::<NonNull<Cpu>>();
+        let table = machine.virt(directory).cast::<NonNull<PerCpu>>();
         for index in 0..cpus {
             let cpu = new_cpu(machine, &mut stock, index, config.regions.len());
             // SAFETY: I2: the directory is a frame of ours with room for
@@ -237,7 +237,7 @@ impl<M: Machine> Core<M> {
         stock.trim(machine, config.atomic_reserve);
         Ok(Core {
             regions,
-            generations: Generations::default(),
+            generations: FlushEpochs::default(),
             cpus: table,
             directory,
             cpu_count: cpus,
@@ -249,7 +249,7 @@ impl<M: Machine> Core<M> {
             budget: config.budget(total, cpus),
             waiting: AtomicUsize::new(0),
             waiting_pages: config.waiting_pages.unwrap_or(total / 32),
-            load_pages,
+            batch_pages,
             tables: AtomicUsize::new(tables),
             bookkeeping: AtomicUsize::new(kept),
             init_frames: kept + config.atomic_reserve + tables,
@@ -260,7 +260,7 @@ impl<M: Machine> Core<M> {
 
     /// The CPU with this index.
     #[inline]
-    pub(crate) fn cpu(&self, index: u32) -> &Cpu {
+    pub(crate) fn cpu(&self, index: u32) -> &PerCpu {
         debug_assert!(index < self.cpu_count, "M3");
         // SAFETY: I2: the directory holds `cpu_count` pointers to CPUs that
         // live as long as the core, and M3 bounds every index.
@@ -272,9 +272,9 @@ impl<M: Machine> Core<M> {
         self.cpu_count
     }
 
-    /// The ears of all CPUs, by index.
-    pub(crate) fn ears(&self) -> impl Iterator<Item = &Ear> {
-        (0..self.cpu_count).map(|index| &self.cpu(index).ear)
+    /// The epochs of all CPUs, by index.
+    pub(crate) fn epochs(&self) -> impl Iterator<Item = &CpuEpoch> {
+        (0..self.cpu_count).map(|index| &self.cpu(index).epoch)
     }
 
     #[inline]
@@ -295,8 +295,8 @@ impl<M: Machine> Core<M> {
 }
 
 /// So many frames, or none.
-fn lay_in<M: Machine>(machine: &M, wanted: usize) -> Result<Stock, InitError> {
-    let mut stock = Stock::new();
+fn populate<M: Machine>(machine: &M, wanted: usize) -> Result<Prealloc, InitError> {
+    let mut stock = Prealloc::new();
     if wanted > machine.frames().total() {
         return Err(InitError::NoMemory { wanted, got: machine.frames().free_now() });
     }
@@ -325,24 +325,24 @@ fn parks<M: Machine>(machine: &M) -> bool {
     hides && !M::MIRRORED
 }
 
-fn take<M: Machine>(machine: &M, stock: &mut Stock) -> Pfn {
+fn take<M: Machine>(machine: &M, stock: &mut Prealloc) -> Pfn {
     stock.take(machine).expect("I2: laid in by Core::new")
 }
 
 /// Makes a CPU and its shelves, each in a frame of its own.
-fn new_cpu<M: Machine>(machine: &M, stock: &mut Stock, index: u32, regions: usize) -> NonNull<Cpu> {
+fn new_cpu<M: Machine>(machine: &M, stock: &mut Prealloc, index: u32, regions: usize) -> NonNull<PerCpu> {
     let shelves = (0..regions).map(|_| {
         let frame = take(machine, stock);
-        let shelf = machine.virt(frame).cast::<Shelf>();
+        let cpu_chunks = machine.virt(frame).cast::<CpuChunks>();
         // SAFETY: I2: a fresh frame, large and aligned enough.
-        unsafe { shelf.write(Shelf::default()) };
-        (frame, shelf)
+        unsafe { cpu_chunks.write(CpuChunks::default()) };
+        (frame, cpu_chunks)
     });
     let shelves = shelves.collect();
     let frame = take(machine, stock);
-    let mut cpu = Cpu::new(index, machine.node_of(index), frame, shelves);
+    let mut cpu = PerCpu::new(index, machine.node_of(index), frame, shelves);
     cpu.own().open(machine, stock);
-    let at = machine.virt(frame).cast::<Cpu>();
+    let at = machine.virt(frame).cast::<PerCpu>();
     // SAFETY: I2: a fresh frame, and a CPU fits one.
     unsafe { at.write(cpu) };
     at
@@ -376,15 +376,15 @@ impl<M: Machine> Vmalloc<M> {
         for area in self.areas() {
             // Reservations, devices and memory alike, each the way of its kind:
             // nobody is left to use it.
-            let _ = self.unmake_long(core, area.start, here, |_| true, None);
+            let _ = self.free_area_long(core, area.start, here, |_| true, None);
         }
         self.purge();
     }
 
     /// Takes every table but the root out of the tree, and waits until no CPU
     /// can walk into one; `None` if that does not come to pass.
-    fn unlink_tables(&self, core: &Core<M>) -> Option<Stock> {
-        let mut tables = Stock::new();
+    fn unlink_tables(&self, core: &Core<M>) -> Option<Prealloc> {
+        let mut tables = Prealloc::new();
         self.pinned(|_| {
             for region in &core.regions {
                 // SAFETY: T1: nothing lives in the region any more.
@@ -399,7 +399,7 @@ impl<M: Machine> Vmalloc<M> {
     fn is_drained(&self, core: &Core<M>) -> bool {
         (0..core.cpus()).all(|index| {
             Visit::enter(self, core, index).is_ok_and(|mut here| {
-                while here.drain_mail() {}
+                while here.drain_remote_frees() {}
                 here.is_drained() && here.cpu.bound.pages() == 0
             })
         }) && self.areas().next().is_none()
@@ -418,7 +418,7 @@ impl<M: Machine> Core<M> {
             // SAFETY: I2, and nobody is inside any more: the CPU is moved out
             // of its frame.
             let mut cpu = unsafe { self.cpus.add(index as usize).read().read() };
-            cpu.own().close(machine, &mut give);
+            cpu.own().seal(machine, &mut give);
         }
         self.depots(|depot| depot.destroy(machine));
         self.reserve.into_inner().trim(machine, 0);

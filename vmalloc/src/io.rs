@@ -63,6 +63,6 @@ impl<M: Machine> Vmalloc<M> {
     #[track_caller]
     pub unsafe fn iounmap(&self, at: NonNull<u8>) -> Result<(), FreeError> {
         let start = VirtAddr(at.addr().get()).page_start();
-        self.unmake(start, Caller::here(), |kind| kind == Kind::Ioremap, None)
+        self.free_area(start, Caller::here(), |kind| kind == Kind::Ioremap, None)
     }
 }

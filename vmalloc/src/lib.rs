@@ -13,11 +13,11 @@
 //!
 //! ```text
 //! top     vmalloc (alloc, free: the story)   map io owned kernel   info check stats
-//!         warm plan pressure reclaim load region lookup cpu instance config
-//! middle  space    class arena units chunk slot shelf rack   (addresses only)
+//!         cached plan pressure reclaim batch region lookup cpu instance config
+//! middle  space    class arena units chunk slot CPU's chunks slot cache   (addresses only)
 //!         frames   zones node buddy magazine depot      (frames only)
 //!         table    format walker piece prune            (entries only)
-//!         flush    Generations, Pending<T>              (tags only)
+//!         flush    FlushEpochs, Pending<T>              (tags only)
 //! bottom  area · error · gfp · units · machine
 //! ```
 //!
@@ -38,21 +38,23 @@ pub mod table;
 pub mod units;
 
 mod alias;
+#[cfg(not(loom))]
+mod batch;
+#[cfg(loom)]
+pub mod batch;
+mod cache;
 mod check;
 mod cpu;
 #[cfg(not(loom))]
 mod deferred;
 #[cfg(loom)]
 pub mod deferred;
+mod drain;
 mod fill;
 mod info;
 mod instance;
 mod io;
 mod kernel;
-#[cfg(not(loom))]
-mod load;
-#[cfg(loom)]
-pub mod load;
 #[cfg(not(loom))]
 mod lookup;
 #[cfg(loom)]
@@ -63,7 +65,6 @@ mod part;
 mod plan;
 mod pressure;
 mod reclaim;
-mod redeem;
 mod region;
 mod short;
 mod stats;
@@ -73,7 +74,6 @@ mod sync;
 #[cfg(interleave)]
 pub mod sync;
 mod vmalloc;
-mod warm;
 
 pub use area::{Caller, Info, Kind, Placement, Policy, Req, What};
 pub use config::{Config, InitError};

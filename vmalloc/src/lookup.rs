@@ -16,18 +16,18 @@
 //! CPU needs neither, since the owner alone gives chunks up.
 
 use crate::area::{Info, Kind, RegionId};
+use crate::batch::Batch;
 use crate::config::MAX_REGIONS;
-use crate::cpu::Here;
+use crate::cpu::CpuGuard;
 use crate::error::FreeError;
 use crate::instance::{Core, Vmalloc};
-use crate::load::Load;
 use crate::machine::Machine;
 use crate::machine::format::{Entry, Format, entries};
 use crate::region::{Region, UnitEntry, leaf_shift};
 use crate::space::chunk::ChunkRef;
 use crate::space::slot::Slot;
 use crate::sync::{Ordering::Acquire, breaks, fence};
-use crate::table::{Gap, LeafTable, Piece, Walker, Word};
+use crate::table::{Gap, LeafTable, PteRange, Walker, Word};
 use crate::units::{PAGE_SHIFT, PageRange, VirtAddr};
 use core::ops::Deref;
 use core::ptr::NonNull;
@@ -134,7 +134,7 @@ impl SlotRef {
     /// Owner: live → stale, in `open`, if it still is the area that was looked up;
     /// false = somebody was first.
     #[inline]
-    pub fn retire(&self, open: &mut Load, pages: usize) -> bool {
+    pub fn retire(&self, open: &mut Batch, pages: usize) -> bool {
         let lives = self.lives();
         if lives {
             open.add(self.chunk, 1 << self.index, pages);
@@ -319,7 +319,7 @@ impl<M: Machine> Core<M> {
         vm: &Vmalloc<M>,
         place: Place,
         pages: PageRange,
-        mut f: impl FnMut(Piece<M::Table>) -> bool,
+        mut f: impl FnMut(PteRange<M::Table>) -> bool,
     ) {
         match at_hand::<M>(place.0, pages) {
             Some(piece) => _ = f(piece),
@@ -330,14 +330,14 @@ impl<M: Machine> Core<M> {
     /// The entries of `pages`, cut at the borders of leaf tables. Pages without a
     /// table are left out, and where the slot has bound them that is told once
     /// (T2).
-    pub(crate) fn pieces<'v>(&self, vm: &'v Vmalloc<M>, place: Place, pages: PageRange) -> Pieces<'v, M> {
-        Pieces { vm, place, at: pages.start, left: pages.pages }
+    pub(crate) fn pieces<'v>(&self, vm: &'v Vmalloc<M>, place: Place, pages: PageRange) -> PteRanges<'v, M> {
+        PteRanges { vm, place, at: pages.start, left: pages.pages }
     }
 
     /// The entry of the page at `at`, which is a slot's of `chunk`. Changes and
     /// reports nothing.
-    pub(crate) fn look(&self, vm: &Vmalloc<M>, chunk: ChunkRef, at: VirtAddr) -> Option<Piece<M::Table>> {
-        let walk = || Some(Piece::new(walker(vm).leaf_table(at)?, at, 1));
+    pub(crate) fn look(&self, vm: &Vmalloc<M>, chunk: ChunkRef, at: VirtAddr) -> Option<PteRange<M::Table>> {
+        let walk = || Some(PteRange::new(walker(vm).leaf_table(at)?, at, 1));
         at_hand::<M>(chunk, PageRange::new(at, 1)).or_else(walk)
     }
 }
@@ -353,7 +353,7 @@ fn walker<M: Machine>(vm: &Vmalloc<M>) -> Walker<'_, M> {
 
 /// The entries of `pages`, if they lie in one leaf table that is at hand.
 #[inline(always)]
-pub(crate) fn at_hand<M: Machine>(chunk: ChunkRef, pages: PageRange) -> Option<Piece<M::Table>> {
+pub(crate) fn at_hand<M: Machine>(chunk: ChunkRef, pages: PageRange) -> Option<PteRange<M::Table>> {
     at_hand_from::<M>(chunk, pages, || chunk.page_of(pages.start))
 }
 
@@ -363,18 +363,18 @@ pub(crate) fn at_hand_from<M: Machine>(
     chunk: ChunkRef,
     pages: PageRange,
     page: impl FnOnce() -> usize,
-) -> Option<Piece<M::Table>> {
+) -> Option<PteRange<M::Table>> {
     match chunk.entries() {
         0 => at_hand_of_several::<M>(chunk, pages),
         // SAFETY: T1: `cache_leaves` stored it when the chunk was made; the pages
         // are a slot's, and their table stays linked while the chunk is one.
-        entries => Some(unsafe { Piece::within(entries, page(), pages.start, pages.pages) }),
+        entries => Some(unsafe { PteRange::within(entries, page(), pages.start, pages.pages) }),
     }
 }
 
 /// As [`at_hand`], where several leaf tables map the chunk.
 #[inline]
-fn at_hand_of_several<M: Machine>(chunk: ChunkRef, pages: PageRange) -> Option<Piece<M::Table>> {
+fn at_hand_of_several<M: Machine>(chunk: ChunkRef, pages: PageRange) -> Option<PteRange<M::Table>> {
     let first = (pages.start.0 >> PAGE_SHIFT) & (entries::<M::Table>() - 1);
     if pages.pages > entries::<M::Table>() - first {
         return None;
@@ -383,7 +383,7 @@ fn at_hand_of_several<M: Machine>(chunk: ChunkRef, pages: PageRange) -> Option<P
         0 => None,
         // SAFETY: T1: `cache_leaves` stored it when it was linked, and it
         // stays linked while the chunk is one.
-        raw => Some(Piece::new(unsafe { LeafTable::from_raw(raw) }, pages.start, pages.pages)),
+        raw => Some(PteRange::new(unsafe { LeafTable::from_raw(raw) }, pages.start, pages.pages)),
     }
 }
 
@@ -393,13 +393,13 @@ fn each_of_many<M: Machine>(
     vm: &Vmalloc<M>,
     place: Place,
     pages: PageRange,
-    f: &mut dyn FnMut(Piece<M::Table>) -> bool,
+    f: &mut dyn FnMut(PteRange<M::Table>) -> bool,
 ) {
     let Some(core) = vm.core() else { return };
     core.pieces(vm, place, pages).all(f);
 }
 
-impl<M: Machine> Here<'_, M> {
+impl<M: Machine> CpuGuard<'_, M> {
     /// The slot whose room holds `at`, found from nearby: to be trusted if this CPU
     /// owns its chunk.
     #[inline]
@@ -432,14 +432,14 @@ impl<M: Machine> Here<'_, M> {
 }
 
 /// The pieces of a slot. See [`Core::pieces`].
-pub(crate) struct Pieces<'v, M: Machine> {
+pub(crate) struct PteRanges<'v, M: Machine> {
     vm: &'v Vmalloc<M>,
     place: Place,
     at: VirtAddr,
     left: usize,
 }
 
-impl<M: Machine> Pieces<'_, M> {
+impl<M: Machine> PteRanges<'_, M> {
     /// The next so many pages have been seen to.
     fn advance(&mut self, pages: usize) {
         self.left -= pages;
@@ -452,16 +452,16 @@ impl<M: Machine> Pieces<'_, M> {
         let (chunk, Some(index)) = self.place else { return };
         let is_bad = <M::Table as Format>::decode(gap.word, gap.level) == Entry::Bad;
         if !is_bad && !chunk.slot(index).is_told() {
-            walker(self.vm).complain(gap.level, gap.at, gap.word);
+            walker(self.vm).report_bad_entry(gap.level, gap.at, gap.word);
         }
         chunk.slot(index).tell();
     }
 }
 
-impl<M: Machine> Iterator for Pieces<'_, M> {
-    type Item = Piece<M::Table>;
+impl<M: Machine> Iterator for PteRanges<'_, M> {
+    type Item = PteRange<M::Table>;
 
-    fn next(&mut self) -> Option<Piece<M::Table>> {
+    fn next(&mut self) -> Option<PteRange<M::Table>> {
         while self.left > 0 {
             let first = (self.at.0 >> PAGE_SHIFT) & (entries::<M::Table>() - 1);
             let pages = PageRange::new(self.at, self.left.min(entries::<M::Table>() - first));

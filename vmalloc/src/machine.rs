@@ -34,7 +34,7 @@
 pub mod faulty;
 pub mod format;
 pub mod frames;
-pub mod stock;
+pub mod prealloc;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -98,11 +98,11 @@ pub struct Run {
 pub enum Sabotage {
     /// None: what everybody runs.
     None,
-    /// G3: loads are redeemed without grace.
-    EarlyRedeem,
+    /// G3: batches are reclaimed without grace.
+    EarlyReclaim,
     /// G1: the closer does not flush itself, but publishes.
     SkipFlush,
-    /// G5: idle CPUs are skipped for loads with table pages.
+    /// G5: idle CPUs are skipped for batches with table pages.
     SkipIdle,
     /// R1: a remote free forgets its claim.
     DropClaim,
@@ -112,14 +112,14 @@ pub enum Sabotage {
     IgnoreAliases,
     /// G6: the guard is bound as well.
     MapGuard,
-    /// G6: a warm slot is used again for any number of pages.
+    /// G6: a cached slot is used again for any number of pages.
     AnySize,
-    /// W1: a warm slot is used again with any protection.
+    /// W1: a cached slot is used again with any protection.
     AnyProt,
     /// W3: what was handed out of an area is forgotten when it is cached.
     CacheShared,
     /// W2: what is bound is not counted, and never given back.
-    ForgetWarm,
+    ForgetCached,
 }
 
 /// How much a log line matters.

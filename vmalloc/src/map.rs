@@ -8,7 +8,7 @@
 //!   its caller does, until it is unmapped ([`alias`](crate::alias)).
 
 use crate::area::{Backing, Caller, Guard, Kind, Req};
-use crate::cpu::Here;
+use crate::cpu::CpuGuard;
 use crate::error::{AllocError, FreeError, Shortage};
 use crate::frames::{hold, twice};
 use crate::gfp::{Gfp, ZoneKind};
@@ -76,7 +76,7 @@ impl<M: Machine> Vmalloc<M> {
     /// V1.
     #[track_caller]
     pub unsafe fn vunmap(&self, at: NonNull<u8>) -> Result<(), FreeError> {
-        self.unmake(VirtAddr(at.addr().get()), Caller::here(), |kind| kind == Kind::Vmap, None)
+        self.free_area(VirtAddr(at.addr().get()), Caller::here(), |kind| kind == Kind::Vmap, None)
     }
 
     /// Maps `frames` for a short time (`vm_map_ram`): a clean slot, nothing
@@ -135,7 +135,7 @@ impl<M: Machine> Vmalloc<M> {
     #[inline(never)]
     fn unmap_long(&self, at: VirtAddr, count: usize, by: Caller) -> Result<(), FreeError> {
         let core = self.core().ok_or(FreeError::NotInitialised)?;
-        self.unmake_long(core, at, by, |kind| kind == Kind::MapRam, Some(count))
+        self.free_area_long(core, at, by, |kind| kind == Kind::MapRam, Some(count))
     }
 
     /// Reserves addresses and binds nothing (`get_vm_area`). Freed by
@@ -171,7 +171,7 @@ impl<M: Machine> Vmalloc<M> {
     }
 
     fn take_frame(&self, core: &Core<M>, plan: &Plan<'_>) -> Result<Pfn, AllocError> {
-        let mut here = Here::enter(self, core).map_err(AllocError::WrongContext)?;
+        let mut here = CpuGuard::enter(self, core).map_err(AllocError::WrongContext)?;
         let mut tries = Tries::default();
         loop {
             let mut want = plan.want(here.node);
@@ -179,7 +179,7 @@ impl<M: Machine> Vmalloc<M> {
             want.zone = if any { want.zone } else { want.zone.min(ZoneKind::Normal) };
             match here.take_frame(want) {
                 Some(frame) => return Ok(frame),
-                None => self.relieve(&mut here, plan, Shortage::Frames(1), &mut tries)?,
+                None => self.resolve_shortage(&mut here, plan, Shortage::Frames(1), &mut tries)?,
             }
         }
     }
@@ -238,7 +238,7 @@ impl<M: Machine> Vmalloc<M> {
     /// See [`AllocError`]: [`AllocError::BadAlign`] for an offset. Nothing has
     /// changed then.
     #[track_caller]
-    pub fn congruent(&self, parts: &[(usize, usize)], align: usize, like: Req) -> Result<usize, AllocError> {
+    pub fn reserve_at_offsets(&self, parts: &[(usize, usize)], align: usize, like: Req) -> Result<usize, AllocError> {
         let caller = like.caller.unwrap_or(Caller::here());
         let core = self.core().ok_or(AllocError::NotInitialised)?;
         let region = core.regions.get(like.region.0 as usize).ok_or(AllocError::BadRange { start: 0, end: 0 })?;
@@ -255,7 +255,7 @@ impl<M: Machine> Vmalloc<M> {
         if let [(0, _)] = parts {
             return Ok(base);
         }
-        let given_up = self.unmake(VirtAddr(base), caller, |_| true, None);
+        let given_up = self.free_area(VirtAddr(base), caller, |_| true, None);
         debug_assert!(given_up.is_ok(), "the probe was ours");
         self.purge();
         self.reserve_parts(parts, base, grain, like.caller(caller))
@@ -274,7 +274,7 @@ impl<M: Machine> Vmalloc<M> {
             let req = Req { bytes, align: PAGE_SIZE, ..like.clone() }.guard(Guard::None).within(whole);
             if let Err(error) = self.reserve(req) {
                 for &(offset, _) in &parts[..done] {
-                    let undone = self.unmake(VirtAddr(base + offset), Caller::here(), |_| true, None);
+                    let undone = self.free_area(VirtAddr(base + offset), Caller::here(), |_| true, None);
                     debug_assert!(undone.is_ok(), "it was reserved a moment ago");
                 }
                 return Err(error);
@@ -284,7 +284,7 @@ impl<M: Machine> Vmalloc<M> {
     }
 }
 
-impl<M: Machine> Here<'_, M> {
+impl<M: Machine> CpuGuard<'_, M> {
     fn take_frame(&mut self, want: Want) -> Option<Pfn> {
         let (machine, core, node) = (self.vm.machine(), self.core, self.node);
         if !self.magazine.serves(want) {

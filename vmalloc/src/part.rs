@@ -12,13 +12,13 @@
 //! # Rules
 //! - **G2** A page that was unmapped is bound again only after a flush: the caller
 //!   sees to it (P5).
-//! - **G3** What is unmapped leaves aliases: the open load is lent, and a frame that
+//! - **G3** What is unmapped leaves aliases: the open batch is lent, and a frame that
 //!   its caller gives up before the flush waits by itself ([`alias`](crate::alias)).
 //! - **E1** A part is mapped whole or not at all.
 //! - **L3** 64 pages a section.
 
 use crate::area::{Backing, Caller, Kind, Req};
-use crate::cpu::{Here, SLICE};
+use crate::cpu::{CpuGuard, SLICE};
 use crate::error::AllocError;
 use crate::instance::{Core, Vmalloc};
 use crate::lookup::SlotRef;
@@ -58,7 +58,7 @@ impl<M: Machine> Vmalloc<M> {
         let plan = Plan { req: &req, kind: Kind::MapRam, caller: Caller::here(), pages: frames.len(), class: None };
         found.slot().share();
         let mut bound = 0;
-        let mut here = Here::enter(self, core).map_err(AllocError::WrongContext)?;
+        let mut here = CpuGuard::enter(self, core).map_err(AllocError::WrongContext)?;
         let filled = here.fill_pages((found.chunk, range), &mut bound, &plan, &backing);
         drop(here);
         filled.inspect_err(|_| {
@@ -89,7 +89,7 @@ impl<M: Machine> Vmalloc<M> {
     fn clear_part(&self, core: &Core<M>, found: &SlotRef, range: PageRange) -> Result<usize, AllocError> {
         let mut cleared = 0;
         for slice in range.slices(SLICE) {
-            let mut here = Here::enter(self, core).map_err(AllocError::WrongContext)?;
+            let mut here = CpuGuard::enter(self, core).map_err(AllocError::WrongContext)?;
             cleared += here.clear_bound(found, slice);
         }
         Ok(cleared)
@@ -115,21 +115,21 @@ fn part_of(at: usize, pages: usize) -> Result<PageRange, AllocError> {
     }
 }
 
-impl<M: Machine> Here<'_, M> {
+impl<M: Machine> CpuGuard<'_, M> {
     /// Clears the entries of a slice that are bound, and says how many.
     fn clear_bound(&mut self, found: &SlotRef, slice: PageRange) -> usize {
         let mut cleared = 0;
         for page in slice.slices(1) {
             let Some(piece) = self.core.look(self.vm, found.chunk, page.start) else { continue };
             if piece.frames().next().is_some() {
-                piece.clear(&mut |at, word| self.vm.complain(found.slot(), at, word));
+                piece.clear(&mut |at, word| self.vm.report_bad_entry(found.slot(), at, word));
                 self.vm.machine().unmapped(page);
                 cleared += 1;
             }
         }
         if cleared > 0 {
-            self.lend();
-            self.pay(cleared);
+            self.note_alias();
+            self.reclaim_step(cleared);
         }
         cleared
     }

@@ -1,7 +1,7 @@
 //! Plans: a request, checked, in the terms of the tiers below.
 
 use crate::area::{Backing, Caller, Guard, Kind, Req};
-use crate::cpu::{Here, SLICE};
+use crate::cpu::{CpuGuard, SLICE};
 use crate::error::{AllocError, Shortage};
 use crate::gfp::{Gfp, ZoneKind};
 use crate::instance::{Core, Vmalloc};
@@ -189,12 +189,12 @@ pub(crate) fn odd_frame<M: Machine>(req: &Req, backing: &Backing<'_>) -> Option<
     }
 }
 
-impl<M: Machine> Here<'_, M> {
-    /// Takes a slot: from the shelf, or by the slow path.
+impl<M: Machine> CpuGuard<'_, M> {
+    /// Takes a slot: from the CPU's chunks, or by the slow path.
     #[inline]
     pub(crate) fn take_slot(&mut self, plan: &Plan<'_>) -> Result<(ChunkRef, u32), Shortage> {
         if plan.class.is_some()
-            && let Some(place) = self.shelf(plan.req.region).take(plan.class)
+            && let Some(place) = self.cpu_chunks(plan.req.region).take(plan.class)
         {
             return Ok(place);
         }
@@ -207,52 +207,52 @@ impl<M: Machine> Here<'_, M> {
     #[inline(never)]
     fn take_slot_slowly(&mut self, plan: &Plan<'_>) -> Result<(ChunkRef, u32), Shortage> {
         self.catch_up_with_clock();
-        self.drain_mail();
+        self.drain_remote_frees();
         self.poll();
         let Some(class) = plan.class else { return self.take_own_run(plan) };
-        if let Some(place) = self.redeem_for(plan) {
+        if let Some(place) = self.reclaim_for(plan) {
             return Ok(place);
         }
         match self.grow(plan.req.region, class) {
             // No room for a whole chunk: the area alone may fit.
             Err(Shortage::Addresses { .. }) => self.take_own_run(plan),
             Err(short) => Err(short),
-            Ok(()) => self.shelf(plan.req.region).take(plan.class).ok_or(Shortage::Tables(1)),
+            Ok(()) => self.cpu_chunks(plan.req.region).take(plan.class).ok_or(Shortage::Tables(1)),
         }
     }
 
     /// Redeems until there is a slot, but not more than half a slice, or of large
     /// areas as many pages as they have: what waits belongs to all sizes, and a
-    /// chunk costs less than a load.
-    fn redeem_for(&mut self, plan: &Plan<'_>) -> Option<(ChunkRef, u32)> {
+    /// chunk costs less than a batch.
+    fn reclaim_for(&mut self, plan: &Plan<'_>) -> Option<(ChunkRef, u32)> {
         const HALF: usize = SLICE / 2;
         let mut left = if plan.pages > SLICE { plan.pages } else { HALF };
         loop {
-            let work = self.redeem(left.min(SLICE));
-            let place = self.shelf(plan.req.region).take(plan.class);
+            let work = self.reclaim(left.min(SLICE));
+            let place = self.cpu_chunks(plan.req.region).take(plan.class);
             left = left.saturating_sub(work);
             if place.is_some() || work == 0 || left == 0 {
                 return place;
             }
-            self.breathe();
+            self.preempt_point();
         }
     }
 
     /// A slot of a run chunk, with a run of its own.
     fn take_own_run(&mut self, plan: &Plan<'_>) -> Result<(ChunkRef, u32), Shortage> {
-        self.redeem(SLICE);
-        let place = match self.shelf(plan.req.region).take(None) {
+        self.reclaim(SLICE);
+        let place = match self.cpu_chunks(plan.req.region).take(None) {
             Some(place) => place,
             None => {
                 self.grow_runs(plan.req.region)?;
-                self.shelf(plan.req.region).take(None).ok_or(Shortage::Tables(1))?
+                self.cpu_chunks(plan.req.region).take(None).ok_or(Shortage::Tables(1))?
             }
         };
         let run = plan.run(&self.core.regions[plan.req.region.0 as usize]);
         match self.take_run_for(plan.req.region, place, &run) {
             Ok(()) => Ok(place),
             Err(short) => {
-                self.shelf(plan.req.region).untake(place.0, place.1);
+                self.cpu_chunks(plan.req.region).put_back(place.0, place.1);
                 Err(short)
             }
         }

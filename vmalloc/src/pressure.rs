@@ -2,8 +2,8 @@
 //!
 //! | | Frames and tables | Addresses |
 //! |---|---|---|
-//! | 1 | own ripe load; then own warm slots and open load, if this CPU's flush is grace enough | the same |
-//! | 2 | purge: everybody's warm slots, loads, empty chunks, magazines (may wait only) | purge: everybody's warm slots, loads and empty chunks |
+//! | 1 | own expired batch; then own cached slots and open batch, if this CPU's flush is grace enough | the same |
+//! | 2 | purge: everybody's cached slots, batches, empty chunks, magazines (may wait only) | purge: everybody's cached slots, batches and empty chunks |
 //! | 3 | the promised reserve ([`Gfp::RESERVE`] only) | – |
 //! | 4 | [`Machine::exhausted`] | [`Machine::exhausted`] |
 //!
@@ -11,12 +11,12 @@
 //! anybody waits (L2).
 
 use crate::area::{Backing, Req};
-use crate::cpu::{Here, SLICE};
+use crate::cpu::{CpuGuard, SLICE};
 use crate::error::{AllocError, Shortage};
 use crate::gfp::Gfp;
 use crate::instance::{Core, Vmalloc};
 use crate::machine::frames::Frames;
-use crate::machine::stock::Stock;
+use crate::machine::prealloc::Prealloc;
 use crate::machine::{Context, Level, Machine};
 use crate::plan::Plan;
 use crate::space::chunk::LOADS;
@@ -51,9 +51,9 @@ impl<M: Machine> Vmalloc<M> {
     /// The call's own, when nothing is left to try.
     #[cold]
     #[inline(never)]
-    pub(crate) fn relieve(
+    pub(crate) fn resolve_shortage(
         &self,
-        here: &mut Here<'_, M>,
+        here: &mut CpuGuard<'_, M>,
         plan: &Plan<'_>,
         short: Shortage,
         tries: &mut Tries,
@@ -61,10 +61,10 @@ impl<M: Machine> Vmalloc<M> {
         loop {
             tries.step += 1;
             let gained = match tries.step {
-                1 => here.redeem_own(),
+                1 => here.reclaim_own(),
                 2 => self.may_wait(here, plan) && self.purge_for(here, short),
                 3 => plan.req.gfp.contains(Gfp::RESERVE) && here.take_reserve(short),
-                _ => return self.appeal(here, plan, short, tries),
+                _ => return self.ask_machine(here, plan, short, tries),
             };
             if gained {
                 return Ok(());
@@ -72,7 +72,7 @@ impl<M: Machine> Vmalloc<M> {
         }
     }
 
-    /// What the machine refused it may grant when nothing is warm any more: a
+    /// What the machine refused it may grant when nothing is cached any more: a
     /// process has so many mappings and no more.
     #[cold]
     #[inline(never)]
@@ -92,9 +92,9 @@ impl<M: Machine> Vmalloc<M> {
     }
 
     /// Step 4: from the beginning, if the machine says so.
-    fn appeal(
+    fn ask_machine(
         &self,
-        here: &mut Here<'_, M>,
+        here: &mut CpuGuard<'_, M>,
         plan: &Plan<'_>,
         short: Shortage,
         tries: &mut Tries,
@@ -109,12 +109,12 @@ impl<M: Machine> Vmalloc<M> {
 
     /// Whether the caller may wait: asked from outside, where nothing of ours
     /// keeps it from waiting.
-    fn may_wait(&self, here: &mut Here<'_, M>, plan: &Plan<'_>) -> bool {
+    fn may_wait(&self, here: &mut CpuGuard<'_, M>, plan: &Plan<'_>) -> bool {
         plan.req.gfp.contains(Gfp::WAIT) && here.outside(|| self.machine().context()) == Context::Task
     }
 
     /// Step 2.
-    fn purge_for(&self, here: &mut Here<'_, M>, short: Shortage) -> bool {
+    fn purge_for(&self, here: &mut CpuGuard<'_, M>, short: Shortage) -> bool {
         let core = here.core;
         here.outside(|| {
             self.purge();
@@ -131,12 +131,12 @@ impl<M: Machine> Vmalloc<M> {
     /// stay: nobody is short of anything.
     #[cold]
     #[inline(never)]
-    pub(crate) fn wait_for_flushes(&self, here: &mut Here<'_, M>, plan: &Plan<'_>) {
+    pub(crate) fn wait_for_flushes(&self, here: &mut CpuGuard<'_, M>, plan: &Plan<'_>) {
         if !self.may_wait(here, plan) {
             return;
         }
         count(&here.cpu.counters.purges, 1);
-        // One round for the load that was closed already, one for the open one.
+        // One round for the batch that was sealed already, one for the open one.
         for _ in 0..LOADS {
             here.outside(|| self.flush_round(here.core));
             if !here.is_pressed() {
@@ -145,7 +145,7 @@ impl<M: Machine> Vmalloc<M> {
         }
     }
 
-    fn failure(&self, here: &mut Here<'_, M>, plan: &Plan<'_>, short: Shortage) -> AllocError {
+    fn failure(&self, here: &mut CpuGuard<'_, M>, plan: &Plan<'_>, short: Shortage) -> AllocError {
         let waiting = here.core.waiting.load(Relaxed);
         match short {
             Shortage::Addresses { pages, widest } => AllocError::NoAddresses { pages, widest },
@@ -168,7 +168,7 @@ impl<M: Machine> Vmalloc<M> {
     /// hold what the log takes (L4).
     #[cold]
     pub(crate) fn refused(&self, core: &Core<M>, req: &Req, error: &AllocError) {
-        let Ok(here) = Here::enter(self, core) else { return };
+        let Ok(here) = CpuGuard::enter(self, core) else { return };
         count(&here.cpu.counters.failures, 1);
         drop(here);
         let now = self.machine().clock_ns().unwrap_or(u64::MAX);
@@ -186,9 +186,9 @@ impl<M: Machine> Vmalloc<M> {
     pub(crate) fn fill_reserve(&self, core: &Core<M>) {
         let machine = self.machine();
         // A reserve that cannot be filled now is filled by a later call.
-        let Ok(here) = Here::enter(self, core) else { return };
+        let Ok(here) = CpuGuard::enter(self, core) else { return };
         let missing = core.reserve_frames.saturating_sub(core.reserve.lock().len());
-        let mut more = Stock::new();
+        let mut more = Prealloc::new();
         let _ = more.fill(machine, here.node, missing);
         let mut reserve = core.reserve.lock();
         while let Some(frame) = more.take(machine) {
@@ -197,33 +197,33 @@ impl<M: Machine> Vmalloc<M> {
     }
 }
 
-impl<M: Machine> Here<'_, M> {
-    /// Step 1: true = something was redeemed.
-    fn redeem_own(&mut self) -> bool {
-        while self.drain_mail() {
-            self.breathe();
+impl<M: Machine> CpuGuard<'_, M> {
+    /// Step 1: true = something was reclaimed.
+    fn reclaim_own(&mut self) -> bool {
+        while self.drain_remote_frees() {
+            self.preempt_point();
         }
         self.poll();
         let mut pages = self.drain();
         if pages == 0 {
             pages = self.shed_own() + self.drain();
         }
-        self.close();
+        self.seal();
         pages += self.drain();
         pages > 0
     }
 
-    /// Drains the ripe load of this, its own, CPU, a slice at a time (L3), and
+    /// Drains the expired batch of this, its own, CPU, a slice at a time (L3), and
     /// says how many pages it was.
     pub(crate) fn drain(&mut self) -> usize {
         let mut pages = 0;
         loop {
             self.poll();
-            match self.redeem(SLICE) {
+            match self.reclaim(SLICE) {
                 0 => return pages,
                 more => pages += more,
             }
-            self.breathe();
+            self.preempt_point();
         }
     }
 

@@ -1,19 +1,20 @@
-//! What comes after a free: closing, grace, redeeming; ticks and pressure.
+//! What comes after a free: closing, grace, reclaiming; ticks and pressure.
 //!
 //! # One purge
-//! 1. Mail is drained: what other CPUs freed becomes stale here (R1).
-//! 2. The open load is closed: a tag, a flush of this CPU, kicks (G1).
-//! 3. At grace the load is ripe.
+//! 1. The remote frees are drained: what other CPUs freed becomes stale here (R1).
+//! 2. The open batch is sealed: a tag, a flush of this CPU, kicks (G1).
+//! 3. At grace the batch is expired.
 //! 4. It is drained slot by slot: entries are collected, frames go to the
 //!    magazine, the slot is free again; table pages become free memory (G3).
 //!
 //! Steps 1–4 are taken a bit at a time by the calls that need something, and by
 //! the tick; [`Vmalloc::purge`] takes them all, for all CPUs.
 
-use crate::cpu::{Cpu, Here, SLICE, Visit};
+use crate::batch::Batch;
+use crate::cache::Evict;
+use crate::cpu::{CpuGuard, PerCpu, SLICE, Visit};
 use crate::flush::{Grace, Holds, Pending};
 use crate::instance::{Core, Vmalloc};
-use crate::load::Load;
 use crate::machine::frames::Frames;
 use crate::machine::{Context, Flush, Level, Machine, Sabotage};
 use crate::space::chunk::ChunkRef;
@@ -22,15 +23,14 @@ use crate::space::slot::slots_of;
 use crate::stats::{count, uncount};
 use crate::sync::Ordering::Relaxed;
 use crate::units::{CpuSet, PageRange, VirtAddr};
-use crate::warm::Shed;
 
-/// Ticks after which an open load closes (G4).
+/// Ticks after which an open batch closes (G4).
 const OLD: u8 = 2;
 
 /// What the flush of a closing is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Covers {
-    /// Nothing was closed.
+    /// Nothing was sealed.
     Nothing,
     /// These pages alone: no barrier for others (G1 ranges).
     Pages(PageRange),
@@ -45,11 +45,11 @@ pub struct Tick {
     pub work: bool,
 }
 
-impl<'v, M: Machine> Here<'v, M> {
+impl<'v, M: Machine> CpuGuard<'v, M> {
     /// Step 1: what was posted becomes stale here (R1), a slice of slots, and of
     /// entries that their freer left alone (R6), at a time (L3); and frames that
     /// were dropped are taken in. True = there is more.
-    pub(crate) fn drain_mail(&mut self) -> bool {
+    pub(crate) fn drain_remote_frees(&mut self) -> bool {
         self.take_dropped();
         let mut work = 0;
         while work < SLICE {
@@ -58,7 +58,7 @@ impl<'v, M: Machine> Here<'v, M> {
                 continue;
             }
             let cpu = self.cpu;
-            let Some((chunk, posted)) = cpu.mail.next(&mut self.letters) else { return false };
+            let Some((chunk, posted)) = cpu.remote_frees.next(&mut self.drained) else { return false };
             let raced = chunk.receive(posted, |live| {
                 let deferred = self.take_deferred(chunk, posted, live);
                 self.receive(chunk, live & !deferred);
@@ -69,16 +69,16 @@ impl<'v, M: Machine> Here<'v, M> {
             }
             work += posted.count_ones() as usize;
         }
-        self.has_letters()
+        self.has_drained()
     }
 
-    /// Claimed slots that live are freed: those that may stay warm do, the
+    /// Claimed slots that live are freed: those that may stay cached do, the
     /// others become stale. Returns the pages of those.
     #[inline]
     pub(crate) fn receive(&mut self, chunk: ChunkRef, mut slots: u64) -> usize {
         let mut pages = 0;
         for slot in slots_of(slots) {
-            if chunk.slot(slot).is_plain() && self.welcome(chunk, slot) {
+            if chunk.slot(slot).is_plain() && self.accept_remote(chunk, slot) {
                 slots &= !(1 << slot);
             } else {
                 pages += chunk.slot(slot).bound_pages();
@@ -104,64 +104,64 @@ impl<'v, M: Machine> Here<'v, M> {
         self.vm.machine().log(Level::Error, line);
     }
 
-    /// What a free of a slot of `pages` pages owes: for every half slice of work
-    /// that was left to the open load about a slice of step 4, more than it can
-    /// leave itself, so that the ripe load is empty before the open one is full;
+    /// What a free of a slot of `pages` pages is_due: for every half slice of work
+    /// that was left to the open batch about a slice of step 4, more than it can
+    /// leave itself, so that the expired batch is empty before the open one is full;
     /// and step 2, when it is (G4, L3).
     #[inline]
-    pub(crate) fn pay(&mut self, pages: usize) {
-        if self.owes(pages + 1) {
-            self.pay_now();
+    pub(crate) fn reclaim_step(&mut self, pages: usize) {
+        if self.is_due(pages + 1) {
+            self.reclaim_now();
         }
     }
 
-    /// Whether a free that left so much work owes anything.
+    /// Whether a free that left so much work is due for a step.
     #[inline(always)]
-    pub(crate) fn owes(&self, work: usize) -> bool {
+    pub(crate) fn is_due(&self, work: usize) -> bool {
         const HALF: usize = SLICE / 2;
         self.open.work() % HALF < work
     }
 
     /// Pays, and leaves.
     #[inline(never)]
-    pub(crate) fn pay_and_leave(mut self) {
-        self.pay_now();
+    pub(crate) fn reclaim_step_and_leave(mut self) {
+        self.reclaim_now();
     }
 
     #[inline(never)]
-    fn pay_now(&mut self) {
+    fn reclaim_now(&mut self) {
         self.poll();
         // Of one-page areas twice what was left since; of the largest that are
         // freed at once, more than one.
-        self.redeem(SLICE + 2);
-        if self.open.pages >= self.core.load_pages {
-            self.close();
+        self.reclaim(SLICE + 2);
+        if self.open.pages >= self.core.batch_pages {
+            self.seal();
         }
     }
 
-    /// Step 2: closes the open load, unless it is empty or the other is not.
-    pub(crate) fn close(&mut self) -> Covers {
+    /// Step 2: closes the open batch, unless it is empty or the other is not.
+    pub(crate) fn seal(&mut self) -> Covers {
         let index = self.open.index;
         let tables = !self.tables[index].is_empty();
-        if self.closed.is_some() || self.ripe.is_some() || !(tables || self.open.waits()) {
+        if self.sealed.is_some() || self.expired.is_some() || !(tables || self.open.waits()) {
             return Covers::Nothing;
         }
         let narrow = if tables { None } else { self.narrow() };
-        let load = core::mem::replace(&mut self.open, Load::new(index ^ 1));
-        self.core.waiting.fetch_add(load.pages, Relaxed);
+        let batch = core::mem::replace(&mut self.open, Batch::new(index ^ 1));
+        self.core.waiting.fetch_add(batch.pages, Relaxed);
         count(&self.cpu.counters.closes, 1);
         let (core, mut asked) = (self.core, CpuSet::EMPTY);
         // Where a flush of the machine's is for all, nobody has to be asked.
-        let ears = core.ears().take(if M::MIRRORED { 0 } else { usize::MAX });
-        let holds = Holds { tables, aliases: load.lent, narrow };
-        let pending = core.generations.close_and_ask(load, holds, || self.flush(), ears, |cpu| asked.insert(cpu));
+        let epochs = core.epochs().take(if M::MIRRORED { 0 } else { usize::MAX });
+        let holds = Holds { tables, aliases: batch.lent, narrow };
+        let pending = core.generations.seal_and_ask(batch, holds, || self.flush(), epochs, |cpu| asked.insert(cpu));
         self.kick(asked);
-        self.closed = Some(pending);
+        self.sealed = Some(pending);
         self.poll();
         narrow.map_or(Covers::Everything, Covers::Pages)
     }
 
-    /// The pages of the open load, if it is a single small area: Strict's, or
+    /// The pages of the open batch, if it is a single small area: Strict's, or
     /// what a shortage or a tick finds (G1 ranges). Not while there are aliases.
     fn narrow(&mut self) -> Option<PageRange> {
         let (chunk, slot) = self.open.only().filter(|_| self.core.generations.has_no_aliases())?;
@@ -182,13 +182,13 @@ impl<'v, M: Machine> Here<'v, M> {
         self.vm.flush_here(self.core);
     }
 
-    /// Step 3: the closed load is ripe if grace has come.
+    /// Step 3: the sealed batch is expired if grace has come.
     #[inline]
     pub(crate) fn poll(&mut self) {
-        if let Some(pending) = self.closed.take() {
-            match pending.redeem(&self.core.grace(self.vm)) {
-                Ok(load) => self.ripe = Some(load),
-                Err(pending) => self.closed = Some(pending),
+        if let Some(pending) = self.sealed.take() {
+            match pending.reclaim(&self.core.grace(self.vm)) {
+                Ok(batch) => self.expired = Some(batch),
+                Err(pending) => self.sealed = Some(pending),
             }
         }
     }
@@ -199,7 +199,7 @@ impl<'v, M: Machine> Here<'v, M> {
         let mut units = 0;
         for region in self.core.regions.iter().map(|region| region.id) {
             for class in Class::all() {
-                let empties = self.shelf(region).empties(class);
+                let empties = self.cpu_chunks(region).empties(class);
                 if empties == 0 && !all {
                     continue;
                 }
@@ -208,7 +208,7 @@ impl<'v, M: Machine> Here<'v, M> {
                     if units >= SLICE {
                         return true;
                     }
-                    let Some(chunk) = self.shelf(region).take_empty(Some(class), all) else { break };
+                    let Some(chunk) = self.cpu_chunks(region).take_empty(Some(class), all) else { break };
                     units += chunk.units() as usize;
                     self.release_chunk(chunk);
                 }
@@ -219,35 +219,35 @@ impl<'v, M: Machine> Here<'v, M> {
 
     /// What is due on this CPU by time: bounded, for interrupts too.
     pub(crate) fn tick(&mut self) -> bool {
-        let mail = self.drain_mail();
+        let remote_frees = self.drain_remote_frees();
         self.poll();
-        self.redeem(SLICE);
+        self.reclaim(SLICE);
         let waits = self.open.waits() || !self.tables[self.open.index].is_empty();
         self.open.ticks = if waits { (self.open.ticks + 1).min(OLD) } else { 0 };
         if self.open.ticks == OLD {
-            self.close();
+            self.seal();
         }
         self.release_empties(false);
         self.core.regions.iter().for_each(|region| _ = self.sweep(region.id));
         let more = self.age();
-        more || mail || self.ripe.is_some() || self.is_pressed()
+        more || remote_frees || self.expired.is_some() || self.is_pressed()
     }
 
-    /// Whether more pages wait for flushes than should (G4): in the closed
-    /// loads of all CPUs, and in the open one of this.
+    /// Whether more pages wait for flushes than should (G4): in the sealed
+    /// batches of all CPUs, and in the open one of this.
     #[inline]
     pub(crate) fn is_pressed(&self) -> bool {
         let (waiting, most) = (self.core.waiting.load(Relaxed) + self.open.pages, self.core.waiting_pages);
-        waiting > most && waiting - self.ripe.as_ref().map_or(0, |ripe| ripe.gone) > most
+        waiting > most && waiting - self.expired.as_ref().map_or(0, |expired| expired.gone) > most
     }
 }
 
 impl<M: Machine> Core<M> {
     /// How far grace has come; what a saboteur makes of it.
     pub(crate) fn grace(&self, vm: &Vmalloc<M>) -> Grace {
-        let grace = if M::MIRRORED { self.generations.grace_so_far() } else { self.generations.grace(self.ears()) };
+        let grace = if M::MIRRORED { self.generations.grace_so_far() } else { self.generations.grace(self.epochs()) };
         match vm.machine().sabotage() {
-            Sabotage::EarlyRedeem => Grace::STOLEN,
+            Sabotage::EarlyReclaim => Grace::STOLEN,
             Sabotage::SkipIdle => grace.ignoring_idle(),
             _ => grace,
         }
@@ -263,18 +263,18 @@ impl<M: Machine> Vmalloc<M> {
             return;
         }
         self.pinned(|cpu| match core.cpu(cpu) {
-            cpu if cpu.looks.are_under_way() => cpu.ear.put_off(),
-            cpu => core.generations.flush(&cpu.ear, |what| self.flush_machine(what)),
+            cpu if cpu.looks.are_under_way() => cpu.epoch.put_off(),
+            cpu => core.generations.flush(&cpu.epoch, |what| self.flush_machine(what)),
         });
     }
 
     /// The calling CPU, which is `cpu`, flushes if it is behind; in the middle of a
     /// look when that is over (T1 looks).
-    pub(crate) fn catch_up(&self, core: &Core<M>, cpu: &Cpu) {
+    pub(crate) fn catch_up(&self, core: &Core<M>, cpu: &PerCpu) {
         if !cpu.looks.are_under_way() {
-            core.generations.catch_up(&cpu.ear, |what| self.flush_machine(what));
-        } else if core.generations.is_behind(&cpu.ear) {
-            cpu.ear.put_off();
+            core.generations.catch_up(&cpu.epoch, |what| self.flush_machine(what));
+        } else if core.generations.is_behind(&cpu.epoch) {
+            cpu.epoch.put_off();
         }
     }
 
@@ -292,7 +292,7 @@ impl<M: Machine> Vmalloc<M> {
     /// ([`Vmalloc::hold_frame`] and its like), that call flushes when it is over.
     ///
     /// # Cost
-    /// Three loads, or a flush.
+    /// Three batches, or a flush.
     pub fn on_kick(&self) {
         let Some(core) = self.core() else { return };
         self.pinned_anew(|cpu| self.catch_up(core, core.cpu(cpu)));
@@ -301,32 +301,32 @@ impl<M: Machine> Vmalloc<M> {
     /// The calling CPU takes part from here on. It holds no translation of the
     /// regions that is older than its last [`Vmalloc::cpu_offline`] (M9).
     pub fn cpu_online(&self) {
-        self.with_ear(|core, ear| core.generations.wake(ear, |what| self.flush_machine(what)));
+        self.with_ear(|core, epoch| core.generations.wake(epoch, |what| self.flush_machine(what)));
     }
 
     /// The calling CPU leaves, and touches no area until it is online again.
     /// What it keeps is drained by the next purge of any CPU.
     pub fn cpu_offline(&self) {
-        self.with_ear(|core, ear| {
-            core.generations.sleep(ear, |what| self.flush_machine(what));
-            core.generations.leave(ear);
+        self.with_ear(|core, epoch| {
+            core.generations.sleep(epoch, |what| self.flush_machine(what));
+            core.generations.leave(epoch);
         });
     }
 
     /// The calling CPU goes idle: nobody needs to kick it until
     /// [`Vmalloc::idle_exit`], before which it touches no area (G5).
     pub fn idle_enter(&self) {
-        self.with_ear(|core, ear| core.generations.sleep(ear, |what| self.flush_machine(what)));
+        self.with_ear(|core, epoch| core.generations.sleep(epoch, |what| self.flush_machine(what)));
     }
 
     /// The calling CPU is no longer idle: it flushes if it is behind (G5).
     pub fn idle_exit(&self) {
-        self.with_ear(|core, ear| core.generations.wake(ear, |what| self.flush_machine(what)));
+        self.with_ear(|core, epoch| core.generations.wake(epoch, |what| self.flush_machine(what)));
     }
 
-    fn with_ear(&self, f: impl FnOnce(&Core<M>, &crate::flush::Ear)) {
+    fn with_ear(&self, f: impl FnOnce(&Core<M>, &crate::flush::CpuEpoch)) {
         let Some(core) = self.core() else { return };
-        self.pinned_anew(|cpu| f(core, &core.cpu(cpu).ear));
+        self.pinned_anew(|cpu| f(core, &core.cpu(cpu).epoch));
     }
 
     /// The timer's call, on every CPU: bounded, from hard interrupts too.
@@ -336,7 +336,7 @@ impl<M: Machine> Vmalloc<M> {
     pub fn tick(&self) -> Tick {
         self.on_kick();
         let Some(core) = self.core() else { return Tick { work: false } };
-        let work = Here::enter(self, core).is_ok_and(|mut here| here.tick());
+        let work = CpuGuard::enter(self, core).is_ok_and(|mut here| here.tick());
         Tick { work }
     }
 
@@ -344,49 +344,49 @@ impl<M: Machine> Vmalloc<M> {
     /// surplus frames back. Returns the frames given back.
     pub fn work(&self) -> usize {
         let Some(core) = self.core() else { return 0 };
-        while let Ok(mut here) = Here::enter(self, core) {
-            if !here.shed_overdue() {
+        while let Ok(mut here) = CpuGuard::enter(self, core) {
+            if !here.evict_overdue() {
                 break;
             }
         }
-        while let Ok(mut here) = Here::enter(self, core) {
-            let more = here.drain_mail();
+        while let Ok(mut here) = CpuGuard::enter(self, core) {
+            let more = here.drain_remote_frees();
             here.poll();
-            if here.redeem(SLICE) == 0 && !more {
+            if here.reclaim(SLICE) == 0 && !more {
                 break;
             }
         }
         self.fill_reserve(core);
-        self.trim_depots(core, core.load_pages)
+        self.trim_depots(core, core.batch_pages)
     }
 
     /// Gives frames of depots back to the source until at most `keep` are left
     /// in each, a few at a time (L3), and says how many.
     fn trim_depots(&self, core: &Core<M>, keep: usize) -> usize {
         let some = || {
-            let _here = Here::enter(self, core).ok()?;
+            let _here = CpuGuard::enter(self, core).ok()?;
             Some(core.depots(|depot| depot.trim(self.machine(), keep))).filter(|&given| given > 0)
         };
         core::iter::from_fn(some).sum()
     }
 
     /// Purges everything on all CPUs: flushes, waits for grace, and makes what
-    /// waited usable again. Returns the pages that were redeemed.
+    /// waited usable again. Returns the pages that were reclaimed.
     ///
     /// Waits where [`Machine::context`] says Task; elsewhere it does what can
     /// be done without waiting.
     pub fn purge(&self) -> usize {
         let Some(core) = self.core() else { return 0 };
-        self.shed_all(core, Shed::Purged);
+        self.evict_all(core, Evict::Purged);
         self.flush_all(core)
     }
 
-    /// [`Vmalloc::purge`], but what is warm stays so.
+    /// [`Vmalloc::purge`], but what is cached stays so.
     pub(crate) fn flush_all(&self, core: &Core<M>) -> usize {
         let before = core.redeemed_pages();
         let mut rounds = 0;
         loop {
-            // Draining may unlink tables and fill the other load: until nothing
+            // Draining may unlink tables and fill the other batch: until nothing
             // is left, or nothing comes of it any more.
             let tables = core.tables.load(Relaxed);
             let left = self.purge_round(core);
@@ -397,7 +397,7 @@ impl<M: Machine> Vmalloc<M> {
         }
     }
 
-    /// One round; true = something is left that another round may redeem.
+    /// One round; true = something is left that another round may reclaim.
     fn purge_round(&self, core: &Core<M>) -> bool {
         let graced = self.flush_round(core);
         self.visit_each(core, |here| here.release_empties(true));
@@ -409,39 +409,39 @@ impl<M: Machine> Vmalloc<M> {
         left && graced
     }
 
-    /// Closes what can be closed, waits for grace, and redeems. False = grace did
+    /// Closes what can be sealed, waits for grace, and reclaims. False = grace did
     /// not come.
     pub(crate) fn flush_round(&self, core: &Core<M>) -> bool {
         let mut tables = false;
         self.drain_all(core);
         self.visit_all(core, |here| {
-            here.close();
-            tables |= here.closed.as_ref().is_some_and(|closed| !here.tables[closed.peek().index].is_empty());
+            here.seal();
+            tables |= here.sealed.as_ref().is_some_and(|sealed| !here.tables[sealed.peek().index].is_empty());
         });
         let graced = self.wait_for_grace(core, tables);
         self.drain_all(core);
         graced
     }
 
-    /// Drains the ripe loads of all CPUs, a slice inside one at a time (L3).
+    /// Drains the expired batches of all CPUs, a slice inside one at a time (L3).
     fn drain_all(&self, core: &Core<M>) {
         self.visit_each(core, |here| {
-            let more = here.drain_mail();
+            let more = here.drain_remote_frees();
             here.poll();
-            here.redeem(SLICE) > 0 || more
+            here.reclaim(SLICE) > 0 || more
         });
     }
 
     /// Calls `f` inside each CPU in turn, again and again as long as it says
     /// that there is more (L3).
-    pub(crate) fn visit_each(&self, core: &Core<M>, mut f: impl FnMut(&mut Here<'_, M>) -> bool) {
+    pub(crate) fn visit_each(&self, core: &Core<M>, mut f: impl FnMut(&mut CpuGuard<'_, M>) -> bool) {
         for index in 0..core.cpus() {
             while Visit::enter(self, core, index).is_ok_and(|mut here| f(&mut here)) {}
         }
     }
 
     /// Calls `f` inside each CPU in turn.
-    fn visit_all(&self, core: &Core<M>, mut f: impl FnMut(&mut Here<'_, M>)) {
+    fn visit_all(&self, core: &Core<M>, mut f: impl FnMut(&mut CpuGuard<'_, M>)) {
         for index in 0..core.cpus() {
             if let Ok(mut here) = Visit::enter(self, core, index) {
                 f(&mut here);
@@ -449,10 +449,10 @@ impl<M: Machine> Vmalloc<M> {
         }
     }
 
-    /// Waits until everything closed so far has had grace; false where it must
+    /// Waits until everything sealed so far has had grace; false where it must
     /// not wait, or a flush failed.
     pub(crate) fn wait_for_grace(&self, core: &Core<M>, idle_too: bool) -> bool {
-        let barrier = core.generations.close((), idle_too);
+        let barrier = core.generations.seal((), idle_too);
         self.pinned_anew(|_| self.flush_here(core));
         self.wait_for(core, barrier)
     }
@@ -461,7 +461,7 @@ impl<M: Machine> Vmalloc<M> {
     /// flush failed. Flushes this CPU meanwhile, if another one asks (L2).
     fn wait_for(&self, core: &Core<M>, mut barrier: Pending<()>) -> bool {
         loop {
-            barrier = match barrier.redeem(&core.grace(self)) {
+            barrier = match barrier.reclaim(&core.grace(self)) {
                 Ok(()) => return true,
                 Err(barrier) => barrier,
             };
@@ -469,7 +469,7 @@ impl<M: Machine> Vmalloc<M> {
                 return false;
             }
             let mut asked = CpuSet::EMPTY;
-            core.generations.ask(&barrier, core.ears(), |cpu| asked.insert(cpu));
+            core.generations.ask(&barrier, core.epochs(), |cpu| asked.insert(cpu));
             if !asked.is_empty() {
                 self.machine().kick(&asked);
             }
@@ -479,26 +479,26 @@ impl<M: Machine> Vmalloc<M> {
     }
 
     /// Strict's free: returns when no CPU can reach what was freed at `at`,
-    /// where the caller may wait. A load that is closed now will do for a
+    /// where the caller may wait. A batch that is sealed now will do for a
     /// barrier, on whatever CPU that is, unless it is a small one of other pages;
-    /// one that was closed before is too old.
-    pub(crate) fn settle(&self, core: &Core<M>, at: VirtAddr) {
-        let Ok(mut here) = Here::enter(self, core) else { return };
+    /// one that was sealed before is too old.
+    pub(crate) fn flush_and_wait(&self, core: &Core<M>, at: VirtAddr) {
+        let Ok(mut here) = CpuGuard::enter(self, core) else { return };
         here.poll();
         here.drain();
-        let covers = match here.close() {
+        let covers = match here.seal() {
             Covers::Nothing => false,
             Covers::Pages(pages) => pages.contains(at),
             Covers::Everything => true,
         };
-        let closed = here.closed.as_ref().map(Pending::barrier);
+        let sealed = here.sealed.as_ref().map(Pending::barrier);
         drop(here);
-        match closed {
+        match sealed {
             _ if !covers => self.wait_for_grace(core, false),
-            Some(closed) => self.wait_for(core, closed),
+            Some(sealed) => self.wait_for(core, sealed),
             None => true,
         };
-        if let Ok(mut here) = Here::enter(self, core) {
+        if let Ok(mut here) = CpuGuard::enter(self, core) {
             here.poll();
             here.drain();
         }
@@ -508,7 +508,7 @@ impl<M: Machine> Vmalloc<M> {
     /// False = it cannot be told: the caller may not wait, or a flush failed.
     pub fn unmap_aliases(&self) -> bool {
         self.core().is_none_or(|core| {
-            self.shed_all(core, Shed::Purged);
+            self.evict_all(core, Evict::Purged);
             self.wait_for_grace(core, true)
         })
     }
@@ -517,7 +517,7 @@ impl<M: Machine> Vmalloc<M> {
     /// free, waits for a flush, or lies in stock. Returns how many.
     pub fn reclaim(&self, frames: usize) -> usize {
         let Some(core) = self.core() else { return 0 };
-        if Here::enter(self, core).is_err() {
+        if CpuGuard::enter(self, core).is_err() {
             return 0;
         }
         let before = self.machine().frames().free_now();
@@ -537,6 +537,6 @@ impl<M: Machine> Vmalloc<M> {
     }
 }
 
-/// Rounds of a purge in any case: the loads, the tables that they freed, and
+/// Rounds of a purge in any case: the batches, the tables that they freed, and
 /// those of the uppermost runs.
 const PURGE_ROUNDS: usize = 4;

@@ -15,8 +15,8 @@
 //!   by slice, where an area is the first to reach there.
 //! - **T1** A leaf table stays linked while any grain under it is outside the
 //!   arena. When a run goes back, each leaf table with nothing left under it is
-//!   unlinked, and its grains stay out of the arena until the load that holds
-//!   the table page is ripe: a paging-structure cache may still point at it. Tables
+//!   unlinked, and its grains stay out of the arena until the batch that holds
+//!   the table page is expired: a paging-structure cache may still point at it. Tables
 //!   of two levels keep theirs: other roots have copied the links (M1).
 //!
 //! # Locks
@@ -24,11 +24,11 @@
 //! run needs is stocked before it is taken, so the middle cannot fail.
 
 use crate::area::RegionId;
+use crate::batch::HeldTable;
 use crate::config::RegionConfig;
-use crate::cpu::{Here, SLICE};
+use crate::cpu::{CpuGuard, SLICE};
 use crate::error::Shortage;
 use crate::fill::Refusal;
-use crate::load::HeldTable;
 use crate::machine::Machine;
 use crate::machine::format::{Format, entries};
 use crate::machine::frames::Frames;
@@ -40,7 +40,7 @@ use crate::space::slot::slots_of;
 use crate::space::units::UnitTable;
 use crate::stats::count;
 use crate::sync::{AtomicBool, Ordering::Relaxed};
-use crate::table::{Piece, Walker};
+use crate::table::{PteRange, Walker};
 use crate::units::{PAGE_SHIFT, PAGE_SIZE, PageRange, Pfn, VirtAddr};
 use lock_api::Mutex;
 
@@ -123,7 +123,7 @@ pub(crate) struct Region<L: lock_api::RawMutex> {
     pub(crate) units: UnitTable,
     pub(crate) shared: Mutex<L, Shared>,
     /// Empty leaf tables may be linked: nobody has had the time, or the room in
-    /// a load.
+    /// a batch.
     unswept: AtomicBool,
 }
 
@@ -286,7 +286,7 @@ fn is_linked<M: Machine>(chunk: ChunkRef, slice: PageRange, done: usize) -> bool
     [slice.start, last].into_iter().all(|at| chunk.leaf(at, leaf_shift::<M>()) != 0)
 }
 
-impl<'v, M: Machine> Here<'v, M> {
+impl<'v, M: Machine> CpuGuard<'v, M> {
     fn region(&self, id: RegionId) -> &'v Region<M::Lock> {
         &self.core.regions[id.0 as usize]
     }
@@ -297,9 +297,9 @@ impl<'v, M: Machine> Here<'v, M> {
         unsafe { Walker::new(self.vm.machine()) }
     }
 
-    /// Makes a chunk of `class` and puts it on the shelf (R3).
+    /// Makes a chunk of `class` and puts it on the CPU's chunks (R3).
     pub(crate) fn grow(&mut self, id: RegionId, class: Class) -> Result<(), Shortage> {
-        let slots = class.slots_after(self.shelf(id).chunks(class));
+        let slots = class.slots_after(self.cpu_chunks(id).chunks(class));
         let run = RunFit {
             pages: class.units(slots) << self.region(id).grain_shift,
             below: 0,
@@ -307,7 +307,7 @@ impl<'v, M: Machine> Here<'v, M> {
             within: (0, self.region(id).grains()),
         };
         let chunk = self.take_run(id, &run, For::Chunk(class, slots))?;
-        self.shelf(id).add(chunk);
+        self.cpu_chunks(id).add(chunk);
         count(&self.cpu.counters.chunks_made, 1);
         Ok(())
     }
@@ -317,19 +317,19 @@ impl<'v, M: Machine> Here<'v, M> {
         self.take_run(id, run, For::Area(place.0, place.1)).map(drop)
     }
 
-    /// Puts a chunk of slots for runs on the shelf.
+    /// Puts a chunk of slots for runs on the CPU's chunks.
     pub(crate) fn grow_runs(&mut self, id: RegionId) -> Result<(), Shortage> {
-        self.lay_in(1)?;
+        self.populate(1)?;
         let before = self.stock.len();
         let header = self.take_header(&mut self.region(id).shared.lock());
         self.core.bookkeeping.fetch_add(before - self.stock.len(), Relaxed);
         header.become_runs(id, self.index);
-        self.shelf(id).add(header);
+        self.cpu_chunks(id).add(header);
         Ok(())
     }
 
     /// Lays in frames before a lock is taken.
-    fn lay_in(&mut self, frames: usize) -> Result<(), Shortage> {
+    fn populate(&mut self, frames: usize) -> Result<(), Shortage> {
         let (machine, node) = (self.vm.machine(), self.node);
         let filled = self.stock.fill(machine, node, frames);
         filled.map_err(|_| {
@@ -354,7 +354,7 @@ impl<'v, M: Machine> Here<'v, M> {
     fn take_run(&mut self, id: RegionId, run: &RunFit, whom: For) -> Result<ChunkRef, Shortage> {
         let (machine, region) = (self.vm.machine(), self.region(id));
         let fit = region.fit(run);
-        self.lay_in(1 + region.arena_stock + region.units.stock_needed(fit.grains))?;
+        self.populate(1 + region.arena_stock + region.units.stock_needed(fit.grains))?;
 
         let before = self.stock.len();
         let mut shared = region.shared.lock();
@@ -387,7 +387,7 @@ impl<'v, M: Machine> Here<'v, M> {
         if let Some(foreign) = self.walker().foreign(slice) {
             return Err(foreign.into());
         }
-        self.lay_in(self.walker().tables_needed(slice.pages)).map_err(Refusal::Short)?;
+        self.populate(self.walker().tables_needed(slice.pages)).map_err(Refusal::Short)?;
         let before = self.stock.len();
         self.walker().prepare(slice, &mut self.stock);
         self.core.tables.fetch_add(before - self.stock.len(), Relaxed);
@@ -442,7 +442,7 @@ impl<'v, M: Machine> Here<'v, M> {
         if first == (whole.end().0 - 1) >> shift
             && let Some(table) = self.walker().leaf_table(whole.start)
         {
-            chunk.cache_entries(Piece::new(table, whole.start, whole.pages).into_raw());
+            chunk.cache_entries(PteRange::new(table, whole.start, whole.pages).into_raw());
         }
     }
 
@@ -463,7 +463,7 @@ impl<'v, M: Machine> Here<'v, M> {
     #[inline(never)]
     fn mend(&mut self, chunk: ChunkRef, index: usize, at: VirtAddr, frame: Pfn) {
         let levels = self.vm.machine().levels() as usize;
-        if self.lay_in(levels).is_ok() {
+        if self.populate(levels).is_ok() {
             let before = self.stock.len();
             self.walker().relink(at, frame, &mut self.stock);
             self.core.tables.fetch_add(before - self.stock.len(), Relaxed);
@@ -478,7 +478,7 @@ impl<'v, M: Machine> Here<'v, M> {
         }
     }
 
-    /// Gives up an empty chunk, off its shelf.
+    /// Gives up an empty chunk, off its CPU's chunks.
     pub(crate) fn release_chunk(&mut self, chunk: ChunkRef) {
         let region = self.region(chunk.region());
         let Some(start) = region.grain_of(chunk.address(0)) else { return };
@@ -498,11 +498,11 @@ impl<'v, M: Machine> Here<'v, M> {
     }
 
     /// Gives a run back to the arena, all of its entries absent, and the grains
-    /// `below` it. Leaf tables with nothing left under them join the open load (T1).
+    /// `below` it. Leaf tables with nothing left under them join the open batch (T1).
     fn release_run(&mut self, id: RegionId, (start, grains): (u32, u32), below: u32) {
         let (machine, region) = (self.vm.machine(), self.region(id));
         // For `prune`; it can do without.
-        let _ = self.lay_in(region.arena_stock);
+        let _ = self.populate(region.arena_stock);
         let mut shared = region.shared.lock();
         region.units.clear(machine, start, grains);
         let (start, grains) = (start - below, grains + below);
@@ -526,13 +526,13 @@ impl<'v, M: Machine> Here<'v, M> {
     /// free (T1).
     fn prune(&mut self, region: &Region<M::Lock>, shared: &mut Shared, at: u32, span: u32) {
         let machine = self.vm.machine();
-        let load = self.open.index;
+        let batch = self.open.index;
         if !shared.arena.is_free(machine, at, span) {
             return;
         }
         // Keeping the grains out may need frames. Without any, or without room
-        // in the load, the table stays linked, empty, until it is swept.
-        if self.stock.len() < region.arena_stock || self.tables[load].is_full() {
+        // in the batch, the table stays linked, empty, until it is swept.
+        if self.stock.len() < region.arena_stock || self.tables[batch].is_full() {
             return region.leave(shared);
         }
         let Some(table) = self.walker().unlink(region.address(at)) else { return };
@@ -540,16 +540,16 @@ impl<'v, M: Machine> Here<'v, M> {
         let held = shared.arena.take_at(machine, &mut self.stock, at, span);
         self.core.bookkeeping.fetch_add(before - self.stock.len(), Relaxed);
         debug_assert!(held, "T1: the grains were free a moment ago");
-        self.tables[load].push(HeldTable { table, region: region.id.0, grains: (at, span) });
+        self.tables[batch].push(HeldTable { table, region: region.id.0, grains: (at, span) });
         count(&self.cpu.counters.tables_pruned, 1);
     }
 
     /// Unlinks empty leaf tables that nobody had the time or the room for before
-    /// (T1), a few at a time (L3) as long as the open load has room. True = there
+    /// (T1), a few at a time (L3) as long as the open batch has room. True = there
     /// may be more.
     pub(crate) fn sweep(&mut self, id: RegionId) -> bool {
         let region = self.region(id);
-        if !region.unswept.load(Relaxed) || self.lay_in(region.arena_stock).is_err() {
+        if !region.unswept.load(Relaxed) || self.populate(region.arena_stock).is_err() {
             return false;
         }
         let mut shared = region.shared.lock();
@@ -583,7 +583,7 @@ impl<'v, M: Machine> Here<'v, M> {
     }
 
     /// After grace: the table page is free memory, its grains free addresses.
-    pub(crate) fn redeem_table(&mut self, held: HeldTable) {
+    pub(crate) fn reclaim_table(&mut self, held: HeldTable) {
         let (machine, region) = (self.vm.machine(), self.region(RegionId(held.region)));
         region.shared.lock().arena.free(machine, held.grains.0, held.grains.1);
         self.core.tables.fetch_sub(1, Relaxed);

@@ -13,7 +13,7 @@
 //! - **G3** What such a slot leaves are aliases ([`alias`](crate::alias)).
 
 use crate::area::{Backing, Caller, Guard, Kind, Policy, RegionId, Req};
-use crate::cpu::{Here, SLICE};
+use crate::cpu::{CpuGuard, SLICE};
 use crate::instance::Vmalloc;
 use crate::lookup::{Found, at_hand_from, pointer};
 use crate::machine::Machine;
@@ -23,7 +23,7 @@ use crate::plan::{Plan, odd_frame};
 use crate::space::class::Class;
 use crate::space::slot::Label;
 use crate::units::{Node, PAGE_SHIFT, PageRange, Pfn, VirtAddr};
-use crate::vmalloc::{Hole, Way};
+use crate::vmalloc::{AreaBuilder, Way};
 use core::ptr::NonNull;
 
 /// The region of all such mappings.
@@ -48,11 +48,11 @@ impl<M: Machine> Vmalloc<M> {
             return Err(None);
         }
         let Some(class) = Class::of(pages, 1) else { return Err(None) };
-        let Ok(mut here) = Here::enter(self, core) else { return Err(None) };
+        let Ok(mut here) = CpuGuard::enter(self, core) else { return Err(None) };
         if here.is_pressed() {
             return Err(None);
         }
-        let Some((chunk, slot)) = here.shelf(REGION).peek(class) else { return Err(None) };
+        let Some((chunk, slot)) = here.cpu_chunks(REGION).peek(class) else { return Err(None) };
         let (start, page) = chunk.place(slot);
         let range = PageRange::new(start, pages);
         let Some(piece) = at_hand_from::<M>(chunk, range, || page) else { return Err(None) };
@@ -82,7 +82,7 @@ impl<M: Machine> Vmalloc<M> {
     #[inline(never)]
     pub(crate) fn unmap_straight(&self, at: VirtAddr, pages: usize, by: Caller) -> bool {
         let Some(core) = self.core() else { return false };
-        let Ok(mut here) = Here::enter(self, core) else { return false };
+        let Ok(mut here) = CpuGuard::enter(self, core) else { return false };
         let Some((chunk, index, page)) = here.find_class(REGION, at) else { return false };
         let slot = chunk.slot(index);
         if slot.built_pages(Kind::MapRam) != Some(pages) || pages > SLICE {
@@ -96,17 +96,17 @@ impl<M: Machine> Vmalloc<M> {
         here.count_free(Way::AtOnce, pages);
         here.open.add_bare(chunk, index, pages);
         slot.freed_by(by);
-        piece.clear(&mut |at, word| self.complain_once((chunk, index), at, word));
-        here.lend();
+        piece.clear(&mut |at, word| self.report_bad_entry_once((chunk, index), at, word));
+        here.note_alias();
         self.machine().unmapped(range);
-        if here.owes(pages) {
-            here.pay_and_leave();
+        if here.is_due(pages) {
+            here.reclaim_step_and_leave();
         }
         true
     }
 }
 
-impl<M: Machine> Here<'_, M> {
+impl<M: Machine> CpuGuard<'_, M> {
     /// The entry of the first page that could not be bound is in use (T2): what
     /// was bound is undone, as for any area. `None`, and all is undone, where it
     /// is a frame that no entry can name.
@@ -120,7 +120,7 @@ impl<M: Machine> Here<'_, M> {
         self.begin((found.chunk, found.index), &plan, &backing);
         let (vm, core) = (self.vm, self.core);
         drop(self);
-        drop(Hole { vm, core, found, pages, bound });
+        drop(AreaBuilder { vm, core, found, pages, bound });
         let in_use = pointer(found.start.add_pages(bound));
         odd_frame::<M>(&req, &backing).is_none().then_some(in_use)
     }

@@ -5,20 +5,20 @@
 //!   units    what a grain belongs to: a chunk, or one slot of a chunk
 //!   class    the strides of slots        slot     what is known of one area
 //!   chunk    up to 64 slots, and their states
-//!   shelf    one CPU's chunks of a region, by class    mail   chunks that others freed in
-//!   rack     one CPU's warm slots of a region, by class
+//!   CPU's chunks    one CPU's chunks of a region, by class    remote frees   chunks that others freed in
+//!   slot cache     one CPU's cached slots of a region, by class
 //! ```
 //!
 //! Addresses only: nothing here knows of frames, entries or flushes.
 
 pub mod arena;
+pub mod bins;
+pub mod cache;
 pub mod chunk;
 pub mod class;
-pub mod mail;
 #[cfg(test)]
 mod model;
-pub mod rack;
-pub mod shelf;
+pub mod remote;
 pub mod slot;
 #[cfg(test)]
 mod testing;

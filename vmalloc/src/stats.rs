@@ -47,7 +47,7 @@ counters! {
     free_pages,
     /// Calls that were refused.
     failures,
-    /// Loads closed.
+    /// Batches sealed.
     closes,
     /// Flushes this CPU made.
     flushes,
@@ -55,7 +55,7 @@ counters! {
     kicks,
     /// Purges that waited for grace.
     purges,
-    /// Slots redeemed after grace.
+    /// Slots reclaimed after grace.
     redeemed,
     /// Their pages.
     redeemed_pages,

@@ -12,7 +12,7 @@
 //!   may be (T2). Then the slot is undone as ever.
 
 use crate::area::{Backing, Caller, Kind, Policy, Req};
-use crate::cpu::{Here, SLICE};
+use crate::cpu::{CpuGuard, SLICE};
 use crate::error::AllocError;
 use crate::frames::{hold_all, release};
 use crate::gfp::Gfp;
@@ -24,16 +24,16 @@ use crate::plan::{Plan, check_node};
 use crate::space::chunk::ChunkRef;
 use crate::space::class::Class;
 use crate::sync::breaks;
-use crate::table::Piece;
+use crate::table::PteRange;
 use crate::units::{PAGE_SHIFT, PAGE_SIZE, PageRange, Pfn, VirtAddr};
-use crate::vmalloc::{Hole, Way};
+use crate::vmalloc::{AreaBuilder, Way};
 use core::ptr::NonNull;
 
 /// What the area takes, none of it taken yet.
 struct AtHand<M: Machine> {
     chunk: ChunkRef,
     slot: u32,
-    piece: Piece<M::Table>,
+    piece: PteRange<M::Table>,
 }
 
 impl<M: Machine> Vmalloc<M> {
@@ -51,13 +51,13 @@ impl<M: Machine> Vmalloc<M> {
         let region = core.regions.get(req.region.0 as usize)?;
         let caches = || matches!(backing, Backing::Fresh) && core.caches();
         if matches!(backing, Backing::Fresh)
-            && let Some(at) = self.make_warm(core, req, kind, caller)
+            && let Some(at) = self.make_cached(core, req, kind, caller)
         {
             return Some(Ok(at));
         }
         let plan = straight_plan(req, kind, caller, region.straight)?;
-        let mut here = Here::enter(self, core).ok()?;
-        if here.is_pressed() || caches() && !here.cpu.mail.is_empty() {
+        let mut here = CpuGuard::enter(self, core).ok()?;
+        if here.is_pressed() || caches() && !here.cpu.remote_frees.is_empty() {
             return None;
         }
         let AtHand { chunk, slot, piece } = here.at_hand(&plan)?;
@@ -74,7 +74,7 @@ impl<M: Machine> Vmalloc<M> {
         drop(here);
         let found = Found { chunk, index: slot, start: piece.start() };
         if bound < plan.pages {
-            return Some(Err(Hole { vm: self, core, found, pages: plan.pages, bound }.in_use()));
+            return Some(Err(AreaBuilder { vm: self, core, found, pages: plan.pages, bound }.in_use()));
         }
         if matches!(backing, Backing::Fresh) && req.gfp.contains(Gfp::ZERO) {
             if breaks!(PublishUncleared) {
@@ -88,7 +88,7 @@ impl<M: Machine> Vmalloc<M> {
     /// Frees an area, if that is a straight matter; false, and nothing has
     /// changed, where it is not.
     #[inline(always)]
-    pub(crate) fn unmake_straight(
+    pub(crate) fn free_area_straight(
         &self,
         core: &Core<M>,
         at: VirtAddr,
@@ -97,11 +97,11 @@ impl<M: Machine> Vmalloc<M> {
         count: Option<usize>,
     ) -> bool {
         if frees(Kind::Vmalloc)
-            && let Some(done) = self.unmake_warm(core, at, by)
+            && let Some(done) = self.free_area_cached(core, at, by)
         {
             return done;
         }
-        let Ok(mut here) = Here::enter(self, core) else { return false };
+        let Ok(mut here) = CpuGuard::enter(self, core) else { return false };
         let Some(found) = here.find(at) else { return false };
         let Some((kind, pages)) = found.slot().built() else { return false };
         let whole = found.start == at && found.chunk.areas() >> found.index & 1 != 0;
@@ -132,11 +132,11 @@ pub(crate) fn straight_plan(req: &Req, kind: Kind, caller: Caller, most: usize) 
     Some(Plan { req, kind, caller: req.caller.unwrap_or(caller), pages, class: Some(class) })
 }
 
-impl<'v, M: Machine> Here<'v, M> {
+impl<'v, M: Machine> CpuGuard<'v, M> {
     /// The slot that is next, and its entries.
     #[inline(always)]
     fn at_hand(&mut self, plan: &Plan<'_>) -> Option<AtHand<M>> {
-        let (chunk, slot) = self.shelf(plan.req.region).peek(plan.class?)?;
+        let (chunk, slot) = self.cpu_chunks(plan.req.region).peek(plan.class?)?;
         let piece = at_hand::<M>(chunk, PageRange::new(chunk.address(slot), plan.pages))?;
         Some(AtHand { chunk, slot, piece })
     }
@@ -192,7 +192,7 @@ impl<'v, M: Machine> Here<'v, M> {
 
     /// Binds the pages to the frames at hand, and says how many.
     #[inline(always)]
-    fn bind_straight(&mut self, piece: Piece<M::Table>, plan: &Plan<'_>, backing: &Backing<'_>) -> usize {
+    fn bind_straight(&mut self, piece: PteRange<M::Table>, plan: &Plan<'_>, backing: &Backing<'_>) -> usize {
         if let Backing::Frames(frames) = *backing {
             let bound = piece.bind(frames, plan.req.prot, plan.req.memory);
             if bound < frames.len() && plan.kind.keeps() {
@@ -218,13 +218,13 @@ impl<'v, M: Machine> Here<'v, M> {
 
     /// live → stale, in one section.
     #[inline(always)]
-    fn retire_straight(&mut self, found: &Found, piece: Piece<M::Table>, by: Caller) {
+    fn retire_straight(&mut self, found: &Found, piece: PteRange<M::Table>, by: Caller) {
         let (vm, pages) = (self.vm, piece.pages());
         self.count_free(Way::AtOnce, pages);
         self.open.add(found.chunk, 1 << found.index, pages);
         found.slot().freed_by(by);
-        piece.retire(&mut |at, word| vm.complain_once((found.chunk, found.index), at, word));
+        piece.retire(&mut |at, word| vm.report_bad_entry_once((found.chunk, found.index), at, word));
         vm.machine().unmapped(PageRange::new(found.start, pages));
-        self.pay(pages);
+        self.reclaim_step(pages);
     }
 }

@@ -9,7 +9,7 @@
 //! ```text
 //!   Walker ── prepare ──▶ links what is missing        rare: once a leaf table
 //!     │ piece
-//!   LeafTable ── Piece::new ──▶ Piece                  cached in the chunk
+//!   LeafTable ── PteRange::new ──▶ PteRange                  cached in the chunk
 //!     │  bind  retire  collect                         one load, one store a page
 //!   Walker ── unlink ──▶ the frame of an empty leaf    rare: once 2 MiB are free
 //! ```
@@ -21,7 +21,7 @@
 //!   kept until grace.
 //! - **T2** An entry that the format never writes is reported with its level,
 //!   cleared, and the walk goes on. An entry in use is never overwritten:
-//!   [`Piece::bind`] stops before it. What is present above level 1 and is no
+//!   [`PteRange::bind`] stops before it. What is present above level 1 and is no
 //!   table that pages can be bound under is the embedder's ([`Walker::foreign`]):
 //!   it is neither overwritten nor cleared, and a table that is not linked as the
 //!   format links tables is the embedder's, too, and stays linked.
@@ -30,10 +30,10 @@
 //!   never writes an entry.
 //!
 //! # Why it cannot fail
-//! `prepare` takes its frames from a [`Stock`] that was filled to
+//! `prepare` takes its frames from a [`Prealloc`] that was filled to
 //! [`Walker::tables_needed`] while failing was allowed. Nothing else in this
 //! tier allocates. [`Walker::foreign`] tells before what `prepare` would have to
-//! leave out, and only [`Piece::bind`] refuses.
+//! leave out, and only [`PteRange::bind`] refuses.
 //!
 //! # Locks
 //! None. Two CPUs that miss the same table both try to link one; an exchange
@@ -48,8 +48,8 @@
 mod cell;
 mod check;
 pub mod format;
-mod piece;
 mod prune;
+mod range;
 
 #[cfg(test)]
 mod model;
@@ -59,10 +59,10 @@ mod testing;
 mod tests;
 
 pub use format::{X86_32, X86_64};
-pub use piece::{LeafTable, Piece};
+pub use range::{LeafTable, PteRange};
 
 use crate::machine::format::{Entry, Format, Prot, entries};
-use crate::machine::stock::Stock;
+use crate::machine::prealloc::Prealloc;
 use crate::machine::{Level, Machine};
 use crate::units::{PAGE_SHIFT, PageRange, Pfn, VirtAddr};
 use cell::Cell;
@@ -121,7 +121,7 @@ impl<'m, M: Machine> Walker<'m, M> {
     /// A walker of `machine`'s tables.
     ///
     /// # Safety
-    /// - T1. While the walker, or a [`LeafTable`] or [`Piece`] from it, is
+    /// - T1. While the walker, or a [`LeafTable`] or [`PteRange`] from it, is
     ///   used for pages, no table of these pages is given back, and the
     ///   entries of these pages are the caller's to change if it changes any.
     #[inline]
@@ -152,7 +152,7 @@ impl<'m, M: Machine> Walker<'m, M> {
     /// out (T2).
     ///
     /// Cannot fail: `stock` holds [`Walker::tables_needed`] frames.
-    pub fn prepare(&self, range: PageRange, stock: &mut Stock) {
+    pub fn prepare(&self, range: PageRange, stock: &mut Prealloc) {
         self.prepare_in(self.root(), pages_of(range), 1, stock)
     }
 
@@ -166,7 +166,7 @@ impl<'m, M: Machine> Walker<'m, M> {
     /// are never unlinked, and are made here ([`Walker::keeps_leaf_tables`]).
     ///
     /// Cannot fail: `stock` holds [`Walker::missing_in_root`] frames.
-    pub fn prepare_root(&self, range: PageRange, stock: &mut Stock) {
+    pub fn prepare_root(&self, range: PageRange, stock: &mut Prealloc) {
         for slot in self.root_slots(range) {
             self.link(slot, stock);
         }
@@ -203,15 +203,15 @@ impl<'m, M: Machine> Walker<'m, M> {
     /// reported; an entry of the embedder's is left alone (T2).
     ///
     /// Cannot fail: `stock` holds a frame a level.
-    pub fn relink(&self, at: VirtAddr, frame: Pfn, stock: &mut Stock) {
+    pub fn relink(&self, at: VirtAddr, frame: Pfn, stock: &mut Prealloc) {
         let (slot, word, says) = self.descend(page_of(at), 2);
         if says == Entry::Absent || matches!(says, Entry::Foreign | Entry::Restricted) {
-            self.complain(slot.level, at, word);
+            self.report_bad_entry(slot.level, at, word);
         }
         self.prepare_in(self.root(), page_of(at)..page_of(at) + 1, 2, stock);
         let (slot, word, says) = self.descend(page_of(at), 2);
         if says == Entry::Bad {
-            self.complain(slot.level, at, word);
+            self.report_bad_entry(slot.level, at, word);
         }
         if slot.level == 2 && matches!(says, Entry::Absent | Entry::Bad) {
             let _ = slot.cell.exchange(word, M::Table::table(frame));
@@ -245,10 +245,10 @@ impl<'m, M: Machine> Walker<'m, M> {
     /// No leaf table is linked: how far that goes, and why. A bad link is cleared
     /// and reported; others are the caller's to report, who knows whether there
     /// has to be one (T2).
-    pub fn piece(&self, range: PageRange) -> Result<Piece<M::Table>, Gap<Word<M>>> {
+    pub fn piece(&self, range: PageRange) -> Result<PteRange<M::Table>, Gap<Word<M>>> {
         let (slot, word, says) = self.descend(page_of(range.start), 2);
         if let (2, Entry::Table(frame)) = (slot.level, says) {
-            return Ok(Piece::new(LeafTable::new(self.below(2, frame).words), range.start, range.pages));
+            return Ok(PteRange::new(LeafTable::new(self.below(2, frame).words), range.start, range.pages));
         }
         if says == Entry::Bad {
             self.clear_bad(&slot, word);
@@ -281,10 +281,10 @@ impl<'m, M: Machine> Walker<'m, M> {
         PageRange::new(address_of(first), (pages.end - first).next_multiple_of(1 << bits))
     }
 
-    /// Tells the log of a bad entry (T2): what callers of [`Piece::retire`]
-    /// and [`Piece::collect`] do with what these report, at level 1.
+    /// Tells the log of a bad entry (T2): what callers of [`PteRange::retire`]
+    /// and [`PteRange::collect`] do with what these report, at level 1.
     #[cold]
-    pub fn complain(&self, level: u8, at: VirtAddr, word: Word<M>) {
+    pub fn report_bad_entry(&self, level: u8, at: VirtAddr, word: Word<M>) {
         self.machine.log(Level::Error, format_args!("bad entry at level {level} for {at}: {word:#x}"))
     }
 
@@ -331,7 +331,7 @@ impl<'m, M: Machine> Walker<'m, M> {
     }
 
     /// Links the tables under `table` down to those of level `lowest`.
-    fn prepare_in(&self, table: Table<M::Table>, pages: Range<usize>, lowest: u8, stock: &mut Stock) {
+    fn prepare_in(&self, table: Table<M::Table>, pages: Range<usize>, lowest: u8, stock: &mut Prealloc) {
         if table.level == lowest {
             return;
         }
@@ -344,14 +344,14 @@ impl<'m, M: Machine> Walker<'m, M> {
 
     /// The table that `slot` links, linked now if it was not; `None` where the
     /// entry is the embedder's.
-    fn link(&self, slot: Slot<M::Table>, stock: &mut Stock) -> Option<Table<M::Table>> {
+    fn link(&self, slot: Slot<M::Table>, stock: &mut Prealloc) -> Option<Table<M::Table>> {
         loop {
             let word = slot.cell.load();
             match M::Table::decode(word, slot.level) {
                 Entry::Table(frame) => return Some(self.below(slot.level, frame)),
                 Entry::Absent => {}
                 Entry::Foreign | Entry::Restricted => return None,
-                _ => self.complain(slot.level, address_of(slot.page), word),
+                _ => self.report_bad_entry(slot.level, address_of(slot.page), word),
             }
             let frame = stock.take(self.machine);
             debug_assert!(frame.is_some(), "prepare with too small a stock");
@@ -367,7 +367,7 @@ impl<'m, M: Machine> Walker<'m, M> {
     /// has replaced it meanwhile. There is nothing below it.
     #[cold]
     fn clear_bad(&self, slot: &Slot<M::Table>, word: Word<M>) {
-        self.complain(slot.level, address_of(slot.page), word);
+        self.report_bad_entry(slot.level, address_of(slot.page), word);
         let _ = slot.cell.exchange(word, M::Table::ABSENT);
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! alloc(request)                                  free(addr)
 //!   plan: pages, class or run, frames, label        found: region → unit → chunk → slot, checked
-//!   slot: taken, building        Hole: undone       claim: live → stale, or claimed (another CPU)
+//!   slot: taken, building        AreaBuilder: undone       claim: live → stale, or claimed (another CPU)
 //!   frames, slice by slice: reserve, bind           entries: retired, the frames wait in them
 //!   ── nothing below can fail ──                    purge, at grace (`reclaim`)
 //!   publish                                         entries collected, slot clean
@@ -21,15 +21,15 @@
 //!   ([`region`](crate::region)).
 //!
 //! What stays bound under Park and Keep is a story of its own:
-//! [`warm`](crate::warm). Shortages are relieved in [`pressure`](crate::pressure), never here.
+//! [`cached`](crate::cached). Shortages are relieved in [`pressure`](crate::pressure), never here.
 
 use crate::area::{Backing, Caller, Kind, Policy, Req};
-use crate::cpu::{Here, SLICE};
+use crate::cpu::{CpuGuard, SLICE};
 use crate::error::{AllocError, FreeError, Shortage};
 use crate::frames::release;
 use crate::gfp::Gfp;
 use crate::instance::{Core, Vmalloc};
-use crate::lookup::{Found, Pieces, SlotRef};
+use crate::lookup::{Found, PteRanges, SlotRef};
 use crate::machine::frames::Frames;
 use crate::machine::{Machine, Sabotage};
 use crate::plan::Plan;
@@ -37,12 +37,12 @@ use crate::pressure::Tries;
 use crate::space::chunk::ChunkRef;
 use crate::stats::{count, uncount};
 use crate::sync::breaks;
-use crate::table::Piece;
+use crate::table::PteRange;
 use crate::units::{PageRange, VirtAddr};
 use core::ptr::NonNull;
 
 /// A slot that a call has begun to fill. Dropping it undoes what was done.
-pub(crate) struct Hole<'v, M: Machine> {
+pub(crate) struct AreaBuilder<'v, M: Machine> {
     pub(crate) vm: &'v Vmalloc<M>,
     pub(crate) core: &'v Core<M>,
     pub(crate) found: Found,
@@ -85,7 +85,7 @@ impl<M: Machine> Vmalloc<M> {
     #[inline]
     pub unsafe fn free(&self, at: NonNull<u8>) -> Result<(), FreeError> {
         let frees = |kind| matches!(kind, Kind::Vmalloc | Kind::Stack | Kind::VmapOwned | Kind::Reserved);
-        self.unmake(VirtAddr(at.addr().get()), Caller::here(), frees, None)
+        self.free_area(VirtAddr(at.addr().get()), Caller::here(), frees, None)
     }
 
     /// Makes an area of any kind.
@@ -129,18 +129,18 @@ impl<M: Machine> Vmalloc<M> {
         plan: &Plan<'_>,
         backing: &Backing<'_>,
     ) -> Result<NonNull<u8>, AllocError> {
-        let mut here = Here::enter(self, core).map_err(AllocError::WrongContext)?;
+        let mut here = CpuGuard::enter(self, core).map_err(AllocError::WrongContext)?;
         let mut plain = false;
         if core.caches() {
-            match here.take_warm(plan, backing) {
+            match here.take_cached(plan, backing) {
                 Ok(found) => {
                     drop(here);
-                    let hole = Hole { vm: self, core, found, pages: plan.pages, bound: plan.pages };
+                    let hole = AreaBuilder { vm: self, core, found, pages: plan.pages, bound: plan.pages };
                     if !found.slot().is_told() {
                         return Ok(hole.whole(plan));
                     }
                     drop(hole);
-                    here = Here::enter(self, core).map_err(AllocError::WrongContext)?;
+                    here = CpuGuard::enter(self, core).map_err(AllocError::WrongContext)?;
                 }
                 Err(miss) => plain = miss,
             }
@@ -152,7 +152,7 @@ impl<M: Machine> Vmalloc<M> {
             Ok(place) => place,
             Err(short) => self.take_slot_of_others(&mut here, plan, short)?,
         };
-        let mut hole = Hole::begin(&here, place, plan, backing);
+        let mut hole = AreaBuilder::begin(&here, place, plan, backing);
         if plain && hole.found.chunk.class().is_some() {
             hole.found.slot().is_to_be_plain();
         }
@@ -174,13 +174,13 @@ impl<M: Machine> Vmalloc<M> {
     #[inline(never)]
     fn take_slot_of_others<'v>(
         &'v self,
-        here: &mut Here<'v, M>,
+        here: &mut CpuGuard<'v, M>,
         plan: &Plan<'_>,
         mut short: Shortage,
     ) -> Result<(ChunkRef, u32), AllocError> {
         let mut tries = Tries::default();
         loop {
-            self.relieve(here, plan, short, &mut tries)?;
+            self.resolve_shortage(here, plan, short, &mut tries)?;
             match here.take_slot(plan) {
                 Ok(place) => return Ok(place),
                 Err(again) => short = again,
@@ -191,7 +191,7 @@ impl<M: Machine> Vmalloc<M> {
     /// Frees an area of a kind that `frees` accepts, of `count` pages where the
     /// caller names them.
     #[inline(always)]
-    pub(crate) fn unmake(
+    pub(crate) fn free_area(
         &self,
         at: VirtAddr,
         by: Caller,
@@ -199,15 +199,15 @@ impl<M: Machine> Vmalloc<M> {
         count: Option<usize>,
     ) -> Result<(), FreeError> {
         let Some(core) = self.core() else { return Err(FreeError::NotInitialised) };
-        if self.unmake_straight(core, at, by, frees, count) {
+        if self.free_area_straight(core, at, by, frees, count) {
             return Ok(());
         }
-        self.unmake_long(core, at, by, frees, count)
+        self.free_area_long(core, at, by, frees, count)
     }
 
     /// Frees an area the long way.
     #[inline(never)]
-    pub(crate) fn unmake_long(
+    pub(crate) fn free_area_long(
         &self,
         core: &Core<M>,
         at: VirtAddr,
@@ -215,15 +215,15 @@ impl<M: Machine> Vmalloc<M> {
         frees: fn(Kind) -> bool,
         count: Option<usize>,
     ) -> Result<(), FreeError> {
-        let Ok(mut here) = Here::enter(self, core) else {
-            return self.unmake_deferred(core, at, by, frees, count);
+        let Ok(mut here) = CpuGuard::enter(self, core) else {
+            return self.free_area_deferred(core, at, by, frees, count);
         };
         let found = here.find_start(at)?;
         let (kind, pages) = found.freeable(frees, count)?;
         here.retire(&found, kind, pages, by)?;
         if core.policy() == Policy::Strict {
             drop(here);
-            self.settle(core, found.start);
+            self.flush_and_wait(core, found.start);
         }
         Ok(())
     }
@@ -231,18 +231,18 @@ impl<M: Machine> Vmalloc<M> {
     /// Clears the pages of an area that is being built, through whatever way the
     /// machine has.
     #[inline(never)]
-    pub(crate) fn zero(&self, piece: Piece<M::Table>) {
+    pub(crate) fn zero(&self, piece: PteRange<M::Table>) {
         piece.frames().for_each(|(at, frame)| self.machine().zero(frame, at));
     }
 
     /// Undoes a slot that was begun: of its pages, `bound` have frames.
     #[cold]
     fn abandon(&self, core: &Core<M>, found: &Found, bound: usize) {
-        let Ok(mut here) = Here::enter(self, core) else { return self.abandon_deferred(core, found, bound) };
+        let Ok(mut here) = CpuGuard::enter(self, core) else { return self.abandon_deferred(core, found, bound) };
         here.uncount_alloc(found.slot().pages());
         found.slot().cut(bound);
         if bound == 0 && found.chunk.owner() == here.index {
-            return here.untake(found);
+            return here.put_back(found);
         }
         let how = loop {
             let how = here.way_of(found, bound);
@@ -268,13 +268,13 @@ pub(crate) enum Way {
     Remote,
 }
 
-impl<M: Machine> Here<'_, M> {
+impl<M: Machine> CpuGuard<'_, M> {
     /// live → stale: the entries are retired, the frames wait in them. Under
-    /// Park and Keep perhaps live → warm.
+    /// Park and Keep perhaps live → cached.
     #[inline]
     fn retire(&mut self, found: &SlotRef, kind: Kind, pages: usize, by: Caller) -> Result<(), FreeError> {
         let caches = self.core.caches();
-        if caches && let Some(done) = self.retire_warm(found, pages, by) {
+        if caches && let Some(done) = self.retire_cached(found, pages, by) {
             return done;
         }
         let bound = if kind == Kind::Reserved { 0 } else { pages };
@@ -339,12 +339,12 @@ impl<M: Machine> Here<'_, M> {
     }
 
     /// A slot that was begun, and of which nothing was bound, is clean.
-    fn untake(&mut self, found: &Found) {
+    fn put_back(&mut self, found: &Found) {
         let chunk = found.chunk;
         if chunk.is_runs() {
             self.release_run_of(chunk, found.index);
         }
-        self.shelf(chunk.region()).untake(chunk, found.index);
+        self.cpu_chunks(chunk.region()).put_back(chunk, found.index);
     }
 
     /// Retires the entries of a claimed slot, and hands it to its owner.
@@ -352,7 +352,7 @@ impl<M: Machine> Here<'_, M> {
     pub(crate) fn unbind(&mut self, found: &Found, how: Way, bound: PageRange, pages: usize) {
         if how == Way::AtOnce {
             self.unbind_slice(found, bound);
-            self.pay(pages);
+            self.reclaim_step(pages);
         } else {
             self.unbind_in_slices(found, bound);
         }
@@ -362,14 +362,14 @@ impl<M: Machine> Here<'_, M> {
     fn unbind_in_slices(&mut self, found: &Found, bound: PageRange) {
         for slice in bound.slices(SLICE) {
             if slice.start != bound.start {
-                self.breathe();
+                self.preempt_point();
             }
             self.unbind_slice(found, slice);
-            self.redeem(SLICE);
+            self.reclaim(SLICE);
         }
         if found.chunk.owner() == self.index {
             // Coming home it pays too (L3).
-            self.breathe();
+            self.preempt_point();
         }
         self.hand_over(found);
     }
@@ -390,7 +390,7 @@ impl<M: Machine> Here<'_, M> {
         }
         let vm = self.vm;
         self.core.each_piece(vm, (chunk, Some(index)), slice, |piece| {
-            piece.retire(&mut |at, word| vm.complain_once((chunk, index), at, word));
+            piece.retire(&mut |at, word| vm.report_bad_entry_once((chunk, index), at, word));
             true
         });
         vm.machine().unmapped(slice);
@@ -408,23 +408,23 @@ impl<M: Machine> Here<'_, M> {
                 pages = self.receive(chunk, live);
                 0
             });
-            self.pay(pages);
+            self.reclaim_step(pages);
         } else {
-            self.core.cpu(chunk.owner()).mail.post(chunk, found.index);
+            self.core.cpu(chunk.owner()).remote_frees.post(chunk, found.index);
         }
     }
 }
 
-impl<'v, M: Machine> Hole<'v, M> {
+impl<'v, M: Machine> AreaBuilder<'v, M> {
     /// Begins an area in a slot that was taken.
     #[inline(always)]
-    fn begin(here: &Here<'v, M>, (chunk, index): (ChunkRef, u32), plan: &Plan<'_>, backing: &Backing<'_>) -> Self {
+    fn begin(here: &CpuGuard<'v, M>, (chunk, index): (ChunkRef, u32), plan: &Plan<'_>, backing: &Backing<'_>) -> Self {
         here.begin((chunk, index), plan, backing);
         let found = Found { chunk, index, start: here.core.address_of(chunk, index) };
-        Hole { vm: here.vm, core: here.core, found, pages: plan.pages, bound: 0 }
+        AreaBuilder { vm: here.vm, core: here.core, found, pages: plan.pages, bound: 0 }
     }
 
-    fn pieces(&self) -> Pieces<'v, M> {
+    fn pieces(&self) -> PteRanges<'v, M> {
         let place = (self.found.chunk, Some(self.found.index));
         self.core.pieces(self.vm, place, PageRange::new(self.found.start, self.pages))
     }
@@ -474,7 +474,7 @@ impl<'v, M: Machine> Hole<'v, M> {
     }
 }
 
-impl<M: Machine> Drop for Hole<'_, M> {
+impl<M: Machine> Drop for AreaBuilder<'_, M> {
     /// Undoes what was done (E1): the slot is retired like a freed one, of
     /// which only the bound part has frames.
     #[cold]

@@ -9,11 +9,13 @@
 //! how. Headers have two slots here.
 //!
 //! Loom compares an access with the last one of the same atomic alone. Where a thread
-//! loads a word and then exchanges it, its own load hides what others did before: so
+//! batches a word and then exchanges it, its own batch hides what others did before: so
 //! what two threads meet at had better begin with the exchange.
 #![cfg(loom)]
 #![allow(unsafe_code)]
 
+#[path = "loom/cache.rs"]
+mod cache;
 #[path = "loom/finders.rs"]
 mod finders;
 #[path = "loom/flushes.rs"]
@@ -22,8 +24,6 @@ mod flushes;
 mod frames;
 #[path = "loom/frees.rs"]
 mod frees;
-#[path = "loom/warm.rs"]
-mod warm;
 
 use std::sync::Arc;
 use vmalloc::area::{Caller, Guard, Kind, RegionId};

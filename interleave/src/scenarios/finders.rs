@@ -34,7 +34,7 @@ pub const ALL: &[Scenario] = &[
         name: "a CPU answers kicks while a load is closed",
         cpus: 2,
         run: kicks,
-        notices: &[Asked(Sabotage::EarlyRedeem), Asked(Sabotage::SkipFlush)],
+        notices: &[Asked(Sabotage::EarlyReclaim), Asked(Sabotage::SkipFlush)],
     },
 ];
 

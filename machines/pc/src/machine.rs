@@ -53,7 +53,7 @@ pub fn init() -> &'static Vmalloc<Pc> {
     let config = config.placement(settings().placement).policy(settings().policy);
     let mut config = config.atomic_reserve(ATOMIC_RESERVE);
     if let Some(pages) = settings().load {
-        config = config.load_pages(pages).waiting_pages(pages.saturating_mul(2));
+        config = config.batch_pages(pages).waiting_pages(pages.saturating_mul(2));
     }
     // SAFETY: N1: nothing else is ever mapped there (`memory`). N2: the boot
     // CPU is alone, and calls this once.

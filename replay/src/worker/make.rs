@@ -92,7 +92,7 @@ impl<S: Stage> Worker<'_, S> {
         let list = core::mem::take(&mut self.desk.parts);
         list.iter_mut().enumerate().for_each(|(part, at)| *at = (part * bytes, bytes));
         let parts = &list[..area.parts()];
-        let base = self.timed(Call::PcpuAlloc, || vm.congruent(parts, area.align as usize, like));
+        let base = self.timed(Call::PcpuAlloc, || vm.reserve_at_offsets(parts, area.align as usize, like));
         self.desk.parts = list;
         base.map_err(refused("per-CPU chunk", area))
     }

@@ -1,4 +1,4 @@
-//! The address layer and nothing else: shelf, chunk, unit table, arena, put
+//! The address layer and nothing else: CPU's chunks, chunk, unit table, arena, put
 //! together as the library does it, for one CPU whose flush is immediate.
 //!
 //! No request, no CPU to enter, no label, no entries, no tables: what is left
@@ -9,11 +9,11 @@ use std::ptr::{NonNull, null_mut};
 use std::sync::atomic::Ordering::Relaxed;
 use vmalloc::area::RegionId;
 use vmalloc::machine::Machine;
-use vmalloc::machine::stock::Stock;
+use vmalloc::machine::prealloc::Prealloc;
 use vmalloc::space::arena::{Arena, Fit};
+use vmalloc::space::bins::CpuChunks;
 use vmalloc::space::chunk::{Chunk, ChunkRef};
 use vmalloc::space::class::{Class, UNIT_PAGES, UNIT_SHIFT};
-use vmalloc::space::shelf::Shelf;
 use vmalloc::space::units::UnitTable;
 use vmalloc::units::{Node, PAGE_SHIFT, Pfn, VirtAddr};
 
@@ -26,11 +26,11 @@ pub struct Layer {
     machine: Bench,
     arena: Arena,
     units: UnitTable,
-    shelf: Shelf,
-    stock: Stock,
+    cpu_chunks: CpuChunks,
+    stock: Prealloc,
     headers: Vec<ChunkRef>,
-    /// The first chunk with slots in the load, and how many slots.
-    load: *mut Chunk,
+    /// The first chunk with slots in the batch, and how many slots.
+    batch: *mut Chunk,
     waiting: usize,
 }
 
@@ -41,10 +41,10 @@ impl Layer {
             machine,
             arena: Arena::new(UNITS),
             units: UnitTable::new(UNITS),
-            shelf: Shelf::default(),
-            stock: Stock::new(),
+            cpu_chunks: CpuChunks::default(),
+            stock: Prealloc::new(),
             headers: Vec::new(),
-            load: null_mut(),
+            batch: null_mut(),
             waiting: 0,
         }
     }
@@ -54,7 +54,7 @@ impl Layer {
     pub fn take(&mut self, pages: usize) -> VirtAddr {
         let class = Class::of(pages, 1).expect("512 pages at most");
         loop {
-            if let Some((chunk, slot)) = self.shelf.take(Some(class)) {
+            if let Some((chunk, slot)) = self.cpu_chunks.take(Some(class)) {
                 chunk.enliven(slot);
                 return chunk.address(slot);
             }
@@ -62,7 +62,7 @@ impl Layer {
         }
     }
 
-    /// The addresses from `at` wait for the flush; a full load is redeemed.
+    /// The addresses from `at` wait for the flush; a full batch is reclaimed.
     #[inline]
     pub fn give(&mut self, at: VirtAddr) {
         let unit = (at.0 - START) >> (PAGE_SHIFT + UNIT_SHIFT);
@@ -73,30 +73,30 @@ impl Layer {
         let slot = chunk.slot_at(at).expect("an address of a slot");
         assert!(chunk.address(slot) == at && chunk.areas() >> slot & 1 != 0, "it lives, and begins here");
         if chunk.retire(1 << slot, 0) {
-            chunk.next_in_load(0).store(self.load, Relaxed);
-            self.load = chunk.as_ptr();
+            chunk.next_in_batch(0).store(self.batch, Relaxed);
+            self.batch = chunk.as_ptr();
         }
         self.waiting += 1;
         if self.waiting == LOAD {
-            self.redeem();
+            self.reclaim();
         }
     }
 
-    fn redeem(&mut self) {
+    fn reclaim(&mut self) {
         // SAFETY: H2: `give` stored what `as_ptr` gave.
-        while let Some(chunk) = unsafe { ChunkRef::from_ptr(self.load) } {
+        while let Some(chunk) = unsafe { ChunkRef::from_ptr(self.batch) } {
             while chunk.stale(0) != 0 {
                 let before = chunk.give(chunk.stale(0).trailing_zeros(), 0);
-                self.shelf.gained(chunk, before);
+                self.cpu_chunks.gained(chunk, before);
             }
-            self.load = chunk.next_in_load(0).load(Relaxed);
+            self.batch = chunk.next_in_batch(0).load(Relaxed);
         }
         self.waiting = 0;
     }
 
     #[cold]
     fn grow(&mut self, class: Class) {
-        let slots = class.slots_after(self.shelf.chunks(class));
+        let slots = class.slots_after(self.cpu_chunks.chunks(class));
         let units = class.units(slots) as u32;
         let needed = 1 + self.arena.stock_needed() + self.units.stock_needed(units);
         self.stock.fill(&self.machine, Node(0), needed).expect("the host has pages");
@@ -110,14 +110,14 @@ impl Layer {
         let base = VirtAddr(START).add_pages((start as usize) << UNIT_SHIFT);
         chunk.become_class(class, slots, base, RegionId(0), 0);
         self.units.set(&self.machine, &mut self.stock, start, units, chunk.frame().0);
-        self.shelf.add(chunk);
+        self.cpu_chunks.add(chunk);
     }
 
     /// Gives up empty chunks, as the library's tick does.
     pub fn tick(&mut self) {
         for class in Class::all() {
-            for _ in 0..self.shelf.empties(class).saturating_sub(class.spares()).div_ceil(4) {
-                let Some(chunk) = self.shelf.take_empty(Some(class), false) else { break };
+            for _ in 0..self.cpu_chunks.empties(class).saturating_sub(class.spares()).div_ceil(4) {
+                let Some(chunk) = self.cpu_chunks.take_empty(Some(class), false) else { break };
                 let start = ((chunk.address(0).0 - START) >> (PAGE_SHIFT + UNIT_SHIFT)) as u32;
                 let units = chunk.units();
                 chunk.retire_header();

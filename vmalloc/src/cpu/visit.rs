@@ -5,18 +5,18 @@
 //! where the other one is taken: so visitors of each other never wait in a ring,
 //! and one of them always comes through.
 
-use super::{Cpu, Here, must_not_wait, refuse};
+use super::{CpuGuard, PerCpu, must_not_wait, refuse};
 use crate::instance::{Core, Vmalloc};
 use crate::machine::{Context, Machine};
 use crate::sync::breaks;
 use core::ops::{Deref, DerefMut};
 
 /// Being inside a CPU that need not be the caller's own (L4). Leaving is
-/// dropping. Whoever is inside does not breathe, since that ends in its own CPU.
+/// dropping. Whoever is inside does not preempt_point, since that ends in its own CPU.
 pub(crate) struct Visit<'v, M: Machine> {
     /// The caller's own CPU, where that is another one.
-    own: Option<&'v Cpu>,
-    here: Here<'v, M>,
+    own: Option<&'v PerCpu>,
+    here: CpuGuard<'v, M>,
 }
 
 impl<'v, M: Machine> Visit<'v, M> {
@@ -36,7 +36,7 @@ impl<'v, M: Machine> Visit<'v, M> {
             let own = (!alone && pinned.cpu != index).then(|| core.cpu(pinned.cpu));
             let both = if pinned.cpu < index { [own, Some(cpu)] } else { [Some(cpu), own] };
             match take(both, pinned.cpu + 1) {
-                Ok(()) => return Ok(Visit { own, here: Here { vm, core, cpu, pinned: Some(pinned) } }),
+                Ok(()) => return Ok(Visit { own, here: CpuGuard { vm, core, cpu, pinned: Some(pinned) } }),
                 Err(holder) if must_not_wait(vm, &pinned, holder) => return Err(refuse(vm, pinned)),
                 Err(_) => (),
             }
@@ -51,10 +51,10 @@ impl<'v, M: Machine> Visit<'v, M> {
 ///
 /// # Errors
 /// Who has one of them.
-fn take(both: [Option<&Cpu>; 2], holder: u32) -> Result<(), u32> {
-    let take = |cpu: Option<&Cpu>| cpu.map_or(Ok(0), |cpu| cpu.take(holder));
+fn take(both: [Option<&PerCpu>; 2], holder: u32) -> Result<(), u32> {
+    let take = |cpu: Option<&PerCpu>| cpu.map_or(Ok(0), |cpu| cpu.take(holder));
     take(both[0])?;
-    take(both[1]).inspect_err(|_| both[0].into_iter().for_each(Cpu::release))?;
+    take(both[1]).inspect_err(|_| both[0].into_iter().for_each(PerCpu::release))?;
     Ok(())
 }
 
@@ -68,9 +68,9 @@ impl<M: Machine> Drop for Visit<'_, M> {
 }
 
 impl<'v, M: Machine> Deref for Visit<'v, M> {
-    type Target = Here<'v, M>;
+    type Target = CpuGuard<'v, M>;
 
-    fn deref(&self) -> &Here<'v, M> {
+    fn deref(&self) -> &CpuGuard<'v, M> {
         &self.here
     }
 }

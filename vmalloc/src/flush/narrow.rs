@@ -1,12 +1,12 @@
-//! The pages of the youngest load, where they are few: what a CPU that is only
-//! this load behind has to discard.
+//! The pages of the youngest batch, where they are few: what a CPU that is only
+//! this batch behind has to discard.
 //!
 //! # Rules
 //! - **G1 ranges.** A tag's pages are told under the tag, after it was taken.
 //!   A CPU that has published the tag before may discard these alone and
 //!   publish the tag; everybody else, and whoever comes before they are told,
 //!   discards everything.
-//!   So the tag of a small load is no barrier for what was cleared elsewhere.
+//!   So the tag of a small batch is no barrier for what was cleared elsewhere.
 //! - **N1** One writer at a time; one that finds another does not tell, so that
 //!   everybody discards everything. Readers take a snapshot between two equal
 //!   tags, and a tag is told once.
@@ -14,7 +14,7 @@
 use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*, fence};
 use crate::units::{PageRange, VirtAddr};
 
-/// The youngest load's pages, if they are few.
+/// The youngest batch's pages, if they are few.
 #[derive(Debug)]
 pub(super) struct Narrow {
     writing: AtomicBool,
@@ -36,7 +36,7 @@ impl Default for Narrow {
 }
 
 impl Narrow {
-    /// Tells that the load of `tag` holds `pages` and no others.
+    /// Tells that the batch of `tag` holds `pages` and no others.
     pub(super) fn tell(&self, tag: u64, pages: PageRange) {
         if self.writing.swap(true, Acquire) {
             return;
@@ -50,7 +50,7 @@ impl Narrow {
         self.writing.store(false, Release);
     }
 
-    /// The pages of the load of `tag`, if they were told.
+    /// The pages of the batch of `tag`, if they were told.
     pub(super) fn of(&self, tag: u64) -> Option<PageRange> {
         if self.tag.load(Acquire) != tag {
             return None;

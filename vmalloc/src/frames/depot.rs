@@ -8,7 +8,7 @@ use super::magazine::MOST;
 use super::stack::{Held, Stack};
 use crate::machine::Machine;
 use crate::machine::frames::Frames;
-use crate::machine::stock::Stock;
+use crate::machine::prealloc::Prealloc;
 use lock_api::{Mutex, RawMutex};
 
 /// Full and empty stacks under a lock. Closed until [`Depot::open`].
@@ -33,7 +33,7 @@ impl<L: RawMutex> Depot<L> {
     /// # Safety
     /// The machine outlives the depot, and is the one of all further calls
     /// and of the magazines that use it (K1).
-    pub unsafe fn open<M: Machine>(&self, machine: &M, stock: &mut Stock, stacks: usize) -> usize {
+    pub unsafe fn open<M: Machine>(&self, machine: &M, stock: &mut Prealloc, stacks: usize) -> usize {
         let mut chains = self.chains.lock();
         for made in 0..stacks {
             // SAFETY: K1, handed on.
@@ -48,10 +48,10 @@ impl<L: RawMutex> Depot<L> {
     /// Stacks that a depot should have: together they hold about a 64th of
     /// the node's memory, or its part of `loads` frames, which come back
     /// sooner than they are needed again.
-    pub fn stacks_for<M: Machine>(machine: &M, loads: usize) -> usize {
+    pub fn stacks_for<M: Machine>(machine: &M, batches: usize) -> usize {
         let source = machine.frames();
         let full = super::magazine::full_at(source.total(), machine.cpus());
-        let frames = (source.total() / 64).max(loads) / source.nodes();
+        let frames = (source.total() / 64).max(batches) / source.nodes();
         (frames / full).min(64)
     }
 

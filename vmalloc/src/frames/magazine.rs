@@ -28,7 +28,7 @@ use super::stack::{CAPACITY, Held};
 use crate::gfp::ZoneKind;
 use crate::machine::Machine;
 use crate::machine::frames::{Frames, Want};
-use crate::machine::stock::Stock;
+use crate::machine::prealloc::Prealloc;
 use crate::sync::pooled;
 use crate::units::{Node, Pfn};
 use core::mem::swap;
@@ -62,7 +62,7 @@ pub(super) fn full_at(total: usize, cpus: u32) -> usize {
 }
 
 impl Magazine {
-    /// A closed magazine.
+    /// A sealed magazine.
     pub const fn new() -> Magazine {
         Magazine { stacks: None, node: Node(0), zone: ZoneKind::Normal, mixed: false, full: 0 }
     }
@@ -74,7 +74,7 @@ impl Magazine {
     /// # Safety
     /// The machine outlives the magazine, and is the one of all further calls
     /// (K1).
-    pub unsafe fn open<M: Machine>(&mut self, machine: &M, stock: &mut Stock, node: Node) -> bool {
+    pub unsafe fn open<M: Machine>(&mut self, machine: &M, stock: &mut Prealloc, node: Node) -> bool {
         if self.stacks.is_some() {
             return true;
         }
@@ -223,7 +223,7 @@ impl Magazine {
 
     /// Closes it: frames and stacks go back to the source. Returns the number
     /// of frames that were in stock.
-    pub fn close<M: Machine>(&mut self, machine: &M) -> usize {
+    pub fn seal<M: Machine>(&mut self, machine: &M) -> usize {
         let Some(Stacks { loaded, spare }) = self.stacks.take() else { return 0 };
         loaded.destroy(machine) + spare.destroy(machine)
     }

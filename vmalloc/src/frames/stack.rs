@@ -14,7 +14,7 @@
 
 use crate::machine::Machine;
 use crate::machine::frames::Frames;
-use crate::machine::stock::Stock;
+use crate::machine::prealloc::Prealloc;
 use crate::units::{PAGE_SIZE, Pfn};
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
@@ -118,7 +118,7 @@ impl Held {
     ///
     /// # Safety
     /// K1.
-    pub unsafe fn adopt<M: Machine>(machine: &M, stock: &mut Stock) -> Option<Held> {
+    pub unsafe fn adopt<M: Machine>(machine: &M, stock: &mut Prealloc) -> Option<Held> {
         let own = stock.take(machine)?;
         let stack = machine.virt(own).cast::<Stack>();
         // SAFETY: M2 (for as long as the machine lives: K1); frames in stock

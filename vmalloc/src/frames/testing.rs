@@ -4,7 +4,7 @@ extern crate std;
 
 use super::{MemoryRange, STORAGE_ALIGN, Zones};
 use crate::machine::faulty::FaultyFrames;
-use crate::machine::stock::Stock;
+use crate::machine::prealloc::Prealloc;
 use crate::machine::testing::NoTables;
 use crate::machine::{Context, Flush, Machine, Pinned};
 use crate::sync::plain::{AtomicBool, Ordering};
@@ -79,8 +79,8 @@ impl TestMachine {
     }
 
     /// A stock of `n` frames.
-    pub fn stock(&self, n: usize) -> Stock {
-        let mut stock = Stock::new();
+    pub fn stock(&self, n: usize) -> Prealloc {
+        let mut stock = Prealloc::new();
         stock.fill(self, Node(0), n).unwrap();
         stock
     }

@@ -4,7 +4,7 @@ use super::format::{Entry, Format, MemType, Prot};
 use crate::units::Pfn;
 
 /// The format of a machine without page tables. Its entries only name frames:
-/// [`Stock`](super::stock::Stock) chains them so.
+/// [`Prealloc`](super::prealloc::Prealloc) chains them so.
 pub struct NoTables;
 
 // SAFETY: T0: no MMU reads it, and nothing in it is present.

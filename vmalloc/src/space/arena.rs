@@ -52,7 +52,7 @@ mod search;
 mod tests;
 
 use crate::machine::Machine;
-use crate::machine::stock::Stock;
+use crate::machine::prealloc::Prealloc;
 use crate::units::Pfn;
 use block::{Item, Span};
 use change::Change;
@@ -149,7 +149,7 @@ impl Arena {
     /// O(log grains): about 1,000 instructions in an arena of 2²⁷. An aligned run takes two searches as a rule, and one
     /// more for each hole below it that is long enough but not where aligned;
     /// these are never more than there are aligned grains below it.
-    pub fn take<M: Machine>(&mut self, machine: &M, stock: &mut Stock, fit: &Fit) -> Result<u32, u32> {
+    pub fn take<M: Machine>(&mut self, machine: &M, stock: &mut Prealloc, fit: &Fit) -> Result<u32, u32> {
         debug_assert!(fit.grains > 0 && fit.align.is_power_of_two());
         let start = self.find(machine, fit).ok_or(self.widest())?;
         self.mark_taken(machine, stock, start, fit.grains);
@@ -161,7 +161,7 @@ impl Arena {
     ///
     /// # Panics
     /// As [`Arena::take`] does.
-    pub fn take_at<M: Machine>(&mut self, machine: &M, stock: &mut Stock, start: u32, len: u32) -> bool {
+    pub fn take_at<M: Machine>(&mut self, machine: &M, stock: &mut Prealloc, start: u32, len: u32) -> bool {
         let free = self.is_free(machine, start, len);
         if free {
             self.mark_taken(machine, stock, start, len);
@@ -173,7 +173,7 @@ impl Arena {
     /// (A5).
     pub fn free<M: Machine>(&mut self, machine: &M, start: u32, len: u32) {
         debug_assert!(self.is_taken(machine, start, len), "A5: {len} grains from {start} are not all taken");
-        self.mark(machine, &mut Stock::new(), start..start + len, State::Free);
+        self.mark(machine, &mut Prealloc::new(), start..start + len, State::Free);
         self.used -= len;
     }
 
@@ -210,7 +210,7 @@ impl Arena {
         }
     }
 
-    fn mark_taken<M: Machine>(&mut self, machine: &M, stock: &mut Stock, start: u32, len: u32) {
+    fn mark_taken<M: Machine>(&mut self, machine: &M, stock: &mut Prealloc, start: u32, len: u32) {
         assert!(stock.len() >= self.stock_needed(), "the stock was not filled before the take");
         if self.root == Item::NONE {
             self.lay_out(machine, stock);
@@ -221,14 +221,14 @@ impl Arena {
 
     /// Marks as taken what the tree spans beyond the region.
     #[cold]
-    fn lay_out<M: Machine>(&mut self, machine: &M, stock: &mut Stock) {
+    fn lay_out<M: Machine>(&mut self, machine: &M, stock: &mut Prealloc) {
         self.top = Node::FREE;
         if self.grains < self.span.grains() {
             self.mark(machine, stock, self.grains..self.span.grains(), State::Taken);
         }
     }
 
-    fn mark<M: Machine>(&mut self, machine: &M, stock: &mut Stock, grains: Range<u32>, to: State) {
+    fn mark<M: Machine>(&mut self, machine: &M, stock: &mut Prealloc, grains: Range<u32>, to: State) {
         let mut change = Change::new(machine, stock, to);
         if let Some(top) = change.block(Cell::from_mut(&mut self.root), self.span, self.top, grains) {
             self.top = top;

@@ -7,29 +7,29 @@
 //! Each slot is in one state, one bit in one mask:
 //!
 //! ```text
-//!   free ──take──▶ live ──retire──▶ stale[load] ──give, after grace──▶ free
+//!   free ──take──▶ live ──retire──▶ stale[batch] ──give, after grace──▶ free
 //!                 ▲ │                    ▲ ▲
 //!                 │ ├─claim──▶ claimed ──┘ │ drained by the owner
-//!                 │ └─keep──▶ warm ─cool───┘
+//!                 │ └─keep──▶ cached ─cool───┘
 //!                 └──revive────┘
 //! ```
 //!
 //! # Rules
 //! - **C1** Headers are type-stable: once a frame is one, it stays one while
 //!   the instance lives, so that a finder may read it at any time.
-//! - **C2** `free`, `live`, `warm`, `stale[0]`, `stale[1]` are disjoint; only
-//!   the owner (the CPU whose shelf holds the chunk) writes them. A *bare* slot is
+//! - **C2** `free`, `live`, `cached`, `stale[0]`, `stale[1]` are disjoint; only
+//!   the owner (the CPU whose CPU's chunks holds the chunk) writes them. A *bare* slot is
 //!   stale, and nothing waits in its entries: it is given without a look at them.
 //! - **R1** A freer that is not the owner claims (`claimed.fetch_or`; set
 //!   already = double free), clears the entries, then posts
-//!   (`posted.fetch_or`; if it was 0, it pushes the chunk to the owner's mail).
+//!   (`posted.fetch_or`; if it was 0, it pushes the chunk to the owner's remote frees).
 //!   The owner takes `posted` only after it has popped the chunk and read the
 //!   link; then live → stale, then the claims are dropped.
 //! - **R4** A stale slot is not given before a claim on it is dropped. Two
 //!   CPUs that free one slot at the same moment may both win, the owner and a
 //!   claimer; the claimer then posts what is no longer live. The flush that
 //!   makes the slot clean shows the owner every claim that was given before.
-//! - **R5** A warm slot is used again without a flush. So its freer says that the
+//! - **R5** A cached slot is used again without a flush. So its freer says that the
 //!   slot does not live and then looks for claims and holds; claimers and
 //!   holders say what they do and then look whether it lives. All of it is
 //!   sequentially consistent, so one of the two sees the other.
@@ -52,7 +52,7 @@ use crate::units::{PAGE_SHIFT, PAGE_SIZE, Pfn, VirtAddr};
 use core::ops::Deref;
 use core::ptr::{NonNull, null_mut};
 
-/// Loads that may hold slots of a chunk at a time: the open and the closed one.
+/// Batches that may hold slots of a chunk at a time: the open and the sealed one.
 pub const LOADS: usize = 2;
 /// Leaf tables under a class chunk at most: 16 MiB and a unit, at 2 MiB each.
 pub const MAX_LEAVES: usize = 10;
@@ -82,7 +82,7 @@ pub struct Chunk {
     free: AtomicU64,
     live: AtomicU64,
     /// Freed, and still bound.
-    warm: AtomicU64,
+    cached: AtomicU64,
     stale: [AtomicU64; LOADS],
     /// Stale, and nothing waits in their entries.
     bare: AtomicU64,
@@ -97,11 +97,11 @@ pub struct Chunk {
     frame: u64,
     class: AtomicU8,
     region: AtomicU8,
-    /// Which of its shelf's lists holds it.
+    /// Which of its CPU's lists holds it.
     pub(super) list: AtomicU8,
     pub(super) next: AtomicPtr<Chunk>,
     pub(super) previous: AtomicPtr<Chunk>,
-    next_in_load: [AtomicPtr<Chunk>; LOADS],
+    next_in_batch: [AtomicPtr<Chunk>; LOADS],
     /// The entry of its first page, where one leaf table maps all of them.
     entries: AtomicUsize,
     leaves: [AtomicUsize; MAX_LEAVES],
@@ -120,7 +120,7 @@ impl Chunk {
             frame: frame.0,
             free: AtomicU64::new(0),
             live: AtomicU64::new(0),
-            warm: AtomicU64::new(0),
+            cached: AtomicU64::new(0),
             stale: Default::default(),
             bare: AtomicU64::new(0),
             base: AtomicUsize::new(0),
@@ -134,7 +134,7 @@ impl Chunk {
             list: AtomicU8::new(0),
             next: AtomicPtr::new(null_mut()),
             previous: AtomicPtr::new(null_mut()),
-            next_in_load: Default::default(),
+            next_in_batch: Default::default(),
             entries: AtomicUsize::new(0),
             leaves: Default::default(),
             remote: Remote::default(),
@@ -168,7 +168,7 @@ impl Chunk {
         self.owner.store(owner, Relaxed);
         self.all.store(all, Relaxed);
         self.live.store(0, Relaxed);
-        self.warm.store(0, Relaxed);
+        self.cached.store(0, Relaxed);
         self.bare.store(0, Relaxed);
         self.entries.store(0, Relaxed);
         // Finders that have read what the header was before see it (R2).
@@ -207,7 +207,7 @@ impl Chunk {
         fence(Release);
     }
 
-    /// The CPU whose shelf it is on.
+    /// The CPU whose CPU's chunks it is on.
     #[inline]
     pub fn owner(&self) -> u32 {
         self.owner.load(Relaxed)
@@ -350,7 +350,7 @@ impl Chunk {
         self.enliven(slot);
     }
 
-    /// Owner: as [`Chunk::begin`], of a slot that was warm, with its entries.
+    /// Owner: as [`Chunk::begin`], of a slot that was cached, with its entries.
     #[inline(always)]
     pub fn begin_again(&self, slot: u32, label: &Label) {
         self.revive(slot);
@@ -359,33 +359,33 @@ impl Chunk {
     }
 
     /// Owner: a slot taken goes back unused.
-    pub fn untake(&self, slot: u32) {
+    pub fn put_back(&self, slot: u32) {
         self.live.store(self.live.load(Relaxed) & !(1 << slot), Release);
         self.free.store(self.free.load(Relaxed) | 1 << slot, Relaxed);
     }
 
     /// Owner: live slots become stale in `load`; true = they are its first.
     #[inline]
-    pub fn retire(&self, slots: u64, load: usize) -> bool {
+    pub fn retire(&self, slots: u64, batch: usize) -> bool {
         self.live.store(self.live.load(Relaxed) & !slots, Release);
-        let stale = self.stale[load % LOADS].load(Relaxed);
-        self.stale[load % LOADS].store(stale | slots, Relaxed);
+        let stale = self.stale[batch % LOADS].load(Relaxed);
+        self.stale[batch % LOADS].store(stale | slots, Relaxed);
         stale == 0
     }
 
-    /// Owner: a live slot becomes warm. False = somebody else has claimed it at
+    /// Owner: a live slot becomes cached. False = somebody else has claimed it at
     /// the same moment: it must not be used again before the claim is dropped
     /// (R4, R5).
     #[inline]
     pub fn keep(&self, slot: u32) -> bool {
-        self.warm.store(self.warm.load(Relaxed) | 1 << slot, Relaxed);
+        self.cached.store(self.cached.load(Relaxed) | 1 << slot, Relaxed);
         // An exchange is a cheaper barrier than a fence on x86.
         self.live.swap(self.live.load(Relaxed) & !(1 << slot), SeqCst);
         between_seqcst();
         self.remote.claimed.load(SeqCst) >> slot & 1 == 0
     }
 
-    /// Owner: a live slot becomes warm, and `park` does to its entries what has to be
+    /// Owner: a live slot becomes cached, and `park` does to its entries what has to be
     /// done. Only after that it is looked at what others did, `handed_out` says
     /// whether somebody has got hold of its frames: true = nobody did anything, and
     /// it may be used again without a flush (R5).
@@ -397,23 +397,23 @@ impl Chunk {
         alone && !handed_out(area) && !area.is_told()
     }
 
-    /// Owner: a warm slot is taken, to live again.
+    /// Owner: a cached slot is taken, to live again.
     #[inline]
     pub fn revive(&self, slot: u32) {
-        self.warm.store(self.warm.load(Relaxed) & !(1 << slot), Relaxed);
+        self.cached.store(self.cached.load(Relaxed) & !(1 << slot), Relaxed);
     }
 
-    /// Owner: a warm slot, its entries retired, becomes stale in `load`; true =
+    /// Owner: a cached slot, its entries retired, becomes stale in `load`; true =
     /// it is that one's first.
-    pub fn cool(&self, slot: u32, load: usize) -> bool {
+    pub fn cool(&self, slot: u32, batch: usize) -> bool {
         self.revive(slot);
-        self.retire(1 << slot, load)
+        self.retire(1 << slot, batch)
     }
 
     /// Slots that were freed and are still bound.
     #[inline]
-    pub fn warm_slots(&self) -> u64 {
-        self.warm.load(Relaxed)
+    pub fn cached_slots(&self) -> u64 {
+        self.cached.load(Relaxed)
     }
 
     /// Owner: its live slots, claimed ones too.
@@ -424,8 +424,8 @@ impl Chunk {
 
     /// Owner: stale slots of `load`.
     #[inline]
-    pub fn stale(&self, load: usize) -> u64 {
-        self.stale[load % LOADS].load(Relaxed)
+    pub fn stale(&self, batch: usize) -> u64 {
+        self.stale[batch % LOADS].load(Relaxed)
     }
 
     /// Owner: in the entries of these stale slots nothing waits.
@@ -437,10 +437,10 @@ impl Chunk {
     /// Owner: those of `load`, but for claimed ones, which are not bare any more
     /// then: they have to be given.
     #[inline]
-    pub fn take_bare(&self, load: usize) -> u64 {
+    pub fn take_bare(&self, batch: usize) -> u64 {
         let bare = self.bare.load(Relaxed);
         let claimed = if breaks!(GiveClaimed) { 0 } else { self.remote.claimed.load(Relaxed) };
-        let slots = bare & self.stale(load) & !claimed;
+        let slots = bare & self.stale(batch) & !claimed;
         if slots != 0 {
             self.bare.store(bare & !slots, Relaxed);
         }
@@ -450,26 +450,26 @@ impl Chunk {
     /// Owner: a stale slot of `load` is clean (after grace): free again.
     /// Returns the free slots before.
     #[inline]
-    pub fn give(&self, slot: u32, load: usize) -> u64 {
+    pub fn give(&self, slot: u32, batch: usize) -> u64 {
         // A claim that was taken back at once may have hidden it from `take_bare`.
         self.bare.store(self.bare.load(Relaxed) & !(1 << slot), Relaxed);
-        self.give_all(1 << slot, load)
+        self.give_all(1 << slot, batch)
     }
 
     /// Owner: as [`Chunk::give`], for many.
     #[inline]
-    pub fn give_all(&self, slots: u64, load: usize) -> u64 {
+    pub fn give_all(&self, slots: u64, batch: usize) -> u64 {
         let free = self.free.load(Relaxed);
-        self.stale[load].store(self.stale[load].load(Relaxed) & !slots, Relaxed);
+        self.stale[batch].store(self.stale[batch].load(Relaxed) & !slots, Relaxed);
         self.free.store(free | slots, Relaxed);
         free
     }
 
-    /// Owner: a stale slot of `load` waits for the other load (R4); true = it
+    /// Owner: a stale slot of `load` waits for the other batch (R4); true = it
     /// is that one's first.
-    pub fn postpone(&self, slot: u32, load: usize) -> bool {
-        self.stale[load].store(self.stale[load].load(Relaxed) & !(1 << slot), Relaxed);
-        self.retire(1 << slot, load ^ 1)
+    pub fn postpone(&self, slot: u32, batch: usize) -> bool {
+        self.stale[batch].store(self.stale[batch].load(Relaxed) & !(1 << slot), Relaxed);
+        self.retire(1 << slot, batch ^ 1)
     }
 
     /// Owner: its free slots.
@@ -495,19 +495,19 @@ impl Chunk {
         self.live.load(SeqCst) & !self.remote.claimed.load(Acquire)
     }
 
-    /// The next chunk in the owner's mail.
+    /// The next chunk in the owner's remote frees.
     pub fn next_in_mail(&self) -> &AtomicPtr<Chunk> {
         &self.remote.next
     }
 
     /// The next chunk in `load`.
-    pub fn next_in_load(&self, load: usize) -> &AtomicPtr<Chunk> {
-        &self.next_in_load[load]
+    pub fn next_in_batch(&self, batch: usize) -> &AtomicPtr<Chunk> {
+        &self.next_in_batch[batch]
     }
 
     /// Whether the masks are disjoint and within the slots (C2).
     pub fn masks_agree(&self) -> bool {
-        let masks = [&self.free, &self.live, &self.warm, &self.stale[0], &self.stale[1]];
+        let masks = [&self.free, &self.live, &self.cached, &self.stale[0], &self.stale[1]];
         let masks = masks.map(|mask| mask.load(Relaxed));
         let union = masks.iter().fold(0, |all, mask| all | mask);
         let sum: u32 = masks.iter().map(|mask| mask.count_ones()).sum();

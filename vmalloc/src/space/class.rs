@@ -7,7 +7,7 @@
 //! - **K1** `capacity + 1 == stride`: a slot's last page is a guard for ever.
 //! - **K2** A chunk of a class is an exact number of units and at most
 //!   16 MiB (and a unit), which bounds what one live area can pin.
-//! - **K4** A shelf's first chunk of a class covers about 256 pages, and each
+//! - **K4** A CPU's first chunk of a class covers about 256 pages, and each
 //!   further one twice as much: a class that is hardly used pins little.
 //! - **K3** A slot of an aligned class starts at a multiple of its stride.
 //! - **K7** A chunk of an aligned class leaves the place of its first slot empty.
@@ -26,7 +26,7 @@ pub const MAX_SLOT_PAGES: usize = 512;
 /// Pages that the slots of one chunk may cover (K2).
 pub const MAX_CHUNK_PAGES: usize = 4096;
 
-/// Pages that a shelf's first chunk of a class covers, or one slot (K4).
+/// Pages that a CPU's first chunk of a class covers, or one slot (K4).
 const FIRST_CHUNK_PAGES: usize = 256;
 
 const EXACT: usize = 56;
@@ -112,7 +112,7 @@ impl Class {
         STRIDES[self.0 as usize] as usize
     }
 
-    /// Places for slots in the next chunk of a shelf that has `chunks` of this
+    /// Places for slots in the next chunk of a CPU's chunks that has `chunks` of this
     /// class: the first is small, each further one twice as large (K4).
     pub fn slots_after(self, chunks: u32) -> usize {
         let pages = MAX_CHUNK_PAGES.min(FIRST_CHUNK_PAGES << chunks.min(8));

@@ -3,14 +3,14 @@
 extern crate std;
 
 use super::arena::{Arena, Fit};
+use super::bins::CpuChunks;
 use super::chunk::{Chunk, ChunkRef, LOADS};
 use super::class::{Class, MAX_SLOT_PAGES, UNIT_PAGES, UNIT_SHIFT};
-use super::shelf::Shelf;
 use super::testing::TestMachine;
 use super::units::UnitTable;
 use crate::area::RegionId;
 use crate::machine::Machine;
-use crate::machine::stock::Stock;
+use crate::machine::prealloc::Prealloc;
 use crate::units::{Node, PAGE_SHIFT, Pfn, VirtAddr};
 use proptest::prelude::*;
 use std::boxed::Box;
@@ -26,11 +26,11 @@ enum State {
     Stale(usize),
 }
 
-/// A shelf of one class, and each slot's state.
+/// A CPU's chunks of one class, and each slot's state.
 struct Shelved {
-    shelf: Shelf,
+    cpu_chunks: CpuChunks,
     class: Class,
-    /// Chunks on the shelf.
+    /// Chunks on the CPU's chunks.
     chunks: Vec<(Box<Chunk>, Vec<State>)>,
 }
 
@@ -45,14 +45,14 @@ enum Act {
 }
 
 fn link(chunk: &Chunk) -> ChunkRef {
-    // SAFETY: H2: the box outlives the shelf.
+    // SAFETY: H2: the box outlives the CPU's chunks.
     unsafe { ChunkRef::from_ptr(core::ptr::from_ref(chunk).cast_mut()) }.expect("H2: a reference is not null")
 }
 
 impl Shelved {
     fn new(pages: usize) -> Shelved {
         let class = Class::of(pages, 1).expect("a small area");
-        Shelved { shelf: Shelf::default(), class, chunks: Vec::new() }
+        Shelved { cpu_chunks: CpuChunks::default(), class, chunks: Vec::new() }
     }
 
     /// The slots in a state, as (chunk, slot).
@@ -62,13 +62,13 @@ impl Shelved {
     }
 
     fn index_of(&self, chunk: ChunkRef) -> usize {
-        self.chunks.iter().position(|known| link(&known.0) == chunk).expect("a chunk of this shelf")
+        self.chunks.iter().position(|known| link(&known.0) == chunk).expect("a chunk of this cpu_chunks")
     }
 
     /// Takes a slot: a free one, and of a chunk with areas if there is one.
     fn take(&mut self) -> Option<(usize, usize)> {
         let free = self.slots(|state| state == State::Free);
-        let Some((chunk, slot)) = self.shelf.take(Some(self.class)) else {
+        let Some((chunk, slot)) = self.cpu_chunks.take(Some(self.class)) else {
             assert_eq!(free, [], "S1: a free slot was not found");
             return None;
         };
@@ -82,7 +82,7 @@ impl Shelved {
             Act::Add => {
                 let chunk = Box::new(Chunk::new(Pfn(0)));
                 chunk.become_class(self.class, self.class.slots(), VirtAddr(0x10_0000), RegionId(0), 0);
-                self.shelf.add(link(&chunk));
+                self.cpu_chunks.add(link(&chunk));
                 self.chunks.push((chunk, vec![State::Free; self.class.slots()]));
             }
             Act::Take => {
@@ -93,28 +93,28 @@ impl Shelved {
             }
             Act::Untake => {
                 if let Some((n, slot)) = self.take() {
-                    self.shelf.untake(link(&self.chunks[n].0), slot as u32);
+                    self.cpu_chunks.put_back(link(&self.chunks[n].0), slot as u32);
                 }
             }
-            Act::Retire(which, load) => {
+            Act::Retire(which, batch) => {
                 let live = self.slots(|state| state == State::Live);
                 if let Some(&(n, slot)) = live.get(which % live.len().max(1)) {
-                    let first = !self.chunks[n].1.contains(&State::Stale(load));
-                    assert_eq!(self.chunks[n].0.retire(1 << slot, load), first);
-                    self.chunks[n].1[slot] = State::Stale(load);
+                    let first = !self.chunks[n].1.contains(&State::Stale(batch));
+                    assert_eq!(self.chunks[n].0.retire(1 << slot, batch), first);
+                    self.chunks[n].1[slot] = State::Stale(batch);
                 }
             }
             Act::Give(which) => {
                 let stale = self.slots(|state| matches!(state, State::Stale(_)));
                 if let Some(&(n, slot)) = stale.get(which % stale.len().max(1)) {
-                    let State::Stale(load) = self.chunks[n].1[slot] else { unreachable!("it is stale") };
-                    let before = self.chunks[n].0.give(slot as u32, load);
-                    self.shelf.gained(link(&self.chunks[n].0), before);
+                    let State::Stale(batch) = self.chunks[n].1[slot] else { unreachable!("it is stale") };
+                    let before = self.chunks[n].0.give(slot as u32, batch);
+                    self.cpu_chunks.gained(link(&self.chunks[n].0), before);
                     self.chunks[n].1[slot] = State::Free;
                 }
             }
             Act::TakeEmpty(current_too) => {
-                if let Some(chunk) = self.shelf.take_empty(Some(self.class), current_too) {
+                if let Some(chunk) = self.cpu_chunks.take_empty(Some(self.class), current_too) {
                     let n = self.index_of(chunk);
                     let (_chunk, states) = self.chunks.swap_remove(n);
                     assert!(states.iter().all(|&state| state == State::Free), "an empty chunk has no area");
@@ -124,8 +124,8 @@ impl Shelved {
     }
 
     fn check(&self) {
-        self.shelf.check().expect("S1, C2");
-        assert_eq!(self.shelf.chunks(self.class) as usize, self.chunks.len());
+        self.cpu_chunks.check().expect("S1, C2");
+        assert_eq!(self.cpu_chunks.chunks(self.class) as usize, self.chunks.len());
         for (chunk, states) in &self.chunks {
             let mask = |wanted| {
                 let bit = |(slot, &state): (usize, &State)| ((state == wanted) as u64) << slot;
@@ -143,7 +143,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         1 => Just(Act::Add),
         8 => Just(Act::Take),
         1 => Just(Act::Untake),
-        4 => (any::<usize>(), 0..LOADS).prop_map(|(which, load)| Act::Retire(which, load)),
+        4 => (any::<usize>(), 0..LOADS).prop_map(|(which, batch)| Act::Retire(which, batch)),
         4 => any::<usize>().prop_map(Act::Give),
         1 => any::<bool>().prop_map(Act::TakeEmpty),
     ];
@@ -176,18 +176,18 @@ struct Area {
     live: bool,
 }
 
-/// The layer as the top tier puts it together: one shelf, an arena of units, a
+/// The layer as the top tier puts it together: one CPU's chunks, an arena of units, a
 /// unit table. Beside it, the pages that are spoken for.
 struct Layer {
     machine: TestMachine,
-    stock: Stock,
+    stock: Prealloc,
     arena: Arena,
     units: UnitTable,
-    shelf: Shelf,
+    cpu_chunks: CpuChunks,
     /// Headers without a chunk.
     headers: Vec<ChunkRef>,
-    /// Stale slots, by load, with the page they start at.
-    loads: [Vec<(ChunkRef, u32, usize)>; LOADS],
+    /// Stale slots, by batch, with the page they start at.
+    batches: [Vec<(ChunkRef, u32, usize)>; LOADS],
     open: usize,
     model: BTreeMap<usize, Area>,
 }
@@ -196,12 +196,12 @@ impl Layer {
     fn new() -> Layer {
         Layer {
             machine: TestMachine::default(),
-            stock: Stock::new(),
+            stock: Prealloc::new(),
             arena: Arena::new(UNITS),
             units: UnitTable::new(UNITS),
-            shelf: Shelf::default(),
+            cpu_chunks: CpuChunks::default(),
             headers: Vec::new(),
-            loads: Default::default(),
+            batches: Default::default(),
             open: 0,
             model: BTreeMap::new(),
         }
@@ -234,32 +234,32 @@ impl Layer {
     }
 
     fn grow(&mut self, class: Class) -> Option<()> {
-        let slots = class.slots_after(self.shelf.chunks(class));
+        let slots = class.slots_after(self.cpu_chunks.chunks(class));
         let (start, units) = self.take_run(class.units(slots) * UNIT_PAGES, class.align())?;
         let chunk = self.header();
         let base = VirtAddr((FIRST + start as usize * UNIT_PAGES) << PAGE_SHIFT);
         chunk.become_class(class, slots, base, RegionId(0), 0);
         self.point(start, units, chunk, 0xff);
-        self.shelf.add(chunk);
+        self.cpu_chunks.add(chunk);
         Some(())
     }
 
     /// A slot for `pages` pages with their guard, and the page it starts at.
     fn place(&mut self, pages: usize, align: usize) -> Option<(ChunkRef, u32, usize)> {
         if let Some(class) = Class::of(pages, align) {
-            if let Some((chunk, slot)) = self.shelf.take(Some(class)) {
+            if let Some((chunk, slot)) = self.cpu_chunks.take(Some(class)) {
                 return Some((chunk, slot, chunk.address(slot).0 >> PAGE_SHIFT));
             }
             self.grow(class)?;
-            let (chunk, slot) = self.shelf.take(Some(class))?;
+            let (chunk, slot) = self.cpu_chunks.take(Some(class))?;
             return Some((chunk, slot, chunk.address(slot).0 >> PAGE_SHIFT));
         }
         let (start, units) = self.take_run(pages + 1, align)?;
-        let (chunk, slot) = self.shelf.take(None).unwrap_or_else(|| {
+        let (chunk, slot) = self.cpu_chunks.take(None).unwrap_or_else(|| {
             let chunk = self.header();
             chunk.become_runs(RegionId(0), 0);
-            self.shelf.add(chunk);
-            self.shelf.take(None).expect("S1: it was added")
+            self.cpu_chunks.add(chunk);
+            self.cpu_chunks.take(None).expect("S1: it was added")
         });
         chunk.slot(slot).place(start, units);
         self.point(start, units, chunk, slot as u64);
@@ -298,24 +298,24 @@ impl Layer {
         let (chunk, slot, found) = self.find(start).expect("it lives");
         assert!(found == start && chunk.areas() >> slot & 1 != 0, "page {start:#x} is an area's first");
         chunk.retire(1 << slot, self.open);
-        self.loads[self.open].push((chunk, slot, start));
+        self.batches[self.open].push((chunk, slot, start));
         self.model.get_mut(&start).expect("the model has it").live = false;
-        if self.loads[self.open].len() >= LOAD {
+        if self.batches[self.open].len() >= LOAD {
             self.open ^= 1;
-            self.redeem();
+            self.reclaim();
         }
     }
 
-    /// Grace has come for what the open load holds from the last time.
-    fn redeem(&mut self) {
-        let load = self.open;
-        for (chunk, slot, start) in core::mem::take(&mut self.loads[load]) {
+    /// Grace has come for what the open batch holds from the last time.
+    fn reclaim(&mut self) {
+        let batch = self.open;
+        for (chunk, slot, start) in core::mem::take(&mut self.batches[batch]) {
             if chunk.class().is_none() {
                 let (grain, units) = chunk.slot(slot).run();
                 self.release(grain, units);
             }
-            let before = chunk.give(slot, load);
-            self.shelf.gained(chunk, before);
+            let before = chunk.give(slot, batch);
+            self.cpu_chunks.gained(chunk, before);
             self.model.remove(&start).expect("the model has it");
         }
     }
@@ -328,7 +328,7 @@ impl Layer {
     /// Gives empty chunks up.
     fn shrink(&mut self, current_too: bool) {
         for class in Class::all() {
-            while let Some(chunk) = self.shelf.take_empty(Some(class), current_too) {
+            while let Some(chunk) = self.cpu_chunks.take_empty(Some(class), current_too) {
                 let start = ((chunk.address(0).0 >> PAGE_SHIFT) - FIRST) >> UNIT_SHIFT;
                 chunk.retire_header();
                 self.release(start as u32, chunk.units());
@@ -352,7 +352,7 @@ impl Layer {
     }
 
     fn check(&self) {
-        self.shelf.check().expect("S1, C2");
+        self.cpu_chunks.check().expect("S1, C2");
         self.arena.check(&self.machine).expect("the arena's rules");
     }
 }
@@ -367,11 +367,11 @@ impl Drop for Layer {
         live.into_iter().for_each(|start| self.free(start));
         for _ in 0..LOADS {
             self.open ^= 1;
-            self.redeem();
+            self.reclaim();
         }
         self.shrink(true);
         assert_eq!((self.arena.used(), self.model.len()), (0, 0), "every unit came back");
-        self.headers.extend(core::iter::from_fn(|| self.shelf.take_empty(None, true)));
+        self.headers.extend(core::iter::from_fn(|| self.cpu_chunks.take_empty(None, true)));
         let machine = &self.machine;
         self.headers.iter().for_each(|header| machine.take_back(header.frame()));
         self.arena.destroy(machine, |frame| machine.take_back(frame));

@@ -52,7 +52,7 @@ pub struct Slot {
     caller: AtomicUsize,
     freer: AtomicUsize,
     /// Device areas: the physical address. Warm slots: the
-    /// one that was cached next ([`Rack`](super::rack::Rack)).
+    /// one that was cached next ([`SlotCache`](super::cache::SlotCache)).
     phys: AtomicU64,
     /// Runs of their own: the grain they start at, and above it their length.
     /// Warm slots: the one that was cached before.
@@ -308,7 +308,7 @@ impl Slot {
         self.change(|slot| slot.run.store((grains as u64) << 32 | grain as u64, Relaxed));
     }
 
-    /// A warm slot's neighbours on its rack: the one that was cached before,
+    /// A cached slot's neighbours on its slot cache: the one that was cached before,
     /// and the one after.
     pub(super) fn neighbours(&self) -> (&AtomicU64, &AtomicU64) {
         (&self.run, &self.phys)

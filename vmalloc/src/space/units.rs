@@ -17,7 +17,7 @@
 //!   written before it was set is seen by whoever gets it.
 
 use crate::machine::Machine;
-use crate::machine::stock::Stock;
+use crate::machine::prealloc::Prealloc;
 use crate::sync::plain::AtomicU64;
 use crate::sync::plain::Ordering::{Acquire, Relaxed, Release};
 use crate::units::Pfn;
@@ -140,7 +140,7 @@ impl UnitTable {
     /// # Panics
     /// Before anything has changed, if the stock has fewer frames than
     /// [`UnitTable::stock_needed`].
-    pub fn set<M: Machine>(&self, machine: &M, stock: &mut Stock, start: u32, len: u32, value: u64) {
+    pub fn set<M: Machine>(&self, machine: &M, stock: &mut Prealloc, start: u32, len: u32, value: u64) {
         debug_assert!(value != 0);
         assert!(stock.len() >= self.stock_needed(len), "the stock was not filled before the set");
         for part in by_leaf(start, len) {
@@ -151,7 +151,7 @@ impl UnitTable {
     /// Gives `len` grains from `start` the value 0.
     pub fn clear<M: Machine>(&self, machine: &M, start: u32, len: u32) {
         for part in by_leaf(start, len) {
-            if let Some(leaf) = self.leaf(machine, part.start, &mut Stock::new()) {
+            if let Some(leaf) = self.leaf(machine, part.start, &mut Prealloc::new()) {
                 store(leaf, part, 0);
             }
         }
@@ -194,7 +194,7 @@ impl UnitTable {
     }
 
     /// The entries around `grain`; missing frames come from the stock.
-    fn leaf<'a, M: Machine>(&'a self, machine: &'a M, grain: u32, stock: &mut Stock) -> Option<&'a Entries> {
+    fn leaf<'a, M: Machine>(&'a self, machine: &'a M, grain: u32, stock: &mut Prealloc) -> Option<&'a Entries> {
         let (mut link, mut shift) = (&self.root, self.shift);
         loop {
             if link.load(Relaxed) == 0 {
@@ -257,12 +257,12 @@ mod tests {
     struct Bench {
         machine: TestMachine,
         table: UnitTable,
-        stock: Stock,
+        stock: Prealloc,
     }
 
     impl Bench {
         fn new(grains: u32) -> Bench {
-            Bench { machine: TestMachine::default(), table: UnitTable::new(grains), stock: Stock::new() }
+            Bench { machine: TestMachine::default(), table: UnitTable::new(grains), stock: Prealloc::new() }
         }
 
         fn set(&mut self, start: u32, len: u32, value: u64) {
@@ -351,7 +351,7 @@ mod tests {
     #[should_panic(expected = "the stock was not filled")]
     fn a_set_without_its_stock_is_a_bug_of_the_caller() {
         let bench = Bench::new(64);
-        bench.table.set(&bench.machine, &mut Stock::new(), 0, 1, 1);
+        bench.table.set(&bench.machine, &mut Prealloc::new(), 0, 1, 1);
     }
 
     proptest! {

@@ -7,7 +7,7 @@
 extern crate std;
 
 use super::testing::{Boxed, Mmu, Seen, around};
-use super::{Piece, Walker, X86_32, X86_64};
+use super::{PteRange, Walker, X86_32, X86_64};
 use crate::machine::format::{Entry, MemType, Prot};
 use crate::units::{PAGE_SHIFT, PageRange, Pfn, VirtAddr};
 use core::fmt::Debug;
@@ -167,7 +167,7 @@ impl<'m, F: Mmu> Pair<'m, F> {
                 let frames: Vec<_> = (0..span.pages as u64).map(|n| Pfn(frame + n)).collect();
                 self.bind(span, &frames, prot, memory, |p, f, prot| p.bind_run(f[0], prot, memory))
             }
-            Op::Unstage(span) => self.flip(span, true, |p, report| p.unstage(report)),
+            Op::Unstage(span) => self.flip(span, true, |p, report| p.restore(report)),
             Op::Retire(span) => self.flip(span, false, |p, report| p.retire(report)),
             Op::Collect(span) => self.collect(span),
             Op::Clear(span) => self.clear(span),
@@ -207,7 +207,7 @@ impl<'m, F: Mmu> Pair<'m, F> {
         frames: &[Pfn],
         prot: u8,
         memory: MemType,
-        write: impl Fn(Piece<F>, &[Pfn], Prot) -> usize,
+        write: impl Fn(PteRange<F>, &[Pfn], Prot) -> usize,
     ) {
         let prot = Prot::from_bits_truncate(prot);
         let pages = self.pages(span);
@@ -231,9 +231,9 @@ impl<'m, F: Mmu> Pair<'m, F> {
         }
     }
 
-    /// Retire or unstage: pages that wait as `from` says change, and the
+    /// Retire or restore: pages that wait as `from` says change, and the
     /// others that have a table are reported.
-    fn flip(&mut self, span: Span, from: bool, change: impl Fn(Piece<F>, &mut dyn FnMut(VirtAddr, F::Word))) {
+    fn flip(&mut self, span: Span, from: bool, change: impl Fn(PteRange<F>, &mut dyn FnMut(VirtAddr, F::Word))) {
         let mut expected = Vec::new();
         for page in self.reachable(span) {
             match self.model.pages.get_mut(&page) {
@@ -327,7 +327,8 @@ impl<'m, F: Mmu> Pair<'m, F> {
             assert_eq!(self.walker.translate(at), seen.map(|seen| (seen.frame, prot_of(&seen))));
             assert_eq!(self.walker.leaf_table(at).is_some(), self.model.has_table(page));
         }
-        let frames = self.walker.pieces(range).flat_map(Piece::frames).map(|(at, frame)| (at.0 >> PAGE_SHIFT, frame));
+        let frames =
+            self.walker.pieces(range).flat_map(PteRange::frames).map(|(at, frame)| (at.0 >> PAGE_SHIFT, frame));
         let first = range.start.0 >> PAGE_SHIFT;
         let known = self.model.pages.range(first..first + range.pages).filter(|(_, page)| !page.waits);
         assert!(frames.eq(known.map(|(&page, found)| (page, found.seen.frame))));

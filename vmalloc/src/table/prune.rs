@@ -18,7 +18,7 @@ impl<M: Machine> Walker<'_, M> {
             return None;
         }
         if let Some(used) = first_used(self.below(2, frame), slot.page) {
-            self.complain(1, address_of(used.page), used.cell.load());
+            self.report_bad_entry(1, address_of(used.page), used.cell.load());
             return None;
         }
         slot.cell.exchange(word, M::Table::ABSENT).ok().map(|()| frame)

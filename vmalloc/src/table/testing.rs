@@ -3,10 +3,10 @@
 
 extern crate std;
 
-use super::{Piece, Table, Walker, X86_32, X86_64, address_of, cut, pages_of, table_bits};
+use super::{PteRange, Table, Walker, X86_32, X86_64, address_of, cut, pages_of, table_bits};
 use crate::machine::format::{Entry, Format, MemType};
 use crate::machine::frames::{Frames, Want};
-use crate::machine::stock::Stock;
+use crate::machine::prealloc::Prealloc;
 use crate::machine::{Context, Flush, Level, Machine, Pinned};
 use crate::sync::plain::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 use crate::units::{CpuSet, Node, PAGE_SIZE, PageRange, Pfn, VirtAddr};
@@ -53,8 +53,8 @@ impl<F: Format> Boxed<F> {
     }
 
     /// A stock of `n` frames.
-    pub fn stock(&self, n: usize) -> Stock {
-        let mut stock = Stock::new();
+    pub fn stock(&self, n: usize) -> Prealloc {
+        let mut stock = Prealloc::new();
         stock.fill(self, Node(0), n).expect("frames enough for a test");
         stock
     }
@@ -356,7 +356,7 @@ pub fn around(border: usize, before: usize, pages: usize) -> PageRange {
 impl<M: Machine> Walker<'_, M> {
     /// `range` cut at the borders of leaf tables; pages without a table are left
     /// out.
-    pub fn pieces(self, range: PageRange) -> impl Iterator<Item = Piece<M::Table>> {
+    pub fn pieces(self, range: PageRange) -> impl Iterator<Item = PteRange<M::Table>> {
         let parts = cut(pages_of(range), table_bits::<M::Table>(1));
         parts.filter_map(move |part| self.piece(PageRange::new(address_of(part.start), part.len())).ok())
     }

@@ -4,7 +4,7 @@
 extern crate std;
 
 use super::testing::{Boxed, Mmu, around};
-use super::{Foreign, LeafTable, Piece, Walker, X86_32, X86_64};
+use super::{Foreign, LeafTable, PteRange, Walker, X86_32, X86_64};
 use crate::error::Broken;
 use crate::machine::format::{Entry, Format, MemType, Prot};
 use crate::machine::frames::Frames;
@@ -171,7 +171,7 @@ fn a_bad_leaf_is_reported_and_cleared_by_collect_and_unstage_too() {
     piece.retire(&mut |_, _| panic!("they are leaves"));
     X86_64::plant(&machine, range.start, 1, 0x10);
     let mut odd = Vec::new();
-    piece.unstage(&mut |at, word| odd.push((at, word)));
+    piece.restore(&mut |at, word| odd.push((at, word)));
     assert_eq!(odd, [(range.start, 0x10)]);
     piece.retire(&mut |_, _| {});
     X86_64::plant(&machine, range.start, 1, 0x20);
@@ -221,7 +221,7 @@ fn what_formats_do_to_many_words_is_what_they_do_to_each() {
 #[test]
 fn complaints_have_the_traditional_form() {
     let machine = Boxed::<X86_64>::new(4);
-    prepared(&machine, &[]).complain(1, VirtAddr(0xffff_c900_0000_1000), 0x1167);
+    prepared(&machine, &[]).report_bad_entry(1, VirtAddr(0xffff_c900_0000_1000), 0x1167);
     assert_eq!(machine.logged(), ["bad entry at level 1 for 0xffffc90000001000: 0x1167"]);
 }
 
@@ -316,7 +316,7 @@ fn a_leaf_table_can_be_kept_as_a_number() {
     // SAFETY: T1: `walker` keeps it linked.
     let table = unsafe { LeafTable::<X86_64>::from_raw(raw) };
     assert_eq!(Some(table), walker.leaf_table(range.start));
-    let piece = Piece::new(table, range.start.add_pages(6), 2);
+    let piece = PteRange::new(table, range.start.add_pages(6), 2);
     assert_eq!(piece.bind(&[Pfn(3), Pfn(1)], Prot::RO, MemType::WriteBack), 2);
     assert_eq!((piece.start(), piece.pages()), (range.start.add_pages(6), 2));
     assert_eq!(walker.translate(range.start.add_pages(6)), Some((Pfn(3), Prot::RO)));
@@ -329,7 +329,7 @@ fn a_piece_does_not_reach_beyond_its_table() {
     let machine = Boxed::<X86_64>::new(4);
     let range = around(BORDERS_4[0], 2, 2);
     let table = prepared(&machine, &[range]).leaf_table(range.start).unwrap();
-    Piece::new(table, range.start, 3);
+    PteRange::new(table, range.start, 3);
 }
 
 #[test]

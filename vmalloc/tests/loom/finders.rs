@@ -5,7 +5,7 @@ use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 use loom::thread;
 use std::sync::Arc;
 use vmalloc::area::{Caller, RegionId};
-use vmalloc::load::Load;
+use vmalloc::batch::Batch;
 use vmalloc::lookup::SlotRef;
 use vmalloc::space::chunk::Chunk;
 use vmalloc::space::class::Class;
@@ -79,7 +79,7 @@ fn a_free_of_a_dead_address_claims_nothing_of_the_next_chunk() {
         become_at(0x1000);
         make(&chunk, 1);
         let dead = VirtAddr(0x1000);
-        let (found, mut open) = (SlotRef::in_class(link(&chunk), dead).expect("its first slot"), Load::new(0));
+        let (found, mut open) = (SlotRef::in_class(link(&chunk), dead).expect("its first slot"), Batch::new(0));
         assert!(found.is_area_at(dead) && found.retire(&mut open, 1));
         chunk.slot(0).freed_by(Caller::Return(7));
         chunk.give(0, 0);
@@ -118,7 +118,7 @@ fn what_was_looked_up_is_told_and_claimed_only_while_it_lives() {
                 found.claim()
             }
         });
-        let mut open = Load::new(0);
+        let mut open = Batch::new(0);
         let mut reused = found.retire(&mut open, 1);
         // The flush shows every claim that was given before (R4).
         chunk.unclaim(0);

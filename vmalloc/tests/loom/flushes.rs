@@ -1,16 +1,16 @@
-//! Closing a load against what other CPUs do (G1, G3, G5, K1).
+//! Closing a batch against what other CPUs do (G1, G3, G5, K1).
 
 use super::explore;
 use loom::sync::atomic::{AtomicBool, Ordering::*};
 use loom::thread;
 use std::sync::Arc;
-use vmalloc::flush::{Ear, Generations, Holds, Pending};
+use vmalloc::flush::{CpuEpoch, FlushEpochs, Holds, Pending};
 use vmalloc::units::{PageRange, VirtAddr};
 
 /// A CPU, a page's entry, and what the CPU remembers of it.
 struct Walker {
-    generations: Arc<Generations>,
-    ears: Arc<[Ear; 2]>,
+    generations: Arc<FlushEpochs>,
+    epochs: Arc<[CpuEpoch; 2]>,
     /// Whether the entry is there to be walked.
     entry: Arc<AtomicBool>,
     /// Whether the page was given to somebody else.
@@ -27,9 +27,9 @@ impl Walker {
 
     /// `f`, whose flush forgets everything; an awake CPU uses what it holds until
     /// then, and each walks again at once.
-    fn served(&mut self, awake: bool, f: impl FnOnce(&Generations, &Ear, &mut dyn FnMut(Option<PageRange>))) {
-        let (generations, ears) = (self.generations.clone(), self.ears.clone());
-        f(&generations, &ears[1], &mut |what| {
+    fn served(&mut self, awake: bool, f: impl FnOnce(&FlushEpochs, &CpuEpoch, &mut dyn FnMut(Option<PageRange>))) {
+        let (generations, epochs) = (self.generations.clone(), self.epochs.clone());
+        f(&generations, &epochs[1], &mut |what| {
             if awake {
                 self.walk();
             }
@@ -39,23 +39,23 @@ impl Walker {
     }
 
     fn sleep(&mut self) {
-        self.served(true, |generations, ear, flush| generations.sleep(ear, flush));
+        self.served(true, |generations, epoch, flush| generations.sleep(epoch, flush));
     }
 
     fn wake(&mut self) {
-        self.served(false, |generations, ear, flush| generations.wake(ear, flush));
+        self.served(false, |generations, epoch, flush| generations.wake(epoch, flush));
     }
 
     fn leave(&mut self) {
-        self.generations.leave(&self.ears[1]);
+        self.generations.leave(&self.epochs[1]);
     }
 
     fn on_kick(&mut self) {
-        self.served(true, |generations, ear, flush| generations.catch_up(ear, flush));
+        self.served(true, |generations, epoch, flush| generations.catch_up(epoch, flush));
     }
 }
 
-/// What the load over the page is like.
+/// What the batch over the page is like.
 #[derive(Clone, Copy, PartialEq)]
 enum Closed {
     Plain,
@@ -63,7 +63,7 @@ enum Closed {
     WithTables,
     /// It is the page alone, and everybody is told so.
     Small,
-    /// A small load over another page is closed after it.
+    /// A small batch over another page is sealed after it.
     BeforeSmall,
     /// Both.
     SmallBeforeSmall,
@@ -78,61 +78,66 @@ fn page(number: usize) -> PageRange {
 struct Case {
     /// What CPU 1 does.
     story: fn(&mut Walker),
-    closed: Closed,
-    /// CPU 1 has been asked already, for an earlier load.
+    sealed: Closed,
+    /// CPU 1 has been asked already, for an earlier batch.
     asked: bool,
 }
 
-/// CPU 0 closes a load, and `meanwhile` happens before it flushes. Says whom it kicks.
-fn close(generations: &Generations, ears: &[Ear; 2], holds: Holds, meanwhile: impl FnOnce()) -> (Pending<()>, usize) {
+/// CPU 0 closes a batch, and `meanwhile` happens before it flushes. Says whom it kicks.
+fn seal(
+    generations: &FlushEpochs,
+    epochs: &[CpuEpoch; 2],
+    holds: Holds,
+    meanwhile: impl FnOnce(),
+) -> (Pending<()>, usize) {
     let mut kicks = 0;
     let flush = || {
         meanwhile();
-        generations.flush(&ears[0], |_| ());
+        generations.flush(&epochs[0], |_| ());
     };
-    let pending = generations.close_and_ask((), holds, flush, ears.iter(), |_| kicks += 1);
+    let pending = generations.seal_and_ask((), holds, flush, epochs.iter(), |_| kicks += 1);
     (pending, kicks)
 }
 
-/// CPU 0 closes a load over a page that CPU 1 walks: redeemed, the page is
+/// CPU 0 closes a batch over a page that CPU 1 walks: reclaimed, the page is
 /// somebody else's. What is wrong panics in [`Walker::walk`].
 fn close_against(case: Case) {
-    let Case { story, closed, asked } = case;
-    let preemptions = if closed == Closed::SmallBeforeSmall { 5 } else { 4 };
+    let Case { story, sealed, asked } = case;
+    let preemptions = if sealed == Closed::SmallBeforeSmall { 5 } else { 4 };
     explore(preemptions, move || {
-        let generations = Arc::new(Generations::default());
-        let ears: Arc<[Ear; 2]> = Arc::default();
+        let generations = Arc::new(FlushEpochs::default());
+        let epochs: Arc<[CpuEpoch; 2]> = Arc::default();
         let (entry, reused) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(false)));
-        ears.iter().for_each(|ear| generations.wake(ear, |_| ()));
+        epochs.iter().for_each(|epoch| generations.wake(epoch, |_| ()));
         let mut walker = Walker {
             generations: generations.clone(),
-            ears: ears.clone(),
+            epochs: epochs.clone(),
             entry: entry.clone(),
             reused: reused.clone(),
             held: false,
         };
         if asked {
-            let _before = close(&generations, &ears, Holds::default(), || ());
+            let _before = seal(&generations, &epochs, Holds::default(), || ());
         }
         let other = thread::spawn(move || story(&mut walker));
         entry.store(false, Relaxed);
-        let small = matches!(closed, Closed::Small | Closed::SmallBeforeSmall);
+        let small = matches!(sealed, Closed::Small | Closed::SmallBeforeSmall);
         let narrow = small.then(|| page(0));
-        let holds = Holds { tables: closed == Closed::WithTables, narrow, ..Holds::default() };
-        let (load, kicks) = close(&generations, &ears, holds, || {
-            if matches!(closed, Closed::BeforeSmall | Closed::SmallBeforeSmall) {
-                let _after = generations.close_narrow((), page(1));
+        let holds = Holds { tables: sealed == Closed::WithTables, narrow, ..Holds::default() };
+        let (batch, kicks) = seal(&generations, &epochs, holds, || {
+            if matches!(sealed, Closed::BeforeSmall | Closed::SmallBeforeSmall) {
+                let _after = generations.seal_narrow((), page(1));
             }
         });
-        let load = load.redeem(&generations.grace(ears.iter()));
-        reused.store(load.is_ok(), Relaxed);
+        let batch = batch.reclaim(&generations.grace(epochs.iter()));
+        reused.store(batch.is_ok(), Relaxed);
         other.join().unwrap();
-        if let Err(load) = load {
-            // K1: whoever was not kicked was flushing already, for this load.
+        if let Err(batch) = batch {
+            // K1: whoever was not kicked was flushing already, for this batch.
             if kicks > 0 {
-                generations.catch_up(&ears[1], |_| ());
+                generations.catch_up(&epochs[1], |_| ());
             }
-            assert!(load.redeem(&generations.grace(ears.iter())).is_ok(), "grace comes");
+            assert!(batch.reclaim(&generations.grace(epochs.iter())).is_ok(), "grace comes");
         }
     });
 }
@@ -148,23 +153,23 @@ fn closing_races_with_the_answer_to_a_kick() {
             cpu.on_kick();
             cpu.walk();
         },
-        closed: Closed::Plain,
+        sealed: Closed::Plain,
         asked: true,
     });
 }
 
-/// Broken by taking the pages of the youngest load for all that there is to
+/// Broken by taking the pages of the youngest batch for all that there is to
 /// discard, and by pages that are read without a look at their tag after.
 #[test]
 fn closing_small_loads_races_with_the_answer_to_a_kick() {
-    for closed in [Closed::Small, Closed::BeforeSmall, Closed::SmallBeforeSmall] {
+    for sealed in [Closed::Small, Closed::BeforeSmall, Closed::SmallBeforeSmall] {
         close_against(Case {
             story: |cpu| {
                 cpu.walk();
                 cpu.on_kick();
                 cpu.walk();
             },
-            closed,
+            sealed,
             asked: false,
         });
     }
@@ -181,7 +186,7 @@ fn closing_races_with_idle_entry_and_exit() {
             cpu.wake();
             cpu.walk();
         },
-        closed: Closed::Plain,
+        sealed: Closed::Plain,
         asked: false,
     });
 }
@@ -196,12 +201,12 @@ fn closing_races_with_a_cpu_that_goes_offline_and_comes_back() {
             cpu.wake();
             cpu.walk();
         },
-        closed: Closed::Plain,
+        sealed: Closed::Plain,
         asked: false,
     });
 }
 
-/// An idle CPU still walks, speculatively: a load with table pages waits for
+/// An idle CPU still walks, speculatively: a batch with table pages waits for
 /// it. Broken by closing it as a plain one.
 #[test]
 fn a_load_with_table_pages_waits_for_idle_cpus() {
@@ -213,7 +218,7 @@ fn a_load_with_table_pages_waits_for_idle_cpus() {
             cpu.wake();
             cpu.walk();
         },
-        closed: Closed::WithTables,
+        sealed: Closed::WithTables,
         asked: false,
     });
 }
@@ -221,35 +226,40 @@ fn a_load_with_table_pages_waits_for_idle_cpus() {
 /// CPU 0 unmaps a page that holds nothing, and gives its frame up; CPU 1, which
 /// still may reach it, is its last holder, and uses it again if it finds no
 /// alias. Broken by an `end` that tells its tag last or in no order, and by asking for the tag
-/// before whether a load is open.
+/// before whether a batch is open.
 #[test]
 fn giving_up_a_frame_races_with_closing_the_load_that_knows_of_its_alias() {
     explore(3, || {
-        let generations = Arc::new(Generations::default());
-        let ears: Arc<[Ear; 2]> = Arc::default();
+        let generations = Arc::new(FlushEpochs::default());
+        let epochs: Arc<[CpuEpoch; 2]> = Arc::default();
         let (entry, reused) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(false)));
         let given = Arc::new(AtomicBool::new(false));
-        ears.iter().for_each(|ear| generations.wake(ear, |_| ()));
-        let mut walker =
-            Walker { generations: generations.clone(), ears: ears.clone(), entry: entry.clone(), reused, held: false };
+        epochs.iter().for_each(|epoch| generations.wake(epoch, |_| ()));
+        let mut walker = Walker {
+            generations: generations.clone(),
+            epochs: epochs.clone(),
+            entry: entry.clone(),
+            reused,
+            held: false,
+        };
         let other = thread::spawn({
             let given = given.clone();
             move || {
                 walker.walk();
                 walker.on_kick();
                 let last = given.load(Acquire);
-                walker.generations.grace(walker.ears.iter());
+                walker.generations.grace(walker.epochs.iter());
                 walker.reused.store(last && walker.generations.has_no_aliases(), Relaxed);
                 walker.walk();
             }
         });
         entry.store(false, Relaxed);
-        generations.lend();
+        generations.note_alias();
         given.store(true, Release);
-        let (load, _) = close(&generations, &ears, Holds { aliases: true, ..Holds::default() }, || ());
+        let (batch, _) = seal(&generations, &epochs, Holds { aliases: true, ..Holds::default() }, || ());
         other.join().unwrap();
-        generations.catch_up(&ears[1], |_| ());
-        assert!(load.redeem(&generations.grace(ears.iter())).is_ok());
+        generations.catch_up(&epochs[1], |_| ());
+        assert!(batch.reclaim(&generations.grace(epochs.iter())).is_ok());
         assert!(generations.has_no_aliases(), "all have flushed since");
     });
 }

@@ -4,7 +4,7 @@ use super::explore;
 use loom::sync::atomic::{AtomicBool, Ordering::*};
 use loom::thread;
 use std::sync::Arc;
-use vmalloc::flush::{Generations, Looks};
+use vmalloc::flush::{FlushEpochs, Looks};
 use vmalloc::frames::{hold, release};
 use vmalloc::machine::frames::Page;
 
@@ -50,12 +50,12 @@ fn a_frame_that_is_held_during_its_last_release_is_given_back_once() {
 }
 
 /// CPU 0 unlinks a table and flushes all CPUs at once, while CPU 1 walks to it, which
-/// is inside no CPU. Broken by `have_ended` with a load in place of the exchange, and
+/// is inside no CPU. Broken by `have_ended` with a batch in place of the exchange, and
 /// by `during` that calls `look` before it says so, or after it has said that it ended.
 #[test]
 fn a_table_that_somebody_walks_to_is_not_reused_after_a_flush_of_all_cpus() {
     explore(5, || {
-        let (generations, looks): (Generations, Arc<[Looks; 2]>) = Default::default();
+        let (generations, looks): (FlushEpochs, Arc<[Looks; 2]>) = Default::default();
         let linked = Arc::new(AtomicBool::new(true));
         let reused = Arc::new(AtomicBool::new(false));
         let walker = thread::spawn({
@@ -69,10 +69,10 @@ fn a_table_that_somebody_walks_to_is_not_reused_after_a_flush_of_all_cpus() {
             }
         });
         linked.store(false, Relaxed);
-        let load = generations.close((), true);
+        let batch = generations.seal((), true);
         let everywhere = || Looks::are_over(looks.iter(), thread::yield_now);
         let flushed = generations.flush_everywhere(everywhere);
-        let redeemed = load.redeem(&generations.grace_so_far()).is_ok();
+        let redeemed = batch.reclaim(&generations.grace_so_far()).is_ok();
         assert_eq!(flushed, redeemed);
         reused.store(redeemed, Relaxed);
         walker.join().unwrap();

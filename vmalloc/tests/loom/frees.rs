@@ -5,12 +5,12 @@ use loom::sync::atomic::{AtomicU64, Ordering::*};
 use loom::thread;
 use std::sync::Arc;
 use vmalloc::area::Kind;
+use vmalloc::batch::Batch;
 use vmalloc::deferred::Deferred;
-use vmalloc::flush::{Ear, Generations, Holds};
-use vmalloc::load::Load;
+use vmalloc::flush::{CpuEpoch, FlushEpochs, Holds};
 use vmalloc::lookup::SlotRef;
 use vmalloc::space::chunk::Chunk;
-use vmalloc::space::mail::{Letters, Mail};
+use vmalloc::space::remote::{Drained, RemoteFrees};
 use vmalloc::space::slot::{Label, slots_of};
 
 /// A slot, as somebody looks it up who wants to free it.
@@ -19,31 +19,31 @@ fn look_up(chunk: &Chunk, slot: u32) -> SlotRef {
 }
 
 /// Another CPU frees a slot; false = it was refused.
-fn free_remotely(chunk: &Chunk, slot: u32, mail: &Mail) -> bool {
+fn free_remotely(chunk: &Chunk, slot: u32, remote_frees: &RemoteFrees) -> bool {
     let found = look_up(chunk, slot);
     let won = found.claim();
     if won {
-        mail.post(link(chunk), slot);
+        remote_frees.post(link(chunk), slot);
     }
     won
 }
 
 /// What the owner of a chunk has for itself.
 struct Owner {
-    mail: Arc<Mail>,
-    letters: Letters,
-    open: Load,
-    /// Slots that came by mail, and were live.
+    remote_frees: Arc<RemoteFrees>,
+    drained: Drained,
+    open: Batch,
+    /// Slots that came by remote frees, and were live.
     received: u32,
 }
 
 impl Owner {
-    fn new(mail: &Arc<Mail>) -> Owner {
-        Owner { mail: mail.clone(), letters: Letters::default(), open: Load::new(0), received: 0 }
+    fn new(remote_frees: &Arc<RemoteFrees>) -> Owner {
+        Owner { remote_frees: remote_frees.clone(), drained: Drained::default(), open: Batch::new(0), received: 0 }
     }
 
     fn drain(&mut self) {
-        while let Some((chunk, posted)) = self.mail.next(&mut self.letters) {
+        while let Some((chunk, posted)) = self.remote_frees.next(&mut self.drained) {
             chunk.receive(posted, |live| {
                 self.received += live.count_ones();
                 self.open.add(chunk, live, 0);
@@ -75,12 +75,12 @@ fn picture(chunk: &Chunk) -> String {
 #[test]
 fn a_remote_free_meets_a_local_alloc_and_a_local_free() {
     explore(4, || {
-        let (chunk, mail) = (chunk(1), Arc::new(Mail::default()));
+        let (chunk, remote_frees) = (chunk(1), Arc::new(RemoteFrees::default()));
         let remote = thread::spawn({
-            let (chunk, mail) = (chunk.clone(), mail.clone());
-            move || assert!(free_remotely(&chunk, 0, &mail))
+            let (chunk, remote_frees) = (chunk.clone(), remote_frees.clone());
+            move || assert!(free_remotely(&chunk, 0, &remote_frees))
         });
-        let mut owner = Owner::new(&mail);
+        let mut owner = Owner::new(&remote_frees);
         assert_eq!(make(&chunk, 1), 1);
         owner.drain();
         assert!(owner.free(&chunk, 1));
@@ -92,20 +92,22 @@ fn a_remote_free_meets_a_local_alloc_and_a_local_free() {
 }
 
 /// Broken by reading the link after `take_posted`: a chunk that is pushed
-/// again meanwhile cuts off the rest of the mail. And by a load and a store in place
+/// again meanwhile cuts off the rest of the remote frees. And by a batch and a store in place
 /// of `post`'s `fetch_or`, or by `push` that does the same or releases nothing: a slot
 /// is lost.
 #[test]
 fn mail_of_two_chunks_and_two_freers_arrives_whole() {
     explore(4, || {
         let chunks = [chunk(2), chunk(1)];
-        let mail = Arc::new(Mail::default());
+        let remote_frees = Arc::new(RemoteFrees::default());
         // The chunk that is posted twice lies before the other one.
         let freers = [[(1, 0), (0, 0)].as_slice(), &[(0, 1)]].map(|frees| {
-            let (chunks, mail) = (chunks.clone(), mail.clone());
-            thread::spawn(move || frees.iter().for_each(|&(n, slot)| assert!(free_remotely(&chunks[n], slot, &mail))))
+            let (chunks, remote_frees) = (chunks.clone(), remote_frees.clone());
+            thread::spawn(move || {
+                frees.iter().for_each(|&(n, slot)| assert!(free_remotely(&chunks[n], slot, &remote_frees)))
+            })
         });
-        let mut owner = Owner::new(&mail);
+        let mut owner = Owner::new(&remote_frees);
         owner.drain();
         freers.into_iter().for_each(|freer| freer.join().unwrap());
         owner.drain();
@@ -119,19 +121,19 @@ fn mail_of_two_chunks_and_two_freers_arrives_whole() {
 #[test]
 fn of_two_remote_frees_of_a_slot_one_wins() {
     explore(4, || {
-        let (chunk, mail) = (chunk(1), Arc::new(Mail::default()));
-        let free = |chunk: &Arc<Chunk>, mail: &Arc<Mail>| {
-            let (chunk, mail) = (chunk.clone(), mail.clone());
-            move || free_remotely(&chunk, 0, &mail)
+        let (chunk, remote_frees) = (chunk(1), Arc::new(RemoteFrees::default()));
+        let free = |chunk: &Arc<Chunk>, remote_frees: &Arc<RemoteFrees>| {
+            let (chunk, remote_frees) = (chunk.clone(), remote_frees.clone());
+            move || free_remotely(&chunk, 0, &remote_frees)
         };
-        let other = thread::spawn(free(&chunk, &mail));
-        let third = thread::spawn(free(&chunk, &mail));
-        let mut owner = Owner::new(&mail);
+        let other = thread::spawn(free(&chunk, &remote_frees));
+        let third = thread::spawn(free(&chunk, &remote_frees));
+        let mut owner = Owner::new(&remote_frees);
         owner.drain();
         let wins = other.join().unwrap() as u32 + third.join().unwrap() as u32;
         owner.drain();
         assert_eq!((wins, owner.received, picture(&chunk).as_str()), (1, 1, "sf"));
-        assert!(!free_remotely(&chunk, 0, &mail) && !chunk.is_claimed(0), "a late claim is void");
+        assert!(!free_remotely(&chunk, 0, &remote_frees) && !chunk.is_claimed(0), "a late claim is void");
     });
 }
 
@@ -146,16 +148,16 @@ enum Given {
     Bare,
 }
 
-/// Gives the first slot of a ripe load; false = it has to wait.
-fn give(ripe: &mut Load, open: &mut Load, given: Given) -> bool {
-    let (chunk, slot) = ripe.first().expect("the slot was retired");
+/// Gives the first slot of an expired batch; false = it has to wait.
+fn give(expired: &mut Batch, open: &mut Batch, given: Given) -> bool {
+    let (chunk, slot) = expired.first().expect("the slot was retired");
     let clean = match given {
         Given::Singly if open.postpone_claimed(chunk, slot) => 0,
         Given::Singly => 1 << slot,
         Given::WithUsual => chunk.usual_pages(slot, 1).map_or(0, |_| 1 << slot),
-        Given::Bare => chunk.take_bare(ripe.index),
+        Given::Bare => chunk.take_bare(expired.index),
     };
-    chunk.give_all(clean, ripe.index);
+    chunk.give_all(clean, expired.index);
     clean != 0
 }
 
@@ -170,31 +172,31 @@ fn a_remote_free_races_with_a_local_free_of_the_same_slot() {
 }
 
 fn double_free(given: Given) {
-    let (chunk, mail) = (chunk(0), Arc::new(Mail::default()));
+    let (chunk, remote_frees) = (chunk(0), Arc::new(RemoteFrees::default()));
     chunk.take();
     chunk.begin(0, &Label { kind: Kind::Vmalloc, ..label(1) });
     chunk.slot(0).publish();
-    let generations = Arc::new(Generations::default());
-    let ears: Arc<[Ear; 2]> = Arc::default();
+    let generations = Arc::new(FlushEpochs::default());
+    let epochs: Arc<[CpuEpoch; 2]> = Arc::default();
     // The area's entry: 1 = bound, 0 = cleared, 2 = bound for the next.
     let entry = Arc::new(AtomicU64::new(1));
-    ears.iter().for_each(|ear| generations.wake(ear, |_| ()));
+    epochs.iter().for_each(|epoch| generations.wake(epoch, |_| ()));
     let remote = thread::spawn({
-        let (chunk, mail, entry) = (chunk.clone(), mail.clone(), entry.clone());
-        let (generations, ears) = (generations.clone(), ears.clone());
+        let (chunk, remote_frees, entry) = (chunk.clone(), remote_frees.clone(), entry.clone());
+        let (generations, epochs) = (generations.clone(), epochs.clone());
         move || {
             let won = look_up(&chunk, 0).claim();
             if won {
                 entry.store(0, Relaxed);
             }
             // Interrupts come in before it posts.
-            generations.catch_up(&ears[1], |_| ());
+            generations.catch_up(&epochs[1], |_| ());
             if won {
-                mail.post(link(&chunk), 0);
+                remote_frees.post(link(&chunk), 0);
             }
         }
     });
-    let mut owner = Owner::new(&mail);
+    let mut owner = Owner::new(&remote_frees);
     let mut reused = false;
     let found = look_up(&chunk, 0);
     let freed = match given {
@@ -207,11 +209,11 @@ fn double_free(given: Given) {
     };
     if freed {
         entry.store(0, Relaxed);
-        let load = std::mem::replace(&mut owner.open, Load::new(1));
-        let flush = || generations.flush(&ears[0], |_| ());
-        let load = generations.close_and_ask(load, Holds::default(), flush, ears.iter(), |_| ());
-        let ripe = load.redeem(&generations.grace(ears.iter()));
-        if ripe.is_ok_and(|mut ripe| give(&mut ripe, &mut owner.open, given)) {
+        let batch = std::mem::replace(&mut owner.open, Batch::new(1));
+        let flush = || generations.flush(&epochs[0], |_| ());
+        let batch = generations.seal_and_ask(batch, Holds::default(), flush, epochs.iter(), |_| ());
+        let expired = batch.reclaim(&generations.grace(epochs.iter()));
+        if expired.is_ok_and(|mut expired| give(&mut expired, &mut owner.open, given)) {
             assert_eq!(make(&chunk, 2), 0);
             entry.store(2, Relaxed);
             reused = true;
@@ -231,26 +233,26 @@ fn double_free(given: Given) {
 #[test]
 fn a_slot_that_an_nmi_has_freed_is_stale_when_its_owner_has_retired_its_entries() {
     explore(4, || {
-        let (chunk, mail) = (chunk(2), Arc::new(Mail::default()));
+        let (chunk, remote_frees) = (chunk(2), Arc::new(RemoteFrees::default()));
         let entries: Arc<[AtomicU64; 2]> = Arc::new(std::array::from_fn(|_| AtomicU64::new(1)));
         let nmi = thread::spawn({
-            let (chunk, mail) = (chunk.clone(), mail.clone());
+            let (chunk, remote_frees) = (chunk.clone(), remote_frees.clone());
             move || {
                 assert!(look_up(&chunk, 0).claim());
-                Deferred::post(&mail, link(&chunk), 0);
+                Deferred::post(&remote_frees, link(&chunk), 0);
                 assert!(!look_up(&chunk, 0).claim(), "a double free");
             }
         });
         let other = thread::spawn({
-            let (chunk, mail, entries) = (chunk.clone(), mail.clone(), entries.clone());
+            let (chunk, remote_frees, entries) = (chunk.clone(), remote_frees.clone(), entries.clone());
             move || {
                 let found = look_up(&chunk, 1);
                 assert!(found.claim());
                 entries[1].store(0, Relaxed);
-                mail.post(link(&chunk), 1);
+                remote_frees.post(link(&chunk), 1);
             }
         });
-        let mut owner = Owner::new(&mail);
+        let mut owner = Owner::new(&remote_frees);
         drain_deferred(&mut owner, &entries);
         nmi.join().unwrap();
         other.join().unwrap();
@@ -262,7 +264,7 @@ fn a_slot_that_an_nmi_has_freed_is_stale_when_its_owner_has_retired_its_entries(
 
 /// As [`Owner::drain`]; and retires the entries that are left to the owner.
 fn drain_deferred(owner: &mut Owner, entries: &[AtomicU64; 2]) {
-    while let Some((chunk, posted)) = owner.mail.next(&mut owner.letters) {
+    while let Some((chunk, posted)) = owner.remote_frees.next(&mut owner.drained) {
         let (mut deferred, mut received) = (None, 0);
         let mut take_in = |live: u64| {
             let retired = |slot: u32| entries[slot as usize].load(Relaxed) == 0;

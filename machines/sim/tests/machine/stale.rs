@@ -3,7 +3,7 @@
 
 use crate::bench::{Bench, bench};
 use vmalloc::machine::format::{Entry, Format, Prot};
-use vmalloc::machine::stock::Stock;
+use vmalloc::machine::prealloc::Prealloc;
 use vmalloc::machine::{Flush, Machine};
 use vmalloc::table::{X86_32, X86_64};
 use vmalloc::units::{PAGE_SIZE, PageRange, VirtAddr};
@@ -152,7 +152,7 @@ fn a_table_that_lies_in_a_stock_may_be_walked_whatever_its_level() {
     // SAFETY: M2, the table is held.
     let bytes = unsafe { core::slice::from_raw_parts(b.sim.virt(table).as_ptr(), PAGE_SIZE) };
     assert!(bytes.iter().all(|&byte| byte == 0));
-    let mut stock = Stock::new();
+    let mut stock = Prealloc::new();
     let below = b.take();
     b.clear(below);
     stock.put(&b.sim, below);

@@ -112,7 +112,7 @@ impl<F: Format> Hand<'_, F> {
             800..820 => self.take_frame(),
             820..840 => self.map_device(),
             840..850 => self.reserve(),
-            850..854 => self.congruent(),
+            850..854 => self.reserve_at_offsets(),
             854..900 => self.free_badly(),
             900..910 => self.ask_nonsense(),
             other => self.pass_time(other - 910),

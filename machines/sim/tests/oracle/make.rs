@@ -166,7 +166,7 @@ impl<F: Format> Hand<'_, F> {
     }
 
     /// Areas at fixed distances.
-    pub fn congruent(&self) {
+    pub fn reserve_at_offsets(&self) {
         let unit = self.setup().grain_pages() * PAGE_SIZE;
         let mut end = 0;
         let parts = (0..1 + self.below(3)).map(|n| {
@@ -180,7 +180,7 @@ impl<F: Format> Hand<'_, F> {
         let align = PAGE_SIZE << self.below(5);
         let like = Req::bytes(0).region(RegionId(region as u8));
         // The first of them live before the call returns.
-        match self.quietly(|| self.vm.congruent(&parts, align, like)) {
+        match self.quietly(|| self.vm.reserve_at_offsets(&parts, align, like)) {
             Ok(base) => {
                 assert!(base.is_multiple_of(align), "place: congruent areas at {base:#x}, aligned to {align:#x}");
                 for (offset, bytes) in parts {

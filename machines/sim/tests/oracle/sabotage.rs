@@ -25,7 +25,7 @@ fn setup(seed: u64, policy: Policy) -> Setup {
         target: 300,
         biggest: 130,
         region_pages: 10_000,
-        load_pages: Some(64),
+        batch_pages: Some(64),
         tlb: 64,
         speculate: 4,
         ..Setup::from_seed(seed, ACTS)
@@ -59,7 +59,7 @@ fn is_caught_warm(rule: Rule, words: &[&str]) {
 
 #[test]
 fn g3_a_load_that_is_redeemed_early_is_noticed() {
-    is_caught(Library(Rule::EarlyRedeem), &["before grace", "the frame was given back", "given to a new holder"]);
+    is_caught(Library(Rule::EarlyReclaim), &["before grace", "the frame was given back", "given to a new holder"]);
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn w3_a_warm_slot_with_frames_that_others_hold_is_noticed() {
 
 #[test]
 fn w2_warm_slots_that_are_not_counted_and_never_given_back_are_noticed() {
-    is_caught_warm(Rule::ForgetWarm, &["W2", "guard: "]);
+    is_caught_warm(Rule::ForgetCached, &["W2", "guard: "]);
 }
 
 #[test]

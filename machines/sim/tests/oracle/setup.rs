@@ -38,7 +38,7 @@ pub struct Setup {
     pub offset_pages: usize,
     pub placement: Placement,
     pub policy: Policy,
-    pub load_pages: Option<usize>,
+    pub batch_pages: Option<usize>,
     pub bound_pages: Option<usize>,
     pub reserve: usize,
     /// Pages of the largest areas.
@@ -74,7 +74,7 @@ impl Setup {
             offset_pages: rng.pick(&[0, 64, 77, 300]),
             placement: rng.pick(&[Placement::Classes, Placement::Classes, Placement::Lowest]),
             policy: rng.pick(&[Policy::Unmap, Policy::Strict, Policy::Park, Policy::Keep]),
-            load_pages: rng.pick(&[None, Some(8), Some(64), Some(300)]),
+            batch_pages: rng.pick(&[None, Some(8), Some(64), Some(300)]),
             bound_pages: rng.pick(&[None, Some(20), Some(150)]),
             reserve: rng.pick(&[0, 16]),
             biggest: rng.pick(&[16, 130, 700]),
@@ -108,7 +108,7 @@ impl Setup {
         let config = (1..self.regions).fold(config, |config, n| config.add_region(self.region(n)));
         let config = config.atomic_reserve(self.reserve);
         let config = self.bound_pages.map_or(config.clone(), |pages| config.bound_pages(pages));
-        self.load_pages.map_or(config.clone(), |pages| config.load_pages(pages))
+        self.batch_pages.map_or(config.clone(), |pages| config.batch_pages(pages))
     }
 
     /// The addresses of a region.

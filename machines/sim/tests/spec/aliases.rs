@@ -110,7 +110,7 @@ fn a_small_load_that_is_about_aliases_flushes_everything() {
 
 #[test]
 fn many_loose_frames_close_their_load() {
-    let rig = boot(quiet(3), Config::region(REGION).load_pages(64));
+    let rig = boot(quiet(3), Config::region(REGION).batch_pages(64));
     let (_, frames) = unmapped_on(0, &rig, 400);
     let closes = rig.stats().counts.closes;
     rig.sim.on(2, || rig.give_frames(&frames));

@@ -372,7 +372,7 @@ fn congruent_areas_lie_at_their_offsets_or_are_not_made_at_all() {
         let nothing = rig.settled();
         let parts = [(0, 512 * PAGE), (1536 * PAGE, 512 * PAGE), (4096 * PAGE, 64 * PAGE)];
         let align = 512 * PAGE;
-        let bases: Vec<_> = (0..20).map(|_| rig.congruent(&parts, align, Req::bytes(0)).unwrap()).collect();
+        let bases: Vec<_> = (0..20).map(|_| rig.reserve_at_offsets(&parts, align, Req::bytes(0)).unwrap()).collect();
         for &base in &bases {
             assert_eq!(base % align, 0);
             for &(offset, bytes) in &parts {
@@ -388,9 +388,9 @@ fn congruent_areas_lie_at_their_offsets_or_are_not_made_at_all() {
         let before = rig.settled();
         assert_eq!(before.reserved, nothing.reserved);
         for wide in [&[(0, PAGE), (whole, PAGE)][..], &[(0, PAGE), (usize::MAX << 18, PAGE)]] {
-            assert!(matches!(rig.congruent(wide, align, Req::bytes(0)), Err(AllocError::TooLarge { .. })));
+            assert!(matches!(rig.reserve_at_offsets(wide, align, Req::bytes(0)), Err(AllocError::TooLarge { .. })));
         }
-        assert_eq!(rig.congruent(&[], align, Req::bytes(0)), Err(AllocError::ZeroSize));
+        assert_eq!(rig.reserve_at_offsets(&[], align, Req::bytes(0)), Err(AllocError::ZeroSize));
         assert_eq!(rig.settled(), before);
     }
 }
@@ -400,18 +400,18 @@ fn small_congruent_areas_have_their_places_too() {
     // Parts of a few pages, not at unit borders: exact under Lowest.
     let rig = placed(Placement::Lowest);
     let parts = [(0, 3 * PAGE), (5 * PAGE, PAGE), (11 * PAGE, 8 * PAGE)];
-    let base = rig.congruent(&parts, PAGE, Req::bytes(0)).unwrap();
+    let base = rig.reserve_at_offsets(&parts, PAGE, Req::bytes(0)).unwrap();
     let starts: Vec<_> = rig.areas().map(|info| info.start.0 - base).collect();
     assert_eq!(starts, [0, 5 * PAGE, 11 * PAGE]);
     // Where slots share units they cannot be placed by the page: told, not
     // guessed.
     let rig = placed(Placement::Classes);
     let before = rig.settled();
-    let refused = rig.congruent(&parts, PAGE, Req::bytes(0));
+    let refused = rig.reserve_at_offsets(&parts, PAGE, Req::bytes(0));
     assert_eq!(refused, Err(AllocError::BadAlign(5 * PAGE)));
     assert_eq!(rig.settled(), before);
     // At unit borders the sizes may be any.
-    let base = rig.congruent(&[(0, 3 * PAGE), (64 * PAGE, 70 * PAGE)], PAGE, Req::bytes(0)).unwrap();
+    let base = rig.reserve_at_offsets(&[(0, 3 * PAGE), (64 * PAGE, 70 * PAGE)], PAGE, Req::bytes(0)).unwrap();
     assert!(rig.find(base + 64 * PAGE).is_some_and(|info| info.start.0 == base + 64 * PAGE && info.pages == 70));
 }
 

@@ -90,7 +90,7 @@ fn the_last_pages_of_the_address_space_serve() {
 #[test]
 fn the_largest_settings_mean_without_a_limit() {
     for n in LARGE {
-        let config = Config::region(REGION).load_pages(n).waiting_pages(n).bound_pages(n);
+        let config = Config::region(REGION).batch_pages(n).waiting_pages(n).bound_pages(n);
         let rig = boot(quiet(2), config);
         for _ in 0..100 {
             let area = rig.alloc(Req::pages(50)).unwrap();
@@ -162,9 +162,9 @@ fn ranges(rig: &Rig, n: usize) {
     let parts: [&[(usize, usize)]; 5] =
         [&[(0, n)], &[(n, 1)], &[(n & !0x3_ffff, n)], &[(0, PAGE), (n & !0x3_ffff, PAGE)], &[(0, n), (n, n)]];
     for parts in parts {
-        assert!(rig.congruent(parts, PAGE, Req::bytes(0)).is_err(), "{parts:x?}");
+        assert!(rig.reserve_at_offsets(parts, PAGE, Req::bytes(0)).is_err(), "{parts:x?}");
     }
-    assert_eq!(rig.congruent(&[(0, PAGE)], n, Req::bytes(0)), Err(AllocError::BadAlign(n)));
+    assert_eq!(rig.reserve_at_offsets(&[(0, PAGE)], n, Req::bytes(0)), Err(AllocError::BadAlign(n)));
 }
 
 fn devices(rig: &Rig, n: usize) {

@@ -10,7 +10,7 @@ const START: usize = 0xffff_c900_0000_0000;
 /// Three CPUs with 4 MiB; nothing happens by chance.
 fn small() -> Booted<X86_64> {
     let sim = Sim::<X86_64>::builder().cpus(3).node(4 << 20).rates(Rates::NEVER).build();
-    Booted::new(sim, Config::region(START..START + (1 << 30)).load_pages(4096).waiting_pages(4096)).unwrap()
+    Booted::new(sim, Config::region(START..START + (1 << 30)).batch_pages(4096).waiting_pages(4096)).unwrap()
 }
 
 #[test]

@@ -238,7 +238,7 @@ fn frees_from_interrupts_anywhere_keep_the_books() {
 
 #[test]
 fn what_another_cpu_freed_is_usable_after_ticks_of_its_owner() {
-    let rig = boot(quiet(2), Config::region(REGION).load_pages(8));
+    let rig = boot(quiet(2), Config::region(REGION).batch_pages(8));
     let areas: Vec<_> = (0..63).map(|_| rig.alloc(Req::pages(1)).unwrap()).collect();
     let _last = rig.alloc(Req::pages(1)).unwrap();
     let chunks = rig.stats().counts.chunks_made;
@@ -318,7 +318,7 @@ fn an_nmi_inside_a_call_may_look_and_free_but_not_allocate() {
 #[test]
 fn g4_bare_addresses_that_wait_press_nobody() {
     for placement in [Placement::Classes, Placement::Lowest] {
-        let rig = boot(quiet(2), Config::region(REGION).placement(placement).waiting_pages(100).load_pages(64));
+        let rig = boot(quiet(2), Config::region(REGION).placement(placement).waiting_pages(100).batch_pages(64));
         // Runs of very many grains are one section yet.
         rig.sim.unbounded(|| {
             for (cpu, pages) in [(0, 1 << 20), (1, 1 << 20), (0, 300), (1, 300)] {

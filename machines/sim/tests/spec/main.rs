@@ -2,6 +2,7 @@
 
 mod aliases;
 mod areas;
+mod cache;
 mod common;
 mod counts;
 mod entries;
@@ -23,4 +24,3 @@ mod roots;
 mod sections;
 mod stacks;
 mod tables;
-mod warm;

@@ -111,7 +111,7 @@ fn a_cpu_that_has_never_been_online_has_nothing_to_discard() {
 
 #[test]
 fn a_sleeping_cpu_is_not_woken_for_frames() {
-    let rig = boot(quiet(2), Config::region(REGION).load_pages(64));
+    let rig = boot(quiet(2), Config::region(REGION).batch_pages(64));
     // Under a table that stays, so that no table page waits.
     let _stays = rig.alloc(Req::pages(20)).unwrap();
     let area = rig.alloc(Req::pages(20)).unwrap();
@@ -199,7 +199,7 @@ fn cpus_come_and_go_while_areas_do() {
 
 #[test]
 fn a_load_closes_when_it_is_full() {
-    let rig = boot(quiet(1), Config::region(REGION).load_pages(64));
+    let rig = boot(quiet(1), Config::region(REGION).batch_pages(64));
     let areas: Vec<_> = (0..20).map(|_| rig.alloc(Req::pages(9)).unwrap()).collect();
     for (n, &area) in areas.iter().take(7).enumerate() {
         assert_eq!(rig.stats().counts.closes, 0, "{n} areas of 9 pages wait");
@@ -211,7 +211,7 @@ fn a_load_closes_when_it_is_full() {
 
 #[test]
 fn a_free_redeems_once_in_half_a_slice_of_what_frees_leave() {
-    let rig = boot(quiet(1), Config::region(REGION).load_pages(64));
+    let rig = boot(quiet(1), Config::region(REGION).batch_pages(64));
     let areas: Vec<_> = (0..80).map(|_| rig.alloc(Req::pages(1)).unwrap()).collect();
     areas[..64].iter().for_each(|&area| rig.give(area).unwrap());
     assert_eq!(rig.stats().counts.closes, 1, "and the only CPU has flushed");

@@ -261,7 +261,7 @@ fn reclaim_gives_back_as_many_frames_as_it_says_and_at_least_those_asked_for() {
 
 #[test]
 fn what_waits_for_flushes_is_bounded_the_next_who_may_wait_waits() {
-    let rig = boot(quiet(2), Config::region(REGION).load_pages(64).waiting_pages(300));
+    let rig = boot(quiet(2), Config::region(REGION).batch_pages(64).waiting_pages(300));
     let areas: Vec<_> = (0..20).map(|_| rig.alloc(Req::pages(60)).unwrap()).collect();
     // CPU 1 is slow: kicks are served only when somebody waits.
     areas.iter().for_each(|&area| rig.give(area).unwrap());

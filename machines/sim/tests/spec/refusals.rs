@@ -85,7 +85,7 @@ const OPERATIONS: [Operation; 20] = [
     op("reserve", 0, |rig, _, gfp| freed(rig, rig.reserve(Req::pages(1000).gfp(gfp)))),
     op("congruent areas", 0, |rig, _, gfp| {
         let parts = [(0, 512 * PAGE), (2048 * PAGE, 512 * PAGE)];
-        let base = rig.congruent(&parts, 512 * PAGE, Req::bytes(0).gfp(gfp))?;
+        let base = rig.reserve_at_offsets(&parts, 512 * PAGE, Req::bytes(0).gfp(gfp))?;
         parts.iter().for_each(|part| rig.give(crate::common::at(base + part.0)).expect("it was made a moment ago"));
         Ok(())
     }),

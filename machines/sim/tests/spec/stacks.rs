@@ -49,7 +49,8 @@ fn no_neighbour_reaches_the_page_below_a_stack() {
                         // What fills units to the last page.
                         4 => drop(rig.alloc(bare(640 + round * 64)).unwrap()),
                         _ => drop(
-                            rig.congruent(&[(0, 64 * PAGE), (64 * PAGE, 128 * PAGE)], PAGE, Req::bytes(0)).unwrap(),
+                            rig.reserve_at_offsets(&[(0, 64 * PAGE), (64 * PAGE, 128 * PAGE)], PAGE, Req::bytes(0))
+                                .unwrap(),
                         ),
                     }
                     let stack = rig.alloc(Req::stack(pages)).unwrap();
@@ -147,7 +148,7 @@ fn the_first_stack_of_a_region_is_told_of_below() {
 #[test]
 fn g6_a_warm_slot_that_becomes_a_stack_has_no_translation_below() {
     for (policy, pages) in [Policy::Park, Policy::Keep].into_iter().flat_map(|p| [1, 3, 4, 7].map(|n| (p, n))) {
-        let rig = boot(quiet(2), region(Placement::Classes).policy(policy).load_pages(8));
+        let rig = boot(quiet(2), region(Placement::Classes).policy(policy).batch_pages(8));
         let align = (pages + 1usize).next_power_of_two() * PAGE;
         // The same slots in turn: with and without guards, as stacks and not.
         for round in 0..24 {

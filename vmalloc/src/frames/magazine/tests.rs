@@ -86,7 +86,7 @@ impl World {
     }
 
     fn open(&mut self, cpu: usize) {
-        let mut stock = crate::machine::stock::Stock::new();
+        let mut stock = crate::machine::prealloc::Prealloc::new();
         if stock.fill(&self.machine, Node(0), 2).is_ok() {
             // SAFETY: the world drops the magazines with the machine (K1).
             assert!(unsafe { self.magazines[cpu].open(&self.machine, &mut stock, Node(0)) });
@@ -121,7 +121,7 @@ impl World {
             }
             Step::Reopen(cpu) => {
                 self.own -= if magazines[cpu].stacks.is_some() { 2 } else { 0 };
-                magazines[cpu].close(machine);
+                magazines[cpu].seal(machine);
                 self.open(cpu);
             }
             Step::FailNext(n) => machine.frames.zones.faults.fail_at(n),
@@ -159,7 +159,7 @@ impl World {
     /// refuse the second.
     fn end(mut self) {
         self.depot.destroy(&self.machine);
-        self.magazines.iter_mut().for_each(|magazine| _ = magazine.close(&self.machine));
+        self.magazines.iter_mut().for_each(|magazine| _ = magazine.seal(&self.machine));
         // SAFETY: nobody else has them.
         unsafe { self.machine.frames().free_bulk(&self.held) }
         let source = &self.machine.frames;
@@ -305,7 +305,7 @@ fn a_magazine_serves_single_frames_of_the_highest_zone_only() {
 #[test]
 fn a_closed_magazine_has_nothing_and_keeps_nothing() {
     let mut world = World::new(300, 1, 1);
-    world.magazines[1].close(&world.machine);
+    world.magazines[1].seal(&world.machine);
     world.own -= 2;
     let magazine = &mut world.magazines[1];
     assert_eq!((magazine.pop(), magazine.reserve(&world.machine, &world.depot, WANT, 1)), (None, Err(0)));

@@ -177,7 +177,7 @@ impl Block {
     /// Makes the nodes above the items `first` and `last` true, after these
     /// have changed, up to where the two ways meet; what lies between them
     /// becomes `to`. Returns where they meet.
-    pub fn close(&self, span: Span, first: usize, last: usize, to: State) -> usize {
+    pub fn seal(&self, span: Span, first: usize, last: usize, to: State) -> usize {
         let (mut left, mut right) = (ITEMS + first, ITEMS + last);
         while left != right {
             for between in [left ^ 1, right ^ 1] {

@@ -7,20 +7,20 @@
 use super::block::{Block, ITEMS, Item, Span};
 use super::node::{Node, State};
 use crate::machine::Machine;
-use crate::machine::stock::Stock;
+use crate::machine::prealloc::Prealloc;
 use core::cell::Cell;
 use core::ops::Range;
 
 /// One change of a run of grains from one state to the other.
 pub(super) struct Change<'a, M> {
     machine: &'a M,
-    stock: &'a mut Stock,
+    stock: &'a mut Prealloc,
     to: State,
     frames: u32,
 }
 
 impl<'a, M: Machine> Change<'a, M> {
-    pub fn new(machine: &'a M, stock: &'a mut Stock, to: State) -> Self {
+    pub fn new(machine: &'a M, stock: &'a mut Prealloc, to: State) -> Self {
         Change { machine, stock, to, frames: 0 }
     }
 
@@ -45,7 +45,7 @@ impl<'a, M: Machine> Change<'a, M> {
             return block.climb(span, ITEMS + first);
         }
         self.both_ends(block, span, grains);
-        block.climb(span, block.close(span, first, last, self.to))
+        block.climb(span, block.seal(span, first, last, self.to))
     }
 
     /// Changes the first and the last of the items that hold `grains`.

@@ -17,16 +17,16 @@ use std::vec::Vec;
 struct Bench {
     machine: TestMachine,
     arena: Arena,
-    stock: Stock,
+    stock: Prealloc,
 }
 
 impl Bench {
     fn new(grains: u32) -> Bench {
-        Bench { machine: TestMachine::default(), arena: Arena::new(grains), stock: Stock::new() }
+        Bench { machine: TestMachine::default(), arena: Arena::new(grains), stock: Prealloc::new() }
     }
 
     /// Runs a take with the stock that it may need, and no more.
-    fn stocked<T>(&mut self, take: impl FnOnce(&mut Arena, &TestMachine, &mut Stock) -> T) -> T {
+    fn stocked<T>(&mut self, take: impl FnOnce(&mut Arena, &TestMachine, &mut Prealloc) -> T) -> T {
         let (needed, frames) = (self.arena.stock_needed(), self.arena.frames());
         self.stock.fill(&self.machine, crate::units::Node(0), needed).expect("the host has pages");
         let result = take(&mut self.arena, &self.machine, &mut self.stock);
@@ -216,7 +216,7 @@ fn what_was_below_a_uniform_node_is_forgotten() {
 #[should_panic(expected = "the stock was not filled")]
 fn a_take_without_its_stock_is_a_bug_of_the_caller() {
     let mut bench = Bench::new(64);
-    let _ = bench.arena.take(&bench.machine, &mut Stock::new(), &Fit::of(1));
+    let _ = bench.arena.take(&bench.machine, &mut Prealloc::new(), &Fit::of(1));
 }
 
 #[test]

@@ -47,7 +47,7 @@ impl Chunk {
     }
 
     /// Owner: slots that were claimed come home, their entries cleared. Those that
-    /// still live `take_in` makes stale or warm, and then the claims are dropped
+    /// still live `take_in` makes stale or cached, and then the claims are dropped
     /// (R1), but for those on the slots that it returns. Returns the slots that were
     /// freed here at the same moment (R4).
     #[inline]
@@ -62,7 +62,7 @@ impl Chunk {
     }
 
     /// R1: the claimed slot's entries are cleared; true = the chunk has to be
-    /// pushed to the owner's mail.
+    /// pushed to the owner's remote frees.
     pub(in crate::space) fn post(&self, slot: u32) -> bool {
         self.remote.posted.fetch_or(1 << slot, AcqRel) == 0
     }

@@ -1,20 +1,20 @@
 //! What the masks say, drawn.
 
 use super::*;
-use crate::machine::stock::Stock;
+use crate::machine::prealloc::Prealloc;
 use crate::space::testing::TestMachine;
 use crate::units::Node;
 extern crate std;
 use std::string::String;
 
-/// `f` free, `L` live, `c` claimed, `w` warm, `0`/`1` stale in that load.
+/// `f` free, `L` live, `c` claimed, `w` cached, `0`/`1` stale in that batch.
 fn picture(chunk: &Chunk) -> String {
     let slots = chunk.all_slots().count_ones();
     let state = |slot: u32| {
         let has = |mask: u64| mask >> slot & 1 != 0;
         match () {
             _ if has(chunk.free_slots()) => 'f',
-            _ if has(chunk.warm_slots()) => 'w',
+            _ if has(chunk.cached_slots()) => 'w',
             _ if has(chunk.stale(0)) => '0',
             _ if has(chunk.stale(1)) => '1',
             _ if chunk.is_claimed(slot) => 'c',
@@ -83,7 +83,7 @@ fn a_warm_slot_lives_again_or_becomes_stale() {
     }
     assert!(chunk.keep(0) && chunk.keep(1) && chunk.claim(2) && !chunk.keep(2), "R5");
     assert_eq!((picture(&chunk).as_str(), chunk.areas()), ("wwwffff", 0));
-    assert!(!chunk.claim(0), "what is warm does not live");
+    assert!(!chunk.claim(0), "what is cached does not live");
     chunk.revive(0);
     chunk.enliven(0);
     assert!(chunk.cool(1, 0) && !chunk.cool(2, 0));
@@ -151,7 +151,7 @@ fn bare_slots_are_taken_once_but_not_while_they_are_claimed() {
 #[test]
 fn a_cleared_frame_becomes_the_header_that_a_new_one_is() {
     let machine = TestMachine::default();
-    let mut stock = Stock::new();
+    let mut stock = Prealloc::new();
     stock.fill(&machine, Node(0), 1).expect("the host has pages");
     let frame = stock.take(&machine).unwrap();
     // SAFETY: H1: it was cleared, and is given back when nobody looks at it.
@@ -171,7 +171,7 @@ fn a_stale_slot_that_is_still_claimed_waits_in_the_other_load_and_is_given_once(
     // The owner has freed both; another CPU is freeing the first as well.
     assert!(chunk.claim(0) && chunk.retire(0b11, 0));
     assert!(chunk.is_claimed(0) && !chunk.is_claimed(1));
-    assert!(chunk.postpone(0, 0), "it is the other load's first");
+    assert!(chunk.postpone(0, 0), "it is the other batch's first");
     assert_eq!((picture(&chunk).as_str(), chunk.stale(0), chunk.stale(1)), ("10fffff", 0b10, 0b01));
     chunk.unclaim(1);
     chunk.give(1, 0);

@@ -229,7 +229,7 @@ fn a_warm_slot_is_freed_and_by_whom_is_told() {
         let area = free_one(&rig, Req::pages(2));
         let What::Freed { was, flushed: false } = rig.whatis(addr(area).0 + 5000) else { panic!("it was freed") };
         assert_eq!((was.start, was.pages, was.phys), (addr(area), 2, None));
-        assert!(format!("{:?}", was.freer.unwrap()).contains("warm.rs"));
+        assert!(format!("{:?}", was.freer.unwrap()).contains("cache.rs"));
         assert_eq!((rig.find(addr(area).0), rig.areas().count()), (None, 0));
         assert!(rig.listing().contains("unpurged vm_area"));
         assert!(matches!(rig.give(area), Err(FreeError::DoubleFree { .. })));

@@ -1,6 +1,6 @@
 //! Frames laid in before a lock is taken, so that the middle cannot fail.
 //!
-//! A [`Stock`] is a chain of cleared bookkeeping frames: each frame's first
+//! A [`Prealloc`] is a chain of cleared bookkeeping frames: each frame's first
 //! word is a waiting entry that names the next one: an MMU that still walks
 //! the frame as a table finds nothing present in it. It is filled where failing is
 //! allowed and emptied where it is not.
@@ -13,15 +13,15 @@ use crate::units::{Node, Pfn};
 /// A stock of cleared frames. Dropping a stock with frames in it leaks them:
 /// give them back first.
 #[derive(Debug, Default)]
-pub struct Stock {
+pub struct Prealloc {
     head: Option<Pfn>,
     len: usize,
 }
 
-impl Stock {
+impl Prealloc {
     /// An empty stock.
-    pub const fn new() -> Stock {
-        Stock { head: None, len: 0 }
+    pub const fn new() -> Prealloc {
+        Prealloc { head: None, len: 0 }
     }
 
     /// Frames in stock.

@@ -15,9 +15,9 @@
 //! # Locks
 //! None: whoever is inside the owner's CPU.
 
+use super::cache::SlotCache;
 use super::chunk::{Chunk, ChunkRef};
 use super::class::{CLASSES, Class};
-use super::rack::Rack;
 use crate::error::Broken;
 use crate::sync::Ordering::*;
 use crate::units::PAGE_SIZE;
@@ -32,7 +32,7 @@ const EMPTY: u8 = 2;
 
 /// The chunks of one class.
 #[derive(Clone, Copy, Debug)]
-struct Bin {
+struct ClassBin {
     current: *mut Chunk,
     partial: *mut Chunk,
     empty: *mut Chunk,
@@ -41,40 +41,40 @@ struct Bin {
     chunks: u32,
 }
 
-const BIN: Bin = Bin { current: null_mut(), partial: null_mut(), empty: null_mut(), empties: 0, chunks: 0 };
+const BIN: ClassBin = ClassBin { current: null_mut(), partial: null_mut(), empty: null_mut(), empties: 0, chunks: 0 };
 
 /// One CPU's chunks of one region.
 #[derive(Debug)]
-pub struct Shelf {
+pub struct CpuChunks {
     /// By class, and the run chunks last.
-    bins: [Bin; CLASSES + 1],
-    /// Those of its slots that are warm.
-    pub rack: Rack,
+    bins: [ClassBin; CLASSES + 1],
+    /// Those of its slots that are cached.
+    pub slot_cache: SlotCache,
 }
 
-const _: () = assert!(size_of::<Shelf>() <= PAGE_SIZE, "a shelf is one frame");
+const _: () = assert!(size_of::<CpuChunks>() <= PAGE_SIZE, "a cpu_chunks is one frame");
 
 // SAFETY: the pointers are headers (C1), which any CPU may follow.
-unsafe impl Send for Shelf {}
+unsafe impl Send for CpuChunks {}
 
 fn bin_of(class: Option<Class>) -> usize {
     class.map_or(CLASSES, Class::index)
 }
 
-impl Default for Shelf {
-    fn default() -> Shelf {
-        Shelf { bins: [BIN; CLASSES + 1], rack: Rack::default() }
+impl Default for CpuChunks {
+    fn default() -> CpuChunks {
+        CpuChunks { bins: [BIN; CLASSES + 1], slot_cache: SlotCache::default() }
     }
 }
 
-/// The header behind a link of this shelf.
+/// The header behind a link of this CPU's chunks.
 #[inline]
 fn chunk(link: *mut Chunk) -> Option<ChunkRef> {
     // SAFETY: H2: shelves store nothing but what `as_ptr` gave.
     unsafe { ChunkRef::from_ptr(link) }
 }
 
-impl Shelf {
+impl CpuChunks {
     /// Takes a clean slot of `class` (`None`: of the run chunks).
     ///
     /// # Cost
@@ -139,9 +139,9 @@ impl Shelf {
     }
 
     /// Puts a slot back that was taken and not used.
-    pub fn untake(&mut self, chunk: ChunkRef, slot: u32) {
+    pub fn put_back(&mut self, chunk: ChunkRef, slot: u32) {
         let before = chunk.free_slots();
-        chunk.untake(slot);
+        chunk.put_back(slot);
         self.gained(chunk, before);
     }
 
@@ -150,7 +150,7 @@ impl Shelf {
         self.bins[class.index()].empties as usize
     }
 
-    /// Takes an empty chunk of `class` off the shelf, to be given up. With
+    /// Takes an empty chunk of `class` off the CPU's chunks, to be given up. With
     /// `current_too`, the current one if it is empty.
     pub fn take_empty(&mut self, class: Option<Class>, current_too: bool) -> Option<ChunkRef> {
         let bin = bin_of(class);
@@ -217,7 +217,7 @@ impl Shelf {
                 return Err(Broken { rule: "S1", at: bin });
             }
         }
-        self.rack.check().map(drop)
+        self.slot_cache.check().map(drop)
     }
 
     fn check_list(&self, bin: usize, head: *mut Chunk, belongs: impl Fn(&Chunk) -> bool) -> Result<u32, Broken> {
@@ -245,8 +245,8 @@ mod tests {
 
     const PAGES: usize = 512;
 
-    /// A shelf with two chunks of one class, for as long as the tests run.
-    fn two_chunks() -> (Shelf, Class, [ChunkRef; 2]) {
+    /// A CPU's chunks with two chunks of one class, for as long as the tests run.
+    fn two_chunks() -> (CpuChunks, Class, [ChunkRef; 2]) {
         let class = Class::of(PAGES, 1).unwrap();
         let chunks = [0, 1].map(|n| {
             let chunk = Box::leak(Box::new(Chunk::new(Pfn(n))));
@@ -254,10 +254,10 @@ mod tests {
             // SAFETY: H2: it was leaked.
             unsafe { ChunkRef::from_ptr(chunk) }.unwrap()
         });
-        let mut shelf = Shelf::default();
-        chunks.iter().for_each(|&chunk| shelf.add(chunk));
-        assert_eq!(shelf.check(), Ok(()));
-        (shelf, class, chunks)
+        let mut cpu_chunks = CpuChunks::default();
+        chunks.iter().for_each(|&chunk| cpu_chunks.add(chunk));
+        assert_eq!(cpu_chunks.check(), Ok(()));
+        (cpu_chunks, class, chunks)
     }
 
     fn broken(rule: &'static str, chunk: ChunkRef) -> Result<(), Broken> {
@@ -266,39 +266,39 @@ mod tests {
 
     #[test]
     fn a_chunk_on_the_wrong_list_is_seen() {
-        let (shelf, _, [first, _]) = two_chunks();
+        let (cpu_chunks, _, [first, _]) = two_chunks();
         first.take();
-        assert_eq!(shelf.check(), broken("S1", first), "it is on the list of empty ones");
-        let (mut shelf, class, [first, second]) = two_chunks();
-        shelf.move_to(class.index(), second, PARTIAL);
-        assert_eq!(shelf.check(), broken("S1", second), "all its slots are free");
+        assert_eq!(cpu_chunks.check(), broken("S1", first), "it is on the list of empty ones");
+        let (mut cpu_chunks, class, [first, second]) = two_chunks();
+        cpu_chunks.move_to(class.index(), second, PARTIAL);
+        assert_eq!(cpu_chunks.check(), broken("S1", second), "all its slots are free");
         while first.take().is_some() {}
-        shelf.move_to(class.index(), second, EMPTY);
-        shelf.move_to(class.index(), first, PARTIAL);
-        assert_eq!(shelf.check(), broken("S1", first), "it has no free slot");
+        cpu_chunks.move_to(class.index(), second, EMPTY);
+        cpu_chunks.move_to(class.index(), first, PARTIAL);
+        assert_eq!(cpu_chunks.check(), broken("S1", first), "it has no free slot");
     }
 
     #[test]
     fn the_current_chunk_on_a_list_is_seen() {
-        let (mut shelf, class, [first, _]) = two_chunks();
-        shelf.bins[class.index()].current = first.as_ptr();
-        assert_eq!(shelf.check(), broken("S1", first));
+        let (mut cpu_chunks, class, [first, _]) = two_chunks();
+        cpu_chunks.bins[class.index()].current = first.as_ptr();
+        assert_eq!(cpu_chunks.check(), broken("S1", first));
     }
 
     #[test]
     fn a_wrong_count_of_empty_chunks_is_seen() {
-        let (mut shelf, class, _) = two_chunks();
-        shelf.bins[class.index()].empties += 1;
-        assert_eq!(shelf.check(), Err(Broken { rule: "S1", at: class.index() }));
+        let (mut cpu_chunks, class, _) = two_chunks();
+        cpu_chunks.bins[class.index()].empties += 1;
+        assert_eq!(cpu_chunks.check(), Err(Broken { rule: "S1", at: class.index() }));
     }
 
     #[test]
     fn masks_of_a_chunk_that_overlap_are_seen() {
-        let (mut shelf, class, [first, _]) = two_chunks();
+        let (mut cpu_chunks, class, [first, _]) = two_chunks();
         let slot = first.take().unwrap();
-        shelf.move_to(class.index(), first, PARTIAL);
-        assert_eq!(shelf.check(), Ok(()));
+        cpu_chunks.move_to(class.index(), first, PARTIAL);
+        assert_eq!(cpu_chunks.check(), Ok(()));
         first.enliven(slot + 1);
-        assert_eq!(shelf.check(), broken("C2", first), "a slot is free, and lives");
+        assert_eq!(cpu_chunks.check(), broken("C2", first), "a slot is free, and lives");
     }
 }

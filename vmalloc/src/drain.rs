@@ -1,19 +1,19 @@
-//! Redeeming: what a ripe load holds is free again, bit by bit.
+//! Reclaiming: what an expired batch holds is free again, bit by bit.
 //!
-//! A load is drained chunk by chunk and slot by slot: frames are collected from
+//! A batch is drained chunk by chunk and slot by slot: frames are collected from
 //! the entries in which they waited, and go to the magazine unless somebody else
 //! holds them; then the slot is free, and what was in it is nobody's.
 //!
 //! # Rules
-//! - **G3** Only what is ripe is redeemed: grace has come for it.
+//! - **G3** Only what is expired is reclaimed: grace has come for it.
 //! - **R4** A slot that somebody else is still freeing waits once more.
 //! - **L3** About as much at a time as the caller says, a slice at most: a page
 //!   counts as one, and so does a slot, which may have few.
 
 use crate::area::Kind;
-use crate::cpu::{Here, SLICE};
+use crate::batch::Batch;
+use crate::cpu::{CpuGuard, SLICE};
 use crate::frames::{release, release_all};
-use crate::load::Load;
 use crate::lookup::{at_hand, at_hand_from};
 use crate::machine::frames::Frames;
 use crate::machine::{Machine, Sabotage};
@@ -22,37 +22,37 @@ use crate::space::slot::{Slot, slots_of};
 use crate::stats::count;
 use crate::sync::Ordering::Relaxed;
 use crate::sync::{breaks, pooled};
-use crate::table::Piece;
+use crate::table::PteRange;
 use crate::units::{PageRange, Pfn};
 
-/// What a table page is in the work of a load.
+/// What a table page is in the work of a batch.
 const TABLE: usize = SLICE / 8;
 
-impl<M: Machine> Here<'_, M> {
-    /// Step 4: drains the ripe load by about `budget`, counted as it counts its
+impl<M: Machine> CpuGuard<'_, M> {
+    /// Step 4: drains the expired batch by about `budget`, counted as it counts its
     /// work, and says how much it was.
-    pub(crate) fn redeem(&mut self, budget: usize) -> usize {
-        let Some(mut load) = self.ripe.take() else { return 0 };
+    pub(crate) fn reclaim(&mut self, budget: usize) -> usize {
+        let Some(mut batch) = self.expired.take() else { return 0 };
         let (mut work, mut pages, mut slots) = (0, 0, 0);
         let mut drained = false;
         while work < budget && !drained {
-            let Some((chunk, slot)) = load.first() else {
-                let loose = self.redeem_loose(&mut load, budget - work);
+            let Some((chunk, slot)) = batch.first() else {
+                let loose = self.reclaim_loose(&mut batch, budget - work);
                 if loose > 0 {
                     (pages, work) = (pages + loose, work + loose);
-                } else if self.redeem_one_table(&load) {
+                } else if self.reclaim_one_table(&batch) {
                     work += TABLE;
                 } else {
                     drained = true;
                 }
                 continue;
             };
-            if load.checked != chunk.as_ptr() {
-                load.checked = chunk.as_ptr();
+            if batch.checked != chunk.as_ptr() {
+                batch.checked = chunk.as_ptr();
                 self.check_leaves(chunk);
             }
-            if load.done == 0 {
-                let (many, their_pages) = self.collect_many(chunk, load.index, budget - work);
+            if batch.done == 0 {
+                let (many, their_pages) = self.collect_many(chunk, batch.index, budget - work);
                 (slots, pages, work) = (slots + many, pages + their_pages, work + many as usize + their_pages);
                 if many > 0 {
                     continue;
@@ -62,25 +62,25 @@ impl<M: Machine> Here<'_, M> {
                     continue;
                 }
             }
-            let collected = self.collect(&mut load, chunk, slot);
-            if load.done == 0 {
-                self.give(chunk, slot, load.index);
+            let collected = self.collect(&mut batch, chunk, slot);
+            if batch.done == 0 {
+                self.give(chunk, slot, batch.index);
                 slots += 1;
             }
             pages += collected;
             // A slot costs something even if it has no pages to collect.
             work += collected + 1;
         }
-        load.gone += pages;
+        batch.gone += pages;
         count(&self.cpu.counters.redeemed, slots);
         count(&self.cpu.counters.redeemed_pages, pages as u64);
         if drained {
-            self.core.waiting.fetch_sub(load.pages, Relaxed);
+            self.core.waiting.fetch_sub(batch.pages, Relaxed);
         } else {
-            // Past a chunk that has nothing left in the load: it may be given
-            // up, and be somebody else's when the load is looked at again.
-            let _ = load.first();
-            self.ripe = Some(load);
+            // Past a chunk that has nothing left in the batch: it may be given
+            // up, and be somebody else's when the batch is looked at again.
+            let _ = batch.first();
+            self.expired = Some(batch);
         }
         work
     }
@@ -90,20 +90,20 @@ impl<M: Machine> Here<'_, M> {
     /// one leaf table, as many as fit one slice together. Gives these slots at once, and
     /// says how many slots and pages it was: about `budget` at most.
     #[inline(always)]
-    fn collect_many(&mut self, chunk: ChunkRef, load: usize, budget: usize) -> (u64, usize) {
-        let mut clean = chunk.take_bare(load);
+    fn collect_many(&mut self, chunk: ChunkRef, batch: usize, budget: usize) -> (u64, usize) {
+        let mut clean = chunk.take_bare(batch);
         let (mut slots, mut pages) = (0, 0);
         for slot in slots_of(clean) {
             (slots, pages) = (slots + 1, pages + chunk.slot(slot).pages());
         }
-        let stale = chunk.stale(load) & !clean;
+        let stale = chunk.stale(batch) & !clean;
         if stale != 0 && slots + pages < budget && !chunk.is_runs() {
             let (these, more, their_pages) = self.collect_usual(chunk, stale, budget - slots - pages);
             (clean, slots, pages) = (clean | these, slots + more, pages + their_pages);
         }
         if clean != 0 {
-            let before = chunk.give_all(clean, load);
-            self.shelf(chunk.region()).gained(chunk, before);
+            let before = chunk.give_all(clean, batch);
+            self.cpu_chunks(chunk.region()).gained(chunk, before);
         }
         (slots as u64, pages)
     }
@@ -120,7 +120,7 @@ impl<M: Machine> Here<'_, M> {
                 break;
             }
             let Some(piece) = usual_piece::<M>(chunk, slot, SLICE - got) else { break };
-            let report = &mut |at, word| vm.complain_again(chunk.slot(slot), at, word);
+            let report = &mut |at, word| vm.report_bad_entry_again(chunk.slot(slot), at, word);
             got += piece.collect(&mut places[got..], report);
             (slots, pages) = (slots + 1, pages + piece.pages());
             these |= 1 << slot;
@@ -134,14 +134,14 @@ impl<M: Machine> Here<'_, M> {
     /// The frames that wait in entries were lent: their holders are one less. Those
     /// that nobody holds any more go to the magazine, or wait by themselves.
     #[inline(never)]
-    fn return_lent(&mut self, area: &Slot, piece: Piece<M::Table>) {
+    fn return_lent(&mut self, area: &Slot, piece: PteRange<M::Table>) {
         let (vm, core) = (self.vm, self.core);
         let before = breaks!(LookBeforeRelease) && self.has_no_aliases();
         let depot = core.depot(self.node);
         let Some(places) = self.magazine.room(vm.machine(), depot, piece.pages()) else {
             return self.return_singly(area, piece);
         };
-        let collected = piece.collect(places, &mut |at, word| vm.complain_again(area, at, word));
+        let collected = piece.collect(places, &mut |at, word| vm.report_bad_entry_again(area, at, word));
         let last = release_all(vm.machine().frames(), &mut places[..collected]);
         // Looked at after they were let go, never before: in between another CPU may
         // unmap one of them elsewhere and drop its own hold.
@@ -160,10 +160,10 @@ impl<M: Machine> Here<'_, M> {
 
     #[cold]
     #[inline(never)]
-    fn return_singly(&mut self, area: &Slot, piece: Piece<M::Table>) {
+    fn return_singly(&mut self, area: &Slot, piece: PteRange<M::Table>) {
         let vm = self.vm;
         let mut frames = [Pfn(0); SLICE];
-        let collected = piece.collect(&mut frames, &mut |at, word| vm.complain_again(area, at, word));
+        let collected = piece.collect(&mut frames, &mut |at, word| vm.report_bad_entry_again(area, at, word));
         let last = release_all(vm.machine().frames(), &mut frames[..collected]);
         self.give_up_all(&frames[..last]);
     }
@@ -178,9 +178,9 @@ impl<M: Machine> Here<'_, M> {
 
     /// The frames that wait in entries go to the magazine: nobody else holds them.
     #[inline(never)]
-    fn pool(&mut self, area: &Slot, piece: Piece<M::Table>) {
+    fn pool(&mut self, area: &Slot, piece: PteRange<M::Table>) {
         let (vm, depot) = (self.vm, self.core.depot(self.node));
-        let report = &mut |at, word| vm.complain_again(area, at, word);
+        let report = &mut |at, word| vm.report_bad_entry_again(area, at, word);
         let Some(places) = self.magazine.room(vm.machine(), depot, piece.pages()) else {
             return self.pool_singly(area, piece);
         };
@@ -192,42 +192,42 @@ impl<M: Machine> Here<'_, M> {
 
     #[cold]
     #[inline(never)]
-    fn pool_singly(&mut self, area: &Slot, piece: Piece<M::Table>) {
+    fn pool_singly(&mut self, area: &Slot, piece: PteRange<M::Table>) {
         let (vm, depot) = (self.vm, self.core.depot(self.node));
         let mut frames = [Pfn(0); SLICE];
-        let collected = piece.collect(&mut frames, &mut |at, word| vm.complain_again(area, at, word));
+        let collected = piece.collect(&mut frames, &mut |at, word| vm.report_bad_entry_again(area, at, word));
         for &frame in frames[..collected].iter().rev() {
             // SAFETY: as in `pool`.
             unsafe { self.magazine.push(vm.machine(), depot, frame) }
         }
     }
 
-    /// No slots are left in the load: its table pages are free memory. False =
+    /// No slots are left in the batch: its table pages are free memory. False =
     /// none is left either.
-    fn redeem_one_table(&mut self, load: &Load) -> bool {
-        let held = self.tables[load.index].pop();
-        held.map(|held| self.redeem_table(held)).is_some()
+    fn reclaim_one_table(&mut self, batch: &Batch) -> bool {
+        let held = self.tables[batch.index].pop();
+        held.map(|held| self.reclaim_table(held)).is_some()
     }
 
     /// Collects up to a slice of a slot's frames. `load.done` says how far it
     /// came; 0 = nothing is left.
     #[inline(never)]
-    fn collect(&mut self, load: &mut Load, chunk: ChunkRef, slot: u32) -> usize {
+    fn collect(&mut self, batch: &mut Batch, chunk: ChunkRef, slot: u32) -> usize {
         let area = chunk.slot(slot);
         let (kind, pages) = (area.kind(), area.pages());
         if !kind.keeps() || pages == 0 {
             // Pages of a reservation were never bound.
             return if kind == Kind::MapRam { pages } else { 0 };
         }
-        let slice = (pages - load.done).min(SLICE);
-        let at = self.core.address_of(chunk, slot).add_pages(load.done);
+        let slice = (pages - batch.done).min(SLICE);
+        let at = self.core.address_of(chunk, slot).add_pages(batch.done);
         let piece = at_hand::<M>(chunk, PageRange::new(at, slice));
         match (piece, kind) {
             (Some(piece), _) if area.own_pages().is_some() => self.pool(area, piece),
             (Some(piece), Kind::Vmap) if !self.vm.breaks(Sabotage::IgnoreCounts) => self.return_lent(area, piece),
             _ => self.collect_slowly(chunk, slot, PageRange::new(at, slice)),
         }
-        load.done = if load.done + slice == pages { 0 } else { load.done + slice };
+        batch.done = if batch.done + slice == pages { 0 } else { batch.done + slice };
         slice
     }
 
@@ -250,7 +250,7 @@ impl<M: Machine> Here<'_, M> {
         let kind = area.kind();
         for piece in core.pieces(vm, (chunk, Some(slot)), pages) {
             let mut frames = [Pfn(0); SLICE];
-            let collected = piece.collect(&mut frames, &mut |at, word| vm.complain_again(area, at, word));
+            let collected = piece.collect(&mut frames, &mut |at, word| vm.report_bad_entry_again(area, at, word));
             for &frame in &frames[..collected] {
                 let page = vm.machine().frames().page(frame);
                 let last = match page {
@@ -265,21 +265,21 @@ impl<M: Machine> Here<'_, M> {
         }
     }
 
-    /// A redeemed slot is free again.
+    /// A reclaimed slot is free again.
     #[inline]
-    fn give(&mut self, chunk: ChunkRef, slot: u32, load: usize) {
+    fn give(&mut self, chunk: ChunkRef, slot: u32, batch: usize) {
         if chunk.is_runs() {
             self.release_run_of(chunk, slot);
         }
-        let before = chunk.give(slot, load);
-        self.shelf(chunk.region()).gained(chunk, before);
+        let before = chunk.give(slot, batch);
+        self.cpu_chunks(chunk.region()).gained(chunk, before);
     }
 }
 
 /// The entries of a stale slot of a class chunk with nothing but frames of its own,
 /// at most `most`, in one leaf table that is at hand, which nobody claims.
 #[inline(always)]
-fn usual_piece<M: Machine>(chunk: ChunkRef, slot: u32, most: usize) -> Option<Piece<M::Table>> {
+fn usual_piece<M: Machine>(chunk: ChunkRef, slot: u32, most: usize) -> Option<PteRange<M::Table>> {
     let pages = chunk.usual_pages(slot, most)?;
     let (start, page) = chunk.place(slot);
     at_hand_from::<M>(chunk, PageRange::new(start, pages), || page)

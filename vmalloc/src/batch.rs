@@ -1,22 +1,22 @@
 //! Loads: what waits for one flush together.
 //!
 //! ```text
-//!   open ──close──▶ closed (Pending) ──grace──▶ ripe ──drained, bit by bit──▶ open
+//!   open ──seal──▶ sealed (Pending) ──grace──▶ expired ──drained, bit by bit──▶ open
 //! ```
 //!
-//! A load is the chain of the chunks that have stale slots in it, and the table
+//! A batch is the chain of the chunks that have stale slots in it, and the table
 //! pages that were unlinked meanwhile. Frames are not listed anywhere: they wait
 //! in the entries of their pages, not present, and are collected from there
-//! when the load is ripe. So a free needs no memory and cannot fail. Only frames
+//! when the batch is expired. So a free needs no memory and cannot fail. Only frames
 //! that wait for aliases ([`alias`](crate::alias)) are by themselves, in a chain.
 //!
 //! # Rules
-//! - **G3** A slot, a frame or a table page leaves a load only after grace.
-//! - **G4** A load closes at its page limit or after two ticks.
-//! - **D1** A CPU has two loads: one open, the other closed, ripe or empty. It
+//! - **G3** A slot, a frame or a table page leaves a batch only after grace.
+//! - **G4** A batch is sealed at its page limit or after two ticks.
+//! - **D1** A CPU has two batches: one open, the other sealed, expired or empty. It
 //!   closes one only when the other is empty.
 //! - **T1** The grains under an unlinked table page stay out of the arena
-//!   until the load that holds the page is ripe.
+//!   until the batch that holds the page is expired.
 
 use crate::frames::Loose;
 use crate::space::chunk::{Chunk, ChunkRef};
@@ -25,7 +25,7 @@ use crate::units::Pfn;
 use arrayvec::ArrayVec;
 use core::ptr::null_mut;
 
-/// Table pages that one load can hold.
+/// Table pages that one batch can hold.
 pub(crate) const MAX_TABLES: usize = 32;
 
 /// A table page that was unlinked, and the grains under it.
@@ -37,12 +37,12 @@ pub(crate) struct HeldTable {
     pub(crate) grains: (u32, u32),
 }
 
-/// The table pages of one load.
+/// The table pages of one batch.
 pub(crate) type Tables = ArrayVec<HeldTable, MAX_TABLES>;
 
 /// Stale slots, chained through their chunks.
 #[derive(Debug)]
-pub struct Load {
+pub struct Batch {
     /// Which of the two it is: the mask in each chunk.
     pub index: usize,
     head: *mut Chunk,
@@ -51,11 +51,11 @@ pub struct Load {
     /// Its slots that count as work beside their pages: those of whose entries
     /// something is collected.
     slots: usize,
-    /// Pages of it that were redeemed.
+    /// Pages of it that were reclaimed.
     pub(crate) gone: usize,
     /// Pages of the slot at hand that were collected already.
     pub(crate) done: usize,
-    /// The chunk whose tables were looked at last, while the load is drained.
+    /// The chunk whose tables were looked at last, while the batch is drained.
     pub(crate) checked: *mut Chunk,
     /// Ticks since its first slot.
     pub(crate) ticks: u8,
@@ -65,12 +65,12 @@ pub struct Load {
     pub(crate) loose: Loose,
 }
 
-impl Load {
-    /// An empty load.
-    pub const fn new(index: usize) -> Load {
+impl Batch {
+    /// An empty batch.
+    pub const fn new(index: usize) -> Batch {
         let loose = Loose::new();
         let checked = null_mut();
-        Load { index, head: null_mut(), pages: 0, slots: 0, gone: 0, done: 0, checked, ticks: 0, lent: false, loose }
+        Batch { index, head: null_mut(), pages: 0, slots: 0, gone: 0, done: 0, checked, ticks: 0, lent: false, loose }
     }
 
     /// Adds live slots of `chunk`, `pages` pages in all.
@@ -92,7 +92,7 @@ impl Load {
         self.owe(0, pages);
     }
 
-    /// Adds a warm slot of `pages` pages, whose entries are retired.
+    /// Adds a cached slot of `pages` pages, whose entries are retired.
     pub fn cool(&mut self, chunk: ChunkRef, slot: u32, pages: usize) {
         if chunk.cool(slot, self.index) {
             self.chain(chunk);
@@ -100,7 +100,7 @@ impl Load {
         self.owe(1, pages);
     }
 
-    /// Takes a stale slot over from the other load, which is ripe, if somebody else
+    /// Takes a stale slot over from the other batch, which is expired, if somebody else
     /// is still freeing it: it waits once more (R4).
     #[inline]
     pub fn postpone_claimed(&mut self, chunk: ChunkRef, slot: u32) -> bool {
@@ -126,7 +126,7 @@ impl Load {
         self.slots += slots;
     }
 
-    /// What it takes to redeem it.
+    /// What it takes to reclaim it.
     #[inline(always)]
     pub(crate) fn work(&self) -> usize {
         self.pages + self.slots
@@ -134,7 +134,7 @@ impl Load {
 
     #[inline]
     fn chain(&mut self, chunk: ChunkRef) {
-        chunk.next_in_load(self.index).store(self.head, Relaxed);
+        chunk.next_in_batch(self.index).store(self.head, Relaxed);
         self.head = chunk.as_ptr();
     }
 
@@ -145,7 +145,7 @@ impl Load {
             // SAFETY: H2: `add` stored what `as_ptr` gave.
             let chunk = unsafe { ChunkRef::from_ptr(self.head) }?;
             match chunk.stale(self.index) {
-                0 => self.head = chunk.next_in_load(self.index).load(Relaxed),
+                0 => self.head = chunk.next_in_batch(self.index).load(Relaxed),
                 stale => return Some((chunk, stale.trailing_zeros())),
             }
         }
@@ -154,11 +154,11 @@ impl Load {
     /// The only stale slot, if there is just one.
     pub(crate) fn only(&mut self) -> Option<(ChunkRef, u32)> {
         let (chunk, slot) = self.first()?;
-        let last = chunk.next_in_load(self.index).load(Relaxed).is_null();
+        let last = chunk.next_in_batch(self.index).load(Relaxed).is_null();
         (last && chunk.stale(self.index).is_power_of_two()).then_some((chunk, slot))
     }
 
-    /// Whether it has to be closed: slots or frames wait in it, or somebody
+    /// Whether it has to be sealed: slots or frames wait in it, or somebody
     /// waits for its aliases.
     pub(crate) fn waits(&self) -> bool {
         !self.head.is_null() || self.lent || !self.loose.is_empty()
@@ -189,13 +189,13 @@ mod tests {
 
     #[test]
     fn r4_a_slot_that_is_still_being_freed_waits_in_the_other_load_and_is_as_much_work_there() {
-        let (mut open, mut ripe) = (Load::new(0), Load::new(1));
+        let (mut open, mut expired) = (Batch::new(0), Batch::new(1));
         let (chunk, other) = (area(5), area(7));
         assert!(chunk.claim(0));
-        ripe.add(chunk, 1, 5);
-        ripe.add(other, 1, 7);
+        expired.add(chunk, 1, 5);
+        expired.add(other, 1, 7);
         assert!(!open.postpone_claimed(other, 0) && open.postpone_claimed(chunk, 0));
-        assert_eq!(ripe.first().map(|(chunk, slot)| (chunk.as_ptr(), slot)), Some((other.as_ptr(), 0)));
+        assert_eq!(expired.first().map(|(chunk, slot)| (chunk.as_ptr(), slot)), Some((other.as_ptr(), 0)));
         assert_eq!(open.first().map(|(chunk, slot)| (chunk.as_ptr(), slot)), Some((chunk.as_ptr(), 0)));
         assert_eq!((open.pages, open.work()), (5, 6), "its pages, and the slot");
     }

@@ -1,6 +1,6 @@
-//! Mail: chunks in which other CPUs have freed slots (R1).
+//! Remote frees: chunks in which other CPUs have freed slots (R1).
 //!
-//! A CPU's mail is a chain of chunks. Who posts the first slot of a chunk puts
+//! A CPU's remote frees is a chain of chunks. Who posts the first slot of a chunk puts
 //! the chunk in; only the owner takes chunks out, all at once, and then looks at one after the other.
 //!
 //! # Locks
@@ -10,20 +10,20 @@ use super::chunk::{Chunk, ChunkRef};
 use crate::sync::{AtomicPtr, Ordering::*, breaks};
 use core::ptr::null_mut;
 
-/// Chunks that were taken out of a CPU's mail, and wait for it to look at them.
+/// Chunks that were taken out of a CPU's remote frees, and wait for it to look at them.
 #[derive(Debug)]
-pub struct Letters(*mut Chunk);
+pub struct Drained(*mut Chunk);
 
 // SAFETY: the pointer is a header (C1), which any CPU may follow.
-unsafe impl Send for Letters {}
+unsafe impl Send for Drained {}
 
-impl Default for Letters {
-    fn default() -> Letters {
-        Letters(null_mut())
+impl Default for Drained {
+    fn default() -> Drained {
+        Drained(null_mut())
     }
 }
 
-impl Letters {
+impl Drained {
     /// Whether all were looked at.
     #[inline]
     pub fn is_empty(&self) -> bool {
@@ -31,18 +31,18 @@ impl Letters {
     }
 }
 
-/// The mail of one CPU.
+/// The remote frees of one CPU.
 #[derive(Debug)]
-pub struct Mail(AtomicPtr<Chunk>);
+pub struct RemoteFrees(AtomicPtr<Chunk>);
 
-impl Default for Mail {
-    fn default() -> Mail {
-        Mail(AtomicPtr::new(null_mut()))
+impl Default for RemoteFrees {
+    fn default() -> RemoteFrees {
+        RemoteFrees(AtomicPtr::new(null_mut()))
     }
 }
 
-impl Mail {
-    /// R1: a slot that the caller has claimed goes to its owner, whose mail this is.
+impl RemoteFrees {
+    /// R1: a slot that the caller has claimed goes to its owner, whose remote frees this is.
     #[inline]
     pub fn post(&self, chunk: ChunkRef, slot: u32) {
         if chunk.post(slot) {
@@ -69,22 +69,22 @@ impl Mail {
         self.0.load(Relaxed).is_null()
     }
 
-    /// Owner: the next chunk, and what was posted in it; from `letters`, or if
+    /// Owner: the next chunk, and what was posted in it; from `drained`, or if
     /// there are none from here, where all chunks are taken out at once.
-    pub fn next(&self, letters: &mut Letters) -> Option<(ChunkRef, u64)> {
-        if letters.is_empty() && !self.is_empty() {
-            letters.0 = self.0.swap(null_mut(), Acquire);
+    pub fn next(&self, drained: &mut Drained) -> Option<(ChunkRef, u64)> {
+        if drained.is_empty() && !self.is_empty() {
+            drained.0 = self.0.swap(null_mut(), Acquire);
         }
         // SAFETY: H2: `push` stored what `as_ptr` gave.
-        let chunk = unsafe { ChunkRef::from_ptr(letters.0) }?;
+        let chunk = unsafe { ChunkRef::from_ptr(drained.0) }?;
         if breaks!(LinkAfterPosted) {
             let posted = chunk.take_posted();
-            letters.0 = chunk.next_in_mail().load(Relaxed);
+            drained.0 = chunk.next_in_mail().load(Relaxed);
             return Some((chunk, posted));
         }
         // R1: the link is read first: as soon as nothing is posted, the
         // next freer may push the chunk again.
-        letters.0 = chunk.next_in_mail().load(Relaxed);
+        drained.0 = chunk.next_in_mail().load(Relaxed);
         Some((chunk, chunk.take_posted()))
     }
 }
@@ -113,16 +113,16 @@ mod tests {
 
     #[test]
     fn what_was_taken_out_is_looked_at_before_what_came_later() {
-        let (mail, mut letters) = (Mail::default(), Letters::default());
+        let (remote_frees, mut drained) = (RemoteFrees::default(), Drained::default());
         let chunks: Vec<_> = (0..4).map(|_| posted()).collect();
-        chunks[..3].iter().for_each(|&chunk| mail.push(chunk));
-        let mut seen = Vec::from([mail.next(&mut letters).unwrap()]);
-        assert!(mail.is_empty() && !letters.is_empty(), "two are still to be looked at");
-        mail.push(chunks[3]);
-        seen.extend(core::iter::from_fn(|| mail.next(&mut letters)));
+        chunks[..3].iter().for_each(|&chunk| remote_frees.push(chunk));
+        let mut seen = Vec::from([remote_frees.next(&mut drained).unwrap()]);
+        assert!(remote_frees.is_empty() && !drained.is_empty(), "two are still to be looked at");
+        remote_frees.push(chunks[3]);
+        seen.extend(core::iter::from_fn(|| remote_frees.next(&mut drained)));
         let order = [2, 1, 0, 3].map(|n: usize| chunks[n].as_ptr());
         assert!(seen.iter().map(|(chunk, _)| chunk.as_ptr()).eq(order));
         assert!(seen.iter().all(|&(_, slots)| slots == 1), "each is told what was posted, once");
-        assert!(mail.is_empty() && letters.is_empty());
+        assert!(remote_frees.is_empty() && drained.is_empty());
     }
 }

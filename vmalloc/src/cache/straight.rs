@@ -6,7 +6,7 @@
 
 use super::Retire;
 use crate::area::{Caller, Kind, Req};
-use crate::cpu::{Here, SLICE};
+use crate::cpu::{CpuGuard, SLICE};
 use crate::gfp::Gfp;
 use crate::instance::{Core, Vmalloc};
 use crate::lookup::{Found, at_hand};
@@ -18,16 +18,16 @@ use crate::space::class::MAX_SLOT_PAGES;
 use crate::space::slot::Slot;
 use crate::stats::count;
 use crate::straight::straight_plan;
-use crate::table::Piece;
+use crate::table::PteRange;
 use crate::units::{PageRange, VirtAddr};
-use crate::vmalloc::{Hole, Way};
+use crate::vmalloc::{AreaBuilder, Way};
 use core::ptr::NonNull;
 
 impl<M: Machine> Vmalloc<M> {
-    /// Makes an area of a warm slot, if that is a straight matter; `None`, and
-    /// nothing has changed, where it is not, or nothing is warm.
+    /// Makes an area of a cached slot, if that is a straight matter; `None`, and
+    /// nothing has changed, where it is not, or nothing is cached.
     #[inline(always)]
-    pub(crate) fn make_warm(&self, core: &Core<M>, req: &Req, kind: Kind, caller: Caller) -> Option<NonNull<u8>> {
+    pub(crate) fn make_cached(&self, core: &Core<M>, req: &Req, kind: Kind, caller: Caller) -> Option<NonNull<u8>> {
         match core.retire() {
             Retire::Clear => None,
             Retire::Park => self.make_of_newest::<false>(core, req, kind, caller),
@@ -47,20 +47,20 @@ impl<M: Machine> Vmalloc<M> {
         caller: Caller,
     ) -> Option<NonNull<u8>> {
         let plan = straight_plan(req, kind, caller, MAX_SLOT_PAGES)?;
-        let mut here = Here::enter(self, core).ok()?;
-        let (class, now) = (plan.class?, here.warm.clock);
+        let mut here = CpuGuard::enter(self, core).ok()?;
+        let (class, now) = (plan.class?, here.cached.clock);
         if !here.is_usual(&plan) {
             return None;
         }
-        let rack = &mut here.shelf(req.region).rack;
-        let (chunk, index) = rack.newest(class)?;
+        let slot_cache = &mut here.cpu_chunks(req.region).slot_cache;
+        let (chunk, index) = slot_cache.newest(class)?;
         let slot = chunk.slot(index);
-        let fits = Here::fits(self, slot, &plan) && slot.is_kept() == KEPT;
+        let fits = CpuGuard::fits(self, slot, &plan) && slot.is_kept() == KEPT;
         let parked = if KEPT { None } else { piece::<M>(chunk, chunk.address(index), plan.pages) };
         if !fits || parked.is_some() == KEPT {
             return here.make_of_other(req, kind, caller);
         }
-        rack.take_newest(class, slot, now);
+        slot_cache.take_newest(class, slot, now);
         let found = here.begin_again((chunk, index), &plan);
         if let Some(piece) = parked {
             self.unpark(found.slot(), piece);
@@ -75,10 +75,10 @@ impl<M: Machine> Vmalloc<M> {
         Some(found.publish())
     }
 
-    /// Frees an area that stays warm, if that is a straight matter; false, and
+    /// Frees an area that stays cached, if that is a straight matter; false, and
     /// nothing has changed, where it is not; `None` where nothing stays.
     #[inline(always)]
-    pub(crate) fn unmake_warm(&self, core: &Core<M>, at: VirtAddr, by: Caller) -> Option<bool> {
+    pub(crate) fn free_area_cached(&self, core: &Core<M>, at: VirtAddr, by: Caller) -> Option<bool> {
         match core.retire() {
             Retire::Clear => None,
             Retire::Park => Some(self.keep::<false>(core, at, by)),
@@ -86,10 +86,10 @@ impl<M: Machine> Vmalloc<M> {
         }
     }
 
-    /// live → warm, in one section: kept, or parked.
+    /// live → cached, in one section: kept, or parked.
     #[inline(never)]
     fn keep<const KEPT: bool>(&self, core: &Core<M>, at: VirtAddr, by: Caller) -> bool {
-        let Ok(mut here) = Here::enter(self, core) else { return false };
+        let Ok(mut here) = CpuGuard::enter(self, core) else { return false };
         let Some(found) = here.find(at) else { return false };
         let Some(pages) = found.slot().plain_pages() else { return false };
         let whole = found.start == at && found.chunk.areas() >> found.index & 1 != 0;
@@ -107,7 +107,7 @@ impl<M: Machine> Vmalloc<M> {
     /// An area with the entries that it has to have is cleared, and whole.
     #[inline(never)]
     fn cleared(&self, core: &Core<M>, found: Found, pages: usize) -> NonNull<u8> {
-        let hole = Hole { vm: self, core, found, pages, bound: pages };
+        let hole = AreaBuilder { vm: self, core, found, pages, bound: pages };
         hole.zero();
         hole.publish()
     }
@@ -115,26 +115,26 @@ impl<M: Machine> Vmalloc<M> {
     /// An entry was not what it had to be (T2): no area can be made of the slot.
     #[cold]
     fn undone(&self, core: &Core<M>, found: Found, pages: usize) -> Option<NonNull<u8>> {
-        drop(Hole { vm: self, core, found, pages, bound: pages });
+        drop(AreaBuilder { vm: self, core, found, pages, bound: pages });
         None
     }
 
     /// Parked → bound.
     #[inline(never)]
-    fn unpark(&self, slot: &Slot, piece: Piece<M::Table>) {
-        piece.unstage(&mut |at, word| self.complain(slot, at, word));
+    fn unpark(&self, slot: &Slot, piece: PteRange<M::Table>) {
+        piece.restore(&mut |at, word| self.report_bad_entry(slot, at, word));
         self.machine().sync(PageRange::new(piece.start(), piece.pages()));
     }
 
     /// Bound → parked.
     #[inline(never)]
-    fn park(&self, place: (ChunkRef, u32), piece: Piece<M::Table>) {
-        piece.retire(&mut |at, word| self.complain_once(place, at, word));
+    fn park(&self, place: (ChunkRef, u32), piece: PteRange<M::Table>) {
+        piece.retire(&mut |at, word| self.report_bad_entry_once(place, at, word));
         self.machine().unmapped(PageRange::new(piece.start(), piece.pages()));
     }
 }
 
-impl<M: Machine> Here<'_, M> {
+impl<M: Machine> CpuGuard<'_, M> {
     /// Makes an area of a slot that is not the newest, or not of the usual form.
     #[inline(never)]
     fn make_of_other(mut self, req: &Req, kind: Kind, caller: Caller) -> Option<NonNull<u8>> {
@@ -145,12 +145,12 @@ impl<M: Machine> Here<'_, M> {
         if !kept {
             self.unpark(&found, plan.pages);
         }
-        let hole = Hole { vm: self.vm, core: self.core, found, pages: plan.pages, bound: plan.pages };
+        let hole = AreaBuilder { vm: self.vm, core: self.core, found, pages: plan.pages, bound: plan.pages };
         drop(self);
         (!found.slot().is_told()).then(|| hole.whole(&plan))
     }
 
-    /// No slot was warm: the area is made as under Unmap.
+    /// No slot was cached: the area is made as under Unmap.
     #[inline(never)]
     pub(crate) fn missed(&mut self, plan: &Plan<'_>, slot: &Slot) {
         if self.is_usual(plan) {
@@ -161,9 +161,9 @@ impl<M: Machine> Here<'_, M> {
         }
     }
 
-    /// live → warm, in one section, of which leaving is the end.
+    /// live → cached, in one section, of which leaving is the end.
     #[inline(always)]
-    fn keep_straight(mut self, found: &Found, parked: Option<Piece<M::Table>>, pages: usize, by: Caller) {
+    fn keep_straight(mut self, found: &Found, parked: Option<PteRange<M::Table>>, pages: usize, by: Caller) {
         let (vm, slot) = (self.vm, found.slot());
         self.count_free(Way::AtOnce, pages);
         let kept = parked.is_none();
@@ -176,7 +176,7 @@ impl<M: Machine> Here<'_, M> {
         if !found.chunk.keep_alone(found.index, park, |slot| self.is_handed_out(slot)) {
             return self.let_go_last(found, pages, kept);
         }
-        self.rack(found.chunk, found.index, pages);
+        self.slot_cache(found.chunk, found.index, pages);
         if self.cpu.bound.pages() > self.core.budget {
             self.trim_last();
         }
@@ -196,7 +196,7 @@ impl<M: Machine> Here<'_, M> {
 
 /// The entries of a slot at `start`, if they are one slice and at hand.
 #[inline(always)]
-fn piece<M: Machine>(chunk: ChunkRef, start: VirtAddr, pages: usize) -> Option<Piece<M::Table>> {
+fn piece<M: Machine>(chunk: ChunkRef, start: VirtAddr, pages: usize) -> Option<PteRange<M::Table>> {
     if pages > SLICE {
         return None;
     }

@@ -35,7 +35,7 @@ impl<F: Format> LeafTable<F> {
     /// # Safety
     /// - T1. `raw` came from [`LeafTable::into_raw`] of this format, and the
     ///   table has been linked ever since and stays so while the handle, or a
-    ///   [`Piece`] of it, is used.
+    ///   [`PteRange`] of it, is used.
     #[inline]
     pub unsafe fn from_raw(raw: usize) -> LeafTable<F> {
         let words = core::ptr::with_exposed_provenance_mut(raw);
@@ -67,23 +67,23 @@ impl<F: Format> fmt::Debug for LeafTable<F> {
 }
 
 /// Adjacent pages whose entries lie in one leaf table.
-pub struct Piece<F: Format> {
+pub struct PteRange<F: Format> {
     first: NonNull<F::Word>,
     at: VirtAddr,
     len: usize,
 }
 
-impl<F: Format> Piece<F> {
+impl<F: Format> PteRange<F> {
     /// The `len` pages from `at`, in their leaf table `table`.
     ///
     /// # Panics
     /// If the pages do not end with the table.
     #[inline]
-    pub fn new(table: LeafTable<F>, at: VirtAddr, len: usize) -> Piece<F> {
+    pub fn new(table: LeafTable<F>, at: VirtAddr, len: usize) -> PteRange<F> {
         let index = at.0 >> PAGE_SHIFT & (entries::<F>() - 1);
         assert!(len <= entries::<F>() - index, "a piece lies in one table");
         // SAFETY: the index lies in the table.
-        Piece { first: unsafe { table.0.add(index) }, at, len }
+        PteRange { first: unsafe { table.0.add(index) }, at, len }
     }
 
     /// Where its first entry is, as a number.
@@ -95,14 +95,14 @@ impl<F: Format> Piece<F> {
     /// piece whose number is `raw`.
     ///
     /// # Safety
-    /// - T1. `raw` came from [`Piece::into_raw`] of this format, of a piece that has
+    /// - T1. `raw` came from [`PteRange::into_raw`] of this format, of a piece that has
     ///   these pages, and its table has been linked ever since and stays so while
     ///   this piece is used.
     #[inline(always)]
-    pub unsafe fn within(raw: usize, page: usize, at: VirtAddr, len: usize) -> Piece<F> {
+    pub unsafe fn within(raw: usize, page: usize, at: VirtAddr, len: usize) -> PteRange<F> {
         let first: *mut F::Word = core::ptr::with_exposed_provenance_mut(raw);
         // SAFETY: T1: it was a NonNull before `into_raw`, and has these pages.
-        Piece { first: unsafe { NonNull::new_unchecked(first.add(page)) }, at, len }
+        PteRange { first: unsafe { NonNull::new_unchecked(first.add(page)) }, at, len }
     }
 
     /// The first page.
@@ -131,17 +131,17 @@ impl<F: Format> Piece<F> {
         self.change_from(0, &mut Bind(|n| F::leaf_like(form, frame(n))))
     }
 
-    /// As [`Piece::bind`], and stops before the first frames that no entry can name.
+    /// As [`PteRange::bind`], and stops before the first frames that no entry can name.
     ///
     /// # Panics
-    /// As [`Piece::bind`].
+    /// As [`PteRange::bind`].
     #[inline(always)]
     pub fn bind_given(self, frames: &[Pfn], prot: Prot, memory: MemType) -> usize {
         assert!(frames.len() == self.len, "a frame for each page");
         self.change_few(&mut BindGiven(F::leaf(Pfn(0), prot, memory), frames.as_ptr()))
     }
 
-    /// Binds the pages to the frames from `first` on, as [`Piece::bind`].
+    /// Binds the pages to the frames from `first` on, as [`PteRange::bind`].
     #[inline]
     pub fn bind_run(self, first: Pfn, prot: Prot, memory: MemType) -> usize {
         let form = F::leaf(Pfn(0), prot, memory);
@@ -156,7 +156,7 @@ impl<F: Format> Piece<F> {
     }
 
     /// Unbinds the pages and leaves nothing in their entries: the frames are
-    /// somebody's. What is odd is told as by [`Piece::retire`].
+    /// somebody's. What is odd is told as by [`PteRange::retire`].
     #[inline(always)]
     pub fn clear(self, report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) {
         self.change_all_few(&mut Clear, report)
@@ -164,7 +164,7 @@ impl<F: Format> Piece<F> {
 
     /// Binds the pages to the frames that wait in their entries.
     #[inline]
-    pub fn unstage(self, report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) {
+    pub fn restore(self, report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) {
         self.change_all(&mut Unstage, report)
     }
 
@@ -209,7 +209,7 @@ impl<F: Format> Piece<F> {
         self.change_rest(n, change, report)
     }
 
-    /// As [`Piece::change_all`], for few pages mostly.
+    /// As [`PteRange::change_all`], for few pages mostly.
     #[inline(always)]
     fn change_all_few(self, change: &mut impl Change<F>, report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) {
         let n = self.change_few(change);
@@ -238,7 +238,7 @@ impl<F: Format> Piece<F> {
         self.change_singly(n, change)
     }
 
-    /// As [`Piece::change_from`] the first page, where there are few mostly: groups
+    /// As [`PteRange::change_from`] the first page, where there are few mostly: groups
     /// are out of line, and leave their registers to others.
     #[inline(always)]
     fn change_few(self, change: &mut impl Change<F>) -> usize {
@@ -380,15 +380,15 @@ impl<F: Format> Change<F> for Collect {
     }
 }
 
-impl<F: Format> Clone for Piece<F> {
+impl<F: Format> Clone for PteRange<F> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<F: Format> Copy for Piece<F> {}
+impl<F: Format> Copy for PteRange<F> {}
 
-impl<F: Format> fmt::Debug for Piece<F> {
+impl<F: Format> fmt::Debug for PteRange<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} pages at {} in the {:?}", self.len, self.at, LeafTable::<F>(self.first))
     }

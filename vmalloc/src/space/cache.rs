@@ -1,6 +1,6 @@
-//! Racks: one CPU's warm slots of one region, by class.
+//! Slot caches: one CPU's cached slots of one region, by class.
 //!
-//! A warm slot was freed and is still bound. The slots of a class hang in one
+//! A cached slot was freed and is still bound. The slots of a class hang in one
 //! chain, in the order in which they were cached; each holds its two links
 //! itself, in fields that only other kinds of slot use. That of the newest to
 //! one newer still says nothing.
@@ -10,7 +10,7 @@
 //! ```
 //!
 //! # Rules
-//! - **K5** A slot is on a list if and only if it is warm, but for the one that
+//! - **K5** A slot is on a list if and only if it is cached, but for the one that
 //!   is being retired; on the list of its class, and once.
 //! - **K6** What is used again is the newest of its size; what is retired is
 //!   the oldest of the class that has not been used for longest, or what a class
@@ -78,7 +78,7 @@ impl Link {
     }
 }
 
-/// The warm slots of one class.
+/// The cached slots of one class.
 #[derive(Clone, Copy, Debug)]
 struct List {
     newest: Link,
@@ -95,9 +95,9 @@ struct List {
 /// No class; of a list that is not in the order: itself.
 const NOBODY: u8 = u8::MAX;
 
-/// One CPU's warm slots of one region.
+/// One CPU's cached slots of one region.
 #[derive(Debug)]
-pub struct Rack {
+pub struct SlotCache {
     lists: [List; CLASSES],
     /// The fewest slots of each since the last look (K6).
     lows: [u16; CLASSES],
@@ -107,16 +107,16 @@ pub struct Rack {
     idlest: u8,
 }
 
-impl Default for Rack {
-    fn default() -> Rack {
+impl Default for SlotCache {
+    fn default() -> SlotCache {
         let list =
             |class| List { newest: NONE, oldest: NONE, used: 0, slots: 0, before: class as u8, after: class as u8 };
-        Rack { lists: core::array::from_fn(list), lows: [0; CLASSES], latest: NOBODY, idlest: NOBODY }
+        SlotCache { lists: core::array::from_fn(list), lows: [0; CLASSES], latest: NOBODY, idlest: NOBODY }
     }
 }
 
-impl Rack {
-    /// Adds a warm slot of `class`, at the time `now`.
+impl SlotCache {
+    /// Adds a cached slot of `class`, at the time `now`.
     #[inline(always)]
     pub fn push(&mut self, class: Class, chunk: ChunkRef, slot: u32, now: u32) {
         let link = Link::new(chunk, slot);
@@ -138,7 +138,7 @@ impl Rack {
         self.lists[class.index()].newest.get()
     }
 
-    /// Takes the slot that [`Rack::newest`] told, at the time `now`.
+    /// Takes the slot that [`SlotCache::newest`] told, at the time `now`.
     #[inline(always)]
     pub fn take_newest(&mut self, class: Class, newest: &Slot, now: u32) {
         let list = &mut self.lists[class.index()];
@@ -263,9 +263,9 @@ impl Rack {
             let list = &self.lists[class.index()];
             let (mut link, mut newer, mut slots) = (list.newest, NONE, 0);
             while let Some((chunk, slot)) = link.get() {
-                let warm = chunk.warm_slots() >> slot & 1 != 0 && chunk.class() == Some(class);
+                let cached = chunk.cached_slots() >> slot & 1 != 0 && chunk.class() == Some(class);
                 let linked = newer == NONE || link.newer() == newer;
-                if !warm || !linked || slots == list.slots {
+                if !cached || !linked || slots == list.slots {
                     return Err(Broken { rule: "K5", at: link.0 });
                 }
                 (newer, link, slots) = (link, link.older(), slots + 1);
@@ -292,7 +292,7 @@ mod tests {
 
     const CLASS: usize = 30;
 
-    /// A chunk all of whose slots are warm, with as many pages as their number
+    /// A chunk all of whose slots are cached, with as many pages as their number
     /// says, for as long as the tests run.
     fn warm_chunk() -> ChunkRef {
         let chunk = Box::leak(Box::new(Chunk::new(Pfn(0))));
@@ -307,76 +307,76 @@ mod tests {
         unsafe { ChunkRef::from_ptr(chunk) }.unwrap()
     }
 
-    fn rack(slots: &[u32]) -> (Rack, ChunkRef, Class) {
-        let (mut rack, chunk, class) = (Rack::default(), warm_chunk(), Class::of(CLASS, 1).unwrap());
-        slots.iter().for_each(|&slot| rack.push(class, chunk, slot, slot));
-        assert_eq!(rack.check(), Ok(slots.len()));
-        (rack, chunk, class)
+    fn slot_cache(slots: &[u32]) -> (SlotCache, ChunkRef, Class) {
+        let (mut slot_cache, chunk, class) = (SlotCache::default(), warm_chunk(), Class::of(CLASS, 1).unwrap());
+        slots.iter().for_each(|&slot| slot_cache.push(class, chunk, slot, slot));
+        assert_eq!(slot_cache.check(), Ok(slots.len()));
+        (slot_cache, chunk, class)
     }
 
-    fn take(rack: &mut Rack, class: Class, now: u32, fits: impl Fn(usize) -> bool) -> Option<u32> {
+    fn take(slot_cache: &mut SlotCache, class: Class, now: u32, fits: impl Fn(usize) -> bool) -> Option<u32> {
         // A newest one that fits is found both ways.
-        match rack.newest(class) {
+        match slot_cache.newest(class) {
             Some((chunk, slot)) if now.is_multiple_of(2) && fits(chunk.slot(slot).pages()) => {
-                rack.take_newest(class, chunk.slot(slot), now);
+                slot_cache.take_newest(class, chunk.slot(slot), now);
                 Some(slot)
             }
-            _ => rack.take(class, now, |slot| fits(slot.pages())).map(|place| place.1),
+            _ => slot_cache.take(class, now, |slot| fits(slot.pages())).map(|place| place.1),
         }
     }
 
     #[test]
     fn the_newest_that_fits_is_taken_and_the_oldest_is_given_up() {
-        let (mut rack, _, class) = rack(&[1, 2, 3, 4, 5]);
-        let mut take = |odd| take(&mut rack, class, 9, |pages| pages % 2 == odd);
+        let (mut slot_cache, _, class) = slot_cache(&[1, 2, 3, 4, 5]);
+        let mut take = |odd| take(&mut slot_cache, class, 9, |pages| pages % 2 == odd);
         assert_eq!([take(0), take(1)], [Some(4), Some(5)], "K6");
-        assert_eq!(rack.check(), Ok(3));
-        let oldest: Vec<u32> = core::iter::from_fn(|| rack.take_oldest(class)).map(|place| place.1).collect();
+        assert_eq!(slot_cache.check(), Ok(3));
+        let oldest: Vec<u32> = core::iter::from_fn(|| slot_cache.take_oldest(class)).map(|place| place.1).collect();
         assert_eq!(oldest, [1, 2, 3], "K6");
-        assert_eq!((rack.check(), rack.idlest(9)), (Ok(0), None));
+        assert_eq!((slot_cache.check(), slot_cache.idlest(9)), (Ok(0), None));
     }
 
     #[test]
     fn only_a_few_are_looked_at() {
         let slots: Vec<u32> = (0..=LOOKED_AT as u32).collect();
-        let (mut rack, ..) = rack(&slots);
+        let (mut slot_cache, ..) = slot_cache(&slots);
         let class = Class::of(CLASS, 1).unwrap();
-        assert_eq!(take(&mut rack, class, 0, |pages| pages == 0), None);
-        assert_eq!(take(&mut rack, class, 0, |pages| pages == 1), Some(1));
+        assert_eq!(take(&mut slot_cache, class, 0, |pages| pages == 0), None);
+        assert_eq!(take(&mut slot_cache, class, 0, |pages| pages == 1), Some(1));
     }
 
     #[test]
     fn the_class_that_was_not_used_for_longest_is_the_idlest() {
-        let (mut rack, ..) = rack(&[1, 2]);
+        let (mut slot_cache, ..) = slot_cache(&[1, 2]);
         let other = Class::of(1, 1).unwrap();
         let class = Class::of(CLASS, 1).unwrap();
-        assert_eq!(rack.idlest(5), Some((3, class)));
+        assert_eq!(slot_cache.idlest(5), Some((3, class)));
         let chunk = Box::leak(Box::new(Chunk::new(Pfn(1))));
         chunk.become_class(other, 4, VirtAddr(0x8000_0000), RegionId(0), 0);
         assert!(chunk.take() == Some(0) && chunk.keep(0));
         // SAFETY: H2: it was leaked.
-        rack.push(other, unsafe { ChunkRef::from_ptr(chunk) }.unwrap(), 0, 4);
-        assert_eq!(rack.idlest(5), Some((3, class)));
-        take(&mut rack, class, 6, |_| true);
-        assert_eq!(rack.idlest(u32::MAX.wrapping_add(8)), Some((3, other)));
-        assert_eq!(rack.check(), Ok(2));
+        slot_cache.push(other, unsafe { ChunkRef::from_ptr(chunk) }.unwrap(), 0, 4);
+        assert_eq!(slot_cache.idlest(5), Some((3, class)));
+        take(&mut slot_cache, class, 6, |_| true);
+        assert_eq!(slot_cache.idlest(u32::MAX.wrapping_add(8)), Some((3, other)));
+        assert_eq!(slot_cache.check(), Ok(2));
     }
 
     #[test]
     fn the_surplus_is_what_was_never_needed_since_the_last_look() {
-        let (mut rack, chunk, class) = rack(&[1, 2, 3, 4]);
-        assert_eq!(rack.surplus(class), 0, "there were none before");
+        let (mut slot_cache, chunk, class) = slot_cache(&[1, 2, 3, 4]);
+        assert_eq!(slot_cache.surplus(class), 0, "there were none before");
         for _ in 0..3 {
-            let slot = take(&mut rack, class, 0, |_| true).unwrap();
-            rack.push(class, chunk, slot, 0);
+            let slot = take(&mut slot_cache, class, 0, |_| true).unwrap();
+            slot_cache.push(class, chunk, slot, 0);
         }
-        assert_eq!((rack.surplus(class), rack.surplus(class)), (3, 4), "one was in use, then none");
+        assert_eq!((slot_cache.surplus(class), slot_cache.surplus(class)), (3, 4), "one was in use, then none");
     }
 
     #[test]
     fn a_slot_on_a_rack_that_is_not_warm_is_seen() {
-        let (rack, chunk, _) = rack(&[1, 2]);
+        let (slot_cache, chunk, _) = slot_cache(&[1, 2]);
         chunk.revive(2);
-        assert!(matches!(rack.check(), Err(Broken { rule: "K5", .. })));
+        assert!(matches!(slot_cache.check(), Err(Broken { rule: "K5", .. })));
     }
 }

@@ -5,11 +5,11 @@
 //! without a flush.
 //!
 //! ```text
-//!   live ──free──▶ warm ──alloc──▶ live          Park: entries retired, and back; Keep: entries left alone
-//!                   └──retired──▶ stale ──▶ …    as every freed slot: frames wait for grace in its load
+//!   live ──free──▶ cached ──alloc──▶ live          Park: entries retired, and back; Keep: entries left alone
+//!                   └──retired──▶ stale ──▶ …    as every freed slot: frames wait for grace in its batch
 //! ```
 //!
-//! A slot is warm in one of two forms, and its label says in which: *parked*,
+//! A slot is cached in one of two forms, and its label says in which: *parked*,
 //! its entries not present, as those of a stale slot are, or *kept*, its
 //! entries as they were. So the policy may change at any time.
 //!
@@ -24,10 +24,10 @@
 //!   a class has not needed for a while goes by the tick, half at a time. All goes
 //!   by a purge, for want of memory or addresses (the CPU's own first), by
 //!   `unmap_aliases`, and when the policy changes.
-//! - **W3** Nothing is warm that anybody else may reach: frames that were handed
+//! - **W3** Nothing is cached that anybody else may reach: frames that were handed
 //!   out (`hold_frame`), or a slot that another CPU is freeing at the same
 //!   moment. Both are looked for after the slot has left `live` (R5).
-//! - **G2** A warm slot's pages have the frames that they had, with the protection
+//! - **G2** A cached slot's pages have the frames that they had, with the protection
 //!   that they had: a TLB that still knows them reaches what the next area
 //!   has there. Therefore no flush; and therefore a use after free is told late.
 //! - **G6** A slot is used again for the same number of pages. What lies beyond
@@ -35,12 +35,12 @@
 //!   has had no translation since grace, under Park and Keep too.
 //! - **R1** Who frees on another CPU leaves a kept slot's entries alone, if its
 //!   owner has room, and posts it; a parked one it retires first, as ever. The
-//!   owner finds both in its mail, and decides.
+//!   owner finds both in its remote frees, and decides.
 //! - **L3** At most a slice of entries is retired at a time: the slot at hand is
-//!   the CPU's `victim`, for whoever comes next to go on with.
+//!   the CPU's `evicting`, for whoever comes next to go on with.
 
 use crate::area::{Backing, Caller, Policy, RegionId};
-use crate::cpu::{Here, SLICE};
+use crate::cpu::{CpuGuard, SLICE};
 use crate::error::FreeError;
 use crate::instance::{Core, Vmalloc};
 use crate::lookup::{Found, SlotRef};
@@ -62,7 +62,7 @@ mod straight;
 /// Ticks between two looks at a class.
 const LOOK: u32 = 16;
 
-/// What becomes of the entries of an area that may stay warm.
+/// What becomes of the entries of an area that may stay cached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Retire {
     /// It may not: Unmap, Strict.
@@ -73,9 +73,9 @@ pub(crate) enum Retire {
     Keep,
 }
 
-/// Why a slot does not stay warm.
+/// Why a slot does not stay cached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Shed {
+pub(crate) enum Evict {
     /// Nobody needs it any more.
     Aged,
     /// There is more than the budget allows.
@@ -84,12 +84,12 @@ pub(crate) enum Shed {
     Purged,
 }
 
-impl Shed {
+impl Evict {
     fn counter(self, counters: &Counters) -> &AtomicU64 {
         match self {
-            Shed::Aged => &counters.warm_aged,
-            Shed::Over => &counters.warm_over,
-            Shed::Purged => &counters.warm_purged,
+            Evict::Aged => &counters.warm_aged,
+            Evict::Over => &counters.warm_over,
+            Evict::Purged => &counters.warm_purged,
         }
     }
 }
@@ -138,7 +138,7 @@ pub(crate) struct Warm {
     /// Slots cached so far.
     clock: u32,
     ticks: u32,
-    pub(crate) victim: Option<Victim>,
+    pub(crate) evicting: Option<Victim>,
 }
 
 impl<M: Machine> Core<M> {
@@ -159,20 +159,20 @@ impl<M: Machine> Core<M> {
     }
 }
 
-impl<M: Machine> Here<'_, M> {
-    /// Makes an area of a warm slot, building (U1), with its entries as they
+impl<M: Machine> CpuGuard<'_, M> {
+    /// Makes an area of a cached slot, building (U1), with its entries as they
     /// have to be.
     ///
     /// # Errors
     /// None will do; true = the area's entries will be plain (W1).
     #[inline(never)]
-    pub(crate) fn take_warm(&mut self, plan: &Plan<'_>, backing: &Backing<'_>) -> Result<Found, bool> {
+    pub(crate) fn take_cached(&mut self, plan: &Plan<'_>, backing: &Backing<'_>) -> Result<Found, bool> {
         if plan.class.is_none() || !matches!(backing, Backing::Fresh) || !self.is_usual(plan) {
             return Err(false);
         }
         let place = match self.take_from_rack(plan) {
             Some(place) => place,
-            None => self.take_from_mail(plan)?,
+            None => self.take_from_remote_frees(plan)?,
         };
         let kept = place.0.slot(place.1).is_kept();
         let found = self.begin_again(place, plan);
@@ -182,7 +182,7 @@ impl<M: Machine> Here<'_, M> {
         Ok(found)
     }
 
-    /// Whether the request wants what is warm (W1).
+    /// Whether the request wants what is cached (W1).
     #[inline(always)]
     fn is_usual(&self, plan: &Plan<'_>) -> bool {
         plan.req.memory == MemType::WriteBack
@@ -190,7 +190,7 @@ impl<M: Machine> Here<'_, M> {
             && self.serves(plan)
     }
 
-    /// Whether a warm slot is one of the area's size (G6).
+    /// Whether a cached slot is one of the area's size (G6).
     #[inline(always)]
     fn fits(vm: &Vmalloc<M>, slot: &Slot, plan: &Plan<'_>) -> bool {
         slot.pages() == plan.pages || vm.breaks(Sabotage::AnySize)
@@ -198,14 +198,14 @@ impl<M: Machine> Here<'_, M> {
 
     /// Takes the newest slot of the area's size.
     fn take_from_rack(&mut self, plan: &Plan<'_>) -> Option<(ChunkRef, u32)> {
-        let (vm, now) = (self.vm, self.warm.clock);
-        self.shelf(plan.req.region).rack.take(plan.class?, now, |slot| Self::fits(vm, slot, plan))
+        let (vm, now) = (self.vm, self.cached.clock);
+        self.cpu_chunks(plan.req.region).slot_cache.take(plan.class?, now, |slot| Self::fits(vm, slot, plan))
     }
 
-    /// warm → live: an area that is being built (U1).
+    /// cached → live: an area that is being built (U1).
     #[inline(always)]
     fn begin_again(&mut self, (chunk, index): (ChunkRef, u32), plan: &Plan<'_>) -> Found {
-        if !self.vm.breaks(Sabotage::ForgetWarm) {
+        if !self.vm.breaks(Sabotage::ForgetCached) {
             self.cpu.bound.remove(chunk.slot(index).pages());
         }
         chunk.begin_again(index, &plan.label(&Backing::Fresh));
@@ -217,9 +217,9 @@ impl<M: Machine> Here<'_, M> {
     /// What others freed may be of the right size.
     #[cold]
     #[inline(never)]
-    fn take_from_mail(&mut self, plan: &Plan<'_>) -> Result<(ChunkRef, u32), bool> {
-        if !self.cpu.mail.is_empty() || self.has_letters() {
-            self.drain_mail();
+    fn take_from_remote_frees(&mut self, plan: &Plan<'_>) -> Result<(ChunkRef, u32), bool> {
+        if !self.cpu.remote_frees.is_empty() || self.has_drained() {
+            self.drain_remote_frees();
             if let Some(place) = self.take_from_rack(plan) {
                 return Ok(place);
             }
@@ -236,16 +236,16 @@ impl<M: Machine> Here<'_, M> {
         let vm = self.vm;
         for slice in PageRange::new(found.start, pages).slices(SLICE) {
             if slice.start != found.start {
-                self.breathe();
+                self.preempt_point();
             }
             for piece in self.core.pieces(vm, (found.chunk, Some(found.index)), slice) {
-                piece.unstage(&mut |at, word| vm.complain(found.slot(), at, word));
+                piece.restore(&mut |at, word| vm.report_bad_entry(found.slot(), at, word));
             }
             vm.machine().sync(slice);
         }
     }
 
-    /// Whether an area that is about to be freed may stay warm (W1).
+    /// Whether an area that is about to be freed may stay cached (W1).
     #[inline]
     fn may_stay(&mut self, found: &SlotRef, pages: usize) -> bool {
         let slot = found.slot();
@@ -253,7 +253,7 @@ impl<M: Machine> Here<'_, M> {
             && slot.kind().allocates()
             && pages <= self.core.budget
             && !self.is_handed_out(slot)
-            && (slot.is_plain() || self.vouch(found, pages))
+            && (slot.is_plain() || self.verify_entries(found, pages))
     }
 
     /// Whether somebody else may have frames of the area (W3).
@@ -266,10 +266,10 @@ impl<M: Machine> Here<'_, M> {
     /// that was looked up (T1): true = all are plain.
     #[cold]
     #[inline(never)]
-    fn vouch(&mut self, found: &SlotRef, pages: usize) -> bool {
+    fn verify_entries(&mut self, found: &SlotRef, pages: usize) -> bool {
         for slice in PageRange::new(found.start, pages).slices(SLICE) {
             if slice.start != found.start {
-                self.breathe();
+                self.preempt_point();
             }
             let (vm, core) = (self.vm, self.core);
             if !vm.looking(core, || found.is_area() && self.is_plain(found, slice)) {
@@ -295,9 +295,9 @@ impl<M: Machine> Here<'_, M> {
         plain && left == 0
     }
 
-    /// Frees an area that may stay warm; `None` if it may not.
+    /// Frees an area that may stay cached; `None` if it may not.
     #[inline(never)]
-    pub(crate) fn retire_warm(&mut self, found: &SlotRef, pages: usize, by: Caller) -> Option<Result<(), FreeError>> {
+    pub(crate) fn retire_cached(&mut self, found: &SlotRef, pages: usize, by: Caller) -> Option<Result<(), FreeError>> {
         if !self.may_stay(found, pages) {
             return None;
         }
@@ -308,7 +308,7 @@ impl<M: Machine> Here<'_, M> {
         };
         let how = self.way_of(found, if kept { 0 } else { pages });
         if how != Way::AtOnce {
-            return Some(self.post_warm(found, how, pages, by));
+            return Some(self.post_cached(found, how, pages, by));
         }
         let (chunk, index, slot) = (found.chunk, found.index, found.slot());
         if !found.lives() {
@@ -322,7 +322,7 @@ impl<M: Machine> Here<'_, M> {
             }
         };
         if chunk.keep_alone(index, park, |slot| self.is_handed_out(slot)) {
-            self.rack(chunk, index, pages);
+            self.slot_cache(chunk, index, pages);
             self.trim();
         } else {
             self.let_go(chunk, index, pages, kept);
@@ -330,10 +330,10 @@ impl<M: Machine> Here<'_, M> {
         Some(Ok(()))
     }
 
-    /// Frees an area that its owner may keep warm, or that takes several
+    /// Frees an area that its owner may keep cached, or that takes several
     /// sections to park: claimed meanwhile (R1).
     #[inline(never)]
-    fn post_warm(&mut self, found: &SlotRef, how: Way, pages: usize, by: Caller) -> Result<(), FreeError> {
+    fn post_cached(&mut self, found: &SlotRef, how: Way, pages: usize, by: Caller) -> Result<(), FreeError> {
         if !self.claim(found, how, pages) {
             return Err(self.core.double_free(found));
         }
@@ -350,8 +350,8 @@ impl<M: Machine> Here<'_, M> {
     }
 
     /// A slot with plain entries comes home, claimed by who freed it: true = it
-    /// stays warm, or has been let go.
-    pub(crate) fn welcome(&mut self, chunk: ChunkRef, slot: u32) -> bool {
+    /// stays cached, or has been let go.
+    pub(crate) fn accept_remote(&mut self, chunk: ChunkRef, slot: u32) -> bool {
         let (area, pages) = (chunk.slot(slot), chunk.slot(slot).pages());
         let has_room = self.cpu.bound.pages() + pages <= self.core.budget;
         let may_park = has_room && self.core.retire() == Retire::Park;
@@ -364,25 +364,25 @@ impl<M: Machine> Here<'_, M> {
         if self.is_handed_out(area) || !self.core.caches() || area.is_told() {
             self.let_go(chunk, slot, pages, area.is_kept());
         } else {
-            self.rack(chunk, slot, pages);
+            self.slot_cache(chunk, slot, pages);
         }
         true
     }
 
-    /// Caches a warm slot.
+    /// Caches a cached slot.
     #[inline(always)]
-    fn rack(&mut self, chunk: ChunkRef, slot: u32, pages: usize) {
+    fn slot_cache(&mut self, chunk: ChunkRef, slot: u32, pages: usize) {
         let Some(class) = chunk.class() else { return };
-        self.warm.clock = self.warm.clock.wrapping_add(1);
-        let now = self.warm.clock;
-        self.shelf(chunk.region()).rack.push(class, chunk, slot, now);
-        if !self.vm.breaks(Sabotage::ForgetWarm) {
+        self.cached.clock = self.cached.clock.wrapping_add(1);
+        let now = self.cached.clock;
+        self.cpu_chunks(chunk.region()).slot_cache.push(class, chunk, slot, now);
+        if !self.vm.breaks(Sabotage::ForgetCached) {
             self.cpu.bound.add(pages);
         }
         count(&self.cpu.counters.warm_frees, 1);
     }
 
-    /// A slot that became warm must not be cached: it is stale. Rare, and in
+    /// A slot that became cached must not be cached: it is stale. Rare, and in
     /// one section. Whether it is `kept` the caller knows: who frees it at the same
     /// moment may have said otherwise in the slot (R4).
     #[cold]
@@ -391,7 +391,7 @@ impl<M: Machine> Here<'_, M> {
             self.retire_entries((chunk, slot), PageRange::new(chunk.address(slot), pages));
         }
         self.open.cool(chunk, slot, pages);
-        self.pay(pages);
+        self.reclaim_step(pages);
     }
 
     /// Keeps within the budget (W2).
@@ -406,21 +406,21 @@ impl<M: Machine> Here<'_, M> {
     #[cold]
     #[inline(never)]
     fn trim_now(&mut self) {
-        while self.cpu.bound.pages() > self.core.budget && self.shed(Shed::Over) > 0 {
+        while self.cpu.bound.pages() > self.core.budget && self.evict(Evict::Over) > 0 {
             if self.cpu.bound.pages() > self.core.budget {
-                self.breathe();
+                self.preempt_point();
             }
         }
     }
 
     /// Retires up to a slice of what is bound here, and says how much work that
     /// was; 0 = nothing is bound.
-    pub(crate) fn shed(&mut self, why: Shed) -> usize {
-        if self.vm.breaks(Sabotage::ForgetWarm) {
+    pub(crate) fn evict(&mut self, why: Evict) -> usize {
+        if self.vm.breaks(Sabotage::ForgetCached) {
             return 0;
         }
-        match self.warm.victim.take().or_else(|| self.pick()) {
-            Some(victim) => self.retire_some(victim, why),
+        match self.cached.evicting.take().or_else(|| self.pick()) {
+            Some(evicting) => self.retire_some(evicting, why),
             None => 0,
         }
     }
@@ -429,79 +429,79 @@ impl<M: Machine> Here<'_, M> {
     pub(crate) fn shed_own(&mut self) -> usize {
         let mut work = 0;
         loop {
-            match self.shed(Shed::Purged) {
+            match self.evict(Evict::Purged) {
                 0 => return work,
                 more => work += more,
             }
-            self.breathe();
+            self.preempt_point();
         }
     }
 
     /// The oldest slot of the class that was used the longest ago (W2).
     fn pick(&mut self) -> Option<Victim> {
-        let now = self.warm.clock;
+        let now = self.cached.clock;
         let regions = (0..self.core.regions.len()).map(|region| RegionId(region as u8));
         let idlest = regions.filter_map(|region| {
-            let (age, class) = self.shelf(region).rack.idlest(now)?;
+            let (age, class) = self.cpu_chunks(region).slot_cache.idlest(now)?;
             Some((age, region, class))
         });
         let (_, region, class) = idlest.max_by_key(|&(age, ..)| age)?;
-        let (chunk, slot) = self.shelf(region).rack.take_oldest(class)?;
+        let (chunk, slot) = self.cpu_chunks(region).slot_cache.take_oldest(class)?;
         Some(Victim { chunk, slot, done: 0 })
     }
 
     /// Retires up to a slice of the slot at hand; when nothing of it is left it
     /// is stale.
-    fn retire_some(&mut self, mut victim: Victim, why: Shed) -> usize {
-        let Victim { chunk, slot, done } = victim;
+    fn retire_some(&mut self, mut evicting: Victim, why: Evict) -> usize {
+        let Victim { chunk, slot, done } = evicting;
         let pages = chunk.slot(slot).pages();
         let left = if chunk.slot(slot).is_kept() { pages - done } else { 0 };
         let slice = left.min(SLICE);
         self.retire_entries((chunk, slot), PageRange::new(chunk.address(slot).add_pages(done), slice));
         if slice < left {
-            victim.done += slice;
-            self.warm.victim = Some(victim);
+            evicting.done += slice;
+            self.cached.evicting = Some(evicting);
             return slice;
         }
         self.cpu.bound.remove(pages);
         count(why.counter(&self.cpu.counters), 1);
         self.open.cool(chunk, slot, pages);
-        self.pay(pages);
+        self.reclaim_step(pages);
         slice.max(1)
     }
 
     /// Whether something has to go whatever its age.
     fn is_overdue(&self) -> bool {
         let budget = if self.core.caches() { self.core.budget } else { 0 };
-        self.warm.victim.is_some() || self.cpu.bound.pages() > budget
+        self.cached.evicting.is_some() || self.cpu.bound.pages() > budget
     }
 
     /// Retires a slice of what has to go; false = nothing has to.
-    pub(crate) fn shed_overdue(&mut self) -> bool {
-        self.is_overdue() && self.shed(Shed::Aged) > 0
+    pub(crate) fn evict_overdue(&mut self) -> bool {
+        self.is_overdue() && self.evict(Evict::Aged) > 0
     }
 
     /// The tick's part: what has to go, or else half of what a few classes have
     /// not needed lately; about a slice. True = more has to go.
     pub(crate) fn age(&mut self) -> bool {
-        if self.cpu.bound.pages() == 0 || self.shed_overdue() {
+        if self.cpu.bound.pages() == 0 || self.evict_overdue() {
             return self.is_overdue();
         }
-        self.warm.ticks = self.warm.ticks.wrapping_add(1);
+        self.cached.ticks = self.cached.ticks.wrapping_add(1);
         let mut work = 0;
         for region in (0..self.core.regions.len()).map(|region| RegionId(region as u8)) {
-            let due = self.warm.ticks % LOOK;
+            let due = self.cached.ticks % LOOK;
             for class in Class::all().skip(due as usize).step_by(LOOK as usize) {
-                let surplus = self.shelf(region).rack.surplus(class).div_ceil(2);
+                let surplus = self.cpu_chunks(region).slot_cache.surplus(class).div_ceil(2);
                 for _ in 0..surplus {
                     // Each may reclaim a slice: so one goes in a section (L3), from the look
                     // at the victim on: somebody else may have left one, or this be another CPU.
-                    self.breathe();
-                    if work >= SLICE || self.warm.victim.is_some() {
+                    self.preempt_point();
+                    if work >= SLICE || self.cached.evicting.is_some() {
                         break;
                     }
-                    let Some((chunk, slot)) = self.shelf(region).rack.take_oldest(class) else { break };
-                    work += self.retire_some(Victim { chunk, slot, done: 0 }, Shed::Aged);
+                    let Some((chunk, slot)) = self.cpu_chunks(region).slot_cache.take_oldest(class) else { break };
+                    work += self.retire_some(Victim { chunk, slot, done: 0 }, Evict::Aged);
                 }
             }
         }
@@ -510,8 +510,8 @@ impl<M: Machine> Here<'_, M> {
 }
 
 impl<M: Machine> Vmalloc<M> {
-    /// Retires what is bound on any CPU, or lies in its mail.
-    pub(crate) fn shed_all(&self, core: &Core<M>, why: Shed) {
-        self.visit_each(core, |here| here.drain_mail() || here.shed(why) > 0);
+    /// Retires what is bound on any CPU, or lies in its remote frees.
+    pub(crate) fn evict_all(&self, core: &Core<M>, why: Evict) {
+        self.visit_each(core, |here| here.drain_remote_frees() || here.evict(why) > 0);
     }
 }

@@ -48,9 +48,9 @@ fn a_slot_whose_frames_are_handed_out_at_the_same_moment_does_not_become_warm() 
             }
         });
         let park = || bound.store(false, Relaxed);
-        let warm = look_up(&chunk).lives() && chunk.keep_alone(0, park, Slot::is_shared);
+        let cached = look_up(&chunk).lives() && chunk.keep_alone(0, park, Slot::is_shared);
         let (held, last) = holder.join().unwrap();
-        assert!(!(held && warm), "R5");
+        assert!(!(held && cached), "R5");
         assert!(!last, "the area's own hold");
     });
 }
