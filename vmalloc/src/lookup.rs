@@ -176,7 +176,7 @@ impl SlotRef {
         }
         // Decided once: what is claimed and the same stays so until it is unclaimed.
         let same = self.is_same();
-        if !same {
+        if !same && !breaks!(LateClaimKept) {
             self.chunk.unclaim(1 << self.index);
         }
         if breaks!(ClaimDecidedTwice) { self.is_same() } else { same }

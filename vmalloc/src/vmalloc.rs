@@ -251,6 +251,9 @@ impl<M: Machine> Vmalloc<M> {
             }
             // U1: nobody else can free it; but whoever frees what was there before, too
             // late, claims it for a moment.
+            if breaks!(HoleForgotten) {
+                return;
+            }
             here.outside(|| self.machine().relax());
         };
         here.unbind(found, how, PageRange::new(found.start, bound), bound);

@@ -33,7 +33,7 @@ pub const ALL: &[Scenario] = &[
         name: "an area is freed twice, and is another one by then",
         cpus: 2,
         run: twice_and_cached,
-        notices: &[],
+        notices: &[Order(Rule::LateClaimKept)],
     },
     Scenario {
         name: "an area is freed by another CPU, then by a third",
@@ -57,7 +57,7 @@ pub const ALL: &[Scenario] = &[
         name: "an area is freed again while what was begun there is undone",
         cpus: 2,
         run: undone_meanwhile,
-        notices: &[],
+        notices: &[Order(Rule::HoleForgotten)],
     },
 ];
 

@@ -22,6 +22,8 @@ pub enum Rule {
     /// R1: a claim looks twice whether it is still the same area, and drops the claim
     /// only if the first look says no; and a free moves the slot's sequence.
     ClaimDecidedTwice,
+    /// R1: a claim that came too late is kept, on whatever area is there by then.
+    LateClaimKept,
     /// R4: a stale slot is given although a claim on it is left.
     GiveClaimed,
     /// R1: claims are dropped before their slots are stale.
@@ -37,7 +39,8 @@ pub enum Rule {
     HoldSticks,
     /// U1: a frame is held without a last look whether the page is still bound to it.
     HoldUnchecked,
-    /// E1: what an NMI had begun is forgotten where it cannot be undone at once.
+    /// E1: what was begun is forgotten where it cannot be undone at once: by an NMI,
+    /// or while somebody claims it.
     HoleForgotten,
     /// L4: a visitor of another CPU does not hold its own.
     VisitAlone,
