@@ -3,13 +3,13 @@
 use crate::chooser::Kind;
 use crate::engine;
 use crate::look::{self, Looked};
-use crate::rules::Broken;
 use crate::scenarios::{self, Scenario};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitCode};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
+use vmalloc::sync::interleave::Rule;
 
 /// Schedules of each scenario under each scheduler, unless told.
 const SCHEDULES: u64 = 800;
@@ -128,8 +128,8 @@ fn each<T: Sync>(jobs: &[T], does: impl Fn(&T) -> Looked + Sync) -> Looked {
 
 /// Breaks a rule in a process of its own, which a wild pointer may end, and looks
 /// whether the scenario notices.
-fn control(scenario: &Scenario, broken: Broken, seed: u64) -> (bool, String) {
-    let name = broken.name();
+fn control(scenario: &Scenario, broken: Rule, seed: u64) -> (bool, String) {
+    let name = format!("{broken:?}");
     let itself = std::env::current_exe().expect("this program has a file");
     let ended = Command::new(itself).args(["control", scenario.name, &name, &seed.to_string()]).output();
     let ended = ended.expect("a process");
@@ -213,9 +213,9 @@ fn scenario_of(name: &str) -> Result<&'static Scenario, String> {
     })
 }
 
-fn rule_of(name: &str) -> Result<Broken, String> {
+fn rule_of(name: &str) -> Result<Rule, String> {
     let mut known = scenarios::all().flat_map(|scenario| scenario.notices).copied();
-    known.find(|rule| rule.name() == name).ok_or_else(|| format!("no scenario notices a rule {name}"))
+    known.find(|rule| format!("{rule:?}") == name).ok_or_else(|| format!("no scenario notices a rule {name}"))
 }
 
 fn number(text: &str) -> Result<u64, String> {

@@ -3,12 +3,12 @@
 use crate::chooser::{Chooser, Kind};
 use crate::engine;
 use crate::rig::Trial;
-use crate::rules::Broken;
 use crate::scenarios::Scenario;
 use std::any::Any;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
+use vmalloc::sync::interleave::Rule;
 
 /// A schedule that failed.
 #[derive(Clone, Debug)]
@@ -41,12 +41,12 @@ impl Looked {
 pub fn lengths(scenario: &Scenario) -> Vec<u64> {
     let chooser = Chooser::new(Kind::Straight, 0, &vec![0; scenario.cpus]);
     // Whatever it finds, a schedule will find again.
-    let _ = catch_unwind(AssertUnwindSafe(|| (scenario.run)(&mut Trial::new(0, chooser, Broken::asked(None)))));
+    let _ = catch_unwind(AssertUnwindSafe(|| (scenario.run)(&mut Trial::new(0, chooser))));
     engine::last_steps()
 }
 
 /// Runs `scenario` under `kind` with all `seeds`, until one fails.
-pub fn look(scenario: &Scenario, kind: Kind, seeds: Range<u64>, lengths: &[u64], broken: Option<Broken>) -> Looked {
+pub fn look(scenario: &Scenario, kind: Kind, seeds: Range<u64>, lengths: &[u64], broken: Option<Rule>) -> Looked {
     let (began, before) = (Instant::now(), engine::steps());
     let mut looked = Looked::default();
     for seed in seeds {
@@ -66,13 +66,11 @@ pub fn once(
     kind: Kind,
     seed: u64,
     lengths: &[u64],
-    broken: Option<Broken>,
+    broken: Option<Rule>,
 ) -> Result<(), Box<dyn Any + Send>> {
     let chooser = Chooser::new(kind, seed, lengths);
-    engine::break_rule(Broken::order(broken));
-    let ended = catch_unwind(AssertUnwindSafe(|| {
-        (scenario.run)(&mut Trial::new(seed, chooser, Broken::asked(broken)));
-    }));
+    engine::break_rule(broken);
+    let ended = catch_unwind(AssertUnwindSafe(|| (scenario.run)(&mut Trial::new(seed, chooser))));
     engine::break_rule(None);
     ended
 }

@@ -29,8 +29,6 @@ mod random;
 #[cfg(interleave)]
 mod rig;
 #[cfg(interleave)]
-mod rules;
-#[cfg(interleave)]
 mod scenarios;
 
 #[cfg(interleave)]

@@ -10,14 +10,12 @@ mod world;
 
 use crate::engine::Nmis;
 use crate::rig::{Act, Rig, START, Shape, Trial, act, pointer};
-use crate::rules::Broken::{self, Asked, Order};
 use crate::scenarios::Scenario;
 use acts::Hand;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use vmalloc::gfp::Gfp;
-use vmalloc::machine::Sabotage;
 use vmalloc::sync::interleave::Rule;
 use vmalloc::{Policy, Req};
 use vmalloc_sim::Rates;
@@ -25,18 +23,18 @@ use world::World;
 
 pub const ALL: &[Scenario] = &[
     Scenario { name: "mix of 2 CPUs", cpus: 2, run: |trial| mix(trial, 2), notices: UNDER_ANY },
-    Scenario { name: "mix of 3 CPUs", cpus: 3, run: |trial| mix(trial, 3), notices: &[Asked(Sabotage::IgnoreAliases)] },
-    Scenario { name: "mix of 4 CPUs", cpus: 4, run: |trial| mix(trial, 4), notices: &[Asked(Sabotage::IgnoreCounts)] },
+    Scenario { name: "mix of 3 CPUs", cpus: 3, run: |trial| mix(trial, 3), notices: &[Rule::IgnoreAliases] },
+    Scenario { name: "mix of 4 CPUs", cpus: 4, run: |trial| mix(trial, 4), notices: &[Rule::IgnoreCounts] },
 ];
 
-const UNDER_ANY: &[Broken] = &[
-    Asked(Sabotage::EarlyReclaim),
-    Asked(Sabotage::SkipFlush),
-    Asked(Sabotage::SkipIdle),
-    Asked(Sabotage::DropClaim),
-    Asked(Sabotage::IgnoreCounts),
-    Asked(Sabotage::CacheShared),
-    Order(Rule::VisitAlone),
+const UNDER_ANY: &[Rule] = &[
+    Rule::EarlyReclaim,
+    Rule::SkipFlush,
+    Rule::SkipIdle,
+    Rule::DropClaim,
+    Rule::IgnoreCounts,
+    Rule::CacheShared,
+    Rule::VisitAlone,
 ];
 
 fn mix(trial: &mut Trial, cpus: u32) {
@@ -49,7 +47,7 @@ fn mix(trial: &mut Trial, cpus: u32) {
         load: random.pick(&[None, Some(8), Some(64)]),
         ..Shape::new(cpus, trial.seed)
     };
-    let rig = trial.rig(shape);
+    let rig = Rig::new(shape);
     let refused = interrupts(&rig);
     let world = Rc::new(RefCell::new(World::default()));
     let left = nmis(&rig);

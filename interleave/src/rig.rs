@@ -212,26 +212,16 @@ pub struct Trial {
     /// NMIs of the race: none, unless told.
     pub nmis: Nmis,
     chooser: Option<crate::chooser::Chooser>,
-    broken: vmalloc::machine::Sabotage,
 }
 
 impl Trial {
-    pub fn new(seed: u64, chooser: crate::chooser::Chooser, broken: vmalloc::machine::Sabotage) -> Trial {
-        Trial { random: Random::new(seed), seed, nmis: Nmis::none(), chooser: Some(chooser), broken }
-    }
-
-    /// A machine; the library breaks the trial's rule on it.
-    pub fn rig(&self, shape: Shape) -> Rc<Rig> {
-        let rig = Rig::new(shape);
-        if self.broken != vmalloc::machine::Sabotage::None {
-            rig.sim.break_rule(vmalloc_sim::Sabotage::Library(self.broken));
-        }
-        rig
+    pub fn new(seed: u64, chooser: crate::chooser::Chooser) -> Trial {
+        Trial { random: Random::new(seed), seed, nmis: Nmis::none(), chooser: Some(chooser) }
     }
 
     /// `cpus` CPUs and nothing by chance.
     pub fn quiet(&self, cpus: u32) -> Rc<Rig> {
-        self.rig(Shape::new(cpus, self.seed))
+        Rig::new(Shape::new(cpus, self.seed))
     }
 
     /// Runs one script a CPU at the same time.

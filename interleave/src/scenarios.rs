@@ -9,7 +9,7 @@ mod frees;
 mod nmis;
 
 use crate::rig::Trial;
-use crate::rules::Broken;
+use vmalloc::sync::interleave::Rule;
 
 /// A race.
 pub struct Scenario {
@@ -17,7 +17,7 @@ pub struct Scenario {
     pub cpus: usize,
     pub run: fn(&mut Trial),
     /// Rules of which each, broken, has to be noticed by it.
-    pub notices: &'static [Broken],
+    pub notices: &'static [Rule],
 }
 
 /// All of them, the mixes last.

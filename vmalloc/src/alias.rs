@@ -27,9 +27,10 @@ use crate::cpu::CpuGuard;
 use crate::frames::release;
 use crate::instance::Vmalloc;
 use crate::machine::frames::{Frames, Page};
-use crate::machine::{Level, Machine, Sabotage};
+use crate::machine::{Level, Machine};
 use crate::space::chunk::ChunkRef;
 use crate::stats::count;
+use crate::sync::breaks;
 use crate::units::{PageRange, Pfn};
 
 impl<M: Machine> Vmalloc<M> {
@@ -99,7 +100,7 @@ impl<M: Machine> CpuGuard<'_, M> {
     /// Whether no CPU reaches a frame that nobody holds, by any page.
     #[inline]
     pub(crate) fn has_no_aliases(&self) -> bool {
-        self.vm.breaks(Sabotage::IgnoreAliases) || self.core.generations.has_no_aliases()
+        breaks!(IgnoreAliases) || self.core.generations.has_no_aliases()
     }
 
     /// A frame has no holder any more but the caller: it is pooled, or waits

@@ -44,16 +44,16 @@ use crate::cpu::{CpuGuard, SLICE};
 use crate::error::FreeError;
 use crate::instance::{Core, Vmalloc};
 use crate::lookup::{Found, SlotRef};
+use crate::machine::Machine;
 use crate::machine::format::{MemType, Prot};
 use crate::machine::frames::Frames;
-use crate::machine::{Machine, Sabotage};
 use crate::plan::Plan;
 use crate::space::chunk::ChunkRef;
 use crate::space::class::Class;
 use crate::space::slot::Slot;
 use crate::stats::{Counters, count};
-use crate::sync::Ordering::Relaxed;
 use crate::sync::plain::{AtomicU64, AtomicUsize};
+use crate::sync::{Ordering::Relaxed, breaks};
 use crate::units::{PageRange, Pfn};
 use crate::vmalloc::Way;
 
@@ -185,27 +185,25 @@ impl<M: Machine> CpuGuard<'_, M> {
     /// Whether the request wants what is cached (W1).
     #[inline(always)]
     fn is_usual(&self, plan: &Plan<'_>) -> bool {
-        plan.req.memory == MemType::WriteBack
-            && (plan.req.prot == Prot::RW || self.vm.breaks(Sabotage::AnyProt))
-            && self.serves(plan)
+        plan.req.memory == MemType::WriteBack && (plan.req.prot == Prot::RW || breaks!(AnyProt)) && self.serves(plan)
     }
 
     /// Whether a cached slot is one of the area's size (G6).
     #[inline(always)]
-    fn fits(vm: &Vmalloc<M>, slot: &Slot, plan: &Plan<'_>) -> bool {
-        slot.pages() == plan.pages || vm.breaks(Sabotage::AnySize)
+    fn fits(slot: &Slot, plan: &Plan<'_>) -> bool {
+        slot.pages() == plan.pages || breaks!(AnySize)
     }
 
     /// Takes the newest slot of the area's size.
     fn take_from_rack(&mut self, plan: &Plan<'_>) -> Option<(ChunkRef, u32)> {
-        let (vm, now) = (self.vm, self.cached.clock);
-        self.cpu_chunks(plan.req.region).slot_cache.take(plan.class?, now, |slot| Self::fits(vm, slot, plan))
+        let now = self.cached.clock;
+        self.cpu_chunks(plan.req.region).slot_cache.take(plan.class?, now, |slot| Self::fits(slot, plan))
     }
 
     /// cached → live: an area that is being built (U1).
     #[inline(always)]
     fn begin_again(&mut self, (chunk, index): (ChunkRef, u32), plan: &Plan<'_>) -> Found {
-        if !self.vm.breaks(Sabotage::ForgetCached) {
+        if !breaks!(ForgetCached) {
             self.cpu.bound.remove(chunk.slot(index).pages());
         }
         chunk.begin_again(index, &plan.label(&Backing::Fresh));
@@ -259,7 +257,7 @@ impl<M: Machine> CpuGuard<'_, M> {
     /// Whether somebody else may have frames of the area (W3).
     #[inline]
     fn is_handed_out(&self, slot: &Slot) -> bool {
-        slot.is_shared() && !self.vm.breaks(Sabotage::CacheShared)
+        slot.is_shared() && !breaks!(CacheShared)
     }
 
     /// Looks at each entry, a slice at a time, as long as the slot is the area
@@ -376,7 +374,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         self.cached.clock = self.cached.clock.wrapping_add(1);
         let now = self.cached.clock;
         self.cpu_chunks(chunk.region()).slot_cache.push(class, chunk, slot, now);
-        if !self.vm.breaks(Sabotage::ForgetCached) {
+        if !breaks!(ForgetCached) {
             self.cpu.bound.add(pages);
         }
         count(&self.cpu.counters.warm_frees, 1);
@@ -416,7 +414,7 @@ impl<M: Machine> CpuGuard<'_, M> {
     /// Retires up to a slice of what is bound here, and says how much work that
     /// was; 0 = nothing is bound.
     pub(crate) fn evict(&mut self, why: Evict) -> usize {
-        if self.vm.breaks(Sabotage::ForgetCached) {
+        if breaks!(ForgetCached) {
             return 0;
         }
         match self.cached.evicting.take().or_else(|| self.pick()) {

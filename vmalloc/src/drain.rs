@@ -15,8 +15,8 @@ use crate::batch::Batch;
 use crate::cpu::{CpuGuard, SLICE};
 use crate::frames::{release, release_all};
 use crate::lookup::{at_hand, at_hand_from};
+use crate::machine::Machine;
 use crate::machine::frames::Frames;
-use crate::machine::{Machine, Sabotage};
 use crate::space::chunk::ChunkRef;
 use crate::space::slot::{Slot, slots_of};
 use crate::stats::count;
@@ -145,7 +145,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         let last = release_all(vm.machine().frames(), &mut places[..collected]);
         // Looked at after they were let go, never before: in between another CPU may
         // unmap one of them elsewhere and drop its own hold.
-        if before || vm.breaks(Sabotage::IgnoreAliases) || core.generations.has_no_aliases() {
+        if before || breaks!(IgnoreAliases) || core.generations.has_no_aliases() {
             pooled(&places[..last]);
             // SAFETY: the bindings of the last holder are collected, after grace, and
             // no alias is left (G3).
@@ -224,7 +224,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         let piece = at_hand::<M>(chunk, PageRange::new(at, slice));
         match (piece, kind) {
             (Some(piece), _) if area.own_pages().is_some() => self.pool(area, piece),
-            (Some(piece), Kind::Vmap) if !self.vm.breaks(Sabotage::IgnoreCounts) => self.return_lent(area, piece),
+            (Some(piece), Kind::Vmap) if !breaks!(IgnoreCounts) => self.return_lent(area, piece),
             _ => self.collect_slowly(chunk, slot, PageRange::new(at, slice)),
         }
         batch.done = if batch.done + slice == pages { 0 } else { batch.done + slice };
@@ -236,7 +236,7 @@ impl<M: Machine> CpuGuard<'_, M> {
     fn collect_slowly(&mut self, chunk: ChunkRef, slot: u32, pages: PageRange) {
         let area = chunk.slot(slot);
         let kind = area.kind();
-        if kind.allocates() && (!area.is_shared() || self.vm.breaks(Sabotage::IgnoreCounts)) {
+        if kind.allocates() && (!area.is_shared() || breaks!(IgnoreCounts)) {
             self.core.pieces(self.vm, (chunk, Some(slot)), pages).for_each(|piece| self.pool(area, piece));
         } else {
             self.collect_held(chunk, slot, pages);
@@ -255,7 +255,7 @@ impl<M: Machine> CpuGuard<'_, M> {
                 let page = vm.machine().frames().page(frame);
                 let last = match page {
                     _ if kind == Kind::Ioremap => false,
-                    Some(page) => vm.breaks(Sabotage::IgnoreCounts) || release(page),
+                    Some(page) => breaks!(IgnoreCounts) || release(page),
                     None => kind != Kind::Vmap,
                 };
                 if last {

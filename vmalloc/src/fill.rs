@@ -15,10 +15,11 @@ use crate::cpu::{CpuGuard, SLICE};
 use crate::error::{AllocError, Shortage};
 use crate::frames::{Runs, hold};
 use crate::machine::frames::{Frames, Want};
-use crate::machine::{Machine, Run, Sabotage};
+use crate::machine::{Machine, Run};
 use crate::plan::Plan;
 use crate::pressure::Tries;
 use crate::space::chunk::ChunkRef;
+use crate::sync::breaks;
 use crate::table::Foreign;
 use crate::units::{PageRange, Pfn};
 use crate::vmalloc::AreaBuilder;
@@ -238,7 +239,7 @@ impl<M: Machine> CpuGuard<'_, M> {
     #[inline]
     pub(crate) fn written(&self, chunk: ChunkRef, slice: PageRange, plan: &Plan<'_>) {
         self.vm.machine().sync(slice);
-        if self.vm.breaks(Sabotage::MapGuard) {
+        if breaks!(MapGuard) {
             let guard = self.core.look(self.vm, chunk, slice.end());
             guard.map(|piece| piece.bind_run(self.vm.machine().root(), plan.req.prot, plan.req.memory));
         }

@@ -17,7 +17,7 @@ use crate::frames::Depot;
 use crate::machine::format::{Entry, Format};
 use crate::machine::frames::Frames;
 use crate::machine::prealloc::Prealloc;
-use crate::machine::{Level, Machine, Sabotage};
+use crate::machine::{Level, Machine};
 use crate::region::Region;
 use crate::space::bins::CpuChunks;
 use crate::space::chunk::ChunkRef;
@@ -88,13 +88,6 @@ impl<M: Machine> Vmalloc<M> {
     #[inline]
     pub fn machine(&self) -> &M {
         &self.machine
-    }
-
-    /// Whether `rule` is to be broken, so that tests see it caught: on every real
-    /// machine a constant.
-    #[inline(always)]
-    pub(crate) fn breaks(&self, rule: Sabotage) -> bool {
-        self.machine().sabotage() == rule
     }
 
     #[inline(always)]

@@ -92,36 +92,6 @@ pub struct Run {
     pub prot: Prot,
 }
 
-/// The rules that a test may break on purpose, at compile time.
-#[doc(hidden)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Sabotage {
-    /// None: what everybody runs.
-    None,
-    /// G3: batches are reclaimed without grace.
-    EarlyReclaim,
-    /// G1: the closer does not flush itself, but publishes.
-    SkipFlush,
-    /// G5: idle CPUs are skipped for batches with table pages.
-    SkipIdle,
-    /// R1: a remote free forgets its claim.
-    DropClaim,
-    /// G3: frames are pooled whatever other areas hold them.
-    IgnoreCounts,
-    /// G3: frames are pooled whatever CPUs may still reach them by.
-    IgnoreAliases,
-    /// G6: the guard is bound as well.
-    MapGuard,
-    /// G6: a cached slot is used again for any number of pages.
-    AnySize,
-    /// W1: a cached slot is used again with any protection.
-    AnyProt,
-    /// W3: what was handed out of an area is forgotten when it is cached.
-    CacheShared,
-    /// W2: what is bound is not counted, and never given back.
-    ForgetCached,
-}
-
 /// How much a log line matters.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Level {
@@ -159,12 +129,6 @@ pub unsafe trait Machine: Sync + Sized {
     fn frames(&self) -> &Self::Frames;
     /// The root table.
     fn root(&self) -> Pfn;
-    /// A rule of the library to break on purpose, so that tests see it caught.
-    #[doc(hidden)]
-    #[inline(always)]
-    fn sabotage(&self) -> Sabotage {
-        Sabotage::None
-    }
     /// Where the library reads and writes the frame `f` (M2).
     fn virt(&self, f: Pfn) -> NonNull<u8>;
     /// An upper bound of CPU indices (M3), at most

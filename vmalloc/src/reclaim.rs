@@ -16,12 +16,12 @@ use crate::cpu::{CpuGuard, PerCpu, SLICE, Visit};
 use crate::flush::{Grace, Holds, Pending};
 use crate::instance::{Core, Vmalloc};
 use crate::machine::frames::Frames;
-use crate::machine::{Context, Flush, Level, Machine, Sabotage};
+use crate::machine::{Context, Flush, Level, Machine};
 use crate::space::chunk::ChunkRef;
 use crate::space::class::Class;
 use crate::space::slot::slots_of;
 use crate::stats::{count, uncount};
-use crate::sync::Ordering::Relaxed;
+use crate::sync::{Ordering::Relaxed, breaks};
 use crate::units::{CpuSet, PageRange, VirtAddr};
 
 /// Ticks after which an open batch closes (G4).
@@ -186,7 +186,7 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
     #[inline]
     pub(crate) fn poll(&mut self) {
         if let Some(pending) = self.sealed.take() {
-            match pending.reclaim(&self.core.grace(self.vm)) {
+            match pending.reclaim(&self.core.grace()) {
                 Ok(batch) => self.expired = Some(batch),
                 Err(pending) => self.sealed = Some(pending),
             }
@@ -243,14 +243,13 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
 }
 
 impl<M: Machine> Core<M> {
-    /// How far grace has come; what a saboteur makes of it.
-    pub(crate) fn grace(&self, vm: &Vmalloc<M>) -> Grace {
+    /// How far grace has come.
+    pub(crate) fn grace(&self) -> Grace {
         let grace = if M::MIRRORED { self.generations.grace_so_far() } else { self.generations.grace(self.epochs()) };
-        match vm.machine().sabotage() {
-            Sabotage::EarlyReclaim => Grace::STOLEN,
-            Sabotage::SkipIdle => grace.ignoring_idle(),
-            _ => grace,
+        if breaks!(EarlyReclaim) {
+            return Grace::STOLEN;
         }
+        if breaks!(SkipIdle) { grace.ignoring_idle() } else { grace }
     }
 }
 
@@ -280,8 +279,10 @@ impl<M: Machine> Vmalloc<M> {
 
     /// Discards `what`, `None` = everything, on this CPU.
     fn flush_machine(&self, what: Option<PageRange>) {
+        if breaks!(SkipFlush) {
+            return;
+        }
         match what {
-            _ if self.breaks(Sabotage::SkipFlush) => (),
             Some(pages) => self.machine().flush(Flush::Ranges(&[pages])),
             None => self.machine().flush(Flush::Everything),
         }
@@ -461,7 +462,7 @@ impl<M: Machine> Vmalloc<M> {
     /// flush failed. Flushes this CPU meanwhile, if another one asks (L2).
     fn wait_for(&self, core: &Core<M>, mut barrier: Pending<()>) -> bool {
         loop {
-            barrier = match barrier.reclaim(&core.grace(self)) {
+            barrier = match barrier.reclaim(&core.grace()) {
                 Ok(()) => return true,
                 Err(barrier) => barrier,
             };

@@ -30,8 +30,8 @@ use crate::frames::release;
 use crate::gfp::Gfp;
 use crate::instance::{Core, Vmalloc};
 use crate::lookup::{Found, PteRanges, SlotRef};
+use crate::machine::Machine;
 use crate::machine::frames::Frames;
-use crate::machine::{Machine, Sabotage};
 use crate::plan::Plan;
 use crate::pressure::Tries;
 use crate::space::chunk::ChunkRef;
@@ -402,7 +402,7 @@ impl<M: Machine> CpuGuard<'_, M> {
     /// A claimed slot's entries are retired: it goes to its owner (R1).
     pub(crate) fn hand_over(&mut self, found: &Found) {
         let chunk = found.chunk;
-        if self.vm.breaks(Sabotage::DropClaim) {
+        if breaks!(DropClaim) {
             chunk.unclaim(1 << found.index);
         }
         if chunk.owner() == self.index {

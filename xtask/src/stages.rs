@@ -8,7 +8,10 @@ use crate::tidy::{self, tree::Tree};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::fs;
+use std::process::Command;
 
+/// Rules that are broken, and the oracle, which has to notice.
+const CONTROLS: &str = "machines/sim/tests/oracle/sabotage.rs";
 const TRACES: &str = "traces";
 /// The exit code of a self-test that could not be made.
 const SKIPPED: i32 = 77;
@@ -108,17 +111,28 @@ fn loom(project: &Project) -> Result<Outcome> {
     succeed(test.env("RUSTFLAGS", flags.trim()))
 }
 
-/// In a folder of its own, as loom. A rule that is broken and not noticed fails it.
+/// In a folder of its own, as loom. A rule that is broken and not noticed, by a race or by
+/// the oracle, fails it.
 fn interleave(project: &Project) -> Result<Outcome> {
     if let Some(absent) = without(project, "interleave/src/main.rs") {
         return Ok(absent);
     }
     someone_reads(project, "INTERLEAVE_SCHEDULES", "interleave/")?;
+    ensure!(project.has(CONTROLS), "no {CONTROLS}: nobody breaks the rules that the oracle has to notice");
+    let mut controls = with_rules_to_break(project, "test");
+    succeed(controls.args(["-p", "vmalloc-sim", "--test", "oracle", "--test", "machine", "--", "sabotage"]))?;
+    let mut run = with_rules_to_break(project, "run");
+    run.args(["-p", "vmalloc-interleave"]).env("INTERLEAVE_SCHEDULES", set_or("INTERLEAVE_SCHEDULES", "800"));
+    succeed(&mut run)
+}
+
+/// The build in which library and simulator break rules on demand.
+fn with_rules_to_break(project: &Project, command: &str) -> Command {
     let flags = format!("{} --cfg interleave", std::env::var("RUSTFLAGS").unwrap_or_default());
-    let mut run = project.cargo();
-    run.args(["run", "--profile", "interleave", "-p", "vmalloc-interleave", "--target-dir", "target/interleave"]);
-    run.env("RUSTFLAGS", flags.trim());
-    succeed(run.env("INTERLEAVE_SCHEDULES", set_or("INTERLEAVE_SCHEDULES", "800")))
+    let mut cargo = project.cargo();
+    cargo.args([command, "--profile", "interleave", "--target-dir", "target/interleave"]);
+    cargo.env("RUSTFLAGS", flags.trim());
+    cargo
 }
 
 fn space(project: &Project) -> Result<Outcome> {

@@ -3,8 +3,6 @@
 
 use super::Scenario;
 use crate::rig::{Rig, Trial, act};
-use crate::rules::Broken::{Asked, Order};
-use vmalloc::machine::Sabotage;
 use vmalloc::sync::interleave::Rule;
 use vmalloc::units::VirtAddr;
 
@@ -13,7 +11,7 @@ pub const ALL: &[Scenario] = &[
         name: "a frame is given up while a purge collects its other mapping",
         cpus: 2,
         run: |trial| shared(trial, |rig| _ = rig.purge()),
-        notices: &[Order(Rule::LookBeforeRelease), Asked(Sabotage::IgnoreAliases)],
+        notices: &[Rule::LookBeforeRelease, Rule::IgnoreAliases],
     },
     Scenario {
         name: "a frame is given up while ticks collect its other mapping",
@@ -26,9 +24,9 @@ pub const ALL: &[Scenario] = &[
                 }
             })
         },
-        notices: &[Order(Rule::LookBeforeRelease)],
+        notices: &[Rule::LookBeforeRelease],
     },
-    Scenario { name: "a hold against the last release", cpus: 2, run: hold, notices: &[Order(Rule::HoldSticks)] },
+    Scenario { name: "a hold against the last release", cpus: 2, run: hold, notices: &[Rule::HoldSticks] },
 ];
 
 /// A frame is mapped twice; CPU 1 has unmapped one of the two, and collects it.

@@ -5,11 +5,10 @@
 
 use super::Scenario;
 use crate::rig::{Rig, Shape, Trial, act};
-use crate::rules::Broken::Order;
 use std::cell::RefCell;
 use std::rc::Rc;
 use vmalloc::Req;
-use vmalloc::sync::interleave::Rule::ChunkReborn;
+use vmalloc::sync::interleave::Rule;
 use vmalloc::units::PAGE_SIZE;
 
 pub const ALL: &[Scenario] = &[
@@ -17,25 +16,25 @@ pub const ALL: &[Scenario] = &[
         name: "free of a dead address",
         cpus: 2,
         run: |trial| dead(trial, |rig, at| rig.give(at).is_ok(), true),
-        notices: &[Order(ChunkReborn)],
+        notices: &[Rule::ChunkReborn],
     },
     Scenario {
         name: "frame behind a dead address",
         cpus: 2,
         run: |trial| dead(trial, |rig, at| rig.frame_at(at).is_some(), false),
-        notices: &[Order(ChunkReborn)],
+        notices: &[Rule::ChunkReborn],
     },
     Scenario {
         name: "hold by a dead address",
         cpus: 2,
         run: |trial| dead(trial, hold, false),
-        notices: &[Order(ChunkReborn)],
+        notices: &[Rule::ChunkReborn],
     },
     Scenario {
         name: "what a dead address is",
         cpus: 2,
         run: |trial| dead(trial, find, false),
-        notices: &[Order(ChunkReborn)],
+        notices: &[Rule::ChunkReborn],
     },
 ];
 
@@ -66,7 +65,7 @@ struct Made {
 /// CPU 0 does something with dead addresses, CPU 1 gives their chunks up and makes
 /// others. `frees`: what answers is freed, and then it is nobody's business to use it.
 fn dead(trial: &mut Trial, does: fn(&Rig, usize) -> bool, frees: bool) {
-    let rig = trial.rig(Shape { load: Some(64), ..Shape::new(2, trial.seed) });
+    let rig = Rig::new(Shape { load: Some(64), ..Shape::new(2, trial.seed) });
     let make = || rig.make(Req::pages(1)).expect("an area");
     let areas: Vec<_> = rig.sim.on(1, || (0..AREAS).map(|_| make()).collect());
     for load in areas.chunks(64) {

@@ -2,11 +2,9 @@
 
 use super::Scenario;
 use crate::rig::{Rig, Shape, Trial, act};
-use crate::rules::Broken::{Asked, Order};
 use std::cell::Cell;
 use std::rc::Rc;
 use vmalloc::gfp::Gfp;
-use vmalloc::machine::Sabotage;
 use vmalloc::sync::interleave::Rule;
 use vmalloc::units::VirtAddr;
 use vmalloc::{Policy, Req};
@@ -16,32 +14,32 @@ pub const ALL: &[Scenario] = &[
         name: "a frame is held while its area is freed",
         cpus: 2,
         run: |trial| hold_against_free(trial, Policy::Unmap),
-        notices: &[Asked(Sabotage::IgnoreCounts)],
+        notices: &[Rule::IgnoreCounts],
     },
     Scenario {
         name: "a frame is held while its area is cached",
         cpus: 2,
         run: |trial| hold_against_free(trial, Policy::Keep),
-        notices: &[Order(Rule::HoldUnchecked), Asked(Sabotage::CacheShared)],
+        notices: &[Rule::HoldUnchecked, Rule::CacheShared],
     },
     Scenario {
         name: "an area is found while it is made",
         cpus: 2,
         run: found_cleared,
-        notices: &[Order(Rule::PublishUncleared)],
+        notices: &[Rule::PublishUncleared],
     },
     Scenario {
         name: "a CPU answers kicks while a load is closed",
         cpus: 2,
         run: kicks,
-        notices: &[Asked(Sabotage::EarlyReclaim), Asked(Sabotage::SkipFlush)],
+        notices: &[Rule::EarlyReclaim, Rule::SkipFlush],
     },
 ];
 
 /// CPU 0 holds the frame of an area that CPU 1 frees, and makes again and again: what
 /// is held is no frame of an area that was made later.
 fn hold_against_free(trial: &mut Trial, policy: Policy) {
-    let rig = trial.rig(Shape { policy, ..Shape::new(2, trial.seed) });
+    let rig = Rig::new(Shape { policy, ..Shape::new(2, trial.seed) });
     let area = rig.sim.on(1, || rig.make(Req::pages(1))).expect("an area");
     let held = Rc::new(Cell::new(None));
     let tells = Rc::clone(&held);

@@ -3,12 +3,10 @@
 use super::Scenario;
 use crate::engine::Nmis;
 use crate::rig::{Rig, Shape, Trial, act};
-use crate::rules::Broken::{Asked, Order};
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
-use vmalloc::machine::Sabotage;
 use vmalloc::machine::format::{Entry, Format, MemType, Prot};
 use vmalloc::sync::interleave::Rule;
 use vmalloc::table::X86_64;
@@ -21,43 +19,43 @@ pub const ALL: &[Scenario] = &[
         name: "an area is freed twice at the same moment",
         cpus: 2,
         run: twice,
-        notices: &[Order(Rule::ClaimDecidedTwice)],
+        notices: &[Rule::ClaimDecidedTwice],
     },
     Scenario {
         name: "an area is freed twice, and its slot used again",
         cpus: 2,
         run: twice_and_reused,
-        notices: &[Order(Rule::GiveClaimed)],
+        notices: &[Rule::GiveClaimed],
     },
     Scenario {
         name: "an area is freed twice, and is another one by then",
         cpus: 2,
         run: twice_and_cached,
-        notices: &[Order(Rule::LateClaimKept)],
+        notices: &[Rule::LateClaimKept],
     },
     Scenario {
         name: "an area is freed by another CPU, then by a third",
         cpus: 3,
         run: one_after_the_other,
-        notices: &[Order(Rule::UnclaimEarly), Asked(Sabotage::DropClaim)],
+        notices: &[Rule::UnclaimEarly, Rule::DropClaim],
     },
     Scenario {
         name: "two CPUs free areas of two chunks of a third",
         cpus: 3,
         run: two_chunks,
-        notices: &[Order(Rule::LinkAfterPosted)],
+        notices: &[Rule::LinkAfterPosted],
     },
     Scenario {
         name: "a mapping for a short time is ended twice, and its slot used again",
         cpus: 2,
         run: ended_twice,
-        notices: &[Order(Rule::GiveClaimed)],
+        notices: &[Rule::GiveClaimed],
     },
     Scenario {
         name: "an area is freed again while what was begun there is undone",
         cpus: 2,
         run: undone_meanwhile,
-        notices: &[Order(Rule::HoleForgotten)],
+        notices: &[Rule::HoleForgotten],
     },
 ];
 
@@ -88,7 +86,7 @@ const LARGE: usize = 70;
 /// interrupted in between until the owner has made something else.
 fn twice_and_reused(trial: &mut Trial) {
     let rates = Rates { interrupt: 1, ..Rates::NEVER };
-    let rig = trial.rig(Shape { policy: Policy::Keep, bound: Some(LARGE + 30), rates, ..Shape::new(2, trial.seed) });
+    let rig = Rig::new(Shape { policy: Policy::Keep, bound: Some(LARGE + 30), rates, ..Shape::new(2, trial.seed) });
     let make = |pages| rig.make(Req::pages(pages)).expect("an area");
     let (cached, area) = (make(60), make(LARGE));
     rig.give(cached).expect("it lives");
@@ -131,7 +129,7 @@ fn interrupt_between_slices(rig: &Rig, area: usize, made: &Arc<AtomicBool>) {
 /// CPU 0 frees an area that its owner frees too, and makes again of the same slot: a
 /// free that is refused leaves no claim on the area that is there by then.
 fn twice_and_cached(trial: &mut Trial) {
-    let rig = trial.rig(Shape { policy: Policy::Keep, ..Shape::new(2, trial.seed) });
+    let rig = Rig::new(Shape { policy: Policy::Keep, ..Shape::new(2, trial.seed) });
     let area = rig.sim.on(1, || rig.make(Req::pages(1))).expect("an area");
     let (freed, last) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(area)));
     let frees = {

@@ -3,7 +3,6 @@
 use super::Scenario;
 use crate::engine::Nmis;
 use crate::rig::{Rig, Trial, act, pointer};
-use crate::rules::Broken::Order;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use vmalloc::Req;
@@ -15,13 +14,13 @@ pub const ALL: &[Scenario] = &[
         name: "an NMI's area is undone while its CPU is visited",
         cpus: 2,
         run: undone,
-        notices: &[Order(Rule::HoleForgotten)],
+        notices: &[Rule::HoleForgotten],
     },
     Scenario {
         name: "an area that an NMI frees is freed again",
         cpus: 2,
         run: freed_again,
-        notices: &[Order(Rule::UnclaimDeferred)],
+        notices: &[Rule::UnclaimDeferred],
     },
 ];
 

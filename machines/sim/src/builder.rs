@@ -6,7 +6,7 @@ use crate::{Core, ORDER, Sim, SoloLock};
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, AtomicU64};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use vmalloc::frames::{MemoryRange, Zones};
 use vmalloc::machine::faulty::FaultyFrames;
 use vmalloc::machine::format::Format;
@@ -149,7 +149,6 @@ impl<F: Format> Builder<F> {
             _descriptors: storage,
             fuse: AtomicU64::new(0),
             nmi: AtomicU64::new(0),
-            broken: OnceLock::new(),
             state: Mutex::new(State::new(self.cpus, self.tlb, self.seed, self.rates)),
             format: PhantomData,
         };

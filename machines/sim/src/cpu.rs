@@ -5,7 +5,7 @@ use crate::history::History;
 use crate::rng::Rng;
 use crate::section::Sections;
 use crate::told::Told;
-use crate::{Counters, Rates, Sabotage};
+use crate::{Counters, Rates};
 use core::fmt;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -101,7 +101,8 @@ pub(crate) struct State {
     pub(crate) rates: Rates,
     pub(crate) history: History,
     pub(crate) counters: Counters,
-    pub(crate) sabotage: Sabotage,
+    #[cfg(interleave)]
+    pub(crate) sabotage: Option<crate::Sabotage>,
     pub(crate) context: Context,
     pub(crate) clock: u64,
     /// Turns of waiting loops since the driver's last step.
@@ -130,7 +131,8 @@ impl State {
             rates,
             history: History::default(),
             counters: Counters::default(),
-            sabotage: Sabotage::None,
+            #[cfg(interleave)]
+            sabotage: None,
             context: Context::Task,
             clock: 0,
             turns: 0,

@@ -4,7 +4,7 @@ use crate::cpu::{Hook, Power, State};
 use crate::history::Event;
 use crate::judge::accuse;
 use crate::walk::{Place, covered};
-use crate::{Core, Counters, ORDER, Sabotage, Sim, Work, turn};
+use crate::{Core, Counters, ORDER, Sim, Work, turn};
 use core::fmt;
 use std::sync::Arc;
 use vmalloc::error::Shortage;
@@ -137,17 +137,14 @@ impl<F: Format> Sim<F> {
         core::mem::take(&mut self.state().log)
     }
 
-    /// From here on the machine breaks its contract, or the library on it the one
-    /// rule.
-    pub fn break_rule(&self, how: Sabotage) {
-        match how {
-            Sabotage::Library(rule) => drop(self.broken.set(rule)),
-            of_the_machine => self.state().sabotage = of_the_machine,
-        }
+    /// From here on the machine breaks its contract.
+    #[cfg(interleave)]
+    pub fn break_contract(&self, how: crate::Sabotage) {
+        self.state().sabotage = Some(how);
     }
 
     /// Overwrites the entry of `level` for `at` behind everybody's back. For
-    /// tests that make their own tables, and for sabotage.
+    /// tests that make their own tables.
     ///
     /// # Panics
     /// Where no table of that level is linked for `at`.

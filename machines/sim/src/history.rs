@@ -31,6 +31,7 @@ pub(crate) enum Event {
     /// The CPU discarded what it held of these pages.
     FlushedPages(PageRange),
     /// The CPU was told to flush, and did not: sabotage.
+    #[cfg(interleave)]
     FlushSkipped,
     /// A block of frames was taken.
     Taken { frame: Pfn, order: u8 },
@@ -70,7 +71,9 @@ impl Event {
             }
             Event::Poked { at, .. } | Event::Told { at, .. } => pages.contains(at),
             Event::Kicked | Event::KickServed | Event::Interrupted => false,
-            Event::Flushed | Event::FlushSkipped => true,
+            Event::Flushed => true,
+            #[cfg(interleave)]
+            Event::FlushSkipped => true,
             Event::Online | Event::Offline | Event::Idle | Event::Awake => true,
         }
     }
@@ -84,6 +87,7 @@ impl Event {
             Event::Written(r) => [5, r.start.0 as u64, r.pages as u64],
             Event::Flushed => [6, 0, 0],
             Event::FlushedPages(r) => [7, r.start.0 as u64, r.pages as u64],
+            #[cfg(interleave)]
             Event::FlushSkipped => [8, 0, 0],
             Event::Taken { frame, order } => [9, frame.0, order as u64],
             Event::Given { frame, order } => [10, frame.0, order as u64],
@@ -112,6 +116,7 @@ impl fmt::Display for Event {
             Event::Written(range) => write!(f, "wrote the entries of {range:?}"),
             Event::Flushed => f.write_str("flushed everything"),
             Event::FlushedPages(range) => write!(f, "flushed {range:?}"),
+            #[cfg(interleave)]
             Event::FlushSkipped => f.write_str("was told to flush, and did not (sabotage)"),
             Event::Taken { frame, order } => write!(f, "took {frame:?}, order {order}"),
             Event::Given { frame, order } => write!(f, "gave back {frame:?}, order {order}"),
@@ -123,7 +128,7 @@ impl fmt::Display for Event {
             Event::Idle => f.write_str("fell asleep"),
             Event::Awake => f.write_str("woke up"),
             Event::Told { what, at } => write!(f, "── {what} {at}"),
-            Event::Poked { at, level } => write!(f, "overwrote the level {level} entry of {at} by hand (sabotage)"),
+            Event::Poked { at, level } => write!(f, "overwrote the level {level} entry of {at} by hand"),
         }
     }
 }

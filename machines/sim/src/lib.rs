@@ -66,6 +66,8 @@ mod machine;
 mod memory;
 mod order;
 mod rng;
+#[cfg(interleave)]
+mod sabotage;
 mod section;
 mod told;
 pub mod turn;
@@ -78,6 +80,8 @@ pub use cpu::Power;
 pub use frames::DIRT;
 pub use lock::SoloLock;
 pub use memory::Bank;
+#[cfg(interleave)]
+pub use sabotage::Sabotage;
 pub use section::{BOUNDS, What, Work};
 pub use watched::{Watched, WatchedWord};
 
@@ -88,7 +92,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use cpu::State;
 use history::Event;
 use memory::Memory;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vmalloc::frames::Zones;
 use vmalloc::machine::faulty::FaultyFrames;
 use vmalloc::machine::format::Format;
@@ -118,8 +122,6 @@ pub struct Core<F: Format> {
     fuse: AtomicU64,
     /// Things that the library does until an NMI comes; 0 = none is due.
     nmi: AtomicU64,
-    /// The rule that the library breaks here, if it is to break one.
-    broken: OnceLock<vmalloc::machine::Sabotage>,
     state: Mutex<State>,
     format: PhantomData<fn() -> F>,
 }
@@ -161,37 +163,6 @@ impl fmt::Display for Fault {
 }
 
 impl core::error::Error for Fault {}
-
-/// How the machine breaks its contract, or the library its rules, for tests that
-/// want to see it caught.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Sabotage {
-    /// It keeps it.
-    #[default]
-    None,
-    /// A flush on this CPU does nothing (M6).
-    SkipFlush {
-        /// The CPU.
-        cpu: u32,
-    },
-    /// A flush on an idle CPU, and on its way out of idleness, does nothing.
-    SkipIdleFlush,
-    /// A flush discards translations only, and no paging-structure entry.
-    KeepTables,
-    /// The library breaks this rule.
-    Library(vmalloc::machine::Sabotage),
-}
-
-impl Sabotage {
-    /// Whether a flush on such a CPU does nothing.
-    fn skips(self, cpu: u32, power: Power) -> bool {
-        match self {
-            Sabotage::SkipFlush { cpu: broken } => broken == cpu,
-            Sabotage::SkipIdleFlush => power == Power::Idle,
-            Sabotage::None | Sabotage::KeepTables | Sabotage::Library(_) => false,
-        }
-    }
-}
 
 /// What happened, in numbers: a run that never met a stale entry proves little.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

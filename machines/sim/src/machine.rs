@@ -11,12 +11,12 @@ use crate::judge::accuse;
 use crate::order::tell;
 use crate::section::What;
 use crate::walk::{covered, overlap};
-use crate::{Core, ORDER, Sabotage, Sim, SoloLock, Watched, turn};
+use crate::{Core, ORDER, Sim, SoloLock, Watched, turn};
 use core::fmt;
 use core::ptr::NonNull;
 use vmalloc::error::Shortage;
 use vmalloc::machine::format::{Entry, Format};
-use vmalloc::machine::{self, Context, Flush, Level, Machine, Pinned};
+use vmalloc::machine::{Context, Flush, Level, Machine, Pinned};
 use vmalloc::units::{CpuSet, Node, PAGE_SHIFT, PAGE_SIZE, PageRange, Pfn, VirtAddr};
 
 /// Turns of a waiting loop that are taken for a deadlock.
@@ -38,10 +38,6 @@ unsafe impl<F: Format> Machine for Sim<F> {
 
     fn frames(&self) -> &Core<F> {
         self
-    }
-
-    fn sabotage(&self) -> machine::Sabotage {
-        self.broken.get().copied().unwrap_or(machine::Sabotage::None)
     }
 
     fn root(&self) -> Pfn {
@@ -99,11 +95,14 @@ unsafe impl<F: Format> Machine for Sim<F> {
         let s = &mut *self.state();
         s.counters.flushes += 1;
         let cpu = self.running();
-        if s.sabotage.skips(cpu, s.cpu(cpu).power) {
+        #[cfg(interleave)]
+        if s.sabotage.is_some_and(|how| how.skips(cpu, s.cpu(cpu).power)) {
             self.note(s, Event::FlushSkipped);
             return;
         }
-        let highest = if s.sabotage == Sabotage::KeepTables { 1 } else { self.levels };
+        let highest = self.levels;
+        #[cfg(interleave)]
+        let highest = if s.sabotage == Some(crate::Sabotage::KeepTables) { 1 } else { highest };
         match what {
             Flush::Everything => {
                 self.note(s, Event::Flushed);

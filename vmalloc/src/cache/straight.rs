@@ -55,7 +55,7 @@ impl<M: Machine> Vmalloc<M> {
         let slot_cache = &mut here.cpu_chunks(req.region).slot_cache;
         let (chunk, index) = slot_cache.newest(class)?;
         let slot = chunk.slot(index);
-        let fits = CpuGuard::fits(self, slot, &plan) && slot.is_kept() == KEPT;
+        let fits = CpuGuard::<M>::fits(slot, &plan) && slot.is_kept() == KEPT;
         let parked = if KEPT { None } else { piece::<M>(chunk, chunk.address(index), plan.pages) };
         if !fits || parked.is_some() == KEPT {
             return here.make_of_other(req, kind, caller);

@@ -12,8 +12,7 @@ use core::ptr::null_mut;
 use core::sync::atomic as real;
 use core::sync::atomic::Ordering::Relaxed;
 
-/// A rule that the library breaks on demand, of those that are about the order in
-/// which CPUs do things.
+/// A rule that the library breaks on demand.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Rule {
     /// R2: a call that has looked a slot up does not ask whether its chunk is still
@@ -46,6 +45,28 @@ pub enum Rule {
     VisitAlone,
     /// U1: an area is published before its pages are cleared.
     PublishUncleared,
+    /// G3: batches are reclaimed without grace.
+    EarlyReclaim,
+    /// G1: the closer does not flush itself, but publishes.
+    SkipFlush,
+    /// G5: idle CPUs are skipped for batches with table pages.
+    SkipIdle,
+    /// R1: a remote free forgets its claim.
+    DropClaim,
+    /// G3: frames are pooled whatever other areas hold them.
+    IgnoreCounts,
+    /// G3: frames are pooled whatever CPUs may still reach them by.
+    IgnoreAliases,
+    /// G6: the guard is bound as well.
+    MapGuard,
+    /// G6: a cached slot is used again for any number of pages.
+    AnySize,
+    /// W1: a cached slot is used again with any protection.
+    AnyProt,
+    /// W3: what was handed out of an area is forgotten when it is cached.
+    CacheShared,
+    /// W2: what is bound is not counted, and never given back.
+    ForgetCached,
 }
 
 /// What a proof is called for.

@@ -7,7 +7,7 @@ use vmalloc::machine::prealloc::Prealloc;
 use vmalloc::machine::{Flush, Machine};
 use vmalloc::table::{X86_32, X86_64};
 use vmalloc::units::{PAGE_SIZE, PageRange, VirtAddr};
-use vmalloc_sim::{DIRT, Rates, Sabotage, Sim, Why};
+use vmalloc_sim::{DIRT, Rates, Sim, Why};
 
 const AT: VirtAddr = VirtAddr(0xffff_c900_0000_0000);
 
@@ -309,12 +309,14 @@ fn a_cpu_that_sleeps_may_not_remember_a_table_that_is_reused() {
     assert!(b.story(|_| b.give(table)).contains("Idle"));
 }
 
+#[cfg(interleave)]
 #[test]
 fn each_sabotage_leaves_something_stale() {
+    use vmalloc_sim::Sabotage;
     for how in [Sabotage::SkipFlush { cpu: 1 }, Sabotage::SkipIdleFlush, Sabotage::KeepTables] {
         let b = quiet();
         let table = unlinked(&b);
-        b.sim.break_rule(how);
+        b.sim.break_contract(how);
         b.sim.sleep(1, || {});
         b.sim.wake(1, || b.sim.flush(Flush::Everything));
         assert_eq!(b.sim.table_refs(table), 1, "{how:?}");

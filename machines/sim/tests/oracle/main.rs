@@ -26,6 +26,7 @@ mod make;
 mod model;
 mod promises;
 mod rng;
+#[cfg(interleave)]
 mod sabotage;
 mod setup;
 mod time;
@@ -39,7 +40,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use vmalloc::Counts;
 use vmalloc::machine::format::Format;
-use vmalloc_sim::{Booted, Counters, Sabotage, Work};
+use vmalloc_sim::{Booted, Counters, Sim, Work};
 
 /// What a run met.
 #[derive(Debug)]
@@ -50,11 +51,15 @@ struct Met {
     longest: Work,
 }
 
-/// Runs a setup, perhaps on a library that breaks a rule, or on a machine that
-/// does. Returns what it met; panics with the story, and with seed and act.
-fn run<F: Format>(setup: &Setup, sabotage: Sabotage) -> Met {
+/// Runs a setup. Returns what it met; panics with the story, and with seed and act.
+fn run<F: Format>(setup: &Setup) -> Met {
+    run_with::<F>(setup, |_| ())
+}
+
+/// Does something to the machine before the first act.
+fn run_with<F: Format>(setup: &Setup, before: impl FnOnce(&Sim<F>)) -> Met {
     let act = AtomicUsize::new(0);
-    let ended = catch_unwind(AssertUnwindSafe(|| live::<F>(setup, sabotage, &act)));
+    let ended = catch_unwind(AssertUnwindSafe(|| live::<F>(setup, before, &act)));
     ended.unwrap_or_else(|panic| {
         let story = panic.downcast_ref::<String>().map(String::as_str);
         let story = story.or(panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a story");
@@ -67,10 +72,10 @@ fn run<F: Format>(setup: &Setup, sabotage: Sabotage) -> Met {
 }
 
 /// The life of an instance; `act` says how far it has come.
-fn live<F: Format>(setup: &Setup, sabotage: Sabotage, act: &AtomicUsize) -> Met {
+fn live<F: Format>(setup: &Setup, before: impl FnOnce(&Sim<F>), act: &AtomicUsize) -> Met {
     let sim = setup.machine::<F>();
     let vm = Booted::new(sim.clone(), setup.config()).expect("an instance");
-    sim.break_rule(sabotage);
+    before(&sim);
     let world = Arc::new(World::new(sim.clone(), setup.clone()));
     let irq = Arc::clone(&world);
     vm.set_interrupt(move |vm, _| irq.hand(vm).interrupt());

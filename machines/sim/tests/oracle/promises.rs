@@ -11,7 +11,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 use vmalloc::table::{X86_32, X86_64};
-use vmalloc_sim::{BOUNDS, Sabotage, Work};
+use vmalloc_sim::{BOUNDS, Work};
 
 /// Things done by one run.
 const RUN: usize = 20_000;
@@ -114,8 +114,8 @@ fn number(name: &str, otherwise: u64) -> u64 {
 
 fn run(setup: &Setup) -> Met {
     match setup.tables {
-        Tables::Four | Tables::Five => super::run::<X86_64>(setup, Sabotage::None),
-        Tables::Two => super::run::<X86_32>(setup, Sabotage::None),
+        Tables::Four | Tables::Five => super::run::<X86_64>(setup),
+        Tables::Two => super::run::<X86_32>(setup),
     }
 }
 
@@ -181,13 +181,4 @@ fn a_section_that_was_longer_than_its_bound_is_not_any_more() {
     for (seed, ops) in [(70_001_324, 3_700), (80_000_296, 9_700), (480, 20_000)] {
         run(&Setup::from_seed(seed, ops));
     }
-}
-
-#[test]
-fn a_failure_names_seed_act_and_how_to_repeat_it() {
-    let setup = Setup { cpus: 1, ..Setup::from_seed(3, 200) };
-    let broken = Sabotage::Library(vmalloc::machine::Sabotage::MapGuard);
-    let story = catch_unwind(|| super::run::<X86_64>(&Setup { tables: Tables::Four, ..setup }, broken));
-    let story = story.expect_err("guards that are mapped are noticed").downcast::<String>().expect("a story");
-    assert!(story.starts_with("seed 3, act ") && story.contains("repeat: ORACLE_SEED=3 ORACLE_OPS="), "{story}");
 }

@@ -1,17 +1,34 @@
 //! Negative controls: each test breaks one rule on purpose, and the oracle
 //! sees it within a bounded number of acts and names what went wrong. The same
 //! run without the sabotage passes.
+//!
+//! The library and the machine can be broken in a build with `--cfg interleave`
+//! alone: `cargo xtask test interleave` runs these.
 
 use super::{Setup, Tables};
+use std::cell::Cell;
 use std::panic::catch_unwind;
-use vmalloc::machine::Sabotage as Rule;
+use vmalloc::sync::interleave::{Hooks, Rule, install};
 use vmalloc::table::X86_64;
 use vmalloc::{Placement, Policy};
-use vmalloc_sim::Sabotage::{self, Library};
+use vmalloc_sim::Sabotage;
 
 /// Runs, each with a seed of its own, in one of which it has to show.
 const RUNS: u64 = 8;
 const ACTS: usize = 4_000;
+
+/// Who breaks something.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Broken {
+    Library(Rule),
+    Machine(Sabotage),
+}
+use Broken::*;
+
+thread_local! {
+    /// The rule that the library breaks on this thread.
+    static BROKEN: Cell<Option<Rule>> = const { Cell::new(None) };
+}
 
 /// Four CPUs and an address space so small that tables come and go.
 fn setup(seed: u64, policy: Policy) -> Setup {
@@ -32,23 +49,33 @@ fn setup(seed: u64, policy: Policy) -> Setup {
     }
 }
 
-/// What a run panics with.
-fn story(setup: &Setup, sabotage: Sabotage) -> Option<String> {
-    let panic = catch_unwind(|| super::run::<X86_64>(setup, sabotage)).err()?;
+/// Runs a setup with `broken` broken from its first act on; returns what it panics with.
+fn story(setup: &Setup, broken: Option<Broken>) -> Option<String> {
+    install(Hooks { step: || (), pooled: |_| (), breaks: |rule| BROKEN.get() == Some(rule) });
+    let run = || {
+        super::run_with::<X86_64>(setup, |sim| match broken {
+            Some(Library(rule)) => BROKEN.set(Some(rule)),
+            Some(Machine(how)) => sim.break_contract(how),
+            None => (),
+        })
+    };
+    let ended = catch_unwind(run);
+    BROKEN.set(None);
+    let panic = ended.err()?;
     Some(panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "a panic without a story".into()))
 }
 
-/// Panics unless the sabotage is noticed in some run, with a story that has one
+/// Panics unless what is broken is noticed in some run, with a story that has one
 /// of `words`, and the same run is right without.
-fn is_caught(sabotage: Sabotage, words: &[&str]) {
-    is_caught_under(Policy::Unmap, sabotage, words);
+fn is_caught(broken: Broken, words: &[&str]) {
+    is_caught_under(Policy::Unmap, broken, words);
 }
 
-fn is_caught_under(policy: Policy, sabotage: Sabotage, words: &[&str]) {
-    let run = |seed| story(&setup(seed, policy), sabotage).map(|story| (seed, story));
+fn is_caught_under(policy: Policy, broken: Broken, words: &[&str]) {
+    let run = |seed| story(&setup(seed, policy), Some(broken)).map(|story| (seed, story));
     let (seed, told) = (1..=RUNS).find_map(run).expect("nothing was noticed");
     assert!(words.iter().any(|&word| told.contains(word)), "{told}");
-    assert_eq!(story(&setup(seed, policy), Sabotage::None), None);
+    assert_eq!(story(&setup(seed, policy), None), None);
 }
 
 /// The same under both policies that keep slots warm.
@@ -119,15 +146,23 @@ fn w2_warm_slots_that_are_not_counted_and_never_given_back_are_noticed() {
 
 #[test]
 fn m6_a_machine_that_does_not_flush_one_cpu_is_noticed() {
-    is_caught(Sabotage::SkipFlush { cpu: 1 }, &["CPU 1 reaches"]);
+    is_caught(Machine(Sabotage::SkipFlush { cpu: 1 }), &["CPU 1 reaches"]);
 }
 
 #[test]
 fn m6_a_machine_that_does_not_flush_idle_cpus_is_noticed() {
-    is_caught(Sabotage::SkipIdleFlush, &["stale: "]);
+    is_caught(Machine(Sabotage::SkipIdleFlush), &["stale: "]);
 }
 
 #[test]
 fn m6_a_machine_that_flushes_no_tables_is_noticed() {
-    is_caught(Sabotage::KeepTables, &["to the table in"]);
+    is_caught(Machine(Sabotage::KeepTables), &["to the table in"]);
+}
+
+#[test]
+fn a_failure_names_seed_act_and_how_to_repeat_it() {
+    let setup = Setup { cpus: 1, ..Setup::from_seed(3, 200) };
+    let story = story(&Setup { tables: Tables::Four, ..setup }, Some(Library(Rule::MapGuard)));
+    let story = story.expect("guards that are mapped are noticed");
+    assert!(story.starts_with("seed 3, act ") && story.contains("repeat: ORACLE_SEED=3 ORACLE_OPS="), "{story}");
 }
