@@ -121,7 +121,7 @@ impl<M: Machine> CpuGuard<'_, M> {
             }
             let Some(piece) = usual_piece::<M>(chunk, slot, SLICE - got) else { break };
             let report = &mut |at, word| vm.report_bad_entry_again(chunk.slot(slot), at, word);
-            got += piece.collect(&mut places[got..], report);
+            got += piece.take_frames(&mut places[got..], report);
             (slots, pages) = (slots + 1, pages + piece.pages());
             these |= 1 << slot;
         }
@@ -141,7 +141,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         let Some(places) = self.magazine.room(vm.machine(), depot, piece.pages()) else {
             return self.return_singly(area, piece);
         };
-        let collected = piece.collect(places, &mut |at, word| vm.report_bad_entry_again(area, at, word));
+        let collected = piece.take_frames(places, &mut |at, word| vm.report_bad_entry_again(area, at, word));
         let last = release_all(vm.machine().frames(), &mut places[..collected]);
         // Looked at after they were let go, never before: in between another CPU may
         // unmap one of them elsewhere and drop its own hold.
@@ -163,7 +163,7 @@ impl<M: Machine> CpuGuard<'_, M> {
     fn return_singly(&mut self, area: &Slot, piece: PteRange<M::Table>) {
         let vm = self.vm;
         let mut frames = [Pfn(0); SLICE];
-        let collected = piece.collect(&mut frames, &mut |at, word| vm.report_bad_entry_again(area, at, word));
+        let collected = piece.take_frames(&mut frames, &mut |at, word| vm.report_bad_entry_again(area, at, word));
         let last = release_all(vm.machine().frames(), &mut frames[..collected]);
         self.give_up_all(&frames[..last]);
     }
@@ -184,7 +184,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         let Some(places) = self.magazine.room(vm.machine(), depot, piece.pages()) else {
             return self.pool_singly(area, piece);
         };
-        let got = piece.collect(places, report);
+        let got = piece.take_frames(places, report);
         pooled(&places[..got]);
         // SAFETY: the only bindings are collected, after grace (G3).
         unsafe { self.magazine.accept(piece.pages(), got) }
@@ -195,7 +195,7 @@ impl<M: Machine> CpuGuard<'_, M> {
     fn pool_singly(&mut self, area: &Slot, piece: PteRange<M::Table>) {
         let (vm, depot) = (self.vm, self.core.depot(self.node));
         let mut frames = [Pfn(0); SLICE];
-        let collected = piece.collect(&mut frames, &mut |at, word| vm.report_bad_entry_again(area, at, word));
+        let collected = piece.take_frames(&mut frames, &mut |at, word| vm.report_bad_entry_again(area, at, word));
         for &frame in frames[..collected].iter().rev() {
             // SAFETY: as in `pool`.
             unsafe { self.magazine.push(vm.machine(), depot, frame) }
@@ -250,7 +250,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         let kind = area.kind();
         for piece in core.pieces(vm, (chunk, Some(slot)), pages) {
             let mut frames = [Pfn(0); SLICE];
-            let collected = piece.collect(&mut frames, &mut |at, word| vm.report_bad_entry_again(area, at, word));
+            let collected = piece.take_frames(&mut frames, &mut |at, word| vm.report_bad_entry_again(area, at, word));
             for &frame in &frames[..collected] {
                 let page = vm.machine().frames().page(frame);
                 let last = match page {

@@ -212,7 +212,7 @@ impl<M: Machine> CpuGuard<'_, M> {
                 return false;
             }
             let these = &frames[bound..bound + piece.pages()];
-            let pages = piece.bind(these, plan.req.prot, plan.req.memory);
+            let pages = piece.map(these, plan.req.prot, plan.req.memory);
             bound += pages;
             pages == these.len()
         });
@@ -226,7 +226,7 @@ impl<M: Machine> CpuGuard<'_, M> {
             if piece.start() != slice.start.add_pages(bound) {
                 break;
             }
-            let pages = piece.bind_run(first.offset(bound as u64), plan.req.prot, plan.req.memory);
+            let pages = piece.map_run(first.offset(bound as u64), plan.req.prot, plan.req.memory);
             bound += pages;
             if pages < piece.pages() {
                 break;
@@ -241,7 +241,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         self.vm.machine().sync(slice);
         if breaks!(MapGuard) {
             let guard = self.core.look(self.vm, chunk, slice.end());
-            guard.map(|piece| piece.bind_run(self.vm.machine().root(), plan.req.prot, plan.req.memory));
+            guard.map(|piece| piece.map_run(self.vm.machine().root(), plan.req.prot, plan.req.memory));
         }
     }
 

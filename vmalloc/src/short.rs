@@ -67,7 +67,7 @@ impl<M: Machine> Vmalloc<M> {
             phys: None,
         });
         here.count_alloc(pages);
-        let bound = piece.bind_given(frames, Prot::RW, MemType::WriteBack);
+        let bound = piece.map_given(frames, Prot::RW, MemType::WriteBack);
         self.machine().sync(range);
         if bound < pages {
             return Err(here.map_in_use(Found { chunk, index: slot, start: range.start }, frames, bound));

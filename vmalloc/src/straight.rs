@@ -194,13 +194,13 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
     #[inline(always)]
     fn bind_straight(&mut self, piece: PteRange<M::Table>, plan: &Plan<'_>, backing: &Backing<'_>) -> usize {
         if let Backing::Frames(frames) = *backing {
-            let bound = piece.bind(frames, plan.req.prot, plan.req.memory);
+            let bound = piece.map(frames, plan.req.prot, plan.req.memory);
             if bound < frames.len() && plan.kind.keeps() {
                 self.unhold(&frames[bound..]);
             }
             return bound;
         }
-        let bound = piece.bind(self.magazine.top(piece.pages()), plan.req.prot, plan.req.memory);
+        let bound = piece.map(self.magazine.top(piece.pages()), plan.req.prot, plan.req.memory);
         self.magazine.commit(bound);
         bound
     }
@@ -223,7 +223,7 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         self.count_free(Way::AtOnce, pages);
         self.open.add(found.chunk, 1 << found.index, pages);
         found.slot().freed_by(by);
-        piece.retire(&mut |at, word| vm.report_bad_entry_once((found.chunk, found.index), at, word));
+        piece.park(&mut |at, word| vm.report_bad_entry_once((found.chunk, found.index), at, word));
         vm.machine().unmapped(PageRange::new(found.start, pages));
         self.reclaim_step(pages);
     }

@@ -21,7 +21,7 @@
 //!   kept until grace.
 //! - **T2** An entry that the format never writes is reported with its level,
 //!   cleared, and the walk goes on. An entry in use is never overwritten:
-//!   [`PteRange::bind`] stops before it. What is present above level 1 and is no
+//!   [`PteRange::map`] stops before it. What is present above level 1 and is no
 //!   table that pages can be bound under is the embedder's ([`Walker::foreign`]):
 //!   it is neither overwritten nor cleared, and a table that is not linked as the
 //!   format links tables is the embedder's, too, and stays linked.
@@ -33,7 +33,7 @@
 //! `prepare` takes its frames from a [`Prealloc`] that was filled to
 //! [`Walker::tables_needed`] while failing was allowed. Nothing else in this
 //! tier allocates. [`Walker::foreign`] tells before what `prepare` would have to
-//! leave out, and only [`PteRange::bind`] refuses.
+//! leave out, and only [`PteRange::map`] refuses.
 //!
 //! # Locks
 //! None. Two CPUs that miss the same table both try to link one; an exchange
@@ -281,8 +281,8 @@ impl<'m, M: Machine> Walker<'m, M> {
         PageRange::new(address_of(first), (pages.end - first).next_multiple_of(1 << bits))
     }
 
-    /// Tells the log of a bad entry (T2): what callers of [`PteRange::retire`]
-    /// and [`PteRange::collect`] do with what these report, at level 1.
+    /// Tells the log of a bad entry (T2): what callers of [`PteRange::park`]
+    /// and [`PteRange::take_frames`] do with what these report, at level 1.
     #[cold]
     pub fn report_bad_entry(&self, level: u8, at: VirtAddr, word: Word<M>) {
         self.machine.log(Level::Error, format_args!("bad entry at level {level} for {at}: {word:#x}"))

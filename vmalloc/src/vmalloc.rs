@@ -393,7 +393,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         }
         let vm = self.vm;
         self.core.each_piece(vm, (chunk, Some(index)), slice, |piece| {
-            piece.retire(&mut |at, word| vm.report_bad_entry_once((chunk, index), at, word));
+            piece.park(&mut |at, word| vm.report_bad_entry_once((chunk, index), at, word));
             true
         });
         vm.machine().unmapped(slice);

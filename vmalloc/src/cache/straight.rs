@@ -129,7 +129,7 @@ impl<M: Machine> Vmalloc<M> {
     /// Bound → parked.
     #[inline(never)]
     fn park(&self, place: (ChunkRef, u32), piece: PteRange<M::Table>) {
-        piece.retire(&mut |at, word| self.report_bad_entry_once(place, at, word));
+        piece.park(&mut |at, word| self.report_bad_entry_once(place, at, word));
         self.machine().unmapped(PageRange::new(piece.start(), piece.pages()));
     }
 }

@@ -51,7 +51,7 @@ fn check_tiles(d: Descriptors, home: Home) -> Result<Found, Broken> {
     let mut at = 0;
     while (at as usize) < d.all.len() {
         let tag = d.at(at).tag();
-        if tag.state() == State::AreaBuilder || tag.home() != home {
+        if tag.state() == State::Hole || tag.home() != home {
             at += 1;
             continue;
         }

@@ -27,7 +27,7 @@ pub(super) const NONE: u32 = u32::MAX;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum State {
     /// No RAM. All bytes zero.
-    AreaBuilder,
+    Hole,
     /// In a block, but not its head.
     Inside,
     /// The head of a free block of this order.
@@ -50,7 +50,7 @@ pub(super) struct Tag(u32);
 impl Tag {
     pub fn new(state: State, home: Home) -> Tag {
         let (order, state) = match state {
-            State::AreaBuilder => (0, 0),
+            State::Hole => (0, 0),
             State::Inside => (0, 1),
             State::Free(order) => (order, 2),
             State::Out(order) => (order, 3),
@@ -63,7 +63,7 @@ impl Tag {
             [order, 2, ..] => State::Free(order),
             [order, 3, ..] => State::Out(order),
             [_, 1, ..] => State::Inside,
-            _ => State::AreaBuilder,
+            _ => State::Hole,
         }
     }
 
@@ -184,7 +184,7 @@ impl<'a> Descriptors<'a> {
         match self.at(index).state() {
             State::Free(order) => Some(Block { head: index, order, free: true }),
             State::Out(order) => Some(Block { head: index, order, free: false }),
-            State::Inside | State::AreaBuilder => None,
+            State::Inside | State::Hole => None,
         }
     }
 }
@@ -213,7 +213,7 @@ mod tests {
     fn a_tag_gives_back_what_was_packed() {
         for zone in super::super::node::KINDS {
             let home = Home { zone, node: Node(5) };
-            for state in [State::AreaBuilder, State::Inside, State::Free(7), State::Out(10)] {
+            for state in [State::Hole, State::Inside, State::Free(7), State::Out(10)] {
                 let tag = Tag::new(state, home);
                 assert_eq!((tag.state(), tag.home()), (state, home));
             }

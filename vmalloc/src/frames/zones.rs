@@ -252,7 +252,7 @@ impl<L: RawMutex> Zones<L> {
         let sound = order <= MAX_ORDER
             && d.aligned(index, order)
             && index as usize + (1 << order) <= d.all.len()
-            && d.at(index).state() != State::AreaBuilder;
+            && d.at(index).state() != State::Hole;
         sound.then_some((d, index))
     }
 }

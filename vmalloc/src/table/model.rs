@@ -97,11 +97,11 @@ struct Span {
 #[derive(Clone, Debug)]
 enum Op {
     Prepare(Span),
-    Bind(Span, u64, u8, MemType),
-    BindRun(Span, u64, u8, MemType),
-    Unstage(Span),
-    Retire(Span),
-    Collect(Span),
+    Map(Span, u64, u8, MemType),
+    MapRun(Span, u64, u8, MemType),
+    Restore(Span),
+    Park(Span),
+    TakeFrames(Span),
     Clear(Span),
     Unlink(Span),
     FreeTables(Span),
@@ -123,11 +123,11 @@ fn op(max_pfn: u64) -> impl Strategy<Value = Op> {
     let bound = move || (span(), 0..max_pfn - NEAR as u64, 0..4u8, memory());
     prop_oneof![
         4 => span().prop_map(Op::Prepare),
-        4 => bound().prop_map(|(s, f, p, m)| Op::Bind(s, f, p, m)),
-        1 => bound().prop_map(|(s, f, p, m)| Op::BindRun(s, f, p, m)),
-        2 => span().prop_map(Op::Unstage),
-        4 => span().prop_map(Op::Retire),
-        4 => span().prop_map(Op::Collect),
+        4 => bound().prop_map(|(s, f, p, m)| Op::Map(s, f, p, m)),
+        1 => bound().prop_map(|(s, f, p, m)| Op::MapRun(s, f, p, m)),
+        2 => span().prop_map(Op::Restore),
+        4 => span().prop_map(Op::Park),
+        4 => span().prop_map(Op::TakeFrames),
         1 => span().prop_map(Op::Clear),
         2 => span().prop_map(Op::Unlink),
         1 => span().prop_map(Op::FreeTables),
@@ -159,17 +159,17 @@ impl<'m, F: Mmu> Pair<'m, F> {
     fn step(&mut self, op: Op) {
         match op {
             Op::Prepare(span) => self.prepare(span),
-            Op::Bind(span, frame, prot, memory) => {
+            Op::Map(span, frame, prot, memory) => {
                 let frames: Vec<_> = (0..span.pages as u64).rev().map(|n| Pfn(frame + n)).collect();
-                self.bind(span, &frames, prot, memory, |p, f, prot| p.bind(f, prot, memory))
+                self.bind(span, &frames, prot, memory, |p, f, prot| p.map(f, prot, memory))
             }
-            Op::BindRun(span, frame, prot, memory) => {
+            Op::MapRun(span, frame, prot, memory) => {
                 let frames: Vec<_> = (0..span.pages as u64).map(|n| Pfn(frame + n)).collect();
-                self.bind(span, &frames, prot, memory, |p, f, prot| p.bind_run(f[0], prot, memory))
+                self.bind(span, &frames, prot, memory, |p, f, prot| p.map_run(f[0], prot, memory))
             }
-            Op::Unstage(span) => self.flip(span, true, |p, report| p.restore(report)),
-            Op::Retire(span) => self.flip(span, false, |p, report| p.retire(report)),
-            Op::Collect(span) => self.collect(span),
+            Op::Restore(span) => self.flip(span, true, |p, report| p.restore(report)),
+            Op::Park(span) => self.flip(span, false, |p, report| p.park(report)),
+            Op::TakeFrames(span) => self.collect(span),
             Op::Clear(span) => self.clear(span),
             Op::Unlink(span) => self.unlink(span),
             Op::FreeTables(span) => self.free_tables(self.range(span)),
@@ -262,7 +262,7 @@ impl<'m, F: Mmu> Pair<'m, F> {
         let (mut taken, mut reported) = (Vec::new(), Vec::new());
         for piece in self.walker.pieces(self.range(span)) {
             let mut places = [Pfn(0); 2 * NEAR];
-            let collected = piece.collect(&mut places, &mut |at, _| reported.push(at));
+            let collected = piece.take_frames(&mut places, &mut |at, _| reported.push(at));
             taken.extend(&places[..collected]);
         }
         assert_eq!((taken, reported), (frames, expected));
@@ -270,8 +270,8 @@ impl<'m, F: Mmu> Pair<'m, F> {
 
     fn clear(&mut self, span: Span) {
         for piece in self.walker.pieces(self.range(span)) {
-            piece.retire(&mut |_, _| ());
-            piece.collect(&mut [Pfn(0); 2 * NEAR], &mut |_, _| ());
+            piece.park(&mut |_, _| ());
+            piece.take_frames(&mut [Pfn(0); 2 * NEAR], &mut |_, _| ());
         }
         for page in self.pages(span) {
             self.model.pages.remove(&page);

@@ -123,40 +123,40 @@ impl<F: Format> PteRange<F> {
     /// # Panics
     /// If there are not as many frames as pages.
     #[inline(always)]
-    pub fn bind(self, frames: &[Pfn], prot: Prot, memory: MemType) -> usize {
+    pub fn map(self, frames: &[Pfn], prot: Prot, memory: MemType) -> usize {
         assert!(frames.len() == self.len, "a frame for each page");
         let form = F::leaf(Pfn(0), prot, memory);
         // SAFETY: there is a frame for each page of the piece.
         let frame = |n: usize| unsafe { *frames.get_unchecked(n) };
-        self.change_from(0, &mut Bind(|n| F::leaf_like(form, frame(n))))
+        self.change_from(0, &mut Map(|n| F::leaf_like(form, frame(n))))
     }
 
-    /// As [`PteRange::bind`], and stops before the first frames that no entry can name.
+    /// As [`PteRange::map`], and stops before the first frames that no entry can name.
     ///
     /// # Panics
-    /// As [`PteRange::bind`].
+    /// As [`PteRange::map`].
     #[inline(always)]
-    pub fn bind_given(self, frames: &[Pfn], prot: Prot, memory: MemType) -> usize {
+    pub fn map_given(self, frames: &[Pfn], prot: Prot, memory: MemType) -> usize {
         assert!(frames.len() == self.len, "a frame for each page");
-        self.change_few(&mut BindGiven(F::leaf(Pfn(0), prot, memory), frames.as_ptr()))
+        self.change_few(&mut MapGiven(F::leaf(Pfn(0), prot, memory), frames.as_ptr()))
     }
 
-    /// Binds the pages to the frames from `first` on, as [`PteRange::bind`].
+    /// Binds the pages to the frames from `first` on, as [`PteRange::map`].
     #[inline]
-    pub fn bind_run(self, first: Pfn, prot: Prot, memory: MemType) -> usize {
+    pub fn map_run(self, first: Pfn, prot: Prot, memory: MemType) -> usize {
         let form = F::leaf(Pfn(0), prot, memory);
-        self.change_from(0, &mut Bind(|n| F::leaf_like(form, first.offset(n as u64))))
+        self.change_from(0, &mut Map(|n| F::leaf_like(form, first.offset(n as u64))))
     }
 
     /// Unbinds the pages: each frame waits in its entry. A page that was not
     /// bound is reported; a bad entry is cleared as well (T2).
     #[inline(always)]
-    pub fn retire(self, report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) {
-        self.change_all(&mut Retire, report)
+    pub fn park(self, report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) {
+        self.change_all(&mut Park, report)
     }
 
     /// Unbinds the pages and leaves nothing in their entries: the frames are
-    /// somebody's. What is odd is told as by [`PteRange::retire`].
+    /// somebody's. What is unexpected is told as by [`PteRange::park`].
     #[inline(always)]
     pub fn clear(self, report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) {
         self.change_all_few(&mut Clear, report)
@@ -165,7 +165,7 @@ impl<F: Format> PteRange<F> {
     /// Binds the pages to the frames that wait in their entries.
     #[inline]
     pub fn restore(self, report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) {
-        self.change_all(&mut Unstage, report)
+        self.change_all(&mut Restore, report)
     }
 
     /// After grace: takes the frames that wait in the entries, which are absent
@@ -175,12 +175,12 @@ impl<F: Format> PteRange<F> {
     /// # Panics
     /// If there are fewer places than pages.
     #[inline]
-    pub fn collect(self, places: &mut [Pfn], report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) -> usize {
+    pub fn take_frames(self, places: &mut [Pfn], report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) -> usize {
         assert!(places.len() >= self.len, "a place for each page");
         let first = places.as_mut_ptr();
-        let mut collect = Collect(first);
-        self.change_all(&mut collect, report);
-        (collect.0.addr() - first.addr()) / size_of::<Pfn>()
+        let mut take = TakeFrames(first);
+        self.change_all(&mut take, report);
+        (take.0.addr() - first.addr()) / size_of::<Pfn>()
     }
 
     /// Whether each page is bound as ordinary memory, for reading and writing,
@@ -225,7 +225,7 @@ impl<F: Format> PteRange<F> {
         report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized),
     ) {
         while n < self.len {
-            self.odd(n, self.cell(n).load(), report);
+            self.unexpected(n, self.cell(n).load(), report);
             n = self.change_from(n + 1, change);
         }
     }
@@ -283,7 +283,7 @@ impl<F: Format> PteRange<F> {
     /// The entry of page `n` is not what it had to be (T2).
     #[cold]
     #[inline(never)]
-    fn odd(self, n: usize, word: F::Word, report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) {
+    fn unexpected(self, n: usize, word: F::Word, report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) {
         report(self.page(n), word);
         if F::decode(word, 1) == Entry::Bad {
             self.cell(n).store(F::ABSENT);
@@ -313,19 +313,19 @@ trait Change<F: Format> {
 }
 
 /// absent → leaf: the one that it says for a page.
-struct Bind<W>(W);
+struct Map<W>(W);
 /// absent → leaf: as the form that it says, for the frames at the place that it says.
-struct BindGiven<W>(W, *const Pfn);
+struct MapGiven<W>(W, *const Pfn);
 /// leaf → waiting.
-struct Retire;
+struct Park;
 /// leaf → absent.
 struct Clear;
 /// waiting → leaf.
-struct Unstage;
+struct Restore;
 /// waiting → absent; the frames go to the place that it says, and behind.
-struct Collect(*mut Pfn);
+struct TakeFrames(*mut Pfn);
 
-impl<F: Format, W: Fn(usize) -> F::Word> Change<F> for Bind<W> {
+impl<F: Format, W: Fn(usize) -> F::Word> Change<F> for Map<W> {
     #[inline(always)]
     fn next<const N: usize>(&mut self, first: usize, words: [F::Word; N]) -> Option<[F::Word; N]> {
         let absent = words.iter().fold(true, |absent, &word| absent & (word == F::ABSENT));
@@ -333,11 +333,11 @@ impl<F: Format, W: Fn(usize) -> F::Word> Change<F> for Bind<W> {
     }
 }
 
-impl<F: Format> Change<F> for BindGiven<F::Word> {
+impl<F: Format> Change<F> for MapGiven<F::Word> {
     #[inline(always)]
     fn next<const N: usize>(&mut self, first: usize, words: [F::Word; N]) -> Option<[F::Word; N]> {
         const { assert!(F::MAX_PFN.is_power_of_two(), "the highest bit of all tells") };
-        // SAFETY: `bind_given` has a frame for each page.
+        // SAFETY: `map_given` has a frame for each page.
         let frames = unsafe { self.1.add(first).cast::<[Pfn; N]>().read() };
         let absent = words.iter().fold(true, |absent, &word| absent & (word == F::ABSENT));
         let named = frames.iter().fold(0, |all, frame| all | frame.0) < F::MAX_PFN;
@@ -345,7 +345,7 @@ impl<F: Format> Change<F> for BindGiven<F::Word> {
     }
 }
 
-impl<F: Format> Change<F> for Retire {
+impl<F: Format> Change<F> for Park {
     #[inline(always)]
     fn next<const N: usize>(&mut self, _first: usize, words: [F::Word; N]) -> Option<[F::Word; N]> {
         F::retire_all(words)
@@ -359,18 +359,18 @@ impl<F: Format> Change<F> for Clear {
     }
 }
 
-impl<F: Format> Change<F> for Unstage {
+impl<F: Format> Change<F> for Restore {
     #[inline(always)]
     fn next<const N: usize>(&mut self, _first: usize, words: [F::Word; N]) -> Option<[F::Word; N]> {
         F::waiting_all(words).map(|_| words.map(F::retire))
     }
 }
 
-impl<F: Format> Change<F> for Collect {
+impl<F: Format> Change<F> for TakeFrames {
     #[inline(always)]
     fn next<const N: usize>(&mut self, _first: usize, words: [F::Word; N]) -> Option<[F::Word; N]> {
         let frames = F::waiting_all(words)?;
-        // SAFETY: `collect` was given a place for each page, and a page gives
+        // SAFETY: `take_frames` was given a place for each page, and a page gives
         // one frame at most.
         unsafe {
             self.0.cast::<[Pfn; N]>().write(frames);

@@ -27,7 +27,7 @@ fn prepared<'m, F: Mmu>(machine: &'m Boxed<F>, ranges: &[PageRange]) -> Walker<'
 fn bind<F: Mmu>(walker: Walker<'_, Boxed<F>>, range: PageRange, first: u64) {
     let mut first = Pfn(first);
     for piece in walker.pieces(range) {
-        assert_eq!(piece.bind_run(first, Prot::RW, MemType::WriteBack), piece.pages());
+        assert_eq!(piece.map_run(first, Prot::RW, MemType::WriteBack), piece.pages());
         first = first.offset(piece.pages() as u64);
     }
 }
@@ -36,11 +36,11 @@ fn bind<F: Mmu>(walker: Walker<'_, Boxed<F>>, range: PageRange, first: u64) {
 fn unbind<F: Mmu>(walker: Walker<'_, Boxed<F>>, range: PageRange) -> (Vec<u64>, Vec<String>) {
     let (mut frames, mut odd) = (Vec::new(), Vec::new());
     for piece in walker.pieces(range) {
-        piece.retire(&mut |at, word| odd.push(format!("retire {at}: {word:#x}")));
+        piece.park(&mut |at, word| odd.push(format!("retire {at}: {word:#x}")));
     }
     for piece in walker.pieces(range) {
         let mut places = [Pfn(0); 1024];
-        let collected = piece.collect(&mut places, &mut |at, word| odd.push(format!("collect {at}: {word:#x}")));
+        let collected = piece.take_frames(&mut places, &mut |at, word| odd.push(format!("collect {at}: {word:#x}")));
         frames.extend(places[..collected].iter().map(|frame| frame.0));
     }
     (frames, odd)
@@ -167,16 +167,16 @@ fn a_bad_leaf_is_reported_and_cleared_by_collect_and_unstage_too() {
     let range = around(BORDERS_4[0], 3, 3);
     let walker = prepared(&machine, &[range]);
     let piece = walker.pieces(range).next().unwrap();
-    piece.bind(&[Pfn(7), Pfn(8), Pfn(9)], Prot::RW, MemType::WriteBack);
-    piece.retire(&mut |_, _| panic!("they are leaves"));
+    piece.map(&[Pfn(7), Pfn(8), Pfn(9)], Prot::RW, MemType::WriteBack);
+    piece.park(&mut |_, _| panic!("they are leaves"));
     X86_64::plant(&machine, range.start, 1, 0x10);
     let mut odd = Vec::new();
     piece.restore(&mut |at, word| odd.push((at, word)));
     assert_eq!(odd, [(range.start, 0x10)]);
-    piece.retire(&mut |_, _| {});
+    piece.park(&mut |_, _| {});
     X86_64::plant(&machine, range.start, 1, 0x20);
     let mut frames = [Pfn(0); 3];
-    let collected = piece.collect(&mut frames, &mut |at, word| odd.push((at, word)));
+    let collected = piece.take_frames(&mut frames, &mut |at, word| odd.push((at, word)));
     assert_eq!(odd[1..], [(range.start, 0x20)]);
     assert_eq!(frames[..collected], [Pfn(8), Pfn(9)]);
     assert!((0..3).all(|n| walker.entry(range.start.add_pages(n)) == Entry::Absent));
@@ -191,7 +191,7 @@ fn binding_stops_before_the_first_entry_in_use_and_overwrites_none() {
         bind(walker, PageRange::new(range.start.add_pages(used), 1), 77);
         let frames: Vec<_> = (0..9).map(Pfn).collect();
         let piece = walker.pieces(range).next().unwrap();
-        assert_eq!(piece.bind(&frames, Prot::RW, MemType::WriteBack), used, "T2");
+        assert_eq!(piece.map(&frames, Prot::RW, MemType::WriteBack), used, "T2");
         let bound = |n| walker.translate(range.start.add_pages(n)).map(|(frame, _)| frame.0);
         let expected = |n| if n == used { Some(77) } else { (n < used).then_some(n as u64) };
         assert!((0..9).all(|n| bound(n) == expected(n)));
@@ -233,7 +233,7 @@ fn a_leaf_that_is_not_exact_breaks_t3_and_nothing_else() {
     // Writable but clean: the MMU would write the entry.
     X86_64::plant(&machine, range.start, 1, X86_64::leaf(Pfn(5), Prot::RW, MemType::WriteBack) ^ 0x40);
     assert_eq!(walker.check(range), Err(Broken { rule: "T3", at: range.start.0 }));
-    walker.pieces(range).for_each(|piece| piece.retire(&mut |_, _| panic!("it is a leaf")));
+    walker.pieces(range).for_each(|piece| piece.park(&mut |_, _| panic!("it is a leaf")));
     assert_eq!(walker.check(range), Err(Broken { rule: "T3", at: range.start.0 }), "waiting");
 }
 
@@ -317,7 +317,7 @@ fn a_leaf_table_can_be_kept_as_a_number() {
     let table = unsafe { LeafTable::<X86_64>::from_raw(raw) };
     assert_eq!(Some(table), walker.leaf_table(range.start));
     let piece = PteRange::new(table, range.start.add_pages(6), 2);
-    assert_eq!(piece.bind(&[Pfn(3), Pfn(1)], Prot::RO, MemType::WriteBack), 2);
+    assert_eq!(piece.map(&[Pfn(3), Pfn(1)], Prot::RO, MemType::WriteBack), 2);
     assert_eq!((piece.start(), piece.pages()), (range.start.add_pages(6), 2));
     assert_eq!(walker.translate(range.start.add_pages(6)), Some((Pfn(3), Prot::RO)));
     assert_eq!(walker.translate(range.start.add_pages(7)), Some((Pfn(1), Prot::RO)));
@@ -338,7 +338,7 @@ fn a_piece_takes_as_many_frames_as_it_has_pages() {
     let machine = Boxed::<X86_64>::new(4);
     let range = around(BORDERS_4[0], 2, 2);
     let piece = prepared(&machine, &[range]).pieces(range).next().unwrap();
-    piece.bind(&[Pfn(1)], Prot::RW, MemType::WriteBack);
+    piece.map(&[Pfn(1)], Prot::RW, MemType::WriteBack);
 }
 
 #[test]

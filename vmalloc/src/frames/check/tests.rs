@@ -40,7 +40,7 @@ fn rule(rule: &'static str, at: usize) -> Result<(), Broken> {
 fn b1_blocks_tile_the_ram() {
     assert_eq!(after(0, |d| d.turn(State::Inside)), rule("B1", 0), "no head");
     assert_eq!(after(9, |d| d.turn(State::Free(0))), rule("B1", 8), "a head inside a block");
-    assert_eq!(after(9, |d| d.turn(State::AreaBuilder)), rule("B1", 8), "a hole inside a block");
+    assert_eq!(after(9, |d| d.turn(State::Hole)), rule("B1", 8), "a hole inside a block");
     assert_eq!(after(0, |d| d.turn(State::Out(1))), rule("B1", 2), "frames in no block");
     assert_eq!(after(24, |d| d.turn(State::Out(5))), rule("B1", 24), "beyond the end");
     assert_eq!(after(0, |d| d.turn(State::Out(99))), rule("B1", 0), "no such order");
