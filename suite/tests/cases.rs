@@ -156,6 +156,7 @@ fn full_fit_grows_with_the_cpus_as_linux_sizes_its_sets() {
     assert_nothing_left(vm, &ground);
 }
 
+#[cfg(debug_assertions)]
 #[test]
 fn a_case_that_is_refused_says_so_and_gives_back_what_it_made() {
     for case in Case::ALL {

@@ -7,6 +7,7 @@
 //! - **unsafety**: `unsafe` that does not say why it is right ([`unsafety`]).
 //! - **calls**: `unwrap`, `todo!` and the like in what ships ([`calls`]).
 //! - **names**: what README and ARCHITECTURE name must exist ([`names`]).
+//! - **proofs**: what breaks rules or refuses on request, in what is released ([`proofs`]).
 //! - **words**: places that only one workplace knows ([`words`]).
 //!
 //! Each check reads a [`Tree`], which the tests make of strings.
@@ -15,6 +16,7 @@ mod calls;
 mod length;
 mod modules;
 mod names;
+mod proofs;
 pub mod tiers;
 mod tokens;
 pub mod tree;
@@ -75,8 +77,16 @@ pub fn look_at(project: &Project) -> Result<Report> {
 }
 
 fn report(tree: &Tree) -> Report {
-    let checks =
-        [modules::check, length::check, tiers::check, unsafety::check, calls::check, names::check, words::check];
+    let checks = [
+        modules::check,
+        length::check,
+        tiers::check,
+        unsafety::check,
+        calls::check,
+        names::check,
+        proofs::check,
+        words::check,
+    ];
     let mut findings = tree.broken.clone();
     findings.extend(checks.iter().flat_map(|check| check(tree)));
     findings.sort();

@@ -264,6 +264,7 @@ fn uninitialized_areas_are_skipped_by_readers() {
     unsafe { kernel.free_vm_area(&area) }.unwrap();
 }
 
+#[cfg(debug_assertions)]
 #[test]
 fn requests_without_fs_or_io_run_in_a_scope_that_reaches_table_pages() {
     use std::sync::atomic::Ordering::SeqCst;
@@ -295,6 +296,7 @@ fn requests_without_fs_or_io_run_in_a_scope_that_reaches_table_pages() {
     }
 }
 
+#[cfg(debug_assertions)]
 #[test]
 fn nofail_tries_again_each_tick_and_says_so() {
     use std::sync::atomic::Ordering::SeqCst;
@@ -318,6 +320,7 @@ fn nofail_tries_again_each_tick_and_says_so() {
     assert!(kernel.__vmalloc(0, GFP | GfpFlags::NOFAIL).is_err());
 }
 
+#[cfg(debug_assertions)]
 #[test]
 fn noretry_does_not_ask_the_machine_and_retry_mayfail_does() {
     use std::sync::atomic::{AtomicU32, Ordering::SeqCst};

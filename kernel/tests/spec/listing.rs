@@ -141,6 +141,7 @@ fn early_areas_are_noted_before_the_instance_serves_and_taken_over_by_it() {
     vfree(&kernel, next).unwrap();
 }
 
+#[cfg(debug_assertions)]
 #[test]
 fn purge_notifiers_are_called_in_a_chain_and_what_they_free_is_tried_again() {
     let (first, second) = (AtomicUsize::new(0), AtomicUsize::new(0));

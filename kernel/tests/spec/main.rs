@@ -1,8 +1,12 @@
 //! The rows of `docs/BEHAVIOUR.md`, on a simulated machine, subject by subject.
 
+// Without debug assertions nothing can be refused on request, and fewer tests are there.
+#![cfg_attr(not(debug_assertions), allow(unused_imports))]
+
 mod behaviour;
 mod chain;
 mod common;
+#[cfg(debug_assertions)]
 mod failures;
 mod family;
 mod listing;

@@ -96,6 +96,7 @@ fn an_unknown_address_is_told_by_name() {
     assert_eq!(kernel.host().said(), [(Kern::Err, line)]);
 }
 
+#[cfg(debug_assertions)]
 #[test]
 fn each_refusal_of_vrealloc_leaves_the_old_block_as_it_was() {
     let makes = [|k: &Tested<'_>| k.vmalloc(4 * PAGE), |k: &Tested<'_>| k.v2_6().vmalloc(4 * PAGE)];

@@ -176,6 +176,7 @@ fn virt_to_phys_is_an_addition_for_kmalloc_and_no_answer_for_vmalloc() {
     vfree(&kernel, area).unwrap();
 }
 
+#[cfg(debug_assertions)]
 #[test]
 fn each_refusal_of_kmalloc_changes_nothing() {
     for size in [64, 2 * PAGE, 64 * PAGE] {
@@ -201,6 +202,7 @@ fn each_refusal_of_kmalloc_changes_nothing() {
     }
 }
 
+#[cfg(debug_assertions)]
 #[test]
 fn kvmalloc_asks_the_slab_first_and_a_page_or_less_never_falls_back() {
     let rig = quiet();
@@ -270,6 +272,7 @@ fn kvfree_goes_by_the_address_and_kvfree_sensitive_wipes_before() {
     assert_eq!(unsafe { kernel.kvfree_sensitive(std::ptr::null(), 5) }, Ok(()));
 }
 
+#[cfg(debug_assertions)]
 #[test]
 fn krealloc_stays_where_the_object_has_room_and_copies_where_not() {
     let rig = quiet();

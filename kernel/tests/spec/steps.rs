@@ -226,6 +226,7 @@ fn an_area_is_taken_within_bounds_with_alignment_or_refused_by_name() {
     free(&kernel, &area);
 }
 
+#[cfg(debug_assertions)]
 #[test]
 fn each_refusal_of_a_step_changes_nothing() {
     let rig = quiet();

@@ -111,6 +111,7 @@ fn pages_makes_the_array_where_a_caller_asks_and_vfree_frees_it() {
     assert_eq!(kernel.pages(START + PAGE, GFP), Err(Error::NoArea(START + PAGE)));
 }
 
+#[cfg(debug_assertions)]
 #[test]
 fn an_array_that_is_refused_leaves_the_area_as_it_was() {
     let rig = quiet();

@@ -9,7 +9,6 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::thread;
 use vmalloc::frames::{BadMap, MemoryRange, STORAGE_ALIGN, Zones};
-use vmalloc::machine::faulty::{Faults, FaultyFrames};
 use vmalloc::machine::frames::{Frames, Want};
 use vmalloc::machine::{Addressable, Context, Flush, Level, Machine, Pinned, Run};
 use vmalloc::table::X86_64;
@@ -20,12 +19,19 @@ pub type Symbolizer = Box<dyn Fn(usize, &mut fmt::Formatter<'_>) -> fmt::Result 
 /// Takes a line of the log.
 pub type LogSink = Box<dyn Fn(Level, fmt::Arguments<'_>) + Send + Sync>;
 
+/// Where frames come from. Where debug assertions are compiled in, they are refused on
+/// request.
+#[cfg(debug_assertions)]
+type Source = vmalloc::machine::faulty::FaultyFrames<Zones<RawMutex>>;
+#[cfg(not(debug_assertions))]
+type Source = Zones<RawMutex>;
+
 /// The storage of the descriptors: wide words, for their alignment.
 type Descriptors = Vec<u128>;
 
 /// A Linux process as the machine under an instance.
 pub struct Hosted {
-    frames: FaultyFrames<Zones<RawMutex>>,
+    frames: Source,
     root: Pfn,
     cpus: u32,
     ram: usize,
@@ -50,7 +56,7 @@ impl Hosted {
         unsafe { zones.init(&map, None, storage)? };
         let Some(root) = zones.alloc(Want::bookkeeping(Node(0))) else { return Ok(None) };
         Ok(Some(Hosted {
-            frames: FaultyFrames::new(zones),
+            frames: Source::from(zones),
             root,
             cpus,
             ram,
@@ -92,8 +98,9 @@ impl Hosted {
         self.mirror.refusals()
     }
 
-    /// Makes calls to Linux fail, for tests.
-    pub fn faults(&self) -> &Faults {
+    /// Makes calls to Linux fail, for tests: in a build with debug assertions.
+    #[cfg(debug_assertions)]
+    pub fn faults(&self) -> &vmalloc::machine::faulty::Faults {
         self.mirror.faults()
     }
 
@@ -129,7 +136,7 @@ impl fmt::Debug for Hosted {
 // mapping is no CPU's own.
 unsafe impl Machine for Hosted {
     type Table = X86_64;
-    type Frames = FaultyFrames<Zones<RawMutex>>;
+    type Frames = Source;
     type Lock = RawMutex;
 
     const MIRRORED: bool = true;

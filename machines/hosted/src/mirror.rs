@@ -37,7 +37,6 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use vmalloc::machine::Run;
-use vmalloc::machine::faulty::Faults;
 use vmalloc::machine::format::Prot;
 use vmalloc::units::{PAGE_SIZE, PageRange, Pfn, VirtAddr};
 
@@ -74,7 +73,8 @@ pub struct Mirror {
     draining: Mutex<Vec<PageRange>>,
     budget: Budget,
     refusals: AtomicU64,
-    faults: Faults,
+    #[cfg(debug_assertions)]
+    faults: vmalloc::machine::faulty::Faults,
 }
 
 struct Region {
@@ -101,7 +101,8 @@ impl Mirror {
             budget: Budget::new(2 + regions.len(), plan.vma_budget),
             regions,
             refusals: AtomicU64::new(0),
-            faults: Faults::new(),
+            #[cfg(debug_assertions)]
+            faults: Default::default(),
         };
         mirror.guards = mirror.probe_guards();
         Ok(mirror)
@@ -138,7 +139,8 @@ impl Mirror {
     }
 
     /// Decides which step fails, for tests.
-    pub fn faults(&self) -> &Faults {
+    #[cfg(debug_assertions)]
+    pub fn faults(&self) -> &vmalloc::machine::faulty::Faults {
         &self.faults
     }
 
@@ -289,7 +291,11 @@ impl Mirror {
 
     /// A fallible step.
     fn step(&self, call: impl FnOnce() -> Result<(), i32>) -> Result<(), i32> {
-        if self.faults.strike() { Err(libc::ENOMEM) } else { call() }
+        #[cfg(debug_assertions)]
+        if self.faults.strike() {
+            return Err(libc::ENOMEM);
+        }
+        call()
     }
 
     /// Whether guards work on a file of this kind, by trying: two pages, of

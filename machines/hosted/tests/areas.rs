@@ -84,6 +84,7 @@ fn the_frames_behind_an_area_can_be_mapped_a_second_time() {
     assert!(!is_readable(page(alias, 4)));
 }
 
+#[cfg(debug_assertions)]
 #[test]
 fn frames_in_several_runs_are_mapped_in_the_order_in_which_they_are_given() {
     let vm = instance();
@@ -189,6 +190,7 @@ fn the_budget_is_an_error_with_its_number_and_frees_make_room() {
     assert_eq!(vm.machine().vmas().used, maps_in(vm.machine().regions().next().unwrap()) + 2);
 }
 
+#[cfg(debug_assertions)]
 #[test]
 fn each_refusal_of_linux_is_an_error_that_changes_nothing() {
     let vm = instance();

@@ -68,6 +68,7 @@ fn protections_hold() {
     }
 }
 
+#[cfg(debug_assertions)]
 #[test]
 fn a_flush_ends_all_access_in_one_call_for_neighbours_with_guards_between() {
     let machine = machine();
@@ -143,6 +144,7 @@ fn the_count_of_vmas_is_the_one_of_linux_after_any_history() {
     assert!(live.iter().all(|r| (0..r.pages.pages).all(|i| is_readable(page(r.pages, i)))));
 }
 
+#[cfg(debug_assertions)]
 #[test]
 fn an_unmapping_that_linux_refuses_stays_queued_and_is_tried_again() {
     let machine = machine();
@@ -159,6 +161,7 @@ fn an_unmapping_that_linux_refuses_stays_queued_and_is_tried_again() {
     assert!(!is_readable(page(area.pages, 0)));
 }
 
+#[cfg(debug_assertions)]
 #[test]
 fn a_flush_that_may_not_fail_tries_until_it_is_done() {
     let machine = machine();
@@ -171,6 +174,7 @@ fn a_flush_that_may_not_fail_tries_until_it_is_done() {
     assert!(!is_readable(page(area.pages, 0)));
 }
 
+#[cfg(debug_assertions)]
 #[test]
 fn a_binding_that_fails_at_any_step_leaves_nothing_reachable() {
     let machine = machine();

@@ -2,13 +2,12 @@
 
 use crate::cpu::State;
 use crate::memory::{Bank, Memory};
-use crate::{Core, ORDER, Sim, SoloLock};
+use crate::{Core, ORDER, Sim, SoloLock, Source};
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex};
 use vmalloc::frames::{MemoryRange, Zones};
-use vmalloc::machine::faulty::FaultyFrames;
 use vmalloc::machine::format::Format;
 use vmalloc::machine::frames::{Frames, MAX_ORDER, Want};
 use vmalloc::units::{MAX_CPUS, Node, PAGE_SIZE, Pfn};
@@ -145,7 +144,7 @@ impl<F: Format> Builder<F> {
             cpus: self.cpus,
             nodes,
             current: AtomicU32::new(0),
-            zones: FaultyFrames::new(zones),
+            zones: Source::from(zones),
             _descriptors: storage,
             fuse: AtomicU64::new(0),
             nmi: AtomicU64::new(0),

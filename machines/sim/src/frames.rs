@@ -12,7 +12,6 @@ use crate::order::{self, InSource, tell};
 use crate::section::What;
 use crate::{Core, ORDER, Sim};
 use vmalloc::gfp::ZoneKind;
-use vmalloc::machine::faulty::Faults;
 use vmalloc::machine::format::Format;
 use vmalloc::machine::frames::{Frames, Page, Want};
 use vmalloc::units::{Node, PAGE_SIZE, Pfn, VirtAddr};
@@ -22,7 +21,8 @@ pub const DIRT: u8 = 0xa5;
 
 impl<F: Format> Sim<F> {
     /// Which fallible step is refused.
-    pub fn faults(&self) -> &Faults {
+    #[cfg(debug_assertions)]
+    pub fn faults(&self) -> &vmalloc::machine::faulty::Faults {
         &self.zones.faults
     }
 

@@ -94,7 +94,6 @@ use history::Event;
 use memory::Memory;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vmalloc::frames::Zones;
-use vmalloc::machine::faulty::FaultyFrames;
 use vmalloc::machine::format::Format;
 use vmalloc::units::{Pfn, VirtAddr};
 
@@ -103,6 +102,13 @@ const ORDER: Ordering = Ordering::Relaxed;
 
 /// A machine, shared by its clones: one for the instance, one for the driver.
 pub struct Sim<F: Format>(Arc<Core<F>>);
+
+/// Where frames come from. Where debug assertions are compiled in, they are refused on
+/// request.
+#[cfg(debug_assertions)]
+type Source = vmalloc::machine::faulty::FaultyFrames<Zones<SoloLock>>;
+#[cfg(not(debug_assertions))]
+type Source = Zones<SoloLock>;
 
 /// What the clones share; to the library, the frames.
 pub struct Core<F: Format> {
@@ -115,7 +121,7 @@ pub struct Core<F: Format> {
     nodes: u32,
     /// The CPU that runs.
     current: AtomicU32,
-    zones: FaultyFrames<Zones<SoloLock>>,
+    zones: Source,
     /// The storage of `zones`.
     _descriptors: Box<[AtomicU64]>,
     /// Things that the library does until some CPU speculates.

@@ -95,6 +95,7 @@ fn the_largest_items_do_not_overflow() {
 }
 
 /// The walk to an item did not look whether its allocations had succeeded.
+#[cfg(debug_assertions)]
 #[test]
 fn each_allocation_on_the_way_to_an_item_may_fail() {
     let vm = vm(16);

@@ -135,6 +135,7 @@ fn parameters_out_of_range_load_no_driver() {
     assert_eq!(scullv.open(1, Access::ReadOnly).map(drop), Err(Error::NoDevice(1)));
 }
 
+#[cfg(debug_assertions)]
 #[test]
 fn each_step_of_a_write_may_be_refused_and_nothing_has_changed_then() {
     let vm = vm(16);

@@ -72,6 +72,12 @@ impl<F> FaultyFrames<F> {
     }
 }
 
+impl<F> From<F> for FaultyFrames<F> {
+    fn from(inner: F) -> FaultyFrames<F> {
+        FaultyFrames::new(inner)
+    }
+}
+
 // SAFETY: F1–F6 are `inner`'s; a refusal changes nothing.
 unsafe impl<F: Frames> Frames for FaultyFrames<F> {
     fn total(&self) -> usize {

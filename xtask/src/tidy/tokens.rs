@@ -7,10 +7,43 @@ use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::Attribute;
 
+/// What is set where something can be refused on request, and where rules can be broken.
+const PROOFS: [&str; 2] = ["debug_assertions", "interleave"];
+/// Words that an item or a statement begins with, if no comma ends it.
+const BEGIN: [&str; 18] = [
+    "pub",
+    "fn",
+    "impl",
+    "use",
+    "type",
+    "struct",
+    "enum",
+    "mod",
+    "static",
+    "const",
+    "unsafe",
+    "extern",
+    "trait",
+    "let",
+    "if",
+    "match",
+    "for",
+    "macro_rules",
+];
+
 /// The tokens of `source` that are compiled outside tests; none for a file
 /// that only tests reach.
 pub fn shipped(source: &Source) -> TokenStream {
-    if source.test { TokenStream::new() } else { without_tests(source.tokens.clone()) }
+    if source.test { TokenStream::new() } else { without(source.tokens.clone(), &for_tests) }
+}
+
+/// Of these the ones that are compiled without debug assertions, and without the rules to
+/// break: what a release has.
+pub fn released(source: &Source) -> TokenStream {
+    without(shipped(source), &|attribute| {
+        let text = attribute.to_string();
+        text.starts_with("cfg") && !text.contains("not") && PROOFS.iter().any(|proof| text.contains(proof))
+    })
 }
 
 /// `#[test]`, or a `#[cfg(…)]` that asks for it.
@@ -32,17 +65,20 @@ fn for_tests(attribute: TokenStream) -> bool {
     }
 }
 
-fn without_tests(tokens: TokenStream) -> TokenStream {
+/// The tokens without the items, fields, arms and statements whose attribute is `left_out`.
+fn without(tokens: TokenStream, left_out: &dyn Fn(TokenStream) -> bool) -> TokenStream {
     let mut kept = Vec::new();
-    let mut tokens = tokens.into_iter();
+    let mut tokens = tokens.into_iter().peekable();
     while let Some(token) = tokens.next() {
         match token {
-            TokenTree::Group(group) if opens_test(&kept, &group) => {
+            TokenTree::Group(group) if is_attribute(&kept, &group) && left_out(group.stream()) => {
                 kept.pop();
-                tokens.find(ends_item);
+                let begins = tokens.peek().map(ToString::to_string).unwrap_or_default();
+                let is_field = begins != "#" && !BEGIN.contains(&&*begins);
+                tokens.find(|token| ends_item(token) || is_field && is(token, ','));
             }
             TokenTree::Group(group) => {
-                let mut inner = Group::new(group.delimiter(), without_tests(group.stream()));
+                let mut inner = Group::new(group.delimiter(), without(group.stream(), left_out));
                 inner.set_span(group.span());
                 kept.push(inner.into());
             }
@@ -52,10 +88,8 @@ fn without_tests(tokens: TokenStream) -> TokenStream {
     kept.into_iter().collect()
 }
 
-fn opens_test(before: &[TokenTree], group: &Group) -> bool {
-    group.delimiter() == Delimiter::Bracket
-        && before.last().is_some_and(|last| is(last, '#'))
-        && for_tests(group.stream())
+fn is_attribute(before: &[TokenTree], group: &Group) -> bool {
+    group.delimiter() == Delimiter::Bracket && before.last().is_some_and(|last| is(last, '#'))
 }
 
 fn ends_item(token: &TokenTree) -> bool {
@@ -99,6 +133,23 @@ mod tests {
     #[test]
     fn tests_inside_of_an_impl_do_not_ship() {
         assert_eq!(ships("impl A { #[cfg(test)] fn b() { c() } fn d() {} }"), "impl A { fn d () { } }");
+    }
+
+    #[test]
+    fn what_debug_assertions_and_flags_ask_for_is_not_released() {
+        let released = |text| released(&Tree::of(&[("a/src/lib.rs", text)]).sources[0]).to_string();
+        assert_eq!(released("#[cfg(debug_assertions)] type A = B<C, D>; fn d() {}"), "fn d () { }");
+        assert_eq!(
+            released("#[cfg(not(debug_assertions))] type A = B;"),
+            "# [cfg (not (debug_assertions))] type A = B ;"
+        );
+        assert_eq!(released("struct A { #[cfg(interleave)] b: C, d: E }"), "struct A { d : E }");
+        assert_eq!(
+            released("fn a() { match b { #[cfg(interleave)] C::D => e, F => g } }"),
+            "fn a () { match b { F => g } }"
+        );
+        assert_eq!(released("fn a() { #[cfg(interleave)] if b { c } d }"), "fn a () { d }");
+        assert_eq!(released("#[cfg(interleave)] fn a<B, C>() {} fn d() {}"), "fn d () { }");
     }
 
     #[test]

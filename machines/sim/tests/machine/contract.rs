@@ -259,6 +259,7 @@ fn nodes_have_their_own_memory_and_cpus() {
     assert_eq!(b.sim.frames().node_of(frame), Node(1));
 }
 
+#[cfg(debug_assertions)]
 #[test]
 fn the_nth_fallible_step_is_refused() {
     let b = bench(machine());

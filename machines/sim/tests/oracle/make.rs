@@ -153,10 +153,16 @@ impl<F: Format> Hand<'_, F> {
     pub fn alloc_refused(&self) {
         let mut ask = self.some_ask();
         ask.plain = false;
-        self.sim().faults().fail_at(1 + self.below(STEPS) as u64);
+        self.refuse(1 + self.below(STEPS) as u64);
         let made = self.or_undone(|| self.vm.alloc(ask.req.clone()));
-        self.sim().faults().fail_at(0);
+        self.refuse(0);
         self.judge(made, &ask);
+    }
+
+    /// The step that comes so soon is refused, where refusals are compiled in.
+    fn refuse(&self, _step: u64) {
+        #[cfg(debug_assertions)]
+        self.sim().faults().fail_at(_step);
     }
 
     pub fn reserve(&self) {

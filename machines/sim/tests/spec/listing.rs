@@ -181,6 +181,7 @@ fn the_statistics_count_what_happens() {
     assert_eq!(rig.stats().counts.allocs, 11, "a refusal is no area");
 }
 
+#[cfg(debug_assertions)]
 #[test]
 fn an_area_that_was_given_up_half_way_counts_as_a_failure_only() {
     let rig = boot(quiet(1), Config::region(REGION));

@@ -18,6 +18,7 @@ mod nmi;
 mod parts;
 mod policies;
 mod pressure;
+#[cfg(debug_assertions)]
 mod refusals;
 mod regions;
 mod roots;

@@ -114,6 +114,7 @@ fn what_is_no_part_of_a_reservation_is_refused_and_nothing_changes() {
     rig.give_frames(&frames);
 }
 
+#[cfg(debug_assertions)]
 #[test]
 fn each_refusal_of_a_part_leaves_it_unmapped() {
     let rig = boot(quiet(1), vmalloc::Config::region(REGION));

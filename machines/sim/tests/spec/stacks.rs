@@ -172,6 +172,7 @@ fn g6_a_warm_slot_that_becomes_a_stack_has_no_translation_below() {
     }
 }
 
+#[cfg(debug_assertions)]
 #[test]
 fn a_refused_stack_leaves_nothing_of_its_own_behind() {
     for placement in PLACEMENTS {
