@@ -71,7 +71,7 @@ impl<M: Machine> Vmalloc<M> {
                     here.reclaim_step(1);
                 }
             }
-            Err(_) => self.pinned(|cpu| core.cpu(cpu).dropped.push(self.machine(), frame, page)),
+            Err(_) => self.pinned(|cpu| core.cpu(cpu).deferred_frames.push(self.machine(), frame, page)),
         }
     }
 }
@@ -80,9 +80,9 @@ impl<M: Machine> CpuGuard<'_, M> {
     /// Entries of a mapping are cleared.
     #[inline(always)]
     pub(crate) fn note_alias(&mut self) {
-        if !self.open.lent {
-            self.open.lent = true;
-            self.core.generations.note_alias();
+        if !self.open.has_aliases {
+            self.open.has_aliases = true;
+            self.core.flush_epochs.note_alias();
         }
     }
 
@@ -100,7 +100,7 @@ impl<M: Machine> CpuGuard<'_, M> {
     /// Whether no CPU reaches a frame that nobody holds, by any page.
     #[inline]
     pub(crate) fn has_no_aliases(&self) -> bool {
-        breaks!(IgnoreAliases) || self.core.generations.has_no_aliases()
+        breaks!(IgnoreAliases) || self.core.flush_epochs.has_no_aliases()
     }
 
     /// A frame has no holder any more but the caller: it is pooled, or waits
@@ -110,8 +110,8 @@ impl<M: Machine> CpuGuard<'_, M> {
             self.pool_frame(frame);
             return false;
         };
-        self.open.loose.push(frame, page);
-        self.open.owe(1, 1);
+        self.open.waiting_frames.push(frame, page);
+        self.open.charge(1, 1);
         count(&self.cpu.counters.loose_frames, 1);
         true
     }
@@ -126,16 +126,16 @@ impl<M: Machine> CpuGuard<'_, M> {
     #[inline]
     pub(crate) fn take_dropped(&mut self) {
         let (vm, cpu) = (self.vm, self.cpu);
-        cpu.dropped.drain(vm.machine(), |frame, page| _ = self.give_up(frame, page));
+        cpu.deferred_frames.drain(vm.machine(), |frame, page| _ = self.give_up(frame, page));
     }
 
     /// After grace: up to `most` frames that waited by themselves are pooled.
     /// Says how many.
-    pub(crate) fn reclaim_loose(&mut self, batch: &mut Batch, most: usize) -> usize {
+    pub(crate) fn reclaim_waiting_frames(&mut self, batch: &mut Batch, most: usize) -> usize {
         let source = self.vm.machine().frames();
         let mut redeemed = 0;
         while redeemed < most
-            && let Some((frame, page)) = batch.loose.pop(source)
+            && let Some((frame, page)) = batch.waiting_frames.pop(source)
         {
             redeemed += 1;
             // Somebody may have held it for a moment, after an address that was

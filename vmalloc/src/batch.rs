@@ -18,7 +18,7 @@
 //! - **T1** The grains under an unlinked table page stay out of the arena
 //!   until the batch that holds the page is expired.
 
-use crate::frames::Loose;
+use crate::frames::WaitingFrames;
 use crate::space::chunk::{Chunk, ChunkRef};
 use crate::sync::Ordering::Relaxed;
 use crate::units::Pfn;
@@ -60,17 +60,28 @@ pub struct Batch {
     /// Ticks since its first slot.
     pub(crate) ticks: u8,
     /// It knows of aliases.
-    pub(crate) lent: bool,
+    pub(crate) has_aliases: bool,
     /// Frames that wait by themselves.
-    pub(crate) loose: Loose,
+    pub(crate) waiting_frames: WaitingFrames,
 }
 
 impl Batch {
     /// An empty batch.
     pub const fn new(index: usize) -> Batch {
-        let loose = Loose::new();
+        let waiting_frames = WaitingFrames::new();
         let checked = null_mut();
-        Batch { index, head: null_mut(), pages: 0, slots: 0, gone: 0, done: 0, checked, ticks: 0, lent: false, loose }
+        Batch {
+            index,
+            head: null_mut(),
+            pages: 0,
+            slots: 0,
+            gone: 0,
+            done: 0,
+            checked,
+            ticks: 0,
+            has_aliases: false,
+            waiting_frames,
+        }
     }
 
     /// Adds live slots of `chunk`, `pages` pages in all.
@@ -79,7 +90,7 @@ impl Batch {
         if chunk.retire(slots, self.index) {
             self.chain(chunk);
         }
-        self.owe(slots.count_ones() as usize, pages);
+        self.charge(slots.count_ones() as usize, pages);
     }
 
     /// Adds a live slot of `pages` pages, in whose entries nothing waits.
@@ -89,15 +100,15 @@ impl Batch {
             self.chain(chunk);
         }
         chunk.bare(1 << slot);
-        self.owe(0, pages);
+        self.charge(0, pages);
     }
 
     /// Adds a cached slot of `pages` pages, whose entries are retired.
-    pub fn cool(&mut self, chunk: ChunkRef, slot: u32, pages: usize) {
-        if chunk.cool(slot, self.index) {
+    pub fn add_evicted(&mut self, chunk: ChunkRef, slot: u32, pages: usize) {
+        if chunk.evict(slot, self.index) {
             self.chain(chunk);
         }
-        self.owe(1, pages);
+        self.charge(1, pages);
     }
 
     /// Takes a stale slot over from the other batch, which is expired, if somebody else
@@ -116,12 +127,12 @@ impl Batch {
         if chunk.postpone(slot, self.index ^ 1) {
             self.chain(chunk);
         }
-        self.owe(1, chunk.slot(slot).bound_pages());
+        self.charge(1, chunk.slot(slot).bound_pages());
     }
 
     /// So many slots more wait in it, with so many pages.
     #[inline(always)]
-    pub(crate) fn owe(&mut self, slots: usize, pages: usize) {
+    pub(crate) fn charge(&mut self, slots: usize, pages: usize) {
         self.pages += pages;
         self.slots += slots;
     }
@@ -161,7 +172,7 @@ impl Batch {
     /// Whether it has to be sealed: slots or frames wait in it, or somebody
     /// waits for its aliases.
     pub(crate) fn waits(&self) -> bool {
-        !self.head.is_null() || self.lent || !self.loose.is_empty()
+        !self.head.is_null() || self.has_aliases || !self.waiting_frames.is_empty()
     }
 }
 

@@ -319,7 +319,7 @@ impl<M: Machine> CpuGuard<'_, M> {
                 self.retire_entries((chunk, index), PageRange::new(found.start, pages));
             }
         };
-        if chunk.keep_alone(index, park, |slot| self.is_handed_out(slot)) {
+        if chunk.cache_alone(index, park, |slot| self.is_handed_out(slot)) {
             self.slot_cache(chunk, index, pages);
             self.trim();
         } else {
@@ -357,9 +357,9 @@ impl<M: Machine> CpuGuard<'_, M> {
             return false;
         }
         // The claim on it is the freer's own.
-        chunk.keep(slot);
+        chunk.cache(slot);
         // It was freed under a policy that may not be in force any more.
-        if self.is_handed_out(area) || !self.core.caches() || area.is_told() {
+        if self.is_handed_out(area) || !self.core.caches() || area.is_reported() {
             self.let_go(chunk, slot, pages, area.is_kept());
         } else {
             self.slot_cache(chunk, slot, pages);
@@ -388,7 +388,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         if kept {
             self.retire_entries((chunk, slot), PageRange::new(chunk.address(slot), pages));
         }
-        self.open.cool(chunk, slot, pages);
+        self.open.add_evicted(chunk, slot, pages);
         self.reclaim_step(pages);
     }
 
@@ -463,7 +463,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         }
         self.cpu.bound.remove(pages);
         count(why.counter(&self.cpu.counters), 1);
-        self.open.cool(chunk, slot, pages);
+        self.open.add_evicted(chunk, slot, pages);
         self.reclaim_step(pages);
         slice.max(1)
     }

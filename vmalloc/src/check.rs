@@ -32,7 +32,7 @@ impl<M: Machine> Vmalloc<M> {
             for region in &core.regions {
                 here.cpu_chunks(region.id).check()?;
             }
-            if !here.batches().all(|batch| batch.loose.is_sound(self.machine().frames())) {
+            if !here.batches().all(|batch| batch.waiting_frames.is_sound(self.machine().frames())) {
                 return Err(Broken { rule: "Q1", at: index as usize });
             }
         }

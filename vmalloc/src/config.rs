@@ -100,7 +100,7 @@ impl Config {
     pub(crate) fn budget(&self, total: usize, cpus: u32) -> usize {
         const MIB: usize = (1 << 20) / crate::units::PAGE_SIZE;
         let usual = (total / 256 / cpus.max(1) as usize).clamp(MIB, 16 * MIB);
-        self.bound_pages.unwrap_or(usual).min(crate::space::cache::MOST)
+        self.bound_pages.unwrap_or(usual).min(crate::space::cache::MAX_CACHED_PAGES)
     }
 }
 

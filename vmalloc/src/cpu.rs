@@ -27,12 +27,12 @@ use crate::cache::{Bound, Warm};
 use crate::config::MAX_REGIONS;
 use crate::deferred::Deferred;
 use crate::flush::{CpuEpoch, Looks, Pending};
-use crate::frames::{Dropped, Magazine};
+use crate::frames::{DeferredFrames, Magazine};
 use crate::instance::{Core, Vmalloc};
 use crate::machine::prealloc::Prealloc;
 use crate::machine::{Context, Machine, Pinned};
 use crate::space::bins::CpuChunks;
-use crate::space::chunk::LOADS;
+use crate::space::chunk::BATCHES;
 use crate::space::remote::{Drained, RemoteFrees};
 use crate::space::units::Near;
 use crate::stats::Counters;
@@ -57,7 +57,7 @@ pub(crate) struct PerCpu {
     /// Chunks in which other CPUs have freed slots (R1).
     pub(crate) remote_frees: RemoteFrees,
     /// Frames that were given up where nobody could enter.
-    pub(crate) dropped: Dropped,
+    pub(crate) deferred_frames: DeferredFrames,
     /// Who is inside: the visitor's index + 1, or 0 (L1).
     holder: AtomicU32,
     /// Looks at entries that are under way: see [`Vmalloc::looking`].
@@ -83,7 +83,7 @@ pub(crate) struct CpuLocal {
     pub(crate) open: Batch,
     pub(crate) sealed: Option<Pending<Batch>>,
     pub(crate) expired: Option<Batch>,
-    pub(crate) tables: [Tables; LOADS],
+    pub(crate) tables: [Tables; BATCHES],
     /// Of its remote frees what was taken out and not yet looked at.
     pub(crate) drained: Drained,
     /// Of these, slots whose entries are left to this CPU (R6).
@@ -111,7 +111,7 @@ impl PerCpu {
             open: Batch::new(0),
             sealed: None,
             expired: None,
-            tables: [const { Tables::new_const() }; LOADS],
+            tables: [const { Tables::new_const() }; BATCHES],
             drained: Drained::default(),
             deferred: None,
             ticked_ns: 0,
@@ -122,7 +122,7 @@ impl PerCpu {
         PerCpu {
             epoch: CpuEpoch::default(),
             remote_frees: RemoteFrees::default(),
-            dropped: Dropped::default(),
+            deferred_frames: DeferredFrames::default(),
             holder: AtomicU32::new(0),
             looks: Looks::default(),
             counters: Counters::default(),

@@ -107,7 +107,7 @@ impl<M: Machine> Vmalloc<M> {
         if breaks!(HoleForgotten) {
             return;
         }
-        slot.cut(bound);
+        slot.truncate(bound);
         // U1: nobody else can free it; but whoever frees what was there before, too late,
         // claims it for a moment, on another CPU.
         while !found.chunk.claim(found.index) {
@@ -124,7 +124,7 @@ impl<M: Machine> Core<M> {
         count_shared(&owner.counters.deferred_frees, 1);
         count_shared(&owner.counters.deferred_pages, pages as u64);
         if kind == Kind::MapRam {
-            self.generations.note_alias();
+            self.flush_epochs.note_alias();
         }
         Deferred::post(&owner.remote_frees, found.chunk, found.index);
     }
@@ -163,7 +163,7 @@ impl<M: Machine> CpuGuard<'_, M> {
     /// The entries of a marked slot are cleared: the batch knows of their aliases.
     fn noted(&self, slot: &Slot) {
         if slot.kind() == Kind::MapRam {
-            self.core.generations.alias_noted_twice();
+            self.core.flush_epochs.alias_noted_twice();
         }
     }
 }

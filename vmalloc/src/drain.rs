@@ -37,7 +37,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         let mut drained = false;
         while work < budget && !drained {
             let Some((chunk, slot)) = batch.first() else {
-                let loose = self.reclaim_loose(&mut batch, budget - work);
+                let loose = self.reclaim_waiting_frames(&mut batch, budget - work);
                 if loose > 0 {
                     (pages, work) = (pages + loose, work + loose);
                 } else if self.reclaim_one_table(&batch) {
@@ -103,7 +103,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         }
         if clean != 0 {
             let before = chunk.give_all(clean, batch);
-            self.cpu_chunks(chunk.region()).gained(chunk, before);
+            self.cpu_chunks(chunk.region()).slot_freed(chunk, before);
         }
         (slots as u64, pages)
     }
@@ -145,7 +145,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         let last = release_all(vm.machine().frames(), &mut places[..collected]);
         // Looked at after they were let go, never before: in between another CPU may
         // unmap one of them elsewhere and drop its own hold.
-        if before || breaks!(IgnoreAliases) || core.generations.has_no_aliases() {
+        if before || breaks!(IgnoreAliases) || core.flush_epochs.has_no_aliases() {
             pooled(&places[..last]);
             // SAFETY: the bindings of the last holder are collected, after grace, and
             // no alias is left (G3).
@@ -272,7 +272,7 @@ impl<M: Machine> CpuGuard<'_, M> {
             self.release_run_of(chunk, slot);
         }
         let before = chunk.give(slot, batch);
-        self.cpu_chunks(chunk.region()).gained(chunk, before);
+        self.cpu_chunks(chunk.region()).slot_freed(chunk, before);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Flushes: when has every CPU forgotten what it may hold?
 //!
-//! Time is counted in **generations**. What waits for a flush is sealed under
+//! Time is counted in **epochs**. What waits for a flush is sealed under
 //! a **tag**, the generation that closing began; it is reclaimed at **grace**,
 //! when every CPU has discarded its translations since.
 //!
@@ -334,103 +334,103 @@ mod tests {
 
     fn nothing(_: Option<PageRange>) {}
 
-    fn awake<const N: usize>(generations: &FlushEpochs) -> [CpuEpoch; N] {
+    fn awake<const N: usize>(flush_epochs: &FlushEpochs) -> [CpuEpoch; N] {
         core::array::from_fn(|_| {
             let epoch = CpuEpoch::default();
-            generations.wake(&epoch, nothing);
+            flush_epochs.wake(&epoch, nothing);
             epoch
         })
     }
 
     #[test]
     fn grace_comes_when_every_cpu_has_flushed_since() {
-        let generations = FlushEpochs::default();
-        let epochs: [CpuEpoch; 2] = awake(&generations);
-        let pending = generations.seal("batch", false);
-        let pending = pending.reclaim(&generations.grace(epochs.iter())).unwrap_err();
-        generations.flush(&epochs[0], nothing);
-        let pending = pending.reclaim(&generations.grace(epochs.iter())).unwrap_err();
-        generations.flush(&epochs[1], nothing);
-        assert_eq!(pending.reclaim(&generations.grace(epochs.iter())).ok(), Some("batch"));
+        let flush_epochs = FlushEpochs::default();
+        let epochs: [CpuEpoch; 2] = awake(&flush_epochs);
+        let pending = flush_epochs.seal("batch", false);
+        let pending = pending.reclaim(&flush_epochs.grace(epochs.iter())).unwrap_err();
+        flush_epochs.flush(&epochs[0], nothing);
+        let pending = pending.reclaim(&flush_epochs.grace(epochs.iter())).unwrap_err();
+        flush_epochs.flush(&epochs[1], nothing);
+        assert_eq!(pending.reclaim(&flush_epochs.grace(epochs.iter())).ok(), Some("batch"));
     }
 
     #[test]
     fn a_flush_that_began_before_closing_does_not_count() {
-        let generations = FlushEpochs::default();
-        let epochs: [CpuEpoch; 1] = awake(&generations);
+        let flush_epochs = FlushEpochs::default();
+        let epochs: [CpuEpoch; 1] = awake(&flush_epochs);
         let mut pending = None;
-        generations.flush(&epochs[0], |_| pending = Some(generations.seal((), false)));
-        assert!(pending.unwrap().reclaim(&generations.grace(epochs.iter())).is_err());
+        flush_epochs.flush(&epochs[0], |_| pending = Some(flush_epochs.seal((), false)));
+        assert!(pending.unwrap().reclaim(&flush_epochs.grace(epochs.iter())).is_err());
     }
 
     #[test]
     fn an_idle_cpu_is_skipped_unless_table_pages_wait() {
-        let generations = FlushEpochs::default();
-        let epochs: [CpuEpoch; 2] = awake(&generations);
-        generations.sleep(&epochs[1], nothing);
-        let (frames, tables) = (generations.seal(1, false), generations.seal(2, true));
-        generations.flush(&epochs[0], nothing);
-        let grace = generations.grace(epochs.iter());
+        let flush_epochs = FlushEpochs::default();
+        let epochs: [CpuEpoch; 2] = awake(&flush_epochs);
+        flush_epochs.sleep(&epochs[1], nothing);
+        let (frames, tables) = (flush_epochs.seal(1, false), flush_epochs.seal(2, true));
+        flush_epochs.flush(&epochs[0], nothing);
+        let grace = flush_epochs.grace(epochs.iter());
         assert_eq!(frames.reclaim(&grace).ok(), Some(1));
         let tables = tables.reclaim(&grace).unwrap_err();
         let mut flushed = false;
-        generations.wake(&epochs[1], |_| flushed = true);
+        flush_epochs.wake(&epochs[1], |_| flushed = true);
         assert!(flushed, "it was behind, so it must flush before it does anything");
-        assert_eq!(tables.reclaim(&generations.grace(epochs.iter())).ok(), Some(2));
+        assert_eq!(tables.reclaim(&flush_epochs.grace(epochs.iter())).ok(), Some(2));
     }
 
     #[test]
     fn an_offline_cpu_holds_nobody_up_and_flushes_before_it_rejoins() {
-        let generations = FlushEpochs::default();
-        let epochs: [CpuEpoch; 2] = awake(&generations);
-        generations.leave(&epochs[1]);
-        let pending = generations.seal((), true);
-        generations.flush(&epochs[0], nothing);
-        assert!(pending.reclaim(&generations.grace(epochs.iter())).is_ok());
+        let flush_epochs = FlushEpochs::default();
+        let epochs: [CpuEpoch; 2] = awake(&flush_epochs);
+        flush_epochs.leave(&epochs[1]);
+        let pending = flush_epochs.seal((), true);
+        flush_epochs.flush(&epochs[0], nothing);
+        assert!(pending.reclaim(&flush_epochs.grace(epochs.iter())).is_ok());
         let mut flushed = false;
-        generations.wake(&epochs[1], |_| flushed = true);
+        flush_epochs.wake(&epochs[1], |_| flushed = true);
         assert!(flushed);
     }
 
     #[test]
     fn a_cpu_is_kicked_once_until_it_has_flushed() {
-        let generations = FlushEpochs::default();
-        let epochs: [CpuEpoch; 2] = awake(&generations);
-        generations.sleep(&epochs[0], nothing);
+        let flush_epochs = FlushEpochs::default();
+        let epochs: [CpuEpoch; 2] = awake(&flush_epochs);
+        flush_epochs.sleep(&epochs[0], nothing);
         let mut kicks = [0; 2];
-        let pending = generations.seal((), false);
+        let pending = flush_epochs.seal((), false);
         for _ in 0..3 {
-            generations.ask(&pending, epochs.iter(), |cpu| kicks[cpu as usize] += 1);
+            flush_epochs.ask(&pending, epochs.iter(), |cpu| kicks[cpu as usize] += 1);
         }
         assert_eq!(kicks, [0, 1]);
-        generations.flush(&epochs[1], nothing);
-        generations.ask(&pending, epochs.iter(), |cpu| kicks[cpu as usize] += 1);
+        flush_epochs.flush(&epochs[1], nothing);
+        flush_epochs.ask(&pending, epochs.iter(), |cpu| kicks[cpu as usize] += 1);
         assert_eq!(kicks, [0, 1], "it has published, nobody needs to ask again");
     }
 
     #[test]
     fn one_flush_everywhere_is_grace_for_all_unless_it_failed() {
-        let generations = FlushEpochs::default();
-        let epochs: [CpuEpoch; 2] = awake(&generations);
-        let pending = generations.seal((), true);
-        assert!(!generations.flush_everywhere(|| false));
-        let pending = pending.reclaim(&generations.grace(epochs.iter())).unwrap_err();
-        assert!(generations.flush_everywhere(|| true));
-        assert!(pending.reclaim(&generations.grace_so_far()).is_ok());
+        let flush_epochs = FlushEpochs::default();
+        let epochs: [CpuEpoch; 2] = awake(&flush_epochs);
+        let pending = flush_epochs.seal((), true);
+        assert!(!flush_epochs.flush_everywhere(|| false));
+        let pending = pending.reclaim(&flush_epochs.grace(epochs.iter())).unwrap_err();
+        assert!(flush_epochs.flush_everywhere(|| true));
+        assert!(pending.reclaim(&flush_epochs.grace_so_far()).is_ok());
     }
 
     #[test]
     fn what_is_closed_during_a_flush_everywhere_waits_for_the_next_one() {
-        let generations = FlushEpochs::default();
+        let flush_epochs = FlushEpochs::default();
         let mut late = None;
         let during = || {
-            late = Some(generations.seal((), false));
+            late = Some(flush_epochs.seal((), false));
             true
         };
-        assert!(generations.flush_everywhere(during));
-        let late = late.unwrap().reclaim(&generations.grace_so_far()).unwrap_err();
-        assert!(generations.flush_everywhere(|| true));
-        assert!(late.reclaim(&generations.grace_so_far()).is_ok());
+        assert!(flush_epochs.flush_everywhere(during));
+        let late = late.unwrap().reclaim(&flush_epochs.grace_so_far()).unwrap_err();
+        assert!(flush_epochs.flush_everywhere(|| true));
+        assert!(late.reclaim(&flush_epochs.grace_so_far()).is_ok());
     }
 
     fn pages(n: usize) -> PageRange {
@@ -438,36 +438,36 @@ mod tests {
     }
 
     /// What the CPU of `epoch` is told to discard.
-    fn told(generations: &FlushEpochs, epoch: &CpuEpoch) -> Option<PageRange> {
+    fn told(flush_epochs: &FlushEpochs, epoch: &CpuEpoch) -> Option<PageRange> {
         let mut told = None;
-        generations.flush(epoch, |what| told = what);
+        flush_epochs.flush(epoch, |what| told = what);
         told
     }
 
     #[test]
     fn a_cpu_that_is_one_small_load_behind_discards_its_pages_alone() {
-        let generations = FlushEpochs::default();
-        let epochs: [CpuEpoch; 3] = awake(&generations);
-        let first = generations.seal_narrow("batch", pages(3));
-        assert_eq!(told(&generations, &epochs[0]), Some(pages(3)));
-        assert_eq!(told(&generations, &epochs[0]), None, "nothing is known of what it may hold by now");
-        let second = generations.seal_narrow("batch", pages(5));
-        assert_eq!(told(&generations, &epochs[0]), Some(pages(5)));
-        assert_eq!(told(&generations, &epochs[1]), None, "two behind: everything");
-        assert_eq!(told(&generations, &epochs[2]), None);
-        let grace = generations.grace(epochs.iter());
+        let flush_epochs = FlushEpochs::default();
+        let epochs: [CpuEpoch; 3] = awake(&flush_epochs);
+        let first = flush_epochs.seal_narrow("batch", pages(3));
+        assert_eq!(told(&flush_epochs, &epochs[0]), Some(pages(3)));
+        assert_eq!(told(&flush_epochs, &epochs[0]), None, "nothing is known of what it may hold by now");
+        let second = flush_epochs.seal_narrow("batch", pages(5));
+        assert_eq!(told(&flush_epochs, &epochs[0]), Some(pages(5)));
+        assert_eq!(told(&flush_epochs, &epochs[1]), None, "two behind: everything");
+        assert_eq!(told(&flush_epochs, &epochs[2]), None);
+        let grace = flush_epochs.grace(epochs.iter());
         assert!(first.reclaim(&grace).is_ok() && second.reclaim(&grace).is_ok());
     }
 
     #[test]
     fn a_load_of_unknown_pages_makes_everybody_discard_everything() {
-        let generations = FlushEpochs::default();
-        let epochs: [CpuEpoch; 1] = awake(&generations);
-        let _small = generations.seal_narrow((), pages(3));
-        let _large = generations.seal((), false);
-        assert_eq!(told(&generations, &epochs[0]), None);
-        let _small = generations.seal_narrow((), pages(4));
-        let _tables = generations.seal((), true);
-        assert_eq!(told(&generations, &epochs[0]), None);
+        let flush_epochs = FlushEpochs::default();
+        let epochs: [CpuEpoch; 1] = awake(&flush_epochs);
+        let _small = flush_epochs.seal_narrow((), pages(3));
+        let _large = flush_epochs.seal((), false);
+        assert_eq!(told(&flush_epochs, &epochs[0]), None);
+        let _small = flush_epochs.seal_narrow((), pages(4));
+        let _tables = flush_epochs.seal((), true);
+        assert_eq!(told(&flush_epochs, &epochs[0]), None);
     }
 }

@@ -31,12 +31,12 @@ mod check;
 mod count;
 mod depot;
 mod descriptor;
-mod loose;
 mod magazine;
 mod map;
 mod node;
 mod runs;
 mod stack;
+mod waiting;
 mod zones;
 
 #[cfg(test)]
@@ -44,8 +44,8 @@ mod testing;
 
 pub use count::{hold, hold_all, release, release_all, twice};
 pub use depot::Depot;
-pub use loose::{Dropped, Loose};
 pub use magazine::Magazine;
 pub use map::{BadMap, MemoryRange};
 pub use runs::{MAX_RUNS, Runs, TakenRun};
+pub use waiting::{DeferredFrames, WaitingFrames};
 pub use zones::{MAX_NODES, STORAGE_ALIGN, ZoneStats, Zones};

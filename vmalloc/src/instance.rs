@@ -53,7 +53,7 @@ unsafe impl<M: Machine + Send> Send for Vmalloc<M> {}
 /// What an instance owns, but for the machine.
 pub(crate) struct Core<M: Machine> {
     pub(crate) regions: ArrayVec<Region<M::Lock>, MAX_REGIONS>,
-    pub(crate) generations: FlushEpochs,
+    pub(crate) flush_epochs: FlushEpochs,
     /// The directory: a frame of pointers to CPUs.
     cpus: NonNull<NonNull<PerCpu>>,
     directory: Pfn,
@@ -164,10 +164,10 @@ impl<M: Machine> Vmalloc<M> {
     /// An area that is undone because of it has told already.
     #[cold]
     pub(crate) fn report_bad_entry(&self, slot: &Slot, at: VirtAddr, word: Word<M>) {
-        if word == <M::Table as Format>::ABSENT && slot.is_told() && slot.is_building() {
+        if word == <M::Table as Format>::ABSENT && slot.is_reported() && slot.is_building() {
             return;
         }
-        slot.tell();
+        slot.mark_reported();
         self.machine.log(Level::Error, format_args!("bad entry at level 1 for {at}: {word:#x}"))
     }
 
@@ -185,7 +185,7 @@ impl<M: Machine> Vmalloc<M> {
     /// nothing is left is where the log was told of a bad one before.
     #[cold]
     pub(crate) fn report_bad_entry_again(&self, slot: &Slot, at: VirtAddr, word: Word<M>) {
-        if word != <M::Table as Format>::ABSENT || !slot.is_told() {
+        if word != <M::Table as Format>::ABSENT || !slot.is_reported() {
             self.report_bad_entry(slot, at, word);
         }
     }
@@ -230,7 +230,7 @@ impl<M: Machine> Core<M> {
         stock.trim(machine, config.atomic_reserve);
         Ok(Core {
             regions,
-            generations: FlushEpochs::default(),
+            flush_epochs: FlushEpochs::default(),
             cpus: table,
             directory,
             cpu_count: cpus,

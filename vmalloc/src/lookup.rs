@@ -451,10 +451,10 @@ impl<M: Machine> PteRanges<'_, M> {
     fn told(&self, gap: &Gap<Word<M>>) {
         let (chunk, Some(index)) = self.place else { return };
         let is_bad = <M::Table as Format>::decode(gap.word, gap.level) == Entry::Bad;
-        if !is_bad && !chunk.slot(index).is_told() {
+        if !is_bad && !chunk.slot(index).is_reported() {
             walker(self.vm).report_bad_entry(gap.level, gap.at, gap.word);
         }
-        chunk.slot(index).tell();
+        chunk.slot(index).mark_reported();
     }
 }
 

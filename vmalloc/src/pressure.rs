@@ -19,7 +19,7 @@ use crate::machine::frames::Frames;
 use crate::machine::prealloc::Prealloc;
 use crate::machine::{Context, Level, Machine};
 use crate::plan::Plan;
-use crate::space::chunk::LOADS;
+use crate::space::chunk::BATCHES;
 use crate::stats::count;
 use crate::sync::Ordering::Relaxed;
 use core::ptr::NonNull;
@@ -137,7 +137,7 @@ impl<M: Machine> Vmalloc<M> {
         }
         count(&here.cpu.counters.purges, 1);
         // One round for the batch that was sealed already, one for the open one.
-        for _ in 0..LOADS {
+        for _ in 0..BATCHES {
             here.outside(|| self.flush_round(here.core));
             if !here.is_pressed() {
                 return;

@@ -153,8 +153,8 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         let (core, mut asked) = (self.core, CpuSet::EMPTY);
         // Where a flush of the machine's is for all, nobody has to be asked.
         let epochs = core.epochs().take(if M::MIRRORED { 0 } else { usize::MAX });
-        let holds = Holds { tables, aliases: batch.lent, narrow };
-        let pending = core.generations.seal_and_ask(batch, holds, || self.flush(), epochs, |cpu| asked.insert(cpu));
+        let holds = Holds { tables, aliases: batch.has_aliases, narrow };
+        let pending = core.flush_epochs.seal_and_ask(batch, holds, || self.flush(), epochs, |cpu| asked.insert(cpu));
         self.kick(asked);
         self.sealed = Some(pending);
         self.poll();
@@ -164,7 +164,7 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
     /// The pages of the open batch, if it is a single small area: Strict's, or
     /// what a shortage or a tick finds (G1 ranges). Not while there are aliases.
     fn narrow(&mut self) -> Option<PageRange> {
-        let (chunk, slot) = self.open.only().filter(|_| self.core.generations.has_no_aliases())?;
+        let (chunk, slot) = self.open.only().filter(|_| self.core.flush_epochs.has_no_aliases())?;
         let pages = chunk.slot(slot).pages();
         (pages <= SLICE).then(|| PageRange::new(self.core.address_of(chunk, slot), pages))
     }
@@ -245,7 +245,7 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
 impl<M: Machine> Core<M> {
     /// How far grace has come.
     pub(crate) fn grace(&self) -> Grace {
-        let grace = if M::MIRRORED { self.generations.grace_so_far() } else { self.generations.grace(self.epochs()) };
+        let grace = if M::MIRRORED { self.flush_epochs.grace_so_far() } else { self.flush_epochs.grace(self.epochs()) };
         if breaks!(EarlyReclaim) {
             return Grace::STOLEN;
         }
@@ -258,12 +258,12 @@ impl<M: Machine> Vmalloc<M> {
     /// can do that.
     pub(crate) fn flush_here(&self, core: &Core<M>) {
         let everywhere = || self.machine().flush_everywhere(Flush::Everything) && self.nobody_looks(core);
-        if core.generations.flush_everywhere(everywhere) || M::MIRRORED {
+        if core.flush_epochs.flush_everywhere(everywhere) || M::MIRRORED {
             return;
         }
         self.pinned(|cpu| match core.cpu(cpu) {
             cpu if cpu.looks.are_under_way() => cpu.epoch.put_off(),
-            cpu => core.generations.flush(&cpu.epoch, |what| self.flush_machine(what)),
+            cpu => core.flush_epochs.flush(&cpu.epoch, |what| self.flush_machine(what)),
         });
     }
 
@@ -271,8 +271,8 @@ impl<M: Machine> Vmalloc<M> {
     /// look when that is over (T1 looks).
     pub(crate) fn catch_up(&self, core: &Core<M>, cpu: &PerCpu) {
         if !cpu.looks.are_under_way() {
-            core.generations.catch_up(&cpu.epoch, |what| self.flush_machine(what));
-        } else if core.generations.is_behind(&cpu.epoch) {
+            core.flush_epochs.catch_up(&cpu.epoch, |what| self.flush_machine(what));
+        } else if core.flush_epochs.is_behind(&cpu.epoch) {
             cpu.epoch.put_off();
         }
     }
@@ -302,27 +302,27 @@ impl<M: Machine> Vmalloc<M> {
     /// The calling CPU takes part from here on. It holds no translation of the
     /// regions that is older than its last [`Vmalloc::cpu_offline`] (M9).
     pub fn cpu_online(&self) {
-        self.with_ear(|core, epoch| core.generations.wake(epoch, |what| self.flush_machine(what)));
+        self.with_ear(|core, epoch| core.flush_epochs.wake(epoch, |what| self.flush_machine(what)));
     }
 
     /// The calling CPU leaves, and touches no area until it is online again.
     /// What it keeps is drained by the next purge of any CPU.
     pub fn cpu_offline(&self) {
         self.with_ear(|core, epoch| {
-            core.generations.sleep(epoch, |what| self.flush_machine(what));
-            core.generations.leave(epoch);
+            core.flush_epochs.sleep(epoch, |what| self.flush_machine(what));
+            core.flush_epochs.leave(epoch);
         });
     }
 
     /// The calling CPU goes idle: nobody needs to kick it until
     /// [`Vmalloc::idle_exit`], before which it touches no area (G5).
     pub fn idle_enter(&self) {
-        self.with_ear(|core, epoch| core.generations.sleep(epoch, |what| self.flush_machine(what)));
+        self.with_ear(|core, epoch| core.flush_epochs.sleep(epoch, |what| self.flush_machine(what)));
     }
 
     /// The calling CPU is no longer idle: it flushes if it is behind (G5).
     pub fn idle_exit(&self) {
-        self.with_ear(|core, epoch| core.generations.wake(epoch, |what| self.flush_machine(what)));
+        self.with_ear(|core, epoch| core.flush_epochs.wake(epoch, |what| self.flush_machine(what)));
     }
 
     fn with_ear(&self, f: impl FnOnce(&Core<M>, &crate::flush::CpuEpoch)) {
@@ -453,7 +453,7 @@ impl<M: Machine> Vmalloc<M> {
     /// Waits until everything sealed so far has had grace; false where it must
     /// not wait, or a flush failed.
     pub(crate) fn wait_for_grace(&self, core: &Core<M>, idle_too: bool) -> bool {
-        let barrier = core.generations.seal((), idle_too);
+        let barrier = core.flush_epochs.seal((), idle_too);
         self.pinned_anew(|_| self.flush_here(core));
         self.wait_for(core, barrier)
     }
@@ -470,7 +470,7 @@ impl<M: Machine> Vmalloc<M> {
                 return false;
             }
             let mut asked = CpuSet::EMPTY;
-            core.generations.ask(&barrier, core.epochs(), |cpu| asked.insert(cpu));
+            core.flush_epochs.ask(&barrier, core.epochs(), |cpu| asked.insert(cpu));
             if !asked.is_empty() {
                 self.machine().kick(&asked);
             }

@@ -474,7 +474,7 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         if self.walker().leaf(at).is_none_or(|(linked, _)| linked != frame) {
             chunk.forget_leaf(index);
             // What waits under it is lost, and that was just told.
-            slots_of(chunk.stale(0) | chunk.stale(1)).for_each(|slot| chunk.slot(slot).tell());
+            slots_of(chunk.stale(0) | chunk.stale(1)).for_each(|slot| chunk.slot(slot).mark_reported());
         }
     }
 

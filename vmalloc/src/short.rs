@@ -72,7 +72,7 @@ impl<M: Machine> Vmalloc<M> {
         if bound < pages {
             return Err(here.map_in_use(Found { chunk, index: slot, start: range.start }, frames, bound));
         }
-        chunk.enliven(slot);
+        chunk.make_live(slot);
         drop(here);
         Ok(pointer(range.start))
     }

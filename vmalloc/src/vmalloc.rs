@@ -136,7 +136,7 @@ impl<M: Machine> Vmalloc<M> {
                 Ok(found) => {
                     drop(here);
                     let hole = AreaBuilder { vm: self, core, found, pages: plan.pages, bound: plan.pages };
-                    if !found.slot().is_told() {
+                    if !found.slot().is_reported() {
                         return Ok(hole.whole(plan));
                     }
                     drop(hole);
@@ -154,7 +154,7 @@ impl<M: Machine> Vmalloc<M> {
         };
         let mut hole = AreaBuilder::begin(&here, place, plan, backing);
         if plain && hole.found.chunk.class().is_some() {
-            hole.found.slot().is_to_be_plain();
+            hole.found.slot().mark_plain();
         }
         let filled = match backing {
             Backing::Nothing => Ok(()),
@@ -240,7 +240,7 @@ impl<M: Machine> Vmalloc<M> {
     fn abandon(&self, core: &Core<M>, found: &Found, bound: usize) {
         let Ok(mut here) = CpuGuard::enter(self, core) else { return self.abandon_deferred(core, found, bound) };
         here.uncount_alloc(found.slot().pages());
-        found.slot().cut(bound);
+        found.slot().truncate(bound);
         if bound == 0 && found.chunk.owner() == here.index {
             return here.put_back(found);
         }

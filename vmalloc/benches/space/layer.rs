@@ -55,7 +55,7 @@ impl Layer {
         let class = Class::of(pages, 1).expect("512 pages at most");
         loop {
             if let Some((chunk, slot)) = self.cpu_chunks.take(Some(class)) {
-                chunk.enliven(slot);
+                chunk.make_live(slot);
                 return chunk.address(slot);
             }
             self.grow(class);
@@ -87,7 +87,7 @@ impl Layer {
         while let Some(chunk) = unsafe { ChunkRef::from_ptr(self.batch) } {
             while chunk.stale(0) != 0 {
                 let before = chunk.give(chunk.stale(0).trailing_zeros(), 0);
-                self.cpu_chunks.gained(chunk, before);
+                self.cpu_chunks.slot_freed(chunk, before);
             }
             self.batch = chunk.next_in_batch(0).load(Relaxed);
         }

@@ -66,7 +66,7 @@ impl<M: Machine> Vmalloc<M> {
             self.unpark(found.slot(), piece);
         }
         drop(here);
-        if found.slot().is_told() {
+        if found.slot().is_reported() {
             return self.undone(core, found, plan.pages);
         }
         if req.gfp.contains(Gfp::ZERO) {
@@ -147,7 +147,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         }
         let hole = AreaBuilder { vm: self.vm, core: self.core, found, pages: plan.pages, bound: plan.pages };
         drop(self);
-        (!found.slot().is_told()).then(|| hole.whole(&plan))
+        (!found.slot().is_reported()).then(|| hole.whole(&plan))
     }
 
     /// No slot was cached: the area is made as under Unmap.
@@ -156,7 +156,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         if self.is_usual(plan) {
             count(&self.cpu.counters.warm_misses, 1);
             if self.vm.machine().frames().nodes() == 1 {
-                slot.is_to_be_plain();
+                slot.mark_plain();
             }
         }
     }
@@ -173,7 +173,7 @@ impl<M: Machine> CpuGuard<'_, M> {
                 vm.park((found.chunk, found.index), piece);
             }
         };
-        if !found.chunk.keep_alone(found.index, park, |slot| self.is_handed_out(slot)) {
+        if !found.chunk.cache_alone(found.index, park, |slot| self.is_handed_out(slot)) {
             return self.let_go_last(found, pages, kept);
         }
         self.slot_cache(found.chunk, found.index, pages);

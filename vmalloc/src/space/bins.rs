@@ -24,7 +24,7 @@ use crate::units::PAGE_SIZE;
 use core::ptr::null_mut;
 
 /// Chunks of a list that are looked at for the lowest one (S2).
-const LOOKED_AT: usize = 8;
+const SCAN_LIMIT: usize = 8;
 
 const NONE: u8 = 0;
 const PARTIAL: u8 = 1;
@@ -109,7 +109,7 @@ impl CpuChunks {
     /// The lowest of the first few chunks of a list (S2).
     fn lowest(&self, head: *mut Chunk) -> Option<ChunkRef> {
         let first = chunk(head)?;
-        let few = core::iter::successors(Some(first), |at| chunk(at.next.load(Relaxed))).take(LOOKED_AT);
+        let few = core::iter::successors(Some(first), |at| chunk(at.next.load(Relaxed))).take(SCAN_LIMIT);
         few.min_by_key(|at| at.address(0))
     }
 
@@ -127,7 +127,7 @@ impl CpuChunks {
 
     /// A slot of `chunk` became free; `before` were free already.
     #[inline(always)]
-    pub fn gained(&mut self, chunk: ChunkRef, before: u64) {
+    pub fn slot_freed(&mut self, chunk: ChunkRef, before: u64) {
         let bin = chunk.bin();
         if self.bins[bin].current == chunk.as_ptr() {
             return;
@@ -142,7 +142,7 @@ impl CpuChunks {
     pub fn put_back(&mut self, chunk: ChunkRef, slot: u32) {
         let before = chunk.free_slots();
         chunk.put_back(slot);
-        self.gained(chunk, before);
+        self.slot_freed(chunk, before);
     }
 
     /// Empty chunks of `class`.
@@ -298,7 +298,7 @@ mod tests {
         let slot = first.take().unwrap();
         cpu_chunks.move_to(class.index(), first, PARTIAL);
         assert_eq!(cpu_chunks.check(), Ok(()));
-        first.enliven(slot + 1);
+        first.make_live(slot + 1);
         assert_eq!(cpu_chunks.check(), broken("C2", first), "a slot is free, and lives");
     }
 }

@@ -27,10 +27,10 @@ use crate::sync::Ordering::Relaxed;
 use core::ptr::with_exposed_provenance_mut;
 
 /// The most pages that a CPU may bind: a list counts twice as many slots.
-pub const MOST: usize = i16::MAX as usize;
+pub const MAX_CACHED_PAGES: usize = i16::MAX as usize;
 
 /// Slots of a list that are looked at for one of the right size.
-const LOOKED_AT: usize = 16;
+const SCAN_LIMIT: usize = 16;
 
 /// A slot, in one word: the header's address, and the slot's number below it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -157,7 +157,7 @@ impl SlotCache {
     /// O(1): a few slots are looked at.
     pub fn take(&mut self, class: Class, now: u32, fits: impl Fn(&Slot) -> bool) -> Option<(ChunkRef, u32)> {
         let mut link = self.lists[class.index()].newest;
-        for _ in 0..LOOKED_AT {
+        for _ in 0..SCAN_LIMIT {
             let (chunk, slot) = link.get()?;
             if fits(chunk.slot(slot)) {
                 self.lists[class.index()].used = now;
@@ -299,9 +299,9 @@ mod tests {
         let class = Class::of(CLASS, 1).unwrap();
         chunk.become_class(class, 64, VirtAddr(0x4000_0000), RegionId(0), 0);
         while let Some(slot) = chunk.take() {
-            chunk.enliven(slot);
-            chunk.slot(slot).cut(slot as usize);
-            assert!(chunk.keep(slot));
+            chunk.make_live(slot);
+            chunk.slot(slot).truncate(slot as usize);
+            assert!(chunk.cache(slot));
         }
         // SAFETY: H2: it was leaked.
         unsafe { ChunkRef::from_ptr(chunk) }.unwrap()
@@ -338,7 +338,7 @@ mod tests {
 
     #[test]
     fn only_a_few_are_looked_at() {
-        let slots: Vec<u32> = (0..=LOOKED_AT as u32).collect();
+        let slots: Vec<u32> = (0..=SCAN_LIMIT as u32).collect();
         let (mut slot_cache, ..) = slot_cache(&slots);
         let class = Class::of(CLASS, 1).unwrap();
         assert_eq!(take(&mut slot_cache, class, 0, |pages| pages == 0), None);
@@ -353,7 +353,7 @@ mod tests {
         assert_eq!(slot_cache.idlest(5), Some((3, class)));
         let chunk = Box::leak(Box::new(Chunk::new(Pfn(1))));
         chunk.become_class(other, 4, VirtAddr(0x8000_0000), RegionId(0), 0);
-        assert!(chunk.take() == Some(0) && chunk.keep(0));
+        assert!(chunk.take() == Some(0) && chunk.cache(0));
         // SAFETY: H2: it was leaked.
         slot_cache.push(other, unsafe { ChunkRef::from_ptr(chunk) }.unwrap(), 0, 4);
         assert_eq!(slot_cache.idlest(5), Some((3, class)));
@@ -376,7 +376,7 @@ mod tests {
     #[test]
     fn a_slot_on_a_rack_that_is_not_warm_is_seen() {
         let (slot_cache, chunk, _) = slot_cache(&[1, 2]);
-        chunk.revive(2);
+        chunk.uncache(2);
         assert!(matches!(slot_cache.check(), Err(Broken { rule: "K5", .. })));
     }
 }

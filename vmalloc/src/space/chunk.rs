@@ -53,7 +53,7 @@ use core::ops::Deref;
 use core::ptr::{NonNull, null_mut};
 
 /// Batches that may hold slots of a chunk at a time: the open and the sealed one.
-pub const LOADS: usize = 2;
+pub const BATCHES: usize = 2;
 /// Leaf tables under a class chunk at most: 16 MiB and a unit, at 2 MiB each.
 pub const MAX_LEAVES: usize = 10;
 
@@ -83,7 +83,7 @@ pub struct Chunk {
     live: AtomicU64,
     /// Freed, and still bound.
     cached: AtomicU64,
-    stale: [AtomicU64; LOADS],
+    stale: [AtomicU64; BATCHES],
     /// Stale, and nothing waits in their entries.
     bare: AtomicU64,
     /// The first slot's address, or 0 in a run chunk.
@@ -101,7 +101,7 @@ pub struct Chunk {
     pub(super) list: AtomicU8,
     pub(super) next: AtomicPtr<Chunk>,
     pub(super) previous: AtomicPtr<Chunk>,
-    next_in_batch: [AtomicPtr<Chunk>; LOADS],
+    next_in_batch: [AtomicPtr<Chunk>; BATCHES],
     /// The entry of its first page, where one leaf table maps all of them.
     entries: AtomicUsize,
     leaves: [AtomicUsize; MAX_LEAVES],
@@ -339,7 +339,7 @@ impl Chunk {
 
     /// Owner: the slot taken is an area that finders may look at.
     #[inline]
-    pub fn enliven(&self, slot: u32) {
+    pub fn make_live(&self, slot: u32) {
         self.live.store(self.live.load(Relaxed) | 1 << slot, Release);
     }
 
@@ -347,15 +347,15 @@ impl Chunk {
     #[inline(always)]
     pub fn begin(&self, slot: u32, label: &Label) {
         self.slot(slot).begin(label);
-        self.enliven(slot);
+        self.make_live(slot);
     }
 
     /// Owner: as [`Chunk::begin`], of a slot that was cached, with its entries.
     #[inline(always)]
     pub fn begin_again(&self, slot: u32, label: &Label) {
-        self.revive(slot);
+        self.uncache(slot);
         self.slot(slot).begin_again(label);
-        self.enliven(slot);
+        self.make_live(slot);
     }
 
     /// Owner: a slot taken goes back unused.
@@ -368,8 +368,8 @@ impl Chunk {
     #[inline]
     pub fn retire(&self, slots: u64, batch: usize) -> bool {
         self.live.store(self.live.load(Relaxed) & !slots, Release);
-        let stale = self.stale[batch % LOADS].load(Relaxed);
-        self.stale[batch % LOADS].store(stale | slots, Relaxed);
+        let stale = self.stale[batch % BATCHES].load(Relaxed);
+        self.stale[batch % BATCHES].store(stale | slots, Relaxed);
         stale == 0
     }
 
@@ -377,7 +377,7 @@ impl Chunk {
     /// the same moment: it must not be used again before the claim is dropped
     /// (R4, R5).
     #[inline]
-    pub fn keep(&self, slot: u32) -> bool {
+    pub fn cache(&self, slot: u32) -> bool {
         self.cached.store(self.cached.load(Relaxed) | 1 << slot, Relaxed);
         // An exchange is a cheaper barrier than a fence on x86.
         self.live.swap(self.live.load(Relaxed) & !(1 << slot), SeqCst);
@@ -390,23 +390,23 @@ impl Chunk {
     /// whether somebody has got hold of its frames: true = nobody did anything, and
     /// it may be used again without a flush (R5).
     #[inline(always)]
-    pub fn keep_alone(&self, slot: u32, park: impl FnOnce(), handed_out: impl FnOnce(&Slot) -> bool) -> bool {
-        let alone = self.keep(slot);
+    pub fn cache_alone(&self, slot: u32, park: impl FnOnce(), handed_out: impl FnOnce(&Slot) -> bool) -> bool {
+        let alone = self.cache(slot);
         park();
         let area = self.slot(slot);
-        alone && !handed_out(area) && !area.is_told()
+        alone && !handed_out(area) && !area.is_reported()
     }
 
     /// Owner: a cached slot is taken, to live again.
     #[inline]
-    pub fn revive(&self, slot: u32) {
+    pub fn uncache(&self, slot: u32) {
         self.cached.store(self.cached.load(Relaxed) & !(1 << slot), Relaxed);
     }
 
     /// Owner: a cached slot, its entries retired, becomes stale in `load`; true =
     /// it is that one's first.
-    pub fn cool(&self, slot: u32, batch: usize) -> bool {
-        self.revive(slot);
+    pub fn evict(&self, slot: u32, batch: usize) -> bool {
+        self.uncache(slot);
         self.retire(1 << slot, batch)
     }
 
@@ -425,7 +425,7 @@ impl Chunk {
     /// Owner: stale slots of `load`.
     #[inline]
     pub fn stale(&self, batch: usize) -> u64 {
-        self.stale[batch % LOADS].load(Relaxed)
+        self.stale[batch % BATCHES].load(Relaxed)
     }
 
     /// Owner: in the entries of these stale slots nothing waits.
@@ -496,7 +496,7 @@ impl Chunk {
     }
 
     /// The next chunk in the owner's remote frees.
-    pub fn next_in_mail(&self) -> &AtomicPtr<Chunk> {
+    pub fn next_remote(&self) -> &AtomicPtr<Chunk> {
         &self.remote.next
     }
 

@@ -4,7 +4,7 @@ extern crate std;
 
 use super::arena::{Arena, Fit};
 use super::bins::CpuChunks;
-use super::chunk::{Chunk, ChunkRef, LOADS};
+use super::chunk::{BATCHES, Chunk, ChunkRef};
 use super::class::{Class, MAX_SLOT_PAGES, UNIT_PAGES, UNIT_SHIFT};
 use super::testing::TestMachine;
 use super::units::UnitTable;
@@ -87,7 +87,7 @@ impl Shelved {
             }
             Act::Take => {
                 if let Some((n, slot)) = self.take() {
-                    self.chunks[n].0.enliven(slot as u32);
+                    self.chunks[n].0.make_live(slot as u32);
                     self.chunks[n].1[slot] = State::Live;
                 }
             }
@@ -109,7 +109,7 @@ impl Shelved {
                 if let Some(&(n, slot)) = stale.get(which % stale.len().max(1)) {
                     let State::Stale(batch) = self.chunks[n].1[slot] else { unreachable!("it is stale") };
                     let before = self.chunks[n].0.give(slot as u32, batch);
-                    self.cpu_chunks.gained(link(&self.chunks[n].0), before);
+                    self.cpu_chunks.slot_freed(link(&self.chunks[n].0), before);
                     self.chunks[n].1[slot] = State::Free;
                 }
             }
@@ -143,7 +143,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         1 => Just(Act::Add),
         8 => Just(Act::Take),
         1 => Just(Act::Untake),
-        4 => (any::<usize>(), 0..LOADS).prop_map(|(which, batch)| Act::Retire(which, batch)),
+        4 => (any::<usize>(), 0..BATCHES).prop_map(|(which, batch)| Act::Retire(which, batch)),
         4 => any::<usize>().prop_map(Act::Give),
         1 => any::<bool>().prop_map(Act::TakeEmpty),
     ];
@@ -187,7 +187,7 @@ struct Layer {
     /// Headers without a chunk.
     headers: Vec<ChunkRef>,
     /// Stale slots, by batch, with the page they start at.
-    batches: [Vec<(ChunkRef, u32, usize)>; LOADS],
+    batches: [Vec<(ChunkRef, u32, usize)>; BATCHES],
     open: usize,
     model: BTreeMap<usize, Area>,
 }
@@ -269,7 +269,7 @@ impl Layer {
     /// The first page of a new area; `None` where there is no room.
     fn alloc(&mut self, pages: usize, align: usize) -> Option<usize> {
         let (chunk, slot, start) = self.place(pages, align)?;
-        chunk.enliven(slot);
+        chunk.make_live(slot);
         let end = start + pages + 1;
         assert!(start >= FIRST && end <= FIRST + UNITS as usize * UNIT_PAGES, "inside the region");
         assert!(start.is_multiple_of(align), "page {start:#x} is no multiple of {align}");
@@ -315,7 +315,7 @@ impl Layer {
                 self.release(grain, units);
             }
             let before = chunk.give(slot, batch);
-            self.cpu_chunks.gained(chunk, before);
+            self.cpu_chunks.slot_freed(chunk, before);
             self.model.remove(&start).expect("the model has it");
         }
     }
@@ -365,7 +365,7 @@ impl Drop for Layer {
         }
         let live: Vec<usize> = self.model.iter().filter(|(_, area)| area.live).map(|(&start, _)| start).collect();
         live.into_iter().for_each(|start| self.free(start));
-        for _ in 0..LOADS {
+        for _ in 0..BATCHES {
             self.open ^= 1;
             self.reclaim();
         }

@@ -55,7 +55,7 @@ impl RemoteFrees {
         // Mostly it is empty; if not, the exchange says what is in it.
         let mut head = null_mut();
         loop {
-            chunk.next_in_mail().store(head, Relaxed);
+            chunk.next_remote().store(head, Relaxed);
             match self.0.compare_exchange_weak(head, chunk.as_ptr(), Release, Relaxed) {
                 Ok(_) => return,
                 Err(now) => head = now,
@@ -79,12 +79,12 @@ impl RemoteFrees {
         let chunk = unsafe { ChunkRef::from_ptr(drained.0) }?;
         if breaks!(LinkAfterPosted) {
             let posted = chunk.take_posted();
-            drained.0 = chunk.next_in_mail().load(Relaxed);
+            drained.0 = chunk.next_remote().load(Relaxed);
             return Some((chunk, posted));
         }
         // R1: the link is read first: as soon as nothing is posted, the
         // next freer may push the chunk again.
-        drained.0 = chunk.next_in_mail().load(Relaxed);
+        drained.0 = chunk.next_remote().load(Relaxed);
         Some((chunk, chunk.take_posted()))
     }
 }
@@ -105,7 +105,7 @@ mod tests {
         let class = Class::of(512, 1).unwrap();
         chunk.become_class(class, class.slots(), VirtAddr(1 << 30), RegionId(0), 0);
         let slot = chunk.take().unwrap();
-        chunk.enliven(slot);
+        chunk.make_live(slot);
         assert!(chunk.claim(slot) && chunk.post(slot));
         // SAFETY: H2: it was leaked.
         unsafe { ChunkRef::from_ptr(chunk) }.unwrap()

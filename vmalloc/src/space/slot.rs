@@ -37,7 +37,7 @@ const FREER_IS_EVEN: u16 = 1 << 1;
 /// Freed, and its entries are still present (W1).
 const KEPT: u16 = 1 << 2;
 /// Some of its entries were not what they had to be, and the log knows (T2).
-const TOLD: u16 = 1 << 4;
+const REPORTED: u16 = 1 << 4;
 
 /// What one area is.
 #[derive(Debug, Default)]
@@ -112,7 +112,7 @@ impl Slot {
     }
 
     /// The area that is being made gets plain entries (W1).
-    pub fn is_to_be_plain(&self) {
+    pub fn mark_plain(&self) {
         self.meta.store(self.meta.load(Relaxed) | PLAIN, Relaxed);
     }
 
@@ -185,14 +185,14 @@ impl Slot {
     /// Some of its entries were not what they had to be: the log has been told
     /// (T2).
     #[cold]
-    pub fn tell(&self) {
-        self.freed.fetch_or(TOLD, Relaxed);
+    pub fn mark_reported(&self) {
+        self.freed.fetch_or(REPORTED, Relaxed);
     }
 
     /// Whether the log knows of entries that were not what they had to be.
     #[inline]
-    pub fn is_told(&self) -> bool {
-        self.freed.load(Relaxed) & TOLD != 0
+    pub fn is_reported(&self) -> bool {
+        self.freed.load(Relaxed) & REPORTED != 0
     }
 
     /// Changes fields under the sequence. Only who makes the area does: two at a
@@ -316,7 +316,7 @@ impl Slot {
 
     /// The area is given up before it was whole, `pages` pages into it: nothing of it
     /// is kept for another one (W1).
-    pub fn cut(&self, pages: usize) {
+    pub fn truncate(&self, pages: usize) {
         self.change(|slot| {
             slot.meta.fetch_and(!PLAIN, Relaxed);
             slot.pages.store(pages, Relaxed);

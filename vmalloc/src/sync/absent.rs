@@ -7,7 +7,7 @@ use core::sync::atomic::Ordering;
 
 compile_error!(
     "vmalloc needs atomic accesses of 64 bits, which this target does not have: the masks of a chunk's slots and the \
-     generations of flushes are 64 bits wide"
+     epochs of flushes are 64 bits wide"
 );
 
 /// Has the methods that the library calls.

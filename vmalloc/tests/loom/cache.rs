@@ -25,13 +25,13 @@ fn a_slot_that_another_cpu_frees_at_the_same_moment_does_not_become_warm() {
             let chunk = chunk.clone();
             move || look_up(&chunk).claim()
         });
-        let alone = look_up(&chunk).lives() && chunk.keep_alone(0, || (), Slot::is_shared);
+        let alone = look_up(&chunk).lives() && chunk.cache_alone(0, || (), Slot::is_shared);
         assert!(!(remote.join().unwrap() && alone), "R5");
     });
 }
 
 /// Nor does one whose frames are handed out at the same moment. Broken by `hand_out`
-/// that looks before it says so, or does not say so, by `keep_alone` that asks for holders
+/// that looks before it says so, or does not say so, by `cache_alone` that asks for holders
 /// first, and without the order between.
 #[test]
 fn a_slot_whose_frames_are_handed_out_at_the_same_moment_does_not_become_warm() {
@@ -48,7 +48,7 @@ fn a_slot_whose_frames_are_handed_out_at_the_same_moment_does_not_become_warm() 
             }
         });
         let park = || bound.store(false, Relaxed);
-        let cached = look_up(&chunk).lives() && chunk.keep_alone(0, park, Slot::is_shared);
+        let cached = look_up(&chunk).lives() && chunk.cache_alone(0, park, Slot::is_shared);
         let (held, last) = holder.join().unwrap();
         assert!(!(held && cached), "R5");
         assert!(!last, "the area's own hold");

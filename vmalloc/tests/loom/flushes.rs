@@ -9,7 +9,7 @@ use vmalloc::units::{PageRange, VirtAddr};
 
 /// A CPU, a page's entry, and what the CPU remembers of it.
 struct Walker {
-    generations: Arc<FlushEpochs>,
+    flush_epochs: Arc<FlushEpochs>,
     epochs: Arc<[CpuEpoch; 2]>,
     /// Whether the entry is there to be walked.
     entry: Arc<AtomicBool>,
@@ -28,8 +28,8 @@ impl Walker {
     /// `f`, whose flush forgets everything; an awake CPU uses what it holds until
     /// then, and each walks again at once.
     fn served(&mut self, awake: bool, f: impl FnOnce(&FlushEpochs, &CpuEpoch, &mut dyn FnMut(Option<PageRange>))) {
-        let (generations, epochs) = (self.generations.clone(), self.epochs.clone());
-        f(&generations, &epochs[1], &mut |what| {
+        let (flush_epochs, epochs) = (self.flush_epochs.clone(), self.epochs.clone());
+        f(&flush_epochs, &epochs[1], &mut |what| {
             if awake {
                 self.walk();
             }
@@ -39,19 +39,19 @@ impl Walker {
     }
 
     fn sleep(&mut self) {
-        self.served(true, |generations, epoch, flush| generations.sleep(epoch, flush));
+        self.served(true, |flush_epochs, epoch, flush| flush_epochs.sleep(epoch, flush));
     }
 
     fn wake(&mut self) {
-        self.served(false, |generations, epoch, flush| generations.wake(epoch, flush));
+        self.served(false, |flush_epochs, epoch, flush| flush_epochs.wake(epoch, flush));
     }
 
     fn leave(&mut self) {
-        self.generations.leave(&self.epochs[1]);
+        self.flush_epochs.leave(&self.epochs[1]);
     }
 
     fn on_kick(&mut self) {
-        self.served(true, |generations, epoch, flush| generations.catch_up(epoch, flush));
+        self.served(true, |flush_epochs, epoch, flush| flush_epochs.catch_up(epoch, flush));
     }
 }
 
@@ -85,7 +85,7 @@ struct Case {
 
 /// CPU 0 closes a batch, and `meanwhile` happens before it flushes. Says whom it kicks.
 fn seal(
-    generations: &FlushEpochs,
+    flush_epochs: &FlushEpochs,
     epochs: &[CpuEpoch; 2],
     holds: Holds,
     meanwhile: impl FnOnce(),
@@ -93,9 +93,9 @@ fn seal(
     let mut kicks = 0;
     let flush = || {
         meanwhile();
-        generations.flush(&epochs[0], |_| ());
+        flush_epochs.flush(&epochs[0], |_| ());
     };
-    let pending = generations.seal_and_ask((), holds, flush, epochs.iter(), |_| kicks += 1);
+    let pending = flush_epochs.seal_and_ask((), holds, flush, epochs.iter(), |_| kicks += 1);
     (pending, kicks)
 }
 
@@ -105,39 +105,39 @@ fn close_against(case: Case) {
     let Case { story, sealed, asked } = case;
     let preemptions = if sealed == Closed::SmallBeforeSmall { 5 } else { 4 };
     explore(preemptions, move || {
-        let generations = Arc::new(FlushEpochs::default());
+        let flush_epochs = Arc::new(FlushEpochs::default());
         let epochs: Arc<[CpuEpoch; 2]> = Arc::default();
         let (entry, reused) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(false)));
-        epochs.iter().for_each(|epoch| generations.wake(epoch, |_| ()));
+        epochs.iter().for_each(|epoch| flush_epochs.wake(epoch, |_| ()));
         let mut walker = Walker {
-            generations: generations.clone(),
+            flush_epochs: flush_epochs.clone(),
             epochs: epochs.clone(),
             entry: entry.clone(),
             reused: reused.clone(),
             held: false,
         };
         if asked {
-            let _before = seal(&generations, &epochs, Holds::default(), || ());
+            let _before = seal(&flush_epochs, &epochs, Holds::default(), || ());
         }
         let other = thread::spawn(move || story(&mut walker));
         entry.store(false, Relaxed);
         let small = matches!(sealed, Closed::Small | Closed::SmallBeforeSmall);
         let narrow = small.then(|| page(0));
         let holds = Holds { tables: sealed == Closed::WithTables, narrow, ..Holds::default() };
-        let (batch, kicks) = seal(&generations, &epochs, holds, || {
+        let (batch, kicks) = seal(&flush_epochs, &epochs, holds, || {
             if matches!(sealed, Closed::BeforeSmall | Closed::SmallBeforeSmall) {
-                let _after = generations.seal_narrow((), page(1));
+                let _after = flush_epochs.seal_narrow((), page(1));
             }
         });
-        let batch = batch.reclaim(&generations.grace(epochs.iter()));
+        let batch = batch.reclaim(&flush_epochs.grace(epochs.iter()));
         reused.store(batch.is_ok(), Relaxed);
         other.join().unwrap();
         if let Err(batch) = batch {
             // K1: whoever was not kicked was flushing already, for this batch.
             if kicks > 0 {
-                generations.catch_up(&epochs[1], |_| ());
+                flush_epochs.catch_up(&epochs[1], |_| ());
             }
-            assert!(batch.reclaim(&generations.grace(epochs.iter())).is_ok(), "grace comes");
+            assert!(batch.reclaim(&flush_epochs.grace(epochs.iter())).is_ok(), "grace comes");
         }
     });
 }
@@ -230,13 +230,13 @@ fn a_load_with_table_pages_waits_for_idle_cpus() {
 #[test]
 fn giving_up_a_frame_races_with_closing_the_load_that_knows_of_its_alias() {
     explore(3, || {
-        let generations = Arc::new(FlushEpochs::default());
+        let flush_epochs = Arc::new(FlushEpochs::default());
         let epochs: Arc<[CpuEpoch; 2]> = Arc::default();
         let (entry, reused) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(false)));
         let given = Arc::new(AtomicBool::new(false));
-        epochs.iter().for_each(|epoch| generations.wake(epoch, |_| ()));
+        epochs.iter().for_each(|epoch| flush_epochs.wake(epoch, |_| ()));
         let mut walker = Walker {
-            generations: generations.clone(),
+            flush_epochs: flush_epochs.clone(),
             epochs: epochs.clone(),
             entry: entry.clone(),
             reused,
@@ -248,18 +248,18 @@ fn giving_up_a_frame_races_with_closing_the_load_that_knows_of_its_alias() {
                 walker.walk();
                 walker.on_kick();
                 let last = given.load(Acquire);
-                walker.generations.grace(walker.epochs.iter());
-                walker.reused.store(last && walker.generations.has_no_aliases(), Relaxed);
+                walker.flush_epochs.grace(walker.epochs.iter());
+                walker.reused.store(last && walker.flush_epochs.has_no_aliases(), Relaxed);
                 walker.walk();
             }
         });
         entry.store(false, Relaxed);
-        generations.note_alias();
+        flush_epochs.note_alias();
         given.store(true, Release);
-        let (batch, _) = seal(&generations, &epochs, Holds { aliases: true, ..Holds::default() }, || ());
+        let (batch, _) = seal(&flush_epochs, &epochs, Holds { aliases: true, ..Holds::default() }, || ());
         other.join().unwrap();
-        generations.catch_up(&epochs[1], |_| ());
-        assert!(batch.reclaim(&generations.grace(epochs.iter())).is_ok());
-        assert!(generations.has_no_aliases(), "all have flushed since");
+        flush_epochs.catch_up(&epochs[1], |_| ());
+        assert!(batch.reclaim(&flush_epochs.grace(epochs.iter())).is_ok());
+        assert!(flush_epochs.has_no_aliases(), "all have flushed since");
     });
 }

@@ -55,7 +55,7 @@ fn a_frame_that_is_held_during_its_last_release_is_given_back_once() {
 #[test]
 fn a_table_that_somebody_walks_to_is_not_reused_after_a_flush_of_all_cpus() {
     explore(5, || {
-        let (generations, looks): (FlushEpochs, Arc<[Looks; 2]>) = Default::default();
+        let (flush_epochs, looks): (FlushEpochs, Arc<[Looks; 2]>) = Default::default();
         let linked = Arc::new(AtomicBool::new(true));
         let reused = Arc::new(AtomicBool::new(false));
         let walker = thread::spawn({
@@ -69,13 +69,13 @@ fn a_table_that_somebody_walks_to_is_not_reused_after_a_flush_of_all_cpus() {
             }
         });
         linked.store(false, Relaxed);
-        let batch = generations.seal((), true);
+        let batch = flush_epochs.seal((), true);
         let everywhere = || Looks::are_over(looks.iter(), thread::yield_now);
-        let flushed = generations.flush_everywhere(everywhere);
-        let redeemed = batch.reclaim(&generations.grace_so_far()).is_ok();
+        let flushed = flush_epochs.flush_everywhere(everywhere);
+        let redeemed = batch.reclaim(&flush_epochs.grace_so_far()).is_ok();
         assert_eq!(flushed, redeemed);
         reused.store(redeemed, Relaxed);
         walker.join().unwrap();
-        assert!(generations.flush_everywhere(everywhere), "nobody looks any more");
+        assert!(flush_epochs.flush_everywhere(everywhere), "nobody looks any more");
     });
 }

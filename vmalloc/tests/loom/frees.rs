@@ -70,7 +70,7 @@ fn picture(chunk: &Chunk) -> String {
     (0..2).map(state).collect()
 }
 
-/// Broken by `enliven` or `retire` that change other slots too, by `receive` that leaves
+/// Broken by `make_live` or `retire` that change other slots too, by `receive` that leaves
 /// the claims, or tells of what was not posted: a slot is lost, or stale too early.
 #[test]
 fn a_remote_free_meets_a_local_alloc_and_a_local_free() {
@@ -176,21 +176,21 @@ fn double_free(given: Given) {
     chunk.take();
     chunk.begin(0, &Label { kind: Kind::Vmalloc, ..label(1) });
     chunk.slot(0).publish();
-    let generations = Arc::new(FlushEpochs::default());
+    let flush_epochs = Arc::new(FlushEpochs::default());
     let epochs: Arc<[CpuEpoch; 2]> = Arc::default();
     // The area's entry: 1 = bound, 0 = cleared, 2 = bound for the next.
     let entry = Arc::new(AtomicU64::new(1));
-    epochs.iter().for_each(|epoch| generations.wake(epoch, |_| ()));
+    epochs.iter().for_each(|epoch| flush_epochs.wake(epoch, |_| ()));
     let remote = thread::spawn({
         let (chunk, remote_frees, entry) = (chunk.clone(), remote_frees.clone(), entry.clone());
-        let (generations, epochs) = (generations.clone(), epochs.clone());
+        let (flush_epochs, epochs) = (flush_epochs.clone(), epochs.clone());
         move || {
             let won = look_up(&chunk, 0).claim();
             if won {
                 entry.store(0, Relaxed);
             }
             // Interrupts come in before it posts.
-            generations.catch_up(&epochs[1], |_| ());
+            flush_epochs.catch_up(&epochs[1], |_| ());
             if won {
                 remote_frees.post(link(&chunk), 0);
             }
@@ -210,9 +210,9 @@ fn double_free(given: Given) {
     if freed {
         entry.store(0, Relaxed);
         let batch = std::mem::replace(&mut owner.open, Batch::new(1));
-        let flush = || generations.flush(&epochs[0], |_| ());
-        let batch = generations.seal_and_ask(batch, Holds::default(), flush, epochs.iter(), |_| ());
-        let expired = batch.reclaim(&generations.grace(epochs.iter()));
+        let flush = || flush_epochs.flush(&epochs[0], |_| ());
+        let batch = flush_epochs.seal_and_ask(batch, Holds::default(), flush, epochs.iter(), |_| ());
+        let expired = batch.reclaim(&flush_epochs.grace(epochs.iter()));
         if expired.is_ok_and(|mut expired| give(&mut expired, &mut owner.open, given)) {
             assert_eq!(make(&chunk, 2), 0);
             entry.store(2, Relaxed);

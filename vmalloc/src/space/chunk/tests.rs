@@ -38,7 +38,7 @@ fn a_slot_goes_from_free_to_live_to_stale_to_free() {
     assert_eq!(picture(&chunk), "fffffff");
     for slot in 0..3 {
         assert_eq!(chunk.take(), Some(slot));
-        chunk.enliven(slot);
+        chunk.make_live(slot);
     }
     assert_eq!(picture(&chunk), "LLLffff");
     assert!(chunk.retire(1 << 1, 0) && !chunk.retire(1 << 0, 0) && chunk.retire(1 << 2, 1));
@@ -53,7 +53,7 @@ fn the_next_free_slot_is_the_one_that_is_taken_next() {
     let chunk = chunk(512);
     for slot in 0..7 {
         assert_eq!((chunk.next_free(), chunk.take()), (Some(slot), Some(slot)));
-        chunk.enliven(slot);
+        chunk.make_live(slot);
     }
     assert_eq!((chunk.next_free(), chunk.take()), (None, None));
 }
@@ -62,7 +62,7 @@ fn the_next_free_slot_is_the_one_that_is_taken_next() {
 fn a_claim_is_given_once_and_only_for_live_slots() {
     let chunk = chunk(512);
     chunk.take();
-    chunk.enliven(0);
+    chunk.make_live(0);
     assert!(!chunk.claim(3), "nothing lives there");
     assert_eq!(picture(&chunk), "Lffffff");
     assert!(chunk.claim(0) && !chunk.claim(0));
@@ -79,14 +79,14 @@ fn a_warm_slot_lives_again_or_becomes_stale() {
     let chunk = chunk(512);
     for slot in 0..3 {
         chunk.take();
-        chunk.enliven(slot);
+        chunk.make_live(slot);
     }
-    assert!(chunk.keep(0) && chunk.keep(1) && chunk.claim(2) && !chunk.keep(2), "R5");
+    assert!(chunk.cache(0) && chunk.cache(1) && chunk.claim(2) && !chunk.cache(2), "R5");
     assert_eq!((picture(&chunk).as_str(), chunk.areas()), ("wwwffff", 0));
     assert!(!chunk.claim(0), "what is cached does not live");
-    chunk.revive(0);
-    chunk.enliven(0);
-    assert!(chunk.cool(1, 0) && !chunk.cool(2, 0));
+    chunk.uncache(0);
+    chunk.make_live(0);
+    assert!(chunk.evict(1, 0) && !chunk.evict(2, 0));
     assert_eq!(picture(&chunk), "L00ffff");
     assert!(chunk.masks_agree(), "C2");
 }
@@ -120,7 +120,7 @@ fn an_area_is_found_at_its_start_and_nowhere_else() {
         let base = VirtAddr(0xffff_c900_0000_0000);
         chunk.become_class(class, class.slots(), base, RegionId(0), 0);
         let last = class.slots() as u32 - 1;
-        chunk.enliven(last);
+        chunk.make_live(last);
         for page in 0..class.units(class.slots()) * super::super::class::UNIT_PAGES {
             let start = last as usize * class.stride();
             assert_eq!(chunk.area_at(base.add_pages(page)), (page == start).then_some((last, page)), "{class:?}");
@@ -135,7 +135,7 @@ fn bare_slots_are_taken_once_but_not_while_they_are_claimed() {
     let chunk = chunk(512);
     (0..3).for_each(|slot| {
         assert_eq!(chunk.take(), Some(slot));
-        chunk.enliven(slot);
+        chunk.make_live(slot);
     });
     assert!(chunk.claim(1));
     chunk.retire(0b111, 0);
@@ -166,7 +166,7 @@ fn a_stale_slot_that_is_still_claimed_waits_in_the_other_load_and_is_given_once(
     let chunk = chunk(512);
     for slot in 0..2 {
         chunk.take();
-        chunk.enliven(slot);
+        chunk.make_live(slot);
     }
     // The owner has freed both; another CPU is freeing the first as well.
     assert!(chunk.claim(0) && chunk.retire(0b11, 0));
@@ -184,7 +184,7 @@ fn a_stale_slot_that_is_still_claimed_waits_in_the_other_load_and_is_given_once(
 fn a_bare_slot_that_a_claim_hid_for_a_moment_is_not_bare_any_more_when_it_is_given() {
     let chunk = chunk(512);
     chunk.take();
-    chunk.enliven(0);
+    chunk.make_live(0);
     chunk.retire(1, 0);
     chunk.bare(1);
     // A free that came late claims it, and takes that back a moment later.
@@ -195,7 +195,7 @@ fn a_bare_slot_that_a_claim_hid_for_a_moment_is_not_bare_any_more_when_it_is_giv
     assert!(chunk.masks_agree(), "C2");
     // Then it holds frames.
     chunk.take();
-    chunk.enliven(0);
+    chunk.make_live(0);
     chunk.retire(1, 0);
     assert_eq!(chunk.take_bare(0), 0, "something waits in its entries");
 }

@@ -1,10 +1,10 @@
-//! Loose frames: those whose last holder has given them up, and that still have
+//! WaitingFrames frames: those whose last holder has given them up, and that still have
 //! to wait. They are chained through their descriptors, so that nothing is
 //! needed to keep them.
 //!
 //! - **Q1** A frame is in one chain, and its chain is its only holder. So its
 //!   links are the chain's.
-//! - **Q2** A [`Loose`] is its owner's alone. A [`Dropped`] takes frames from
+//! - **Q2** A [`WaitingFrames`] is its owner's alone. A [`DeferredFrames`] takes frames from
 //!   anybody, NMIs too, and gives them out all at once, so that no frame comes
 //!   back to its head while somebody looks at it.
 
@@ -28,15 +28,15 @@ fn next(page: &Page) -> u64 {
 
 /// A chain of frames.
 #[derive(Debug)]
-pub struct Loose {
+pub struct WaitingFrames {
     head: u64,
     len: usize,
 }
 
-impl Loose {
+impl WaitingFrames {
     /// An empty chain.
-    pub const fn new() -> Loose {
-        Loose { head: END, len: 0 }
+    pub const fn new() -> WaitingFrames {
+        WaitingFrames { head: END, len: 0 }
     }
 
     /// Frames in it.
@@ -77,25 +77,25 @@ impl Loose {
     }
 }
 
-impl Default for Loose {
-    fn default() -> Loose {
-        Loose::new()
+impl Default for WaitingFrames {
+    fn default() -> WaitingFrames {
+        WaitingFrames::new()
     }
 }
 
 /// Frames that were given up where nobody could be asked. One without a descriptor
 /// has its link in its own first word.
 #[derive(Debug)]
-pub struct Dropped(AtomicU64);
+pub struct DeferredFrames(AtomicU64);
 
-impl Default for Dropped {
-    fn default() -> Dropped {
-        Dropped(AtomicU64::new(END))
+impl Default for DeferredFrames {
+    fn default() -> DeferredFrames {
+        DeferredFrames(AtomicU64::new(END))
     }
 }
 
-impl Dropped {
-    /// Puts a frame in, as [`Loose::push`], from any context; `page` is its
+impl DeferredFrames {
+    /// Puts a frame in, as [`WaitingFrames::push`], from any context; `page` is its
     /// descriptor, if it has one. One without has a direct mapping (P3).
     pub fn push<M: Machine>(&self, machine: &M, frame: Pfn, page: Option<&Page>) {
         let mut head = self.0.load(Relaxed);
@@ -149,7 +149,7 @@ mod tests {
     fn loose_frames_come_out_as_a_stack_and_are_counted() {
         let real = TestZones::new(&[ram(1 << 33, 4, 0)], None);
         let zones = &real.zones;
-        let mut loose = Loose::new();
+        let mut loose = WaitingFrames::new();
         let frames = [3, 0, 2].map(|n| Pfn((1 << 33) + n));
         for frame in frames {
             loose.push(frame, zones.page(frame).unwrap());
@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn a_chain_that_was_cut_or_tied_to_a_ring_is_not_sound() {
         let real = TestZones::new(&[ram(0, 4, 0)], None);
-        let mut loose = Loose::new();
+        let mut loose = WaitingFrames::new();
         (0..3).for_each(|n| loose.push(Pfn(n), real.zones.page(Pfn(n)).unwrap()));
         for wrong in [END, 2, 9] {
             set_next(real.zones.page(Pfn(1)).unwrap(), wrong);
@@ -176,7 +176,7 @@ mod tests {
         let machine = TestMachine::new(&[ram(0, 32, 0), ram(63, 1, 0)], 1);
         let source = &machine.frames.zones;
         assert!(source.page(Pfn(31)).is_some() && source.page(Pfn(40)).is_none());
-        let dropped = Dropped::default();
+        let dropped = DeferredFrames::default();
         let mut seen = Vec::new();
         std::thread::scope(|scope| {
             for thread in 0..4 {
