@@ -225,7 +225,7 @@ impl<M: Machine> Core<M> {
             unsafe { depot.open(machine, &mut stock, stacks) };
         }
         // Regions that meet in one entry of the root were counted twice.
-        regions.iter().for_each(|region| walker.prepare_root(region.pages(), &mut stock));
+        regions.iter().for_each(|region| walker.link_root_tables(region.pages(), &mut stock));
         let tables = config.atomic_reserve + roots - stock.len();
         stock.trim(machine, config.atomic_reserve);
         Ok(Core {

@@ -155,7 +155,7 @@ impl<L: lock_api::RawMutex> Region<L> {
             shift: PAGE_SHIFT + grain_shift,
             whole: (grains as usize) << (PAGE_SHIFT + grain_shift),
             straight: if grain_shift == 0 { 0 } else { SLICE.min(frames).min(grains as usize) },
-            arena_stock: arena.stock_needed(),
+            arena_stock: arena.frames_needed(),
             units: UnitTable::new(grains),
             shared: Mutex::new(Shared {
                 arena,
@@ -354,7 +354,7 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
     fn take_run(&mut self, id: RegionId, run: &RunFit, whom: For) -> Result<ChunkRef, Shortage> {
         let (machine, region) = (self.vm.machine(), self.region(id));
         let fit = region.fit(run);
-        self.populate(1 + region.arena_stock + region.units.stock_needed(fit.grains))?;
+        self.populate(1 + region.arena_stock + region.units.frames_needed(fit.grains))?;
 
         let before = self.stock.len();
         let mut shared = region.shared.lock();
@@ -389,7 +389,7 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         }
         self.populate(self.walker().tables_needed(slice.pages)).map_err(Refusal::Short)?;
         let before = self.stock.len();
-        self.walker().prepare(slice, &mut self.stock);
+        self.walker().link_tables(slice, &mut self.stock);
         self.core.tables.fetch_add(before - self.stock.len(), Relaxed);
         if !chunk.is_runs() {
             self.cache_leaves(chunk, slice);

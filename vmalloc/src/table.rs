@@ -111,7 +111,7 @@ struct Table<F: Format> {
 }
 
 /// An entry of a table: the one for `page`.
-struct Slot<F: Format> {
+struct EntryRef<F: Format> {
     cell: Cell<F>,
     level: u8,
     page: usize,
@@ -129,7 +129,7 @@ impl<'m, M: Machine> Walker<'m, M> {
         Walker { machine }
     }
 
-    /// The most frames that [`Walker::prepare`] takes for any `pages` pages.
+    /// The most frames that [`Walker::link_tables`] takes for any `pages` pages.
     pub fn tables_needed(&self, pages: usize) -> usize {
         // A table of 2^bits pages for the first page, and one more at each
         // border behind it.
@@ -152,13 +152,13 @@ impl<'m, M: Machine> Walker<'m, M> {
     /// out (T2).
     ///
     /// Cannot fail: `stock` holds [`Walker::tables_needed`] frames.
-    pub fn prepare(&self, range: PageRange, stock: &mut Prealloc) {
-        self.prepare_in(self.root(), pages_of(range), 1, stock)
+    pub fn link_tables(&self, range: PageRange, prealloc: &mut Prealloc) {
+        self.link_tables_in(self.root(), pages_of(range), 1, prealloc)
     }
 
-    /// The frames that [`Walker::prepare_root`] would take for `range` now.
+    /// The frames that [`Walker::link_root_tables`] would take for `range` now.
     pub fn missing_in_root(&self, range: PageRange) -> usize {
-        self.root_slots(range).filter(|slot| !matches!(slot.says(), Entry::Table(_))).count()
+        self.root_slots(range).filter(|entry| !matches!(entry.says(), Entry::Table(_))).count()
     }
 
     /// Links what the root itself lacks for `range`. These links stay, so other
@@ -166,13 +166,13 @@ impl<'m, M: Machine> Walker<'m, M> {
     /// are never unlinked, and are made here ([`Walker::keeps_leaf_tables`]).
     ///
     /// Cannot fail: `stock` holds [`Walker::missing_in_root`] frames.
-    pub fn prepare_root(&self, range: PageRange, stock: &mut Prealloc) {
-        for slot in self.root_slots(range) {
-            self.link(slot, stock);
+    pub fn link_root_tables(&self, range: PageRange, prealloc: &mut Prealloc) {
+        for entry in self.root_slots(range) {
+            self.link(entry, prealloc);
         }
     }
 
-    fn root_slots(&self, range: PageRange) -> impl Iterator<Item = Slot<M::Table>> {
+    fn root_slots(&self, range: PageRange) -> impl Iterator<Item = EntryRef<M::Table>> {
         let root = self.root();
         root.parts(pages_of(range)).map(move |part| root.slot(part.start))
     }
@@ -203,18 +203,18 @@ impl<'m, M: Machine> Walker<'m, M> {
     /// reported; an entry of the embedder's is left alone (T2).
     ///
     /// Cannot fail: `stock` holds a frame a level.
-    pub fn relink(&self, at: VirtAddr, frame: Pfn, stock: &mut Prealloc) {
-        let (slot, word, says) = self.descend(page_of(at), 2);
+    pub fn relink(&self, at: VirtAddr, frame: Pfn, prealloc: &mut Prealloc) {
+        let (entry, word, says) = self.descend(page_of(at), 2);
         if says == Entry::Absent || matches!(says, Entry::Foreign | Entry::Restricted) {
-            self.report_bad_entry(slot.level, at, word);
+            self.report_bad_entry(entry.level, at, word);
         }
-        self.prepare_in(self.root(), page_of(at)..page_of(at) + 1, 2, stock);
-        let (slot, word, says) = self.descend(page_of(at), 2);
+        self.link_tables_in(self.root(), page_of(at)..page_of(at) + 1, 2, prealloc);
+        let (entry, word, says) = self.descend(page_of(at), 2);
         if says == Entry::Bad {
-            self.report_bad_entry(slot.level, at, word);
+            self.report_bad_entry(entry.level, at, word);
         }
-        if slot.level == 2 && matches!(says, Entry::Absent | Entry::Bad) {
-            let _ = slot.cell.exchange(word, M::Table::table(frame));
+        if entry.level == 2 && matches!(says, Entry::Absent | Entry::Bad) {
+            let _ = entry.cell.exchange(word, M::Table::table(frame));
         }
     }
 
@@ -228,11 +228,11 @@ impl<'m, M: Machine> Walker<'m, M> {
             if page >= end {
                 break;
             }
-            let (slot, _, says) = self.descend(page, 2);
-            let bits = table_bits::<M::Table>(slot.level - 1);
+            let (entry, _, says) = self.descend(page, 2);
+            let bits = table_bits::<M::Table>(entry.level - 1);
             let first = page >> bits << bits;
             page = first + (1 << bits);
-            if slot.level == 2 && matches!(says, Entry::Table(_)) {
+            if entry.level == 2 && matches!(says, Entry::Table(_)) {
                 return (Some(address_of(first)), rest(page));
             }
         }
@@ -246,15 +246,15 @@ impl<'m, M: Machine> Walker<'m, M> {
     /// and reported; others are the caller's to report, who knows whether there
     /// has to be one (T2).
     pub fn piece(&self, range: PageRange) -> Result<PteRange<M::Table>, Gap<Word<M>>> {
-        let (slot, word, says) = self.descend(page_of(range.start), 2);
-        if let (2, Entry::Table(frame)) = (slot.level, says) {
+        let (entry, word, says) = self.descend(page_of(range.start), 2);
+        if let (2, Entry::Table(frame)) = (entry.level, says) {
             return Ok(PteRange::new(LeafTable::new(self.below(2, frame).words), range.start, range.pages));
         }
         if says == Entry::Bad {
-            self.clear_bad(&slot, word);
+            self.clear_bad(&entry, word);
         }
-        let (level, covered) = (slot.level, 1 << table_bits::<M::Table>(slot.level - 1));
-        Err(Gap { at: range.start, pages: covered - (slot.page & (covered - 1)), level, word })
+        let (level, covered) = (entry.level, 1 << table_bits::<M::Table>(entry.level - 1));
+        Err(Gap { at: range.start, pages: covered - (entry.page & (covered - 1)), level, word })
     }
 
     /// What the tables say of the page of `at`: the leaf entry, or the entry
@@ -307,13 +307,13 @@ impl<'m, M: Machine> Walker<'m, M> {
     /// Follows the links for `page` down to the entry at `level`, or to the
     /// first that links no table.
     #[inline]
-    fn descend(&self, page: usize, level: u8) -> (Slot<M::Table>, Word<M>, Entry) {
-        let mut slot = self.root().slot(page);
+    fn descend(&self, page: usize, level: u8) -> (EntryRef<M::Table>, Word<M>, Entry) {
+        let mut entry = self.root().slot(page);
         loop {
-            let word = slot.cell.load();
-            match M::Table::decode(word, slot.level) {
-                Entry::Table(frame) if slot.level > level => slot = self.below(slot.level, frame).slot(page),
-                says => return (slot, word, says),
+            let word = entry.cell.load();
+            match M::Table::decode(word, entry.level) {
+                Entry::Table(frame) if entry.level > level => entry = self.below(entry.level, frame).slot(page),
+                says => return (entry, word, says),
             }
         }
     }
@@ -331,34 +331,34 @@ impl<'m, M: Machine> Walker<'m, M> {
     }
 
     /// Links the tables under `table` down to those of level `lowest`.
-    fn prepare_in(&self, table: Table<M::Table>, pages: Range<usize>, lowest: u8, stock: &mut Prealloc) {
+    fn link_tables_in(&self, table: Table<M::Table>, pages: Range<usize>, lowest: u8, prealloc: &mut Prealloc) {
         if table.level == lowest {
             return;
         }
         for part in table.parts(pages) {
-            if let Some(lower) = self.link(table.slot(part.start), stock) {
-                self.prepare_in(lower, part, lowest, stock);
+            if let Some(lower) = self.link(table.slot(part.start), prealloc) {
+                self.link_tables_in(lower, part, lowest, prealloc);
             }
         }
     }
 
     /// The table that `slot` links, linked now if it was not; `None` where the
     /// entry is the embedder's.
-    fn link(&self, slot: Slot<M::Table>, stock: &mut Prealloc) -> Option<Table<M::Table>> {
+    fn link(&self, entry: EntryRef<M::Table>, prealloc: &mut Prealloc) -> Option<Table<M::Table>> {
         loop {
-            let word = slot.cell.load();
-            match M::Table::decode(word, slot.level) {
-                Entry::Table(frame) => return Some(self.below(slot.level, frame)),
+            let word = entry.cell.load();
+            match M::Table::decode(word, entry.level) {
+                Entry::Table(frame) => return Some(self.below(entry.level, frame)),
                 Entry::Absent => {}
                 Entry::Foreign | Entry::Restricted => return None,
-                _ => self.report_bad_entry(slot.level, address_of(slot.page), word),
+                _ => self.report_bad_entry(entry.level, address_of(entry.page), word),
             }
-            let frame = stock.take(self.machine);
-            debug_assert!(frame.is_some(), "prepare with too small a stock");
+            let frame = prealloc.take(self.machine);
+            debug_assert!(frame.is_some(), "prepare with too small a prealloc");
             let frame = frame?;
-            match slot.cell.exchange(word, M::Table::table(frame)) {
-                Ok(()) => return Some(self.below(slot.level, frame)),
-                Err(_) => stock.put(self.machine, frame),
+            match entry.cell.exchange(word, M::Table::table(frame)) {
+                Ok(()) => return Some(self.below(entry.level, frame)),
+                Err(_) => prealloc.put(self.machine, frame),
             }
         }
     }
@@ -366,9 +366,9 @@ impl<'m, M: Machine> Walker<'m, M> {
     /// Reports the bad `word` of `slot` and clears it, unless somebody else
     /// has replaced it meanwhile. There is nothing below it.
     #[cold]
-    fn clear_bad(&self, slot: &Slot<M::Table>, word: Word<M>) {
-        self.report_bad_entry(slot.level, address_of(slot.page), word);
-        let _ = slot.cell.exchange(word, M::Table::ABSENT);
+    fn clear_bad(&self, entry: &EntryRef<M::Table>, word: Word<M>) {
+        self.report_bad_entry(entry.level, address_of(entry.page), word);
+        let _ = entry.cell.exchange(word, M::Table::ABSENT);
     }
 }
 
@@ -383,12 +383,12 @@ impl<M: Machine> Copy for Walker<'_, M> {}
 impl<F: Format> Table<F> {
     /// The entry for `page`.
     #[inline]
-    fn slot(self, page: usize) -> Slot<F> {
+    fn slot(self, page: usize) -> EntryRef<F> {
         let index = page >> table_bits::<F>(self.level - 1) & (entries::<F>() - 1);
         // SAFETY: the table is linked (T1), so M2 makes its frame's words
         // ours, and the index lies in it.
         let cell = unsafe { Cell::new(self.words.add(index)) };
-        Slot { cell, level: self.level, page }
+        EntryRef { cell, level: self.level, page }
     }
 
     /// `pages` cut at the borders of this table's entries.
@@ -403,7 +403,7 @@ impl<F: Format> Table<F> {
     }
 
     /// The entries of the pages from `first`, one of the table's first.
-    fn slots(self, first: usize) -> impl Iterator<Item = Slot<F>> {
+    fn slots(self, first: usize) -> impl Iterator<Item = EntryRef<F>> {
         (0..entries::<F>()).map(move |index| self.slot(first + (index << table_bits::<F>(self.level - 1))))
     }
 }
@@ -416,7 +416,7 @@ impl<F: Format> Clone for Table<F> {
 
 impl<F: Format> Copy for Table<F> {}
 
-impl<F: Format> Slot<F> {
+impl<F: Format> EntryRef<F> {
     fn says(&self) -> Entry {
         F::decode(self.cell.load(), self.level)
     }

@@ -27,7 +27,7 @@ pub struct Layer {
     arena: Arena,
     units: UnitTable,
     cpu_chunks: CpuChunks,
-    stock: Prealloc,
+    prealloc: Prealloc,
     headers: Vec<ChunkRef>,
     /// The first chunk with slots in the batch, and how many slots.
     batch: *mut Chunk,
@@ -42,7 +42,7 @@ impl Layer {
             arena: Arena::new(UNITS),
             units: UnitTable::new(UNITS),
             cpu_chunks: CpuChunks::default(),
-            stock: Prealloc::new(),
+            prealloc: Prealloc::new(),
             headers: Vec::new(),
             batch: null_mut(),
             waiting: 0,
@@ -98,18 +98,18 @@ impl Layer {
     fn grow(&mut self, class: Class) {
         let slots = class.slots_after(self.cpu_chunks.chunks(class));
         let units = class.units(slots) as u32;
-        let needed = 1 + self.arena.stock_needed() + self.units.stock_needed(units);
-        self.stock.fill(&self.machine, Node(0), needed).expect("the host has pages");
+        let needed = 1 + self.arena.frames_needed() + self.units.frames_needed(units);
+        self.prealloc.fill(&self.machine, Node(0), needed).expect("the host has pages");
         let fit = Fit { align: (class.align() / UNIT_PAGES).max(1) as u32, ..Fit::of(units) };
-        let start = self.arena.take(&self.machine, &mut self.stock, &fit).expect("32 TiB are enough");
+        let start = self.arena.take(&self.machine, &mut self.prealloc, &fit).expect("32 TiB are enough");
         let chunk = self.headers.pop().unwrap_or_else(|| {
-            let frame = self.stock.take(&self.machine).expect("laid in");
+            let frame = self.prealloc.take(&self.machine).expect("laid in");
             // SAFETY: H1: fresh from the stock.
             unsafe { ChunkRef::create(&self.machine, frame) }
         });
         let base = VirtAddr(START).add_pages((start as usize) << UNIT_SHIFT);
         chunk.become_class(class, slots, base, RegionId(0), 0);
-        self.units.set(&self.machine, &mut self.stock, start, units, chunk.frame().0);
+        self.units.set(&self.machine, &mut self.prealloc, start, units, chunk.frame().0);
         self.cpu_chunks.add(chunk);
     }
 

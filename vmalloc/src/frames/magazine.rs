@@ -74,15 +74,15 @@ impl Magazine {
     /// # Safety
     /// The machine outlives the magazine, and is the one of all further calls
     /// (K1).
-    pub unsafe fn open<M: Machine>(&mut self, machine: &M, stock: &mut Prealloc, node: Node) -> bool {
+    pub unsafe fn open<M: Machine>(&mut self, machine: &M, prealloc: &mut Prealloc, node: Node) -> bool {
         if self.stacks.is_some() {
             return true;
         }
-        if stock.len() < 2 {
+        if prealloc.len() < 2 {
             return false;
         }
         // SAFETY: K1, handed on.
-        let (loaded, spare) = unsafe { (Held::adopt(machine, stock), Held::adopt(machine, stock)) };
+        let (loaded, spare) = unsafe { (Held::adopt(machine, prealloc), Held::adopt(machine, prealloc)) };
         let source = machine.frames();
         *self = Magazine {
             stacks: loaded.zip(spare).map(|(loaded, spare)| Stacks { loaded, spare }),

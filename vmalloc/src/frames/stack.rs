@@ -118,8 +118,8 @@ impl Held {
     ///
     /// # Safety
     /// K1.
-    pub unsafe fn adopt<M: Machine>(machine: &M, stock: &mut Prealloc) -> Option<Held> {
-        let own = stock.take(machine)?;
+    pub unsafe fn adopt<M: Machine>(machine: &M, prealloc: &mut Prealloc) -> Option<Held> {
+        let own = prealloc.take(machine)?;
         let stack = machine.virt(own).cast::<Stack>();
         // SAFETY: M2 (for as long as the machine lives: K1); frames in stock
         // are cleared, and nobody else's once taken.

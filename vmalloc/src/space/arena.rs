@@ -38,7 +38,7 @@
 //! Blocks stay linked until [`Arena::destroy`].
 //!
 //! # Memory and locks
-//! A take moves at most [`Arena::stock_needed`] frames out of the stock that
+//! A take moves at most [`Arena::frames_needed`] frames out of the stock that
 //! the caller filled before it took the lock; nothing else here can fail for
 //! memory. There is no lock here: changes take `&mut self`. All calls on one
 //! arena name the same machine.
@@ -131,7 +131,7 @@ impl Arena {
 
     /// The most frames that one take uses up: the root, and the way from there
     /// to each of the run's two ends and to the end of the region.
-    pub const fn stock_needed(&self) -> usize {
+    pub const fn frames_needed(&self) -> usize {
         1 + 3 * self.span.tiers_below() as usize
     }
 
@@ -143,16 +143,16 @@ impl Arena {
     ///
     /// # Panics
     /// Before anything has changed, if the stock has fewer frames than
-    /// [`Arena::stock_needed`].
+    /// [`Arena::frames_needed`].
     ///
     /// # Cost
     /// O(log grains): about 1,000 instructions in an arena of 2²⁷. An aligned run takes two searches as a rule, and one
     /// more for each hole below it that is long enough but not where aligned;
     /// these are never more than there are aligned grains below it.
-    pub fn take<M: Machine>(&mut self, machine: &M, stock: &mut Prealloc, fit: &Fit) -> Result<u32, u32> {
+    pub fn take<M: Machine>(&mut self, machine: &M, prealloc: &mut Prealloc, fit: &Fit) -> Result<u32, u32> {
         debug_assert!(fit.grains > 0 && fit.align.is_power_of_two());
         let start = self.find(machine, fit).ok_or(self.widest())?;
-        self.mark_taken(machine, stock, start, fit.grains);
+        self.mark_taken(machine, prealloc, start, fit.grains);
         Ok(start)
     }
 
@@ -161,10 +161,10 @@ impl Arena {
     ///
     /// # Panics
     /// As [`Arena::take`] does.
-    pub fn take_at<M: Machine>(&mut self, machine: &M, stock: &mut Prealloc, start: u32, len: u32) -> bool {
+    pub fn take_at<M: Machine>(&mut self, machine: &M, prealloc: &mut Prealloc, start: u32, len: u32) -> bool {
         let free = self.is_free(machine, start, len);
         if free {
-            self.mark_taken(machine, stock, start, len);
+            self.mark_taken(machine, prealloc, start, len);
         }
         free
     }
@@ -210,26 +210,26 @@ impl Arena {
         }
     }
 
-    fn mark_taken<M: Machine>(&mut self, machine: &M, stock: &mut Prealloc, start: u32, len: u32) {
-        assert!(stock.len() >= self.stock_needed(), "the stock was not filled before the take");
+    fn mark_taken<M: Machine>(&mut self, machine: &M, prealloc: &mut Prealloc, start: u32, len: u32) {
+        assert!(prealloc.len() >= self.frames_needed(), "the prealloc was not filled before the take");
         if self.root == Item::NONE {
-            self.lay_out(machine, stock);
+            self.lay_out(machine, prealloc);
         }
-        self.mark(machine, stock, start..start + len, State::Taken);
+        self.mark(machine, prealloc, start..start + len, State::Taken);
         self.used += len;
     }
 
     /// Marks as taken what the tree spans beyond the region.
     #[cold]
-    fn lay_out<M: Machine>(&mut self, machine: &M, stock: &mut Prealloc) {
+    fn lay_out<M: Machine>(&mut self, machine: &M, prealloc: &mut Prealloc) {
         self.top = Node::FREE;
         if self.grains < self.span.grains() {
-            self.mark(machine, stock, self.grains..self.span.grains(), State::Taken);
+            self.mark(machine, prealloc, self.grains..self.span.grains(), State::Taken);
         }
     }
 
-    fn mark<M: Machine>(&mut self, machine: &M, stock: &mut Prealloc, grains: Range<u32>, to: State) {
-        let mut change = Change::new(machine, stock, to);
+    fn mark<M: Machine>(&mut self, machine: &M, prealloc: &mut Prealloc, grains: Range<u32>, to: State) {
+        let mut change = Change::new(machine, prealloc, to);
         if let Some(top) = change.block(Cell::from_mut(&mut self.root), self.span, self.top, grains) {
             self.top = top;
         }

@@ -180,7 +180,7 @@ struct Area {
 /// unit table. Beside it, the pages that are spoken for.
 struct Layer {
     machine: TestMachine,
-    stock: Prealloc,
+    prealloc: Prealloc,
     arena: Arena,
     units: UnitTable,
     cpu_chunks: CpuChunks,
@@ -196,7 +196,7 @@ impl Layer {
     fn new() -> Layer {
         Layer {
             machine: TestMachine::default(),
-            stock: Prealloc::new(),
+            prealloc: Prealloc::new(),
             arena: Arena::new(UNITS),
             units: UnitTable::new(UNITS),
             cpu_chunks: CpuChunks::default(),
@@ -209,15 +209,15 @@ impl Layer {
 
     fn header(&mut self) -> ChunkRef {
         self.headers.pop().unwrap_or_else(|| {
-            let frame = self.stock.take(&self.machine).expect("filled by `fill`");
+            let frame = self.prealloc.take(&self.machine).expect("filled by `fill`");
             // SAFETY: H1: fresh, and given back when the layer is gone.
             unsafe { ChunkRef::create(&self.machine, frame) }
         })
     }
 
     fn fill(&mut self, units: u32) {
-        let frames = 1 + self.arena.stock_needed() + self.units.stock_needed(units);
-        self.stock.fill(&self.machine, Node(0), frames).expect("the host has pages");
+        let frames = 1 + self.arena.frames_needed() + self.units.frames_needed(units);
+        self.prealloc.fill(&self.machine, Node(0), frames).expect("the host has pages");
     }
 
     /// Takes a run of units for `pages` pages.
@@ -226,11 +226,11 @@ impl Layer {
         self.fill(units);
         let fit =
             Fit { align: (align >> UNIT_SHIFT).max(1) as u32, phase: (FIRST >> UNIT_SHIFT) as u32, ..Fit::of(units) };
-        self.arena.take(&self.machine, &mut self.stock, &fit).ok().map(|start| (start, units))
+        self.arena.take(&self.machine, &mut self.prealloc, &fit).ok().map(|start| (start, units))
     }
 
     fn point(&mut self, start: u32, units: u32, chunk: ChunkRef, slot: u64) {
-        self.units.set(&self.machine, &mut self.stock, start, units, chunk.frame().0 << 8 | slot);
+        self.units.set(&self.machine, &mut self.prealloc, start, units, chunk.frame().0 << 8 | slot);
     }
 
     fn grow(&mut self, class: Class) -> Option<()> {
@@ -376,7 +376,7 @@ impl Drop for Layer {
         self.headers.iter().for_each(|header| machine.take_back(header.frame()));
         self.arena.destroy(machine, |frame| machine.take_back(frame));
         self.units.destroy(machine, |frame| machine.take_back(frame));
-        self.stock.trim(machine, 0);
+        self.prealloc.trim(machine, 0);
         assert_eq!(machine.frames().out(), 0, "every frame came back");
     }
 }

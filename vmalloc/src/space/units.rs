@@ -124,7 +124,7 @@ impl UnitTable {
     }
 
     /// The most frames that setting a run of `len` grains uses up.
-    pub const fn stock_needed(&self, len: u32) -> usize {
+    pub const fn frames_needed(&self, len: u32) -> usize {
         // A run that starts in the last entry of a frame touches the most.
         let (mut frames, mut touched, mut shift) = (1, len as usize, 0);
         while shift < self.shift {
@@ -139,12 +139,12 @@ impl UnitTable {
     ///
     /// # Panics
     /// Before anything has changed, if the stock has fewer frames than
-    /// [`UnitTable::stock_needed`].
-    pub fn set<M: Machine>(&self, machine: &M, stock: &mut Prealloc, start: u32, len: u32, value: u64) {
+    /// [`UnitTable::frames_needed`].
+    pub fn set<M: Machine>(&self, machine: &M, prealloc: &mut Prealloc, start: u32, len: u32, value: u64) {
         debug_assert!(value != 0);
-        assert!(stock.len() >= self.stock_needed(len), "the stock was not filled before the set");
+        assert!(prealloc.len() >= self.frames_needed(len), "the prealloc was not filled before the set");
         for part in by_leaf(start, len) {
-            store(self.leaf(machine, part.start, stock).expect("U1: stocked for"), part, value);
+            store(self.leaf(machine, part.start, prealloc).expect("U1: stocked for"), part, value);
         }
     }
 
@@ -194,11 +194,11 @@ impl UnitTable {
     }
 
     /// The entries around `grain`; missing frames come from the stock.
-    fn leaf<'a, M: Machine>(&'a self, machine: &'a M, grain: u32, stock: &mut Prealloc) -> Option<&'a Entries> {
+    fn leaf<'a, M: Machine>(&'a self, machine: &'a M, grain: u32, prealloc: &mut Prealloc) -> Option<&'a Entries> {
         let (mut link, mut shift) = (&self.root, self.shift);
         loop {
             if link.load(Relaxed) == 0 {
-                link.store(stock.take(machine)?.0 + 1, Release);
+                link.store(prealloc.take(machine)?.0 + 1, Release);
             }
             let entries = follow(machine, link.load(Relaxed))?;
             if shift == 0 {
@@ -257,18 +257,18 @@ mod tests {
     struct Bench {
         machine: TestMachine,
         table: UnitTable,
-        stock: Prealloc,
+        prealloc: Prealloc,
     }
 
     impl Bench {
         fn new(grains: u32) -> Bench {
-            Bench { machine: TestMachine::default(), table: UnitTable::new(grains), stock: Prealloc::new() }
+            Bench { machine: TestMachine::default(), table: UnitTable::new(grains), prealloc: Prealloc::new() }
         }
 
         fn set(&mut self, start: u32, len: u32, value: u64) {
-            let needed = self.table.stock_needed(len);
-            self.stock.fill(&self.machine, Node(0), needed).expect("the host has pages");
-            self.table.set(&self.machine, &mut self.stock, start, len, value);
+            let needed = self.table.frames_needed(len);
+            self.prealloc.fill(&self.machine, Node(0), needed).expect("the host has pages");
+            self.table.set(&self.machine, &mut self.prealloc, start, len, value);
         }
 
         fn get(&self, grain: u32) -> u64 {
@@ -281,14 +281,14 @@ mod tests {
         }
 
         fn frames(&self) -> usize {
-            self.machine.frames().out() - self.stock.len()
+            self.machine.frames().out() - self.prealloc.len()
         }
     }
 
     impl Drop for Bench {
         fn drop(&mut self) {
             self.table.destroy(&self.machine, |frame| self.machine.take_back(frame));
-            self.stock.trim(&self.machine, 0);
+            self.prealloc.trim(&self.machine, 0);
             if !std::thread::panicking() {
                 assert_eq!(self.machine.frames().out(), 0, "every frame came back");
                 assert!(self.all().is_empty());
@@ -341,14 +341,14 @@ mod tests {
     fn the_worst_run_uses_up_the_stock_that_was_named() {
         for (grains, len) in [(512, 1), (1 << 18, 2), (1 << 27, 2), (1 << 27, 514), (1 << 31, 513)] {
             let mut bench = Bench::new(grains);
-            let needed = bench.table.stock_needed(len);
+            let needed = bench.table.frames_needed(len);
             bench.set((grains / 2).saturating_sub(1), len, 1);
             assert_eq!(bench.frames(), needed, "{len} of {grains}");
         }
     }
 
     #[test]
-    #[should_panic(expected = "the stock was not filled")]
+    #[should_panic(expected = "the prealloc was not filled")]
     fn a_set_without_its_stock_is_a_bug_of_the_caller() {
         let bench = Bench::new(64);
         bench.table.set(&bench.machine, &mut Prealloc::new(), 0, 1, 1);
@@ -386,10 +386,10 @@ mod tests {
     #[test]
     fn a_reader_sees_what_was_written_before_the_value() {
         let mut bench = Bench::new(1 << 20);
-        let needed = 64 * bench.table.stock_needed(1);
-        bench.stock.fill(&bench.machine, Node(0), needed).expect("the host has pages");
+        let needed = 64 * bench.table.frames_needed(1);
+        bench.prealloc.fill(&bench.machine, Node(0), needed).expect("the host has pages");
         let told: Vec<AtomicU64> = (0..64).map(|_| AtomicU64::new(0)).collect();
-        let (machine, table, stock) = (&bench.machine, &bench.table, &mut bench.stock);
+        let (machine, table, prealloc) = (&bench.machine, &bench.table, &mut bench.prealloc);
         let grain = |n: u32| n * 16_000;
         std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -402,7 +402,7 @@ mod tests {
             });
             for n in 0..64 {
                 told[n as usize].store(n as u64 + 1, Relaxed);
-                table.set(machine, stock, grain(n), 1, n as u64 + 1);
+                table.set(machine, prealloc, grain(n), 1, n as u64 + 1);
             }
         });
     }

@@ -96,7 +96,7 @@ struct Span {
 
 #[derive(Clone, Debug)]
 enum Op {
-    Prepare(Span),
+    LinkTables(Span),
     Map(Span, u64, u8, MemType),
     MapRun(Span, u64, u8, MemType),
     Restore(Span),
@@ -122,7 +122,7 @@ fn memory() -> impl Strategy<Value = MemType> {
 fn op(max_pfn: u64) -> impl Strategy<Value = Op> {
     let bound = move || (span(), 0..max_pfn - NEAR as u64, 0..4u8, memory());
     prop_oneof![
-        4 => span().prop_map(Op::Prepare),
+        4 => span().prop_map(Op::LinkTables),
         4 => bound().prop_map(|(s, f, p, m)| Op::Map(s, f, p, m)),
         1 => bound().prop_map(|(s, f, p, m)| Op::MapRun(s, f, p, m)),
         2 => span().prop_map(Op::Restore),
@@ -158,7 +158,7 @@ impl<'m, F: Mmu> Pair<'m, F> {
 
     fn step(&mut self, op: Op) {
         match op {
-            Op::Prepare(span) => self.prepare(span),
+            Op::LinkTables(span) => self.prepare(span),
             Op::Map(span, frame, prot, memory) => {
                 let frames: Vec<_> = (0..span.pages as u64).rev().map(|n| Pfn(frame + n)).collect();
                 self.bind(span, &frames, prot, memory, |p, f, prot| p.map(f, prot, memory))
@@ -194,9 +194,9 @@ impl<'m, F: Mmu> Pair<'m, F> {
         let missing = self.model.missing(&pages);
         assert_eq!(self.walker.missing(self.range(span)), missing);
         assert!(missing <= self.walker.tables_needed(span.pages));
-        let mut stock = self.machine.stock(missing);
-        self.walker.prepare(self.range(span), &mut stock);
-        assert!(stock.is_empty());
+        let mut prealloc = self.machine.stock(missing);
+        self.walker.link_tables(self.range(span), &mut prealloc);
+        assert!(prealloc.is_empty());
         let tables = self.model.tables_of(&pages);
         self.model.tables.extend(tables);
     }

@@ -1,6 +1,6 @@
 //! Taking empty tables out of the tree (T1).
 
-use super::{Slot, Table, Walker, Word, address_of, page_of, pages_of, table_bits};
+use super::{EntryRef, Table, Walker, Word, address_of, page_of, pages_of, table_bits};
 use crate::machine::Machine;
 use crate::machine::format::{Entry, Format};
 use crate::units::{PageRange, Pfn, VirtAddr};
@@ -13,15 +13,15 @@ impl<M: Machine> Walker<'_, M> {
     /// A table in use stays linked: that is a caller's error, and reported. So
     /// does one that was linked by somebody else (T2).
     pub fn unlink(&self, at: VirtAddr) -> Option<Pfn> {
-        let (slot, word, Entry::Table(frame)) = self.descend(page_of(at), 2) else { return None };
+        let (entry, word, Entry::Table(frame)) = self.descend(page_of(at), 2) else { return None };
         if !links::<M>(word, frame) {
             return None;
         }
-        if let Some(used) = first_used(self.below(2, frame), slot.page) {
+        if let Some(used) = first_used(self.below(2, frame), entry.page) {
             self.report_bad_entry(1, address_of(used.page), used.cell.load());
             return None;
         }
-        slot.cell.exchange(word, M::Table::ABSENT).ok().map(|()| frame)
+        entry.cell.exchange(word, M::Table::ABSENT).ok().map(|()| frame)
     }
 
     /// Unlinks every empty table but the root that covers nothing outside
@@ -37,18 +37,18 @@ impl<M: Machine> Walker<'_, M> {
 
     fn free_in(&self, table: Table<M::Table>, pages: Range<usize>, give: &mut dyn FnMut(Pfn)) {
         for part in table.parts(pages) {
-            let slot = table.slot(part.start);
+            let entry = table.slot(part.start);
             let whole = part.len() == 1 << table_bits::<M::Table>(table.level - 1);
-            let word = slot.cell.load();
-            match M::Table::decode(word, slot.level) {
+            let word = entry.cell.load();
+            match M::Table::decode(word, entry.level) {
                 Entry::Table(frame) => {
-                    let empty = self.is_emptied(self.below(slot.level, frame), part, give);
+                    let empty = self.is_emptied(self.below(entry.level, frame), part, give);
                     if empty && whole && links::<M>(word, frame) {
-                        slot.cell.store(M::Table::ABSENT);
+                        entry.cell.store(M::Table::ABSENT);
                         give(frame);
                     }
                 }
-                Entry::Bad => self.clear_bad(&slot, word),
+                Entry::Bad => self.clear_bad(&entry, word),
                 _ => {}
             }
         }
@@ -72,7 +72,7 @@ fn links<M: Machine>(word: Word<M>, frame: Pfn) -> bool {
 
 /// The first entry of `table` that is not absent; `page` is one that the
 /// table covers.
-fn first_used<F: Format>(table: Table<F>, page: usize) -> Option<Slot<F>> {
+fn first_used<F: Format>(table: Table<F>, page: usize) -> Option<EntryRef<F>> {
     let bits = table_bits::<F>(table.level);
     let used = table.cells().position(|cell| cell.load() != F::ABSENT)?;
     table.slots(page >> bits << bits).nth(used)

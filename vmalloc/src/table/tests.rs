@@ -18,8 +18,8 @@ fn prepared<'m, F: Mmu>(machine: &'m Boxed<F>, ranges: &[PageRange]) -> Walker<'
     // SAFETY: T1: the tests use no table after giving it back.
     let walker = unsafe { Walker::new(machine) };
     for &range in ranges {
-        let mut stock = machine.stock(walker.missing(range));
-        walker.prepare(range, &mut stock);
+        let mut prealloc = machine.stock(walker.missing(range));
+        walker.link_tables(range, &mut prealloc);
     }
     walker
 }
@@ -96,10 +96,10 @@ fn a_bad_link_is_reported_with_its_level_and_cleared_and_the_walk_goes_on() {
 
 fn a_bad_link_is_replaced<F: Mmu>(levels: u8, borders: &[usize]) {
     plant_each::<F>(levels, borders, |machine, walker, range, line| {
-        let mut stock = machine.stock(walker.missing(range));
-        assert!(!stock.is_empty());
-        walker.prepare(range, &mut stock);
-        assert!(stock.is_empty());
+        let mut prealloc = machine.stock(walker.missing(range));
+        assert!(!prealloc.is_empty());
+        walker.link_tables(range, &mut prealloc);
+        assert!(prealloc.is_empty());
         assert_eq!(machine.logged(), [line]);
         assert_eq!(walker.missing(range), 0);
         assert_eq!(walker.translate(range.start), None);
@@ -287,14 +287,14 @@ fn whoever_loses_the_race_for_a_table_takes_the_winners_and_keeps_its_frame() {
         let range = around(BORDERS_4[2], 1, 2);
         let walker = prepared(&machine, &[]);
         let missing = walker.missing(range);
-        let mut stock = machine.stock(missing);
+        let mut prealloc = machine.stock(missing);
         machine.interrupt_at(moment, move |machine| {
             prepared(machine, &[range]);
         });
-        walker.prepare(range, &mut stock);
+        walker.link_tables(range, &mut prealloc);
         assert_eq!(walker.missing(range), 0);
-        let left = stock.len();
-        while let Some(frame) = stock.take(&machine) {
+        let left = prealloc.len();
+        while let Some(frame) = prealloc.take(&machine) {
             assert!(machine.words(frame).iter().all(|&word| word == 0), "stock is cleared memory");
             // SAFETY: from the stock, linked nowhere.
             unsafe { machine.free(frame, 0) }
@@ -449,13 +449,13 @@ fn a_foreign_link_is_left_alone<F: Mmu>(levels: u8, borders: &[usize]) {
             let restricts = word & 0x80 == 0;
             assert_eq!(walker.foreign(range), Some(Foreign { at: range.start, level, restricts }));
             let before = machine.all_words();
-            let mut stock = machine.stock(1);
-            walker.prepare(range, &mut stock);
-            assert_eq!(stock.len(), 1, "nothing is linked over {word:#x}");
+            let mut prealloc = machine.stock(1);
+            walker.link_tables(range, &mut prealloc);
+            assert_eq!(prealloc.len(), 1, "nothing is linked over {word:#x}");
             assert_eq!(walker.pieces(range).map(|piece| piece.pages()).sum::<usize>(), 2, "the walk goes on");
             assert_eq!(walker.unlink(range.start), None);
             assert_eq!(walker.check(range), Err(Broken { rule: "T2", at: range.start.0 }));
-            stock.trim(&machine, 0);
+            prealloc.trim(&machine, 0);
             assert_eq!((machine.all_words(), machine.logged()), (before, Vec::new()));
             walker.free_tables(walker.widened(range), &mut |_| {});
             assert_eq!(F::planted(&machine, range.start, level), word, "at level {level}, after the tear-down");
@@ -496,9 +496,9 @@ fn a_table_that_was_written_over_is_linked_again() {
             bind(walker, range, 5);
             let (frame, _) = walker.leaf(range.start).unwrap();
             X86_64::plant(&machine, range.start, level, word);
-            let mut stock = machine.stock(4);
-            walker.relink(range.start, frame, &mut stock);
-            assert_eq!(stock.len(), 4 - (level as usize - 2), "upper tables are new");
+            let mut prealloc = machine.stock(4);
+            walker.relink(range.start, frame, &mut prealloc);
+            assert_eq!(prealloc.len(), 4 - (level as usize - 2), "upper tables are new");
             assert_eq!(machine.logged(), [format!("bad entry at level {level} for {}: {word:#x}", range.start)]);
             assert_eq!(walker.translate(range.start.add_pages(1)), Some((Pfn(6), Prot::RW)));
         }

@@ -86,13 +86,13 @@ impl World {
     }
 
     fn open(&mut self, cpu: usize) {
-        let mut stock = crate::machine::prealloc::Prealloc::new();
-        if stock.fill(&self.machine, Node(0), 2).is_ok() {
+        let mut prealloc = crate::machine::prealloc::Prealloc::new();
+        if prealloc.fill(&self.machine, Node(0), 2).is_ok() {
             // SAFETY: the world drops the magazines with the machine (K1).
-            assert!(unsafe { self.magazines[cpu].open(&self.machine, &mut stock, Node(0)) });
+            assert!(unsafe { self.magazines[cpu].open(&self.machine, &mut prealloc, Node(0)) });
             self.own += 2;
         }
-        stock.trim(&self.machine, 0);
+        prealloc.trim(&self.machine, 0);
     }
 
     fn step(&mut self, step: &Step) {
@@ -320,15 +320,15 @@ fn a_closed_magazine_has_nothing_and_keeps_nothing() {
 #[test]
 fn opening_without_two_frames_in_stock_changes_nothing() {
     let machine = TestMachine::new(&[ram(0, 10, 0)], 1);
-    let mut stock = machine.stock(1);
+    let mut prealloc = machine.stock(1);
     let mut magazine = Magazine::new();
     // SAFETY: the machine outlives both.
-    assert!(!unsafe { magazine.open(&machine, &mut stock, Node(0)) });
-    assert_eq!((stock.len(), magazine.len()), (1, 0));
+    assert!(!unsafe { magazine.open(&machine, &mut prealloc, Node(0)) });
+    assert_eq!((prealloc.len(), magazine.len()), (1, 0));
     let depot = Depot::<TestLock>::new();
     // SAFETY: as above.
-    assert_eq!(unsafe { depot.open(&machine, &mut stock, 3) }, 1, "as many as there are");
-    assert_eq!((stock.len(), depot.destroy(&machine), machine.frames().free_now()), (0, 0, 10));
+    assert_eq!(unsafe { depot.open(&machine, &mut prealloc, 3) }, 1, "as many as there are");
+    assert_eq!((prealloc.len(), depot.destroy(&machine), machine.frames().free_now()), (0, 0, 10));
 }
 
 #[test]

@@ -14,14 +14,14 @@ use core::ops::Range;
 /// One change of a run of grains from one state to the other.
 pub(super) struct Change<'a, M> {
     machine: &'a M,
-    stock: &'a mut Prealloc,
+    prealloc: &'a mut Prealloc,
     to: State,
     frames: u32,
 }
 
 impl<'a, M: Machine> Change<'a, M> {
-    pub fn new(machine: &'a M, stock: &'a mut Prealloc, to: State) -> Self {
-        Change { machine, stock, to, frames: 0 }
+    pub fn new(machine: &'a M, prealloc: &'a mut Prealloc, to: State) -> Self {
+        Change { machine, prealloc, to, frames: 0 }
     }
 
     /// The frames that have been linked in.
@@ -63,7 +63,7 @@ impl<'a, M: Machine> Change<'a, M> {
     /// Links a block from the stock.
     #[cold]
     fn create(&mut self, link: &Cell<Item>) -> &'a Block {
-        let frame = self.stock.take(self.machine).expect("A5: takes are stocked for, frees find their blocks");
+        let frame = self.prealloc.take(self.machine).expect("A5: takes are stocked for, frees find their blocks");
         link.set(Item(frame.0 + 1));
         self.frames += 1;
         link.get().block(self.machine).expect("K1: just linked")

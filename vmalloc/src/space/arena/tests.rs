@@ -17,29 +17,29 @@ use std::vec::Vec;
 struct Bench {
     machine: TestMachine,
     arena: Arena,
-    stock: Prealloc,
+    prealloc: Prealloc,
 }
 
 impl Bench {
     fn new(grains: u32) -> Bench {
-        Bench { machine: TestMachine::default(), arena: Arena::new(grains), stock: Prealloc::new() }
+        Bench { machine: TestMachine::default(), arena: Arena::new(grains), prealloc: Prealloc::new() }
     }
 
     /// Runs a take with the stock that it may need, and no more.
     fn stocked<T>(&mut self, take: impl FnOnce(&mut Arena, &TestMachine, &mut Prealloc) -> T) -> T {
-        let (needed, frames) = (self.arena.stock_needed(), self.arena.frames());
-        self.stock.fill(&self.machine, crate::units::Node(0), needed).expect("the host has pages");
-        let result = take(&mut self.arena, &self.machine, &mut self.stock);
-        assert_eq!(self.stock.len() + (self.arena.frames() - frames) as usize, needed, "A4");
+        let (needed, frames) = (self.arena.frames_needed(), self.arena.frames());
+        self.prealloc.fill(&self.machine, crate::units::Node(0), needed).expect("the host has pages");
+        let result = take(&mut self.arena, &self.machine, &mut self.prealloc);
+        assert_eq!(self.prealloc.len() + (self.arena.frames() - frames) as usize, needed, "A4");
         result
     }
 
     fn take(&mut self, fit: &Fit) -> Result<u32, u32> {
-        self.stocked(|arena, machine, stock| arena.take(machine, stock, fit))
+        self.stocked(|arena, machine, prealloc| arena.take(machine, prealloc, fit))
     }
 
     fn take_at(&mut self, start: u32, len: u32) -> bool {
-        self.stocked(|arena, machine, stock| arena.take_at(machine, stock, start, len))
+        self.stocked(|arena, machine, prealloc| arena.take_at(machine, prealloc, start, len))
     }
 
     fn free(&mut self, start: u32, len: u32) {
@@ -73,7 +73,7 @@ impl Bench {
 impl Drop for Bench {
     fn drop(&mut self) {
         self.arena.destroy(&self.machine, |frame| self.machine.take_back(frame));
-        self.stock.trim(&self.machine, 0);
+        self.prealloc.trim(&self.machine, 0);
         if !std::thread::panicking() {
             assert_eq!(self.machine.frames().out(), 0, "every frame came back");
             assert_eq!((self.arena.used(), self.arena.widest()), (0, self.arena.grains()));
@@ -173,7 +173,7 @@ fn a_take_stays_within_its_range() {
 #[test]
 fn a_long_take_needs_frames_at_its_two_ends_only() {
     let mut bench = Bench::new(1 << 27);
-    assert_eq!(bench.arena.stock_needed(), 7);
+    assert_eq!(bench.arena.frames_needed(), 7);
     assert!(bench.take_at(5, (1 << 26) + 9));
     assert_eq!(bench.arena.frames(), 5);
     assert!(bench.take_at((1 << 26) + (1 << 20), 1 << 20));
@@ -213,7 +213,7 @@ fn what_was_below_a_uniform_node_is_forgotten() {
 }
 
 #[test]
-#[should_panic(expected = "the stock was not filled")]
+#[should_panic(expected = "the prealloc was not filled")]
 fn a_take_without_its_stock_is_a_bug_of_the_caller() {
     let mut bench = Bench::new(64);
     let _ = bench.arena.take(&bench.machine, &mut Prealloc::new(), &Fit::of(1));

@@ -151,9 +151,9 @@ fn bare_slots_are_taken_once_but_not_while_they_are_claimed() {
 #[test]
 fn a_cleared_frame_becomes_the_header_that_a_new_one_is() {
     let machine = TestMachine::default();
-    let mut stock = Prealloc::new();
-    stock.fill(&machine, Node(0), 1).expect("the host has pages");
-    let frame = stock.take(&machine).unwrap();
+    let mut prealloc = Prealloc::new();
+    prealloc.fill(&machine, Node(0), 1).expect("the host has pages");
+    let frame = prealloc.take(&machine).unwrap();
     // SAFETY: H1: it was cleared, and is given back when nobody looks at it.
     let made = unsafe { ChunkRef::create(&machine, frame) };
     assert_eq!(std::format!("{:?}", *made), std::format!("{:?}", Chunk::new(frame)));
