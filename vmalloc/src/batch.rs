@@ -15,7 +15,7 @@
 //! - **G4** A batch is sealed at its page limit or after two ticks.
 //! - **D1** A CPU has two batches: one open, the other sealed, expired or empty. It
 //!   closes one only when the other is empty.
-//! - **T1** The grains under an unlinked table page stay out of the arena
+//! - T1: The grains under an unlinked table page stay out of the arena
 //!   until the batch that holds the page is expired.
 
 use crate::frames::WaitingFrames;

@@ -163,7 +163,7 @@ impl CpuLocal {
 
     /// Opens the magazine, with frames that `init` laid in.
     pub(crate) fn open<M: Machine>(&mut self, machine: &M, stock: &mut Prealloc) {
-        // SAFETY: K1: the machine is the instance's for ever.
+        // SAFETY: Q6: the machine is the instance's for ever.
         let opened = unsafe { self.magazine.open(machine, stock, self.node) };
         debug_assert!(opened, "I2: laid in by Core::new");
     }

@@ -15,10 +15,10 @@
 //! - **R6** A posted slot that is marked is handed on only when its entries are
 //!   retired; its claim lasts until then. The mark is in the chunk: what a slot says
 //!   of its freer is overwritten where the owner frees it at the same moment (R4).
-//! - **G3** Whoever has unmapped a mapping for a short time gives its frames up. So
+//! - G3: Whoever has unmapped a mapping for a short time gives its frames up. So
 //!   there are aliases from the mark on, until the batch of the CPU that clears the
 //!   entries knows of them.
-//! - **L3** At most a slice of entries is retired at a time: what is left of the
+//! - L3: At most a slice of entries is retired at a time: what is left of the
 //!   chunk's marked slots is the CPU's `deferred`, for whoever comes next.
 
 use crate::area::{Caller, Kind};

@@ -6,9 +6,9 @@
 //! the caller.
 //!
 //! # Rules
-//! - **E1** A slice for which frames are short is as it was; resolve_shortage, and try again.
-//! - **T2** An entry that is in use is left alone, and the area is given up.
-//! - **L3** Between two slices interrupts may come in.
+//! - E1: A slice for which frames are short is as it was; resolve_shortage, and try again.
+//! - T2: An entry that is in use is left alone, and the area is given up.
+//! - L3: Between two slices interrupts may come in.
 
 use crate::area::Backing;
 use crate::cpu::{CpuGuard, SLICE};

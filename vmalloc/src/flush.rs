@@ -14,7 +14,7 @@
 //!   publishes `max(published, g)`. Grace of a tag: every CPU published ≥ it.
 //!   Where the batch of tag g is a few pages and g − 1 is published here, these
 //!   pages are all that there is to discard.
-//! - **G3 by type.** What waits is owned by [`Pending`], and
+//! - G3, by type: What waits is owned by [`Pending`], and
 //!   [`Pending::reclaim`] with a [`Grace`] is the only way out.
 //! - **G5 idle.** Idle entry publishes, sets idle, full fence; idle exit clears
 //!   idle, full fence, reads gen and flushes if behind before it follows a
@@ -22,7 +22,7 @@
 //!   that CPU, unless the batch holds table pages (`idle_too`): a speculative
 //!   walk through a reused table page could write to it. Offline CPUs hold
 //!   nothing, and flush before they rejoin.
-//! - **K1 kicks coalesce.** A CPU clears `asked` before it reads gen, so a kick
+//! - **G7 kicks coalesce.** A CPU clears `asked` before it reads gen, so a kick
 //!   that finds `asked` set will be covered by the flush under way to it.
 //!
 //! # Locks
@@ -81,12 +81,12 @@ impl CpuEpoch {
         self.asked.load(Relaxed)
     }
 
-    /// On its own CPU: a flush comes later, and nobody has to ask for it (K1).
+    /// On its own CPU: a flush comes later, and nobody has to ask for it (G7).
     pub fn put_off(&self) {
         self.asked.store(true, SeqCst);
     }
 
-    /// Asks for a flush; true = a kick has to be sent (K1).
+    /// Asks for a flush; true = a kick has to be sent (G7).
     fn ask(&self, tag: u64) -> bool {
         self.published.load(SeqCst) < tag && !self.asked.swap(true, SeqCst)
     }

@@ -221,7 +221,7 @@ impl<M: Machine> Core<M> {
             unsafe { table.add(index as usize).write(cpu) };
         }
         for depot in &depots[..nodes] {
-            // SAFETY: K1: the machine is the instance's for ever.
+            // SAFETY: Q6: the machine is the instance's for ever.
             unsafe { depot.open(machine, &mut stock, stacks) };
         }
         // Regions that meet in one entry of the root were counted twice.

@@ -7,10 +7,10 @@
 //! entries are written before the slot lives. Where something is not at hand nothing
 //! has changed, and the call goes the long way.
 //!
-//! - **U1** A slot that does not live is no area; when it lives, it is whole.
-//! - **E1** Only one thing can still go wrong: an entry that is in use (T2). Then
+//! - U1: A slot that does not live is no area; when it lives, it is whole.
+//! - E1: Only one thing can still go wrong: an entry that is in use (T2). Then
 //!   the slot is undone as ever.
-//! - **G3** What such a slot leaves are aliases ([`alias`](crate::alias)).
+//! - G3: What such a slot leaves are aliases ([`alias`](crate::alias)).
 
 use crate::area::{Backing, Caller, Guard, Kind, Policy, RegionId, Req};
 use crate::cpu::{CpuGuard, SLICE};

@@ -8,7 +8,7 @@
 //! all, and where something is not at hand nothing has changed, and the call
 //! goes the long way from the beginning.
 //!
-//! - **E1** Only one thing can still go wrong: an entry that is in use where none
+//! - E1: Only one thing can still go wrong: an entry that is in use where none
 //!   may be (T2). Then the slot is undone as ever.
 
 use crate::area::{Backing, Caller, Kind, Policy, Req};

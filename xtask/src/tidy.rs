@@ -8,15 +8,19 @@
 //! - **calls**: `unwrap`, `todo!` and the like in what ships ([`calls`]).
 //! - **names**: what README and ARCHITECTURE name must exist ([`names`]).
 //! - **proofs**: what breaks rules or refuses on request, in what is released ([`proofs`]).
+//! - **rules**: the name of a rule that the library defines twice ([`rules`]).
+//! - **atomics**: atomics of the library that do not come through its `sync` ([`atomics`]).
 //! - **words**: places that only one workplace knows ([`words`]).
 //!
 //! Each check reads a [`Tree`], which the tests make of strings.
 
+mod atomics;
 mod calls;
 mod length;
 mod modules;
 mod names;
 mod proofs;
+mod rules;
 pub mod tiers;
 mod tokens;
 pub mod tree;
@@ -85,6 +89,8 @@ fn report(tree: &Tree) -> Report {
         calls::check,
         names::check,
         proofs::check,
+        rules::check,
+        atomics::check,
         words::check,
     ];
     let mut findings = tree.broken.clone();

@@ -3,7 +3,7 @@
 //! be any.
 //!
 //! # Rules
-//! - **G3 aliases.** Who clears such entries lets his open batch know, and the
+//! - G3, aliases: Who clears such entries lets his open batch know, and the
 //!   first time this batch tells here (`begin`). Closing it tells its tag, and only
 //!   then that it is open no more (`end`). So who finds no batch open, and then
 //!   grace for the last tag told, knows that every alias is forgotten that was

@@ -2,7 +2,7 @@
 //! inside no CPU.
 //!
 //! # Rules
-//! - **T1 looks.** While anybody looks no table page becomes free memory. Who looks is
+//! - T1, looks: While anybody looks no table page becomes free memory. Who looks is
 //!   pinned, so its CPU does not flush meanwhile: what an NMI is to discard there is
 //!   put off until the look is over. And a flush that speaks for all CPUs
 //!   counts only if nobody looks. Both sides exchange the same word: who begins later

@@ -2,12 +2,12 @@
 //! this batch behind has to discard.
 //!
 //! # Rules
-//! - **G1 ranges.** A tag's pages are told under the tag, after it was taken.
+//! - G1, ranges: A tag's pages are told under the tag, after it was taken.
 //!   A CPU that has published the tag before may discard these alone and
 //!   publish the tag; everybody else, and whoever comes before they are told,
 //!   discards everything.
 //!   So the tag of a small batch is no barrier for what was cleared elsewhere.
-//! - **N1** One writer at a time; one that finds another does not tell, so that
+//! - **G8** One writer at a time; one that finds another does not tell, so that
 //!   everybody discards everything. Readers take a snapshot between two equal
 //!   tags, and a tag is told once.
 
@@ -42,7 +42,7 @@ impl Narrow {
             return;
         }
         self.tag.store(0, Relaxed);
-        // N1: who reads a field of ours reads 0, or our tag, after it.
+        // G8: who reads a field of ours reads 0, or our tag, after it.
         fence(Release);
         self.start.store(pages.start.0, Relaxed);
         self.pages.store(pages.pages, Relaxed);

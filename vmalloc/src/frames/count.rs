@@ -4,10 +4,10 @@
 //! is a holder, or knows that the frame is not given to anybody meanwhile;
 //! whoever calls [`release`] is a holder and stops being one.
 //!
-//! - C1. Of n holders, exactly one sees `release` return true: the last. It is
+//! - **Q3** Of n holders, exactly one sees `release` return true: the last. It is
 //!   the frame's only holder then, until it gives it back.
-//! - C2. What the others did to the frame happened before that.
-//! - C3. A count that reached its limit stays there: such a frame is never
+//! - **Q4** What the others did to the frame happened before that.
+//! - **Q5** A count that reached its limit stays there: such a frame is never
 //!   given back, which is safe.
 
 use crate::machine::frames::{Frames, Page};
@@ -15,7 +15,7 @@ use crate::sync::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sync::breaks;
 use crate::units::Pfn;
 
-/// From this count on it is not counted any more (C3).
+/// From this count on it is not counted any more (Q5).
 const STUCK: u32 = 1 << 31;
 /// What the last holder leaves for a moment, before it puts 0 back.
 const NONE: u32 = u32::MAX;
@@ -48,7 +48,7 @@ pub fn release(page: &Page) -> bool {
 #[inline(never)]
 fn was_last(page: &Page) -> bool {
     // Back to one holder, whoever is told so; but somebody may hold it again.
-    // What it sees may be what another last holder has left (C2).
+    // What it sees may be what another last holder has left (Q4).
     match page.extra.compare_exchange(NONE, 0, Acquire, Relaxed) {
         Ok(_) => true,
         Err(now) => {

@@ -32,11 +32,11 @@ impl<L: RawMutex> Depot<L> {
     ///
     /// # Safety
     /// The machine outlives the depot, and is the one of all further calls
-    /// and of the magazines that use it (K1).
+    /// and of the magazines that use it (Q6).
     pub unsafe fn open<M: Machine>(&self, machine: &M, prealloc: &mut Prealloc, stacks: usize) -> usize {
         let mut chains = self.chains.lock();
         for made in 0..stacks {
-            // SAFETY: K1, handed on.
+            // SAFETY: Q6, handed on.
             match unsafe { Held::adopt(machine, prealloc) } {
                 Some(stack) => stack.chain(&mut chains.empty),
                 None => return made,

@@ -19,8 +19,8 @@
 //! must go to the source: [`Magazine::serves`].
 //!
 //! # Rules
-//! - K2. A frame is in one place: source, depot, a magazine, or a caller's.
-//! - K3. `pop`, `top`, `commit` and `push` cannot fail and take no lock, but
+//! - **Q7** A frame is in one place: source, depot, a magazine, or a caller's.
+//! - **Q8** `pop`, `top`, `commit` and `push` cannot fail and take no lock, but
 //!   for a `push` that finds both stacks full.
 
 use super::depot::Depot;
@@ -73,7 +73,7 @@ impl Magazine {
     ///
     /// # Safety
     /// The machine outlives the magazine, and is the one of all further calls
-    /// (K1).
+    /// (Q6).
     pub unsafe fn open<M: Machine>(&mut self, machine: &M, prealloc: &mut Prealloc, node: Node) -> bool {
         if self.stacks.is_some() {
             return true;
@@ -81,7 +81,7 @@ impl Magazine {
         if prealloc.len() < 2 {
             return false;
         }
-        // SAFETY: K1, handed on.
+        // SAFETY: Q6, handed on.
         let (loaded, spare) = unsafe { (Held::adopt(machine, prealloc), Held::adopt(machine, prealloc)) };
         let source = machine.frames();
         *self = Magazine {

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! # Contract
-//! - **K1** All calls that need a machine get the same one, and it outlives
+//! - **Q6** All calls that need a machine get the same one, and it outlives
 //!   the stack. [`Held::adopt`] asks for it; everything above hands it on.
 
 use crate::machine::Machine;
@@ -117,11 +117,11 @@ impl Held {
     /// Makes an empty stack of a frame in stock; `None` where there is none.
     ///
     /// # Safety
-    /// K1.
+    /// Q6.
     pub unsafe fn adopt<M: Machine>(machine: &M, prealloc: &mut Prealloc) -> Option<Held> {
         let own = prealloc.take(machine)?;
         let stack = machine.virt(own).cast::<Stack>();
-        // SAFETY: M2 (for as long as the machine lives: K1); frames in stock
+        // SAFETY: M2 (for as long as the machine lives: Q6); frames in stock
         // are cleared, and nobody else's once taken.
         unsafe {
             (*stack.as_ptr()).own = own;
@@ -137,7 +137,7 @@ impl Held {
 
     /// Gives the next `n` frames back to the source.
     pub fn give_top<M: Machine>(&mut self, machine: &M, n: usize) -> usize {
-        // SAFETY: frames on a stack came from this source (K1 and the
+        // SAFETY: frames on a stack came from this source (Q6 and the
         // contract of `push`), and popping them gives up all use.
         unsafe { machine.frames().free_bulk(self.top(n)) }
         self.drop_top(n);
@@ -178,7 +178,7 @@ impl Deref for Held {
     type Target = Stack;
     #[inline]
     fn deref(&self) -> &Stack {
-        // SAFETY: `adopt` made it, and the memory is ours (M2, K1).
+        // SAFETY: `adopt` made it, and the memory is ours (M2, Q6).
         unsafe { self.0.as_ref() }
     }
 }

@@ -25,14 +25,14 @@
 //! that is not aligned, changes nothing but [`Zones::bad_frees`].
 //!
 //! # Rules (checked by [`Zones::check`])
-//! - B1 (tiles). Every frame of RAM is in exactly one block, and a block has
+//! - **B1 tiles.** Every frame of RAM is in exactly one block, and a block has
 //!   one home.
-//! - B2 (merged). Two free buddies of one order and home do not exist, but
+//! - **B2 merged.** Two free buddies of one order and home do not exist, but
 //!   for the largest order.
-//! - B3 (lists). A list links the free blocks of its order and zone, all of
+//! - **B3 lists.** A list links the free blocks of its order and zone, all of
 //!   them, and `prev` inverts `next`.
-//! - B4 (counts). What the zone counts is what is there.
-//! - B5 (holders). Nobody counts a holder of a free frame.
+//! - **B4 counts.** What the zone counts is what is there.
+//! - **B5 holders.** Nobody counts a holder of a free frame.
 //!
 //! # Contract
 //! What the caller of [`Zones::init`] promises:

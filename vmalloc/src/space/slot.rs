@@ -5,9 +5,9 @@
 //! time, without a lock: a finder copies it out under the slot's **sequence**
 //! (R2) and throws the copy away if the sequence has moved.
 //!
-//! - **R2** finders read fields as relaxed atomics between two equal, even
+//! - R2: finders read fields as relaxed atomics between two equal, even
 //!   reads of the sequence: a snapshot, never a reference.
-//! - **W1** `PLAIN` is set while the area is made, or freed, if its entries are those
+//! - W1: `PLAIN` is set while the area is made, or freed, if its entries are those
 //!   of memory that nobody asked anything special of; `KEPT` when it was freed
 //!   with its entries present.
 //! - **U1** A slot with `BUILDING` set is not an area yet: finders see it as

@@ -9,11 +9,11 @@
 //! region's lock.
 //!
 //! # Rules
-//! - **U1** An entry above the leaves is 0 or a frame's number plus one. It
+//! - **J1** An entry above the leaves is 0 or a frame's number plus one. It
 //!   goes from 0 to a link once, after the frame was cleared (Release), and
 //!   stays until [`UnitTable::destroy`]: whoever found a link (Acquire) may
 //!   follow it.
-//! - **U2** A value is stored with Release and loaded with Acquire: what was
+//! - **J2** A value is stored with Release and loaded with Acquire: what was
 //!   written before it was set is seen by whoever gets it.
 
 use crate::machine::Machine;
@@ -54,7 +54,7 @@ impl Default for Near {
     }
 }
 
-// SAFETY: the entries are atomics that any CPU may read (U1).
+// SAFETY: the entries are atomics that any CPU may read (J1).
 unsafe impl Send for Near {}
 
 /// A value for each grain of a region.
@@ -95,7 +95,7 @@ impl UnitTable {
         if near.block != grain >> ENTRY_BITS && !self.move_near(machine, near, grain) {
             return 0;
         }
-        // SAFETY: U1: the frame stays the table's, and holds atomics.
+        // SAFETY: J1: the frame stays the table's, and holds atomics.
         let entries = unsafe { near.entries.as_ref() };
         entries[index(grain, 0)].load(Acquire)
     }
@@ -144,7 +144,7 @@ impl UnitTable {
         debug_assert!(value != 0);
         assert!(prealloc.len() >= self.frames_needed(len), "the prealloc was not filled before the set");
         for part in by_leaf(start, len) {
-            store(self.leaf(machine, part.start, prealloc).expect("U1: stocked for"), part, value);
+            store(self.leaf(machine, part.start, prealloc).expect("J1: stocked for"), part, value);
         }
     }
 
@@ -214,7 +214,7 @@ impl UnitTable {
 #[inline(always)]
 fn follow<M: Machine>(machine: &M, link: u64) -> Option<&Entries> {
     let frame = Pfn(link.checked_sub(1)?);
-    // SAFETY: U1 and M2: the frame is the table's, was cleared, and is only
+    // SAFETY: J1 and M2: the frame is the table's, was cleared, and is only
     // accessed as entries, which are atomics.
     Some(unsafe { machine.virt(frame).cast::<Entries>().as_ref() })
 }
@@ -397,7 +397,7 @@ mod tests {
                     while table.get(machine, grain(n)) == 0 {
                         std::hint::spin_loop();
                     }
-                    assert_eq!(told[n as usize].load(Relaxed), n as u64 + 1, "U2");
+                    assert_eq!(told[n as usize].load(Relaxed), n as u64 + 1, "J2");
                 }
             });
             for n in 0..64 {

@@ -34,7 +34,7 @@ pub enum Rule {
     LinkAfterPosted,
     /// G3: whether there are aliases is asked before the last hold is given up.
     LookBeforeRelease,
-    /// C3: a count that is between the two steps of its last release sticks.
+    /// Q5: a count that is between the two steps of its last release sticks.
     HoldSticks,
     /// U1: a frame is held without a last look whether the page is still bound to it.
     HoldUnchecked,

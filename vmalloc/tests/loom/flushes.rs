@@ -1,4 +1,4 @@
-//! Closing a batch against what other CPUs do (G1, G3, G5, K1).
+//! Closing a batch against what other CPUs do (G1, G3, G5, G7).
 
 use super::explore;
 use loom::sync::atomic::{AtomicBool, Ordering::*};
@@ -133,7 +133,7 @@ fn close_against(case: Case) {
         reused.store(batch.is_ok(), Relaxed);
         other.join().unwrap();
         if let Err(batch) = batch {
-            // K1: whoever was not kicked was flushing already, for this batch.
+            // G7: whoever was not kicked was flushing already, for this batch.
             if kicks > 0 {
                 flush_epochs.catch_up(&epochs[1], |_| ());
             }

@@ -1,4 +1,4 @@
-//! Who holds a frame (C1, C2), and who walks to entries of tables (T1 looks).
+//! Who holds a frame (Q3, Q4), and who walks to entries of tables (T1 looks).
 
 use super::explore;
 use loom::sync::atomic::{AtomicBool, Ordering::*};
@@ -20,13 +20,13 @@ fn of_three_holders_one_is_the_last_and_sees_what_the_others_did() {
             move || {
                 used[n].store(true, Relaxed);
                 let last = release(&page);
-                assert!(!last || used.iter().all(|used| used.load(Relaxed)), "C2");
+                assert!(!last || used.iter().all(|used| used.load(Relaxed)), "Q4");
                 last
             }
         };
         let others = [thread::spawn(end(0)), thread::spawn(end(1))];
         let last = end(2)() as u32 + others.into_iter().map(|other| other.join().unwrap() as u32).sum::<u32>();
-        assert_eq!((last, page.extra.load(Relaxed)), (1, 0), "C1");
+        assert_eq!((last, page.extra.load(Relaxed)), (1, 0), "Q3");
     });
 }
 
@@ -45,7 +45,7 @@ fn a_frame_that_is_held_during_its_last_release_is_given_back_once() {
             }
         });
         let given = release(&page) as u32 + finder.join().unwrap() as u32;
-        assert_eq!((given, page.extra.load(Relaxed)), (1, 0), "C1");
+        assert_eq!((given, page.extra.load(Relaxed)), (1, 0), "Q3");
     });
 }
 

@@ -77,7 +77,7 @@ impl World {
         let machine = TestMachine::new(&map, cpus);
         let depot = Depot::new();
         let stacks = Depot::<TestLock>::stacks_for(&machine, 0);
-        // SAFETY: the world drops the depot with the machine (K1).
+        // SAFETY: the world drops the depot with the machine (Q6).
         let opened = unsafe { depot.open(&machine, &mut machine.stock(stacks), stacks) };
         assert_eq!(opened, stacks);
         let mut world = World { machine, depot, magazines: Default::default(), held: Vec::new(), own: stacks };
@@ -88,7 +88,7 @@ impl World {
     fn open(&mut self, cpu: usize) {
         let mut prealloc = crate::machine::prealloc::Prealloc::new();
         if prealloc.fill(&self.machine, Node(0), 2).is_ok() {
-            // SAFETY: the world drops the magazines with the machine (K1).
+            // SAFETY: the world drops the magazines with the machine (Q6).
             assert!(unsafe { self.magazines[cpu].open(&self.machine, &mut prealloc, Node(0)) });
             self.own += 2;
         }
@@ -144,7 +144,7 @@ impl World {
         }
     }
 
-    /// K2: a frame is in one place, and none is lost.
+    /// Q7: a frame is in one place, and none is lost.
     fn check(&self) {
         let source = &self.machine.frames;
         let magazines = self.magazines.iter().map(Magazine::len).sum::<usize>();

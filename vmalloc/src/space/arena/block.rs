@@ -27,7 +27,7 @@ const _: () = assert!(size_of::<Block>() == PAGE_SIZE);
 /// What nodes stand over: a word of bits, 1 = taken, or a link to a block,
 /// which is its frame's number plus one, or 0.
 ///
-/// - **K1** Links are made of frames that came out of a stock, and are found in
+/// - **A6** Links are made of frames that came out of a stock, and are found in
 ///   arenas and in their blocks only: the frame of a link belongs to its arena
 ///   until the link is cleared. Whoever follows a link borrows the arena.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,7 +39,7 @@ impl Item {
     /// The block behind the link.
     pub fn block<M: Machine>(self, machine: &M) -> Option<&Block> {
         let frame = Pfn(self.0.checked_sub(1)?);
-        // SAFETY: K1 and M2: the frame is the arena's, readable and writable,
+        // SAFETY: A6 and M2: the frame is the arena's, readable and writable,
         // and holds a block since it was cleared. Blocks are changed through
         // `&mut Arena` only, and all of their fields are cells.
         Some(unsafe { machine.virt(frame).cast::<Block>().as_ref() })

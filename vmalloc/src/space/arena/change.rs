@@ -66,7 +66,7 @@ impl<'a, M: Machine> Change<'a, M> {
         let frame = self.prealloc.take(self.machine).expect("A5: takes are stocked for, frees find their blocks");
         link.set(Item(frame.0 + 1));
         self.frames += 1;
-        link.get().block(self.machine).expect("K1: just linked")
+        link.get().block(self.machine).expect("A6: just linked")
     }
 
     /// Changes `part` of an item; the answer is what the node over it becomes,

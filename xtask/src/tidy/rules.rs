@@ -1,0 +1,64 @@
+//! The name of a rule means one thing: the library defines it once.
+//!
+//! A rule is defined in the header of the module that keeps it, as `- **G3** …`. How
+//! another module keeps it too is said there as `- G3: …`.
+
+use super::Finding;
+use super::tree::{Source, Tree};
+use std::collections::BTreeMap;
+
+/// Names that the headers of the library define more than once.
+pub fn check(tree: &Tree) -> Vec<Finding> {
+    let mut first: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut findings = Vec::new();
+    for source in tree.sources.iter().filter(|source| source.path.starts_with("vmalloc/src/")) {
+        for (line, rule) in defined(source) {
+            if let Some(before) = first.insert(rule, &source.path) {
+                let what = format!("{rule} is defined in {before}: `- {rule}: …` is how this module keeps it");
+                findings.push(Finding::new(&source.path, line, what));
+            }
+        }
+    }
+    findings
+}
+
+/// The rules that the header of the file defines, each with its line.
+fn defined(source: &Source) -> impl Iterator<Item = (usize, &str)> {
+    let lines = source.lines.iter().enumerate();
+    lines.filter_map(|(at, line)| Some((at + 1, name(line.strip_prefix("//!")?.trim_start().strip_prefix("- **")?)?)))
+}
+
+/// The rule's name that the text begins with: a capital letter and a number.
+fn name(text: &str) -> Option<&str> {
+    let (name, _) = text.split_once(|c: char| !c.is_ascii_alphanumeric())?;
+    let number = name.strip_prefix(|c: char| c.is_ascii_uppercase())?;
+    (!number.is_empty() && number.bytes().all(|c| c.is_ascii_digit())).then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(a: &str, b: &str) -> Vec<String> {
+        let tree =
+            Tree::of(&[("vmalloc/src/lib.rs", "mod a; mod b;"), ("vmalloc/src/a.rs", a), ("vmalloc/src/b.rs", b)]);
+        check(&tree).into_iter().map(|finding| finding.to_string()).collect()
+    }
+
+    #[test]
+    fn a_rule_that_two_modules_define_is_found() {
+        let found = ["vmalloc/src/b.rs:2: G3 is defined in vmalloc/src/a.rs: `- G3: …` is how this module keeps it"];
+        assert_eq!(said("//! - **G3** So.", "//! # Rules\n//! - **G3** Or so."), found);
+        assert_eq!(said("//! - **G3 frames.** So.", "//!\n//!   - **G3 by type.** Or so."), found);
+        assert_eq!(said("//! - **G3** So.\n//! - **G3** So.", ""), [found[0].replace("b.rs", "a.rs")]);
+    }
+
+    #[test]
+    fn what_keeps_a_rule_too_and_what_is_no_rule_is_fine() {
+        assert_eq!(said("//! - **G3** So.", "//! - G3: here so.\n//! - **G31** Else.\n//! - G3."), [""; 0]);
+        assert_eq!(
+            said("//! - **the first** So.\n//! - **A** So.", "//! - **the first** So.\n//! - **A** So."),
+            [""; 0]
+        );
+    }
+}
