@@ -99,7 +99,7 @@ impl Batch {
         if chunk.retire(1 << slot, self.index) {
             self.chain(chunk);
         }
-        chunk.bare(1 << slot);
+        chunk.mark_bare(1 << slot);
         self.charge(0, pages);
     }
 

@@ -1,15 +1,17 @@
-//! The address space: which pages of a region are spoken for, and by what.
+//! The address space: which pages of a region are taken, and by which area.
 //!
 //! ```text
-//!   arena    which grains (units of 64 pages, or pages) of a region are taken
-//!   units    what a grain belongs to: a chunk, or one slot of a chunk
-//!   class    the strides of slots        slot     what is known of one area
-//!   chunk    up to 64 slots, and their states
-//!   CPU's chunks    one CPU's chunks of a region, by class    remote frees   chunks that others freed in
-//!   slot cache     one CPU's cached slots of a region, by class
+//!   arena    which grains of a region are taken (a grain is a unit of 64 pages, or one page)
+//!   units    the chunk that owns a grain, or the slot that owns it
+//!   class    the strides of slots
+//!   chunk    up to 64 slots and the state of each
+//!   slot     the record of one area
+//!   bins     one CPU's chunks of one region, by class
+//!   remote   chunks of one CPU in which other CPUs have freed slots
+//!   cache    one CPU's cached slots of one region, by class
 //! ```
 //!
-//! Addresses only: nothing here knows of frames, entries or flushes.
+//! This layer deals in addresses only. It knows nothing of frames, entries or flushes.
 
 pub mod arena;
 pub mod bins;

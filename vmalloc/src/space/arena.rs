@@ -1,13 +1,12 @@
 //! The arena: which grains of a region are taken.
 //!
-//! A *grain* is the piece in which a region is dealt out: a unit of 64 pages,
-//! or one page. Grains are numbered from the region's start. The arena hands
-//! out the **lowest** run of grains that fits, exactly.
+//! A *grain* is the unit of allocation of a region: 64 pages, or one page. Grains are numbered from
+//! the region's start. A take returns the **lowest** run of grains that fits.
 //!
 //! # Shape
-//! One bit a grain, 64 grains a *word*, and over the words a binary tree whose
-//! nodes tell how long the free run at their start is, the one at their end,
-//! and the longest one anywhere. It is cut into *blocks*, one frame each:
+//! The arena has one bit per grain. 64 grains form a *word*. A binary tree stands over the words:
+//! each node stores the length of the free run at its start, of the free run at its end, and of the
+//! longest free run. The tree is stored in *blocks* of one frame each:
 //!
 //! ```text
 //!   arena    top node, link ─┐
@@ -15,33 +14,31 @@
 //!   block    255 nodes over 128 items: links to lower blocks ─┐
 //!                                                             ▼
 //!   block    255 nodes over 128 items: words ──▶ bits, 1 = taken
-//!   grains   8,192 a block of words, then 2²⁰, 2²⁷, and up to 2³¹
+//!   grains   8,192 in a block of words, then 2²⁰, 2²⁷, and up to 2³¹
 //! ```
 //!
-//! Nodes say what each run *lacks* of the node's size, so that cleared memory,
-//! and absent memory, means "all free". The tree spans a power of two: what of
-//! it lies beyond the region is marked as taken at the first take.
+//! A node stores how much each run is *shorter* than the node. A node of zeros therefore means "all
+//! free", and so does cleared or missing memory. The tree covers a power of two of grains; the
+//! first take marks the grains beyond the region as taken.
 //!
 //! # Rules (checked by [`Arena::check`])
-//! - **A1** A node over a word tells what the bits of the word say.
-//! - **A2** A node over two nodes is their join; a node over a block is that
-//!   block's first node.
-//! - **A3** Where the node over a block says that all is free, or all is taken,
-//!   it speaks for the whole block. One whose own node says something else is
-//!   stale, and is rewritten when a part of it changes. Only there may a block
-//!   be absent, and in an arena that nothing has been taken of.
-//! - **A4** `used` counts the taken grains of the region, `frames` the blocks.
-//! - **A5** What is freed was taken, in one piece or in adjacent ones. So an
-//!   end of it inside a block was an end of a take, which made the block:
-//!   freeing needs no memory.
+//! - **A1** A node over a word describes the bits of the word.
+//! - **A2** A node over two nodes is their join. A node over a block equals the block's own node.
+//! - **A3** A node over a block that says "all free" or "all taken" is right for the whole block.
+//!   The block may then be stale: its own node may differ, and the next change to a part of the
+//!   block rewrites it. Only under such a node, or in an arena that was never used, may a block be
+//!   missing.
+//! - **A4** `used` is the number of taken grains of the region, `frames` the number of blocks.
+//! - **A5** A free gives back grains that were taken, by one take or by adjacent takes. An end of
+//!   the freed run inside a block was therefore an end of a take, and that take made the block. So
+//!   a free needs no memory.
 //!
 //! Blocks stay linked until [`Arena::destroy`].
 //!
 //! # Memory and locks
-//! A take moves at most [`Arena::frames_needed`] frames out of the stock that
-//! the caller filled before it took the lock; nothing else here can fail for
-//! memory. There is no lock here: changes take `&mut self`. All calls on one
-//! arena name the same machine.
+//! A take uses at most [`Arena::frames_needed`] frames of the [`Prealloc`], which the caller fills
+//! before it takes the lock. Nothing else in the arena needs memory. The arena has no lock of its
+//! own: changes take `&mut self`. All calls on one arena use the same machine.
 
 mod block;
 mod change;
@@ -63,17 +60,17 @@ use node::{Node, State};
 /// The most grains that an arena can have.
 pub const MAX_GRAINS: u32 = 1 << 31;
 
-/// What run of grains is wanted.
+/// The run of grains that a caller wants.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fit {
-    /// Its length; not 0.
+    /// The length, not 0.
     pub grains: u32,
-    /// Its start is a multiple of this power of two …
+    /// The alignment, a power of two. `phase` is added to a grain's number before the alignment is
+    /// tested.
     pub align: u32,
-    /// … when grains are counted from this many before the arena's first one:
-    /// the grain number of the region's own address (its low 32 bits do).
+    /// The low 32 bits of the grain number of the region's own address.
     pub phase: u32,
-    /// It lies inside; what lies beyond the arena does not matter.
+    /// The run lies inside this range. The range may reach beyond the arena.
     pub within: Range<u32>,
 }
 
@@ -83,7 +80,7 @@ impl Fit {
         Fit { grains, align: 1, phase: 0, within: 0..u32::MAX }
     }
 
-    /// The first aligned grain from `grain` on.
+    /// The first aligned grain at or after `grain`.
     const fn align_up(&self, grain: u32) -> u32 {
         grain + (grain.wrapping_add(self.phase).wrapping_neg() & (self.align - 1))
     }
@@ -109,17 +106,17 @@ impl Arena {
         Arena { grains, used: 0, frames: 0, span, top, root: Item::NONE }
     }
 
-    /// All grains, taken or not.
+    /// The number of grains, free and taken.
     pub const fn grains(&self) -> u32 {
         self.grains
     }
 
-    /// Grains that are taken.
+    /// The number of taken grains.
     pub const fn used(&self) -> u32 {
         self.used
     }
 
-    /// Frames that the arena holds.
+    /// The number of frames that the arena owns.
     pub const fn frames(&self) -> u32 {
         self.frames
     }
@@ -129,8 +126,8 @@ impl Arena {
         self.span.grains() - self.top.best
     }
 
-    /// The most frames that one take uses up: the root, and the way from there
-    /// to each of the run's two ends and to the end of the region.
+    /// The most frames that one take uses: the root block, and the blocks on the way from it to
+    /// each end of the run and to the end of the region.
     pub const fn frames_needed(&self) -> usize {
         1 + 3 * self.span.tiers_below() as usize
     }
@@ -138,17 +135,17 @@ impl Arena {
     /// Takes the lowest run that fits and returns its first grain.
     ///
     /// # Errors
-    /// The length of the longest free run, wherever and however aligned, if
-    /// none fits. Nothing has changed then.
+    /// If nothing fits: the length of the longest free run, at any place and alignment. Nothing
+    /// changes on error.
     ///
     /// # Panics
-    /// Before anything has changed, if the stock has fewer frames than
-    /// [`Arena::frames_needed`].
+    /// If the prealloc has fewer than [`Arena::frames_needed`] frames. Nothing changes before the
+    /// panic.
     ///
     /// # Cost
-    /// O(log grains): about 1,000 instructions in an arena of 2²⁷. An aligned run takes two searches as a rule, and one
-    /// more for each hole below it that is long enough but not where aligned;
-    /// these are never more than there are aligned grains below it.
+    /// O(log grains), about 1,000 instructions in an arena of 2²⁷ grains. An aligned run usually
+    /// takes two searches, and one more for each lower hole that is long enough but not at the
+    /// aligned place. There are at most as many such holes as aligned grains below the run.
     pub fn take<M: Machine>(&mut self, machine: &M, prealloc: &mut Prealloc, fit: &Fit) -> Result<u32, u32> {
         debug_assert!(fit.grains > 0 && fit.align.is_power_of_two());
         let start = self.find(machine, fit).ok_or(self.widest())?;
@@ -156,11 +153,11 @@ impl Arena {
         Ok(start)
     }
 
-    /// Takes `len` grains from `start`, if all of them are free; if not,
-    /// nothing changes and the answer is false.
+    /// Takes `len` grains from `start` if all of them are free, and returns whether it did. Nothing
+    /// changes otherwise.
     ///
     /// # Panics
-    /// As [`Arena::take`] does.
+    /// As [`Arena::take`].
     pub fn take_at<M: Machine>(&mut self, machine: &M, prealloc: &mut Prealloc, start: u32, len: u32) -> bool {
         let free = self.is_free(machine, start, len);
         if free {
@@ -169,32 +166,31 @@ impl Arena {
         free
     }
 
-    /// Gives grains back. They were taken, in one piece or in adjacent ones
-    /// (A5).
+    /// Frees grains that were taken, by one take or by adjacent takes (A5).
     pub fn free<M: Machine>(&mut self, machine: &M, start: u32, len: u32) {
         debug_assert!(self.is_taken(machine, start, len), "A5: {len} grains from {start} are not all taken");
         self.mark(machine, &mut Prealloc::new(), start..start + len, State::Free);
         self.used -= len;
     }
 
-    /// Whether `len` grains from `start` are all inside the arena and free.
+    /// Whether `len` grains from `start` lie inside the arena and are all free.
     pub fn is_free<M: Machine>(&self, machine: &M, start: u32, len: u32) -> bool {
         self.seek(machine, start, len) == Some(start)
     }
 
-    /// Whether `len` grains from `start` are all inside the arena and taken.
+    /// Whether `len` grains from `start` lie inside the arena and are all taken.
     pub fn is_taken<M: Machine>(&self, machine: &M, start: u32, len: u32) -> bool {
         let inside = self.grains.checked_sub(start).is_some_and(|rest| len <= rest);
         inside && self.seek(machine, start, 1).is_none_or(|free| free - start >= len)
     }
 
-    /// Hands every frame to `give` and is all free again.
+    /// Passes every frame to `give`. The arena is all free afterwards.
     pub fn destroy<M: Machine>(&mut self, machine: &M, mut give: impl FnMut(Pfn)) {
         self.root.for_each(machine, self.span, &mut give);
         *self = Arena::new(self.grains);
     }
 
-    /// The lowest start of `fit`.
+    /// The lowest start at which `fit` fits.
     fn find<M: Machine>(&self, machine: &M, fit: &Fit) -> Option<u32> {
         let end = fit.within.end.min(self.grains);
         let mut from = fit.within.start;
@@ -219,7 +215,7 @@ impl Arena {
         self.used += len;
     }
 
-    /// Marks as taken what the tree spans beyond the region.
+    /// Marks the grains beyond the region as taken.
     #[cold]
     fn lay_out<M: Machine>(&mut self, machine: &M, prealloc: &mut Prealloc) {
         self.top = Node::FREE;

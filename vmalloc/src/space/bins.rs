@@ -1,19 +1,19 @@
-//! Shelves: one CPU's chunks of one region, by class.
+//! Bins: one CPU's chunks of one region, by class.
 //!
 //! ```text
 //!   bin of a class:  current ── partial ⇄ partial ⇄ …   empty ⇄ empty ⇄ …
 //! ```
 //!
 //! # Rules
-//! - **S1** A chunk with a free slot is the current one of its bin, or on one
-//!   of its lists: *empty* if all its slots are free, else *partial*. A chunk
-//!   without is on no list, current or not.
-//! - **S2** An area goes where others are: the current chunk, else a partial
-//!   one, else an empty one, so that empty chunks can be given up; of the first
-//!   few of a list the lowest, so that the span of addresses stays small.
+//! - **S1** A chunk with a free slot is its bin's current chunk or is on one of the bin's two
+//!   lists: *empty* if all its slots are free, else *partial*. A full chunk is on no list; it may
+//!   be the current one.
+//! - **S2** A new area goes next to other areas, so that empty chunks can be given up: into the
+//!   current chunk, else into a partial one, else into an empty one. From a list the CPU takes the
+//!   lowest of the first few chunks, so that areas stay close together.
 //!
 //! # Locks
-//! None: whoever is inside the owner's CPU.
+//! None. Only a caller inside the owner's CPU uses its bins.
 
 use super::cache::SlotCache;
 use super::chunk::{Chunk, ChunkRef};
@@ -23,7 +23,7 @@ use crate::sync::Ordering::*;
 use crate::units::PAGE_SIZE;
 use core::ptr::null_mut;
 
-/// Chunks of a list that are looked at for the lowest one (S2).
+/// How many chunks of a list a search for the lowest one looks at (S2).
 const SCAN_LIMIT: usize = 8;
 
 const NONE: u8 = 0;
@@ -37,7 +37,7 @@ struct ClassBin {
     partial: *mut Chunk,
     empty: *mut Chunk,
     empties: u32,
-    /// All chunks of the class, the full ones too.
+    /// All chunks of the class, including full ones.
     chunks: u32,
 }
 
@@ -46,15 +46,15 @@ const BIN: ClassBin = ClassBin { current: null_mut(), partial: null_mut(), empty
 /// One CPU's chunks of one region.
 #[derive(Debug)]
 pub struct CpuChunks {
-    /// By class, and the run chunks last.
+    /// By class. The last bin holds the run chunks.
     bins: [ClassBin; CLASSES + 1],
-    /// Those of its slots that are cached.
+    /// The cached slots of these chunks.
     pub slot_cache: SlotCache,
 }
 
-const _: () = assert!(size_of::<CpuChunks>() <= PAGE_SIZE, "a cpu_chunks is one frame");
+const _: () = assert!(size_of::<CpuChunks>() <= PAGE_SIZE, "the bins fit in one frame");
 
-// SAFETY: the pointers are headers (C1), which any CPU may follow.
+// SAFETY: the pointers name headers (C1), which any CPU may follow.
 unsafe impl Send for CpuChunks {}
 
 fn bin_of(class: Option<Class>) -> usize {
@@ -67,15 +67,15 @@ impl Default for CpuChunks {
     }
 }
 
-/// The header behind a link of this CPU's chunks.
+/// The header behind a link of a list.
 #[inline]
 fn chunk(link: *mut Chunk) -> Option<ChunkRef> {
-    // SAFETY: H2: shelves store nothing but what `as_ptr` gave.
+    // SAFETY: H2: the bins store only what `as_ptr` returned.
     unsafe { ChunkRef::from_ptr(link) }
 }
 
 impl CpuChunks {
-    /// Takes a clean slot of `class` (`None`: of the run chunks).
+    /// Takes a free slot of `class`, or of the run chunks for `None`.
     ///
     /// # Cost
     /// O(1).
@@ -90,7 +90,7 @@ impl CpuChunks {
         self.take_from_next(bin_of(class))
     }
 
-    /// The clean slot of `class` that is next, if the current chunk has one.
+    /// The next free slot of `class`, if the current chunk has one.
     #[inline(always)]
     pub fn peek(&self, class: Class) -> Option<(ChunkRef, u32)> {
         let current = chunk(self.bins[class.index()].current)?;
@@ -113,19 +113,19 @@ impl CpuChunks {
         few.min_by_key(|at| at.address(0))
     }
 
-    /// Adds a chunk, all of whose slots are free.
+    /// Adds a chunk whose slots are all free.
     pub fn add(&mut self, chunk: ChunkRef) {
         let bin = chunk.bin();
         self.bins[bin].chunks += 1;
         self.link(bin, chunk, EMPTY);
     }
 
-    /// Chunks of `class`.
+    /// The number of chunks of `class`.
     pub fn chunks(&self, class: Class) -> u32 {
         self.bins[class.index()].chunks
     }
 
-    /// A slot of `chunk` became free; `before` were free already.
+    /// A slot of `chunk` became free. `before` are the slots that were free already.
     #[inline(always)]
     pub fn slot_freed(&mut self, chunk: ChunkRef, before: u64) {
         let bin = chunk.bin();
@@ -138,20 +138,20 @@ impl CpuChunks {
         }
     }
 
-    /// Puts a slot back that was taken and not used.
+    /// Puts back a slot that was taken and not used.
     pub fn put_back(&mut self, chunk: ChunkRef, slot: u32) {
         let before = chunk.free_slots();
         chunk.put_back(slot);
         self.slot_freed(chunk, before);
     }
 
-    /// Empty chunks of `class`.
+    /// The number of empty chunks of `class`.
     pub fn empties(&self, class: Class) -> usize {
         self.bins[class.index()].empties as usize
     }
 
-    /// Takes an empty chunk of `class` off the CPU's chunks, to be given up. With
-    /// `current_too`, the current one if it is empty.
+    /// Removes an empty chunk of `class`, so that the caller can give it up. With `current_too`
+    /// that may be the current chunk.
     pub fn take_empty(&mut self, class: Option<Class>, current_too: bool) -> Option<ChunkRef> {
         let bin = bin_of(class);
         if let Some(empty) = chunk(self.bins[bin].empty) {
@@ -208,7 +208,7 @@ impl CpuChunks {
     /// Checks S1, C2 and K5.
     ///
     /// # Errors
-    /// The rule that is broken, and the header's address.
+    /// The broken rule, and the address of the header.
     pub fn check(&self) -> Result<(), Broken> {
         for (bin, state) in self.bins.iter().enumerate() {
             self.check_list(bin, state.partial, |chunk| !chunk.is_empty() && chunk.free_slots() != 0)?;
@@ -245,7 +245,7 @@ mod tests {
 
     const PAGES: usize = 512;
 
-    /// A CPU's chunks with two chunks of one class, for as long as the tests run.
+    /// Bins with two chunks of one class. The chunks are leaked.
     fn two_chunks() -> (CpuChunks, Class, [ChunkRef; 2]) {
         let class = Class::of(PAGES, 1).unwrap();
         let chunks = [0, 1].map(|n| {

@@ -1,23 +1,22 @@
-//! Slot caches: one CPU's cached slots of one region, by class.
+//! The slot cache: one CPU's cached slots of one region, by class.
 //!
-//! A cached slot was freed and is still bound. The slots of a class hang in one
-//! chain, in the order in which they were cached; each holds its two links
-//! itself, in fields that only other kinds of slot use. That of the newest to
-//! one newer still says nothing.
+//! A cached slot has been freed and still has its frames in its entries. The cached slots of a
+//! class form one list, newest first. The links are stored in the slots themselves, in fields that
+//! a cached slot does not use otherwise. The newest slot's link to a newer one is stale.
 //!
 //! ```text
-//!   list of a class:  newest ⇄ older ⇄ … ⇄ oldest       low: the fewest since the last look
+//!   list of a class:  newest ⇄ older ⇄ … ⇄ oldest       low: its shortest length since the last tick
 //! ```
 //!
 //! # Rules
-//! - **K5** A slot is on a list if and only if it is cached, but for the one that
-//!   is being retired; on the list of its class, and once.
-//! - **K6** What is used again is the newest of its size; what is retired is
-//!   the oldest of the class that has not been used for longest, or what a class
-//!   has not needed since it was looked at last.
+//! - **K5** A slot is on the list of its class, once, if and only if it is cached. The one
+//!   exception is a slot that is being evicted.
+//! - **K6** An allocation reuses the newest slot that fits. Two kinds of slot are evicted: the
+//!   oldest of the class that was used the longest ago, and the surplus of a class, which are the
+//!   slots that it did not need between two ticks.
 //!
 //! # Locks
-//! None: whoever is inside the owner's CPU.
+//! None. Only a caller inside the owner's CPU uses its cache.
 
 use super::chunk::{Chunk, ChunkRef};
 use super::class::{CLASSES, Class, MAX_SLOTS};
@@ -26,13 +25,14 @@ use crate::error::Broken;
 use crate::sync::Ordering::Relaxed;
 use core::ptr::with_exposed_provenance_mut;
 
-/// The most pages that a CPU may bind: a list counts twice as many slots.
+/// The most pages that one CPU may cache. A list then has at most twice as many slots, which fits
+/// its count.
 pub const MAX_CACHED_PAGES: usize = i16::MAX as usize;
 
-/// Slots of a list that are looked at for one of the right size.
+/// How many slots of a list a search for the right size looks at.
 const SCAN_LIMIT: usize = 16;
 
-/// A slot, in one word: the header's address, and the slot's number below it.
+/// A slot as one word: the address of the header, plus the number of the slot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Link(usize);
 
@@ -48,7 +48,7 @@ impl Link {
     #[inline]
     fn get(self) -> Option<(ChunkRef, u32)> {
         let header = with_exposed_provenance_mut(self.0 & !(MAX_SLOTS - 1));
-        // SAFETY: H2: `new` exposed what `as_ptr` gave.
+        // SAFETY: H2: `new` exposed what `as_ptr` returned.
         let chunk = unsafe { ChunkRef::from_ptr(header) }?;
         Some((chunk, (self.0 % MAX_SLOTS) as u32))
     }
@@ -83,26 +83,25 @@ impl Link {
 struct List {
     newest: Link,
     oldest: Link,
-    /// When it was used last.
+    /// The time of its last use.
     used: u32,
     slots: u16,
-    /// The classes that were used next before and after, while it is in the
-    /// order of use.
+    /// Its neighbours in the order of use: the class used before it, and the class used after it.
     before: u8,
     after: u8,
 }
 
-/// No class; of a list that is not in the order: itself.
+/// No class. A list outside the order of use names itself instead.
 const NOBODY: u8 = u8::MAX;
 
 /// One CPU's cached slots of one region.
 #[derive(Debug)]
 pub struct SlotCache {
     lists: [List; CLASSES],
-    /// The fewest slots of each since the last look (K6).
+    /// The shortest length of each list since the last call of `surplus` (K6).
     lows: [u16; CLASSES],
-    /// The ends of the order of use: the classes used last and the longest ago.
-    /// Those without slots leave it when they come to its end.
+    /// The ends of the order of use: the class used last, and the class used the longest ago. An
+    /// empty list leaves the order when it comes to the end.
     latest: u8,
     idlest: u8,
 }
@@ -116,7 +115,7 @@ impl Default for SlotCache {
 }
 
 impl SlotCache {
-    /// Adds a cached slot of `class`, at the time `now`.
+    /// Adds a cached slot of `class` at time `now`.
     #[inline(always)]
     pub fn push(&mut self, class: Class, chunk: ChunkRef, slot: u32, now: u32) {
         let link = Link::new(chunk, slot);
@@ -138,7 +137,7 @@ impl SlotCache {
         self.lists[class.index()].newest.get()
     }
 
-    /// Takes the slot that [`SlotCache::newest`] told, at the time `now`.
+    /// Takes the slot that [`SlotCache::newest`] returned, at time `now`.
     #[inline(always)]
     pub fn take_newest(&mut self, class: Class, newest: &Slot, now: u32) {
         let list = &mut self.lists[class.index()];
@@ -151,10 +150,10 @@ impl SlotCache {
         self.touch(class);
     }
 
-    /// Takes the newest slot of `class` that `fits`, at the time `now`.
+    /// Takes the newest slot of `class` that `fits`, at time `now`.
     ///
     /// # Cost
-    /// O(1): a few slots are looked at.
+    /// O(1): looks at a few slots.
     pub fn take(&mut self, class: Class, now: u32, fits: impl Fn(&Slot) -> bool) -> Option<(ChunkRef, u32)> {
         let mut link = self.lists[class.index()].newest;
         for _ in 0..SCAN_LIMIT {
@@ -178,7 +177,7 @@ impl SlotCache {
         Some(place)
     }
 
-    /// The class that has not been used for longest, and for how long (K6).
+    /// The class that was used the longest ago and has slots, and the time since its last use (K6).
     pub fn idlest(&mut self, now: u32) -> Option<(u32, Class)> {
         while self.idlest != NOBODY {
             let (class, list) = (self.idlest, &self.lists[self.idlest as usize]);
@@ -190,7 +189,7 @@ impl SlotCache {
         None
     }
 
-    /// `class` is the one that was used last.
+    /// Moves `class` to the recent end of the order of use.
     #[inline]
     fn touch(&mut self, class: Class) {
         if self.latest != class.index() as u8 {
@@ -210,7 +209,7 @@ impl SlotCache {
         }
     }
 
-    /// Takes a class out of the order of use.
+    /// Removes a class from the order of use.
     fn leave(&mut self, class: u8) {
         let List { before, after, .. } = self.lists[class as usize];
         match self.lists.get_mut(before as usize) {
@@ -224,7 +223,7 @@ impl SlotCache {
         (self.lists[class as usize].before, self.lists[class as usize].after) = (class, class);
     }
 
-    /// The slots that a class has not needed since the last look (K6).
+    /// The number of slots that the class has not needed since the last call (K6).
     pub fn surplus(&mut self, class: Class) -> u32 {
         core::mem::replace(&mut self.lows[class.index()], self.lists[class.index()].slots) as u32
     }
@@ -253,10 +252,10 @@ impl SlotCache {
         *low = (*low).min(list.slots);
     }
 
-    /// Checks K5, and says how many slots there are.
+    /// Checks K5 and returns the number of slots.
     ///
     /// # Errors
-    /// The rule that is broken, and the header's address.
+    /// The broken rule, and the address of the header.
     pub fn check(&self) -> Result<usize, Broken> {
         let mut all = 0;
         for class in Class::all() {
@@ -292,9 +291,8 @@ mod tests {
 
     const CLASS: usize = 30;
 
-    /// A chunk all of whose slots are cached, with as many pages as their number
-    /// says, for as long as the tests run.
-    fn warm_chunk() -> ChunkRef {
+    /// A chunk whose slots are all cached. Slot n has n pages. The chunk is leaked.
+    fn cached_chunk() -> ChunkRef {
         let chunk = Box::leak(Box::new(Chunk::new(Pfn(0))));
         let class = Class::of(CLASS, 1).unwrap();
         chunk.become_class(class, 64, VirtAddr(0x4000_0000), RegionId(0), 0);
@@ -308,14 +306,14 @@ mod tests {
     }
 
     fn slot_cache(slots: &[u32]) -> (SlotCache, ChunkRef, Class) {
-        let (mut slot_cache, chunk, class) = (SlotCache::default(), warm_chunk(), Class::of(CLASS, 1).unwrap());
+        let (mut slot_cache, chunk, class) = (SlotCache::default(), cached_chunk(), Class::of(CLASS, 1).unwrap());
         slots.iter().for_each(|&slot| slot_cache.push(class, chunk, slot, slot));
         assert_eq!(slot_cache.check(), Ok(slots.len()));
         (slot_cache, chunk, class)
     }
 
     fn take(slot_cache: &mut SlotCache, class: Class, now: u32, fits: impl Fn(usize) -> bool) -> Option<u32> {
-        // A newest one that fits is found both ways.
+        // If the newest slot fits, both ways of taking it must return it.
         match slot_cache.newest(class) {
             Some((chunk, slot)) if now.is_multiple_of(2) && fits(chunk.slot(slot).pages()) => {
                 slot_cache.take_newest(class, chunk.slot(slot), now);
@@ -374,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_on_a_rack_that_is_not_warm_is_seen() {
+    fn a_slot_on_a_list_that_is_not_cached_is_seen() {
         let (slot_cache, chunk, _) = slot_cache(&[1, 2]);
         chunk.uncache(2);
         assert!(matches!(slot_cache.check(), Err(Broken { rule: "K5", .. })));

@@ -1,44 +1,43 @@
-//! Chunks: up to 64 slots, and the masks that say what each one is.
+//! Chunks: up to 64 slots, and the masks that hold the state of each.
 //!
-//! A chunk's header is one bookkeeping frame. A *class* chunk is a run of
-//! units cut into slots of one stride; a *run* chunk is 64 slots whose areas
-//! lie wherever the arena put them.
+//! A chunk's header is one bookkeeping frame. A *class* chunk is a run of units, cut into slots of
+//! one stride. A *run* chunk has 64 slots whose areas lie wherever the arena placed them.
 //!
-//! Each slot is in one state, one bit in one mask:
+//! A slot is in one state, which is one bit in one mask:
 //!
 //! ```text
 //!   free ──take──▶ live ──retire──▶ stale[batch] ──give, after grace──▶ free
 //!                 ▲ │                    ▲ ▲
 //!                 │ ├─claim──▶ claimed ──┘ │ drained by the owner
-//!                 │ └─keep──▶ cached ─cool───┘
-//!                 └──revive────┘
+//!                 │ └─cache──▶ cached ─evict─┘
+//!                 └──uncache───┘
 //! ```
 //!
 //! # Rules
-//! - **C1** Headers are type-stable: once a frame is one, it stays one while
-//!   the instance lives, so that a finder may read it at any time.
-//! - **C2** `free`, `live`, `cached`, `stale[0]`, `stale[1]` are disjoint; only
-//!   the owner (the CPU whose CPU's chunks holds the chunk) writes them. A *bare* slot is
-//!   stale, and nothing waits in its entries: it is given without a look at them.
-//! - **R1** A freer that is not the owner claims (`claimed.fetch_or`; set
-//!   already = double free), clears the entries, then posts
-//!   (`posted.fetch_or`; if it was 0, it pushes the chunk to the owner's remote frees).
-//!   The owner takes `posted` only after it has popped the chunk and read the
-//!   link; then live → stale, then the claims are dropped.
-//! - **R4** A stale slot is not given before a claim on it is dropped. Two
-//!   CPUs that free one slot at the same moment may both win, the owner and a
-//!   claimer; the claimer then posts what is no longer live. The flush that
-//!   makes the slot clean shows the owner every claim that was given before.
-//! - **R5** A cached slot is used again without a flush. So its freer says that the
-//!   slot does not live and then looks for claims and holds; claimers and
-//!   holders say what they do and then look whether it lives. All of it is
-//!   sequentially consistent, so one of the two sees the other.
-//! - **R2** Finders read `live & !claimed` between two equal reads of the
-//!   chunk's sequence, which moves before a chunk's units are given up, and
-//!   when its header has become another one.
+//! - **C1** Headers are type-stable. A frame that became a header stays one while the instance
+//!   lives, so a finder may read it at any time.
+//! - **C2** `free`, `live`, `cached`, `stale[0]` and `stale[1]` are disjoint. Only the owner writes
+//!   them: the CPU that has the chunk in its bins. A *bare* slot is a stale one with no frames in
+//!   its entries; the owner gives it without a look at them.
+//! - **R1** Another CPU frees a slot in three steps. It claims the slot (`claimed.fetch_or`; a bit
+//!   that is already set means a double free). It clears or parks the entries. It posts the slot
+//!   (`posted.fetch_or`; if that word was 0, it also pushes the chunk onto the owner's remote
+//!   frees). The owner pops the chunk, reads its link, and takes `posted` after that. It makes the
+//!   slots stale and then drops the claims.
+//! - **R4** A stale slot is not given while there is a claim on it. If the owner and another CPU
+//!   free one slot at the same moment, both may succeed; the other CPU then posts a slot that is no
+//!   longer live. The flush that makes the slot clean also makes every claim taken before it
+//!   visible to the owner.
+//! - **R5** A cached slot is reused without a flush. So the owner first clears the slot's *live*
+//!   bit and then looks for claims and holds, while a claimer or holder first writes its mark and
+//!   then reads *live*. All of these accesses are sequentially consistent, so at least one side
+//!   sees the other.
+//! - **R2** Finders read `live & !claimed` between two equal reads of the chunk's sequence. The
+//!   sequence changes before the chunk's units are given up, and again when the header becomes
+//!   another chunk.
 //!
 //! # Locks
-//! None: the owner's words belong to whoever is inside the owner's CPU.
+//! None. The owner's words belong to the caller inside the owner's CPU.
 
 mod claims;
 mod leaves;
@@ -52,24 +51,24 @@ use crate::units::{PAGE_SHIFT, PAGE_SIZE, Pfn, VirtAddr};
 use core::ops::Deref;
 use core::ptr::{NonNull, null_mut};
 
-/// Batches that may hold slots of a chunk at a time: the open and the sealed one.
+/// The batches that can hold slots of a chunk at one time: the open one and the sealed one.
 pub const BATCHES: usize = 2;
-/// Leaf tables under a class chunk at most: 16 MiB and a unit, at 2 MiB each.
+/// The most leaf tables under a class chunk of 16 MiB and a unit, at 2 MiB each.
 pub const MAX_LEAVES: usize = 10;
 
-/// Slots that a header has room for: few where a model explores them all.
+/// Slots in a header. A loom model explores all of them, so it gets few.
 const SLOTS: usize = if cfg!(loom) { 2 } else { MAX_SLOTS };
 
-/// The class index that run chunks carry: the one behind the last class.
+/// The class index of run chunks: one more than the last class.
 pub const RUNS: u8 = CLASSES as u8;
 
-/// The words that other CPUs write (R1), in a cache-line pair of their own.
+/// The words that other CPUs write (R1), in cache lines of their own.
 #[repr(align(128))]
 #[derive(Debug, Default)]
 pub struct Remote {
     claimed: AtomicU64,
     posted: AtomicU64,
-    /// Of those, whose entries are left to the owner (R6).
+    /// Posted slots whose entries the owner has to park (R6).
     deferred: AtomicU64,
     next: AtomicPtr<Chunk>,
 }
@@ -78,17 +77,17 @@ pub struct Remote {
 #[repr(C)]
 #[derive(Debug)]
 pub struct Chunk {
-    /// Clean slots.
+    /// Free slots. Their entries are clean.
     free: AtomicU64,
     live: AtomicU64,
-    /// Freed, and still bound.
+    /// Freed, with their frames still in their entries.
     cached: AtomicU64,
     stale: [AtomicU64; BATCHES],
-    /// Stale, and nothing waits in their entries.
+    /// Stale, with no frames in their entries.
     bare: AtomicU64,
     /// The first slot's address, or 0 in a run chunk.
     base: AtomicUsize,
-    /// Reciprocal of the stride: slot = page × reciprocal >> 32.
+    /// The reciprocal of the stride: slot = page × reciprocal >> 32.
     reciprocal: AtomicU32,
     stride: AtomicU32,
     sequence: AtomicU32,
@@ -97,12 +96,12 @@ pub struct Chunk {
     frame: u64,
     class: AtomicU8,
     region: AtomicU8,
-    /// Which of its CPU's lists holds it.
+    /// The list of its bin that holds it.
     pub(super) list: AtomicU8,
     pub(super) next: AtomicPtr<Chunk>,
     pub(super) previous: AtomicPtr<Chunk>,
     next_in_batch: [AtomicPtr<Chunk>; BATCHES],
-    /// The entry of its first page, where one leaf table maps all of them.
+    /// The address of the entry of the first page, if one leaf table maps all pages.
     entries: AtomicUsize,
     leaves: [AtomicUsize; MAX_LEAVES],
     remote: Remote,
@@ -114,7 +113,7 @@ pub struct Chunk {
 const _: () = assert!(cfg!(loom) || size_of::<Chunk>() <= PAGE_SIZE, "a header is one frame");
 
 impl Chunk {
-    /// A header that is nobody's, in `frame`.
+    /// A header in `frame` that belongs to no chunk yet.
     pub fn new(frame: Pfn) -> Chunk {
         Chunk {
             frame: frame.0,
@@ -143,19 +142,19 @@ impl Chunk {
         }
     }
 
-    /// Becomes a chunk of `class` at `base`, with `slots` places, all free.
+    /// Turns the header into a chunk of `class` at `base` with room for `slots` slots, all free.
     pub fn become_class(&self, class: Class, slots: usize, base: VirtAddr, region: RegionId, owner: u32) {
         let all = class.mask(slots);
         self.base.store(base.0, Relaxed);
         self.stride.store(class.stride() as u32, Relaxed);
-        // Exact for every page of the chunk: see the test.
+        // The reciprocal is exact for every page of a chunk; a test tries them all.
         self.reciprocal.store((((1u64 << 32) / class.stride() as u64) + 1) as u32, Relaxed);
         self.class.store(class.index() as u8, Relaxed);
         self.forget_leaves();
         self.reset(all, region, owner);
     }
 
-    /// Becomes a run chunk.
+    /// Turns the header into a run chunk.
     pub fn become_runs(&self, region: RegionId, owner: u32) {
         self.base.store(0, Relaxed);
         self.forget_leaves();
@@ -171,55 +170,56 @@ impl Chunk {
         self.cached.store(0, Relaxed);
         self.bare.store(0, Relaxed);
         self.entries.store(0, Relaxed);
-        // Finders that have read what the header was before see it (R2).
+        // A finder that read the header's old contents sees the change (R2).
         self.sequence.fetch_add(1, Release);
         self.free.store(all, Release);
     }
 
-    /// The frame that the header is in.
+    /// The header's frame.
     #[inline]
     pub fn frame(&self) -> Pfn {
         Pfn(self.frame)
     }
 
-    /// Puts a given-up header before `next` in a chain.
+    /// Links an unused header before `next`.
     pub fn chain(&self, next: Option<ChunkRef>) {
         self.next.store(next.map_or(null_mut(), ChunkRef::as_ptr), Relaxed);
     }
 
-    /// Takes a header out of a chain and tells the next one.
+    /// Unlinks an unused header and returns the next one.
     pub fn unchain(&self) -> Option<ChunkRef> {
-        // SAFETY: H2: `chain` stored what `as_ptr` gave.
+        // SAFETY: H2: `chain` stored what `as_ptr` returned.
         unsafe { ChunkRef::from_ptr(self.next.swap(null_mut(), Relaxed)) }
     }
 
-    /// Its sequence (R2).
+    /// The chunk's sequence (R2).
     #[inline]
     pub fn sequence(&self) -> u32 {
         self.sequence.load(Acquire)
     }
 
-    /// Before the units are given up: finders on their way see it (R2).
+    /// Moves the sequence before the chunk's units are given up, so that a finder inside the chunk
+    /// notices (R2).
     pub fn retire_header(&self) {
         self.free.store(0, Relaxed);
         self.sequence.fetch_add(1, AcqRel);
-        // What is written from here on is seen after the sequence has moved.
+        // A CPU that sees a later write also sees the new sequence.
         fence(Release);
     }
 
-    /// The CPU whose CPU's chunks it is on.
+    /// The CPU that owns the chunk.
     #[inline]
     pub fn owner(&self) -> u32 {
         self.owner.load(Relaxed)
     }
 
-    /// Its region.
+    /// The chunk's region.
     #[inline]
     pub fn region(&self) -> RegionId {
         RegionId(self.region.load(Relaxed))
     }
 
-    /// Its class; `None` for a run chunk.
+    /// The chunk's class; `None` for a run chunk.
     #[inline]
     pub fn class(&self) -> Option<Class> {
         Class::checked(self.class.load(Relaxed))
@@ -231,19 +231,19 @@ impl Chunk {
         self.class.load(Relaxed) == RUNS
     }
 
-    /// Where shelves keep it: by class, and run chunks behind the last.
+    /// The chunk's bin: its class, or the last bin for a run chunk.
     #[inline]
     pub(super) fn bin(&self) -> usize {
         self.class.load(Relaxed) as usize
     }
 
-    /// Units under a class chunk.
+    /// The number of units under a class chunk; 0 for a run chunk.
     pub fn units(&self) -> u32 {
         let places = MAX_SLOTS - self.all.load(Relaxed).leading_zeros() as usize;
         self.class().map_or(0, |class| class.units(places) as u32)
     }
 
-    /// A slot.
+    /// The slot with this number.
     #[inline]
     pub fn slot(&self, slot: u32) -> &Slot {
         &self.slots[slot as usize % SLOTS]
@@ -255,18 +255,18 @@ impl Chunk {
         self.place(slot).0
     }
 
-    /// The slot of a class chunk that holds `at`, if `at` is not past them all.
+    /// The slot of a class chunk that holds `at`; `None` if `at` lies past the last slot.
     #[inline]
     pub fn slot_at(&self, at: VirtAddr) -> Option<u32> {
         let page = at.0.wrapping_sub(self.base.load(Relaxed)) >> PAGE_SHIFT;
-        // A finder may read half of one chunk and half of the next: then nothing fits,
-        // and nothing overflows.
+        // A finder may read half of the old chunk and half of the new one. The result is then wrong
+        // and the sequence says so, but nothing overflows here.
         let slot = (page as u64).wrapping_mul(self.reciprocal.load(Relaxed) as u64) >> 32;
         (slot < MAX_SLOTS as u64 && self.all.load(Relaxed) >> slot & 1 != 0).then_some(slot as u32)
     }
 
-    /// The slot of a class chunk with an area, by a finder's word (R2), that
-    /// starts at `at`; and how many pages that is from the chunk's first.
+    /// The slot of a class chunk whose area starts at `at`, as a finder sees it (R2), and the
+    /// number of pages from the chunk's start to `at`.
     #[inline(always)]
     pub fn area_at(&self, at: VirtAddr) -> Option<(u32, usize)> {
         let offset = at.0.wrapping_sub(self.base.load(Relaxed));
@@ -277,42 +277,42 @@ impl Chunk {
         (lives && start == offset).then_some((slot as u32, page))
     }
 
-    /// The address of a slot of a class chunk, and how many pages that is from the
-    /// chunk's first.
+    /// The address of a slot of a class chunk, and the number of pages from the chunk's start to
+    /// it.
     #[inline(always)]
     pub fn place(&self, slot: u32) -> (VirtAddr, usize) {
         let page = slot as usize * self.stride.load(Relaxed) as usize;
         (VirtAddr(self.base.load(Relaxed).wrapping_add(page << PAGE_SHIFT)), page)
     }
 
-    /// The leaf table that maps `at`, as the caller of [`Chunk::cache_leaf`]
-    /// left it; 0 before that.
+    /// The leaf table that maps `at`, as a number that [`Chunk::cache_leaf`] stored; 0 if none is
+    /// stored.
     #[inline]
     pub fn leaf(&self, at: VirtAddr, leaf_shift: u32) -> usize {
         let index = (at.0 >> leaf_shift).wrapping_sub(self.base.load(Relaxed) >> leaf_shift);
         self.leaves.get(index).map_or(0, |leaf| leaf.load(Acquire))
     }
 
-    /// Where the entry of its first page is, if one leaf table maps them all, as the
-    /// caller of [`Chunk::cache_entries`] left it; else 0.
+    /// The address of the entry of the first page, as [`Chunk::cache_entries`] stored it; 0 if none
+    /// is stored.
     #[inline(always)]
     pub fn entries(&self) -> usize {
         self.entries.load(Acquire)
     }
 
-    /// How many pages `at` is from its first.
+    /// The number of pages from the chunk's start to `at`.
     #[inline(always)]
     pub fn page_of(&self, at: VirtAddr) -> usize {
         at.0.wrapping_sub(self.base.load(Relaxed)) >> PAGE_SHIFT
     }
 
-    /// Keeps the entry of its first page at hand: all pages are mapped by one leaf
-    /// table.
+    /// Stores the address of the entry of the first page. One leaf table maps all pages of the
+    /// chunk.
     pub fn cache_entries(&self, first: usize) {
         self.entries.store(first, Release);
     }
 
-    /// Owner: takes a free slot; it is live (and not built) from here on.
+    /// Owner: takes a free slot. The caller makes it live next, or puts it back.
     #[inline]
     pub fn take(&self) -> Option<u32> {
         let free = self.free.load(Relaxed);
@@ -324,33 +324,33 @@ impl Chunk {
         Some(bit.trailing_zeros())
     }
 
-    /// Owner: the free slot that is taken next.
+    /// Owner: the slot that [`Chunk::take`] would return.
     #[inline]
     pub fn next_free(&self) -> Option<u32> {
         let free = self.free.load(Relaxed);
         (free != 0).then(|| free.trailing_zeros())
     }
 
-    /// Owner: takes the slot that [`Chunk::next_free`] told.
+    /// Owner: takes the slot that [`Chunk::next_free`] returned.
     #[inline]
     pub fn take_this(&self, slot: u32) {
         self.free.store(self.free.load(Relaxed) & !(1 << slot), Relaxed);
     }
 
-    /// Owner: the slot taken is an area that finders may look at.
+    /// Owner: makes a taken slot live, so that finders see its area.
     #[inline]
     pub fn make_live(&self, slot: u32) {
         self.live.store(self.live.load(Relaxed) | 1 << slot, Release);
     }
 
-    /// Owner: the slot taken becomes an area that is being built (U1).
+    /// Owner: makes a taken slot live, with an area that is being built (U1).
     #[inline(always)]
     pub fn begin(&self, slot: u32, label: &Label) {
         self.slot(slot).begin(label);
         self.make_live(slot);
     }
 
-    /// Owner: as [`Chunk::begin`], of a slot that was cached, with its entries.
+    /// Owner: as [`Chunk::begin`], for a cached slot. The area reuses the slot's entries.
     #[inline(always)]
     pub fn begin_again(&self, slot: u32, label: &Label) {
         self.uncache(slot);
@@ -358,13 +358,14 @@ impl Chunk {
         self.make_live(slot);
     }
 
-    /// Owner: a slot taken goes back unused.
+    /// Owner: puts back a taken slot.
     pub fn put_back(&self, slot: u32) {
         self.live.store(self.live.load(Relaxed) & !(1 << slot), Release);
         self.free.store(self.free.load(Relaxed) | 1 << slot, Relaxed);
     }
 
-    /// Owner: live slots become stale in `load`; true = they are its first.
+    /// Owner: makes live slots stale in `batch`. Returns true if they are the first of this chunk
+    /// in the batch.
     #[inline]
     pub fn retire(&self, slots: u64, batch: usize) -> bool {
         self.live.store(self.live.load(Relaxed) & !slots, Release);
@@ -373,22 +374,20 @@ impl Chunk {
         stale == 0
     }
 
-    /// Owner: a live slot becomes cached. False = somebody else has claimed it at
-    /// the same moment: it must not be used again before the claim is dropped
-    /// (R4, R5).
+    /// Owner: makes a live slot cached. Returns false if another CPU has claimed it: the slot must
+    /// then not be reused before that claim is dropped (R4, R5).
     #[inline]
     pub fn cache(&self, slot: u32) -> bool {
         self.cached.store(self.cached.load(Relaxed) | 1 << slot, Relaxed);
-        // An exchange is a cheaper barrier than a fence on x86.
+        // On x86 an exchange is a cheaper barrier than a fence.
         self.live.swap(self.live.load(Relaxed) & !(1 << slot), SeqCst);
         between_seqcst();
         self.remote.claimed.load(SeqCst) >> slot & 1 == 0
     }
 
-    /// Owner: a live slot becomes cached, and `park` does to its entries what has to be
-    /// done. Only after that it is looked at what others did, `handed_out` says
-    /// whether somebody has got hold of its frames: true = nobody did anything, and
-    /// it may be used again without a flush (R5).
+    /// Owner: makes a live slot cached, runs `park` on its entries, and looks for others only after
+    /// that. Returns true if the slot may be reused without a flush: nobody has claimed it,
+    /// `handed_out` says that nobody holds its frames, and none of its entries was reported (R5).
     #[inline(always)]
     pub fn cache_alone(&self, slot: u32, park: impl FnOnce(), handed_out: impl FnOnce(&Slot) -> bool) -> bool {
         let alone = self.cache(slot);
@@ -397,45 +396,45 @@ impl Chunk {
         alone && !handed_out(area) && !area.is_reported()
     }
 
-    /// Owner: a cached slot is taken, to live again.
+    /// Owner: takes a cached slot out of the *cached* mask.
     #[inline]
     pub fn uncache(&self, slot: u32) {
         self.cached.store(self.cached.load(Relaxed) & !(1 << slot), Relaxed);
     }
 
-    /// Owner: a cached slot, its entries retired, becomes stale in `load`; true =
-    /// it is that one's first.
+    /// Owner: makes a cached slot, whose entries are parked, stale in `batch`. Returns true if it
+    /// is the first of this chunk in the batch.
     pub fn evict(&self, slot: u32, batch: usize) -> bool {
         self.uncache(slot);
         self.retire(1 << slot, batch)
     }
 
-    /// Slots that were freed and are still bound.
+    /// The cached slots.
     #[inline]
     pub fn cached_slots(&self) -> u64 {
         self.cached.load(Relaxed)
     }
 
-    /// Owner: its live slots, claimed ones too.
+    /// Owner: the live slots, including claimed ones.
     #[inline]
     pub fn live_slots(&self) -> u64 {
         self.live.load(Relaxed)
     }
 
-    /// Owner: stale slots of `load`.
+    /// Owner: the slots that are stale in `batch`.
     #[inline]
     pub fn stale(&self, batch: usize) -> u64 {
         self.stale[batch % BATCHES].load(Relaxed)
     }
 
-    /// Owner: in the entries of these stale slots nothing waits.
+    /// Owner: marks stale slots as bare.
     #[inline(always)]
-    pub fn bare(&self, slots: u64) {
+    pub fn mark_bare(&self, slots: u64) {
         self.bare.store(self.bare.load(Relaxed) | slots, Relaxed);
     }
 
-    /// Owner: those of `load`, but for claimed ones, which are not bare any more
-    /// then: they have to be given.
+    /// Owner: takes the bare slots of `batch` that nobody has claimed. A claimed one stays stale
+    /// until [`Chunk::give`] or [`Chunk::postpone`].
     #[inline]
     pub fn take_bare(&self, batch: usize) -> u64 {
         let bare = self.bare.load(Relaxed);
@@ -447,16 +446,17 @@ impl Chunk {
         slots
     }
 
-    /// Owner: a stale slot of `load` is clean (after grace): free again.
-    /// Returns the free slots before.
+    /// Owner: makes a stale slot of `batch` free again, after grace. Returns the slots that were
+    /// free before.
     #[inline]
     pub fn give(&self, slot: u32, batch: usize) -> u64 {
-        // A claim that was taken back at once may have hidden it from `take_bare`.
+        // `take_bare` skips a bare slot while a claim is on it, even a claim that is taken back at
+        // once. The slot then comes here.
         self.bare.store(self.bare.load(Relaxed) & !(1 << slot), Relaxed);
         self.give_all(1 << slot, batch)
     }
 
-    /// Owner: as [`Chunk::give`], for many.
+    /// Owner: [`Chunk::give`] for many slots.
     #[inline]
     pub fn give_all(&self, slots: u64, batch: usize) -> u64 {
         let free = self.free.load(Relaxed);
@@ -465,47 +465,47 @@ impl Chunk {
         free
     }
 
-    /// Owner: a stale slot of `load` waits for the other batch (R4); true = it
-    /// is that one's first.
+    /// Owner: moves a stale slot of `batch` to the other batch (R4). Returns true if it is the
+    /// first of this chunk there.
     pub fn postpone(&self, slot: u32, batch: usize) -> bool {
         self.stale[batch].store(self.stale[batch].load(Relaxed) & !(1 << slot), Relaxed);
         self.retire(1 << slot, batch ^ 1)
     }
 
-    /// Owner: its free slots.
+    /// Owner: the free slots.
     #[inline]
     pub fn free_slots(&self) -> u64 {
         self.free.load(Relaxed)
     }
 
-    /// All slots that it has.
+    /// All slots of the chunk.
     pub fn all_slots(&self) -> u64 {
         self.all.load(Relaxed)
     }
 
-    /// Whether all its slots are free.
+    /// Whether all slots are free.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.free.load(Relaxed) == self.all.load(Relaxed)
     }
 
-    /// Slots that hold areas, by a finder's word (R2).
+    /// The slots that hold areas, as a finder sees them (R2).
     #[inline]
     pub fn areas(&self) -> u64 {
         self.live.load(SeqCst) & !self.remote.claimed.load(Acquire)
     }
 
-    /// The next chunk in the owner's remote frees.
+    /// The link to the next chunk in the owner's remote frees.
     pub fn next_remote(&self) -> &AtomicPtr<Chunk> {
         &self.remote.next
     }
 
-    /// The next chunk in `load`.
+    /// The link to the next chunk in `batch`.
     pub fn next_in_batch(&self, batch: usize) -> &AtomicPtr<Chunk> {
         &self.next_in_batch[batch]
     }
 
-    /// Whether the masks are disjoint and within the slots (C2).
+    /// Whether the masks are disjoint and name slots of the chunk only (C2).
     pub fn masks_agree(&self) -> bool {
         let masks = [&self.free, &self.live, &self.cached, &self.stale[0], &self.stale[1]];
         let masks = masks.map(|mask| mask.load(Relaxed));
@@ -516,8 +516,7 @@ impl Chunk {
     }
 }
 
-/// A reference to a header, which is valid for as long as the instance lives
-/// (C1).
+/// A reference to a header. It is valid while the instance lives (C1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ChunkRef(NonNull<Chunk>);
 
@@ -527,15 +526,15 @@ unsafe impl Send for ChunkRef {}
 unsafe impl Sync for ChunkRef {}
 
 impl ChunkRef {
-    /// Makes the frame `header` a header: in place, which no stack has room for.
+    /// Turns the frame `header` into a header, in place: no kernel stack has room for one.
     ///
     /// # Safety
-    /// - H1. The frame is the instance's for ever (C1), it is cleared, and nobody
-    ///   uses it yet.
+    /// - H1. The frame belongs to the instance for ever (C1), it is cleared, and nobody uses it
+    ///   yet.
     pub unsafe fn create<M: Machine>(machine: &M, header: Pfn) -> ChunkRef {
         let at = machine.virt(header).cast::<Chunk>();
-        // SAFETY: H1 and M2: a frame is large and aligned enough, and zeros are
-        // what all other fields of a new header are.
+        // SAFETY: H1 and M2: the frame is large and aligned enough. All other fields of a new
+        // header are zero.
         unsafe {
             (&raw mut (*at.as_ptr()).frame).write(header.0);
             (&raw mut (*at.as_ptr()).class).write(AtomicU8::new(RUNS));
@@ -543,17 +542,16 @@ impl ChunkRef {
         ChunkRef(at)
     }
 
-    /// The header that a pointer from [`ChunkRef::as_ptr`] points at; `None`
-    /// for null.
+    /// The header at a pointer that [`ChunkRef::as_ptr`] returned; `None` for null.
     ///
     /// # Safety
-    /// - H2. It is null or came from [`ChunkRef::as_ptr`] in this instance.
+    /// - H2. The pointer is null or came from [`ChunkRef::as_ptr`] in this instance.
     #[inline]
     pub unsafe fn from_ptr(at: *mut Chunk) -> Option<ChunkRef> {
         NonNull::new(at).map(ChunkRef)
     }
 
-    /// The header as a link.
+    /// The header as a pointer, for links.
     #[inline]
     pub fn as_ptr(self) -> *mut Chunk {
         self.0.as_ptr()

@@ -1,32 +1,31 @@
-//! Classes: the strides that slots come in.
+//! Classes: the strides of slots.
 //!
-//! A class is a **stride** in pages, the room of one area and its guard. There
-//! are 56 exact classes, for areas of 1..16 pages and then 8 a doubling up to
-//! 512, and 9 aligned ones whose stride is a power of two, 2..512 pages.
+//! A class is a **stride** in pages: the room for one area and its guard. There are 56 exact
+//! classes: one for each size of 1..=16 pages, and then 8 for each doubling up to 512 pages. There
+//! are 9 aligned classes, whose strides are the powers of two from 2 to 512 pages.
 //!
-//! - **K1** `capacity + 1 == stride`: a slot's last page is a guard for ever.
-//! - **K2** A chunk of a class is an exact number of units and at most
-//!   16 MiB (and a unit), which bounds what one live area can pin.
-//! - **K4** A CPU's first chunk of a class covers about 256 pages, and each
-//!   further one twice as much: a class that is hardly used pins little.
+//! - **K1** `capacity + 1 == stride`: the last page of a slot is a guard and is never mapped.
+//! - **K2** A chunk of a class is a whole number of units, and at most 16 MiB and a unit. That
+//!   bounds what one live area can pin.
+//! - **K4** A CPU's first chunk of a class covers about 256 pages, and each further one twice as
+//!   much. A class that is hardly used pins little.
 //! - **K3** A slot of an aligned class starts at a multiple of its stride.
-//! - **K7** A chunk of an aligned class leaves the place of its first slot empty.
-//!   So the page below each slot is the chunk's, and never bound: the last page of
-//!   another slot (K1), or of the empty place. Stacks, which rely on it, are of
-//!   aligned classes.
+//! - **K7** A chunk of an aligned class leaves the place of its first slot empty. The page below
+//!   each slot therefore belongs to the chunk and is never mapped: it is the last page of the slot
+//!   before (K1), or of the empty place. Stacks rely on this, and live in aligned classes only.
 
 /// log2 of the pages in a unit.
 pub const UNIT_SHIFT: u32 = 6;
 /// Pages in a unit.
 pub const UNIT_PAGES: usize = 1 << UNIT_SHIFT;
-/// Slots in a chunk at most: a mask has this many bits.
+/// The most slots in a chunk: the bits of a mask.
 pub const MAX_SLOTS: usize = 64;
-/// The largest area that lives in a slot, in pages.
+/// The largest area that fits a slot of a class, in pages.
 pub const MAX_SLOT_PAGES: usize = 512;
-/// Pages that the slots of one chunk may cover (K2).
+/// The most pages that the slots of one chunk cover (K2).
 pub const MAX_CHUNK_PAGES: usize = 4096;
 
-/// Pages that a CPU's first chunk of a class covers, or one slot (K4).
+/// The pages that a CPU's first chunk of a class covers, if one slot is not larger (K4).
 const FIRST_CHUNK_PAGES: usize = 256;
 
 const EXACT: usize = 56;
@@ -74,8 +73,8 @@ impl Class {
         (0..CLASSES as u8).map(Class)
     }
 
-    /// The tightest class for `pages` pages at a multiple of `align` pages (a
-    /// power of two); `None` where only a run of its own will do.
+    /// The tightest class for `pages` pages at a multiple of `align` pages (a power of two); `None`
+    /// if the area needs a run of its own.
     #[inline]
     pub fn of(pages: usize, align: usize) -> Option<Class> {
         if pages > MAX_SLOT_PAGES {
@@ -88,7 +87,7 @@ impl Class {
         (stride <= MAX_SLOT_PAGES).then(|| Class((EXACT as u32 + stride.ilog2() - 1) as u8))
     }
 
-    /// Its index, below [`CLASSES`].
+    /// The index of the class, below [`CLASSES`].
     #[inline]
     pub const fn index(self) -> usize {
         self.0 as usize
@@ -106,42 +105,42 @@ impl Class {
         if (index as usize) < CLASSES { Some(Class(index)) } else { None }
     }
 
-    /// Pages from one slot to the next.
+    /// The pages from one slot to the next.
     #[inline]
     pub const fn stride(self) -> usize {
         STRIDES[self.0 as usize] as usize
     }
 
-    /// Places for slots in the next chunk of a CPU's chunks that has `chunks` of this
-    /// class: the first is small, each further one twice as large (K4).
+    /// The number of places in the next chunk of this class for a CPU that has `chunks` of them
+    /// (K4).
     pub fn slots_after(self, chunks: u32) -> usize {
         let pages = MAX_CHUNK_PAGES.min(FIRST_CHUNK_PAGES << chunks.min(8));
         (pages / self.stride()).clamp(1 + self.is_aligned() as usize, MAX_SLOTS)
     }
 
-    /// The slots that a chunk with places for `slots` has: all but the first,
-    /// which is left empty in an aligned class (K7).
+    /// The slots of a chunk with this number of places: all of them, except the first in an aligned
+    /// class (K7).
     pub const fn mask(self, slots: usize) -> u64 {
         (u64::MAX >> (MAX_SLOTS - slots)) & !(self.is_aligned() as u64)
     }
 
-    /// Places for slots in the largest chunk.
+    /// The number of places in the largest chunk.
     pub fn slots(self) -> usize {
         self.slots_after(u32::MAX)
     }
 
-    /// Units in a chunk with places for `slots` slots (K2).
+    /// The units of a chunk with this number of places (K2).
     pub const fn units(self, slots: usize) -> usize {
         (slots * self.stride()).div_ceil(UNIT_PAGES)
     }
 
-    /// Empty chunks that are kept however long nobody asks for them: one, where
-    /// it is small.
+    /// The empty chunks that a CPU keeps however long it does not use them: one if a chunk of the
+    /// class is small, else none.
     pub fn spares(self) -> usize {
         (self.units(self.slots()) <= MAX_SLOT_PAGES / UNIT_PAGES) as usize
     }
 
-    /// What a chunk's first page must be a multiple of, in pages (K3).
+    /// The alignment of a chunk's first page, in pages (K3).
     pub const fn align(self) -> usize {
         if self.is_aligned() { self.stride() } else { 1 }
     }

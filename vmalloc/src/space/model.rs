@@ -1,4 +1,4 @@
-//! Shelves, and the whole address layer, beside models too simple to be wrong.
+//! The bins and the whole address layer, beside models too simple to be wrong.
 
 extern crate std;
 
@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::vec;
 use std::vec::Vec;
 
-/// What a slot is, by the model.
+/// The state of a slot in the model.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
     Free,
@@ -26,11 +26,11 @@ enum State {
     Stale(usize),
 }
 
-/// A CPU's chunks of one class, and each slot's state.
-struct Shelved {
+/// A CPU's chunks of one class, and the state of each slot in the model.
+struct Bins {
     cpu_chunks: CpuChunks,
     class: Class,
-    /// Chunks on the CPU's chunks.
+    /// The chunks in the bins.
     chunks: Vec<(Box<Chunk>, Vec<State>)>,
 }
 
@@ -45,14 +45,14 @@ enum Act {
 }
 
 fn link(chunk: &Chunk) -> ChunkRef {
-    // SAFETY: H2: the box outlives the CPU's chunks.
+    // SAFETY: H2: the box lives longer than the bins.
     unsafe { ChunkRef::from_ptr(core::ptr::from_ref(chunk).cast_mut()) }.expect("H2: a reference is not null")
 }
 
-impl Shelved {
-    fn new(pages: usize) -> Shelved {
+impl Bins {
+    fn new(pages: usize) -> Bins {
         let class = Class::of(pages, 1).expect("a small area");
-        Shelved { cpu_chunks: CpuChunks::default(), class, chunks: Vec::new() }
+        Bins { cpu_chunks: CpuChunks::default(), class, chunks: Vec::new() }
     }
 
     /// The slots in a state, as (chunk, slot).
@@ -65,7 +65,7 @@ impl Shelved {
         self.chunks.iter().position(|known| link(&known.0) == chunk).expect("a chunk of this cpu_chunks")
     }
 
-    /// Takes a slot: a free one, and of a chunk with areas if there is one.
+    /// Takes a free slot, from a chunk with areas if there is one.
     fn take(&mut self) -> Option<(usize, usize)> {
         let free = self.slots(|state| state == State::Free);
         let Some((chunk, slot)) = self.cpu_chunks.take(Some(self.class)) else {
@@ -152,41 +152,41 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
 
 proptest! {
     #[test]
-    fn a_shelf_agrees_with_a_list_of_states(acts in acts(), pages in prop_oneof![Just(512usize), Just(300), Just(40)]) {
-        let mut shelved = Shelved::new(pages);
+    fn the_bins_agree_with_a_list_of_states(acts in acts(), pages in prop_oneof![Just(512usize), Just(300), Just(40)]) {
+        let mut bins = Bins::new(pages);
         for act in &acts {
-            shelved.act(act);
-            shelved.check();
+            bins.act(act);
+            bins.check();
         }
     }
 }
 
-/// Units of the region: 512 MiB, which a run fills up now and then.
+/// The units of the region: 512 MiB. A run fills it now and then.
 const UNITS: u32 = 2048;
-/// Its first page: no multiple of a large alignment.
+/// The region's first page, not a multiple of a large alignment.
 const FIRST: usize = 7 * UNIT_PAGES;
-/// Areas that wait for a flush together.
-const LOAD: usize = 50;
+/// The number of areas in one batch.
+const BATCH: usize = 50;
 
-/// An area, by the model.
+/// An area in the model.
 #[derive(Clone, Copy, Debug)]
 struct Area {
-    /// The guard included.
+    /// With the guard.
     pages: usize,
     live: bool,
 }
 
-/// The layer as the top tier puts it together: one CPU's chunks, an arena of units, a
-/// unit table. Beside it, the pages that are spoken for.
+/// The layer as the rest of the library combines it: one CPU's chunks, an arena of units and a unit
+/// table. Beside it, a model of the pages that are taken.
 struct Layer {
     machine: TestMachine,
     prealloc: Prealloc,
     arena: Arena,
     units: UnitTable,
     cpu_chunks: CpuChunks,
-    /// Headers without a chunk.
+    /// Unused headers.
     headers: Vec<ChunkRef>,
-    /// Stale slots, by batch, with the page they start at.
+    /// The stale slots of each batch, and the first page of each.
     batches: [Vec<(ChunkRef, u32, usize)>; BATCHES],
     open: usize,
     model: BTreeMap<usize, Area>,
@@ -210,7 +210,7 @@ impl Layer {
     fn header(&mut self) -> ChunkRef {
         self.headers.pop().unwrap_or_else(|| {
             let frame = self.prealloc.take(&self.machine).expect("filled by `fill`");
-            // SAFETY: H1: fresh, and given back when the layer is gone.
+            // SAFETY: H1: the frame is fresh, and is given back after the layer is gone.
             unsafe { ChunkRef::create(&self.machine, frame) }
         })
     }
@@ -244,7 +244,7 @@ impl Layer {
         Some(())
     }
 
-    /// A slot for `pages` pages with their guard, and the page it starts at.
+    /// A slot for `pages` pages including the guard, and its first page.
     fn place(&mut self, pages: usize, align: usize) -> Option<(ChunkRef, u32, usize)> {
         if let Some(class) = Class::of(pages, align) {
             if let Some((chunk, slot)) = self.cpu_chunks.take(Some(class)) {
@@ -266,7 +266,7 @@ impl Layer {
         Some((chunk, slot, FIRST + start as usize * UNIT_PAGES))
     }
 
-    /// The first page of a new area; `None` where there is no room.
+    /// Takes a new area and returns its first page; `None` if there is no room.
     fn alloc(&mut self, pages: usize, align: usize) -> Option<usize> {
         let (chunk, slot, start) = self.place(pages, align)?;
         chunk.make_live(slot);
@@ -280,11 +280,11 @@ impl Layer {
         Some(start)
     }
 
-    /// The slot whose room holds `page`, and where it starts.
+    /// The slot whose room covers `page`, and its first page.
     fn find(&self, page: usize) -> Option<(ChunkRef, u32, usize)> {
         let entry = self.units.get(&self.machine, ((page - FIRST) >> UNIT_SHIFT) as u32);
         let header = self.machine.virt(Pfn((entry != 0).then_some(entry >> 8)?)).cast::<Chunk>();
-        // SAFETY: H2: `point` stored a header's frame.
+        // SAFETY: H2: `point` stored the frame of a header.
         let chunk = unsafe { ChunkRef::from_ptr(header.as_ptr()) }?;
         if chunk.class().is_some() {
             let slot = chunk.slot_at(VirtAddr(page << PAGE_SHIFT))?;
@@ -300,13 +300,13 @@ impl Layer {
         chunk.retire(1 << slot, self.open);
         self.batches[self.open].push((chunk, slot, start));
         self.model.get_mut(&start).expect("the model has it").live = false;
-        if self.batches[self.open].len() >= LOAD {
+        if self.batches[self.open].len() >= BATCH {
             self.open ^= 1;
             self.reclaim();
         }
     }
 
-    /// Grace has come for what the open batch holds from the last time.
+    /// Grace has come for the batch that becomes the open one: gives its slots.
     fn reclaim(&mut self) {
         let batch = self.open;
         for (chunk, slot, start) in core::mem::take(&mut self.batches[batch]) {
@@ -325,7 +325,7 @@ impl Layer {
         self.arena.free(&self.machine, start, units);
     }
 
-    /// Gives empty chunks up.
+    /// Gives up empty chunks.
     fn shrink(&mut self, current_too: bool) {
         for class in Class::all() {
             while let Some(chunk) = self.cpu_chunks.take_empty(Some(class), current_too) {
@@ -337,7 +337,7 @@ impl Layer {
         }
     }
 
-    /// What the layer says of `page` is what the model says.
+    /// Compares layer and model at `page`.
     fn probe(&self, page: usize) {
         let under = self.model.range(..=page).next_back();
         let area = under.filter(|(start, area)| area.live && page < *start + area.pages);
@@ -345,7 +345,7 @@ impl Layer {
         match (area, found) {
             (Some((&start, _)), Some((_, _, found))) => assert_eq!(found, start, "of page {page:#x}"),
             (Some(area), None) => panic!("{area:?} was not found for page {page:#x}"),
-            // The rest of a slot that is larger than its area.
+            // `page` lies in a slot behind the end of its area.
             (None, Some((_, _, found))) => assert!(self.model[&found].live && found <= page, "of page {page:#x}"),
             (None, None) => (),
         }
@@ -358,7 +358,7 @@ impl Layer {
 }
 
 impl Drop for Layer {
-    /// Everything goes back.
+    /// Gives everything back.
     fn drop(&mut self) {
         if std::thread::panicking() {
             return;
@@ -392,7 +392,7 @@ impl Random {
         ((self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) as u128 * end as u128) >> 64) as usize
     }
 
-    /// Mostly small, now and then larger than a slot; mostly unaligned.
+    /// A request: mostly small and unaligned, now and then larger than a slot.
     fn request(&mut self) -> (usize, usize) {
         let most = [10, 10, 64, 300, MAX_SLOT_PAGES, 3 * MAX_SLOT_PAGES][self.below(6)];
         let align = if self.below(4) == 0 { 1 << self.below(11) } else { 1 };
@@ -400,14 +400,14 @@ impl Random {
     }
 }
 
-/// `SPACE_OPS` operations: 20,000, unless set.
+/// Runs `SPACE_OPS` operations, 20,000 by default.
 #[test]
 fn the_address_layer_agrees_with_a_map_of_pages() {
     let ops = std::env::var("SPACE_OPS").ok().and_then(|ops| ops.parse().ok()).unwrap_or(20_000);
     let (mut layer, mut random) = (Layer::new(), Random(0x9e37_79b9_7f4a_7c15));
     let (mut live, mut refused) = (Vec::new(), 0);
     for op in 0..ops {
-        // Fuller and emptier, in turn.
+        // Phases that fill the space and phases that empty it take turns.
         let filling = op / 3000 % 2 == 0;
         if random.below(100) < if filling { 60 } else { 35 } || live.is_empty() {
             let (pages, align) = random.request();

@@ -1,20 +1,21 @@
-//! Remote frees: chunks in which other CPUs have freed slots (R1).
+//! Remote frees: the chunks of one CPU in which other CPUs have freed slots (R1).
 //!
-//! A CPU's remote frees is a chain of chunks. Who posts the first slot of a chunk puts
-//! the chunk in; only the owner takes chunks out, all at once, and then looks at one after the other.
+//! The remote frees of a CPU are a list of chunks. A CPU that posts the first slot of a chunk
+//! pushes the chunk. Only the owner pops: it takes the whole list at once and then handles one
+//! chunk after the other.
 //!
 //! # Locks
-//! None: a push is one exchange, and a drain is one swap.
+//! None. A push is one exchange and a drain is one swap.
 
 use super::chunk::{Chunk, ChunkRef};
 use crate::sync::{AtomicPtr, Ordering::*, breaks};
 use core::ptr::null_mut;
 
-/// Chunks that were taken out of a CPU's remote frees, and wait for it to look at them.
+/// Chunks that the owner has taken off the list and not handled yet.
 #[derive(Debug)]
 pub struct Drained(*mut Chunk);
 
-// SAFETY: the pointer is a header (C1), which any CPU may follow.
+// SAFETY: the pointer names a header (C1), which any CPU may follow.
 unsafe impl Send for Drained {}
 
 impl Default for Drained {
@@ -24,7 +25,7 @@ impl Default for Drained {
 }
 
 impl Drained {
-    /// Whether all were looked at.
+    /// Whether all of them are handled.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.0.is_null()
@@ -42,7 +43,7 @@ impl Default for RemoteFrees {
 }
 
 impl RemoteFrees {
-    /// R1: a slot that the caller has claimed goes to its owner, whose remote frees this is.
+    /// R1: posts a slot that the caller has claimed. `self` belongs to the slot's owner.
     #[inline]
     pub fn post(&self, chunk: ChunkRef, slot: u32) {
         if chunk.post(slot) {
@@ -50,9 +51,9 @@ impl RemoteFrees {
         }
     }
 
-    /// Puts `chunk` in: nothing was posted in it before.
+    /// Pushes `chunk`, which is not on the list.
     fn push(&self, chunk: ChunkRef) {
-        // Mostly it is empty; if not, the exchange says what is in it.
+        // The list is usually empty. If it is not, the failed exchange returns its head.
         let mut head = null_mut();
         loop {
             chunk.next_remote().store(head, Relaxed);
@@ -63,27 +64,27 @@ impl RemoteFrees {
         }
     }
 
-    /// Whether nothing was in it a moment ago.
+    /// Whether the list is empty; another CPU may push at any moment.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.0.load(Relaxed).is_null()
     }
 
-    /// Owner: the next chunk, and what was posted in it; from `drained`, or if
-    /// there are none from here, where all chunks are taken out at once.
+    /// Owner: the next chunk, and the slots that were posted in it. Takes the whole list when
+    /// `drained` is empty.
     pub fn next(&self, drained: &mut Drained) -> Option<(ChunkRef, u64)> {
         if drained.is_empty() && !self.is_empty() {
             drained.0 = self.0.swap(null_mut(), Acquire);
         }
-        // SAFETY: H2: `push` stored what `as_ptr` gave.
+        // SAFETY: H2: `push` stored what `as_ptr` returned.
         let chunk = unsafe { ChunkRef::from_ptr(drained.0) }?;
         if breaks!(LinkAfterPosted) {
             let posted = chunk.take_posted();
             drained.0 = chunk.next_remote().load(Relaxed);
             return Some((chunk, posted));
         }
-        // R1: the link is read first: as soon as nothing is posted, the
-        // next freer may push the chunk again.
+        // R1: the link is read before `posted` is taken. After that, the next freer may push the
+        // chunk again and overwrite the link.
         drained.0 = chunk.next_remote().load(Relaxed);
         Some((chunk, chunk.take_posted()))
     }
@@ -99,7 +100,7 @@ mod tests {
     use std::boxed::Box;
     use std::vec::Vec;
 
-    /// A chunk whose slot 0 was freed by another CPU, for as long as the tests run.
+    /// A chunk in which another CPU has posted slot 0. The chunk is leaked.
     fn posted() -> ChunkRef {
         let chunk = Box::leak(Box::new(Chunk::new(Pfn(0))));
         let class = Class::of(512, 1).unwrap();

@@ -1,17 +1,16 @@
-//! Slots: what is known of one area.
+//! Slots: the record of one area.
 //!
-//! A slot is the library's `vm_struct`: 56 bytes in its chunk's header. It is
-//! written by whoever makes or frees the area, and read by anybody, at any
-//! time, without a lock: a finder copies it out under the slot's **sequence**
-//! (R2) and throws the copy away if the sequence has moved.
+//! A slot is the library's `vm_struct`: 56 bytes in the header of its chunk. The caller that makes
+//! or frees the area writes it. Anybody may read it at any time without a lock: a finder copies the
+//! fields and drops the copy if the slot's **sequence** has moved (R2).
 //!
-//! - R2: finders read fields as relaxed atomics between two equal, even
-//!   reads of the sequence: a snapshot, never a reference.
-//! - W1: `PLAIN` is set while the area is made, or freed, if its entries are those
-//!   of memory that nobody asked anything special of; `KEPT` when it was freed
-//!   with its entries present.
-//! - **U1** A slot with `BUILDING` set is not an area yet: finders see it as
-//!   *changing*, and nobody can free it (the traditional `VM_UNINITIALIZED`).
+//! - R2: A finder reads the fields as relaxed atomics between two equal, even reads of the
+//!   sequence. It gets a snapshot, never a reference.
+//! - W1: `PLAIN` means that the entries are those of ordinary memory, so that any usual request
+//!   may reuse them. It is set when the area is made or freed. `KEPT` means that the area was freed
+//!   and its entries are still present.
+//! - **U1** A slot with `BUILDING` set is not an area yet: finders report it as *changing*, and
+//!   nobody can free it (the traditional `VM_UNINITIALIZED`).
 
 use crate::area::{Caller, Guard, Info, Kind, RegionId};
 use crate::sync::{AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering::*, between_seqcst, breaks, fence};
@@ -20,65 +19,64 @@ use core::panic::Location;
 
 const KIND: u16 = 0x7;
 const NO_GUARD: u16 = 1 << 3;
-/// The caller is a return address that is even: its word has the lowest bit set.
+/// The caller is an even return address; the stored word has the lowest bit set.
 const CALLER_IS_EVEN: u16 = 1 << 4;
-/// Some of the frames were handed out: they are released by count (G3).
+/// Some frames of the area were handed out: a free releases its frames by count (G3).
 const SHARED: u16 = 1 << 5;
-/// Not an area yet (U1).
+/// The area is being made (U1).
 const BUILDING: u16 = 1 << 6;
-/// Its entries are plain: it may be used again as it is (W1). Both words may
-/// say so.
+/// The entries are plain (W1). This bit may be set in `meta` or in `freed`.
 const PLAIN: u16 = 1 << 7;
 const NODE_SHIFT: u32 = 8;
 
-// What the freer says, in a word of its own:
+// Flags of the freer, in a word of their own:
 const HAS_FREER: u16 = 1 << 0;
 const FREER_IS_EVEN: u16 = 1 << 1;
-/// Freed, and its entries are still present (W1).
+/// The area was freed with its entries present (W1).
 const KEPT: u16 = 1 << 2;
-/// Some of its entries were not what they had to be, and the log knows (T2).
+/// Some entries of the area were unexpected and have been logged (T2).
 const REPORTED: u16 = 1 << 4;
 
-/// What one area is.
+/// The record of one area.
 #[derive(Debug, Default)]
 pub struct Slot {
     sequence: AtomicU32,
-    /// Written by who makes the area, and by anybody who gets hold of its frames.
+    /// Written by the caller that makes the area, and by any caller that gets hold of its frames.
     meta: AtomicU16,
-    /// Written by who frees it; so that takes no lock.
+    /// Written by the freer. A word of its own needs no lock.
     freed: AtomicU16,
     bytes: AtomicUsize,
     pages: AtomicUsize,
     caller: AtomicUsize,
     freer: AtomicUsize,
-    /// Device areas: the physical address. Warm slots: the
-    /// one that was cached next ([`SlotCache`](super::cache::SlotCache)).
+    /// In a device area: the physical address. In a cached slot: the link to the slot that was
+    /// cached next ([`SlotCache`](super::cache::SlotCache)).
     phys: AtomicU64,
-    /// Runs of their own: the grain they start at, and above it their length.
-    /// Warm slots: the one that was cached before.
+    /// In an area with a run of its own: the first grain, and above it the number of grains. In a
+    /// cached slot: the link to the slot that was cached before.
     run: AtomicU64,
 }
 
-/// What a new area writes into its slot.
+/// The fields that a new area writes into its slot.
 #[derive(Clone, Copy, Debug)]
 pub struct Label {
-    /// Bytes asked for.
+    /// The bytes of the request.
     pub bytes: usize,
-    /// Pages of the area.
+    /// The pages of the area.
     pub pages: usize,
-    /// Its kind.
+    /// The kind of the area.
     pub kind: Kind,
-    /// Its guard.
+    /// The guard of the area.
     pub guard: Guard,
-    /// Who asked.
+    /// The caller of the request.
     pub caller: Caller,
-    /// The node asked of.
+    /// The node of the request.
     pub node: Node,
-    /// The device's address.
+    /// The physical address of a device area.
     pub phys: Option<u64>,
 }
 
-/// A copy of a slot, taken by [`Slot::snapshot`].
+/// A copy of a slot, made by [`Slot::snapshot`].
 #[derive(Clone, Copy, Debug)]
 pub struct Snapshot {
     meta: u16,
@@ -93,25 +91,25 @@ pub struct Snapshot {
 }
 
 impl Slot {
-    /// Begins an area: from here on it is *building* (U1).
+    /// Begins an area. The slot is *building* until [`Slot::publish`] (U1).
     #[inline]
     pub fn begin(&self, label: &Label) {
         self.begin_with(label, 0)
     }
 
-    /// As [`Slot::begin`], for an area that is whole as soon as its slot lives.
+    /// As [`Slot::begin`], for an area that is complete as soon as its slot is live.
     #[inline(always)]
     pub fn begin_whole(&self, label: &Label) {
         self.label(label, 0)
     }
 
-    /// As [`Slot::begin`], for an area with the entries of the last one.
+    /// As [`Slot::begin`], for an area that reuses the plain entries of the last one.
     #[inline(always)]
     pub fn begin_again(&self, label: &Label) {
         self.begin_with(label, PLAIN)
     }
 
-    /// The area that is being made gets plain entries (W1).
+    /// Marks the area under construction as plain (W1).
     pub fn mark_plain(&self) {
         self.meta.store(self.meta.load(Relaxed) | PLAIN, Relaxed);
     }
@@ -139,21 +137,20 @@ impl Slot {
         });
     }
 
-    /// The area is whole: finders see it.
+    /// Completes the area: it is no longer *building*.
     #[inline]
     pub fn publish(&self) {
         self.meta.store(self.meta.load(Relaxed) & !BUILDING, Release);
     }
 
-    /// Notes who freed it: one of them, where two CPUs free it at the same moment
-    /// (R4). So the sequence stays as it is.
+    /// Stores the freer. If two CPUs free the slot at the same moment, one of them is stored (R4).
+    /// The sequence stays as it is, because two writers would break it.
     #[inline]
     pub fn freed_by(&self, caller: Caller) {
         self.freed_with(caller, 0)
     }
 
-    /// Notes who freed it, and that its entries are plain; `kept`: and still
-    /// present (W1).
+    /// Stores the freer and marks the entries as plain; with `kept`, as present too (W1).
     #[inline]
     pub fn freed_plain_by(&self, caller: Caller, kept: bool) {
         self.freed_with(caller, if kept { PLAIN | KEPT } else { PLAIN })
@@ -170,33 +167,32 @@ impl Slot {
         self.freed.store(HAS_FREER | even | flags, Release);
     }
 
-    /// Whether its entries are plain (W1).
+    /// Whether the entries are plain (W1).
     #[inline]
     pub fn is_plain(&self) -> bool {
         (self.meta.load(Acquire) | self.freed.load(Acquire)) & PLAIN != 0
     }
 
-    /// Whether it was freed with its entries present (W1).
+    /// Whether the area was freed with its entries present (W1).
     #[inline]
     pub fn is_kept(&self) -> bool {
         self.freed.load(Acquire) & KEPT != 0
     }
 
-    /// Some of its entries were not what they had to be: the log has been told
-    /// (T2).
+    /// Marks that unexpected entries of the area have been logged (T2).
     #[cold]
     pub fn mark_reported(&self) {
         self.freed.fetch_or(REPORTED, Relaxed);
     }
 
-    /// Whether the log knows of entries that were not what they had to be.
+    /// Whether unexpected entries of the area have been logged.
     #[inline]
     pub fn is_reported(&self) -> bool {
         self.freed.load(Relaxed) & REPORTED != 0
     }
 
-    /// Changes fields under the sequence. Only who makes the area does: two at a
-    /// time would leave it odd.
+    /// Changes fields under the sequence. Only the caller that makes the area does this; two
+    /// writers at a time would leave the sequence odd.
     #[inline(always)]
     fn change(&self, change: impl FnOnce(&Slot)) {
         let sequence = self.sequence.load(Relaxed);
@@ -206,7 +202,7 @@ impl Slot {
         self.sequence.store(sequence.wrapping_add(2), Release);
     }
 
-    /// A copy, or `None` while it is being changed (R2).
+    /// A copy of the slot, or `None` while a writer changes it (R2).
     pub fn snapshot(&self) -> Option<Snapshot> {
         let sequence = self.sequence.load(Acquire);
         let copy = Snapshot {
@@ -224,39 +220,38 @@ impl Slot {
         (sequence & 1 == 0 && self.sequence.load(Relaxed) == sequence).then_some(copy)
     }
 
-    /// The sequence: moves whenever the slot gets a new area.
+    /// The sequence. It moves whenever the slot gets a new area.
     #[inline]
     pub fn sequence(&self) -> u32 {
         self.sequence.load(Acquire)
     }
 
-    /// Pages of the area; 0 before the first.
+    /// The pages of the area; 0 before the first area.
     #[inline]
     pub fn pages(&self) -> usize {
         self.pages.load(Relaxed)
     }
 
-    /// Its pages that were bound: none of bare addresses.
+    /// The pages of the area that are mapped: none if it only reserves addresses.
     #[inline]
     pub fn bound_pages(&self) -> usize {
         if self.kind() == Kind::Reserved { 0 } else { self.pages() }
     }
 
-    /// Kind and pages of an area that is not being built.
+    /// The kind and the pages of an area that is complete.
     #[inline]
     pub fn built(&self) -> Option<(Kind, usize)> {
         let meta = self.meta.load(Acquire);
         (meta & BUILDING == 0).then(|| (kind_of(meta), self.pages()))
     }
 
-    /// Pages of an area of `kind` that is not being built.
+    /// The pages of the area, if it is complete and of this kind.
     #[inline(always)]
     pub fn built_pages(&self, kind: Kind) -> Option<usize> {
         (self.meta.load(Acquire) & (KIND | BUILDING) == kind as u16).then(|| self.pages())
     }
 
-    /// Pages of the area, if all that it holds are frames of its own, which
-    /// nobody else holds.
+    /// The pages of the area, if it owns all of its frames and has handed none out.
     #[inline]
     pub fn own_pages(&self) -> Option<usize> {
         const { assert!(Kind::Vmalloc as u32 == 0 && Kind::Stack as u32 == 1) };
@@ -264,8 +259,8 @@ impl Slot {
         (meta & (KIND | SHARED) <= Kind::Stack as u16).then(|| self.pages())
     }
 
-    /// Pages of the area, if it is whole, all that it holds are frames of its
-    /// own, its entries are plain (W1) and nothing of it was handed out (W3).
+    /// The pages of the area, if it is complete, owns all of its frames, has plain entries (W1) and
+    /// has handed no frame out (W3).
     #[inline]
     pub fn plain_pages(&self) -> Option<usize> {
         let meta = self.meta.load(SeqCst) & (KIND | SHARED | BUILDING | PLAIN);
@@ -284,38 +279,37 @@ impl Slot {
         self.meta.load(Acquire) & BUILDING != 0
     }
 
-    /// Whether frames of it were handed out (G3).
+    /// Whether frames of the area were handed out (G3).
     #[inline]
     pub fn is_shared(&self) -> bool {
         self.meta.load(SeqCst) & SHARED != 0
     }
 
-    /// Frames of it are handed out: they are released by count (G3).
+    /// Marks that frames of the area are handed out, so that a free releases them by count (G3).
     pub fn share(&self) {
         self.meta.fetch_or(SHARED, SeqCst);
         between_seqcst();
     }
 
-    /// A run of its own: its first grain and its length.
+    /// The run of an area with a run of its own: its first grain and its length.
     #[inline]
     pub fn run(&self) -> (u32, u32) {
         let run = self.run.load(Relaxed);
         (run as u32, (run >> 32) as u32)
     }
 
-    /// Places a run of its own.
+    /// Stores the run of an area with a run of its own.
     pub fn place(&self, grain: u32, grains: u32) {
         self.change(|slot| slot.run.store((grains as u64) << 32 | grain as u64, Relaxed));
     }
 
-    /// A cached slot's neighbours on its slot cache: the one that was cached before,
-    /// and the one after.
+    /// The links of a cached slot: to the slot cached before it, and to the slot cached after it.
     pub(super) fn neighbours(&self) -> (&AtomicU64, &AtomicU64) {
         (&self.run, &self.phys)
     }
 
-    /// The area is given up before it was whole, `pages` pages into it: nothing of it
-    /// is kept for another one (W1).
+    /// Shortens an area that is given up before it was complete to the `pages` pages that are
+    /// mapped. Its entries are not plain any more, so no other area reuses them (W1).
     pub fn truncate(&self, pages: usize) {
         self.change(|slot| {
             slot.meta.fetch_and(!PLAIN, Relaxed);
@@ -323,14 +317,14 @@ impl Slot {
         });
     }
 
-    /// The frames, borrowed while the area was made, are its own now.
+    /// Makes the frames, which were borrowed while the area was made, the area's own.
     pub fn adopt(&self) {
         let meta = self.meta.load(Relaxed);
         self.meta.store(meta & !KIND | Kind::VmapOwned as u16, Relaxed);
     }
 }
 
-/// The slots of a mask.
+/// The numbers of the bits that are set in `mask`.
 #[inline]
 pub fn slots_of(mut mask: u64) -> impl Iterator<Item = u32> {
     core::iter::from_fn(move || {
@@ -350,27 +344,27 @@ impl Snapshot {
         self.meta & BUILDING != 0
     }
 
-    /// Whether somebody has freed it.
+    /// Whether the area was freed.
     pub fn is_freed(&self) -> bool {
         self.freed & HAS_FREER != 0
     }
 
-    /// Pages of the area.
+    /// The pages of the area.
     pub fn pages(&self) -> usize {
         self.pages
     }
 
-    /// The grain at which a run of its own starts.
+    /// The first grain of an area with a run of its own.
     pub fn grain(&self) -> u32 {
         self.grain
     }
 
-    /// The slot's sequence when the copy was made.
+    /// The slot's sequence at the time of the copy.
     pub fn sequence(&self) -> u32 {
         self.sequence
     }
 
-    /// The copy as an [`Info`] of an area at `start`.
+    /// The copy as the [`Info`] of an area at `start`.
     pub fn info(&self, start: VirtAddr, region: RegionId) -> Info {
         Info {
             start,
@@ -387,8 +381,8 @@ impl Snapshot {
     }
 }
 
-/// A caller as one word, which tells by itself what it is: a return address has
-/// the lowest bit set, whether it had or not, and what it had is told beside it.
+/// A caller as one word. A return address always has its lowest bit set, which tells it from a
+/// place; the second value is true if the bit was clear before.
 #[inline(always)]
 fn word_of(caller: Caller) -> (usize, bool) {
     const { assert!(align_of::<Location<'static>>() > 1, "the lowest bit of a place is clear") };
@@ -402,7 +396,7 @@ fn caller(word: usize, was_even: bool) -> Caller {
     if word & 1 != 0 || word == 0 {
         return Caller::Return(word ^ (was_even && word != 0) as usize);
     }
-    // SAFETY: a word is stored and read whole, whoever stores it; and an even one
+    // SAFETY: every writer stores the word whole, and every reader loads it whole. An even word
     // that is not 0 is the address of a `Location` with static lifetime (`word_of`).
     Caller::At(unsafe { &*core::ptr::with_exposed_provenance(word) })
 }
@@ -460,7 +454,7 @@ mod tests {
                     scope.spawn(|| slot.freed_by(pc));
                     slot.freed_by(at);
                 } else {
-                    // The other one in the middle: after its word, before its flags.
+                    // The other freer runs in between: after this one's word, before its flags.
                     slot.freer.store(word_of([at, pc][round % 2]).0, Relaxed);
                     slot.freed_by([pc, at][round % 2]);
                     slot.freer.store(word_of([at, pc][round % 2]).0, Relaxed);

@@ -1,20 +1,18 @@
-//! The unit table: what a grain belongs to.
+//! The unit table: the owner of each grain.
 //!
-//! A value of 64 bits a grain, 0 = nothing, in a radix tree of frames: 512
-//! entries each, one to four levels as the number of grains demands. A missing
-//! frame means zeros.
+//! The table holds a value of 64 bits for each grain; 0 means no owner. It is a radix tree of
+//! frames with 512 entries each and has one to four levels, as the number of grains requires. A
+//! missing frame stands for zeros.
 //!
-//! Reading takes no lock and waits for nobody, so it is for every context;
-//! [`UnitTable::set`] and [`UnitTable::clear`] are for the holder of the
-//! region's lock.
+//! A reader takes no lock and never waits, so any context may read. Only the holder of the region's
+//! lock calls [`UnitTable::set`] and [`UnitTable::clear`].
 //!
 //! # Rules
-//! - **J1** An entry above the leaves is 0 or a frame's number plus one. It
-//!   goes from 0 to a link once, after the frame was cleared (Release), and
-//!   stays until [`UnitTable::destroy`]: whoever found a link (Acquire) may
-//!   follow it.
-//! - **J2** A value is stored with Release and loaded with Acquire: what was
-//!   written before it was set is seen by whoever gets it.
+//! - **J1** An entry above the leaves is 0 or a frame's number plus one. It changes from 0 to a
+//!   link once, after the frame was cleared (Release), and stays until [`UnitTable::destroy`]. A
+//!   reader that finds a link (Acquire) may follow it.
+//! - **J2** A value is stored with Release and loaded with Acquire. A reader that gets a value also
+//!   sees what was written before the value was set.
 
 use crate::machine::Machine;
 use crate::machine::prealloc::Prealloc;
@@ -33,28 +31,28 @@ type Entries = [AtomicU64; ENTRIES];
 
 const _: () = assert!(size_of::<Entries>() == crate::units::PAGE_SIZE);
 
-/// The index of an entry for `grain`, where one speaks for 2^`shift` grains.
+/// The index of the entry for `grain` in a frame whose entries cover 2^`shift` grains each.
 #[inline(always)]
 const fn index(grain: u32, shift: u32) -> usize {
     (grain >> shift) as usize % ENTRIES
 }
 
-/// The entries in which a reader of one table found something last.
+/// The leaf frame in which a reader of one table found its last value.
 #[derive(Debug)]
 pub struct Near {
-    /// The number of the block of [`ENTRIES`] grains that they are for.
+    /// The number of the block of [`ENTRIES`] grains that the frame covers.
     block: u32,
     entries: NonNull<Entries>,
 }
 
 impl Default for Near {
-    /// Nothing was found yet.
+    /// No frame.
     fn default() -> Near {
         Near { block: u32::MAX, entries: NonNull::dangling() }
     }
 }
 
-// SAFETY: the entries are atomics that any CPU may read (J1).
+// SAFETY: the entries are atomics, which any CPU may read (J1).
 unsafe impl Send for Near {}
 
 /// A value for each grain of a region.
@@ -62,7 +60,7 @@ unsafe impl Send for Near {}
 pub struct UnitTable {
     /// The link to the root frame.
     root: AtomicU64,
-    /// log2 of the grains that an entry of the root speaks for.
+    /// log2 of the grains that one entry of the root covers.
     shift: u32,
     grains: u32,
 }
@@ -82,20 +80,20 @@ impl UnitTable {
         self.grains
     }
 
-    /// The value of a grain of the region.
+    /// The value of `grain`.
     #[inline]
     pub fn get<M: Machine>(&self, machine: &M, grain: u32) -> u64 {
         self.look_up(machine, grain).0
     }
 
-    /// As [`UnitTable::get`], for a reader that keeps at hand the entries in
-    /// which it found something last: those of grains nearby are in them, too.
+    /// As [`UnitTable::get`], for a reader that remembers the leaf frame of its last look. Grains
+    /// nearby are in the same frame.
     #[inline]
     pub fn get_near<M: Machine>(&self, machine: &M, near: &mut Near, grain: u32) -> u64 {
         if near.block != grain >> ENTRY_BITS && !self.move_near(machine, near, grain) {
             return 0;
         }
-        // SAFETY: J1: the frame stays the table's, and holds atomics.
+        // SAFETY: J1: the frame stays the table's and holds atomics.
         let entries = unsafe { near.entries.as_ref() };
         entries[index(grain, 0)].load(Acquire)
     }
@@ -108,10 +106,10 @@ impl UnitTable {
         true
     }
 
-    /// The first grain from `from` on that has a value, and the value.
+    /// The first grain at or after `from` that has a value, and the value.
     ///
     /// # Cost
-    /// O(depth) a grain; a missing frame counts as one grain.
+    /// O(depth) for each grain; a missing frame counts as one grain.
     pub fn next<M: Machine>(&self, machine: &M, from: u32) -> Option<(u32, u64)> {
         let mut grain = from;
         while grain < self.grains {
@@ -123,9 +121,9 @@ impl UnitTable {
         None
     }
 
-    /// The most frames that setting a run of `len` grains uses up.
+    /// The most frames that [`UnitTable::set`] uses for a run of `len` grains.
     pub const fn frames_needed(&self, len: u32) -> usize {
-        // A run that starts in the last entry of a frame touches the most.
+        // A run that starts in the last entry of a frame touches the most frames.
         let (mut frames, mut touched, mut shift) = (1, len as usize, 0);
         while shift < self.shift {
             touched = touched.saturating_sub(1).div_ceil(ENTRIES) + 1;
@@ -135,11 +133,11 @@ impl UnitTable {
         frames
     }
 
-    /// Gives `len` grains from `start` the value `value`, which is not 0.
+    /// Sets `len` grains from `start` to `value`, which is not 0.
     ///
     /// # Panics
-    /// Before anything has changed, if the stock has fewer frames than
-    /// [`UnitTable::frames_needed`].
+    /// If the prealloc has fewer than [`UnitTable::frames_needed`] frames. Nothing changes before
+    /// the panic.
     pub fn set<M: Machine>(&self, machine: &M, prealloc: &mut Prealloc, start: u32, len: u32, value: u64) {
         debug_assert!(value != 0);
         assert!(prealloc.len() >= self.frames_needed(len), "the prealloc was not filled before the set");
@@ -148,7 +146,7 @@ impl UnitTable {
         }
     }
 
-    /// Gives `len` grains from `start` the value 0.
+    /// Sets `len` grains from `start` to 0.
     pub fn clear<M: Machine>(&self, machine: &M, start: u32, len: u32) {
         for part in by_leaf(start, len) {
             if let Some(leaf) = self.leaf(machine, part.start, &mut Prealloc::new()) {
@@ -157,14 +155,14 @@ impl UnitTable {
         }
     }
 
-    /// Hands every frame to `give`; all values are 0 again.
+    /// Passes every frame to `give`. All values are 0 afterwards.
     pub fn destroy<M: Machine>(&mut self, machine: &M, mut give: impl FnMut(Pfn)) {
         give_all(machine, *self.root.get_mut(), self.shift, &mut give);
         *self.root.get_mut() = 0;
     }
 
-    /// The value of a grain, and log2 of how many grains it was found for: a
-    /// missing frame speaks for all of its grains.
+    /// The value of `grain`, and log2 of the number of grains that it holds for: a missing frame
+    /// answers for all of its grains.
     #[inline(always)]
     fn look_up<M: Machine>(&self, machine: &M, grain: u32) -> (u64, u32) {
         debug_assert!(grain < self.grains);
@@ -180,7 +178,7 @@ impl UnitTable {
         }
     }
 
-    /// The entries around `grain`, if there are any.
+    /// The leaf entries around `grain`, if that frame exists.
     fn entries_of<'a, M: Machine>(&self, machine: &'a M, grain: u32) -> Option<&'a Entries> {
         let (mut link, mut shift) = (self.root.load(Acquire), self.shift);
         loop {
@@ -193,7 +191,7 @@ impl UnitTable {
         }
     }
 
-    /// The entries around `grain`; missing frames come from the stock.
+    /// The leaf entries around `grain`. Missing frames come from the prealloc.
     fn leaf<'a, M: Machine>(&'a self, machine: &'a M, grain: u32, prealloc: &mut Prealloc) -> Option<&'a Entries> {
         let (mut link, mut shift) = (&self.root, self.shift);
         loop {
@@ -214,12 +212,12 @@ impl UnitTable {
 #[inline(always)]
 fn follow<M: Machine>(machine: &M, link: u64) -> Option<&Entries> {
     let frame = Pfn(link.checked_sub(1)?);
-    // SAFETY: J1 and M2: the frame is the table's, was cleared, and is only
-    // accessed as entries, which are atomics.
+    // SAFETY: J1 and M2: the frame is the table's, it was cleared, and all accesses to it are
+    // accesses to entries, which are atomics.
     Some(unsafe { machine.virt(frame).cast::<Entries>().as_ref() })
 }
 
-/// Hands the frame behind `link` and those below it to `give`.
+/// Passes the frames below `link`, and then its own frame, to `give`.
 fn give_all<M: Machine>(machine: &M, link: u64, shift: u32, give: &mut dyn FnMut(Pfn)) {
     let Some(entries) = follow(machine, link) else { return };
     if shift > 0 {
@@ -228,13 +226,13 @@ fn give_all<M: Machine>(machine: &M, link: u64, shift: u32, give: &mut dyn FnMut
     give(Pfn(link - 1));
 }
 
-/// Stores `value` for `grains`, which share a leaf.
+/// Stores `value` for `grains`, which lie in one leaf frame.
 fn store(leaf: &Entries, grains: Range<u32>, value: u64) {
     let first = index(grains.start, 0);
     leaf[first..first + grains.len()].iter().for_each(|entry| entry.store(value, Release));
 }
 
-/// The run of `len` grains from `start`, cut where leaves end.
+/// The run of `len` grains from `start`, cut at the borders of leaf frames.
 fn by_leaf(start: u32, len: u32) -> impl Iterator<Item = Range<u32>> {
     const SIZE: u32 = ENTRIES as u32;
     let end = start + len;
@@ -253,7 +251,7 @@ mod tests {
     use std::collections::BTreeMap;
     use std::vec::Vec;
 
-    /// A table, its machine, and a stock that is never short.
+    /// A table, its machine, and a prealloc that is always full enough.
     struct Bench {
         machine: TestMachine,
         table: UnitTable,

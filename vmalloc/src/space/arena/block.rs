@@ -1,8 +1,8 @@
-//! Blocks: one frame of the tree.
+//! Blocks: the tree of an arena, one frame at a time.
 //!
-//! The nodes of a block are numbered as in a heap: 1 is the block's own, `2n`
-//! and `2n + 1` are below `n`, and 128..256 stand over the items. A root block
-//! with fewer items uses the leftmost of the nodes of each level.
+//! The nodes of a block are numbered as in a heap. Node 1 is the block's own, the children of node
+//! `n` are `2n` and `2n + 1`, and nodes 128..256 stand over the items. A root block with fewer
+//! items uses the leftmost nodes of each level only.
 
 use super::WORD_BITS;
 use super::node::{Node, State};
@@ -15,7 +15,7 @@ pub(super) const ITEMS: usize = 1 << ITEM_BITS;
 /// log2 of [`ITEMS`].
 pub(super) const ITEM_BITS: u32 = 7;
 
-/// The contents of a frame.
+/// The contents of one frame.
 #[repr(C)]
 pub(super) struct Block {
     nodes: [Cell<Node>; 2 * ITEMS],
@@ -24,12 +24,12 @@ pub(super) struct Block {
 
 const _: () = assert!(size_of::<Block>() == PAGE_SIZE);
 
-/// What nodes stand over: a word of bits, 1 = taken, or a link to a block,
-/// which is its frame's number plus one, or 0.
+/// What a leaf node of a block stands over: a word of bits (1 = taken), or a link to a lower block.
+/// A link is the frame's number plus one; 0 is no link.
 ///
-/// - **A6** Links are made of frames that came out of a stock, and are found in
-///   arenas and in their blocks only: the frame of a link belongs to its arena
-///   until the link is cleared. Whoever follows a link borrows the arena.
+/// - **A6** A link names a frame that came out of a prealloc. Links exist only in an arena and in
+///   its blocks, and the frame belongs to that arena until the link is cleared. A caller that
+///   follows a link borrows the arena.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Item(pub u64);
 
@@ -39,14 +39,14 @@ impl Item {
     /// The block behind the link.
     pub fn block<M: Machine>(self, machine: &M) -> Option<&Block> {
         let frame = Pfn(self.0.checked_sub(1)?);
-        // SAFETY: A6 and M2: the frame is the arena's, readable and writable,
-        // and holds a block since it was cleared. Blocks are changed through
-        // `&mut Arena` only, and all of their fields are cells.
+        // SAFETY: A6 and M2: the frame is the arena's, readable and writable, and has held a block
+        // since it was cleared. A block is changed through `&mut Arena` only, and all of its fields
+        // are cells.
         Some(unsafe { machine.virt(frame).cast::<Block>().as_ref() })
     }
 
-    /// Calls `with` for the frame of the block and of each one below it; not
-    /// before those below it are done with.
+    /// Calls `with` for the frame of each block below this link, children first, and then for the
+    /// linked block's own frame.
     pub fn for_each<M: Machine>(self, machine: &M, span: Span, with: &mut dyn FnMut(Pfn)) {
         let Some(block) = self.block(machine) else { return };
         if !span.is_words() {
@@ -56,18 +56,17 @@ impl Item {
     }
 }
 
-/// The grains under a block, counted from its first one.
+/// The range of grains that a block covers, by size.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Span {
     /// log2 of the grains in an item.
     shift: u32,
-    /// log2 of the items: [`ITEM_BITS`], but fewer in a root block.
+    /// log2 of the items: [`ITEM_BITS`], or less in a root block.
     depth: u32,
 }
 
 impl Span {
-    /// The span of the root block of an arena: a power of two that `grains`
-    /// fit in.
+    /// The span of an arena's root block: the smallest that covers `grains`.
     pub const fn root(grains: u32) -> Span {
         let levels = grains.next_power_of_two().ilog2().saturating_sub(WORD_BITS);
         let tiers_below = levels.saturating_sub(1) / ITEM_BITS;
@@ -84,18 +83,17 @@ impl Span {
         self.shift == WORD_BITS
     }
 
-    /// How many tiers of blocks there are below this one.
+    /// The number of levels of blocks below this one.
     pub const fn tiers_below(self) -> u32 {
         (self.shift - WORD_BITS) / ITEM_BITS
     }
 
-    /// The span of the blocks that are items.
+    /// The span of the next lower blocks.
     pub const fn below(self) -> Span {
         Span { shift: self.shift - ITEM_BITS, depth: ITEM_BITS }
     }
 
-    /// The block's own node: 1, but further down in a root block that is not
-    /// full.
+    /// The number of the block's own node: 1, or a lower node in a root block that is not full.
     pub const fn own(self) -> usize {
         ITEMS >> self.depth
     }
@@ -120,33 +118,33 @@ impl Span {
         (((at << Span::level(at)) - ITEMS) as u32) << self.shift
     }
 
-    /// How far node `at` is above the items.
+    /// How many levels node `at` stands above the items.
     const fn level(at: usize) -> u32 {
         (at as u8).leading_zeros()
     }
 }
 
 impl Block {
-    /// The node `at`, below 256.
+    /// Node `at`, which is below 256.
     #[inline(always)]
     pub fn node(&self, at: usize) -> Node {
-        // The remainder spares the bounds check; so below.
+        // The remainder avoids a bounds check, here and below.
         self.nodes[at % self.nodes.len()].get()
     }
 
-    /// Says `node` of `at`.
+    /// Writes node `at`.
     #[inline(always)]
     pub fn set_node(&self, at: usize, node: Node) {
         self.nodes[at % self.nodes.len()].set(node);
     }
 
-    /// The item `item`.
+    /// Item `item`.
     #[inline(always)]
     pub fn item(&self, item: usize) -> Item {
         self.items[item % ITEMS].get()
     }
 
-    /// The two nodes below `at`.
+    /// The two children of node `at`.
     #[inline(always)]
     pub fn pair(&self, at: usize) -> (Node, Node) {
         let (pairs, _) = self.nodes.as_chunks::<2>();
@@ -154,14 +152,14 @@ impl Block {
         (left.get(), right.get())
     }
 
-    /// What the two nodes below `at`, of `half` grains each, say of it.
+    /// The join of the two children of node `at`, each of `half` grains.
     #[inline(always)]
     pub fn joined(&self, at: usize, half: u32) -> Node {
         let (left, right) = self.pair(at);
         Node::join(left, right, half)
     }
 
-    /// All that is under node `at` becomes `to`; blocks below become stale.
+    /// Sets everything under node `at` to `to`. Lower blocks become stale (A3).
     pub fn fill(&self, span: Span, at: usize, to: State) {
         let level = Span::level(at);
         for above in 0..=level {
@@ -174,9 +172,9 @@ impl Block {
         }
     }
 
-    /// Makes the nodes above the items `first` and `last` true, after these
-    /// have changed, up to where the two ways meet; what lies between them
-    /// becomes `to`. Returns where they meet.
+    /// Updates the nodes above the items `first` and `last`, which have changed, up to the node
+    /// that covers both, and sets everything between the two items to `to`. Returns that node's
+    /// number.
     pub fn seal(&self, span: Span, first: usize, last: usize, to: State) -> usize {
         let (mut left, mut right) = (ITEMS + first, ITEMS + last);
         while left != right {
@@ -193,8 +191,8 @@ impl Block {
         left
     }
 
-    /// Makes the nodes above `at` true, after it has changed. Returns the
-    /// block's own, or `None` where it stays as it was.
+    /// Updates the nodes above `at`, which has changed. Returns the block's own node, or `None` if
+    /// it did not change.
     #[inline(always)]
     pub fn climb(&self, span: Span, mut at: usize) -> Option<Node> {
         let (own, mut half) = (span.own(), span.size(at));

@@ -1,8 +1,7 @@
-//! Changes: how a run of grains becomes taken or free.
+//! Changes: a run of grains becomes taken or free.
 //!
-//! Down to the words at the two ends of the run, through one block after the
-//! other, and up again; what lies between the two ways is filled. Mostly both
-//! ends lie in one word.
+//! A change walks down to the word at each end of the run, block by block, and up again. It fills
+//! whatever lies between the two ends. Both ends usually lie in one word.
 
 use super::block::{Block, ITEMS, Item, Span};
 use super::node::{Node, State};
@@ -24,14 +23,14 @@ impl<'a, M: Machine> Change<'a, M> {
         Change { machine, prealloc, to, frames: 0 }
     }
 
-    /// The frames that have been linked in.
+    /// The number of frames that the change has linked.
     pub fn frames(&self) -> u32 {
         self.frames
     }
 
-    /// Changes `grains` of the block behind `link`, which comes from the stock
-    /// where there is none. `own` is the node over it; the answer is what that
-    /// node becomes, or `None` where it stays the same.
+    /// Changes `grains` in the block behind `link`, and links a new block if there is none. `own`
+    /// is the node over the block. Returns the new value of that node, or `None` if it does not
+    /// change.
     pub fn block(&mut self, link: &Cell<Item>, span: Span, own: Node, grains: Range<u32>) -> Option<Node> {
         let block = link.get().block(self.machine).unwrap_or_else(|| self.create(link));
         if block.node(span.own()) != own {
@@ -48,7 +47,7 @@ impl<'a, M: Machine> Change<'a, M> {
         block.climb(span, block.seal(span, first, last, self.to))
     }
 
-    /// Changes the first and the last of the items that hold `grains`.
+    /// Changes the first and the last item that hold a part of `grains`.
     fn both_ends(&mut self, block: &Block, span: Span, grains: Range<u32>) {
         let size = span.item_size();
         for item in [span.item(grains.start), span.item(grains.end - 1)] {
@@ -60,7 +59,7 @@ impl<'a, M: Machine> Change<'a, M> {
         }
     }
 
-    /// Links a block from the stock.
+    /// Links a new block.
     #[cold]
     fn create(&mut self, link: &Cell<Item>) -> &'a Block {
         let frame = self.prealloc.take(self.machine).expect("A5: takes are stocked for, frees find their blocks");
@@ -69,8 +68,8 @@ impl<'a, M: Machine> Change<'a, M> {
         link.get().block(self.machine).expect("A6: just linked")
     }
 
-    /// Changes `part` of an item; the answer is what the node over it becomes,
-    /// or `None` where it stays the same.
+    /// Changes `part` of an item. Returns the new value of the node over the item, or `None` if it
+    /// does not change.
     #[inline(always)]
     fn item(&mut self, block: &Block, span: Span, item: usize, part: Range<u32>) -> Option<Node> {
         if span.is_words() {
@@ -84,7 +83,7 @@ impl<'a, M: Machine> Change<'a, M> {
         self.block(&block.items[item % ITEMS], span.below(), block.node(ITEMS + item), part)
     }
 
-    /// `word` with the grains `part` changed.
+    /// `word` after the change of the grains `part`.
     #[inline(always)]
     fn word(&self, word: u64, part: Range<u32>) -> u64 {
         let mask = (u64::MAX >> (u64::BITS - (part.end - part.start))) << part.start;

@@ -1,4 +1,4 @@
-//! Checking: everything that the nodes say, counted again.
+//! The check of an arena: recomputes whatever the nodes store.
 
 use super::Arena;
 use super::block::{Block, ITEMS, Item, Span};
@@ -10,7 +10,7 @@ impl Arena {
     /// Recomputes every node and both counters.
     ///
     /// # Errors
-    /// The rule that is broken, and the first grain of what breaks it.
+    /// The broken rule, and the first grain where it is broken.
     ///
     /// # Cost
     /// O(frames).
@@ -29,20 +29,20 @@ impl Arena {
     }
 }
 
-/// `Ok` where the rule `name` holds.
+/// `Ok` if the rule `name` holds.
 fn rule(name: &'static str, grain: u32, holds: bool) -> Result<(), Broken> {
     if holds { Ok(()) } else { Err(Broken { rule: name, at: grain as usize }) }
 }
 
-/// A walk over all that is not stale, from below.
+/// A walk, bottom up, over all blocks that are not stale.
 struct Walk<'a, M> {
     machine: &'a M,
-    /// Taken grains passed so far.
+    /// Taken grains counted so far.
     taken: u32,
 }
 
 impl<M: Machine> Walk<'_, M> {
-    /// Holds `own`, the node over a block, against the block.
+    /// Compares `own`, the node over a block, with the block.
     fn link(&mut self, link: Item, span: Span, own: Node, first: u32) -> Result<(), Broken> {
         if let Some(state) = own.state(span.grains()) {
             let uniform = Node::uniform(state, span.grains());
@@ -54,8 +54,7 @@ impl<M: Machine> Walk<'_, M> {
         self.node(block, span, span.own(), first)
     }
 
-    /// Holds node `at` of the block that starts at `base` against what is
-    /// below it.
+    /// Compares node `at`, in the block whose first grain is `base`, with its children.
     fn node(&mut self, block: &Block, span: Span, at: usize, base: u32) -> Result<(), Broken> {
         let (node, first) = (block.node(at), base + span.start(at));
         if at < ITEMS {

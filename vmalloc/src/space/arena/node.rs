@@ -1,6 +1,6 @@
-//! Nodes and words: what is known of a run of grains.
+//! Nodes and words: the free runs in a range of grains.
 
-/// What a grain is, or all grains of a node are.
+/// The state of one grain, or the state that all grains of a node share.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum State {
     Free,
@@ -15,7 +15,7 @@ impl State {
         }
     }
 
-    /// The word all of whose grains are so.
+    /// A word whose grains are all in this state.
     pub const fn word(self) -> u64 {
         match self {
             State::Free => 0,
@@ -24,20 +24,21 @@ impl State {
     }
 }
 
-/// What the free runs of some grains lack of the number of these grains.
+/// The free runs in a range of grains. Each field is the length of the range minus the length of a
+/// run, so that zero means "all free".
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub(super) struct Node {
-    /// The free run at the start.
+    /// For the free run at the start.
     pub head: u32,
-    /// The free run at the end.
+    /// For the free run at the end.
     pub tail: u32,
-    /// The longest free run.
+    /// For the longest free run.
     pub best: u32,
 }
 
 impl Node {
-    /// Nothing is lacking.
+    /// All grains are free.
     pub const FREE: Node = Node { head: 0, tail: 0, best: 0 };
 
     /// `size` grains that are all in the same state.
@@ -73,9 +74,9 @@ impl Node {
         Node { head: beyond, tail: if beyond == 0 { 0 } else { size }, best: beyond }
     }
 
-    /// Two adjacent nodes of `half` grains as one. A run that does not reach
-    /// across lacks all of the other side; one that does lacks what its two
-    /// parts lack.
+    /// The join of two adjacent nodes of `half` grains each. A run inside one half is shorter than
+    /// the whole by the other half too. A run across the middle is as much shorter than the whole
+    /// as its two parts are shorter than their halves, together.
     #[inline(always)]
     pub fn join(left: Node, right: Node, half: u32) -> Node {
         Node {
@@ -95,7 +96,7 @@ impl Node {
     }
 }
 
-/// The lowest `len` ones in a row.
+/// The start of the lowest run of `len` ones.
 pub(super) fn lowest_run(free: u64, len: u32) -> Option<u32> {
     if len > u64::BITS {
         return None;
@@ -109,7 +110,8 @@ pub(super) fn lowest_run(free: u64, len: u32) -> Option<u32> {
     (starts != 0).then(|| starts.trailing_zeros())
 }
 
-/// The most ones in a row: doubled as long as there are any, then refined.
+/// The length of the longest run of ones: doubles a length while there is such a run, then refines
+/// it bit by bit.
 fn longest_run(free: u64) -> u32 {
     let mut starts = [0; 6];
     let mut row = free;
@@ -139,7 +141,7 @@ mod tests {
     use proptest::prelude::*;
     use std::vec::Vec;
 
-    /// The lengths of the runs of ones among `bits`, and where they start.
+    /// The runs of ones among `bits`: where each starts, and its length.
     fn runs(bits: &[bool]) -> Vec<(u32, u32)> {
         let mut found: Vec<(u32, u32)> = Vec::new();
         for (at, _) in bits.iter().enumerate().filter(|&(_, &one)| one) {
@@ -151,7 +153,7 @@ mod tests {
         found
     }
 
-    /// The node of grains of which `bits` says which are free.
+    /// The node that describes `bits`; true = free.
     fn node(bits: &[bool]) -> Node {
         let size = bits.len() as u32;
         let longest = runs(bits).iter().map(|&(_, len)| len).max().unwrap_or(0);

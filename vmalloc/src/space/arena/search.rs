@@ -1,9 +1,9 @@
-//! Searching: the lowest free run of a length.
+//! The search for the lowest free run of a given length.
 //!
-//! From the start of the region it is one way down: into the left half if a
-//! run in it is long enough, else to the run across the middle, else into the
-//! right half. From a grain in the middle it is down to that grain, up again
-//! past what lies right of it, and down once more where a run is long enough.
+//! A search from the start of the region is one walk down. It enters the left half if that holds a
+//! run long enough, else takes the run across the middle if that is long enough, else enters the
+//! right half. A search from a later grain walks down to that grain, then up past everything to its
+//! right, then down where a run is long enough.
 
 use super::Arena;
 use super::block::{Block, ITEMS, Span};
@@ -11,12 +11,12 @@ use super::node::{Node, State, lowest_run};
 use crate::machine::Machine;
 use core::ops::ControlFlow::{self, Break, Continue};
 
-/// What a search came to: the start of the run looked for, or (not found yet)
-/// the length of the free run that reaches to where the search stands.
+/// The state of a search: `Break` with the start of the run, or `Continue` with the length of the
+/// free run that ends where the search stands.
 type Outcome = ControlFlow<u32, u32>;
 
 impl Arena {
-    /// The lowest start, not below `from`, of `len` free grains.
+    /// The lowest start of `len` free grains at or after `from`.
     pub(super) fn seek<M: Machine>(&self, machine: &M, from: u32, len: u32) -> Option<u32> {
         if from >= self.grains || len > self.widest() {
             return None;
@@ -31,17 +31,17 @@ impl Arena {
     }
 }
 
-/// A block on the way, whose own node is mixed: neither all free nor all taken.
+/// A block on the way down. It is mixed: neither all free nor all taken.
 struct Place<'a, M> {
     machine: &'a M,
     block: &'a Block,
     span: Span,
-    /// Its first grain, counted in the arena.
+    /// The block's first grain, counted from the arena's start.
     base: u32,
 }
 
 impl<'a, M: Machine> Place<'a, M> {
-    /// The block that is item `item` of this one, over which a mixed node is.
+    /// The lower block behind item `item`. The node over it is mixed.
     fn below(&self, item: usize) -> Place<'a, M> {
         Place {
             machine: self.machine,
@@ -51,13 +51,12 @@ impl<'a, M: Machine> Place<'a, M> {
         }
     }
 
-    /// The first grain of node `at`, counted in the arena.
+    /// The first grain of node `at`, counted from the arena's start.
     fn first(&self, at: usize) -> u32 {
         self.base + self.span.start(at)
     }
 
-    /// The start of the lowest `len` free grains under the mixed node `at`,
-    /// which has them.
+    /// The start of the lowest `len` free grains under the mixed node `at`, which has such a run.
     fn lowest(mut self, mut at: usize, len: u32) -> u32 {
         let mut size = self.span.size(at);
         loop {
@@ -85,8 +84,8 @@ impl<'a, M: Machine> Place<'a, M> {
         }
     }
 
-    /// The start of the lowest `len` free grains, not below the block's grain
-    /// `from`; else the free run at the block's end.
+    /// Searches for the lowest `len` free grains at or after the block's grain `from`. Continues
+    /// with the free run at the block's end.
     fn seek(&self, from: u32, len: u32) -> Outcome {
         let at = ITEMS + self.span.item(from);
         let from_item = from - self.span.start(at);
@@ -102,8 +101,7 @@ impl<'a, M: Machine> Place<'a, M> {
         if run >= len { Break(self.base + from) } else { self.seek_after(at, run, len) }
     }
 
-    /// What `seek` does, for the grains after node `at`, where `run` free
-    /// grains end.
+    /// Goes on with `seek` after node `at`, at which a free run of `run` grains ends.
     fn seek_after(&self, mut at: usize, mut run: u32, len: u32) -> Outcome {
         while at > self.span.own() {
             let next = at + 1;
@@ -122,7 +120,7 @@ impl<'a, M: Machine> Place<'a, M> {
         Continue(run)
     }
 
-    /// What `seek` does, inside the word of node `at`, from its grain `from` on.
+    /// Runs `seek` inside the word of node `at`, from its grain `from`.
     fn seek_in_word(&self, at: usize, from: u32, len: u32) -> Outcome {
         let free = !self.block.item(at - ITEMS).0 & (u64::MAX << from);
         match lowest_run(free, len) {

@@ -13,7 +13,7 @@ use std::string::String;
 use std::vec;
 use std::vec::Vec;
 
-/// An arena, its machine, and a stock that is never short.
+/// An arena, its machine, and a prealloc that is always full enough.
 struct Bench {
     machine: TestMachine,
     arena: Arena,
@@ -25,7 +25,7 @@ impl Bench {
         Bench { machine: TestMachine::default(), arena: Arena::new(grains), prealloc: Prealloc::new() }
     }
 
-    /// Runs a take with the stock that it may need, and no more.
+    /// Runs a take with exactly the frames that it may need.
     fn stocked<T>(&mut self, take: impl FnOnce(&mut Arena, &TestMachine, &mut Prealloc) -> T) -> T {
         let (needed, frames) = (self.arena.frames_needed(), self.arena.frames());
         self.prealloc.fill(&self.machine, crate::units::Node(0), needed).expect("the host has pages");
@@ -81,7 +81,7 @@ impl Drop for Bench {
     }
 }
 
-/// An arena of 64 grains of which these are taken.
+/// An arena of 64 grains in which `runs` are taken.
 fn with_taken(runs: &[Range<u32>]) -> Bench {
     let mut bench = Bench::new(64);
     for run in runs {
@@ -226,8 +226,8 @@ fn freeing_what_is_free_is_a_bug_of_the_caller() {
     with_taken(&[0..4, 5..9]).free(0, 9);
 }
 
-/// What `check` says of an arena of 8,192 grains, every third of the first
-/// hundred taken, after `damage` was done to it.
+/// The result of `check` for an arena of 8,192 grains, with every third of the first hundred taken,
+/// after `damage` ran on it.
 fn checked_after(damage: impl FnOnce(&mut Bench)) -> Result<(), Broken> {
     let mut bench = Bench::new(8192);
     for third in 0..33 {
@@ -255,12 +255,12 @@ fn check_names_the_rule_that_is_broken() {
     assert_eq!(lost.check(&TestMachine::default()), broken("A3", 0));
 }
 
-/// A step of a random walk. Numbers are taken modulo what there is.
+/// A step of a random walk. Numbers are reduced modulo the number of choices.
 #[derive(Clone, Debug)]
 enum Step {
     Take(Fit),
     TakeAt(u32, u32),
-    /// The n-th live run, and those after it that touch it.
+    /// The n-th live run, and the runs after it that touch it.
     Free {
         nth: usize,
         neighbours: bool,
@@ -284,7 +284,7 @@ fn steps(grains: u32, longest: u32) -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..80)
 }
 
-/// One bool a grain.
+/// One bool per grain.
 struct Model {
     taken: Vec<bool>,
     live: BTreeMap<u32, u32>,
@@ -314,7 +314,7 @@ impl Model {
         self.taken.split(|&taken| taken).map(|run| run.len() as u32).max().unwrap_or(0)
     }
 
-    /// Frees a live run and says which grains.
+    /// Frees a live run and returns its grains.
     fn free(&mut self, nth: usize, neighbours: bool) -> Option<(u32, u32)> {
         let start = *self.live.keys().nth(nth % self.live.len().max(1))?;
         let mut end = start;
@@ -329,7 +329,7 @@ impl Model {
     }
 }
 
-/// Steps the arena and the model side by side.
+/// Runs the steps on the arena and on the model.
 fn walk(grains: u32, steps: &[Step]) {
     let mut bench = Bench::new(grains);
     let mut model = Model { taken: vec![false; grains as usize], live: BTreeMap::new() };
@@ -376,7 +376,7 @@ proptest! {
     }
 }
 
-/// The taken runs of an arena that is too large for one bool a grain.
+/// The taken runs of an arena that is too large for one bool per grain.
 struct Runs {
     grains: u32,
     taken: BTreeMap<u32, u32>,
@@ -401,7 +401,7 @@ impl Runs {
     }
 }
 
-/// Steps a large arena beside its list of runs.
+/// Runs random steps on a large arena and on its list of runs.
 fn large_walk(grains: u32, steps: u32, live: usize) {
     let mut bench = Bench::new(grains);
     let mut runs = Runs { grains, taken: BTreeMap::new() };

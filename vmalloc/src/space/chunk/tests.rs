@@ -1,4 +1,4 @@
-//! What the masks say, drawn.
+//! The masks of a chunk, drawn.
 
 use super::*;
 use crate::machine::prealloc::Prealloc;
@@ -75,7 +75,7 @@ fn a_claim_is_given_once_and_only_for_live_slots() {
 }
 
 #[test]
-fn a_warm_slot_lives_again_or_becomes_stale() {
+fn a_cached_slot_lives_again_or_becomes_stale() {
     let chunk = chunk(512);
     for slot in 0..3 {
         chunk.take();
@@ -139,12 +139,12 @@ fn bare_slots_are_taken_once_but_not_while_they_are_claimed() {
     });
     assert!(chunk.claim(1));
     chunk.retire(0b111, 0);
-    chunk.bare(0b110);
+    chunk.mark_bare(0b110);
     assert!(chunk.masks_agree(), "C2");
     assert_eq!((chunk.take_bare(1), chunk.take_bare(0)), (0, 0b100));
     chunk.unclaim(0b010);
     assert_eq!((chunk.take_bare(0), chunk.take_bare(0)), (0b010, 0));
-    chunk.bare(0b1000);
+    chunk.mark_bare(0b1000);
     assert!(!chunk.masks_agree(), "C2: nothing was freed there");
 }
 
@@ -154,7 +154,7 @@ fn a_cleared_frame_becomes_the_header_that_a_new_one_is() {
     let mut prealloc = Prealloc::new();
     prealloc.fill(&machine, Node(0), 1).expect("the host has pages");
     let frame = prealloc.take(&machine).unwrap();
-    // SAFETY: H1: it was cleared, and is given back when nobody looks at it.
+    // SAFETY: H1: the frame is cleared, and is given back after the last use.
     let made = unsafe { ChunkRef::create(&machine, frame) };
     assert_eq!(std::format!("{:?}", *made), std::format!("{:?}", Chunk::new(frame)));
     assert_eq!(made.class(), None);
@@ -168,7 +168,7 @@ fn a_stale_slot_that_is_still_claimed_waits_in_the_other_load_and_is_given_once(
         chunk.take();
         chunk.make_live(slot);
     }
-    // The owner has freed both; another CPU is freeing the first as well.
+    // The owner has freed both slots, and another CPU is freeing the first one too.
     assert!(chunk.claim(0) && chunk.retire(0b11, 0));
     assert!(chunk.is_claimed(0) && !chunk.is_claimed(1));
     assert!(chunk.postpone(0, 0), "it is the other batch's first");
@@ -186,14 +186,14 @@ fn a_bare_slot_that_a_claim_hid_for_a_moment_is_not_bare_any_more_when_it_is_giv
     chunk.take();
     chunk.make_live(0);
     chunk.retire(1, 0);
-    chunk.bare(1);
-    // A free that came late claims it, and takes that back a moment later.
+    chunk.mark_bare(1);
+    // A late free claims the slot and takes the claim back a moment later.
     chunk.remote.claimed.store(1, Relaxed);
     assert_eq!(chunk.take_bare(0), 0, "R4");
     chunk.unclaim(1);
     chunk.give(0, 0);
     assert!(chunk.masks_agree(), "C2");
-    // Then it holds frames.
+    // The slot holds frames the next time.
     chunk.take();
     chunk.make_live(0);
     chunk.retire(1, 0);
