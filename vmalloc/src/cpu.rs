@@ -192,7 +192,7 @@ impl CpuLocal {
 
     /// Gives everything back, its own frame included: nothing lives any more.
     pub(crate) fn seal<M: Machine>(&mut self, machine: &M, give: &mut impl FnMut(Pfn)) {
-        self.magazine.seal(machine);
+        self.magazine.close(machine);
         self.stock.trim(machine, 0);
         for region in 0..self.shelves.len() {
             while let Some(header) = self.cpu_chunks(RegionId(region as u8)).take_empty(None, true) {

@@ -1,30 +1,31 @@
-//! Physical frames: who has which, and how they get to the CPUs.
+//! Physical frames: their owners, and their way to the CPUs.
 //!
 //! | Word | Meaning |
 //! |---|---|
 //! | frame | a page of physical memory |
 //! | block | 2ⁿ adjacent frames, aligned to 2ⁿ; n is its order |
 //! | home | the zone and the node of a frame |
-//! | source | whatever implements [`Frames`](crate::machine::frames::Frames): [`Zones`], or the embedder's own |
-//! | run | adjacent frames, however many |
-//! | stack | a bookkeeping frame full of frame numbers |
-//! | loose | given up by its last holder, and still waiting for a flush |
+//! | source | an implementation of [`Frames`](crate::machine::frames::Frames): [`Zones`], or the
+//! embedder's own |
+//! | run | any number of adjacent frames |
+//! | stack | a bookkeeping frame that holds frame numbers |
+//! | waiting frame | a frame that its last holder has released, and that waits for a flush before
+//! it is free |
 //!
 //! ```text
 //!   CPU 0: Magazine ─┐
-//!   CPU 1: Magazine ─┼─ Depot (one a node) ─ source: Zones
-//!   CPU 2: Magazine ─┘      whole stacks       nodes → zones → buddy lists
+//!   CPU 1: Magazine ─┼─ Depot (one per node) ─ source: Zones
+//!   CPU 2: Magazine ─┘      whole stacks        nodes → zones → buddy lists
 //!     single frames
 //! ```
 //!
-//! A CPU takes and gives single frames at its [`Magazine`], without a lock.
-//! Magazines exchange whole stacks with their node's [`Depot`], by changing a
-//! pointer. What neither can serve comes from the source, by the batch.
-//! [`Runs`] go past all that, for machines that save work when frames are
-//! adjacent.
+//! A CPU takes single frames from its [`Magazine`] and returns them there, without a lock. A
+//! magazine and the [`Depot`] of its node exchange whole stacks, which is an exchange of two
+//! pointers. If neither can serve a request, the magazine asks the source for many frames at once.
+//! [`Runs`] come straight from the source, for machines on which adjacent frames save work.
 //!
 //! # Locks
-//! One for each depot, one for each node of [`Zones`]. Nobody holds two.
+//! One for each depot and one for each node of [`Zones`]. No caller holds two of them.
 
 mod buddy;
 mod check;

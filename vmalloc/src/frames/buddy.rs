@@ -1,11 +1,10 @@
-//! The free blocks of one zone: one list for each order.
+//! The free blocks of one zone, one list for each order.
 //!
-//! Lists run through the descriptors and never touch the frames. The youngest
-//! block is the first: it may still be in a cache.
+//! The lists are linked through the descriptors and never touch the frames. The block that was
+//! freed last comes first, because it may still be in a cache.
 //!
-//! A split leaves the upper halves behind, each in a shorter list than the
-//! one it came from, so single frames come out in ascending order while one
-//! large block is used up.
+//! A split puts the upper halves on the lists of the lower orders. While one large block is used
+//! up, single frames therefore come out in ascending order.
 
 use super::descriptor::{Block, Descriptors, Home, NONE, State, Tag};
 use crate::machine::frames::MAX_ORDER;
@@ -20,13 +19,13 @@ pub(super) const ORDERS: usize = MAX_ORDER as usize + 1;
 pub(super) struct Buddy {
     pub home: Home,
     pub heads: [u32; ORDERS],
-    /// Blocks in each list.
+    /// The length of each list.
     pub blocks: [usize; ORDERS],
-    /// Free frames.
+    /// The number of free frames.
     pub free: usize,
-    /// All frames.
+    /// The number of frames.
     pub total: usize,
-    /// Frames that requests naming a higher zone leave alone.
+    /// The free frames that a request for a higher zone must leave here.
     pub reserve: usize,
 }
 
@@ -35,29 +34,29 @@ impl Buddy {
         Buddy { home, heads: [NONE; ORDERS], blocks: [0; ORDERS], free: 0, total: 0, reserve: 0 }
     }
 
-    /// Takes a block of `order`, splitting the smallest that is large enough.
-    /// Its head says `Out`.
+    /// Takes a block of `order` and marks its head `Out`. Splits the smallest block that is large
+    /// enough.
     pub fn take(&mut self, d: Descriptors, order: u8) -> Option<u32> {
         let from = (order..=MAX_ORDER).find(|&o| self.heads[o as usize] != NONE)?;
         let head = self.heads[from as usize];
         Some(self.cut(d, Block { head, order: from, free: true }, head, order))
     }
 
-    /// Takes a block of at most `order`: the smallest that there is, whole
-    /// where it is small enough. Returns its head and order.
+    /// Takes a block of at most `order`. Takes the smallest block there is, and splits it if it is
+    /// larger. Returns its head and its order.
     pub fn take_up_to(&mut self, d: Descriptors, order: u8) -> Option<(u32, u8)> {
         let smallest = (0..=MAX_ORDER).find(|&o| self.heads[o as usize] != NONE)?;
         let order = order.min(smallest);
         Some((self.take(d, order)?, order))
     }
 
-    /// Takes free blocks that are single frames until `into` is full or there are
-    /// no more, and says how many: as [`Buddy::take`] would, all at once.
+    /// Takes free blocks of order 0 until `into` is full or there are none left. Returns how many.
+    /// The result is that of as many calls of [`Buddy::take`].
     pub fn take_singles(&mut self, d: Descriptors, into: &mut [Pfn]) -> usize {
         let (mut index, mut got) = (self.heads[0], 0);
         while got < into.len() && index != NONE {
             let block = d.at(index);
-            block.turn(State::Out(0));
+            block.set_state(State::Out(0));
             into[got] = d.frame(index);
             (index, got) = (block.next().load(Relaxed), got + 1);
         }
@@ -70,24 +69,24 @@ impl Buddy {
         got
     }
 
-    /// Takes the piece of `order` at `target` out of the free block `from`,
-    /// which covers it. The pieces left over stay free.
+    /// Takes the block of `order` at `target` out of the free block `from`, which covers it. The
+    /// rest of `from` stays free.
     pub fn cut(&mut self, d: Descriptors, from: Block, target: u32, order: u8) -> u32 {
         self.unlink(d, from.head, from.order);
         let head = from.carve(target, order, |at, order| self.link(d, at, order));
-        d.at(head).turn(State::Out(order));
+        d.at(head).set_state(State::Out(order));
         head
     }
 
-    /// Makes the block free and merges it with its buddies. No frame of it is
-    /// the head of a listed block.
+    /// Frees the block and merges it with its buddies. The block must not contain the head of a
+    /// block on a list.
     pub fn give(&mut self, d: Descriptors, mut head: u32, mut order: u8) {
         while order < MAX_ORDER
             && let Some(buddy) = d.buddy(head, order)
             && d.at(buddy).tag() == Tag::new(State::Free(order), self.home)
         {
             self.unlink(d, buddy, order);
-            d.at(head.max(buddy)).turn(State::Inside);
+            d.at(head.max(buddy)).set_state(State::Inside);
             head = head.min(buddy);
             order += 1;
         }

@@ -1,5 +1,4 @@
-//! `Zones::check`: walks all descriptors and lists, and names the rule that
-//! is broken and the frame where.
+//! `Zones::check`: walks all descriptors and lists, and reports a broken rule with the frame.
 
 use super::buddy::{Buddy, ORDERS};
 use super::descriptor::{Block, Descriptors, Home, NONE, State, Tag};
@@ -10,7 +9,7 @@ use crate::machine::frames::MAX_ORDER;
 use crate::sync::plain::Ordering::Relaxed;
 use lock_api::RawMutex;
 
-/// What the descriptors of one zone say.
+/// The totals of one zone, from its descriptors.
 #[derive(PartialEq, Eq, Default, Debug)]
 struct Found {
     total: usize,
@@ -19,10 +18,10 @@ struct Found {
 }
 
 impl<L: RawMutex> Zones<L> {
-    /// Checks the rules B1–B5 of the module. To be called pinned.
+    /// Checks the rules B1–B5 of the module. The caller is pinned.
     ///
     /// # Errors
-    /// The first rule found broken, and the frame where.
+    /// The first broken rule, and the frame.
     ///
     /// # Cost
     /// O(frames), each node under its lock.
@@ -45,7 +44,7 @@ fn broken<T>(d: Descriptors, rule: &'static str, index: u32) -> Result<T, Broken
     Err(Broken { rule, at: d.frame(index).0 as usize })
 }
 
-/// B1, B2 and B5 for the frames of `home`, block by block.
+/// Checks B1, B2 and B5 for the frames of `home`, block by block.
 fn check_tiles(d: Descriptors, home: Home) -> Result<Found, Broken> {
     let mut found = Found::default();
     let mut at = 0;
@@ -88,7 +87,7 @@ fn check_block(d: Descriptors, home: Home, block: Block) -> Result<(), Broken> {
     held.filter(|_| free).map_or(Ok(()), |at| broken(d, "B5", at))
 }
 
-/// B3: with B4, a list of the right length whose members are right is right.
+/// Checks B3. B4 checks the lengths, so a list is right if all of its members are right.
 fn check_lists(d: Descriptors, zone: &Buddy) -> Result<(), Broken> {
     for (order, (&head, &blocks)) in zone.heads.iter().zip(&zone.blocks).enumerate() {
         let tag = Tag::new(State::Free(order as u8), zone.home);

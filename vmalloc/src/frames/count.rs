@@ -1,54 +1,53 @@
-//! Counted frames: a frame that several areas hold is given back by the last.
+//! Holders of frames: the last holder gives the frame back.
 //!
-//! [`Page::extra`] counts the holders beyond the first. Whoever calls [`hold`]
-//! is a holder, or knows that the frame is not given to anybody meanwhile;
-//! whoever calls [`release`] is a holder and stops being one.
+//! [`Page::extra`] counts the holders beyond the first. A caller of [`hold`] is a holder already,
+//! or knows that the frame cannot be given away meanwhile. A caller of [`release`] is a holder and
+//! stops being one.
 //!
-//! - **Q3** Of n holders, exactly one sees `release` return true: the last. It is
-//!   the frame's only holder then, until it gives it back.
-//! - **Q4** What the others did to the frame happened before that.
-//! - **Q5** A count that reached its limit stays there: such a frame is never
-//!   given back, which is safe.
+//! - **Q3** Of n holders exactly one sees `release` return true: the last one. It is then the
+//!   frame's only holder until it gives the frame back.
+//! - **Q4** Whatever the other holders did to the frame happened before that.
+//! - **Q5** A count that has reached its limit stays there. The frame is then never given back,
+//!   which is safe.
 
 use crate::machine::frames::{Frames, Page};
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sync::breaks;
 use crate::units::Pfn;
 
-/// From this count on it is not counted any more (Q5).
+/// A count from here on is stuck (Q5).
 const STUCK: u32 = 1 << 31;
-/// What the last holder leaves for a moment, before it puts 0 back.
+/// The count between the two steps of the last release.
 const NONE: u32 = u32::MAX;
-/// Where such a count stays: no number of calls at the same moment leaves the
-/// half that is stuck.
+/// The value of a stuck count. It lies far from both ends of the stuck half, so that no number of
+/// concurrent calls gets out of it.
 const FAR: u32 = STUCK | STUCK >> 1;
 
-/// One more holder.
+/// Adds a holder.
 #[inline]
 pub fn hold(page: &Page) {
     let before = page.extra.fetch_add(1, Relaxed);
-    // A last holder that is between its two steps has left none at all: then this
-    // holder is the first again, and the other one sees that it is not the last.
+    // A last holder between its two steps has left NONE. The caller is then the first holder again,
+    // and the other one sees that it was not the last.
     if before >= STUCK && (before != NONE || breaks!(HoldSticks)) {
         stick(page);
     }
 }
 
-/// One holder less; true = that was the last one, and the frame is the
-/// caller's to give back.
+/// Removes a holder. Returns true if it was the last one: the caller then owns the frame and gives
+/// it back.
 #[must_use = "the last holder has to give the frame back"]
 #[inline]
 pub fn release(page: &Page) -> bool {
-    // One look at the sign of what is left: less than no holder but this one
-    // means none, or a count that is stuck.
+    // One test of the sign covers both unusual cases: no holder is left, or the count is stuck.
     (page.extra.fetch_sub(1, AcqRel).wrapping_sub(1) as i32) < 0 && was_last(page)
 }
 
-/// What a count below zero means.
+/// Handles a count below zero.
 #[inline(never)]
 fn was_last(page: &Page) -> bool {
-    // Back to one holder, whoever is told so; but somebody may hold it again.
-    // What it sees may be what another last holder has left (Q4).
+    // Restores the count of a frame with one holder, unless somebody holds the frame again.
+    // Acquire, because the NONE may be another last holder's (Q4).
     match page.extra.compare_exchange(NONE, 0, Acquire, Relaxed) {
         Ok(_) => true,
         Err(now) => {
@@ -66,11 +65,11 @@ fn stick(page: &Page) {
     page.extra.store(FAR, Relaxed);
 }
 
-/// A frame that is there more than once, if there is one. All are out, and held by
-/// the caller, so their links are free to be written.
+/// A frame that occurs more than once in `frames`, if there is one. The caller holds all of them,
+/// so it may write their links.
 ///
 /// # Cost
-/// O(frames), where they have descriptors.
+/// O(frames) if they have descriptors.
 pub fn twice<F: Frames>(source: &F, frames: &[Pfn]) -> Option<Pfn> {
     let link = |frame: Pfn| source.page(frame).map(|page| &page.links[0]);
     for (n, &frame) in frames.iter().enumerate() {
@@ -78,14 +77,14 @@ pub fn twice<F: Frames>(source: &F, frames: &[Pfn]) -> Option<Pfn> {
             link.store(n as u32, Relaxed);
         }
     }
-    // The last one of a frame has written last, unless another call meddled.
+    // The last occurrence of a frame has written its link last, unless a concurrent call did.
     let is_last = |n: usize, frame: Pfn| link(frame).is_some_and(|link| link.load(Relaxed) == n as u32);
     let again = |&(n, &frame): &(usize, &Pfn)| !is_last(n, frame) && frames[n + 1..].contains(&frame);
     frames.iter().enumerate().find(again).map(|(_, &frame)| frame)
 }
 
-/// Each of `frames` gains a holder, up to the first without a descriptor. Says
-/// how many that are.
+/// Adds a holder to each of `frames`, up to the first without a descriptor. Returns how many were
+/// held.
 pub fn hold_all<F: Frames>(source: &F, frames: &[Pfn]) -> usize {
     let mut held = 0;
     source.each_page(frames, |n, page| {
@@ -98,9 +97,9 @@ pub fn hold_all<F: Frames>(source: &F, frames: &[Pfn]) -> usize {
     held
 }
 
-/// Each of up to 64 `frames` loses a holder, and those for which it was the last
-/// are moved to the front. Says how many that are. Of frames without a descriptor
-/// nobody knows, so they are not among them.
+/// Removes a holder from each of up to 64 `frames` and moves the frames that have none left to the
+/// front. Returns how many those are. A frame without a descriptor has no count and is never among
+/// them.
 pub fn release_all<F: Frames>(source: &F, frames: &mut [Pfn]) -> usize {
     let mut last = 0u64;
     source.each_page(frames, |n, page| {
@@ -168,7 +167,7 @@ mod tests {
     #[test]
     fn c1_who_holds_between_the_two_steps_of_the_last_release_is_the_last_afterwards() {
         let page = Page::default();
-        // The first step of the last release, and a hold before the second.
+        // The first step of a last release, and a hold before the second step.
         assert_eq!(page.extra.fetch_sub(1, AcqRel), 0);
         hold(&page);
         assert!(!was_last(&page), "somebody holds it again");

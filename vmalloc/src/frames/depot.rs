@@ -1,10 +1,10 @@
-//! The depot: stacks of one node that no CPU holds.
+//! The depot: the stacks of one node that are in no magazine.
 //!
-//! A magazine brings an empty stack and goes with a full one, or the other
-//! way round. So a depot always owns as many stacks as it was opened with,
-//! which bounds what it hoards, and no exchange can need memory.
+//! A magazine exchanges an empty stack for a full one, or a full stack for an empty one. A depot
+//! therefore always has the number of stacks that it was opened with. That bounds the frames in it,
+//! and an exchange never needs memory.
 
-use super::magazine::MOST;
+use super::magazine::MAX_BULK;
 use super::stack::{Held, Stack};
 use crate::machine::Machine;
 use crate::machine::frames::Frames;
@@ -22,21 +22,20 @@ struct Chains {
 }
 
 impl<L: RawMutex> Depot<L> {
-    /// A depot without stacks: it takes nothing and has nothing.
+    /// A depot without stacks. No exchange succeeds on it.
     pub const fn new() -> Depot<L> {
         Depot { chains: Mutex::const_new(L::INIT, Chains { full: None, empty: None }) }
     }
 
-    /// Adds up to `stacks` empty stacks, made of frames in `stock`, and says
-    /// how many.
+    /// Adds up to `stacks` empty stacks, made of frames of the prealloc. Returns how many.
     ///
     /// # Safety
-    /// The machine outlives the depot, and is the one of all further calls
-    /// and of the magazines that use it (Q6).
+    /// The machine outlives the depot. All further calls, and all magazines that use the depot, use
+    /// the same machine (Q6).
     pub unsafe fn open<M: Machine>(&self, machine: &M, prealloc: &mut Prealloc, stacks: usize) -> usize {
         let mut chains = self.chains.lock();
         for made in 0..stacks {
-            // SAFETY: Q6, handed on.
+            // SAFETY: Q6, passed on to the caller.
             match unsafe { Held::adopt(machine, prealloc) } {
                 Some(stack) => stack.chain(&mut chains.empty),
                 None => return made,
@@ -45,48 +44,48 @@ impl<L: RawMutex> Depot<L> {
         stacks
     }
 
-    /// Stacks that a depot should have: together they hold about a 64th of
-    /// the node's memory, or its part of `loads` frames, which come back
-    /// sooner than they are needed again.
-    pub fn stacks_for<M: Machine>(machine: &M, batches: usize) -> usize {
+    /// The number of stacks that a depot should have. Together they hold the node's share of 1/64
+    /// of the memory, or of a full batch of each CPU if that is more, because the frames of a batch
+    /// come back before they are needed again.
+    pub fn stacks_for<M: Machine>(machine: &M, batch_frames: usize) -> usize {
         let source = machine.frames();
         let full = super::magazine::full_at(source.total(), machine.cpus());
-        let frames = (source.total() / 64).max(batches) / source.nodes();
+        let frames = (source.total() / 64).max(batch_frames) / source.nodes();
         (frames / full).min(64)
     }
 
-    /// Frames in the depot.
+    /// The number of frames in the depot.
     pub fn frames(&self) -> usize {
         Held::chain_iter(&self.chains.lock().full).map(Stack::len).sum()
     }
 
-    /// Exchanges an empty stack for a full one, if there is one.
+    /// Exchanges an empty stack for a full one. Returns false if there is none.
     pub(super) fn swap_for_full(&self, empty: &mut Held) -> bool {
         debug_assert_eq!(empty.len(), 0);
         self.chains.lock().exchange(empty, |chains| (&mut chains.full, &mut chains.empty))
     }
 
-    /// Exchanges a full stack for an empty one, if there is one.
+    /// Exchanges a full stack for an empty one. Returns false if there is none.
     pub(super) fn swap_for_empty(&self, full: &mut Held) -> bool {
         self.chains.lock().exchange(full, |chains| (&mut chains.empty, &mut chains.full))
     }
 
-    /// Gives frames back to the source if more than `keep` are here, up to
-    /// `MOST` of them, and says how many. Without the lock.
+    /// Returns up to `MAX_BULK` frames to the source if the depot has more than `keep`, without
+    /// holding the lock. Returns how many.
     pub fn trim<M: Machine>(&self, machine: &M, keep: usize) -> usize {
         if self.frames() <= keep {
             return 0;
         }
         let Some(mut stack) = Held::unchain(&mut self.chains.lock().full) else { return 0 };
-        let given = stack.give_top(machine, stack.len().min(MOST));
+        let given = stack.give_top(machine, stack.len().min(MAX_BULK));
         let mut chains = self.chains.lock();
         let is_empty = stack.len() == 0;
         stack.chain(if is_empty { &mut chains.empty } else { &mut chains.full });
         given
     }
 
-    /// Closes the depot: frames and stacks go back to the source. Returns the
-    /// number of frames that were in stock.
+    /// Closes the depot and returns its frames and stacks to the source. Returns the number of
+    /// frames that were in the depot, not counting the stacks themselves.
     pub fn destroy<M: Machine>(&self, machine: &M) -> usize {
         let given = core::iter::repeat_with(|| self.trim(machine, 0)).take_while(|&given| given > 0).sum();
         while let Some(stack) = self.take_empty() {
@@ -101,8 +100,8 @@ impl<L: RawMutex> Depot<L> {
 }
 
 impl Chains {
-    /// Takes a stack from the first chain that `pick` names, and puts `held`
-    /// into the second.
+    /// Takes a stack from the first chain that `pick` names and puts `held` onto the second.
+    /// Returns false if the first chain is empty.
     fn exchange(
         &mut self,
         held: &mut Held,

@@ -4,46 +4,46 @@
 //!   extra:4 | next:4 | prev:4 | order:1 state:1 zone:1 node:1
 //! ```
 //!
-//! Zone and node (the frame's **home**) never change after `init`; order and
-//! state, and the links of a free block's head, belong to the lock of the
-//! home's node. The links of a frame that is out are its holder's. Everything is an
-//! atomic accessed relaxed, so that a reference to a descriptor may be shared
-//! while the lock's holder writes; relaxed accesses cost what plain ones do.
+//! Zone and node form the frame's **home** and never change after `init`. The lock of the home's
+//! node guards the order, the state, and the links of the head of a free block. The links of an
+//! allocated frame belong to its holder. All fields are atomics with relaxed accesses, so that
+//! readers may share a descriptor while the holder of the lock writes it. A relaxed access costs as
+//! much as a plain one.
 //!
-//! Blocks tile the frames of RAM: the first frame of a block, its **head**,
-//! tells whether the block is free or out, and its order. All other frames of
-//! the block say `Inside`. So one question, *which block covers this frame?*,
-//! answers whether a frame is free, out, or nothing we own, in O(orders).
+//! Blocks tile the frames of RAM. The descriptor of a block's first frame, its **head**, stores
+//! whether the block is free or out (allocated), and its order. All other descriptors of the block
+//! say `Inside`. The question "which block covers this frame?" takes O(orders) steps, and answers
+//! whether a frame is free, out, or no RAM.
 
 use crate::gfp::ZoneKind;
 use crate::machine::frames::{MAX_ORDER, Page};
 use crate::sync::plain::{AtomicU32, Ordering::Relaxed};
 use crate::units::{Node, Pfn};
 
-/// The link to nowhere.
+/// The end of a list.
 pub(super) const NONE: u32 = u32::MAX;
 
-/// What a frame is.
+/// The state of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum State {
-    /// No RAM. All bytes zero.
+    /// No RAM. All bytes of the descriptor are zero.
     Hole,
-    /// In a block, but not its head.
+    /// Part of a block, but not its head.
     Inside,
     /// The head of a free block of this order.
     Free(u8),
-    /// The head of a block that was given out.
+    /// The head of an allocated block of this order.
     Out(u8),
 }
 
-/// Where a frame belongs for ever.
+/// The zone and the node of a frame. They never change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Home {
     pub zone: ZoneKind,
     pub node: Node,
 }
 
-/// State and home, packed.
+/// State and home in one word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Tag(u32);
 
@@ -79,7 +79,7 @@ impl Tag {
     }
 }
 
-/// What is kept for a frame. All bytes zero: a hole.
+/// The record of one frame. All bytes zero mean a hole.
 #[repr(C)]
 #[derive(Debug, Default)]
 pub(super) struct Descriptor {
@@ -90,12 +90,12 @@ pub(super) struct Descriptor {
 const _: () = assert!(cfg!(loom) || size_of::<Descriptor>() == 16);
 
 impl Descriptor {
-    /// The next block of a list.
+    /// The next block on the list.
     pub fn next(&self) -> &AtomicU32 {
         &self.page.links[0]
     }
 
-    /// The block before it.
+    /// The previous block on the list.
     pub fn prev(&self) -> &AtomicU32 {
         &self.page.links[1]
     }
@@ -113,8 +113,8 @@ impl Descriptor {
         self.tag().state()
     }
 
-    /// Changes the state and leaves the home.
-    pub fn turn(&self, state: State) {
+    /// Changes the state and keeps the home.
+    pub fn set_state(&self, state: State) {
         self.set(Tag::new(state, self.tag().home()));
     }
 }
@@ -127,7 +127,7 @@ pub(super) struct Block {
     pub free: bool,
 }
 
-/// The descriptors of all frames from `base` on. Indices count from there.
+/// The descriptors of all frames from `base` on. An index counts from `base`.
 #[derive(Clone, Copy)]
 pub(super) struct Descriptors<'a> {
     pub base: Pfn,
@@ -135,7 +135,7 @@ pub(super) struct Descriptors<'a> {
 }
 
 impl<'a> Descriptors<'a> {
-    /// The index of a frame; `None` outside of the span.
+    /// The index of a frame; `None` outside the span.
     #[inline]
     pub fn index(self, frame: Pfn) -> Option<u32> {
         let index = frame.0.wrapping_sub(self.base.0);
@@ -154,14 +154,14 @@ impl<'a> Descriptors<'a> {
         &self.all[index as usize]
     }
 
-    /// What is counted of a frame of RAM.
+    /// The public part of the descriptor; `None` for a hole.
     #[inline]
     pub fn page(self, frame: Pfn) -> Option<&'a Page> {
         let descriptor = self.all.get(frame.0.wrapping_sub(self.base.0) as usize)?;
         (!descriptor.tag().is_hole()).then_some(&descriptor.page)
     }
 
-    /// The frame that `index` and its whole block of `order` would merge with.
+    /// The head of the buddy of the block of `order` at `index`; `None` outside the span.
     pub fn buddy(self, index: u32, order: u8) -> Option<u32> {
         self.index(Pfn(self.frame(index).0 ^ 1 << order))
     }
@@ -190,9 +190,8 @@ impl<'a> Descriptors<'a> {
 }
 
 impl Block {
-    /// Cuts the block down to the piece of `order` that covers `target` and
-    /// tells `leave` the other pieces, the largest first. Returns the piece's
-    /// head.
+    /// Cuts the block down to the part of `order` that covers `target`, and calls `leave` for each
+    /// other part, the largest first. Returns the head of the part that is kept.
     pub fn carve(self, target: u32, order: u8, mut leave: impl FnMut(u32, u8)) -> u32 {
         (order..self.order).rev().fold(self.head, |head, order| {
             let upper = head + (1 << order);

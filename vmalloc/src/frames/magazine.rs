@@ -1,27 +1,27 @@
-//! The magazine: one CPU's stock of free single frames.
+//! The magazine: one CPU's free single frames.
 //!
-//! Two stacks: `loaded` serves, `spare` is behind it. While calls go back and
-//! forth around a border, the two are swapped and nobody else is asked.
+//! A magazine has two stacks. Frames come from `loaded` and go back to it; `spare` stands behind
+//! it. When the calls alternate around a border, the magazine swaps its two stacks and asks nobody
+//! else.
 //!
 //! ```text
-//!   pop, commit   loaded ◀── swap ── spare ◀── full ── depot ── … ◀── batch ── source
-//!   push          loaded ── swap ──▶ spare ── full ──▶ depot ── … ── batch ──▶ source
+//!   pop, commit   loaded ◀── swap ── spare ◀── full ── depot ── … ◀── bulk ── source
+//!   push          loaded ── swap ──▶ spare ── full ──▶ depot ── … ── bulk ──▶ source
 //! ```
 //!
-//! How much: a stack counts as full at clamp(frames/64/CPUs, 8..=445), and a
-//! batch from or to the source is half of that, at most 64 frames, and from it
-//! at most an eighth of what is free, unless the caller needs more at once. So on small
-//! memories a CPU holds a few frames only, on large ones at most 3.5 MiB.
+//! How many: a stack counts as full at clamp(frames/64/CPUs, 8..=445). The magazine returns half a
+//! stack at a time to the source, but at most 64 frames. It takes as many, but at most an eighth of
+//! the free frames, unless the caller needs more at once. So a CPU holds a few frames on a small
+//! memory, and at most 3.5 MiB on a large one.
 //!
-//! Which: single frames of the CPU's own node, of any zone that the source
-//! has. Frames of other nodes come in only where the own node has too few, and
-//! never come back. So requests that name a lower zone, or insist on a node,
-//! must go to the source: [`Magazine::serves`].
+//! Which: single frames of the CPU's own node, from any zone of the source. Frames of other nodes
+//! come in only if the own node has too few, and never come back. A request for a lower zone or for
+//! one particular node therefore goes to the source; see [`Magazine::serves`].
 //!
 //! # Rules
-//! - **Q7** A frame is in one place: source, depot, a magazine, or a caller's.
-//! - **Q8** `pop`, `top`, `commit` and `push` cannot fail and take no lock, but
-//!   for a `push` that finds both stacks full.
+//! - **Q7** A frame is in one place: the source, the depot, a magazine, or the caller's hands.
+//! - **Q8** `pop`, `top`, `commit` and `push` cannot fail. They take no lock, except for a `push`
+//!   that finds both stacks full.
 
 use super::depot::Depot;
 use super::stack::{CAPACITY, Held};
@@ -34,20 +34,19 @@ use crate::units::{Node, Pfn};
 use core::mem::swap;
 use lock_api::RawMutex;
 
-/// The most frames that can be reserved or accepted at once, and that go from or
-/// to the source at once.
-pub(crate) const MOST: usize = 64;
+/// The most frames to reserve or accept at once, and to exchange with the source at once.
+pub(crate) const MAX_BULK: usize = 64;
 
-/// One CPU's stock of free frames. Closed until [`Magazine::open`]; dropping
-/// one that is open leaks what is in it.
+/// One CPU's free frames. Closed until [`Magazine::open`]. Dropping an open magazine leaks its
+/// frames.
 pub struct Magazine {
     stacks: Option<Stacks>,
     node: Node,
     /// The highest zone of the source.
     zone: ZoneKind,
-    /// Whether frames of other nodes have to be told apart.
+    /// Whether there are frames of other nodes.
     mixed: bool,
-    /// A stack of so many frames is full.
+    /// The number of frames at which a stack is full.
     full: usize,
 }
 
@@ -56,24 +55,22 @@ struct Stacks {
     spare: Held,
 }
 
-/// When a stack counts as full: always with room for [`MOST`] more.
+/// The number of frames at which a stack is full. It leaves room for [`MAX_BULK`] more.
 pub(super) fn full_at(total: usize, cpus: u32) -> usize {
-    (total / 64 / cpus.max(1) as usize).clamp(8, CAPACITY - MOST)
+    (total / 64 / cpus.max(1) as usize).clamp(8, CAPACITY - MAX_BULK)
 }
 
 impl Magazine {
-    /// A sealed magazine.
+    /// A closed magazine.
     pub const fn new() -> Magazine {
         Magazine { stacks: None, node: Node(0), zone: ZoneKind::Normal, mixed: false, full: 0 }
     }
 
-    /// Opens it, empty, for a CPU of `node`, with two frames in stock; false,
-    /// and nothing has changed, where the stock has fewer. Does nothing if it
-    /// is open.
+    /// Opens an empty magazine for a CPU of `node`, with two frames of the prealloc. Returns false,
+    /// and changes nothing, if the prealloc has fewer. Does nothing if the magazine is open.
     ///
     /// # Safety
-    /// The machine outlives the magazine, and is the one of all further calls
-    /// (Q6).
+    /// The machine outlives the magazine, and all further calls use the same machine (Q6).
     pub unsafe fn open<M: Machine>(&mut self, machine: &M, prealloc: &mut Prealloc, node: Node) -> bool {
         if self.stacks.is_some() {
             return true;
@@ -81,7 +78,7 @@ impl Magazine {
         if prealloc.len() < 2 {
             return false;
         }
-        // SAFETY: Q6, handed on.
+        // SAFETY: Q6, passed on to the caller.
         let (loaded, spare) = unsafe { (Held::adopt(machine, prealloc), Held::adopt(machine, prealloc)) };
         let source = machine.frames();
         *self = Magazine {
@@ -94,35 +91,34 @@ impl Magazine {
         true
     }
 
-    /// Whether the frames in here will do for `want`.
+    /// Whether any frame of this magazine satisfies `want`.
     #[inline(always)]
     pub fn serves(&self, want: Want) -> bool {
         want.order == 0 && want.zone >= self.zone && (!self.mixed || want.node == self.node && !want.this_node)
     }
 
-    /// Frames in stock.
+    /// The number of frames in both stacks.
     pub fn len(&self) -> usize {
         self.stacks.as_ref().map_or(0, |stacks| stacks.loaded.len() + stacks.spare.len())
     }
 
-    /// Whether nothing is in stock.
+    /// Whether both stacks are empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Takes a frame; `None` where neither stack has one.
+    /// Takes a frame; `None` if both stacks are empty.
     #[inline]
     pub fn pop(&mut self) -> Option<Pfn> {
         let stacks = self.stacks.as_mut()?;
         stacks.loaded.pop().or_else(|| stacks.pop_spare())
     }
 
-    /// Sees to it that the next `n` frames can be taken by
-    /// [`top`](Magazine::top) and [`commit`](Magazine::commit).
+    /// Makes sure that [`top`](Magazine::top) and [`commit`](Magazine::commit) can take `n` frames.
     ///
     /// # Errors
-    /// The frames that there are, fewer than `n`: all of the magazine's, and
-    /// neither depot nor source had more for `want`.
+    /// The number of frames in the magazine, fewer than `n`. Neither the depot nor the source had
+    /// more for `want`.
     #[inline]
     pub fn reserve<M: Machine, L: RawMutex>(
         &mut self,
@@ -137,21 +133,20 @@ impl Magazine {
         }
     }
 
-    /// Whether the next `n` frames are loaded.
+    /// Whether `n` frames are loaded.
     #[inline(always)]
     pub fn has(&self, n: usize) -> bool {
         matches!(&self.stacks, Some(stacks) if stacks.loaded.len() >= n)
     }
 
-    /// Whether its frames do for everybody who wants no low zone and no certain
-    /// node: none lies above Normal.
+    /// Whether the frames satisfy any request that names no low zone and no particular node: none
+    /// of them lies above Normal.
     #[inline(always)]
     pub fn serves_any(&self) -> bool {
         self.zone <= ZoneKind::Normal
     }
 
-    /// The next `n` frames, in the order of `pop`. Panics unless they were
-    /// reserved.
+    /// The next `n` frames in the order of `pop`. Panics if they were not reserved.
     #[inline(always)]
     pub fn top(&self, n: usize) -> &[Pfn] {
         match &self.stacks {
@@ -168,11 +163,10 @@ impl Magazine {
         }
     }
 
-    /// Takes a free frame in. It is the next one to come out.
+    /// Puts a free frame on top of the loaded stack.
     ///
     /// # Safety
-    /// The frame was given out by the machine's source, and the caller gives
-    /// up all use of it.
+    /// The machine's source allocated the frame, and the caller does not use it any more.
     #[inline]
     pub unsafe fn push<M: Machine, L: RawMutex>(&mut self, machine: &M, depot: &Depot<L>, frame: Pfn) {
         pooled(&[frame]);
@@ -185,14 +179,13 @@ impl Magazine {
         }
     }
 
-    /// Room for `n` ≤ 64 free frames, to be written there and taken in by
-    /// [`Magazine::accept`]: the first of them is the next to come out, so
-    /// frames in the order of their pages come out in that order. `None` where
-    /// frames have to be pushed one by one: nodes are told apart, or memory is
-    /// tiny.
+    /// Room for `n` ≤ 64 free frames on top of the loaded stack. The caller writes frames there and
+    /// calls [`Magazine::accept`]. The first frame written is the next to be taken, so the frames
+    /// of a range of pages come out again in the order of the pages. Returns `None` if frames have
+    /// to be pushed one by one: there are several nodes, or the memory is tiny.
     #[inline(always)]
     pub fn room<M: Machine, L: RawMutex>(&mut self, machine: &M, depot: &Depot<L>, n: usize) -> Option<&mut [Pfn]> {
-        debug_assert!(n <= MOST);
+        debug_assert!(n <= MAX_BULK);
         match &mut self.stacks {
             Some(stacks) if !self.mixed && n <= self.full => {
                 stacks.make_room(machine, depot, self.full, n);
@@ -202,11 +195,11 @@ impl Magazine {
         }
     }
 
-    /// Takes in the first `got` frames of the room for `n`.
+    /// Adds the first `got` frames that the caller wrote into the room for `n`.
     ///
     /// # Safety
-    /// As for [`push`](Magazine::push), for the frames that were written into
-    /// what [`Magazine::room`] gave for `n` just now.
+    /// As for [`push`](Magazine::push), for those frames. [`Magazine::room`] was called with `n`
+    /// just before.
     #[inline(always)]
     pub unsafe fn accept(&mut self, n: usize, got: usize) {
         if let Some(stacks) = &mut self.stacks {
@@ -214,16 +207,16 @@ impl Magazine {
         }
     }
 
-    /// Gives up to `MOST` frames back to the source, and says how many.
+    /// Returns up to `MAX_BULK` frames to the source. Returns how many.
     pub fn give_some<M: Machine>(&mut self, machine: &M) -> usize {
         let Some(Stacks { loaded, spare }) = &mut self.stacks else { return 0 };
         let stack = if spare.len() > 0 { spare } else { loaded };
-        stack.give_top(machine, stack.len().min(MOST))
+        stack.give_top(machine, stack.len().min(MAX_BULK))
     }
 
-    /// Closes it: frames and stacks go back to the source. Returns the number
-    /// of frames that were in stock.
-    pub fn seal<M: Machine>(&mut self, machine: &M) -> usize {
+    /// Closes the magazine and returns its frames and stacks to the source. Returns the number of
+    /// frames that were in it, not counting the stacks themselves.
+    pub fn close<M: Machine>(&mut self, machine: &M) -> usize {
         let Some(Stacks { loaded, spare }) = self.stacks.take() else { return 0 };
         loaded.destroy(machine) + spare.destroy(machine)
     }
@@ -236,13 +229,13 @@ impl Magazine {
         want: Want,
         n: usize,
     ) -> Result<(), usize> {
-        debug_assert!(n <= MOST && self.serves(want));
+        debug_assert!(n <= MAX_BULK && self.serves(want));
         let full = self.full;
         let Some(stacks) = &mut self.stacks else { return if n == 0 { Ok(()) } else { Err(0) } };
         stacks.gather(depot, n);
         let have = stacks.loaded.len();
         if have < n {
-            stacks.refill(machine, want, batch(machine, full).max(n - have), n);
+            stacks.refill(machine, want, bulk(machine, full).max(n - have), n);
         }
         if stacks.loaded.len() < n { Err(stacks.loaded.len()) } else { Ok(()) }
     }
@@ -253,9 +246,9 @@ impl Magazine {
     }
 }
 
-/// How many frames to ask the source for.
-fn batch<M: Machine>(machine: &M, full: usize) -> usize {
-    (full / 2).min(MOST).min(machine.frames().free_now() / 8)
+/// The number of frames to ask the source for.
+fn bulk<M: Machine>(machine: &M, full: usize) -> usize {
+    (full / 2).min(MAX_BULK).min(machine.frames().free_now() / 8)
 }
 
 impl Stacks {
@@ -265,15 +258,15 @@ impl Stacks {
         self.loaded.pop()
     }
 
-    /// Loads `n` frames, more than are loaded, if stacks and depot have them:
-    /// else all that they have, and leaves the spare stack empty.
+    /// Loads `n` frames from the other stack and the depot; fewer are loaded now. If there are not
+    /// enough, loads all there are and leaves the spare stack empty.
     fn gather<L: RawMutex>(&mut self, depot: &Depot<L>, n: usize) {
         loop {
             swap(&mut self.loaded, &mut self.spare);
             if self.loaded.len() >= n {
                 return;
             }
-            // Both have fewer than 64: there is room.
+            // Each stack has fewer than 64 frames, so they fit into one.
             self.loaded.pour(&mut self.spare);
             if self.loaded.len() >= n || !depot.swap_for_full(&mut self.spare) {
                 return;
@@ -281,7 +274,7 @@ impl Stacks {
         }
     }
 
-    /// Asks the own node for `ask` frames, and any other for what is lacking.
+    /// Asks the own node for `ask` frames, and any node for what is then missing from `n`.
     fn refill<M: Machine>(&mut self, machine: &M, want: Want, ask: usize, n: usize) {
         let near = Want { this_node: true, ..want };
         self.loaded.fill(ask, |places| machine.frames().alloc_bulk(near, places));
@@ -295,7 +288,7 @@ impl Stacks {
         self.loaded.push(frame);
     }
 
-    /// Makes `loaded` take `n` more without getting more than full.
+    /// Makes room for `n` more frames in `loaded`, below the limit of a full stack.
     #[inline(always)]
     fn make_room<M: Machine, L: RawMutex>(&mut self, machine: &M, depot: &Depot<L>, full: usize, n: usize) {
         if self.loaded.len() + n > full {
@@ -311,7 +304,7 @@ impl Stacks {
         }
         if !has_room(&self.spare) {
             let lacking = self.spare.len() + n - full;
-            self.spare.give_top(machine, lacking.max(MOST.min(full / 2)).min(self.spare.len()));
+            self.spare.give_top(machine, lacking.max(MAX_BULK.min(full / 2)).min(self.spare.len()));
         }
         swap(&mut self.loaded, &mut self.spare);
     }

@@ -8,19 +8,19 @@ use crate::machine::frames::MAX_ORDER;
 use crate::units::{Node, Pfn};
 use core::fmt;
 
-/// The first frame that the DMA zone does not reach: 16 MiB.
+/// The end of the DMA zone: 16 MiB.
 const DMA_END: u64 = 16 << 20 >> 12;
-/// The first frame that the DMA32 zone does not reach: 4 GiB.
+/// The end of the DMA32 zone: 4 GiB.
 const DMA32_END: u64 = 4 << 30 >> 12;
 
 /// A range of RAM.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MemoryRange {
-    /// Its first frame.
+    /// The first frame.
     pub first: Pfn,
-    /// How many frames follow each other.
+    /// The number of frames.
     pub frames: usize,
-    /// The node that they belong to.
+    /// The node of the frames.
     pub node: Node,
 }
 
@@ -34,16 +34,16 @@ impl MemoryRange {
     }
 }
 
-/// Why a memory map was refused. Nothing has changed then.
+/// The reason for refusing a memory map. Nothing has changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BadMap {
-    /// No frames at all.
+    /// The map has no frames.
     Empty,
-    /// Two ranges hold this frame.
+    /// Two ranges contain this frame.
     Overlap(Pfn),
-    /// A node number of [`MAX_NODES`] or more.
+    /// The number of a node is [`MAX_NODES`] or more.
     NoSuchNode(Node),
-    /// More frames from the first to the last than descriptors can count.
+    /// There are more frames from the first to the last than descriptors can count.
     TooWide(u64),
     /// `init` was called before.
     Twice,
@@ -63,7 +63,7 @@ impl fmt::Display for BadMap {
 
 impl core::error::Error for BadMap {}
 
-/// The frames from the first to the last of the map, holes included.
+/// The frames from the first to the last of a map, including holes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Span {
     pub base: Pfn,
@@ -79,7 +79,7 @@ impl Span {
         Span { base: Pfn(base), frames: usize::try_from(end - base).unwrap_or(usize::MAX) }
     }
 
-    /// The same, if `map` makes sense.
+    /// The span of `map`, if the map is valid.
     pub fn checked(map: &[MemoryRange]) -> Result<Span, BadMap> {
         let span = Span::of(map);
         if span.frames == 0 {
@@ -99,14 +99,14 @@ impl Span {
         Ok(span)
     }
 
-    /// Bytes of its descriptors.
+    /// The size of its descriptors in bytes.
     pub fn bytes(&self) -> usize {
         self.frames.saturating_mul(size_of::<Descriptor>())
     }
 }
 
-/// The zone of a frame. A border of HighMem inside a block of the largest
-/// order is moved down to its start, so that blocks never cross borders.
+/// The zone of a frame. If HighMem starts inside a block of the largest order, it starts at that
+/// block's head instead, so that no block crosses a border.
 pub(super) fn zone_of(frame: u64, highmem_from: Option<Pfn>) -> ZoneKind {
     match highmem_from {
         Some(limit) if frame >= limit.0 >> MAX_ORDER << MAX_ORDER => ZoneKind::HighMem,
@@ -116,8 +116,8 @@ pub(super) fn zone_of(frame: u64, highmem_from: Option<Pfn>) -> ZoneKind {
     }
 }
 
-/// Hands the frames of `range` to their zones, the highest first, so that the
-/// lowest are the first to be given out.
+/// Frees the frames of `range` to their zones. The highest go first, so that the lowest are
+/// allocated first.
 pub(super) fn seed(zones: &mut NodeZones, d: Descriptors, range: &MemoryRange, highmem_from: Option<Pfn>) {
     let mut end = range.end();
     while end > range.first.0 {

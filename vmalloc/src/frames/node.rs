@@ -1,8 +1,8 @@
-//! The zones of one node: which one serves a request, and what is refused.
+//! The zones of one node: which zone serves a request, and which frames it must leave.
 //!
-//! A request may continue a run (`Want::next`) where that frame is free and of
-//! a zone that will do. Else the zones are asked from the one named down.
-//! Either way a lower zone keeps its **reserve** for those that name it.
+//! A request may name a frame to continue at (`Want::next`). It gets that frame if the frame is
+//! free and its zone is allowed. Otherwise the node asks its zones, from the named one down. In
+//! both cases a lower zone keeps its **reserve** for requests that name it.
 
 use super::buddy::Buddy;
 use super::descriptor::{Block, Descriptors, Home, State};
@@ -10,7 +10,7 @@ use crate::gfp::ZoneKind;
 use crate::machine::frames::{MAX_ORDER, Want};
 use crate::units::{Node, Pfn};
 
-/// All zones, lowest addresses first.
+/// All zones, from the lowest addresses up.
 pub(super) const KINDS: [ZoneKind; 4] = [ZoneKind::Dma, ZoneKind::Dma32, ZoneKind::Normal, ZoneKind::HighMem];
 
 /// The zones of one node.
@@ -28,19 +28,19 @@ impl NodeZones {
         NodeZones { zones: [zone(dma, node), zone(dma32, node), zone(normal, node), zone(high, node)] }
     }
 
-    /// Free frames of the node.
+    /// The number of free frames.
     pub fn free(&self) -> usize {
         self.zones.iter().map(|zone| zone.free).sum()
     }
 
-    /// Adds the aligned block of RAM to its zone.
+    /// Adds an aligned block of RAM to its zone.
     pub fn add(&mut self, d: Descriptors, head: u32, order: u8, home: Home) {
         let zone = &mut self.zones[home.zone as usize];
         zone.total += 1 << order;
         zone.give(d, head, order);
     }
 
-    /// Sets the reserves, when all RAM was added.
+    /// Computes the reserves after all RAM was added.
     pub fn set_reserves(&mut self) {
         let mut above = 0;
         for zone in self.zones.iter_mut().rev() {
@@ -49,7 +49,7 @@ impl NodeZones {
         }
     }
 
-    /// Takes a block: the one at `want.next` if it can be had.
+    /// Takes a block, at `want.next` if possible.
     pub fn take(&mut self, d: Descriptors, want: Want) -> Option<u32> {
         if let Some((block, target)) = self.continuation(d, want)
             && block.order >= want.order
@@ -62,15 +62,15 @@ impl NodeZones {
             .find_map(|zone| zone.take(d, want.order))
     }
 
-    /// Takes single frames until `into` is full or the node has no more for
-    /// this request, and says how many.
+    /// Takes single frames until `into` is full or the node has no more for this request. Returns
+    /// how many.
     pub fn take_many(&mut self, d: Descriptors, mut want: Want, into: &mut [Pfn]) -> usize {
         let mut got = if want.next.is_none() { self.take_singles(d, want, into) } else { 0 };
         while got < into.len()
             && let Some((head, order)) = self.take_piece(d, want, into.len() - got)
         {
             for (index, slot) in (head..head + (1 << order)).zip(&mut into[got..]) {
-                d.at(index).turn(State::Out(0));
+                d.at(index).set_state(State::Out(0));
                 *slot = d.frame(index);
             }
             got += 1 << order;
@@ -79,16 +79,15 @@ impl NodeZones {
         got
     }
 
-    /// Takes what the zone that serves the request has of single frames: they
-    /// come first, and they are many after a while.
+    /// Takes free blocks of order 0 from the zone that serves the request. They come first because
+    /// there are many of them after a while.
     fn take_singles(&mut self, d: Descriptors, want: Want, into: &mut [Pfn]) -> usize {
         let Some(zone) = self.candidates(want).find(|zone| room(zone, want) > 0) else { return 0 };
         let most = into.len().min(room(zone, want));
         zone.take_singles(d, &mut into[..most])
     }
 
-    /// Gives a block back; false, and nothing has changed, where not all its
-    /// frames are out.
+    /// Frees a block. Returns false, and changes nothing, unless all of its frames are allocated.
     pub fn give(&mut self, d: Descriptors, first: u32, order: u8) -> bool {
         if order == 0 && d.at(first).state() == State::Out(0) {
             self.zone_of(d, first).give(d, first, 0);
@@ -96,19 +95,19 @@ impl NodeZones {
         }
         let Some(cover) = d.covering(first).filter(|block| !block.free) else { return false };
         if cover.order > order {
-            let head = cover.carve(first, order, |at, order| d.at(at).turn(State::Out(order)));
+            let head = cover.carve(first, order, |at, order| d.at(at).set_state(State::Out(order)));
             debug_assert_eq!(head, first);
         } else if !all_out(d, first, order) {
             return false;
         } else {
-            // A head's successor is known before the head is changed.
-            heads(d, first, order).skip(1).for_each(|head| d.at(head).turn(State::Inside));
+            // The iterator has read a head's order before the head is changed.
+            heads(d, first, order).skip(1).for_each(|head| d.at(head).set_state(State::Inside));
         }
         self.zone_of(d, first).give(d, first, order);
         true
     }
 
-    /// A block of at most `most` frames.
+    /// Takes a block of at most `most` frames.
     fn take_piece(&mut self, d: Descriptors, want: Want, most: usize) -> Option<(u32, u8)> {
         let fit = |frames: usize| (frames.ilog2() as u8).min(MAX_ORDER);
         if let Some((block, target)) = self.continuation(d, want) {
@@ -122,8 +121,8 @@ impl NodeZones {
         zone.take_up_to(d, fit(most))
     }
 
-    /// The free block that covers `want.next`, and where in it: if the frame
-    /// belongs to this node, to a zone that will do, above its reserve.
+    /// The free block that covers `want.next`, and the index of that frame, if the frame is of this
+    /// node and its zone is allowed and has frames beyond its reserve.
     fn continuation(&mut self, d: Descriptors, want: Want) -> Option<(Block, u32)> {
         let target = d.index(want.next?)?;
         let home = d.at(target).tag().home();
@@ -146,13 +145,13 @@ impl NodeZones {
     }
 }
 
-/// Frames of the zone that this request may take.
+/// The number of frames of the zone that this request may take.
 fn room(zone: &Buddy, want: Want) -> usize {
     let kept = if want.zone > zone.home.zone { zone.reserve } else { 0 };
     zone.free.saturating_sub(kept)
 }
 
-/// The heads of the blocks that the block of `order` at `first` consists of.
+/// The heads of the blocks inside the block of `order` at `first`.
 fn heads(d: Descriptors, first: u32, order: u8) -> impl Iterator<Item = u32> {
     let end = first + (1 << order);
     core::iter::successors(Some(first), move |&at| {
@@ -161,8 +160,8 @@ fn heads(d: Descriptors, first: u32, order: u8) -> impl Iterator<Item = u32> {
     })
 }
 
-/// Whether the block consists of blocks of one home that are all out. Costs
-/// as many steps as there are of these: as many as calls that gave them out.
+/// Whether the block consists of allocated blocks of one home. Takes as many steps as there are
+/// such blocks, which is as many as the calls that allocated them.
 fn all_out(d: Descriptors, first: u32, order: u8) -> bool {
     let home = d.at(first).tag().home();
     heads(d, first, order).all(|head| {

@@ -1,22 +1,21 @@
-//! Frames by the run, for machines to which a run costs as much as a page.
+//! Runs of frames, for machines on which a run costs as much as a page.
 //!
-//! [`Runs::take`] asks for the largest block that still fits, then for the one
-//! that continues it, and falls to lower orders where it is refused. What is
-//! given back goes as the largest aligned blocks (F4).
+//! [`Runs::take`] asks for the largest block that fits, then for blocks that continue it, and tries
+//! lower orders when the source refuses. Frames go back as the largest aligned blocks (F4).
 
 use crate::machine::frames::{Frames, MAX_ORDER, Want};
 use crate::units::Pfn;
 use arrayvec::ArrayVec;
 
-/// Runs that one [`Runs`] can name.
+/// The most runs in one [`Runs`].
 pub const MAX_RUNS: usize = 64;
 
 /// Adjacent frames.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TakenRun {
-    /// The first.
+    /// The first frame.
     pub first: Pfn,
-    /// How many.
+    /// The number of frames.
     pub frames: usize,
 }
 
@@ -26,8 +25,8 @@ impl TakenRun {
     }
 }
 
-/// Frames that were taken together, as few and long runs. Dropping it leaks
-/// them: they are the caller's.
+/// Frames that were taken together, as few and as long runs as possible. Dropping it leaks the
+/// frames.
 #[must_use = "the frames leak unless they are used or given back"]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Runs {
@@ -35,11 +34,11 @@ pub struct Runs {
 }
 
 impl Runs {
-    /// Takes `n` frames; fewer where memory is so scattered that `n` frames
-    /// are more than [`MAX_RUNS`] runs (so at least that many).
+    /// Takes `n` frames. Takes fewer, but at least [`MAX_RUNS`], if memory is so fragmented that
+    /// `n` frames are more than [`MAX_RUNS`] runs.
     ///
     /// # Errors
-    /// The frames that there were, fewer than `n`. They were given back.
+    /// The number of frames that the source had, fewer than `n`. They went back.
     pub fn take<F: Frames>(source: &F, want: Want, n: usize) -> Result<Runs, usize> {
         let mut taken = Runs { runs: ArrayVec::new() };
         let (mut left, mut largest, mut next) = (n, MAX_ORDER, want.next);
@@ -53,7 +52,7 @@ impl Runs {
                 }
                 None if order > 0 => largest = order - 1,
                 None => {
-                    // SAFETY: `alloc` gave them out just now.
+                    // SAFETY: `alloc` returned them just now.
                     unsafe { taken.give_back_from(0, source) }
                     return Err(n - left);
                 }
@@ -67,15 +66,15 @@ impl Runs {
         self.runs.iter().copied()
     }
 
-    /// How many frames it names.
+    /// The number of frames in all runs.
     pub fn frames(&self) -> usize {
         self.runs.iter().map(|run| run.frames).sum()
     }
 
-    /// Gives all frames but the first `used` back.
+    /// Gives back all frames except the first `used`.
     ///
     /// # Safety
-    /// They came from this source, and nobody uses them.
+    /// The frames came from this source, and nobody uses them.
     pub unsafe fn give_back_from<F: Frames>(&self, mut used: usize, source: &F) {
         for run in self.iter() {
             let kept = used.min(run.frames);
@@ -94,15 +93,15 @@ impl Runs {
     }
 }
 
-/// Gives a run back as aligned blocks, each as large as can be.
+/// Gives back a run as aligned blocks, each as large as possible.
 ///
 /// # Safety
-/// As for [`Frames::free`], for each frame; they are of one node.
+/// As for [`Frames::free`], for each frame. All frames are of one node.
 unsafe fn give_run<F: Frames>(source: &F, mut run: TakenRun) {
     while run.frames > 0 {
         let aligned = run.first.0.trailing_zeros().min(MAX_ORDER as u32);
         let order = aligned.min(run.frames.ilog2());
-        // SAFETY: F4: frames that are out, in an aligned block.
+        // SAFETY: F4: the frames are allocated and form an aligned block.
         unsafe { source.free(run.first, order as u8) }
         run = TakenRun { first: run.first.offset(1 << order), frames: run.frames - (1 << order) };
     }

@@ -1,12 +1,16 @@
-//! WaitingFrames frames: those whose last holder has given them up, and that still have
-//! to wait. They are chained through their descriptors, so that nothing is
-//! needed to keep them.
+//! Waiting frames and deferred frames: two kinds of free list that need no memory, because a
+//! frame's link is in its descriptor.
 //!
-//! - **Q1** A frame is in one chain, and its chain is its only holder. So its
-//!   links are the chain's.
-//! - **Q2** A [`WaitingFrames`] is its owner's alone. A [`DeferredFrames`] takes frames from
-//!   anybody, NMIs too, and gives them out all at once, so that no frame comes
-//!   back to its head while somebody looks at it.
+//! A *waiting* frame was released by its last holder while a stale translation could still reach
+//! it. It waits for the flush in a chain of the open batch. A *deferred* frame was released where
+//! the CPU could not be entered, in an NMI for example. It is on a list of its CPU until the next
+//! caller inside that CPU drains the list.
+//!
+//! - **Q1** A frame is on one list, and that list is its only holder. The frame's links therefore
+//!   belong to the list.
+//! - **Q2** Only its owner uses a [`WaitingFrames`]. Anybody, even an NMI, may push onto a
+//!   [`DeferredFrames`]; only a drain removes frames, and it takes all of them at once. So no frame
+//!   returns to the head while another CPU compares it.
 
 use crate::machine::Machine;
 use crate::machine::frames::{Frames, Page};
@@ -14,7 +18,7 @@ use crate::sync::plain::AtomicU64;
 use crate::sync::plain::Ordering::{Acquire, Relaxed, Release};
 use crate::units::Pfn;
 
-/// The number of no frame: the end of a chain.
+/// The end of a list.
 const END: u64 = u64::MAX;
 
 fn set_next(page: &Page, next: u64) {
@@ -26,7 +30,7 @@ fn next(page: &Page) -> u64 {
     page.links[0].load(Relaxed) as u64 | (page.links[1].load(Relaxed) as u64) << 32
 }
 
-/// A chain of frames.
+/// A list of waiting frames.
 #[derive(Debug)]
 pub struct WaitingFrames {
     head: u64,
@@ -34,40 +38,39 @@ pub struct WaitingFrames {
 }
 
 impl WaitingFrames {
-    /// An empty chain.
+    /// An empty list.
     pub const fn new() -> WaitingFrames {
         WaitingFrames { head: END, len: 0 }
     }
 
-    /// Frames in it.
+    /// The number of frames on the list.
     #[inline]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there is none.
+    /// Whether the list is empty.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Puts a frame in, which has this descriptor and the caller for its only
-    /// holder (Q1).
+    /// Adds a frame whose descriptor is `page`. The caller was its only holder (Q1).
     pub fn push(&mut self, frame: Pfn, page: &Page) {
         set_next(page, self.head);
         (self.head, self.len) = (frame.0, self.len + 1);
     }
 
-    /// Takes a frame out; the caller is its holder.
+    /// Takes a frame. The caller becomes its holder.
     pub fn pop<'f, F: Frames>(&mut self, source: &'f F) -> Option<(Pfn, &'f Page)> {
         let frame = Pfn(self.head);
-        // F5: who was pushed has a descriptor.
+        // F5: every frame on the list has a descriptor.
         let page = if self.head == END { None } else { source.page(frame) }?;
         (self.head, self.len) = (next(page), self.len - 1);
         Some((frame, page))
     }
 
-    /// Whether there are as many as are counted.
+    /// Whether the list has as many frames as its count.
     pub fn is_sound<F: Frames>(&self, source: &F) -> bool {
         let (mut at, mut found) = (self.head, 0);
         while let Some(page) = source.page(Pfn(at)).filter(|_| at != END && found <= self.len) {
@@ -83,8 +86,7 @@ impl Default for WaitingFrames {
     }
 }
 
-/// Frames that were given up where nobody could be asked. One without a descriptor
-/// has its link in its own first word.
+/// A list of deferred frames. A frame without a descriptor has its link in its own first word.
 #[derive(Debug)]
 pub struct DeferredFrames(AtomicU64);
 
@@ -95,14 +97,14 @@ impl Default for DeferredFrames {
 }
 
 impl DeferredFrames {
-    /// Puts a frame in, as [`WaitingFrames::push`], from any context; `page` is its
-    /// descriptor, if it has one. One without has a direct mapping (P3).
+    /// Adds a frame, from any context. `page` is its descriptor, if it has one; a frame without one
+    /// has a direct mapping (P3).
     pub fn push<M: Machine>(&self, machine: &M, frame: Pfn, page: Option<&Page>) {
         let mut head = self.0.load(Relaxed);
         loop {
             match page {
                 Some(page) => set_next(page, head),
-                // SAFETY: M2, P3: it is directly mapped, and the chain's alone (Q1).
+                // SAFETY: M2, P3: the frame is directly mapped, and belongs to the list (Q1).
                 None => unsafe { link(machine, frame).write(head) },
             }
             match self.0.compare_exchange_weak(head, frame.0, Release, Relaxed) {
@@ -112,7 +114,7 @@ impl DeferredFrames {
         }
     }
 
-    /// Takes all frames out, and tells of each.
+    /// Takes all frames and calls `take` for each.
     #[inline]
     pub fn drain<M: Machine>(&self, machine: &M, take: impl FnMut(Pfn, Option<&Page>)) {
         if self.0.load(Relaxed) != END {
@@ -126,7 +128,7 @@ impl DeferredFrames {
         while at != END {
             let frame = Pfn(at);
             let page = machine.frames().page(frame);
-            // SAFETY: M2, P3: `push` wrote it, and the frame is the chain's alone.
+            // SAFETY: M2, P3: `push` wrote the word, and the frame belongs to the list.
             at = page.map_or_else(|| unsafe { link(machine, frame).read() }, next);
             take(frame, page);
         }
@@ -146,33 +148,33 @@ mod tests {
     use std::vec::Vec;
 
     #[test]
-    fn loose_frames_come_out_as_a_stack_and_are_counted() {
+    fn waiting_frames_come_out_as_a_stack_and_are_counted() {
         let real = TestZones::new(&[ram(1 << 33, 4, 0)], None);
         let zones = &real.zones;
-        let mut loose = WaitingFrames::new();
+        let mut waiting = WaitingFrames::new();
         let frames = [3, 0, 2].map(|n| Pfn((1 << 33) + n));
         for frame in frames {
-            loose.push(frame, zones.page(frame).unwrap());
-            assert!(loose.is_sound(zones));
+            waiting.push(frame, zones.page(frame).unwrap());
+            assert!(waiting.is_sound(zones));
         }
-        let out: Vec<Pfn> = core::iter::from_fn(|| loose.pop(zones)).map(|(frame, _)| frame).collect();
-        assert_eq!((out, loose.is_empty()), (frames.iter().rev().copied().collect(), true));
+        let out: Vec<Pfn> = core::iter::from_fn(|| waiting.pop(zones)).map(|(frame, _)| frame).collect();
+        assert_eq!((out, waiting.is_empty()), (frames.iter().rev().copied().collect(), true));
     }
 
     #[test]
     fn a_chain_that_was_cut_or_tied_to_a_ring_is_not_sound() {
         let real = TestZones::new(&[ram(0, 4, 0)], None);
-        let mut loose = WaitingFrames::new();
-        (0..3).for_each(|n| loose.push(Pfn(n), real.zones.page(Pfn(n)).unwrap()));
+        let mut waiting = WaitingFrames::new();
+        (0..3).for_each(|n| waiting.push(Pfn(n), real.zones.page(Pfn(n)).unwrap()));
         for wrong in [END, 2, 9] {
             set_next(real.zones.page(Pfn(1)).unwrap(), wrong);
-            assert!(!loose.is_sound(&real.zones), "{wrong}");
+            assert!(!waiting.is_sound(&real.zones), "{wrong}");
         }
     }
 
     #[test]
     fn frames_dropped_by_several_threads_come_out_once_each_with_descriptors_or_without() {
-        // Between the ranges there is memory, and nobody describes it.
+        // The memory between the two ranges has no descriptors.
         let machine = TestMachine::new(&[ram(0, 32, 0), ram(63, 1, 0)], 1);
         let source = &machine.frames.zones;
         assert!(source.page(Pfn(31)).is_some() && source.page(Pfn(40)).is_none());

@@ -8,43 +8,39 @@
 //!        └─ node 1 (lock) ── …
 //! ```
 //!
-//! A request goes to the node that it names, and there to the zone that it
-//! names and down, the highest first. Only then, and only where it may, it goes
-//! to the other nodes: the next higher number first, wrapping around, so that
-//! neighbours do not all run to node 0.
+//! A request goes to the node that it names. There it asks the zone that it names and then the
+//! lower ones. If the node has nothing and the request allows it, it goes to the other nodes, in
+//! ascending order from the named one and around. So not all nodes fall back to node 0.
 //!
-//! A request that names a higher zone leaves the last frames of a lower one
-//! alone: 1/256 of the node's frames above the zone, at most a quarter of the
-//! zone. So old devices still find the few frames that they can reach.
+//! A request that names a higher zone must leave the reserve of a lower one: 1/256 of the node's
+//! frames above that zone, but at most a quarter of the zone. Old devices can then still get the
+//! few frames that they can reach.
 //!
-//! Every operation is O(orders), giving back frames of many blocks as one
-//! block O(these blocks).
+//! Every operation is O(orders). A free of many blocks as one block is O(blocks).
 //!
 //! # Refusals
-//! A double free, a free of a frame that is no RAM, or free, or of a block
-//! that is not aligned, changes nothing but [`Zones::bad_frees`].
+//! A bad free only increments [`Zones::bad_frees`] and changes nothing else. That is a double free,
+//! a free of a frame that is no RAM, and a free of a block that is not aligned.
 //!
 //! # Rules (checked by [`Zones::check`])
-//! - **B1 tiles.** Every frame of RAM is in exactly one block, and a block has
-//!   one home.
-//! - **B2 merged.** Two free buddies of one order and home do not exist, but
-//!   for the largest order.
-//! - **B3 lists.** A list links the free blocks of its order and zone, all of
-//!   them, and `prev` inverts `next`.
-//! - **B4 counts.** What the zone counts is what is there.
-//! - **B5 holders.** Nobody counts a holder of a free frame.
+//! - **B1 tiles.** Every frame of RAM is in exactly one block, and a block has one home.
+//! - **B2 merged.** There are no two free buddies of one order and home, except of the largest
+//!   order.
+//! - **B3 lists.** A list links all free blocks of its order and zone and nothing else, and `prev`
+//!   inverts `next`.
+//! - **B4 counts.** The counters of a zone equal what its descriptors say.
+//! - **B5 holders.** A free frame has no extra holders.
 //!
 //! # Contract
-//! What the caller of [`Zones::init`] promises:
-//! - **Z1** The storage is as long as [`Zones::storage_for`] says, aligned to
-//!   [`STORAGE_ALIGN`], writable, and nobody else's while the zones live.
-//! - **Z2** The frames of the map are RAM that nobody else uses; the storage
-//!   does not lie in them.
+//! The caller of [`Zones::init`] promises:
+//! - **Z1** The storage has [`Zones::storage_for`] bytes, is aligned to [`STORAGE_ALIGN`] and
+//!   writable, and nobody else uses it while the zones live.
+//! - **Z2** The frames of the map are RAM that nobody else uses. The storage does not lie in them.
 //! - **Z3** No two calls of `init` run at once.
 //!
 //! # Locks
-//! One for each node, around its zones and the state and links of its frames'
-//! descriptors. At most one is held at a time.
+//! One for each node. It guards the node's zones, and the state and the links of its frames'
+//! descriptors. No caller holds two of them.
 
 use super::buddy::{Buddy, ORDERS};
 use super::descriptor::{Descriptor, Descriptors, State};
@@ -60,12 +56,12 @@ use core::ptr::NonNull;
 use core::slice;
 use lock_api::{Mutex, RawMutex};
 
-/// Nodes that [`Zones`] can serve.
+/// The most nodes that [`Zones`] can serve.
 pub const MAX_NODES: usize = 8;
-/// What the storage of the descriptors is aligned to.
+/// The alignment of the storage of the descriptors.
 pub const STORAGE_ALIGN: usize = align_of::<Descriptor>();
 
-/// What `init` finds out, and nobody changes afterwards.
+/// The result of `init`. It never changes afterwards.
 #[derive(Debug)]
 struct Layout {
     base: Pfn,
@@ -78,13 +74,13 @@ struct Layout {
 
 struct PerNode<L> {
     zones: Mutex<L, NodeZones>,
-    /// Free frames when the lock was last released.
+    /// The number of free frames when the lock was last released.
     free: AtomicUsize,
 }
 
 /// Frames in nodes, zones and buddy lists. `L` is the lock of a node.
 ///
-/// Before [`Zones::init`] there are no frames.
+/// There are no frames before [`Zones::init`].
 pub struct Zones<L> {
     ready: AtomicBool,
     layout: UnsafeCell<Layout>,
@@ -92,10 +88,10 @@ pub struct Zones<L> {
     bad: AtomicUsize,
 }
 
-// SAFETY: `layout` is written before `ready` is set (Z3) and only read from
-// then on; the table that it points to is made of atomics.
+// SAFETY: `layout` is written before `ready` is set (Z3) and only read after that. The table that
+// it points to consists of atomics.
 unsafe impl<L: Sync> Sync for Zones<L> {}
-// SAFETY: nothing in it belongs to a thread; the table moves with it (Z1).
+// SAFETY: no field belongs to a thread, and the table belongs to the zones (Z1).
 unsafe impl<L: Send> Send for Zones<L> {}
 
 /// The numbers of one zone of one node.
@@ -105,13 +101,13 @@ pub struct ZoneStats {
     pub node: Node,
     /// The zone.
     pub zone: ZoneKind,
-    /// All its frames.
+    /// The number of frames.
     pub total: usize,
-    /// Its free frames.
+    /// The number of free frames.
     pub free: usize,
-    /// Frames that requests naming a higher zone leave alone.
+    /// The free frames that a request for a higher zone must leave here.
     pub reserve: usize,
-    /// Its free blocks by order.
+    /// The number of free blocks of each order.
     pub blocks: [usize; ORDERS],
 }
 
@@ -131,18 +127,17 @@ impl<L: RawMutex> Zones<L> {
         }
     }
 
-    /// Bytes of storage that [`Zones::init`] needs for `map`: 16 for each
-    /// frame from the first to the last, holes included.
+    /// The bytes of storage that [`Zones::init`] needs for `map`: 16 for each frame from the first
+    /// to the last, including holes.
     pub fn storage_for(map: &[MemoryRange]) -> usize {
         Span::of(map).bytes()
     }
 
-    /// Takes the frames of `map` over. From `highmem_from` on they have no
-    /// direct mapping (a border inside a block of the largest order is moved
-    /// down to its start).
+    /// Takes over the frames of `map`. The frames from `highmem_from` on have no direct mapping; a
+    /// border inside a block of the largest order is moved down to the block's start.
     ///
     /// # Errors
-    /// The map makes no sense, or this is the second call. Nothing changes.
+    /// The map is not valid, or this is the second call. Nothing changes.
     ///
     /// # Cost
     /// O(frames from the first to the last).
@@ -160,7 +155,7 @@ impl<L: RawMutex> Zones<L> {
         }
         let span = Span::checked(map)?;
         let table = storage.cast::<Descriptor>();
-        // SAFETY: Z1; zero bytes are a descriptor: a hole.
+        // SAFETY: Z1. A descriptor of zeros is a hole.
         let all = unsafe {
             table.write_bytes(0, span.frames);
             slice::from_raw_parts(table.as_ptr(), span.frames)
@@ -174,7 +169,7 @@ impl<L: RawMutex> Zones<L> {
             nodes: map.iter().filter(|r| r.frames > 0).map(|r| r.node.0 as usize + 1).max().unwrap_or(1),
             highest: self.highest_populated(),
         };
-        // SAFETY: Z3, and `ready` is not set: nobody else looks at it.
+        // SAFETY: Z3, and `ready` is not set, so nobody else reads it.
         unsafe { *self.layout.get() = layout }
         self.ready.store(true, Release);
         Ok(())
@@ -192,12 +187,12 @@ impl<L: RawMutex> Zones<L> {
         zones.map(|zone| zone.zone).max().unwrap_or(ZoneKind::Normal)
     }
 
-    /// Frees that were refused since the start: bugs of somebody's.
+    /// The number of frees that were refused: bugs of the callers.
     pub fn bad_frees(&self) -> usize {
         self.bad.load(Relaxed)
     }
 
-    /// The zones that have frames, by node and zone. To be called pinned.
+    /// The zones that have frames, by node and zone. The caller is pinned.
     pub fn stats(&self) -> impl Iterator<Item = ZoneStats> + '_ {
         (0..MAX_NODES).flat_map(|node| self.node_stats(node)).filter(|zone| zone.total > 0)
     }
@@ -224,7 +219,7 @@ impl<L: RawMutex> Zones<L> {
         result
     }
 
-    /// The nodes to ask, in order, that may have frames.
+    /// The nodes to ask, in order. Skips nodes that look empty.
     fn nodes_for(&self, want: Want, nodes: usize) -> impl Iterator<Item = usize> {
         let named = want.node.0 as usize;
         let asked = if want.this_node { (named < nodes) as usize } else { nodes };
@@ -232,7 +227,7 @@ impl<L: RawMutex> Zones<L> {
         order.filter(|&node| self.nodes[node].free.load(Relaxed) > 0)
     }
 
-    /// Gives the block back, or counts a bad free.
+    /// Frees the block, or counts a bad free.
     fn give(&self, first: Pfn, order: u8) {
         let given = self.block_at(first, order).is_some_and(|(d, index)| {
             let node = d.at(index).tag().home().node;
@@ -245,7 +240,7 @@ impl<L: RawMutex> Zones<L> {
         self.bad.fetch_add(!given as usize, Relaxed);
     }
 
-    /// The index of the block's head, if there can be such a block.
+    /// The index of the block's head, if a block of `order` may start there.
     fn block_at(&self, first: Pfn, order: u8) -> Option<(Descriptors<'_>, u32)> {
         let d = self.descriptors()?;
         let index = d.index(first)?;
@@ -278,9 +273,9 @@ impl<L: RawMutex> Default for Zones<L> {
     }
 }
 
-// SAFETY: F1 by B1: a block is free or out. F2: blocks are aligned since a
-// piece is cut at multiples of its size. F4: `NodeZones::give`. F5: the table
-// stays where it is (Z1). F6: `NodeZones::candidates` and `continuation`.
+// SAFETY: F1: a block is free or out (B1). F2: blocks are cut at multiples of their size. F4:
+// `NodeZones::give`. F5: the table stays where it is (Z1). F6: `NodeZones::candidates` and
+// `continuation`.
 unsafe impl<L: RawMutex + Sync> Frames for Zones<L> {
     fn total(&self) -> usize {
         self.layout().map_or(0, |layout| layout.total)
@@ -336,7 +331,7 @@ unsafe impl<L: RawMutex + Sync> Frames for Zones<L> {
 
     fn is_out(&self, frame: Pfn) -> bool {
         let Some((d, index)) = self.descriptors().and_then(|d| Some((d, d.index(frame)?))) else { return false };
-        // A block that is being cut up has no head for a moment: it is out.
+        // A block that is being split has no head for a moment. It is then being allocated.
         d.covering(index).map_or(d.page(frame).is_some(), |block| !block.free)
     }
 

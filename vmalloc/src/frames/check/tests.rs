@@ -1,4 +1,4 @@
-//! `check` itself: each rule is broken on purpose.
+//! Tests of `check`: each one breaks a rule on purpose.
 
 use super::*;
 use crate::frames::descriptor::Descriptor;
@@ -21,7 +21,7 @@ fn sample() -> TestZones {
     real
 }
 
-/// What `check` says when the descriptor of `frame` was changed by `f`.
+/// The result of `check` after `f` has changed the descriptor of `frame`.
 fn after(frame: u32, f: impl FnOnce(&Descriptor)) -> Result<(), Broken> {
     let real = sample();
     f(real.inner().descriptors().unwrap().at(frame));
@@ -38,19 +38,19 @@ fn rule(rule: &'static str, at: usize) -> Result<(), Broken> {
 
 #[test]
 fn b1_blocks_tile_the_ram() {
-    assert_eq!(after(0, |d| d.turn(State::Inside)), rule("B1", 0), "no head");
-    assert_eq!(after(9, |d| d.turn(State::Free(0))), rule("B1", 8), "a head inside a block");
-    assert_eq!(after(9, |d| d.turn(State::Hole)), rule("B1", 8), "a hole inside a block");
-    assert_eq!(after(0, |d| d.turn(State::Out(1))), rule("B1", 2), "frames in no block");
-    assert_eq!(after(24, |d| d.turn(State::Out(5))), rule("B1", 24), "beyond the end");
-    assert_eq!(after(0, |d| d.turn(State::Out(99))), rule("B1", 0), "no such order");
+    assert_eq!(after(0, |d| d.set_state(State::Inside)), rule("B1", 0), "no head");
+    assert_eq!(after(9, |d| d.set_state(State::Free(0))), rule("B1", 8), "a head inside a block");
+    assert_eq!(after(9, |d| d.set_state(State::Hole)), rule("B1", 8), "a hole inside a block");
+    assert_eq!(after(0, |d| d.set_state(State::Out(1))), rule("B1", 2), "frames in no block");
+    assert_eq!(after(24, |d| d.set_state(State::Out(5))), rule("B1", 24), "beyond the end");
+    assert_eq!(after(0, |d| d.set_state(State::Out(99))), rule("B1", 0), "no such order");
     let home = Home { zone: ZoneKind::Dma, node: Node(1) };
     assert_eq!(after(2, |d| d.set(Tag::new(State::Inside, home))), rule("B1", 0), "two homes");
 }
 
 #[test]
 fn b2_free_buddies_are_merged() {
-    assert_eq!(after(0, |d| d.turn(State::Free(2))), rule("B2", 0));
+    assert_eq!(after(0, |d| d.set_state(State::Free(2))), rule("B2", 0));
 }
 
 #[test]
@@ -60,7 +60,7 @@ fn b3_lists_link_what_is_free() {
     assert_eq!(after(24, |d| set(d.next(), 0)), rule("B3", 0), "a block that is out");
     assert_eq!(after(24, |d| set(d.next(), 999)), rule("B3", 999), "nowhere");
     assert_eq!(after(4, |d| set(d.next(), 24)), rule("B3", 24), "a ring");
-    assert_eq!(after(8, |d| d.turn(State::Out(3))), rule("B3", 8), "listed, but out");
+    assert_eq!(after(8, |d| d.set_state(State::Out(3))), rule("B3", 8), "listed, but out");
 }
 
 #[test]

@@ -13,7 +13,7 @@ const WANT: Want = Want { order: 0, zone: ZoneKind::HighMem, node: Node(0), this
 fn drain(magazine: &mut Magazine, machine: &TestMachine) {
     while !magazine.is_empty() {
         let (before, given) = (magazine.len(), magazine.give_some(machine));
-        assert!((1..=MOST).contains(&given) && magazine.len() + given == before, "L3");
+        assert!((1..=MAX_BULK).contains(&given) && magazine.len() + given == before, "L3");
     }
     assert_eq!(magazine.give_some(machine), 0);
 }
@@ -22,9 +22,9 @@ struct World {
     machine: TestMachine,
     depot: Depot<TestLock>,
     magazines: [Magazine; 2],
-    /// What callers hold.
+    /// The frames that callers hold.
     held: Vec<Pfn>,
-    /// Frames that the stacks themselves occupy.
+    /// The frames of the stacks themselves.
     own: usize,
 }
 
@@ -43,9 +43,9 @@ enum Step {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         6 => (0usize..2).prop_map(Step::Pop),
-        6 => (0usize..2, 0..=MOST).prop_map(|(cpu, n)| Step::Take(cpu, n)),
+        6 => (0usize..2, 0..=MAX_BULK).prop_map(|(cpu, n)| Step::Take(cpu, n)),
         6 => (0usize..2, 0usize..40).prop_map(|(cpu, n)| Step::Push(cpu, n)),
-        6 => (0usize..2, 0..=MOST, any::<usize>()).prop_map(|(cpu, n, k)| Step::Accept(cpu, n, k % (n + 1))),
+        6 => (0usize..2, 0..=MAX_BULK, any::<usize>()).prop_map(|(cpu, n, k)| Step::Accept(cpu, n, k % (n + 1))),
         1 => (0usize..2).prop_map(Step::Drain),
         1 => (0usize..100).prop_map(Step::Trim),
         1 => (0usize..2).prop_map(Step::Reopen),
@@ -54,10 +54,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..120)
 }
 
-/// Gives `frames` in through room for `n`, or one by one.
+/// Adds `frames` through the room for `n`, or one by one.
 ///
 /// # Safety
-/// As for [`Magazine::push`], for each.
+/// As for [`Magazine::push`], for each frame.
 unsafe fn accept(magazine: &mut Magazine, machine: &TestMachine, depot: &Depot<TestLock>, n: usize, frames: &[Pfn]) {
     match magazine.room(machine, depot, n) {
         Some(places) => {
@@ -115,13 +115,13 @@ impl World {
             Step::Trim(keep) => {
                 while depot.frames() > keep {
                     let (before, given) = (depot.frames(), depot.trim(machine, keep));
-                    assert!((1..=MOST).contains(&given) && depot.frames() + given == before, "L3");
+                    assert!((1..=MAX_BULK).contains(&given) && depot.frames() + given == before, "L3");
                 }
                 assert_eq!(depot.trim(machine, keep), 0);
             }
             Step::Reopen(cpu) => {
                 self.own -= if magazines[cpu].stacks.is_some() { 2 } else { 0 };
-                magazines[cpu].seal(machine);
+                magazines[cpu].close(machine);
                 self.open(cpu);
             }
             Step::FailNext(n) => machine.frames.zones.faults.fail_at(n),
@@ -134,7 +134,7 @@ impl World {
         match magazine.reserve(&self.machine, &self.depot, WANT, n) {
             Ok(()) => {
                 let top = magazine.top(n).to_vec();
-                // One half the one way, one half the other: the same frames.
+                // Half of them are committed and half popped: both take the same frames.
                 magazine.commit(n / 2);
                 let popped: Vec<_> = (n / 2..n).map(|_| magazine.pop().unwrap()).collect();
                 assert_eq!(top[n / 2..], popped);
@@ -144,7 +144,7 @@ impl World {
         }
     }
 
-    /// Q7: a frame is in one place, and none is lost.
+    /// Q7: each frame is in one place, and none is lost.
     fn check(&self) {
         let source = &self.machine.frames;
         let magazines = self.magazines.iter().map(Magazine::len).sum::<usize>();
@@ -155,11 +155,10 @@ impl World {
         assert!(open.flat_map(|s| [&s.loaded, &s.spare]).all(|stack| stack.len() <= CAPACITY));
     }
 
-    /// Everything goes back: were a frame in two places, the source would
-    /// refuse the second.
+    /// Gives everything back. The source refuses the second free of a frame that is in two places.
     fn end(mut self) {
         self.depot.destroy(&self.machine);
-        self.magazines.iter_mut().for_each(|magazine| _ = magazine.seal(&self.machine));
+        self.magazines.iter_mut().for_each(|magazine| _ = magazine.close(&self.machine));
         // SAFETY: nobody else has them.
         unsafe { self.machine.frames().free_bulk(&self.held) }
         let source = &self.machine.frames;
@@ -305,7 +304,7 @@ fn a_magazine_serves_single_frames_of_the_highest_zone_only() {
 #[test]
 fn a_closed_magazine_has_nothing_and_keeps_nothing() {
     let mut world = World::new(300, 1, 1);
-    world.magazines[1].seal(&world.machine);
+    world.magazines[1].close(&world.machine);
     world.own -= 2;
     let magazine = &mut world.magazines[1];
     assert_eq!((magazine.pop(), magazine.reserve(&world.machine, &world.depot, WANT, 1)), (None, Err(0)));

@@ -13,12 +13,12 @@ fn drawn(runs: &Runs) -> String {
     runs.iter().map(|run| std::format!("[{}+{}]", run.first.0, run.frames)).collect()
 }
 
-/// All frames are out but those that `free` says.
+/// Zones in which all frames are allocated except those that `free` names.
 fn only(frames: usize, free: impl Fn(u64) -> bool) -> TestZones {
     let real = TestZones::new(&[ram(0, frames, 0)], None);
     while real.zones.alloc(WANT).is_some() {}
     for frame in (0..frames as u64).filter(|&frame| free(frame)) {
-        // SAFETY: `alloc` gave it out.
+        // SAFETY: `alloc` returned it.
         unsafe { real.zones.free(Pfn(frame), 0) }
     }
     real
@@ -54,7 +54,7 @@ fn memory_too_scattered_for_one_record_gives_part_of_it() {
     let real = only(400, |frame| frame % 2 == 0);
     let runs = Runs::take(&real.zones, WANT, 100).unwrap();
     assert_eq!(runs.frames(), MAX_RUNS);
-    // SAFETY: `take` gave them out.
+    // SAFETY: `take` returned them.
     unsafe { runs.give_back_from(0, &real.zones) }
     assert_eq!((real.zones.free_now(), real.inner().bad_frees()), (200, 0));
 }
@@ -75,7 +75,7 @@ fn each_refusal_of_the_source_is_survived_or_undone() {
         let through = real.zones.faults.refused() < n;
         if let Ok(runs) = taken {
             assert_eq!(runs.frames(), 45);
-            // SAFETY: `take` gave them out.
+            // SAFETY: `take` returned them.
             unsafe { runs.give_back_from(0, &real.zones) }
         }
         assert_eq!((real.zones.free_now(), real.inner().bad_frees()), (64, 0), "refusal {n}");
@@ -89,7 +89,7 @@ fn each_refusal_of_the_source_is_survived_or_undone() {
 fn what_was_not_used_goes_back_as_aligned_blocks() {
     let real = TestZones::new(&[ram(0, 64, 0)], None);
     let runs = Runs::take(&real.zones, WANT, 64).unwrap();
-    // SAFETY: `take` gave them out.
+    // SAFETY: `take` returned them.
     unsafe { runs.give_back_from(11, &real.zones) }
     let stats = real.inner().stats().next().unwrap();
     assert_eq!((stats.free, stats.blocks[..6].to_vec()), (53, [1, 0, 1, 0, 1, 1].into()), "11, 12..16, 16..32, 32..64");

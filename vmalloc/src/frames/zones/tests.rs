@@ -1,4 +1,4 @@
-//! Zones beside a model that keeps one flag a frame and derives the rest.
+//! Zones beside a model with one flag per frame, from which it derives everything else.
 
 extern crate std;
 
@@ -9,9 +9,8 @@ use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::vec::Vec;
 
-/// Around the border of DMA, with holes, two nodes that share blocks, and
-/// HighMem from 6144 on,
-/// with one block of the largest order.
+/// The border of DMA, holes, two nodes that share blocks, and HighMem from 6144 on, with one block
+/// of the largest order.
 const MAP: [MemoryRange; 5] =
     [ram(3001, 700, 0), ram(3800, 700, 0), ram(4500, 640, 1), ram(5140, 2100, 0), ram(7300, 777, 1)];
 const HIGH: u64 = 6144;
@@ -24,14 +23,14 @@ fn summary(zones: &Zones<TestLock>) -> (Vec<ZoneStats>, usize) {
     (zones.stats().collect(), zones.free_now())
 }
 
-/// Takes all that a request for single frames can get.
+/// Takes all frames that requests for single frames can get.
 fn exhaust(zones: &Zones<TestLock>, zone: ZoneKind) -> Vec<Pfn> {
     core::iter::from_fn(|| zones.alloc(want(0, zone))).collect()
 }
 
 type ModelHome = (u8, ZoneKind);
 
-/// One flag for each frame of RAM, beside its home: true = out.
+/// The home and a flag for each frame of RAM; true = allocated.
 #[derive(Clone)]
 struct Model {
     frames: Vec<Option<(ModelHome, bool)>>,
@@ -86,14 +85,14 @@ impl Model {
         self.count(home, false).saturating_sub(kept)
     }
 
-    /// The frames of an aligned block of one home that are all `out`.
+    /// Whether the aligned block has one home and all of its flags are `out`.
     fn block(&self, first: u64, order: u8, out: bool) -> bool {
         let all = self.at(first).filter(|&(_, is)| is == out);
         let aligned = first.is_multiple_of(1 << order);
         all.is_some() && aligned && (first..first + (1 << order)).all(|frame| self.at(frame) == all)
     }
 
-    /// Largest free blocks by order.
+    /// The number of maximal free blocks of each order.
     fn blocks(&self, home: ModelHome) -> [usize; ORDERS] {
         let mut counts = [0; ORDERS];
         let mut end = 0;
@@ -131,7 +130,7 @@ impl Model {
         Model::nodes(want).into_iter().flat_map(|node| zones.clone().map(move |zone| (node, zone))).collect()
     }
 
-    /// Whether the request continues at its hint when `node` is asked.
+    /// The frame at which `node` continues the request, if it can.
     fn hinted(&self, want: Want, node: u8) -> Option<u64> {
         let hint = want.next?.0;
         let home = self.block(hint, want.order, false).then(|| self.home(hint))?;
@@ -139,7 +138,7 @@ impl Model {
         allowed.then_some(hint)
     }
 
-    /// What `alloc` may answer: the home, and the frame if it must be that.
+    /// The result that `alloc` must return: the home, and the frame if there is no choice.
     fn answer(&self, want: Want) -> Option<(ModelHome, Option<u64>)> {
         Model::nodes(want).into_iter().find_map(|node| {
             if let Some(hint) = self.hinted(want, node) {
@@ -160,7 +159,7 @@ impl Model {
         }
     }
 
-    /// Sets the flag of a frame of RAM and returns what it was.
+    /// Sets the flag of a frame of RAM and returns its old value.
     fn set(&mut self, frame: u64, out: bool) -> bool {
         let (_, flag) = self.frames[frame as usize].as_mut().expect("a frame of RAM");
         core::mem::replace(flag, out)
@@ -171,9 +170,9 @@ impl Model {
 enum Step {
     Alloc(Want),
     Bulk(Want, usize),
-    /// Any frame and order: most are refused.
+    /// Any frame and order; most of these are refused.
     Free(u64, u8),
-    /// Starts at the n-th frame that is out.
+    /// At the n-th allocated frame.
     FreeOut(usize, u8),
     FreeBulk(usize, usize),
 }
@@ -270,14 +269,14 @@ impl Pair {
     fn free(&mut self, first: u64, order: u8) {
         let sound = order <= MAX_ORDER && self.model.block(first, order, true);
         self.bad += !sound as usize;
-        // SAFETY: mere numbers; what is wrong with them is what we test.
+        // SAFETY: the frames are mere numbers, and wrong ones are the test.
         unsafe { self.real.zones.free(Pfn(first), order) }
         if sound {
             (first..first + (1 << order)).for_each(|frame| _ = self.model.set(frame, false));
         }
     }
 
-    /// Neighbours, and every 7th frame twice.
+    /// Neighbours, and every seventh frame twice.
     fn free_bulk(&mut self, nth: usize, n: usize) {
         let frames: Vec<_> = self.out_from(nth).take(n).collect();
         let twice = frames.iter().step_by(7);
