@@ -10,15 +10,18 @@
 //! no MMU reads the entries, so the store to the first byte is left out.
 #![allow(unsafe_code, missing_docs)]
 
-use std::alloc::{Layout, alloc};
+#[path = "../src/testing.rs"]
+#[allow(dead_code, reason = "tests of the library use more of it")]
+mod testing;
+
 use std::hint::black_box;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use vmalloc::frames::{MemoryRange, STORAGE_ALIGN, Zones};
-use vmalloc::machine::{Context, Flush, Machine, Pinned};
+use testing::{Host, Ram, Source, TestLock};
+use vmalloc::frames::{MemoryRange, Zones};
 use vmalloc::table::X86_64;
-use vmalloc::units::{CpuSet, Node, PAGE_SHIFT, PAGE_SIZE, Pfn, VirtAddr};
-use vmalloc::{Config, Gfp, Policy, Req, Vmalloc};
+use vmalloc::units::{Node, PAGE_SIZE, Pfn};
+use vmalloc::{Config, Gfp, Policy, Req, Vmalloc, frames, machine, units};
 
 const START: usize = 0xffff_c900_0000_0000;
 /// 32 TiB, as x86-64 Linux has.
@@ -31,74 +34,39 @@ const BUSY: usize = 15_000;
 /// Areas of each of the two sets of `full_fit`: 32 MiB.
 const SET: usize = (32 << 20) / PAGE_SIZE;
 
-/// One CPU; host memory, touched as it is used; tables that no MMU reads.
-struct Bench {
-    ram: NonNull<u8>,
-    root: Pfn,
-    zones: Zones<spin::Mutex<()>>,
+/// One CPU; tables that no MMU reads.
+type Bench = Host<X86_64, Memory>;
+
+/// Host memory, touched as it is used.
+struct Memory {
+    ram: Ram<Zones<TestLock>>,
     /// What pinning reads and writes.
     flags: AtomicU32,
 }
 
-// SAFETY: the memory behind `ram` belongs to nobody else.
-unsafe impl Sync for Bench {}
+// SAFETY: M2: all frames are host memory.
+unsafe impl Source<X86_64> for Memory {
+    type Frames = Zones<TestLock>;
+    const CLEARS: bool = false;
 
-impl Bench {
-    fn new() -> Bench {
-        let pages = |bytes: usize, align| Layout::from_size_align(bytes, align).expect("a layout");
-        // SAFETY: neither layout is empty.
-        let ram = unsafe { alloc(pages(RAM.frames * PAGE_SIZE, PAGE_SIZE)) };
-        // SAFETY: as above.
-        let storage = unsafe { alloc(pages(Zones::<spin::Mutex<()>>::storage_for(&[RAM]), STORAGE_ALIGN)) };
-        let (ram, storage) = NonNull::new(ram).zip(NonNull::new(storage)).expect("the host has memory");
-        let (root, rest) = (RAM.first, MemoryRange { first: RAM.first.offset(1), frames: RAM.frames - 1, ..RAM });
-        let bench = Bench { ram, root, zones: Zones::new(), flags: AtomicU32::new(0) };
-        // SAFETY: Z1, Z2, Z3: both were allocated a moment ago, and nobody
-        // else knows the machine.
-        unsafe { bench.zones.init(&[rest], None, storage) }.expect("the map is sound");
-        // SAFETY: M2: the root is ours.
-        unsafe { bench.virt(root).as_ptr().write_bytes(0, PAGE_SIZE) };
-        bench
-    }
-}
-
-// SAFETY: M1: nobody else maps. M2: all frames are host memory. M3, M4, M7, M9:
-// one CPU and thread. M5: it may wait. M6: nothing is cached. M8: no call back.
-unsafe impl Machine for Bench {
-    type Table = X86_64;
-    type Frames = Zones<spin::Mutex<()>>;
-    type Lock = spin::Mutex<()>;
-
+    #[inline]
     fn frames(&self) -> &Self::Frames {
-        &self.zones
-    }
-    fn root(&self) -> Pfn {
-        self.root
+        &self.ram.zones
     }
     #[inline]
-    fn virt(&self, f: Pfn) -> NonNull<u8> {
-        // SAFETY: frames are those of RAM.
-        unsafe { self.ram.add(((f.0 - RAM.first.0) as usize) << PAGE_SHIFT) }
-    }
-    fn cpus(&self) -> u32 {
-        1
+    fn bytes(machine: &Bench, frame: Pfn) -> NonNull<u8> {
+        machine.frames.ram.at(frame)
     }
     #[inline]
-    fn pin(&self) -> Pinned {
+    fn pin(&self) -> usize {
         let saved = self.flags.load(Relaxed);
         self.flags.store(0, Relaxed);
-        Pinned { cpu: 0, saved: saved as usize }
+        saved as usize
     }
     #[inline]
-    unsafe fn unpin(&self, was: Pinned) {
-        self.flags.store(was.saved as u32, Relaxed);
+    fn unpin(&self, saved: usize) {
+        self.flags.store(saved as u32, Relaxed);
     }
-    fn context(&self) -> Context {
-        Context::Task
-    }
-    fn flush(&self, _what: Flush<'_>) {}
-    fn kick(&self, _cpus: &CpuSet) {}
-    fn zero(&self, _f: Pfn, _at: VirtAddr) {}
 }
 
 /// xorshift64*
@@ -221,7 +189,7 @@ fn main() {
         "keep" => Policy::Keep,
         _ => Policy::Unmap,
     };
-    let vm = Vmalloc::new(Bench::new());
+    let vm = Vmalloc::new(Host::rooted(Memory { ram: Ram::with_memory(&[RAM]), flags: AtomicU32::new(0) }));
     // SAFETY: N1, N2: the machine is new, and nobody else knows it.
     unsafe { vm.init(Config::region(START..START + BYTES).policy(policy)) }.expect("vmalloc");
     vm.cpu_online();

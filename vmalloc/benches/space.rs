@@ -16,105 +16,25 @@
 
 #[path = "space/layer.rs"]
 mod layer;
+#[path = "../src/testing.rs"]
+#[allow(dead_code, reason = "tests of the library use more of it")]
+mod testing;
 
 use layer::{Layer, as_pointer, layer_pair, measured_layer};
-use std::alloc::{Layout, alloc, dealloc};
 use std::hint::black_box;
-use std::ptr::{NonNull, with_exposed_provenance_mut};
-use std::sync::atomic::{AtomicBool, Ordering::*};
-use vmalloc::lock_api::{GuardNoSend, RawMutex};
-use vmalloc::machine::frames::{Frames, Want};
-use vmalloc::machine::{Context, Flush, Machine, Pinned};
+use std::ptr::NonNull;
+use testing::{Host, HostPages};
 use vmalloc::table::X86_64;
-use vmalloc::units::{CpuSet, PAGE_SIZE, Pfn};
-use vmalloc::{Config, Req, Vmalloc};
+use vmalloc::{Config, Req, Vmalloc, frames, machine, units};
 
 const START: usize = 0xffff_c900_0000_0000;
 /// 32 TiB, as x86-64 Linux has.
 const BYTES: usize = 1 << 45;
 const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
 const PAIRS_A_TICK: usize = 10_000;
-const PAGE: Layout = match Layout::from_size_align(PAGE_SIZE, PAGE_SIZE) {
-    Ok(layout) => layout,
-    Err(_) => panic!("a page is aligned to its size"),
-};
 
 /// One CPU, host pages for frames, tables that no MMU reads.
-struct Bench {
-    root: Pfn,
-}
-
-// SAFETY: F1, F2, F4: the host's allocator gives out single aligned pages, each
-// once. F3: one thread. F5, F6: no descriptors, no zones.
-unsafe impl Frames for Bench {
-    fn total(&self) -> usize {
-        1 << 22
-    }
-    fn free_now(&self) -> usize {
-        self.total()
-    }
-    fn alloc(&self, want: Want) -> Option<Pfn> {
-        assert_eq!(want.order, 0, "reservations need bookkeeping only");
-        // SAFETY: a page is not empty.
-        let page = NonNull::new(unsafe { alloc(PAGE) })?;
-        Some(Pfn::containing(page.as_ptr().expose_provenance() as u64))
-    }
-    unsafe fn free(&self, first: Pfn, _order: u8) {
-        // SAFETY: the caller's frame came from `alloc`.
-        unsafe { dealloc(with_exposed_provenance_mut(first.phys() as usize), PAGE) }
-    }
-}
-
-// SAFETY: M1: nobody else maps. M2: frames are host pages until they are freed.
-// M3, M4, M7, M9: one CPU and thread. M6: nothing is cached. M8: no call back.
-unsafe impl Machine for Bench {
-    type Table = X86_64;
-    type Frames = Self;
-    type Lock = Lock;
-
-    fn frames(&self) -> &Self {
-        self
-    }
-    fn root(&self) -> Pfn {
-        self.root
-    }
-    fn virt(&self, f: Pfn) -> NonNull<u8> {
-        // SAFETY: no frame that was given out has the number 0.
-        unsafe { NonNull::new_unchecked(with_exposed_provenance_mut(f.phys() as usize)) }
-    }
-    fn cpus(&self) -> u32 {
-        1
-    }
-    fn pin(&self) -> Pinned {
-        Pinned { cpu: 0, saved: 0 }
-    }
-    unsafe fn unpin(&self, _was: Pinned) {}
-    fn context(&self) -> Context {
-        Context::Task
-    }
-    fn flush(&self, _what: Flush<'_>) {}
-    fn kick(&self, _cpus: &CpuSet) {}
-}
-
-struct Lock(AtomicBool);
-
-// SAFETY: only one caller can change false to true.
-unsafe impl RawMutex for Lock {
-    #[allow(clippy::declare_interior_mutable_const, reason = "the trait asks for it")]
-    const INIT: Lock = Lock(AtomicBool::new(false));
-    type GuardMarker = GuardNoSend;
-    fn lock(&self) {
-        while !self.try_lock() {
-            std::hint::spin_loop();
-        }
-    }
-    fn try_lock(&self) -> bool {
-        !self.0.swap(true, Acquire)
-    }
-    unsafe fn unlock(&self) {
-        self.0.store(false, Release);
-    }
-}
+type Bench = Host<X86_64, HostPages>;
 
 /// What is counted: one area freed, another one reserved.
 #[unsafe(no_mangle)]
@@ -165,11 +85,7 @@ fn span(vm: &Vmalloc<Bench>) -> f64 {
 }
 
 fn bench() -> Bench {
-    let mut bench = Bench { root: Pfn(0) };
-    bench.root = bench.alloc(Want::bookkeeping(Default::default())).expect("the host has pages");
-    // SAFETY: M2: the root is ours.
-    unsafe { bench.virt(bench.root).as_ptr().write_bytes(0, PAGE_SIZE) };
-    bench
+    Host::rooted(HostPages { dirt: None, ..HostPages::default() })
 }
 
 fn machine() -> Vmalloc<Bench> {

@@ -40,9 +40,6 @@ mod stack;
 mod waiting;
 mod zones;
 
-#[cfg(test)]
-mod testing;
-
 pub use count::{hold, hold_all, release, release_all, twice};
 pub use depot::Depot;
 pub use magazine::Magazine;

@@ -73,6 +73,8 @@ mod straight;
 mod sync;
 #[cfg(interleave)]
 pub mod sync;
+#[cfg(test)]
+mod testing;
 mod vmalloc;
 
 pub use area::{Caller, Info, Kind, Placement, Policy, Req, What};

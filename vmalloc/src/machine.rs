@@ -35,8 +35,6 @@ pub mod faulty;
 pub mod format;
 pub mod frames;
 pub mod prealloc;
-#[cfg(test)]
-pub(crate) mod testing;
 
 use crate::error::Shortage;
 use crate::units::{CpuSet, Node, PAGE_SIZE, PageRange, Pfn, VirtAddr};

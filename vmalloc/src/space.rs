@@ -22,6 +22,4 @@ pub mod class;
 mod model;
 pub mod remote;
 pub mod slot;
-#[cfg(test)]
-mod testing;
 pub mod units;

@@ -119,7 +119,7 @@ pub fn release_all<F: Frames>(source: &F, frames: &mut [Pfn]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frames::testing::{TestZones, ram};
+    use crate::testing::{TestZones, ram};
     extern crate std;
     use std::vec::Vec;
 

@@ -143,7 +143,7 @@ fn link<M: Machine>(machine: &M, frame: Pfn) -> *mut u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frames::testing::{TestMachine, TestZones, ram};
+    use crate::testing::{TestZones, ZoneMachine, ram};
     extern crate std;
     use std::vec::Vec;
 
@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn frames_dropped_by_several_threads_come_out_once_each_with_descriptors_or_without() {
         // The memory between the two ranges has no descriptors.
-        let machine = TestMachine::new(&[ram(0, 32, 0), ram(63, 1, 0)], 1);
+        let machine = ZoneMachine::new(&[ram(0, 32, 0), ram(63, 1, 0)], 1);
         let source = &machine.frames.zones;
         assert!(source.page(Pfn(31)).is_some() && source.page(Pfn(40)).is_none());
         let dropped = DeferredFrames::default();

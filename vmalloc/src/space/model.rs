@@ -6,11 +6,11 @@ use super::arena::{Arena, Fit};
 use super::bins::CpuChunks;
 use super::chunk::{BATCHES, Chunk, ChunkRef};
 use super::class::{Class, MAX_SLOT_PAGES, UNIT_PAGES, UNIT_SHIFT};
-use super::testing::TestMachine;
 use super::units::UnitTable;
 use crate::area::RegionId;
 use crate::machine::Machine;
 use crate::machine::prealloc::Prealloc;
+use crate::testing::PageMachine;
 use crate::units::{Node, PAGE_SHIFT, Pfn, VirtAddr};
 use proptest::prelude::*;
 use std::boxed::Box;
@@ -179,7 +179,7 @@ struct Area {
 /// The layer as the rest of the library combines it: one CPU's chunks, an arena of units and a unit
 /// table. Beside it, a model of the pages that are taken.
 struct Layer {
-    machine: TestMachine,
+    machine: PageMachine,
     prealloc: Prealloc,
     arena: Arena,
     units: UnitTable,
@@ -195,7 +195,7 @@ struct Layer {
 impl Layer {
     fn new() -> Layer {
         Layer {
-            machine: TestMachine::default(),
+            machine: PageMachine::default(),
             prealloc: Prealloc::new(),
             arena: Arena::new(UNITS),
             units: UnitTable::new(UNITS),

@@ -245,7 +245,7 @@ mod tests {
 
     use super::*;
     use crate::machine::Machine;
-    use crate::space::testing::TestMachine;
+    use crate::testing::PageMachine;
     use crate::units::Node;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
@@ -253,14 +253,14 @@ mod tests {
 
     /// A table, its machine, and a prealloc that is always full enough.
     struct Bench {
-        machine: TestMachine,
+        machine: PageMachine,
         table: UnitTable,
         prealloc: Prealloc,
     }
 
     impl Bench {
         fn new(grains: u32) -> Bench {
-            Bench { machine: TestMachine::default(), table: UnitTable::new(grains), prealloc: Prealloc::new() }
+            Bench { machine: PageMachine::default(), table: UnitTable::new(grains), prealloc: Prealloc::new() }
         }
 
         fn set(&mut self, start: u32, len: u32, value: u64) {

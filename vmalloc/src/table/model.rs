@@ -305,7 +305,7 @@ impl<'m, F: Mmu> Pair<'m, F> {
     fn free(&self, frame: Pfn) {
         use crate::machine::frames::Frames;
         // SAFETY: it came from the stock, and is linked no more.
-        unsafe { self.machine.free(frame, 0) }
+        unsafe { self.machine.frames.free(frame, 0) }
     }
 
     fn compare(&self) {

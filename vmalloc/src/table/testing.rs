@@ -6,10 +6,10 @@ extern crate std;
 use super::{PteRange, Table, Walker, X86_32, X86_64, address_of, cut, pages_of, table_bits};
 use crate::machine::format::{Entry, Format, MemType};
 use crate::machine::frames::{Frames, Want};
-use crate::machine::prealloc::Prealloc;
-use crate::machine::{Context, Flush, Level, Machine, Pinned};
-use crate::sync::plain::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
-use crate::units::{CpuSet, Node, PAGE_SIZE, PageRange, Pfn, VirtAddr};
+use crate::machine::{Level, Machine};
+use crate::sync::plain::{AtomicU32, AtomicU64, Ordering::SeqCst};
+use crate::testing::{Host, Source};
+use crate::units::{PAGE_SIZE, PageRange, Pfn, VirtAddr};
 use core::cell::UnsafeCell;
 use core::ops::Range;
 use core::ptr::NonNull;
@@ -27,46 +27,23 @@ struct Frame(UnsafeCell<[u8; PAGE_SIZE]>);
 // SAFETY: the bytes are accessed through raw pointers and atomics only.
 unsafe impl Sync for Frame {}
 
-/// A machine with [`FRAMES`] frames and one table format. It refuses to reach
-/// a frame that is not in use.
-pub struct Boxed<F> {
+/// [`FRAMES`] frames, none of which is reached that is not in use.
+pub struct Held<F> {
     memory: Box<[Frame]>,
     held: Mutex<BTreeSet<u64>>,
-    levels: u8,
     log: Mutex<Vec<String>>,
     interrupt: Mutex<Option<(usize, Interrupt<F>)>>,
 }
 
+/// A machine of such frames and one table format.
+pub type Boxed<F> = Host<F, Held<F>>;
 /// What another CPU does meanwhile.
 type Interrupt<F> = Box<dyn FnOnce(&Boxed<F>) + Send>;
 
-impl<F: Format> Boxed<F> {
-    /// A machine whose root, in frame 0, is the only frame in use.
-    pub fn new(levels: u8) -> Boxed<F> {
-        Boxed {
-            memory: (0..FRAMES).map(|_| Frame(UnsafeCell::new([0; PAGE_SIZE]))).collect(),
-            held: Mutex::new(BTreeSet::from([0])),
-            levels,
-            log: Mutex::default(),
-            interrupt: Mutex::default(),
-        }
-    }
-
-    /// A stock of `n` frames.
-    pub fn stock(&self, n: usize) -> Prealloc {
-        let mut stock = Prealloc::new();
-        stock.fill(self, Node(0), n).expect("frames enough for a test");
-        stock
-    }
-
+impl<F> Held<F> {
     /// Frames in use beside the root.
-    pub fn held(&self) -> usize {
+    fn held(&self) -> usize {
         self.held.lock().unwrap().len() - 1
-    }
-
-    /// The lines logged since the last call.
-    pub fn logged(&self) -> Vec<String> {
-        core::mem::take(&mut self.log.lock().unwrap())
     }
 
     fn pointer(&self, phys: u64) -> *mut u8 {
@@ -74,19 +51,42 @@ impl<F: Format> Boxed<F> {
         // SAFETY: an offset inside the frame.
         unsafe { frame.0.get().cast::<u8>().add(phys as usize % PAGE_SIZE) }
     }
+}
+
+impl<F: Format> Host<F, Held<F>> {
+    /// A machine whose root, in frame 0, is the only frame in use.
+    pub fn new(levels: u8) -> Boxed<F> {
+        let frames = Held {
+            memory: (0..FRAMES).map(|_| Frame(UnsafeCell::new([0; PAGE_SIZE]))).collect(),
+            held: Mutex::new(BTreeSet::from([0])),
+            log: Mutex::default(),
+            interrupt: Mutex::default(),
+        };
+        Host { levels, ..Host::over(frames) }
+    }
+
+    /// Frames in use beside the root.
+    pub fn held(&self) -> usize {
+        self.frames.held()
+    }
+
+    /// The lines logged since the last call.
+    pub fn logged(&self) -> Vec<String> {
+        core::mem::take(&mut self.frames.log.lock().unwrap())
+    }
 
     /// Lets another CPU do `work` when a frame is reached next but `moment`.
     pub fn interrupt_at(&self, moment: usize, work: impl FnOnce(&Boxed<F>) + Send + 'static) {
-        *self.interrupt.lock().unwrap() = Some((moment, Box::new(work)));
+        *self.frames.interrupt.lock().unwrap() = Some((moment, Box::new(work)));
     }
 
     /// Whether that moment came.
     pub fn was_interrupted(&self) -> bool {
-        self.interrupt.lock().unwrap().is_none()
+        self.frames.interrupt.lock().unwrap().is_none()
     }
 
     fn pass_moment(&self) {
-        let mut interrupt = self.interrupt.lock().unwrap();
+        let mut interrupt = self.frames.interrupt.lock().unwrap();
         match interrupt.take() {
             Some((0, work)) => {
                 drop(interrupt);
@@ -103,25 +103,25 @@ impl<F: Format> Boxed<F> {
 
     /// The words of all frames in use.
     pub fn all_words(&self) -> Vec<(u64, [u64; 512])> {
-        let held = self.held.lock().unwrap().clone();
+        let held = self.frames.held.lock().unwrap().clone();
         held.into_iter().map(|frame| (frame, self.words(Pfn(frame)))).collect()
     }
 
     /// The 64 bits at the physical address `phys`.
     pub fn word64(&self, phys: u64) -> &AtomicU64 {
         // SAFETY: aligned, in our memory, and table words are atomics to all.
-        unsafe { AtomicU64::from_ptr(self.pointer(phys).cast()) }
+        unsafe { AtomicU64::from_ptr(self.frames.pointer(phys).cast()) }
     }
 
     /// The 32 bits at the physical address `phys`.
     pub fn word32(&self, phys: u64) -> &AtomicU32 {
         // SAFETY: aligned, in our memory, and table words are atomics to all.
-        unsafe { AtomicU32::from_ptr(self.pointer(phys).cast()) }
+        unsafe { AtomicU32::from_ptr(self.frames.pointer(phys).cast()) }
     }
 }
 
 // SAFETY: F1: `held` decides. F2: single frames only.
-unsafe impl<F: Format> Frames for Boxed<F> {
+unsafe impl<F> Frames for Held<F> {
     fn total(&self) -> usize {
         FRAMES as usize
     }
@@ -141,59 +141,20 @@ unsafe impl<F: Format> Frames for Boxed<F> {
     }
 }
 
-// SAFETY: M2: frames are reachable for ever. There is one CPU and no TLB.
-unsafe impl<F: Format> Machine for Boxed<F> {
-    type Table = F;
+// SAFETY: M2: frames are reachable for ever.
+unsafe impl<F: Format> Source<F> for Held<F> {
     type Frames = Self;
-    type Lock = NoLock;
     fn frames(&self) -> &Self {
         self
     }
-    fn root(&self) -> Pfn {
-        Pfn(0)
-    }
-    fn virt(&self, f: Pfn) -> NonNull<u8> {
-        self.pass_moment();
-        assert!(self.held.lock().unwrap().contains(&f.0), "{f:?} is nobody's");
-        NonNull::new(self.pointer(f.phys())).unwrap()
-    }
-    fn cpus(&self) -> u32 {
-        1
-    }
-    fn pin(&self) -> Pinned {
-        Pinned { cpu: 0, saved: 0 }
-    }
-    unsafe fn unpin(&self, _: Pinned) {}
-    fn context(&self) -> Context {
-        Context::Task
-    }
-    fn flush(&self, _: Flush<'_>) {}
-    fn kick(&self, _: &CpuSet) {}
-    fn levels(&self) -> u8 {
-        self.levels
+    fn bytes(machine: &Boxed<F>, f: Pfn) -> NonNull<u8> {
+        machine.pass_moment();
+        assert!(machine.frames.held.lock().unwrap().contains(&f.0), "{f:?} is nobody's");
+        NonNull::new(machine.frames.pointer(f.phys())).unwrap()
     }
     fn log(&self, level: Level, line: core::fmt::Arguments<'_>) {
         assert_eq!(level, Level::Error);
         self.log.lock().unwrap().push(line.to_string());
-    }
-}
-
-/// A lock that this tier never takes.
-pub struct NoLock(AtomicBool);
-
-// SAFETY: one holder at a time: `try_lock` swaps the flag.
-unsafe impl lock_api::RawMutex for NoLock {
-    #[allow(clippy::declare_interior_mutable_const)]
-    const INIT: NoLock = NoLock(AtomicBool::new(false));
-    type GuardMarker = lock_api::GuardSend;
-    fn lock(&self) {
-        assert!(self.try_lock());
-    }
-    fn try_lock(&self) -> bool {
-        !self.0.swap(true, SeqCst)
-    }
-    unsafe fn unlock(&self) {
-        self.0.store(false, SeqCst);
     }
 }
 

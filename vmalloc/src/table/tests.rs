@@ -297,7 +297,7 @@ fn whoever_loses_the_race_for_a_table_takes_the_winners_and_keeps_its_frame() {
         while let Some(frame) = prealloc.take(&machine) {
             assert!(machine.words(frame).iter().all(|&word| word == 0), "stock is cleared memory");
             // SAFETY: from the stock, linked nowhere.
-            unsafe { machine.free(frame, 0) }
+            unsafe { machine.frames.free(frame, 0) }
         }
         assert_eq!(machine.held(), missing, "each table is linked once");
         if !machine.was_interrupted() {

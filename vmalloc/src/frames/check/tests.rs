@@ -2,10 +2,10 @@
 
 use super::*;
 use crate::frames::descriptor::Descriptor;
-use crate::frames::testing::{TestLock, TestZones, ram};
 use crate::gfp::ZoneKind;
 use crate::machine::frames::{Frames, Want};
 use crate::sync::plain::AtomicU32;
+use crate::testing::{TestLock, TestZones, ram};
 use crate::units::{Node, Pfn};
 
 /// Frames 0..4 are out, 4..8 a free block of order 2, 8..16 one of order 3,

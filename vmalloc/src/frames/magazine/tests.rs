@@ -3,14 +3,14 @@
 extern crate std;
 
 use super::*;
-use crate::frames::testing::{TestLock, TestMachine, ram};
+use crate::testing::{TestLock, ZoneMachine, ram};
 use proptest::prelude::*;
 use std::vec::Vec;
 
 const WANT: Want = Want { order: 0, zone: ZoneKind::HighMem, node: Node(0), this_node: false, next: None };
 
 /// Empties a magazine, a few frames at a time (L3).
-fn drain(magazine: &mut Magazine, machine: &TestMachine) {
+fn drain(magazine: &mut Magazine, machine: &ZoneMachine) {
     while !magazine.is_empty() {
         let (before, given) = (magazine.len(), magazine.give_some(machine));
         assert!((1..=MAX_BULK).contains(&given) && magazine.len() + given == before, "L3");
@@ -19,7 +19,7 @@ fn drain(magazine: &mut Magazine, machine: &TestMachine) {
 }
 
 struct World {
-    machine: TestMachine,
+    machine: ZoneMachine,
     depot: Depot<TestLock>,
     magazines: [Magazine; 2],
     /// The frames that callers hold.
@@ -58,7 +58,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 ///
 /// # Safety
 /// As for [`Magazine::push`], for each frame.
-unsafe fn accept(magazine: &mut Magazine, machine: &TestMachine, depot: &Depot<TestLock>, n: usize, frames: &[Pfn]) {
+unsafe fn accept(magazine: &mut Magazine, machine: &ZoneMachine, depot: &Depot<TestLock>, n: usize, frames: &[Pfn]) {
     match magazine.room(machine, depot, n) {
         Some(places) => {
             places[..frames.len()].copy_from_slice(frames);
@@ -74,7 +74,7 @@ impl World {
     fn new(frames: usize, nodes: u8, cpus: u32) -> World {
         let share = frames / nodes as usize;
         let map: Vec<_> = (0..nodes).map(|n| ram(100 + n as u64 * share as u64, share, n)).collect();
-        let machine = TestMachine::new(&map, cpus);
+        let machine = ZoneMachine::new(&map, cpus);
         let depot = Depot::new();
         let stacks = Depot::<TestLock>::stacks_for(&machine, 0);
         // SAFETY: the world drops the depot with the machine (Q6).
@@ -318,7 +318,7 @@ fn a_closed_magazine_has_nothing_and_keeps_nothing() {
 
 #[test]
 fn opening_without_two_frames_in_stock_changes_nothing() {
-    let machine = TestMachine::new(&[ram(0, 10, 0)], 1);
+    let machine = ZoneMachine::new(&[ram(0, 10, 0)], 1);
     let mut prealloc = machine.stock(1);
     let mut magazine = Magazine::new();
     // SAFETY: the machine outlives both.

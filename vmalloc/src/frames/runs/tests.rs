@@ -1,8 +1,8 @@
 extern crate std;
 
 use super::*;
-use crate::frames::testing::{TestZones, ram};
 use crate::gfp::ZoneKind;
+use crate::testing::{TestZones, ram};
 use crate::units::Node;
 use std::string::String;
 use std::vec::Vec;

@@ -4,7 +4,7 @@ extern crate std;
 
 use super::*;
 use crate::frames::node::KINDS;
-use crate::frames::testing::{TestLock, TestZones, ram};
+use crate::testing::{TestLock, TestZones, ram};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::vec::Vec;

@@ -5,7 +5,7 @@ extern crate std;
 use super::block::ITEMS;
 use super::*;
 use crate::error::Broken;
-use crate::space::testing::TestMachine;
+use crate::testing::PageMachine;
 use core::fmt::Write;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -15,18 +15,18 @@ use std::vec::Vec;
 
 /// An arena, its machine, and a prealloc that is always full enough.
 struct Bench {
-    machine: TestMachine,
+    machine: PageMachine,
     arena: Arena,
     prealloc: Prealloc,
 }
 
 impl Bench {
     fn new(grains: u32) -> Bench {
-        Bench { machine: TestMachine::default(), arena: Arena::new(grains), prealloc: Prealloc::new() }
+        Bench { machine: PageMachine::default(), arena: Arena::new(grains), prealloc: Prealloc::new() }
     }
 
     /// Runs a take with exactly the frames that it may need.
-    fn stocked<T>(&mut self, take: impl FnOnce(&mut Arena, &TestMachine, &mut Prealloc) -> T) -> T {
+    fn stocked<T>(&mut self, take: impl FnOnce(&mut Arena, &PageMachine, &mut Prealloc) -> T) -> T {
         let (needed, frames) = (self.arena.frames_needed(), self.arena.frames());
         self.prealloc.fill(&self.machine, crate::units::Node(0), needed).expect("the host has pages");
         let result = take(&mut self.arena, &self.machine, &mut self.prealloc);
@@ -252,7 +252,7 @@ fn check_names_the_rule_that_is_broken() {
 
     let mut lost = Arena::new(64);
     lost.top = mixed;
-    assert_eq!(lost.check(&TestMachine::default()), broken("A3", 0));
+    assert_eq!(lost.check(&PageMachine::default()), broken("A3", 0));
 }
 
 /// A step of a random walk. Numbers are reduced modulo the number of choices.

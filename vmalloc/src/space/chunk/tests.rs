@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::machine::prealloc::Prealloc;
-use crate::space::testing::TestMachine;
+use crate::testing::PageMachine;
 use crate::units::Node;
 extern crate std;
 use std::string::String;
@@ -150,7 +150,7 @@ fn bare_slots_are_taken_once_but_not_while_they_are_claimed() {
 
 #[test]
 fn a_cleared_frame_becomes_the_header_that_a_new_one_is() {
-    let machine = TestMachine::default();
+    let machine = PageMachine::default();
     let mut prealloc = Prealloc::new();
     prealloc.fill(&machine, Node(0), 1).expect("the host has pages");
     let frame = prealloc.take(&machine).unwrap();

@@ -1,0 +1,331 @@
+//! The test machine: pages of the host, and CPUs that nothing happens to. Tests of single
+//! structures run on it, and the benches, which include this file.
+//!
+//! [`Host`] is the machine. Which frames there are and where their bytes lie is up to its
+//! [`Source`]: [`HostPages`], as many as the host has, or [`Ram`], zones over a range. No
+//! MMU reads the entries, if there are any: [`NoTables`] has none.
+
+extern crate std;
+
+use crate::frames::{MemoryRange, STORAGE_ALIGN, Zones};
+use crate::machine::faulty::FaultyFrames;
+use crate::machine::format::{Entry, Format, MemType, Prot};
+use crate::machine::frames::{Frames, Want};
+use crate::machine::prealloc::Prealloc;
+use crate::machine::{Context, Flush, Level, Machine, Pinned};
+use crate::units::{CpuSet, Node, PAGE_SIZE, Pfn, VirtAddr};
+use core::fmt;
+use core::marker::PhantomData;
+use core::ptr::{NonNull, with_exposed_provenance_mut};
+use std::alloc::{Layout, alloc, dealloc};
+use std::vec;
+use std::vec::Vec;
+
+/// A lock that spins.
+pub type TestLock = spin::Mutex<()>;
+/// Pages of the host, counted, and no tables.
+pub type PageMachine = Host<NoTables, HostPages>;
+/// Zones that refuse on request, with memory, and no tables.
+pub type ZoneMachine = Host<NoTables, TestZones>;
+/// Zones that refuse on request.
+pub type TestZones = Ram<FaultyFrames<Zones<TestLock>>>;
+
+/// Where the machine's frames come from.
+///
+/// # Safety
+/// M2 for what `bytes` returns.
+pub unsafe trait Source<F>: Sync + Sized {
+    /// Who gives them out.
+    type Frames: Frames;
+    /// Whether a page that is to be cleared is.
+    const CLEARS: bool = true;
+
+    /// Who gives them out.
+    fn frames(&self) -> &Self::Frames;
+    /// Where the frame's bytes lie, as the machine is asked.
+    fn bytes(machine: &Host<F, Self>, frame: Pfn) -> NonNull<u8>;
+    /// What pinning does; returns what `unpin` is given.
+    #[inline]
+    fn pin(&self) -> usize {
+        0
+    }
+    /// What unpinning does.
+    #[inline]
+    fn unpin(&self, _saved: usize) {}
+    /// A line for the log.
+    fn log(&self, _level: Level, _line: fmt::Arguments<'_>) {}
+}
+
+/// The machine.
+pub struct Host<F, S> {
+    pub frames: S,
+    pub levels: u8,
+    pub root: Pfn,
+    pub cpus: u32,
+    pub format: PhantomData<fn() -> F>,
+}
+
+impl<F: Format, S: Source<F>> Host<F, S> {
+    /// One CPU; the root is frame 0, if there are tables.
+    pub fn over(frames: S) -> Host<F, S> {
+        Host { frames, levels: F::LEVELS, root: Pfn(0), cpus: 1, format: PhantomData }
+    }
+
+    /// One CPU, and an empty root: for a whole instance.
+    #[allow(dead_code, reason = "the benches call it")]
+    pub fn rooted(frames: S) -> Host<F, S> {
+        let root = frames.frames().alloc(Want::bookkeeping(Node(0))).expect("the host has pages");
+        let machine = Host { root, ..Host::over(frames) };
+        // SAFETY: M2: the root is ours.
+        unsafe { machine.virt(root).as_ptr().write_bytes(0, PAGE_SIZE) };
+        machine
+    }
+
+    /// A stock of `n` frames.
+    pub fn stock(&self, n: usize) -> Prealloc {
+        let mut prealloc = Prealloc::new();
+        prealloc.fill(self, Node(0), n).expect("frames enough for a test");
+        prealloc
+    }
+}
+
+// SAFETY: M1: nobody else maps. M2: the source's. M3, M4, M7, M9: one thread at a time is a
+// CPU. M5: it may wait. M6: nothing is cached. M8: no call back.
+unsafe impl<F: Format, S: Source<F>> Machine for Host<F, S> {
+    type Table = F;
+    type Frames = S::Frames;
+    type Lock = TestLock;
+
+    #[inline]
+    fn frames(&self) -> &S::Frames {
+        self.frames.frames()
+    }
+    fn root(&self) -> Pfn {
+        self.root
+    }
+    #[inline]
+    fn virt(&self, f: Pfn) -> NonNull<u8> {
+        S::bytes(self, f)
+    }
+    fn cpus(&self) -> u32 {
+        self.cpus
+    }
+    #[inline]
+    fn pin(&self) -> Pinned {
+        Pinned { cpu: 0, saved: self.frames.pin() }
+    }
+    #[inline]
+    unsafe fn unpin(&self, was: Pinned) {
+        self.frames.unpin(was.saved)
+    }
+    fn context(&self) -> Context {
+        Context::Task
+    }
+    fn flush(&self, _what: Flush<'_>) {}
+    fn kick(&self, _cpus: &CpuSet) {}
+    fn levels(&self) -> u8 {
+        self.levels
+    }
+    fn zero(&self, f: Pfn, _at: VirtAddr) {
+        if S::CLEARS {
+            // SAFETY: the library holds `f`, so M2 makes the page writable.
+            unsafe { self.virt(f).as_ptr().write_bytes(0, PAGE_SIZE) }
+        }
+    }
+    fn log(&self, level: Level, line: fmt::Arguments<'_>) {
+        self.frames.log(level, line)
+    }
+}
+
+const PAGE: Layout = match Layout::from_size_align(PAGE_SIZE, PAGE_SIZE) {
+    Ok(layout) => layout,
+    Err(_) => panic!("a page is aligned to its size"),
+};
+
+/// Single pages of the host, counted. A frame's number is its address.
+pub struct HostPages {
+    pub out: spin::Mutex<usize>,
+    /// What is in a page that nobody has cleared.
+    pub dirt: Option<u8>,
+}
+
+impl Default for HostPages {
+    fn default() -> HostPages {
+        HostPages { out: spin::Mutex::new(0), dirt: Some(0xa5) }
+    }
+}
+
+impl HostPages {
+    /// Frames that were given out and have not come back.
+    pub fn out(&self) -> usize {
+        *self.out.lock()
+    }
+}
+
+// SAFETY: F1, F2, F4: the host's allocator gives out aligned pages, each once; F3: no lock is
+// held meanwhile; F5, F6: there are no descriptors and no zones.
+unsafe impl Frames for HostPages {
+    fn total(&self) -> usize {
+        1 << 22
+    }
+    fn free_now(&self) -> usize {
+        self.total()
+    }
+    fn alloc(&self, want: Want) -> Option<Pfn> {
+        assert_eq!(want.order, 0, "bookkeeping frames are single");
+        // SAFETY: a page is not empty.
+        let page = NonNull::new(unsafe { alloc(PAGE) })?;
+        if let Some(dirt) = self.dirt {
+            // SAFETY: the page has just been allocated.
+            unsafe { page.as_ptr().write_bytes(dirt, PAGE_SIZE) };
+        }
+        *self.out.lock() += 1;
+        Some(Pfn::containing(page.as_ptr().expose_provenance() as u64))
+    }
+    unsafe fn free(&self, first: Pfn, _order: u8) {
+        *self.out.lock() -= 1;
+        // SAFETY: the caller's frame came from `alloc`.
+        unsafe { dealloc(with_exposed_provenance_mut(first.phys() as usize), PAGE) }
+    }
+}
+
+// SAFETY: M2: frames are host pages until they are freed.
+unsafe impl<F> Source<F> for HostPages {
+    type Frames = HostPages;
+    #[inline]
+    fn frames(&self) -> &HostPages {
+        self
+    }
+    #[inline]
+    fn bytes(_: &Host<F, HostPages>, frame: Pfn) -> NonNull<u8> {
+        debug_assert!(frame.0 != 0, "frame 0 is nobody's");
+        // SAFETY: no page of the host lies at 0.
+        unsafe { NonNull::new_unchecked(with_exposed_provenance_mut(frame.phys() as usize)) }
+    }
+}
+
+impl Default for PageMachine {
+    fn default() -> PageMachine {
+        Host::over(HostPages::default())
+    }
+}
+
+impl PageMachine {
+    /// Takes back a frame that was in a stock once.
+    pub fn take_back(&self, frame: Pfn) {
+        // SAFETY: stocks are filled from `alloc`; the test gives it up.
+        unsafe { self.frames.free(frame, 0) }
+    }
+}
+
+#[repr(align(4096))]
+struct Page(#[allow(dead_code, reason = "it is reached by its address")] [u8; PAGE_SIZE]);
+
+/// Zones with the storage that they live on, and perhaps the memory.
+pub struct Ram<Z> {
+    pub zones: Z,
+    _storage: Vec<u128>,
+    /// The frames' memory: never touched before it is used, and never longer than 0.
+    pages: Vec<Page>,
+    /// The address at which frame 0 would lie.
+    zero: usize,
+}
+
+impl<Z: Frames + From<Zones<TestLock>>> Ram<Z> {
+    /// Zones whose frames are mere numbers.
+    pub fn new(map: &[MemoryRange], highmem_from: Option<Pfn>) -> Ram<Z> {
+        let mut storage = vec![u128::MAX; Zones::<TestLock>::storage_for(map).div_ceil(16)];
+        let zones = Zones::new();
+        let at = NonNull::from(storage.as_mut_slice()).cast();
+        const { assert!(STORAGE_ALIGN <= align_of::<u128>()) };
+        // SAFETY: the vector is long enough, aligned, and stays (Z1); the
+        // frames are nobody's (Z2); nobody else is here (Z3).
+        unsafe { zones.init(map, highmem_from, at) }.expect("a map that is sound");
+        Ram { zones: zones.into(), _storage: storage, pages: Vec::new(), zero: 0 }
+    }
+
+    /// Zones whose frames have memory.
+    pub fn with_memory(map: &[MemoryRange]) -> Ram<Z> {
+        let base = map.iter().map(|range| range.first).min().expect("a range");
+        let end = map.iter().map(|range| range.first.0 + range.frames as u64).max().expect("a range");
+        let mut pages = Vec::<Page>::with_capacity((end - base.0) as usize);
+        let zero = pages.as_mut_ptr().expose_provenance().wrapping_sub(base.phys() as usize);
+        Ram { pages, zero, ..Ram::new(map, None) }
+    }
+}
+
+impl<Z> Ram<Z> {
+    /// Where the bytes of a frame lie that has memory.
+    #[inline]
+    pub fn at(&self, frame: Pfn) -> NonNull<u8> {
+        debug_assert!(self.pages.capacity() > 0, "these frames are mere numbers");
+        // SAFETY: the frame lies in the map, and so the page in `pages`.
+        unsafe { NonNull::new_unchecked(with_exposed_provenance_mut(self.zero.wrapping_add(frame.phys() as usize))) }
+    }
+}
+
+impl TestZones {
+    pub fn inner(&self) -> &Zones<TestLock> {
+        self.zones.inner()
+    }
+}
+
+// SAFETY: M2: each frame of the map has a page.
+unsafe impl<F> Source<F> for TestZones {
+    type Frames = FaultyFrames<Zones<TestLock>>;
+    fn frames(&self) -> &Self::Frames {
+        &self.zones
+    }
+    fn bytes(machine: &Host<F, TestZones>, frame: Pfn) -> NonNull<u8> {
+        machine.frames.at(frame)
+    }
+}
+
+impl ZoneMachine {
+    /// `cpus` CPUs; the memory is dirty.
+    pub fn new(map: &[MemoryRange], cpus: u32) -> ZoneMachine {
+        let frames = TestZones::with_memory(map);
+        for frame in map.iter().flat_map(|range| (0..range.frames as u64).map(|n| range.first.offset(n))) {
+            // SAFETY: the frame lies in the map; nobody uses it yet.
+            unsafe { frames.at(frame).as_ptr().write_bytes(0xff, PAGE_SIZE) }
+        }
+        Host { cpus, ..Host::over(frames) }
+    }
+}
+
+/// A range of frames for a map.
+pub const fn ram(first: u64, frames: usize, node: u8) -> MemoryRange {
+    MemoryRange { first: Pfn(first), frames, node: Node(node) }
+}
+
+/// The format of a machine without page tables. Its entries only name frames:
+/// [`Prealloc`] chains them so.
+pub struct NoTables;
+
+// SAFETY: T0: no MMU reads it, and nothing in it is present.
+unsafe impl Format for NoTables {
+    type Word = u64;
+    const NAME: &'static str = "none";
+    const LEVELS: u8 = 1;
+    const MAX_LEVELS: u8 = 1;
+    const INDEX_BITS: u32 = 0;
+    const MAX_PFN: u64 = u64::MAX >> 1;
+    const ABSENT: u64 = 0;
+    const HIDES: bool = false;
+
+    fn leaf(frame: Pfn, _prot: Prot, _memory: MemType) -> u64 {
+        Self::leaf_like(1, frame)
+    }
+    fn leaf_like(form: u64, frame: Pfn) -> u64 {
+        frame.0 << 1 | form
+    }
+    fn table(_frame: Pfn) -> u64 {
+        unreachable!("no tables here")
+    }
+    fn decode(word: u64, _level: u8) -> Entry {
+        if word == 0 { Entry::Absent } else { Entry::Waiting(Pfn(word >> 1)) }
+    }
+    fn retire(word: u64) -> u64 {
+        word
+    }
+}
