@@ -68,7 +68,7 @@ impl<M: Machine> Vmalloc<M> {
         match CpuGuard::enter(self, core) {
             Ok(mut here) => {
                 if here.give_up(frame, page) {
-                    here.reclaim_step(1);
+                    here.reclaim_step();
                 }
             }
             Err(_) => self.pinned(|cpu| core.cpu(cpu).deferred_frames.push(self.machine(), frame, page)),

@@ -18,12 +18,19 @@
 //! - T1: The grains under an unlinked table page stay out of the arena
 //!   until the batch that holds the page is expired.
 
+use crate::cpu::SLICE;
 use crate::frames::WaitingFrames;
 use crate::space::chunk::{Chunk, ChunkRef};
 use crate::sync::Ordering::Relaxed;
 use crate::units::Pfn;
 use arrayvec::ArrayVec;
 use core::ptr::null_mut;
+
+/// Work that frees leave between two steps of reclaiming.
+const STEP: isize = SLICE as isize / 2;
+/// What a chunk is in the work of a batch, beside its slots: its tables are looked
+/// at, and it moves between lists. About what eight pages of one area take.
+pub(crate) const CHUNK: usize = SLICE / 8;
 
 /// Table pages that one batch can hold.
 pub(crate) const MAX_TABLES: usize = 32;
@@ -48,9 +55,9 @@ pub struct Batch {
     head: *mut Chunk,
     /// Pages that wait in it.
     pub(crate) pages: usize,
-    /// Its slots that count as work beside their pages: those of whose entries
-    /// something is collected.
-    slots: usize,
+    /// Work that may be left to it before a step is due: its pages count, its slots
+    /// of whose entries something is collected, and its chunks.
+    left: isize,
     /// Pages of it that were reclaimed.
     pub(crate) gone: usize,
     /// Pages of the slot at hand that were collected already.
@@ -68,19 +75,17 @@ pub struct Batch {
 impl Batch {
     /// An empty batch.
     pub const fn new(index: usize) -> Batch {
-        let waiting_frames = WaitingFrames::new();
-        let checked = null_mut();
         Batch {
             index,
             head: null_mut(),
             pages: 0,
-            slots: 0,
+            left: STEP,
             gone: 0,
             done: 0,
-            checked,
+            checked: null_mut(),
             ticks: 0,
             has_aliases: false,
-            waiting_frames,
+            waiting_frames: WaitingFrames::new(),
         }
     }
 
@@ -134,17 +139,23 @@ impl Batch {
     #[inline(always)]
     pub(crate) fn charge(&mut self, slots: usize, pages: usize) {
         self.pages += pages;
-        self.slots += slots;
+        self.left -= (slots + pages) as isize;
     }
 
-    /// What it takes to reclaim it.
+    /// Whether frees have left as much work as a step is due for.
     #[inline(always)]
-    pub(crate) fn work(&self) -> usize {
-        self.pages + self.slots
+    pub(crate) fn is_due(&self) -> bool {
+        self.left <= 0
+    }
+
+    /// A step is taken: the next is due when the work is a multiple of [`STEP`] again.
+    pub(crate) fn step(&mut self) {
+        self.left = (self.left - 1).rem_euclid(STEP) + 1;
     }
 
     #[inline]
     fn chain(&mut self, chunk: ChunkRef) {
+        self.left -= CHUNK as isize;
         chunk.next_in_batch(self.index).store(self.head, Relaxed);
         self.head = chunk.as_ptr();
     }
@@ -199,6 +210,30 @@ mod tests {
     }
 
     #[test]
+    fn a_step_is_due_whenever_the_work_passes_a_multiple_of_half_a_slice() {
+        let mut batch = Batch::new(0);
+        let mut due = |work: usize| {
+            batch.charge(0, work);
+            let due = batch.is_due();
+            batch.step();
+            (due, batch.left)
+        };
+        let told = [31, 1, 1, 30, 1, 33, 70, 57, 32].map(&mut due);
+        let expected = [
+            (false, 1),
+            (true, 32),
+            (false, 31),
+            (false, 1),
+            (true, 32),
+            (true, 31),
+            (true, 25),
+            (true, 32),
+            (true, 32),
+        ];
+        assert_eq!(told, expected);
+    }
+
+    #[test]
     fn r4_a_slot_that_is_still_being_freed_waits_in_the_other_load_and_is_as_much_work_there() {
         let (mut open, mut expired) = (Batch::new(0), Batch::new(1));
         let (chunk, other) = (area(5), area(7));
@@ -208,6 +243,7 @@ mod tests {
         assert!(!open.postpone_claimed(other, 0) && open.postpone_claimed(chunk, 0));
         assert_eq!(expired.first().map(|(chunk, slot)| (chunk.as_ptr(), slot)), Some((other.as_ptr(), 0)));
         assert_eq!(open.first().map(|(chunk, slot)| (chunk.as_ptr(), slot)), Some((chunk.as_ptr(), 0)));
-        assert_eq!((open.pages, open.work()), (5, 6), "its pages, and the slot");
+        let work = (STEP - open.left) as usize;
+        assert_eq!((open.pages, work), (5, 5 + 1 + CHUNK), "its pages, the slot, and the chunk");
     }
 }

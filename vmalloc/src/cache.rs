@@ -342,7 +342,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         if kept {
             self.hand_over(found);
         } else {
-            self.unbind(found, how, PageRange::new(found.start, pages), pages);
+            self.unbind(found, how, PageRange::new(found.start, pages));
         }
         Ok(())
     }
@@ -389,7 +389,7 @@ impl<M: Machine> CpuGuard<'_, M> {
             self.retire_entries((chunk, slot), PageRange::new(chunk.address(slot), pages));
         }
         self.open.add_evicted(chunk, slot, pages);
-        self.reclaim_step(pages);
+        self.reclaim_step();
     }
 
     /// Keeps within the budget (W2).
@@ -464,7 +464,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         self.cpu.bound.remove(pages);
         count(why.counter(&self.cpu.counters), 1);
         self.open.add_evicted(chunk, slot, pages);
-        self.reclaim_step(pages);
+        self.reclaim_step();
         slice.max(1)
     }
 

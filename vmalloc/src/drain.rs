@@ -8,10 +8,11 @@
 //! - G3: Only what is expired is reclaimed: grace has come for it.
 //! - R4: A slot that somebody else is still freeing waits once more.
 //! - L3: About as much at a time as the caller says, a slice at most: a page
-//!   counts as one, and so does a slot, which may have few.
+//!   counts as one, and so does a slot, which may have few; a chunk, which may have
+//!   one slot, counts as eight, and each leaf table under it as four.
 
 use crate::area::Kind;
-use crate::batch::Batch;
+use crate::batch::{Batch, CHUNK};
 use crate::cpu::{CpuGuard, SLICE};
 use crate::frames::{release, release_all};
 use crate::lookup::{at_hand, at_hand_from};
@@ -27,6 +28,8 @@ use crate::units::{PageRange, Pfn};
 
 /// What a table page is in the work of a batch.
 const TABLE: usize = SLICE / 8;
+/// What a leaf table is that is looked at.
+const LEAF: usize = SLICE / 16;
 
 impl<M: Machine> CpuGuard<'_, M> {
     /// Step 4: drains the expired batch by about `budget`, counted as it counts its
@@ -49,10 +52,11 @@ impl<M: Machine> CpuGuard<'_, M> {
             };
             if batch.checked != chunk.as_ptr() {
                 batch.checked = chunk.as_ptr();
-                self.check_leaves(chunk);
+                work += CHUNK + self.check_leaves(chunk) * LEAF;
             }
             if batch.done == 0 {
-                let (many, their_pages) = self.collect_many(chunk, batch.index, budget - work);
+                let left = budget.saturating_sub(work).max(1);
+                let (many, their_pages) = self.collect_many(chunk, batch.index, left);
                 (slots, pages, work) = (slots + many, pages + their_pages, work + many as usize + their_pages);
                 if many > 0 {
                     continue;

@@ -129,7 +129,6 @@ impl<M: Machine> CpuGuard<'_, M> {
         }
         if cleared > 0 {
             self.note_alias();
-            self.reclaim_step(cleared);
         }
         cleared
     }

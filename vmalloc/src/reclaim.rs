@@ -104,22 +104,14 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         self.vm.machine().log(Level::Error, line);
     }
 
-    /// What a free of a slot of `pages` pages is_due: for every half slice of work
-    /// that was left to the open batch about a slice of step 4, more than it can
-    /// leave itself, so that the expired batch is empty before the open one is full;
-    /// and step 2, when it is (G4, L3).
+    /// What a free owes: for every half slice of work that was left to the open batch
+    /// about a slice of step 4, more than it can leave itself, so that the expired
+    /// batch is empty before the open one is full; and step 2, when it is (G4, L3).
     #[inline]
-    pub(crate) fn reclaim_step(&mut self, pages: usize) {
-        if self.is_due(pages + 1) {
+    pub(crate) fn reclaim_step(&mut self) {
+        if self.open.is_due() {
             self.reclaim_now();
         }
-    }
-
-    /// Whether a free that left so much work is due for a step.
-    #[inline(always)]
-    pub(crate) fn is_due(&self, work: usize) -> bool {
-        const HALF: usize = SLICE / 2;
-        self.open.work() % HALF < work
     }
 
     /// Pays, and leaves.
@@ -132,8 +124,9 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
     fn reclaim_now(&mut self) {
         self.poll();
         // Of one-page areas twice what was left since; of the largest that are
-        // freed at once, more than one.
+        // freed at once, more than one, or one in a chunk of its own.
         self.reclaim(SLICE + 2);
+        self.open.step();
         if self.open.pages >= self.core.batch_pages {
             self.seal();
         }

@@ -448,15 +448,19 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
 
     /// Looks whether the leaf tables that the chunk keeps at hand are linked. One
     /// that is not, since somebody has written over an entry above it, is linked
-    /// again; where the entry is the embedder's, it is forgotten (T2).
+    /// again; where the entry is the embedder's, it is forgotten (T2). Says how many
+    /// it has looked at.
     #[inline]
-    pub(crate) fn check_leaves(&mut self, chunk: ChunkRef) {
+    pub(crate) fn check_leaves(&mut self, chunk: ChunkRef) -> usize {
+        let mut looked_at = 0;
         for (index, frame) in chunk.leaves() {
+            looked_at += 1;
             let at = leaf_of::<M>(chunk, index);
             if self.walker().leaf(at).is_none_or(|(linked, _)| linked != frame) {
                 self.mend(chunk, index, at, frame);
             }
         }
+        looked_at
     }
 
     #[cold]

@@ -99,7 +99,7 @@ impl<M: Machine> Vmalloc<M> {
         piece.clear(&mut |at, word| self.report_bad_entry_once((chunk, index), at, word));
         here.note_alias();
         self.machine().unmapped(range);
-        if here.is_due(pages) {
+        if here.open.is_due() {
             here.reclaim_step_and_leave();
         }
         true

@@ -225,6 +225,6 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         found.slot().freed_by(by);
         piece.park(&mut |at, word| vm.report_bad_entry_once((found.chunk, found.index), at, word));
         vm.machine().unmapped(PageRange::new(found.start, pages));
-        self.reclaim_step(pages);
+        self.reclaim_step();
     }
 }

@@ -256,7 +256,7 @@ impl<M: Machine> Vmalloc<M> {
             }
             here.outside(|| self.machine().relax());
         };
-        here.unbind(found, how, PageRange::new(found.start, bound), bound);
+        here.unbind(found, how, PageRange::new(found.start, bound));
     }
 }
 
@@ -290,7 +290,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         }
         self.count_free(how, pages);
         found.slot().freed_by(by);
-        self.unbind(found, how, PageRange::new(found.start, bound), bound);
+        self.unbind(found, how, PageRange::new(found.start, bound));
         Ok(())
     }
 
@@ -352,10 +352,10 @@ impl<M: Machine> CpuGuard<'_, M> {
 
     /// Retires the entries of a claimed slot, and hands it to its owner.
     #[inline]
-    pub(crate) fn unbind(&mut self, found: &Found, how: Way, bound: PageRange, pages: usize) {
+    pub(crate) fn unbind(&mut self, found: &Found, how: Way, bound: PageRange) {
         if how == Way::AtOnce {
             self.unbind_slice(found, bound);
-            self.reclaim_step(pages);
+            self.reclaim_step();
         } else {
             self.unbind_in_slices(found, bound);
         }
@@ -406,12 +406,11 @@ impl<M: Machine> CpuGuard<'_, M> {
             chunk.unclaim(1 << found.index);
         }
         if chunk.owner() == self.index {
-            let mut pages = 0;
             chunk.receive(1 << found.index, |live| {
-                pages = self.receive(chunk, live);
+                self.receive(chunk, live);
                 0
             });
-            self.reclaim_step(pages);
+            self.reclaim_step();
         } else {
             self.core.cpu(chunk.owner()).remote_frees.post(chunk, found.index);
         }

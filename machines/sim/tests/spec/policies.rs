@@ -211,18 +211,37 @@ fn a_load_closes_when_it_is_full() {
 
 #[test]
 fn a_free_redeems_once_in_half_a_slice_of_what_frees_leave() {
-    let rig = boot(quiet(1), Config::region(REGION).batch_pages(64));
-    let areas: Vec<_> = (0..80).map(|_| rig.alloc(Req::pages(1)).unwrap()).collect();
-    areas[..64].iter().for_each(|&area| rig.give(area).unwrap());
+    let rig = boot(quiet(1), Config::region(REGION).batch_pages(60));
+    let areas: Vec<_> = (0..2 * 64).map(|_| rig.alloc(Req::pages(1)).unwrap()).collect();
+    let (ours, theirs) = areas.split_at(64);
+    // A slot and a page each, and the chunk that they are of counts as eight.
+    ours[..59].iter().for_each(|&area| rig.give(area).unwrap());
+    assert_eq!(rig.stats().counts.closes, 0);
+    rig.give(ours[59]).unwrap();
     assert_eq!(rig.stats().counts.closes, 1, "and the only CPU has flushed");
-    // A slot and a page each.
     let redeems = |area| {
         let before = rig.stats().counts.redeemed;
         rig.give(area).unwrap();
         rig.stats().counts.redeemed > before
     };
-    let which: Vec<_> = (1..).zip(&areas[64..]).filter(|&(_, &area)| redeems(area)).map(|(n, _)| n).collect();
-    assert_eq!(which, [16]);
+    let which: Vec<_> = (1..).zip(theirs).filter(|&(_, &area)| redeems(area)).map(|(n, _)| n).collect();
+    assert_eq!(which, [12, 28], "these drain it");
+}
+
+#[test]
+fn l3_a_free_looks_at_few_chunks_where_each_has_but_one_slot_and_keeps_up_all_the_same() {
+    const CHUNKS: usize = 64;
+    let rig = boot(quiet(1), Config::region(REGION).batch_pages(CHUNKS / 2));
+    let areas: Vec<_> = (0..CHUNKS * 64).map(|_| rig.alloc(Req::pages(1)).unwrap()).collect();
+    let mut most = 0;
+    for &area in areas.iter().skip(7).step_by(64).chain(areas.iter().skip(40).step_by(64)) {
+        let before = rig.stats().counts.redeemed;
+        rig.give(area).unwrap();
+        most = most.max(rig.stats().counts.redeemed - before);
+        assert!(rig.stats().waiting_pages <= 2 * CHUNKS, "what waits is drained before the next batch is full");
+    }
+    let counts = rig.stats().counts;
+    assert!(counts.closes >= 3 && (1..=6).contains(&most), "{most} slots in one free, {} batches", counts.closes);
 }
 
 #[test]
