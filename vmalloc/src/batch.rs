@@ -1,22 +1,21 @@
-//! Loads: what waits for one flush together.
+//! Batches: what waits for one flush together.
 //!
 //! ```text
 //!   open ──seal──▶ sealed (Pending) ──grace──▶ expired ──drained, bit by bit──▶ open
 //! ```
 //!
-//! A batch is the chain of the chunks that have stale slots in it, and the table
-//! pages that were unlinked meanwhile. Frames are not listed anywhere: they wait
-//! in the entries of their pages, not present, and are collected from there
-//! when the batch is expired. So a free needs no memory and cannot fail. Only frames
-//! that wait for aliases ([`alias`](crate::alias)) are by themselves, in a chain.
+//! A batch is a list of the chunks with stale slots in it, and the table pages that were unlinked
+//! meanwhile. It lists no frames: they wait in the parked entries of their pages, and the CPU takes
+//! them from there when the batch has expired. So a free needs no memory and cannot fail. Only the
+//! frames that wait for aliases ([`alias`](crate::alias)) are on a list of their own.
 //!
 //! # Rules
 //! - **G3** A slot, a frame or a table page leaves a batch only after grace.
-//! - **G4** A batch is sealed at its page limit or after two ticks.
-//! - **D1** A CPU has two batches: one open, the other sealed, expired or empty. It
-//!   closes one only when the other is empty.
-//! - T1: The grains under an unlinked table page stay out of the arena
-//!   until the batch that holds the page is expired.
+//! - **G4** A batch is sealed at its page limit, or after two ticks.
+//! - **D1** A CPU has two batches: one is open, the other is sealed, expired or empty. The CPU
+//!   seals the open one only when the other is empty.
+//! - T1: the grains under an unlinked table page stay out of the arena until the batch that holds
+//!   the page has expired.
 
 use crate::cpu::SLICE;
 use crate::frames::WaitingFrames;
@@ -26,49 +25,49 @@ use crate::units::Pfn;
 use arrayvec::ArrayVec;
 use core::ptr::null_mut;
 
-/// Work that frees leave between two steps of reclaiming.
+/// The work that frees add between two steps of reclaiming.
 const STEP: isize = SLICE as isize / 2;
-/// What a chunk is in the work of a batch, beside its slots: its tables are looked
-/// at, and it moves between lists. About what eight pages of one area take.
+/// The work that a chunk adds to a batch, in addition to its slots: the CPU looks at its tables and
+/// moves it between lists. That takes about as long as eight pages of one area.
 pub(crate) const CHUNK: usize = SLICE / 8;
 
-/// Table pages that one batch can hold.
+/// The most table pages in one batch.
 pub(crate) const MAX_TABLES: usize = 32;
 
-/// A table page that was unlinked, and the grains under it.
+/// An unlinked table page and the grains under it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HeldTable {
     pub(crate) table: Pfn,
     pub(crate) region: u8,
-    /// First grain and number of grains under the table.
+    /// The first grain under the table, and the number of grains.
     pub(crate) grains: (u32, u32),
 }
 
 /// The table pages of one batch.
 pub(crate) type Tables = ArrayVec<HeldTable, MAX_TABLES>;
 
-/// Stale slots, chained through their chunks.
+/// A batch of stale slots, linked through their chunks.
 #[derive(Debug)]
 pub struct Batch {
-    /// Which of the two it is: the mask in each chunk.
+    /// Which of the two batches it is. It selects the mask in each chunk.
     pub index: usize,
     head: *mut Chunk,
-    /// Pages that wait in it.
+    /// The number of pages in the batch.
     pub(crate) pages: usize,
-    /// Work that may be left to it before a step is due: its pages count, its slots
-    /// of whose entries something is collected, and its chunks.
+    /// The work that frees may still add before a step is due. Pages, slots with frames in their
+    /// entries, and chunks count as work.
     left: isize,
-    /// Pages of it that were reclaimed.
+    /// The number of its pages that are reclaimed.
     pub(crate) gone: usize,
-    /// Pages of the slot at hand that were collected already.
+    /// The number of pages of the current slot whose frames were taken.
     pub(crate) done: usize,
-    /// The chunk whose tables were looked at last, while the batch is drained.
+    /// The chunk whose tables were checked last, while the batch is drained.
     pub(crate) checked: *mut Chunk,
-    /// Ticks since its first slot.
+    /// The ticks since its first slot.
     pub(crate) ticks: u8,
-    /// It knows of aliases.
+    /// Whether aliases wait for its flush.
     pub(crate) has_aliases: bool,
-    /// Frames that wait by themselves.
+    /// The frames that wait on their own list.
     pub(crate) waiting_frames: WaitingFrames,
 }
 
@@ -89,7 +88,7 @@ impl Batch {
         }
     }
 
-    /// Adds live slots of `chunk`, `pages` pages in all.
+    /// Adds live slots of `chunk`, which have `pages` pages in all.
     #[inline(always)]
     pub fn add(&mut self, chunk: ChunkRef, slots: u64, pages: usize) {
         if chunk.retire(slots, self.index) {
@@ -98,7 +97,7 @@ impl Batch {
         self.charge(slots.count_ones() as usize, pages);
     }
 
-    /// Adds a live slot of `pages` pages, in whose entries nothing waits.
+    /// Adds a live slot of `pages` pages that has no frames in its entries.
     #[inline(always)]
     pub fn add_bare(&mut self, chunk: ChunkRef, slot: u32, pages: usize) {
         if chunk.retire(1 << slot, self.index) {
@@ -108,7 +107,7 @@ impl Batch {
         self.charge(0, pages);
     }
 
-    /// Adds a cached slot of `pages` pages, whose entries are retired.
+    /// Adds a cached slot of `pages` pages whose entries are parked.
     pub fn add_evicted(&mut self, chunk: ChunkRef, slot: u32, pages: usize) {
         if chunk.evict(slot, self.index) {
             self.chain(chunk);
@@ -116,8 +115,8 @@ impl Batch {
         self.charge(1, pages);
     }
 
-    /// Takes a stale slot over from the other batch, which is expired, if somebody else
-    /// is still freeing it: it waits once more (R4).
+    /// Moves a stale slot here from the other batch, which has expired, if somebody else is still
+    /// freeing the slot. It waits for another flush (R4). Returns whether it was moved.
     #[inline]
     pub fn postpone_claimed(&mut self, chunk: ChunkRef, slot: u32) -> bool {
         let claimed = chunk.is_claimed(slot);
@@ -135,20 +134,20 @@ impl Batch {
         self.charge(1, chunk.slot(slot).bound_pages());
     }
 
-    /// So many slots more wait in it, with so many pages.
+    /// Charges the batch with this many more slots and pages.
     #[inline(always)]
     pub(crate) fn charge(&mut self, slots: usize, pages: usize) {
         self.pages += pages;
         self.left -= (slots + pages) as isize;
     }
 
-    /// Whether frees have left as much work as a step is due for.
+    /// Whether frees have added so much work that a step is due.
     #[inline(always)]
     pub(crate) fn is_due(&self) -> bool {
         self.left <= 0
     }
 
-    /// A step is taken: the next is due when the work is a multiple of [`STEP`] again.
+    /// Notes a step. The next one is due when the work reaches the next multiple of [`STEP`].
     pub(crate) fn step(&mut self) {
         self.left = (self.left - 1).rem_euclid(STEP) + 1;
     }
@@ -164,7 +163,7 @@ impl Batch {
     #[inline]
     pub fn first(&mut self) -> Option<(ChunkRef, u32)> {
         loop {
-            // SAFETY: H2: `add` stored what `as_ptr` gave.
+            // SAFETY: H2: `add` stored what `as_ptr` returned.
             let chunk = unsafe { ChunkRef::from_ptr(self.head) }?;
             match chunk.stale(self.index) {
                 0 => self.head = chunk.next_in_batch(self.index).load(Relaxed),
@@ -173,15 +172,14 @@ impl Batch {
         }
     }
 
-    /// The only stale slot, if there is just one.
+    /// The only stale slot, if there is exactly one.
     pub(crate) fn only(&mut self) -> Option<(ChunkRef, u32)> {
         let (chunk, slot) = self.first()?;
         let last = chunk.next_in_batch(self.index).load(Relaxed).is_null();
         (last && chunk.stale(self.index).is_power_of_two()).then_some((chunk, slot))
     }
 
-    /// Whether it has to be sealed: slots or frames wait in it, or somebody
-    /// waits for its aliases.
+    /// Whether the batch needs a flush: it has slots or frames, or somebody waits for its aliases.
     pub(crate) fn waits(&self) -> bool {
         !self.head.is_null() || self.has_aliases || !self.waiting_frames.is_empty()
     }
@@ -197,7 +195,7 @@ mod tests {
     extern crate std;
     use std::boxed::Box;
 
-    /// A chunk with an area of `pages` pages in its slot 0, for as long as the tests run.
+    /// A chunk with an area of `pages` pages in its slot 0. The chunk is leaked.
     fn area(pages: usize) -> ChunkRef {
         let chunk = Box::leak(Box::new(Chunk::new(Pfn(0))));
         let class = Class::of(pages, 1).unwrap();
@@ -234,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn r4_a_slot_that_is_still_being_freed_waits_in_the_other_load_and_is_as_much_work_there() {
+    fn r4_a_slot_that_is_still_being_freed_waits_in_the_other_batch_and_is_as_much_work_there() {
         let (mut open, mut expired) = (Batch::new(0), Batch::new(1));
         let (chunk, other) = (area(5), area(7));
         assert!(chunk.claim(0));

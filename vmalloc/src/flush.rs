@@ -1,32 +1,32 @@
-//! Flushes: when has every CPU forgotten what it may hold?
+//! Flushes: when has every CPU discarded the translations that it may hold?
 //!
-//! Time is counted in **epochs**. What waits for a flush is sealed under
-//! a **tag**, the generation that closing began; it is reclaimed at **grace**,
-//! when every CPU has discarded its translations since.
+//! Time is counted in **epochs**. A batch that needs a flush is sealed under a **tag**, which is
+//! the epoch that begins with the seal. **Grace** for the tag comes when every CPU has discarded
+//! its translations since. The batch is reclaimed then.
 //!
 //! ```text
-//!   open ──seal: tag = gen += 1──▶ Pending(tag) ──grace ≥ tag──▶ reclaimed
+//!   open ──seal: tag = now += 1──▶ Pending(tag) ──grace ≥ tag──▶ reclaimed
 //! ```
 //!
 //! # Rules
-//! - **G1 closing.** Entries are cleared, then `tag = gen.fetch_add(1) + 1`
-//!   (SeqCst: walkers see the clears). A CPU reads g, discards everything,
-//!   publishes `max(published, g)`. Grace of a tag: every CPU published ≥ it.
-//!   Where the batch of tag g is a few pages and g − 1 is published here, these
-//!   pages are all that there is to discard.
-//! - G3, by type: What waits is owned by [`Pending`], and
-//!   [`Pending::reclaim`] with a [`Grace`] is the only way out.
-//! - **G5 idle.** Idle entry publishes, sets idle, full fence; idle exit clears
-//!   idle, full fence, reads gen and flushes if behind before it follows a
-//!   pointer. Whoever reads *idle* after its `fetch_add` may therefore skip
-//!   that CPU, unless the batch holds table pages (`idle_too`): a speculative
-//!   walk through a reused table page could write to it. Offline CPUs hold
-//!   nothing, and flush before they rejoin.
-//! - **G7 kicks coalesce.** A CPU clears `asked` before it reads gen, so a kick
-//!   that finds `asked` set will be covered by the flush under way to it.
+//! - **G1 sealing.** The entries are cleared first. Then `tag = now.fetch_add(1) + 1` (SeqCst, so
+//!   that walkers see the cleared entries). A CPU flushes in three steps: it reads the epoch e,
+//!   discards everything, and publishes `max(published, e)`. A tag has grace when every CPU has
+//!   published at least the tag. If the batch of tag e is a few pages, and this CPU has published e
+//!   − 1, it may discard these pages only.
+//! - G3, by type: a batch that waits is owned by [`Pending`]. [`Pending::reclaim`] with a [`Grace`]
+//!   is the only way to get it out.
+//! - **G5 idle.** A CPU that goes idle publishes, sets *idle*, and executes a full fence. A CPU
+//!   that leaves idle clears *idle*, executes a full fence, reads the epoch, and flushes if it is
+//!   behind, all before it follows a pointer. A sealer that reads *idle* after its `fetch_add` may
+//!   therefore skip that CPU. It may not skip it if the batch holds table pages (`idle_too`),
+//!   because a speculative walk through a reused table page could write to it. Offline CPUs hold no
+//!   translations, and flush before they come back.
+//! - **G7 kicks coalesce.** A CPU clears `asked` before it reads the epoch. A sealer that finds
+//!   `asked` set need not kick, because the coming flush covers its tag.
 //!
 //! # Locks
-//! None. Everything here may be called from any context, NMI included.
+//! None. Every function here may be called from any context, even from an NMI.
 
 mod alias;
 mod looks;
@@ -42,7 +42,7 @@ const OFFLINE: u8 = 0;
 const IDLE: u8 = 1;
 const AWAKE: u8 = 2;
 
-/// What one CPU has told about its flushes. Written by its CPU, read by all.
+/// The flush state of one CPU: the epoch that it has published, and whether it is asked to flush.
 #[repr(align(128))]
 #[derive(Debug)]
 pub struct CpuEpoch {
@@ -58,7 +58,7 @@ impl Default for CpuEpoch {
 }
 
 impl CpuEpoch {
-    /// Whether this CPU takes part.
+    /// Whether this CPU takes part in flushes.
     pub fn is_online(&self) -> bool {
         self.state.load(SeqCst) != OFFLINE
     }
@@ -71,35 +71,35 @@ impl CpuEpoch {
         }
     }
 
-    fn publish(&self, generation: u64) {
-        self.published.fetch_max(generation, SeqCst);
+    fn publish(&self, epoch: u64) {
+        self.published.fetch_max(epoch, SeqCst);
     }
 
-    /// Whether a flush was asked for that has not begun.
+    /// Whether a flush was asked for and has not begun.
     #[inline]
     pub fn is_asked(&self) -> bool {
         self.asked.load(Relaxed)
     }
 
-    /// On its own CPU: a flush comes later, and nobody has to ask for it (G7).
+    /// On its own CPU: marks that a flush is coming, so that nobody has to kick (G7).
     pub fn put_off(&self) {
         self.asked.store(true, SeqCst);
     }
 
-    /// Asks for a flush; true = a kick has to be sent (G7).
+    /// Asks for a flush. Returns true if the caller has to send a kick (G7).
     fn ask(&self, tag: u64) -> bool {
         self.published.load(SeqCst) < tag && !self.asked.swap(true, SeqCst)
     }
 }
 
-/// What a batch that is sealed holds.
+/// The contents of a batch that is sealed.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Holds {
-    /// Table pages (G5).
+    /// It holds table pages (G5).
     pub tables: bool,
-    /// Aliases: [`FlushEpochs::note_alias`] was called for it (G3 aliases).
+    /// It holds aliases: [`FlushEpochs::note_alias`] was called for it (G3, aliases).
     pub aliases: bool,
-    /// All its pages, where these are few (G1 ranges).
+    /// All of its pages, if they are few (G1, ranges).
     pub narrow: Option<PageRange>,
 }
 
@@ -107,9 +107,9 @@ pub struct Holds {
 #[derive(Debug)]
 pub struct FlushEpochs {
     now: AtomicU64,
-    /// Every batch with a tag up to here, without table pages, has had grace.
+    /// Every batch without table pages whose tag is at most this has had grace.
     safe: AtomicU64,
-    /// The same for batches with table pages.
+    /// The same, for batches with table pages.
     safe_tables: AtomicU64,
     narrow: Narrow,
     aliases: Aliases,
@@ -124,23 +124,22 @@ impl Default for FlushEpochs {
 }
 
 impl FlushEpochs {
-    /// Closes `value`: it waits for the flushes that begin after this call
-    /// (G1). `idle_too` where it holds table pages (G5).
+    /// Seals `value`: it waits for flushes that begin after this call (G1). `idle_too` is true if
+    /// it holds table pages (G5).
     pub fn seal<T>(&self, value: T, idle_too: bool) -> Pending<T> {
         let tag = self.now.fetch_add(1, SeqCst) + 1;
         Pending { tag, idle_too, value }
     }
 
-    /// As [`FlushEpochs::seal`], for a batch that holds `pages` and no table
-    /// page.
+    /// As [`FlushEpochs::seal`], for a batch that holds `pages` and no table page.
     pub fn seal_narrow<T>(&self, value: T, pages: PageRange) -> Pending<T> {
         let pending = self.seal(value, false);
-        self.narrow.tell(pending.tag, pages);
+        self.narrow.store(pending.tag, pages);
         pending
     }
 
-    /// Closes a batch, discards by `flush` what this CPU has of it, and asks the others
-    /// of `epochs` to do so: tells `kick` the index of each that has to be kicked.
+    /// Seals a batch, flushes this CPU with `flush`, and asks the other CPUs of `epochs` to flush.
+    /// Calls `kick` with the index of each CPU that needs a kick.
     pub fn seal_and_ask<'e, T>(
         &self,
         batch: T,
@@ -161,30 +160,31 @@ impl FlushEpochs {
         pending
     }
 
-    /// An open batch knows of aliases from here on (G3 aliases).
+    /// Counts an open batch that has got its first alias (G3, aliases).
     pub fn note_alias(&self) {
         self.aliases.begin();
     }
 
-    /// What an open batch was to know of by [`FlushEpochs::note_alias`], another one knows of.
+    /// Takes back a call of [`FlushEpochs::note_alias`], because another open batch is counted for
+    /// the same aliases.
     pub fn alias_noted_twice(&self) {
         self.aliases.forget();
     }
 
-    /// Whether grace has come for all aliases that the caller may know of.
+    /// Whether grace has come for every alias that was cleared before this call.
     #[inline]
     pub fn has_no_aliases(&self) -> bool {
         self.aliases.barrier().is_some_and(|tag| tag <= self.safe.load(SeqCst))
     }
 
-    /// The CPU of `epoch` discards by `flush` what it is told, `None` = everything,
-    /// and says so (G1).
+    /// Flushes the CPU of `epoch` (G1). `flush` discards the pages that it is given, or everything
+    /// for `None`.
     pub fn flush(&self, epoch: &CpuEpoch, flush: impl FnOnce(Option<PageRange>)) {
         epoch.asked.swap(false, SeqCst);
-        let generation = self.now.load(SeqCst);
-        let one_behind = epoch.published.load(SeqCst) + 1 == generation;
-        flush(one_behind.then(|| self.narrow.of(generation)).flatten());
-        epoch.publish(generation);
+        let now = self.now.load(SeqCst);
+        let one_behind = epoch.published.load(SeqCst) + 1 == now;
+        flush(one_behind.then(|| self.narrow.of(now)).flatten());
+        epoch.publish(now);
     }
 
     /// As [`FlushEpochs::flush`], but only if the CPU is behind or was asked.
@@ -194,52 +194,52 @@ impl FlushEpochs {
         }
     }
 
-    /// Whether the CPU of `epoch` has something to discard, or was asked to.
+    /// Whether the CPU of `epoch` has something to discard, or was asked to flush.
     pub fn is_behind(&self, epoch: &CpuEpoch) -> bool {
         epoch.asked.load(SeqCst) || epoch.published.load(SeqCst) < self.now.load(SeqCst)
     }
 
-    /// One flush that discards everything everywhere, if `flush` returns true.
+    /// Runs a flush of everything on all CPUs. `flush` returns whether it succeeded, and so does
+    /// this call.
     pub fn flush_everywhere(&self, flush: impl FnOnce() -> bool) -> bool {
-        let generation = self.now.load(SeqCst);
+        let now = self.now.load(SeqCst);
         let done = flush();
         if done {
-            self.safe.fetch_max(generation, SeqCst);
-            self.safe_tables.fetch_max(generation, SeqCst);
+            self.safe.fetch_max(now, SeqCst);
+            self.safe_tables.fetch_max(now, SeqCst);
         }
         done
     }
 
-    /// Idle entry: from here until [`FlushEpochs::wake`] the CPU touches no
-    /// area (G5).
+    /// Idle entry. The CPU touches no area until [`FlushEpochs::wake`] (G5).
     pub fn sleep(&self, epoch: &CpuEpoch, flush: impl FnOnce(Option<PageRange>)) {
         self.catch_up(epoch, flush);
         epoch.state.store(IDLE, SeqCst);
         fence(SeqCst);
     }
 
-    /// Idle exit, and the way online: flushes if behind, before the CPU
-    /// follows any pointer (G5).
+    /// Idle exit, and the way online. Flushes if the CPU is behind, before it follows any pointer
+    /// (G5).
     pub fn wake(&self, epoch: &CpuEpoch, flush: impl FnOnce(Option<PageRange>)) {
         epoch.state.store(AWAKE, SeqCst);
         fence(SeqCst);
         self.catch_up(epoch, flush);
     }
 
-    /// The CPU leaves: it touches nothing until it has woken again.
+    /// The CPU goes offline. It touches no area until [`FlushEpochs::wake`].
     pub fn leave(&self, epoch: &CpuEpoch) {
         epoch.state.store(OFFLINE, SeqCst);
     }
 
-    /// Asks the CPUs that hold `pending` up, and tells `kick` the index of each
-    /// that has not been asked yet.
+    /// Asks the CPUs that `pending` waits for. Calls `kick` with the index of each that was not
+    /// asked yet.
     pub fn ask<'e, T>(
         &self,
         pending: &Pending<T>,
         epochs: impl Iterator<Item = &'e CpuEpoch>,
         mut kick: impl FnMut(u32),
     ) {
-        // G5: whose idleness is read from here on has yet to read this tag.
+        // G5: a CPU that is idle from here on will read this tag when it wakes.
         fence(SeqCst);
         for (cpu, epoch) in epochs.enumerate() {
             if epoch.holds_up(pending.idle_too) && epoch.ask(pending.tag) {
@@ -248,7 +248,7 @@ impl FlushEpochs {
         }
     }
 
-    /// How far grace has come.
+    /// Computes the present grace.
     ///
     /// # Cost
     /// O(CPUs).
@@ -258,8 +258,8 @@ impl FlushEpochs {
         // G5, as in `ask`.
         fence(SeqCst);
         for epoch in epochs {
-            // The state before the generation: a CPU that wakes in between
-            // has flushed already.
+            // The state is read before the epoch. A CPU that wakes in between has then flushed
+            // already.
             let (busy, online) = (epoch.holds_up(false), epoch.holds_up(true));
             let published = epoch.published.load(SeqCst);
             awake = if busy { awake.min(published) } else { awake };
@@ -270,12 +270,12 @@ impl FlushEpochs {
         self.grace_so_far()
     }
 
-    /// The grace that is known without asking.
+    /// The grace that was computed last.
     pub fn grace_so_far(&self) -> Grace {
         Grace { safe: self.safe.load(SeqCst), safe_tables: self.safe_tables.load(SeqCst) }
     }
 
-    /// The generation now: for reports.
+    /// The present epoch, for reports.
     pub fn now(&self) -> u64 {
         self.now.load(Relaxed)
     }
@@ -289,17 +289,17 @@ pub struct Grace {
 }
 
 impl Grace {
-    /// What a test uses to break G3 on purpose.
+    /// A false proof, with which a test breaks G3 on purpose.
     pub(crate) const STOLEN: Grace = Grace { safe: u64::MAX, safe_tables: u64::MAX };
-    /// What a test uses to break G5 on purpose.
+    /// A proof that skips idle CPUs, with which a test breaks G5 on purpose.
     pub(crate) fn ignoring_idle(self) -> Grace {
         Grace { safe_tables: self.safe, ..self }
     }
 }
 
-/// Owns what waits for a flush (G3). Dropping it leaks what it holds, which is
-/// safe: it cannot be reused.
-#[must_use = "what waits in it leaks unless it is redeemed"]
+/// Owns a batch that waits for a flush (G3). Dropping it leaks the batch, which is safe: it cannot
+/// be reused.
+#[must_use = "what waits in it leaks unless it is reclaimed"]
 #[derive(Debug)]
 pub struct Pending<T> {
     tag: u64,
@@ -308,21 +308,21 @@ pub struct Pending<T> {
 }
 
 impl<T> Pending<T> {
-    /// Gives out what waited, once grace has come.
+    /// Returns the batch once grace has come.
     ///
     /// # Errors
-    /// Itself, while it has not.
+    /// `self`, before that.
     pub fn reclaim(self, grace: &Grace) -> Result<T, Pending<T>> {
         let safe = if self.idle_too { grace.safe_tables } else { grace.safe };
         if self.tag <= safe { Ok(self.value) } else { Err(self) }
     }
 
-    /// What has grace when this has, and holds nothing: to be waited for.
+    /// An empty batch that gets grace at the same time, to wait for.
     pub fn barrier(&self) -> Pending<()> {
         Pending { tag: self.tag, idle_too: self.idle_too, value: () }
     }
 
-    /// What waits, to be looked at only.
+    /// The batch, for a look only.
     pub fn peek(&self) -> &T {
         &self.value
     }
@@ -437,7 +437,7 @@ mod tests {
         PageRange::new(crate::units::VirtAddr(0xffff_c900_0000_0000), n)
     }
 
-    /// What the CPU of `epoch` is told to discard.
+    /// The pages that the CPU of `epoch` is given to discard.
     fn told(flush_epochs: &FlushEpochs, epoch: &CpuEpoch) -> Option<PageRange> {
         let mut told = None;
         flush_epochs.flush(epoch, |what| told = what);

@@ -1,35 +1,30 @@
-//! The machine: what is under the library.
+//! The machine: everything that the library needs from the system under it.
 //!
-//! An embedder implements three small traits: [`Machine`] (CPUs, flushes,
-//! reachability of table memory), [`Frames`] (physical
-//! memory; the library's own `frames::Zones` will do) and picks a
-//! [`Format`] of page tables. Everything else is algorithm.
+//! An embedder implements two small traits, [`Machine`] (CPUs, flushes, access to the memory of
+//! tables) and [`Frames`] (physical memory; the library's own `frames::Zones` will do), and picks a
+//! [`Format`] of page tables. The rest of the library is algorithm.
 //!
 //! # Contract
-//! - **M1** The regions are used by nobody else, and every root shares the
-//!   top-level entries that `init` fills in for them, which never change while
-//!   the instance lives: copied at once, or when an access has faulted. They are
-//!   taken out of the other roots before the instance is dropped. Dropping the instance
-//!   gives back every empty table under those entries that is linked as the
-//!   format links tables, so nobody else maps under them then.
-//! - **M2** [`Machine::virt`] is valid, for reads and writes, for every frame
-//!   the library holds as a table or as bookkeeping, for as long as it does.
+//! - **M1** Nobody else uses the regions. Every root shares the top-level entries that `init` fills
+//!   in for them; an embedder copies them at once, or when an access has faulted. These entries
+//!   never change while the instance lives. The embedder takes them out of the other roots before
+//!   it drops the instance. The drop gives back every empty table under those entries whose link is
+//!   exactly what the format writes, so nobody else may map under them at that time.
+//! - **M2** [`Machine::virt`] is valid for reads and writes, for every frame that the library holds
+//!   as a table or for bookkeeping, as long as it holds it.
 //! - **M3** [`Machine::cpus`] is a constant upper bound of CPU indices.
-//! - **M4** Between [`Machine::pin`] and [`Machine::unpin`] nothing else runs
-//!   with this index, NMI excepted. Machines that cannot promise it (threads)
-//!   set [`Machine::THREADS`], answer [`Machine::busy`] with another index, and
-//!   know a thread that is pinned already ([`Machine::is_nested`]).
-//! - **M5** [`Machine::context`] never says Task where waiting is forbidden.
-//! - **M6** When [`Machine::flush`] returns, this CPU holds no translation and
-//!   no paging-structure entry older than the call: global ones and those of
-//!   other address-space ids included.
-//! - **M7** Each kicked CPU calls `on_kick` in bounded time; `kick` does not
-//!   wait for it.
-//! - **M8** No method calls back into the instance, but for
-//!   [`Machine::exhausted`], which may call `reclaim` and read-only calls, and
-//!   [`Machine::relax`], in which *other* CPUs may run.
-//! - **M9** Before `cpu_online`, after `cpu_offline`, and between `idle_enter`
-//!   and `idle_exit` a CPU touches no area; after `cpu_offline` it stops.
+//! - **M4** Between [`Machine::pin`] and [`Machine::unpin`] nothing else runs with this index,
+//!   except an NMI. A machine that cannot promise this (one of threads) sets [`Machine::THREADS`],
+//!   returns another index from [`Machine::busy`], and knows whether a thread is pinned already
+//!   ([`Machine::is_nested`]).
+//! - **M5** [`Machine::context`] never returns `Task` where waiting is forbidden.
+//! - **M6** When [`Machine::flush`] returns, this CPU holds no translation and no paging-structure
+//!   entry from before the call. That includes global ones and those of other address-space ids.
+//! - **M7** Each kicked CPU calls `on_kick` in bounded time. `kick` does not wait for that.
+//! - **M8** No method calls back into the instance, with two exceptions: [`Machine::exhausted`] may
+//!   call `reclaim` and read-only methods, and *other* CPUs may run during [`Machine::relax`].
+//! - **M9** A CPU touches no area before `cpu_online`, after `cpu_offline`, and between
+//!   `idle_enter` and `idle_exit`. After `cpu_offline` it stops.
 
 pub mod faulty;
 pub mod format;
@@ -49,53 +44,52 @@ use frames::Frames;
 pub struct Pinned {
     /// Its index, below [`Machine::cpus`].
     pub cpu: u32,
-    /// What `unpin` needs to restore: the interrupt flag, or nothing.
+    /// The state that `unpin` restores: the interrupt flag, or nothing.
     pub saved: usize,
 }
 
-/// Where the caller runs: what it may do there.
+/// The context of the caller: what it may do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Context {
-    /// May wait.
+    /// It may wait.
     Task,
-    /// Holds a lock or runs with preemption off: must not wait.
+    /// It holds a lock or runs with preemption off, and must not wait.
     Atomic,
     /// Deferred interrupt work.
     Softirq,
     /// An interrupt handler.
     HardIrq,
-    /// A non-maskable interrupt. In the middle of another call it may look, free
-    /// and answer kicks; what it frees is taken apart later, and allocations are
-    /// refused.
+    /// A non-maskable interrupt. It may interrupt another call. It may then look areas up, free
+    /// them and answer kicks; the CPU takes apart later what it frees. Its allocations are refused.
     Nmi,
 }
 
-/// What a flush has to discard.
+/// The translations that a flush discards.
 #[derive(Clone, Copy, Debug)]
 pub enum Flush<'a> {
     /// All translations and paging-structure entries.
     Everything,
-    /// Those of these ranges; discarding more is always right.
+    /// Those of these ranges. Discarding more is always right.
     Ranges(&'a [PageRange]),
 }
 
-/// A run of pages bound to adjacent frames.
+/// A run of pages that are mapped to adjacent frames.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Run {
     /// The pages.
     pub pages: PageRange,
-    /// The frame of the first page; the others follow it.
+    /// The frame of the first page. The other frames follow it.
     pub first: Pfn,
     /// Their protection.
     pub prot: Prot,
 }
 
-/// How much a log line matters.
+/// The importance of a log line.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Level {
-    /// For the curious.
+    /// For information.
     Info,
-    /// An allocation failed, or a caller did something odd.
+    /// An allocation failed, or a caller made a mistake.
     Warn,
     /// Something is broken: a bad entry, a double free.
     Error,
@@ -108,85 +102,82 @@ pub enum Level {
 pub unsafe trait Machine: Sync + Sized {
     /// The page-table format.
     type Table: Format;
-    /// Where frames come from.
+    /// The source of frames.
     type Frames: Frames;
-    /// The lock for what CPUs share. It is only taken while pinned.
+    /// The lock for data that CPUs share. The library takes it only while pinned.
     type Lock: lock_api::RawMutex;
 
-    /// Whether the MMU learns of a binding through [`Machine::mirror`] rather
-    /// than from the entries. Such machines are given adjacent frames where
-    /// there are any, since a run costs them as much as a page.
+    /// Whether the MMU learns of a mapping from [`Machine::mirror`] and not from the entries. Such
+    /// a machine is given adjacent frames if there are any, since a run costs it as much as a page.
     const MIRRORED: bool = false;
 
-    /// Whether indices are shared by threads, so that finding one busy means
-    /// waiting and not an NMI in the middle of a call (M4). Whether a signal handler
-    /// is in the middle of one, [`Machine::is_nested`] says.
+    /// Whether threads share indices. A caller that finds an index in use then waits for it; on
+    /// other machines it is an NMI in the middle of a call (M4). [`Machine::is_nested`] tells
+    /// whether a signal handler has interrupted a call.
     const THREADS: bool = false;
 
     /// The frames.
     fn frames(&self) -> &Self::Frames;
     /// The root table.
     fn root(&self) -> Pfn;
-    /// Where the library reads and writes the frame `f` (M2).
+    /// The address at which the library reads and writes the frame `f` (M2).
     fn virt(&self, f: Pfn) -> NonNull<u8>;
     /// An upper bound of CPU indices (M3), at most
     /// [`MAX_CPUS`](crate::units::MAX_CPUS).
     fn cpus(&self) -> u32;
-    /// Keeps the caller on its CPU and interrupts off it (M4). Nests.
+    /// Keeps the caller on its CPU, with interrupts off (M4). Calls nest.
     fn pin(&self) -> Pinned;
     /// Ends what `pin` began.
     ///
     /// # Safety
-    /// `was` came from [`Machine::pin`] or [`Machine::busy`] of this machine,
-    /// on this CPU, and is the youngest that has not been ended.
+    /// `was` came from [`Machine::pin`] or [`Machine::busy`] of this machine, on this CPU, and is
+    /// the newest that has not been ended.
     unsafe fn unpin(&self, was: Pinned);
-    /// Where the caller runs (M5). Asked only before waiting, and where the
-    /// caller's CPU is taken.
+    /// The context of the caller (M5). The library asks only before it waits, and when the caller's
+    /// CPU is in use.
     fn context(&self) -> Context;
     /// Discards `what` on this CPU (M6).
     fn flush(&self, what: Flush<'_>);
     /// Makes each of `cpus` call `on_kick` soon (M7).
     fn kick(&self, cpus: &CpuSet);
 
-    // From here on a machine may leave the defaults: they are right for
-    // everybody, only slower or less informative.
+    // The methods from here on have defaults that are right for every machine, but slower or less
+    // informative.
 
-    /// The levels of the tables in use: LA57 is known only at boot.
+    /// The number of levels in use. A machine may know it only at boot (LA57).
     fn levels(&self) -> u8 {
         Self::Table::LEVELS
     }
-    /// Whether the calling thread was pinned already when it called
-    /// [`Machine::pin`] the last time: then a signal handler runs in the middle of
-    /// a call, and must not take what that call may hold. Asked of machines of
-    /// threads only ([`Machine::THREADS`]), from any context.
+    /// Whether the calling thread was already pinned when it last called [`Machine::pin`]. A signal
+    /// handler has then interrupted a call, and must not take what that call may hold. The library
+    /// asks only if [`Machine::THREADS`] is set, from any context.
     fn is_nested(&self) -> bool {
         false
     }
-    /// Another thread is inside the library with this index: another index to
-    /// try. A machine with real CPUs never has to (M4): it keeps its own.
+    /// Returns another index to try, because another thread is inside the library with this one. A
+    /// machine with real CPUs never needs this and keeps its index (M4).
     fn busy(&self, was: Pinned) -> Pinned {
         was
     }
-    /// Discards `what` on all CPUs and returns true when it is done (TLBI IS,
-    /// a process); false where CPUs have to be kicked, or where it failed.
+    /// Discards `what` on all CPUs (TLBI IS, a process). Returns true when that is done, and false
+    /// if CPUs have to be kicked instead or if it failed.
     fn flush_everywhere(&self, _what: Flush<'_>) -> bool {
         false
     }
-    /// Makes `run` reachable for loads and stores, where the MMU does not read
-    /// the entries.
+    /// Makes `run` reachable for loads and stores, if the MMU does not read the entries.
     ///
     /// # Errors
-    /// The machine's own error number; nothing of `run` is reachable then.
+    /// The machine's own error number. No page of `run` is reachable then.
     fn mirror(&self, _run: Run) -> Result<(), i32> {
         Ok(())
     }
-    /// The entries of `pages` were cleared: until the next flush they may
-    /// still be reachable, after it they must not be.
+    /// The entries of `pages` were cleared or parked. The pages may stay reachable until the next
+    /// flush, but not after it.
     fn unmapped(&self, _pages: PageRange) {}
-    /// New entries were written for `pages`: a barrier, where the format
-    /// needs one before they are used.
+    /// New entries were written for `pages`. A format that needs a barrier before their use has it
+    /// here.
     fn sync(&self, _pages: PageRange) {}
-    /// One turn of a loop that waits for other CPUs.
+    /// Called once per turn of a loop that waits for other CPUs.
     fn relax(&self) {
         core::hint::spin_loop()
     }
@@ -194,33 +185,33 @@ pub unsafe trait Machine: Sync + Sized {
     fn node_of(&self, _cpu: u32) -> Node {
         Node(0)
     }
-    /// Clears the frame `f`, bound at `at`: through `at` where the frame has
-    /// no direct mapping.
+    /// Clears the frame `f`, which is mapped at `at`. A frame without a direct mapping is cleared
+    /// through `at`.
     fn zero(&self, f: Pfn, _at: VirtAddr) {
         // SAFETY: the library holds `f`, so M2 makes the page writable.
         unsafe { self.virt(f).as_ptr().write_bytes(0, PAGE_SIZE) }
     }
-    /// The last resort before a failure (a purge notifier); true = try again.
+    /// The last resort before a failure (a purge notifier). Returns true if the library should try
+    /// again.
     fn exhausted(&self, _short: Shortage) -> bool {
         false
     }
-    /// Time since some start, in nanoseconds.
+    /// The time since some start, in nanoseconds.
     fn clock_ns(&self) -> Option<u64> {
         None
     }
-    /// A line for the log.
+    /// Writes a line to the log.
     fn log(&self, _level: Level, _line: fmt::Arguments<'_>) {}
-    /// Prints the function that holds the return address `pc`.
+    /// Prints the name of the function that contains the return address `pc`.
     fn symbol(&self, pc: usize, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{pc:#x}")
     }
-    /// Calls its argument for each range of memory that may hold pointers to
-    /// areas (leak scan).
+    /// Calls `found` for each range of memory that may hold pointers to areas, for a leak scan.
     fn roots(&self, _found: &mut dyn FnMut(Range<usize>)) {}
 }
 
-/// A machine whose areas are real memory: an area's address can be
-/// dereferenced by the code that called for it.
+/// A machine whose areas are real memory: the code that asked for an area can use its address as a
+/// pointer.
 ///
 /// # Safety
 /// While an area lives, its bytes are readable and writable at its address.

@@ -1,14 +1,14 @@
-//! The atomics of the library, by one seam, so that a proof can come between.
+//! The atomics of the library. All come through this module, so that a proof can replace them.
 //!
 //! | Build | here | in [`plain`] |
 //! |---|---|---|
-//! | as it ships | the core's | the core's |
-//! | `--cfg loom` | loom's, which explores all orders that the language allows | the core's |
-//! | `--cfg interleave` | the core's, with a step before each access | the same |
+//! | as it ships | those of `core` | those of `core` |
+//! | `--cfg loom` | loom's, which explores all orders that the language allows | those of `core` |
+//! | `--cfg interleave` | those of `core`, with a step before each access | the same |
 //!
-//! Loom's atomics are larger than a word and cannot lie in cleared frames, so what
-//! lies there is plain: CPUs, descriptors, entries of tables. A *step* is where a
-//! scheduler may let another CPU go on ([`interleave`]).
+//! Loom's atomics are larger than a word and cannot lie in cleared frames. So CPUs, descriptors and
+//! the entries of tables use the plain ones. A *step* is a point at which a scheduler may switch to
+//! another CPU ([`interleave`]).
 
 #[cfg(not(target_has_atomic = "64"))]
 mod absent;
@@ -32,7 +32,7 @@ pub(crate) use loom::sync::atomic::{
     AtomicBool, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
 };
 
-/// Atomics of what lies in frames, and of what loom need not explore.
+/// Atomics for data that lies in frames, and for data that loom need not explore.
 pub(crate) mod plain {
     #[cfg(not(target_has_atomic = "64"))]
     pub(crate) use super::AtomicU64;
@@ -44,23 +44,23 @@ pub(crate) mod plain {
     pub(crate) use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 }
 
-/// Between an access that is `SeqCst` and another one. The language orders them
-/// anyway; loom takes them for acquire and release, and has to be told.
+/// Stands between two `SeqCst` accesses. The language orders them anyway. Loom treats them as
+/// acquire and release, and needs the fence.
 #[inline(always)]
 pub(crate) fn between_seqcst() {
     #[cfg(loom)]
     fence(Ordering::SeqCst);
 }
 
-/// Frames become free memory: a proof looks whether a CPU still reaches them.
+/// Frames become free memory here: a proof tests whether a CPU can still reach them.
 #[inline(always)]
 pub(crate) fn pooled(_frames: &[crate::units::Pfn]) {
     #[cfg(interleave)]
     interleave::pooled(_frames);
 }
 
-/// Whether the library is to break a rule, so that a proof is seen to notice. False
-/// where it ships.
+/// Whether the library must break this rule, so that a proof shows that it notices. Always false in
+/// a shipped build.
 #[cfg(not(interleave))]
 macro_rules! breaks {
     ($rule:ident) => {

@@ -1,49 +1,46 @@
-//! Page tables: which frame a page is bound to.
+//! Page tables: the frame that each page is mapped to.
 //!
-//! A tree of tables, the root on top. A **table** is one frame of entries; a
-//! **leaf table** (level 1) holds the entries of pages, an upper one links
-//! tables. An **entry** is one aligned word; what it says is its
-//! [`Format`]'s business, and its life is drawn in
+//! The tables form a tree. A **table** is one frame of entries. A **leaf table** (level 1) holds
+//! the entries of pages, and an upper table holds links to tables. An **entry** is one aligned
+//! word, encoded by the machine's [`Format`]. Its states are drawn in
 //! [`machine::format`](crate::machine::format).
 //!
 //! ```text
-//!   Walker ── prepare ──▶ links what is missing        rare: once a leaf table
+//!   Walker ── link_tables ──▶ links missing tables      rare: once per leaf table
 //!     │ piece
-//!   LeafTable ── PteRange::new ──▶ PteRange                  cached in the chunk
-//!     │  bind  retire  collect                         one load, one store a page
-//!   Walker ── unlink ──▶ the frame of an empty leaf    rare: once 2 MiB are free
+//!   LeafTable ── PteRange::new ──▶ PteRange             the address is cached in the chunk
+//!     │  map  park  take_frames                         one load and one store per page
+//!   Walker ── unlink ──▶ the frame of an empty leaf     rare: once 2 MiB are free
 //! ```
 //!
 //! # Rules
-//! - **T1** A table is given back only when nobody can be in it: a leaf table
-//!   lives while any of its pages is spoken for. Whoever walks or holds a
-//!   [`LeafTable`] holds the pages that it asks about. An unlinked table is
-//!   kept until grace.
-//! - **T2** An entry that the format never writes is reported with its level,
-//!   cleared, and the walk goes on. An entry in use is never overwritten:
-//!   [`PteRange::map`] stops before it. What is present above level 1 and is no
-//!   table that pages can be bound under is the embedder's ([`Walker::foreign`]):
-//!   it is neither overwritten nor cleared, and a table that is not linked as the
-//!   format links tables is the embedder's, too, and stays linked.
-//! - **T3** Entries are read and written by one aligned atomic access of
-//!   their width. Accessed is preset, dirty only with writable, so the MMU
-//!   never writes an entry.
+//! - **T1** A table is given back only when nobody can be in it. A leaf table lives while any of
+//!   its pages is taken. A caller that walks, or uses a [`LeafTable`], owns the pages that it looks
+//!   at. An unlinked table is kept until grace.
+//! - **T2** An entry that the format never writes is bad. It is reported with its level and
+//!   cleared, and the walk goes on. An entry in use is never overwritten: [`PteRange::map`] stops
+//!   before it. A present entry above level 1 belongs to the embedder if it links no table, or a
+//!   table under which pages cannot be written or executed ([`Walker::foreign`]). It is neither
+//!   overwritten nor cleared. A table whose link differs from what the format writes is the
+//!   embedder's too, and stays linked.
+//! - **T3** An entry is read and written by one aligned atomic access of its width. Accessed is
+//!   always set, and dirty is set in writable entries, so the MMU never writes an entry.
 //!
-//! # Why it cannot fail
-//! `prepare` takes its frames from a [`Prealloc`] that was filled to
-//! [`Walker::tables_needed`] while failing was allowed. Nothing else in this
-//! tier allocates. [`Walker::foreign`] tells before what `prepare` would have to
-//! leave out, and only [`PteRange::map`] refuses.
+//! # Why linking cannot fail
+//! `link_tables` takes its frames from a [`Prealloc`]. The caller has filled it to
+//! [`Walker::tables_needed`] while it could still fail. No other function here allocates.
+//! [`Walker::foreign`] tells the caller in advance which tables `link_tables` would have to leave
+//! out, and only [`PteRange::map`] can refuse.
 //!
 //! # Locks
-//! None. Two CPUs that miss the same table both try to link one; an exchange
-//! on the parent's entry decides, and the loser keeps its frame in stock.
-//! Entries of a page belong to whoever holds the page.
+//! None. Two CPUs that miss the same table may both try to link one. An exchange on the parent's
+//! entry decides, and the loser keeps its frame. The entry of a page belongs to the owner of the
+//! page.
 //!
 //! # Source
-//! Intel SDM vol. 3A, chapter "Paging": §4.2 (the walk), §4.10.2–3 (what a CPU
-//! may cache: nothing that is not present). Sections are counted as in the
-//! editions where that chapter is the fourth.
+//! Intel SDM vol. 3A, chapter "Paging": §4.2 (the walk), §4.10.2–3 (what a CPU may cache: nothing
+//! that is not present). Section numbers are those of the editions in which that chapter is the
+//! fourth.
 
 mod cell;
 mod check;
@@ -69,34 +66,34 @@ use cell::Cell;
 use core::ops::Range;
 use core::ptr::NonNull;
 
-/// Entries that a search for a leaf table looks at in one go.
+/// The entries that one search for a leaf table looks at.
 const NEARBY: usize = 32;
 
 /// The entry word of the machine `M`.
 pub type Word<M> = <<M as Machine>::Table as Format>::Word;
 
-/// Walks the tables of a machine.
+/// A walker over the tables of a machine.
 pub struct Walker<'m, M: Machine> {
     machine: &'m M,
 }
 
-/// An entry of the embedder's where the library needs to link a table (T2).
+/// An embedder's entry in a place where the library needs to link a table (T2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Foreign {
-    /// The first page that was asked about and that the entry is for.
+    /// The first page of the range in question that the entry covers.
     pub at: VirtAddr,
-    /// The entry's level.
+    /// The level of the entry.
     pub level: u8,
-    /// It is a table, but forbids writing or execution; else a large page.
+    /// True for a table that forbids writing or execution, false for a large page.
     pub restricts: bool,
 }
 
-/// Pages without a leaf table: what stands in the way to it.
+/// Pages that have no leaf table, and the entry that is in the way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Gap<W> {
     /// The first of the pages.
     pub at: VirtAddr,
-    /// How many there are from there to the end of what the entry is for.
+    /// The number of pages from there to the end of the entry's range.
     pub pages: usize,
     /// The level of the entry that links no table.
     pub level: u8,
@@ -110,7 +107,7 @@ struct Table<F: Format> {
     level: u8,
 }
 
-/// An entry of a table: the one for `page`.
+/// The entry for `page` in some table.
 struct EntryRef<F: Format> {
     cell: Cell<F>,
     level: u8,
@@ -118,12 +115,12 @@ struct EntryRef<F: Format> {
 }
 
 impl<'m, M: Machine> Walker<'m, M> {
-    /// A walker of `machine`'s tables.
+    /// A walker over `machine`'s tables.
     ///
     /// # Safety
-    /// - T1. While the walker, or a [`LeafTable`] or [`PteRange`] from it, is
-    ///   used for pages, no table of these pages is given back, and the
-    ///   entries of these pages are the caller's to change if it changes any.
+    /// - T1. While the walker, or a [`LeafTable`] or [`PteRange`] from it, is used for some pages,
+    ///   no table of these pages is given back. If the caller changes entries of these pages, it
+    ///   owns them.
     #[inline]
     pub const unsafe fn new(machine: &'m M) -> Walker<'m, M> {
         Walker { machine }
@@ -131,41 +128,38 @@ impl<'m, M: Machine> Walker<'m, M> {
 
     /// The most frames that [`Walker::link_tables`] takes for any `pages` pages.
     pub fn tables_needed(&self, pages: usize) -> usize {
-        // A table of 2^bits pages for the first page, and one more at each
-        // border behind it.
+        // One table of 2^bits pages for the first page, and one more for each border behind it.
         let bits = table_bits::<M::Table>;
         let worst = |level| 1 + (pages.saturating_add((1 << bits(level)) - 2) >> bits(level));
         if pages == 0 { 0 } else { (1..self.levels()).map(worst).sum() }
     }
 
-    /// The first entry in the way of the tables of `range` that is the embedder's.
+    /// The first entry of the embedder's in the way of the tables of `range`.
     ///
     /// # Cost
-    /// A visit to each entry of a table above the leaf tables of `range` that is
-    /// linked.
+    /// A visit to each entry for `range` in the linked tables above the leaf tables.
     pub fn foreign(&self, range: PageRange) -> Option<Foreign> {
         self.foreign_in(self.root(), pages_of(range))
     }
 
-    /// Links each table of `range` that is missing. A bad entry counts as
-    /// missing and is reported; what is under [`Walker::foreign`] ones is left
-    /// out (T2).
+    /// Links the missing tables of `range`. A bad entry is reported and counts as missing. Tables
+    /// under an entry of the embedder's are left out (T2).
     ///
-    /// Cannot fail: `stock` holds [`Walker::tables_needed`] frames.
+    /// Cannot fail: `prealloc` holds [`Walker::tables_needed`] frames.
     pub fn link_tables(&self, range: PageRange, prealloc: &mut Prealloc) {
         self.link_tables_in(self.root(), pages_of(range), 1, prealloc)
     }
 
-    /// The frames that [`Walker::link_root_tables`] would take for `range` now.
+    /// The number of frames that [`Walker::link_root_tables`] needs for `range` now.
     pub fn missing_in_root(&self, range: PageRange) -> usize {
         self.root_slots(range).filter(|entry| !matches!(entry.says(), Entry::Table(_))).count()
     }
 
-    /// Links what the root itself lacks for `range`. These links stay, so other
-    /// roots may share them for good (M1): where the root links leaf tables, those
-    /// are never unlinked, and are made here ([`Walker::keeps_leaf_tables`]).
+    /// Links the tables that the root itself lacks for `range`. These links stay for good, so other
+    /// roots may share them (M1). Where the root links leaf tables, these are never unlinked, and
+    /// this call makes them ([`Walker::keeps_leaf_tables`]).
     ///
-    /// Cannot fail: `stock` holds [`Walker::missing_in_root`] frames.
+    /// Cannot fail: `prealloc` holds [`Walker::missing_in_root`] frames.
     pub fn link_root_tables(&self, range: PageRange, prealloc: &mut Prealloc) {
         for entry in self.root_slots(range) {
             self.link(entry, prealloc);
@@ -177,20 +171,19 @@ impl<'m, M: Machine> Walker<'m, M> {
         root.parts(pages_of(range)).map(move |part| root.slot(part.start))
     }
 
-    /// Whether leaf tables are linked by the root itself, which others copy: then
-    /// they stay while the instance lives (M1).
+    /// Whether the root itself links the leaf tables. Other roots copy its entries, so the leaf
+    /// tables then stay while the instance lives (M1).
     pub fn keeps_leaf_tables(&self) -> bool {
         self.levels() == 2
     }
 
-    /// The leaf table that holds the entry of `at`, where one is linked.
+    /// The leaf table for `at`, if one is linked.
     #[inline]
     pub fn leaf_table(&self, at: VirtAddr) -> Option<LeafTable<M::Table>> {
         self.leaf(at).map(|(_, table)| table)
     }
 
-    /// The leaf table that holds the entry of `at`, where one is linked, and its
-    /// frame.
+    /// The leaf table for `at` and its frame, if one is linked.
     pub fn leaf(&self, at: VirtAddr) -> Option<(Pfn, LeafTable<M::Table>)> {
         match self.descend(page_of(at), 2) {
             (_, _, Entry::Table(frame)) => Some((frame, LeafTable::new(self.below(2, frame).words))),
@@ -198,11 +191,11 @@ impl<'m, M: Machine> Walker<'m, M> {
         }
     }
 
-    /// Links the leaf table in `frame`, which holds the entry of `at` and was linked
-    /// before, again where somebody has written over an entry above it. That is
-    /// reported; an entry of the embedder's is left alone (T2).
+    /// Links the leaf table in `frame` again, if somebody has overwritten an entry above it.
+    /// `frame` was linked for `at` before. The overwritten entry is reported; an entry of the
+    /// embedder's is left alone (T2).
     ///
-    /// Cannot fail: `stock` holds a frame a level.
+    /// Cannot fail: `prealloc` holds one frame per level.
     pub fn relink(&self, at: VirtAddr, frame: Pfn, prealloc: &mut Prealloc) {
         let (entry, word, says) = self.descend(page_of(at), 2);
         if says == Entry::Absent || matches!(says, Entry::Foreign | Entry::Restricted) {
@@ -218,9 +211,8 @@ impl<'m, M: Machine> Walker<'m, M> {
         }
     }
 
-    /// The first page of the first linked leaf table from the page of `from` on
-    /// and below `end`, if there is one nearby; and where to look next, if
-    /// anything is left.
+    /// The start of the first linked leaf table between `from` and `end`, if it is nearby, and the
+    /// address at which to go on, if anything is left.
     pub fn next_leaf(&self, from: VirtAddr, end: VirtAddr) -> (Option<VirtAddr>, Option<VirtAddr>) {
         let (mut page, end) = (page_of(from), page_of(end));
         let rest = |page: usize| (page < end).then(|| address_of(page));
@@ -242,9 +234,9 @@ impl<'m, M: Machine> Walker<'m, M> {
     /// The entries of `range`, which lies under one leaf table.
     ///
     /// # Errors
-    /// No leaf table is linked: how far that goes, and why. A bad link is cleared
-    /// and reported; others are the caller's to report, who knows whether there
-    /// has to be one (T2).
+    /// No leaf table is linked. The error says why, and for how many pages. A bad link is cleared
+    /// and reported here. The caller reports any other, because it knows whether there must be a
+    /// table (T2).
     pub fn piece(&self, range: PageRange) -> Result<PteRange<M::Table>, Gap<Word<M>>> {
         let (entry, word, says) = self.descend(page_of(range.start), 2);
         if let (2, Entry::Table(frame)) = (entry.level, says) {
@@ -257,14 +249,14 @@ impl<'m, M: Machine> Walker<'m, M> {
         Err(Gap { at: range.start, pages: covered - (entry.page & (covered - 1)), level, word })
     }
 
-    /// What the tables say of the page of `at`: the leaf entry, or the entry
-    /// further up that ends the walk. Changes and reports nothing.
+    /// The leaf entry of the page at `at`, or the upper entry that ends the walk. Changes and
+    /// reports nothing.
     #[inline]
     pub fn entry(&self, at: VirtAddr) -> Entry {
         self.descend(page_of(at), 1).2
     }
 
-    /// The frame that the page of `at` is bound to, and how.
+    /// The frame that the page at `at` is mapped to, and its protection.
     #[inline]
     pub fn translate(&self, at: VirtAddr) -> Option<(Pfn, Prot)> {
         match self.entry(at) {
@@ -273,7 +265,7 @@ impl<'m, M: Machine> Walker<'m, M> {
         }
     }
 
-    /// `range` widened to whole entries of the root.
+    /// `range`, widened to whole entries of the root.
     pub fn widened(&self, range: PageRange) -> PageRange {
         let bits = table_bits::<M::Table>(self.levels() - 1);
         let pages = pages_of(range);
@@ -281,8 +273,8 @@ impl<'m, M: Machine> Walker<'m, M> {
         PageRange::new(address_of(first), (pages.end - first).next_multiple_of(1 << bits))
     }
 
-    /// Tells the log of a bad entry (T2): what callers of [`PteRange::park`]
-    /// and [`PteRange::take_frames`] do with what these report, at level 1.
+    /// Logs a bad entry (T2). Callers pass on what [`PteRange::park`] and [`PteRange::take_frames`]
+    /// report, at level 1.
     #[cold]
     pub fn report_bad_entry(&self, level: u8, at: VirtAddr, word: Word<M>) {
         self.machine.log(Level::Error, format_args!("bad entry at level {level} for {at}: {word:#x}"))
@@ -304,8 +296,8 @@ impl<'m, M: Machine> Walker<'m, M> {
         Table { words: self.machine.virt(frame).cast(), level: level - 1 }
     }
 
-    /// Follows the links for `page` down to the entry at `level`, or to the
-    /// first that links no table.
+    /// Follows the links for `page` down to the entry at `level`, or to the first entry that links
+    /// no table.
     #[inline]
     fn descend(&self, page: usize, level: u8) -> (EntryRef<M::Table>, Word<M>, Entry) {
         let mut entry = self.root().slot(page);
@@ -330,7 +322,7 @@ impl<'m, M: Machine> Walker<'m, M> {
         })
     }
 
-    /// Links the tables under `table` down to those of level `lowest`.
+    /// Links the tables under `table`, down to level `lowest`.
     fn link_tables_in(&self, table: Table<M::Table>, pages: Range<usize>, lowest: u8, prealloc: &mut Prealloc) {
         if table.level == lowest {
             return;
@@ -342,8 +334,8 @@ impl<'m, M: Machine> Walker<'m, M> {
         }
     }
 
-    /// The table that `slot` links, linked now if it was not; `None` where the
-    /// entry is the embedder's.
+    /// The table that `entry` links. Links a new one if there is none; returns `None` if the entry
+    /// is the embedder's.
     fn link(&self, entry: EntryRef<M::Table>, prealloc: &mut Prealloc) -> Option<Table<M::Table>> {
         loop {
             let word = entry.cell.load();
@@ -363,8 +355,8 @@ impl<'m, M: Machine> Walker<'m, M> {
         }
     }
 
-    /// Reports the bad `word` of `slot` and clears it, unless somebody else
-    /// has replaced it meanwhile. There is nothing below it.
+    /// Reports the bad `word` of `entry` and clears it, unless somebody has replaced it meanwhile.
+    /// There is nothing below a bad entry.
     #[cold]
     fn clear_bad(&self, entry: &EntryRef<M::Table>, word: Word<M>) {
         self.report_bad_entry(entry.level, address_of(entry.page), word);
@@ -385,24 +377,24 @@ impl<F: Format> Table<F> {
     #[inline]
     fn slot(self, page: usize) -> EntryRef<F> {
         let index = page >> table_bits::<F>(self.level - 1) & (entries::<F>() - 1);
-        // SAFETY: the table is linked (T1), so M2 makes its frame's words
-        // ours, and the index lies in it.
+        // SAFETY: the table is linked (T1), so M2 makes the words of its frame accessible, and the
+        // index lies inside the table.
         let cell = unsafe { Cell::new(self.words.add(index)) };
         EntryRef { cell, level: self.level, page }
     }
 
-    /// `pages` cut at the borders of this table's entries.
+    /// `pages`, cut at the borders between this table's entries.
     fn parts(self, pages: Range<usize>) -> impl Iterator<Item = Range<usize>> {
         cut(pages, table_bits::<F>(self.level - 1))
     }
 
-    /// All its entries.
+    /// All entries of the table.
     fn cells(self) -> impl Iterator<Item = Cell<F>> {
         // SAFETY: as for `slot`.
         (0..entries::<F>()).map(move |index| unsafe { Cell::new(self.words.add(index)) })
     }
 
-    /// The entries of the pages from `first`, one of the table's first.
+    /// All entries of the table, whose first page is `first`.
     fn slots(self, first: usize) -> impl Iterator<Item = EntryRef<F>> {
         (0..entries::<F>()).map(move |index| self.slot(first + (index << table_bits::<F>(self.level - 1))))
     }
@@ -444,7 +436,7 @@ fn pages_of(range: PageRange) -> Range<usize> {
     first..first + range.pages
 }
 
-/// `pages` cut at the multiples of 2^`bits`.
+/// `pages`, cut at the multiples of 2^`bits`.
 fn cut(pages: Range<usize>, bits: u32) -> impl Iterator<Item = Range<usize>> {
     let mut rest = pages;
     core::iter::from_fn(move || {

@@ -1,27 +1,25 @@
-//! Aliases: pages that were unmapped and hold no frame, though some CPU may still
-//! reach the frame by them. Nobody lists them; it is only known whether there may
-//! be any.
+//! Aliases: pages that were unmapped and hold no frame, while some CPU may still reach the frame
+//! through them. Nobody lists them. The library only knows whether there may be any.
 //!
 //! # Rules
-//! - G3, aliases: Who clears such entries lets his open batch know, and the
-//!   first time this batch tells here (`begin`). Closing it tells its tag, and only
-//!   then that it is open no more (`end`). So who finds no batch open, and then
-//!   grace for the last tag told, knows that every alias is forgotten that was
-//!   cleared before he came to ask.
+//! - G3, aliases: a CPU that leaves aliases marks its open batch, and counts the batch here the
+//!   first time (`begin`). A seal of that batch first records the tag and then removes the batch
+//!   from the count (`end`). A reader that finds no open batch counted, and then finds grace for
+//!   the last recorded tag, knows that no CPU can use an alias that was left before it asked.
 
 use crate::sync::{AtomicU64, AtomicUsize, Ordering::*};
 
-/// Whether there may be any.
+/// Whether there may be aliases.
 #[derive(Debug, Default)]
 pub(super) struct Aliases {
-    /// Open batches that know of some.
+    /// The number of open batches with aliases.
     open: AtomicUsize,
-    /// The last tag of a sealed one.
+    /// The last tag of a sealed batch with aliases.
     tag: AtomicU64,
 }
 
 impl Aliases {
-    /// An open batch knows of some, which was not so before.
+    /// An open batch has got its first alias.
     pub(super) fn begin(&self) {
         self.open.fetch_add(1, Relaxed);
     }
@@ -32,12 +30,13 @@ impl Aliases {
         self.forget();
     }
 
-    /// A batch less knows of some, and another one knows of all that it knew of.
+    /// Removes a batch from the count. Its aliases are covered by the recorded tag, or by another
+    /// open batch.
     pub(super) fn forget(&self) {
         self.open.fetch_sub(1, Release);
     }
 
-    /// The tag for which grace has to come; `None` where a batch is open.
+    /// The tag that needs grace; `None` if an open batch has aliases.
     #[inline]
     pub(super) fn barrier(&self) -> Option<u64> {
         let open = self.open.load(Acquire);

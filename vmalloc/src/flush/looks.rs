@@ -1,24 +1,24 @@
-//! Looks: walks to the entries of whatever area lives then, by callers that are
-//! inside no CPU.
+//! Looks: reads of the page tables by callers that are inside no CPU, at addresses that they do not
+//! own.
 //!
 //! # Rules
-//! - T1, looks: While anybody looks no table page becomes free memory. Who looks is
-//!   pinned, so its CPU does not flush meanwhile: what an NMI is to discard there is
-//!   put off until the look is over. And a flush that speaks for all CPUs
-//!   counts only if nobody looks. Both sides exchange the same word: who begins later
-//!   sees what was unlinked before.
+//! - T1, looks: no table page becomes free memory during a look. A caller that looks is pinned, and
+//!   its CPU does not flush meanwhile: a flush that an NMI is asked for is put off until the look
+//!   is over. A flush that speaks for all CPUs counts only if no look is under way. Both sides do a
+//!   read-modify-write on the same word, so the later one sees the earlier one: a look that begins
+//!   later sees the unlinked table as gone.
 
 use crate::sync::{AtomicU32, Ordering::*};
 
-/// Turns that a flush of all CPUs waits for those who look.
+/// How often a flush of all CPUs tests for the end of the looks on one CPU.
 const TURNS: usize = 1000;
 
-/// The looks on one CPU that are under way.
+/// The number of looks that are under way on one CPU.
 #[derive(Debug, Default)]
 pub struct Looks(AtomicU32);
 
 impl Looks {
-    /// Calls `look`, which may follow what is linked when it is called.
+    /// Calls `look`, which may follow any link that is there when it is called.
     #[inline]
     pub fn during<R>(&self, look: impl FnOnce() -> R) -> R {
         self.0.fetch_add(1, SeqCst);
@@ -27,20 +27,20 @@ impl Looks {
         result
     }
 
-    /// On its own CPU: whether there are any, which the caller has interrupted then.
+    /// On its own CPU: whether a look is under way. The caller has then interrupted it.
     #[inline]
     pub fn are_under_way(&self) -> bool {
         self.0.load(Relaxed) != 0
     }
 
-    /// Whether all that began before this call have ended.
+    /// Whether all looks that began before this call have ended.
     fn have_ended(&self) -> bool {
         self.0.fetch_add(0, SeqCst) == 0
     }
 
-    /// Whether all looks that began before this call have ended, on all CPUs; `relax`
-    /// is called between two questions. False = somebody, perhaps the caller's own
-    /// interrupted call, did not end.
+    /// Whether all looks on all CPUs that began before this call have ended. Waits a bounded time
+    /// and calls `relax` between two tests. Returns false if a look did not end; the caller itself
+    /// may have interrupted it.
     pub fn are_over<'l>(mut all: impl Iterator<Item = &'l Looks>, relax: impl Fn()) -> bool {
         let ended = |looks: &Looks| {
             let ended = looks.have_ended();
@@ -71,7 +71,7 @@ mod tests {
         looks[1].0.fetch_add(1, SeqCst);
         assert!(Looks::are_over(looks.iter(), relax));
         assert_eq!(turns.get(), 7);
-        // Who looks itself has interrupted somebody who does.
+        // A caller inside a look cannot wait for the end of that look.
         assert!(!looks[0].during(|| Looks::are_over(looks.iter(), relax)));
         assert_eq!(turns.get(), 7 + TURNS);
     }

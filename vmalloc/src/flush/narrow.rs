@@ -1,24 +1,23 @@
-//! The pages of the youngest batch, where they are few: what a CPU that is only
-//! this batch behind has to discard.
+//! The pages of the newest batch, if they are few. A CPU that is behind by this batch only discards
+//! just these pages.
 //!
 //! # Rules
-//! - G1, ranges: A tag's pages are told under the tag, after it was taken.
-//!   A CPU that has published the tag before may discard these alone and
-//!   publish the tag; everybody else, and whoever comes before they are told,
-//!   discards everything.
-//!   So the tag of a small batch is no barrier for what was cleared elsewhere.
-//! - **G8** One writer at a time; one that finds another does not tell, so that
-//!   everybody discards everything. Readers take a snapshot between two equal
-//!   tags, and a tag is told once.
+//! - G1, ranges: the pages of a tag are stored after the tag was taken. A CPU that has published
+//!   the previous epoch may discard these pages only, and then publish the tag. Any other CPU
+//!   discards everything, and so does a CPU that comes before the pages are stored. Grace for the
+//!   tag of a small batch therefore proves nothing about other pages.
+//! - **G8** There is one writer at a time. A writer that finds another one stores nothing, and
+//!   every CPU then discards everything. Readers take a snapshot between two equal reads of the
+//!   tag. A tag is stored once.
 
 use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*, fence};
 use crate::units::{PageRange, VirtAddr};
 
-/// The youngest batch's pages, if they are few.
+/// The pages of the newest batch, if they are few.
 #[derive(Debug)]
 pub(super) struct Narrow {
     writing: AtomicBool,
-    /// Whose pages these are; 0 = nobody's.
+    /// The tag that the pages belong to; 0 for none.
     tag: AtomicU64,
     start: AtomicUsize,
     pages: AtomicUsize,
@@ -36,13 +35,13 @@ impl Default for Narrow {
 }
 
 impl Narrow {
-    /// Tells that the batch of `tag` holds `pages` and no others.
-    pub(super) fn tell(&self, tag: u64, pages: PageRange) {
+    /// Stores that the batch of `tag` holds `pages` and no others.
+    pub(super) fn store(&self, tag: u64, pages: PageRange) {
         if self.writing.swap(true, Acquire) {
             return;
         }
         self.tag.store(0, Relaxed);
-        // G8: who reads a field of ours reads 0, or our tag, after it.
+        // G8: a reader that sees one of the new fields also sees 0 or the new tag afterwards.
         fence(Release);
         self.start.store(pages.start.0, Relaxed);
         self.pages.store(pages.pages, Relaxed);
@@ -50,7 +49,7 @@ impl Narrow {
         self.writing.store(false, Release);
     }
 
-    /// The pages of the batch of `tag`, if they were told.
+    /// The pages of the batch of `tag`, if they are stored.
     pub(super) fn of(&self, tag: u64) -> Option<PageRange> {
         if self.tag.load(Acquire) != tag {
             return None;

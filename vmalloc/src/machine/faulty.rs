@@ -1,48 +1,48 @@
-//! A machine that refuses on request: each fallible step can be made to fail.
+//! A machine that refuses on request: each step that can fail can be made to fail.
 //!
-//! [`Faults`] counts the fallible steps of a machine; the n-th one after
-//! [`Faults::fail_at`] is refused, or all from then on. Tests arm it with n = 1, 2, … until a run
-//! comes through, and compare the state before and after each refusal.
+//! [`Faults`] counts the steps of a machine that can fail. It refuses the n-th one after
+//! [`Faults::fail_at`], or all from the n-th on. A test arms it with n = 1, 2, … until a run
+//! succeeds, and compares the state before and after each refusal.
 
 use super::frames::{Frames, Page, Want};
 use crate::gfp::ZoneKind;
 use crate::sync::plain::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use crate::units::{Node, Pfn};
 
-/// Decides which fallible step is refused.
+/// Chooses the step to refuse.
 #[derive(Debug, Default)]
 pub struct Faults {
-    /// Steps until the refusal; 0 = none armed.
+    /// The number of steps up to the refusal; 0 if none is armed.
     left: AtomicU64,
-    /// All further steps are refused too.
+    /// Whether all later steps are refused too.
     lasts: AtomicBool,
     hit: AtomicU64,
 }
 
 impl Faults {
-    /// Nothing is refused.
+    /// Refuses nothing.
     pub const fn new() -> Faults {
         Faults { left: AtomicU64::new(0), lasts: AtomicBool::new(false), hit: AtomicU64::new(0) }
     }
 
-    /// The `n`-th fallible step from now is refused; 0 disarms.
+    /// Refuses the `n`-th step from now; 0 disarms.
     pub fn fail_at(&self, n: u64) {
         self.lasts.store(false, SeqCst);
         self.left.store(n, SeqCst);
     }
 
-    /// The `n`-th fallible step from now and all after it are refused.
+    /// Refuses the `n`-th step from now and all later ones.
     pub fn fail_from(&self, n: u64) {
         self.lasts.store(true, SeqCst);
         self.left.store(n, SeqCst);
     }
 
-    /// How many steps were refused so far.
+    /// The number of refusals so far.
     pub fn refused(&self) -> u64 {
         self.hit.load(SeqCst)
     }
 
-    /// Asked at each fallible step: true = refuse it.
+    /// Called at each step that can fail. Returns true to refuse it.
     pub fn strike(&self) -> bool {
         let least = self.lasts.load(SeqCst) as u64;
         let was = self.left.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1).map(|n| n.max(least)));
@@ -52,11 +52,11 @@ impl Faults {
     }
 }
 
-/// Frames that are refused when [`Faults`] says so.
+/// A source of frames that refuses as [`Faults`] decides.
 #[derive(Debug, Default)]
 pub struct FaultyFrames<F> {
     inner: F,
-    /// The switch.
+    /// Chooses the step to refuse.
     pub faults: Faults,
 }
 
@@ -66,7 +66,7 @@ impl<F> FaultyFrames<F> {
         FaultyFrames { inner, faults: Faults::new() }
     }
 
-    /// The frames underneath.
+    /// The source underneath.
     pub const fn inner(&self) -> &F {
         &self.inner
     }
@@ -90,14 +90,14 @@ unsafe impl<F: Frames> Frames for FaultyFrames<F> {
         if self.faults.strike() { None } else { self.inner.alloc(want) }
     }
     unsafe fn free(&self, first: Pfn, order: u8) {
-        // SAFETY: the caller's promise, handed on.
+        // SAFETY: the caller's promise, passed on.
         unsafe { self.inner.free(first, order) }
     }
     fn alloc_bulk(&self, want: Want, into: &mut [Pfn]) -> usize {
         if self.faults.strike() { 0 } else { self.inner.alloc_bulk(want, into) }
     }
     unsafe fn free_bulk(&self, frames: &[Pfn]) {
-        // SAFETY: the caller's promise, handed on.
+        // SAFETY: the caller's promise, passed on.
         unsafe { self.inner.free_bulk(frames) }
     }
     fn nodes(&self) -> usize {

@@ -1,31 +1,31 @@
-//! What a page-table format is: how entries are encoded.
+//! Page-table formats: the encoding of entries.
 //!
-//! Levels count from the leaves: level 1 holds the entries of pages, level
-//! [`Format::LEVELS`] is the root. An entry is in one of these states:
+//! Levels count from the leaves: level 1 holds the entries of pages, level [`Format::LEVELS`] is
+//! the root. An entry is in one of these states:
 //!
 //! ```text
 //!   absent ──link──▶ table                       (levels 2 and up)
-//!   absent ──bind──▶ leaf ──retire──▶ waiting ──collect──▶ absent
-//!                    leaf ──clear──▶ absent    (the frame is somebody's)
+//!   absent ──map───▶ leaf ──park───▶ parked ──take_frames──▶ absent
+//!                    leaf ◀─restore─ parked
+//!                    leaf ──clear──▶ absent      (the frame belongs to somebody else)
 //! ```
 //!
-//! A *waiting* entry is not present, so no walker may cache it, but it still
-//! names its frame: that is where frames wait for grace. Its frame bits are
-//! stored inverted where the format has room, so that a speculative read
-//! through it finds nothing (L1TF).
+//! A *parked* entry ([`Entry::Waiting`]) is not present, so no walker may cache it, but it still
+//! names its frame. Frames wait for grace in parked entries. If the format has room, a parked entry
+//! stores the frame inverted, so that a speculative read through it finds nothing (L1TF).
 
 use crate::units::Pfn;
 use core::fmt::LowerHex;
 
 bitflags::bitflags! {
-    /// What may be done with the bytes of an area. Reading is always allowed.
+    /// The accesses to an area that are allowed. Reading always is.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub struct Prot: u8 {
         /// Stores are allowed.
         const WRITE = 1;
         /// Execution is allowed.
         const EXEC = 2;
-        /// Read and write: what data wants.
+        /// Read and write, for data.
         const RW = Self::WRITE.bits();
         /// Read only.
         const RO = 0;
@@ -34,7 +34,7 @@ bitflags::bitflags! {
     }
 }
 
-/// How the CPU caches what is behind an entry.
+/// How the CPU caches the memory behind an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(u8)]
 pub enum MemType {
@@ -51,50 +51,49 @@ pub enum MemType {
     WriteCombining = 4,
 }
 
-/// What an entry says.
+/// The meaning of an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Entry {
-    /// Nothing.
+    /// Not in use.
     Absent,
-    /// The next lower table is in this frame.
+    /// A link to the next lower table, which is in this frame.
     Table(Pfn),
-    /// The page (or, above level 1, the larger page) is bound to this frame.
+    /// The page (above level 1: a large page) is mapped to this frame.
     Leaf {
-        /// The (first) frame.
+        /// The frame, or the first one.
         frame: Pfn,
-        /// What may be done with it.
+        /// The allowed accesses.
         prot: Prot,
     },
-    /// Was a leaf; its frame waits for grace.
+    /// Parked: was a leaf, and its frame waits for grace.
     Waiting(Pfn),
-    /// Present above level 1, and no table: a larger page of the embedder's.
-    /// Left alone (T2).
+    /// Above level 1: present and no table. It is a large page of the embedder's, and is left alone
+    /// (T2).
     Foreign,
-    /// A table, above level 1, under which a page could not be written or not be
-    /// executed. Left alone, and nothing is bound under it (T2).
+    /// Above level 1: a table under which pages cannot be written, or cannot be executed. It is
+    /// left alone, and nothing is mapped under it (T2).
     Restricted,
-    /// Nothing that this format writes: reported, cleared, walked past (T2).
+    /// A word that this format never writes. It is reported and cleared, and the walk goes on (T2).
     Bad,
 }
 
-/// An entry as memory holds it: `u32` or `u64`.
+/// An entry as it lies in memory: `u32` or `u64`.
 pub trait Word: Copy + Eq + LowerHex + Send + Sync + 'static {
-    /// One aligned atomic read of the entry's whole width (T3).
+    /// One aligned atomic read of the whole entry (T3).
     ///
     /// # Safety
-    /// - W1. `at` is aligned and readable and writable for the word, and all
-    ///   others access it through this trait only.
+    /// - W1. `at` is aligned, and readable and writable for the word. Everybody else accesses it
+    ///   through this trait only.
     unsafe fn load(at: *const Self) -> Self;
-    /// One aligned atomic write of the entry's whole width, with release
-    /// order (T3).
+    /// One aligned atomic write of the whole entry, with release order (T3).
     ///
     /// # Safety
     /// W1.
     unsafe fn store(at: *mut Self, value: Self);
-    /// Writes `new` if the entry is still `old`; else returns what it is.
+    /// Writes `new` if the entry is `old`.
     ///
     /// # Errors
-    /// The present value, where it is not `old`.
+    /// The entry, if it is not `old`.
     ///
     /// # Safety
     /// W1.
@@ -104,55 +103,52 @@ pub trait Word: Copy + Eq + LowerHex + Send + Sync + 'static {
 /// A page-table format.
 ///
 /// # Safety
-/// - T0. `retire_all` and `waiting_all` do what `decode` and `retire` do word by
-///   word. `decode` inverts `leaf`, `table` and `retire`, but for protections
-///   that the format cannot express: those it tells as the MMU sees them.
-///   It says `Table` above level 1 only, of every entry that the MMU walks on
-///   from without a restriction, and never `Bad` there of a present one. `ABSENT` and retired words are ones
-///   that the MMU does not cache; index bits are those of the MMU.
+/// - T0. `retire_all` and `waiting_all` equal `decode` and `retire`, word by word. `decode` inverts
+///   `leaf`, `table` and `retire`; if the format cannot express a protection, it returns the one
+///   that the MMU applies. Above level 1, `decode` returns `Table` for every entry through which
+///   the MMU walks on without a restriction, and never `Bad` for a present entry. At level 1 it
+///   never returns `Table`. The MMU does not cache `ABSENT` and parked words. Index bits are those
+///   of the MMU.
 pub unsafe trait Format: 'static {
-    /// An entry.
+    /// The type of an entry.
     type Word: Word;
-    /// The format's name, for people.
+    /// The name of the format, for people.
     const NAME: &'static str;
-    /// Levels, unless the machine says otherwise.
+    /// The number of levels, unless the machine chooses another.
     const LEVELS: u8;
     /// The most levels that the format can have.
     const MAX_LEVELS: u8;
-    /// Address bits that select an entry, the same at each level.
+    /// The address bits that select an entry, the same number at each level.
     const INDEX_BITS: u32;
-    /// Frames that an entry can name.
+    /// The number of frames that an entry can name.
     const MAX_PFN: u64;
-    /// The entry that says nothing. All bits zero: fresh tables are cleared
-    /// memory.
+    /// The entry that is not in use. All bits are zero, because a new table is cleared memory.
     const ABSENT: Self::Word;
-    /// Whether a waiting entry hides its frame from speculation (inverted, as
-    /// long as memory ends below half of [`Format::MAX_PFN`]), so that it may
-    /// wait for long: what the policy Park needs.
+    /// Whether a parked entry hides its frame from speculation: it is stored inverted, and memory
+    /// ends below half of [`Format::MAX_PFN`]. An entry may then stay parked for long, as under the
+    /// policy Park.
     const HIDES: bool;
 
-    /// The entry that binds a page to `frame`. Accessed is preset, dirty with
+    /// The entry that maps a page to `frame`. Accessed is set, and dirty is set with
     /// [`Prot::WRITE`] only (T3).
     fn leaf(frame: Pfn, prot: Prot, memory: MemType) -> Self::Word;
-    /// The leaf for `frame` that is as `form`, which is one for frame 0.
+    /// The leaf for `frame` that otherwise equals `form`, which is a leaf for frame 0.
     fn leaf_like(form: Self::Word, frame: Pfn) -> Self::Word;
     /// The entry that links the table in `frame`.
     fn table(frame: Pfn) -> Self::Word;
-    /// What `word` says at `level`.
+    /// The meaning of `word` at `level`.
     fn decode(word: Self::Word, level: u8) -> Entry;
-    /// The waiting form of a leaf entry, and back: its own inverse.
+    /// Parks a leaf, or restores a parked entry: the function is its own inverse.
     fn retire(word: Self::Word) -> Self::Word;
 
-    /// Retires leaves of level 1; `None` if one of the words is not a leaf. The
-    /// default is right for every format; one that can tell of many words at
-    /// once what they say is faster.
+    /// Parks leaves of level 1; `None` if a word is not a leaf. The default is right for every
+    /// format. A format that can test many words at once is faster.
     #[inline]
     fn retire_all<const N: usize>(words: [Self::Word; N]) -> Option<[Self::Word; N]> {
         let leaves = words.iter().all(|&word| matches!(Self::decode(word, 1), Entry::Leaf { .. }));
         leaves.then(|| words.map(Self::retire))
     }
-    /// The frames that wait in entries; `None` if none waits in one of them. The
-    /// default as above.
+    /// The frames of parked entries; `None` if a word is not parked. The default is as above.
     #[inline]
     fn waiting_all<const N: usize>(words: [Self::Word; N]) -> Option<[Pfn; N]> {
         let mut frames = [Pfn(0); N];
@@ -164,7 +160,7 @@ pub unsafe trait Format: 'static {
     }
 }
 
-/// Entries in one table of `F`.
+/// The number of entries in a table of `F`.
 pub const fn entries<F: Format>() -> usize {
     1 << F::INDEX_BITS
 }

@@ -1,16 +1,15 @@
 //! Physical memory, as the library sees it.
 //!
 //! # Contract
-//! - **F1** A frame given out is not given again before it is freed.
+//! - **F1** An allocated frame is not allocated again before it is freed.
 //! - **F2** A block of order `n` is 2ⁿ adjacent frames, aligned to 2ⁿ.
-//! - **F3** The methods are called pinned (interrupts off), and never under a
-//!   lock of the library's other than the depot's.
-//! - **F4** Frames may be given back in other blocks than they were given out
-//!   in: in smaller ones, and adjacent frames of one node together. Any aligned
-//!   block will do, as long as all its frames are out.
-//! - **F5** [`Frames::page`] answers the same for a frame for ever.
-//! - **F6** A frame given out lies in the zone wanted or in one below it, and
-//!   never above [`Frames::highest_zone`].
+//! - **F3** The library calls the methods pinned (interrupts off), and under no lock of its own
+//!   except a depot's.
+//! - **F4** A free may use other blocks than the allocations did: smaller ones, and larger ones of
+//!   adjacent frames of one node. Any aligned block is allowed whose frames are all allocated.
+//! - **F5** [`Frames::page`] returns the same for a frame at all times.
+//! - **F6** An allocated frame lies in the requested zone or in a lower one, and never above
+//!   [`Frames::highest_zone`].
 
 use crate::gfp::ZoneKind;
 use crate::sync::{self, plain};
@@ -19,18 +18,18 @@ use crate::units::{Node, Pfn};
 /// The largest order of a block: 1024 frames, 4 MiB.
 pub const MAX_ORDER: u8 = 10;
 
-/// What kind of block is wanted.
+/// The kind of block that is requested.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Want {
     /// log2 of the number of frames.
     pub order: u8,
-    /// The highest zone that will do.
+    /// The highest zone that is allowed.
     pub zone: ZoneKind,
-    /// The node to take from first.
+    /// The node to ask first.
     pub node: Node,
-    /// No other node.
+    /// Whether other nodes are forbidden.
     pub this_node: bool,
-    /// The frame that would continue a run, if it happens to be free.
+    /// The frame that would continue a run. The source returns it if it is free.
     pub next: Option<Pfn>,
 }
 
@@ -40,22 +39,22 @@ impl Want {
         Want { order: 0, zone: ZoneKind::Normal, node, this_node: false, next: None }
     }
 
-    /// The same want, for a block of `order`.
+    /// The same request, for a block of `order`.
     pub const fn order(self, order: u8) -> Want {
         Want { order, ..self }
     }
 }
 
-/// What the library keeps for a frame that several holders count (G3).
+/// The record that the library keeps of a frame with several holders (G3).
 ///
-/// `extra` counts the holders beyond the first: 0 for a frame that one area,
-/// or one caller, holds.
+/// `extra` counts the holders beyond the first. It is 0 for a frame that one area, or one caller,
+/// holds.
 #[derive(Debug, Default)]
 pub struct Page {
     /// Holders beyond the first.
     pub extra: sync::AtomicU32,
-    /// While the frame is out: the library's, for the frame that waits behind
-    /// this one. While it is free: its source's.
+    /// Of an allocated frame: the library's link to the next waiting frame. Of a free frame: the
+    /// source's.
     pub(crate) links: [plain::AtomicU32; 2],
 }
 
@@ -64,19 +63,19 @@ pub struct Page {
 /// # Safety
 /// The implementor keeps F1–F6 of the [module](self).
 pub unsafe trait Frames: Sync {
-    /// All frames that there are: the bound of the size check.
+    /// The number of frames. It bounds the size of a request.
     fn total(&self) -> usize;
-    /// Frames that are free now.
+    /// The number of free frames.
     fn free_now(&self) -> usize;
-    /// Takes a block; `None` where there is none.
+    /// Allocates a block; `None` if there is none.
     fn alloc(&self, want: Want) -> Option<Pfn>;
-    /// Gives a block back.
+    /// Frees a block.
     ///
     /// # Safety
-    /// All frames of the block were given out by this source (F4), and the
-    /// caller gives up all use of them.
+    /// This source allocated all frames of the block (F4), and the caller does not use them any
+    /// more.
     unsafe fn free(&self, first: Pfn, order: u8);
-    /// Takes up to `into.len()` single frames and says how many.
+    /// Allocates up to `into.len()` single frames. Returns how many.
     fn alloc_bulk(&self, want: Want, into: &mut [Pfn]) -> usize {
         for (got, slot) in into.iter_mut().enumerate() {
             match self.alloc(want) {
@@ -86,33 +85,32 @@ pub unsafe trait Frames: Sync {
         }
         into.len()
     }
-    /// Gives single frames back.
+    /// Frees single frames.
     ///
     /// # Safety
-    /// As for [`Frames::free`], for each.
+    /// As for [`Frames::free`], for each frame.
     unsafe fn free_bulk(&self, frames: &[Pfn]) {
         for &frame in frames {
-            // SAFETY: the caller vouches for each frame.
+            // SAFETY: the caller's promise for each frame.
             unsafe { self.free(frame, 0) }
         }
     }
-    /// The number of nodes; all node numbers lie below it.
+    /// The number of nodes. All node numbers are below it.
     fn nodes(&self) -> usize {
         1
     }
-    /// The highest zone that has frames (F6): HighMem where some frames have
-    /// no direct mapping.
+    /// The highest zone that has frames (F6). It is HighMem if some frames have no direct mapping.
     fn highest_zone(&self) -> ZoneKind {
         ZoneKind::Normal
     }
-    /// The frame after the last that it can give out. Who does not tell does
-    /// without the policy Park, which is for memory that ends below half of what
-    /// an entry can name.
+    /// The frame after the last one that it can allocate. The policy Park needs memory that ends
+    /// below half of what an entry can name. A source that does not override this does not get that
+    /// policy.
     fn end(&self) -> Pfn {
         Pfn(u64::MAX)
     }
-    /// Whether `frame` is one of its own, and out. Who cannot tell says yes: what
-    /// a caller gives by mistake can only be refused where this knows better.
+    /// Whether `frame` belongs to this source and is allocated. The default is true. The library
+    /// can refuse a frame that a caller passes by mistake only if the source overrides this.
     fn is_out(&self, frame: Pfn) -> bool {
         frame < self.end()
     }
@@ -120,14 +118,14 @@ pub unsafe trait Frames: Sync {
     fn node_of(&self, _frame: Pfn) -> Node {
         Node(0)
     }
-    /// The descriptor of a frame of RAM, where the source keeps any. Without
-    /// descriptors nobody counts: frames that were mapped a second time must
-    /// stay allocated until `unmap_aliases` has returned.
+    /// The descriptor of a frame of RAM, if the source has any. Without descriptors there are no
+    /// counts: a frame that was mapped a second time must then stay allocated until `unmap_aliases`
+    /// has returned.
     fn page(&self, _frame: Pfn) -> Option<&Page> {
         None
     }
-    /// Calls `f` for each of `frames`, with its place among them and its
-    /// descriptor as [`Frames::page`] tells it, until it says false.
+    /// Calls `f` for each of `frames` with its index and its descriptor ([`Frames::page`]), until
+    /// `f` returns false.
     #[inline]
     fn each_page(&self, frames: &[Pfn], mut f: impl FnMut(usize, Option<&Page>) -> bool) {
         let _ = frames.iter().enumerate().all(|(n, &frame)| f(n, self.page(frame)));

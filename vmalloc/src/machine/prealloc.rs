@@ -1,17 +1,15 @@
-//! Frames laid in before a lock is taken, so that the middle cannot fail.
+//! Frames that are allocated before a lock is taken, so that nothing fails under the lock.
 //!
-//! A [`Prealloc`] is a chain of cleared bookkeeping frames: each frame's first
-//! word is a waiting entry that names the next one: an MMU that still walks
-//! the frame as a table finds nothing present in it. It is filled where failing is
-//! allowed and emptied where it is not.
+//! A [`Prealloc`] is a list of cleared bookkeeping frames. It is filled where a failure is allowed
+//! and emptied where it is not. The first word of each frame is a parked entry that names the next
+//! frame. An MMU that still walks the frame as a table therefore finds nothing present in it.
 
 use super::Machine;
 use super::format::{Entry, Format, MemType, Prot, Word};
 use super::frames::{Frames, Want};
 use crate::units::{Node, Pfn};
 
-/// A stock of cleared frames. Dropping a stock with frames in it leaks them:
-/// give them back first.
+/// A list of cleared frames. Dropping it leaks its frames: [`Prealloc::trim`] it to 0 first.
 #[derive(Debug, Default)]
 pub struct Prealloc {
     head: Option<Pfn>,
@@ -19,29 +17,29 @@ pub struct Prealloc {
 }
 
 impl Prealloc {
-    /// An empty stock.
+    /// An empty list.
     pub const fn new() -> Prealloc {
         Prealloc { head: None, len: 0 }
     }
 
-    /// Frames in stock.
+    /// The number of frames.
     pub const fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether nothing is in stock.
+    /// Whether there are no frames.
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Takes frames until `want` are in stock.
+    /// Allocates frames until there are `want`.
     ///
     /// # Errors
-    /// The number in stock, where memory ran out before that.
+    /// The number of frames, if memory ran out before that.
     pub fn fill<M: Machine>(&mut self, machine: &M, node: Node, want: usize) -> Result<(), usize> {
         while self.len < want {
             let frame = machine.frames().alloc(Want::bookkeeping(node)).ok_or(self.len)?;
-            // SAFETY: M2; the frame is ours alone since F1.
+            // SAFETY: M2; nobody else has the frame (F1).
             unsafe { machine.virt(frame).as_ptr().write_bytes(0, crate::units::PAGE_SIZE) }
             self.put(machine, frame);
         }
@@ -51,17 +49,17 @@ impl Prealloc {
     /// Adds a frame whose bytes are zero.
     pub fn put<M: Machine>(&mut self, machine: &M, frame: Pfn) {
         let link = self.head.map_or(M::Table::ABSENT, link::<M::Table>);
-        // SAFETY: W1: M2; the frame belongs to the stock from here on.
+        // SAFETY: W1 by M2; the frame belongs to the list from here on.
         unsafe { Word::store(machine.virt(frame).cast().as_ptr(), link) }
         self.head = Some(frame);
         self.len += 1;
     }
 
-    /// Takes a cleared frame out.
+    /// Takes a cleared frame.
     pub fn take<M: Machine>(&mut self, machine: &M) -> Option<Pfn> {
         let frame = self.head?;
         let word = machine.virt(frame).cast::<<M::Table as Format>::Word>().as_ptr();
-        // SAFETY: W1: M2; the frame belongs to the stock, `put` wrote its word.
+        // SAFETY: W1 by M2; the frame belongs to the list, and `put` wrote its word.
         let link = unsafe { Word::load(word) };
         self.head = match M::Table::decode(link, 1) {
             Entry::Waiting(next) => Some(next),
@@ -73,17 +71,17 @@ impl Prealloc {
         Some(frame)
     }
 
-    /// Gives frames back until at most `keep` are left.
+    /// Frees frames until at most `keep` are left.
     pub fn trim<M: Machine>(&mut self, machine: &M, keep: usize) {
         while self.len > keep {
             let Some(frame) = self.take(machine) else { return };
-            // SAFETY: it came from `alloc` with order 0 and nobody uses it.
+            // SAFETY: `alloc` returned it with order 0, and nobody uses it.
             unsafe { machine.frames().free(frame, 0) }
         }
     }
 }
 
-/// The waiting entry that names `next`.
+/// The parked entry that names `next`.
 fn link<F: Format>(next: Pfn) -> F::Word {
     F::retire(F::leaf(next, Prot::RW, MemType::WriteBack))
 }

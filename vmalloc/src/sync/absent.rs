@@ -1,7 +1,7 @@
-//! What stands for an atomic of 64 bits where the target has none.
+//! Stands for an atomic of 64 bits on a target that has none.
 //!
-//! It is there so that one error says what is missing, not one for each use. Nothing of it
-//! ever runs: a build that has it has failed.
+//! With it, one error names what is missing, and not one error for each use. It never runs: a build
+//! that contains it has failed.
 
 use core::sync::atomic::Ordering;
 
@@ -10,7 +10,7 @@ compile_error!(
      epochs of flushes are 64 bits wide"
 );
 
-/// Has the methods that the library calls.
+/// It has the methods that the library calls.
 #[repr(C, align(8))]
 #[derive(Debug, Default)]
 pub(crate) struct AtomicU64(u64);
@@ -30,7 +30,7 @@ impl AtomicU64 {
     }
 
     /// # Safety
-    /// As in the core's; nobody ever calls it.
+    /// As in `core`; nobody calls it.
     pub(crate) const unsafe fn from_ptr<'a>(at: *mut u64) -> &'a AtomicU64 {
         let _ = at;
         unreachable!()

@@ -1,4 +1,4 @@
-//! One entry in memory: the only place that touches table memory.
+//! One entry in memory. Only this module touches the memory of tables.
 
 use crate::machine::format::{Format, Word};
 use core::ptr::NonNull;
@@ -10,7 +10,7 @@ impl<F: Format> Cell<F> {
     /// The entry at `word`.
     ///
     /// # Safety
-    /// W1 for `word`, for as long as the cell is used (T1).
+    /// W1 holds for `word` while the cell is used (T1).
     #[inline]
     pub(super) const unsafe fn new(word: NonNull<F::Word>) -> Cell<F> {
         Cell(word)
@@ -28,7 +28,7 @@ impl<F: Format> Cell<F> {
         unsafe { F::Word::store(self.0.as_ptr(), word) }
     }
 
-    /// Writes `new` if the entry is still `old`; else returns what it is.
+    /// Writes `new` if the entry is `old`, else returns the entry.
     pub(super) fn exchange(&self, old: F::Word, new: F::Word) -> Result<(), F::Word> {
         // SAFETY: W1, promised to `new`.
         unsafe { F::Word::exchange(self.0.as_ptr(), old, new) }

@@ -1,4 +1,4 @@
-//! Looking at every entry: the slow proof that the rules hold.
+//! The check of the tables: visits every entry.
 
 use super::{Table, Walker, address_of, pages_of};
 use crate::error::Broken;
@@ -11,14 +11,14 @@ const MEM_TYPES: [MemType; 5] =
     [MemType::WriteBack, MemType::WriteThrough, MemType::UncachedMinus, MemType::Uncached, MemType::WriteCombining];
 
 impl<M: Machine> Walker<'_, M> {
-    /// Whether every entry for `range`, at each level, is one that the format
-    /// writes (T2), bit for bit in the leaves (T3).
+    /// Checks that every entry for `range`, at each level, is one that the format writes (T2), and
+    /// that leaves are exact to the bit (T3).
     ///
     /// # Errors
-    /// The first rule that is broken, and at which address.
+    /// The first broken rule, and the address.
     ///
     /// # Cost
-    /// A visit to each page whose leaf table is linked.
+    /// A visit to each page that has a leaf table.
     pub fn check(&self, range: PageRange) -> Result<(), Broken> {
         self.check_in(self.root(), pages_of(range))
     }
@@ -40,8 +40,8 @@ impl<M: Machine> Walker<'_, M> {
     }
 }
 
-/// Whether `word` is what the format writes for what it says. Decoding looks
-/// at the bits that all leaves share only, for speed.
+/// Whether `word` is exactly what the format would write. For speed, decoding tests only the bits
+/// that all leaves share.
 fn is_exact<F: Format>(word: F::Word) -> bool {
     let Entry::Leaf { frame, prot } = F::decode(word, 1) else { return false };
     MEM_TYPES.iter().any(|&memory| F::leaf(frame, prot, memory) == word)

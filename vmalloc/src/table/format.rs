@@ -1,17 +1,15 @@
-//! The formats: how entries are encoded.
+//! The x86 formats: the encoding of their entries.
 //!
-//! What the x86 formats share: a present bit, a table's entry that leaves
-//! all restrictions to the leaves, accessed and dirty preset (T3), and a
-//! software **mark** (a bit that the MMU ignores) which tells a waiting entry
-//! from garbage.
+//! The x86 formats share a present bit, links that leave all restrictions to the leaves, accessed
+//! and dirty bits that are set in advance (T3), and a software **mark**, which is a bit that the
+//! MMU ignores and that tells a parked entry from garbage.
 //!
-//! Decoding a leaf compares the bits that all leaves of the format share with
-//! what they are in all leaves: one mask and one comparison, for the hot
-//! path. [`Walker::check`](super::Walker::check) is the exact test.
+//! Decoding a leaf compares the bits that all leaves of the format share: one mask and one
+//! comparison, for the hot path. [`Walker::check`](super::Walker::check) makes the exact test.
 //!
 //! # Source
-//! Intel SDM vol. 3A: §4.3 (32-bit paging), §4.5 (4 and 5 levels), §4.8
-//! (accessed and dirty), §4.9.2 (how PAT, PCD and PWT pick a memory type).
+//! Intel SDM vol. 3A: §4.3 (32-bit paging), §4.5 (4 and 5 levels), §4.8 (accessed and dirty),
+//! §4.9.2 (how PAT, PCD and PWT select a memory type).
 
 mod x86_32;
 mod x86_64;
@@ -23,7 +21,7 @@ use crate::machine::format::{MemType, Word};
 use crate::sync::plain::Ordering::{AcqRel, Acquire, Release};
 use crate::sync::plain::{AtomicU32, AtomicU64};
 
-/// The bits that x86 entries have in common, at the same places.
+/// The bits at the same places in all x86 formats.
 mod bit {
     pub const PRESENT: u32 = 1 << 0;
     pub const WRITE: u32 = 1 << 1;
@@ -37,26 +35,26 @@ mod bit {
     /// Above level 1: a large page.
     pub const LARGE: u32 = 1 << 7;
     pub const GLOBAL: u32 = 1 << 8;
-    /// Ignored by the MMU. Ours: set while a frame waits.
+    /// Ignored by the MMU. The library sets it in a parked entry.
     pub const MARK: u32 = 1 << 9;
-    /// Ignored by the MMU, not used.
+    /// Ignored by the MMU and not used.
     pub const SPARE: u32 = 3 << 10;
 
-    /// What every leaf agrees on, and how.
+    /// The bits that are the same in all leaves, and their values.
     pub const LEAF_FIXED: u32 = PRESENT | USER | ACCESSED | GLOBAL | MARK | SPARE;
     pub const LEAF: u32 = PRESENT | ACCESSED | GLOBAL;
     pub const WAITING: u32 = LEAF ^ RETIRE;
-    /// What retiring flips, frame bits aside.
+    /// The bits that parking flips, apart from the frame.
     pub const RETIRE: u32 = PRESENT | MARK;
-    /// What every table's entry agrees on, and how. The tables above a region
-    /// may be the embedder's: how they are cached, who may use them, and all
-    /// bits that the MMU ignores are its own business.
+    /// The bits that are the same in all links, and their values. The tables above a region may be
+    /// the embedder's, which chooses how they are cached, who may use them, and the bits that the
+    /// MMU ignores.
     pub const TABLE_FIXED: u32 = PRESENT | WRITE | LARGE;
     pub const TABLE: u32 = PRESENT | WRITE;
 }
 
-/// The index into the PAT, as Linux programs it (WB, WC, UC−, UC, WB, WP, UC−,
-/// WT), by [`MemType`].
+/// The index into the PAT for each [`MemType`]. Linux programs the PAT as WB, WC, UC−, UC, WB, WP,
+/// UC−, WT.
 #[inline]
 const fn cache_bits(memory: MemType) -> u32 {
     match memory {

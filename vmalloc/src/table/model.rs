@@ -1,8 +1,7 @@
-//! The tables, too simple to be wrong: a map of pages and a set of tables.
+//! A model of the tables that is too simple to be wrong: a map of pages and a set of tables.
 //!
-//! The test below steps it beside the walker and, after each step, asks for
-//! every page around the borders what the walker says, what the model says
-//! and what an MMU does.
+//! The test below runs each step on the walker and on the model. After each step it compares the
+//! walker, the model and an MMU for every page near the borders.
 
 extern crate std;
 
@@ -15,7 +14,7 @@ use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
 
-/// A page that is bound, or whose frame waits.
+/// A page that is mapped or parked.
 #[derive(Clone, Copy)]
 struct Page {
     seen: Seen,
@@ -54,7 +53,7 @@ impl Model {
         }
     }
 
-    /// Removes every empty table that lies in `first..first + pages`; how many.
+    /// Removes every empty table inside `first..first + pages`. Returns how many.
     fn free_tables(&mut self, first: usize, pages: usize) -> usize {
         let before = self.tables.len();
         for level in 1..self.levels {
@@ -86,7 +85,7 @@ fn prot_of(seen: &Seen) -> Prot {
     prot
 }
 
-/// Pages around one of three borders.
+/// Pages near one of three borders.
 #[derive(Clone, Copy, Debug)]
 struct Span {
     border: usize,
@@ -135,7 +134,7 @@ fn op(max_pfn: u64) -> impl Strategy<Value = Op> {
     ]
 }
 
-/// Walker and model, side by side.
+/// The walker and the model.
 struct Pair<'m, F: Mmu> {
     machine: &'m Boxed<F>,
     walker: Walker<'m, Boxed<F>>,
@@ -145,14 +144,14 @@ struct Pair<'m, F: Mmu> {
 
 impl<'m, F: Mmu> Pair<'m, F> {
     fn new(machine: &'m Boxed<F>, levels: u8) -> Self {
-        // SAFETY: T1: one thread, and it uses no table after giving it back.
+        // SAFETY: T1: one thread, which uses no table after giving it back.
         let walker = unsafe { Walker::new(machine) };
         let model = Model { levels, index_bits: F::INDEX_BITS, pages: BTreeMap::new(), tables: BTreeSet::new() };
         Pair { machine, walker, model, borders: F::borders(levels) }
     }
 
     fn range(&self, span: Span) -> PageRange {
-        // The last border may have less than NEAR pages behind it.
+        // The last border may have fewer than NEAR pages behind it.
         around(self.borders[span.border], span.before, span.pages)
     }
 
@@ -184,7 +183,7 @@ impl<'m, F: Mmu> Pair<'m, F> {
         (first..first + range.pages).collect()
     }
 
-    /// Those pages of `span` whose leaf table is linked.
+    /// The pages of `span` that have a leaf table.
     fn reachable(&self, span: Span) -> Vec<usize> {
         self.pages(span).into_iter().filter(|&page| self.model.has_table(page)).collect()
     }
@@ -231,8 +230,8 @@ impl<'m, F: Mmu> Pair<'m, F> {
         }
     }
 
-    /// Retire or restore: pages that wait as `from` says change, and the
-    /// others that have a table are reported.
+    /// Parks or restores: pages that are parked as `from` says change, and the others that have a
+    /// table are reported.
     fn flip(&mut self, span: Span, from: bool, change: impl Fn(PteRange<F>, &mut dyn FnMut(VirtAddr, F::Word))) {
         let mut expected = Vec::new();
         for page in self.reachable(span) {
@@ -304,7 +303,7 @@ impl<'m, F: Mmu> Pair<'m, F> {
 
     fn free(&self, frame: Pfn) {
         use crate::machine::frames::Frames;
-        // SAFETY: it came from the stock, and is linked no more.
+        // SAFETY: it came from the prealloc and is no longer linked.
         unsafe { self.machine.frames.free(frame, 0) }
     }
 
@@ -335,7 +334,7 @@ impl<'m, F: Mmu> Pair<'m, F> {
     }
 }
 
-/// Steps both, then takes everything away: only the root may be left.
+/// Runs the steps on both, then frees everything: only the root may be left.
 fn agree<F: Mmu>(levels: u8, ops: Vec<Op>) {
     let machine = Boxed::<F>::new(levels);
     let mut pair = Pair::new(&machine, levels);

@@ -1,4 +1,4 @@
-//! Taking empty tables out of the tree (T1).
+//! Removing empty tables from the tree (T1).
 
 use super::{EntryRef, Table, Walker, Word, address_of, page_of, pages_of, table_bits};
 use crate::machine::Machine;
@@ -7,11 +7,11 @@ use crate::units::{PageRange, Pfn, VirtAddr};
 use core::ops::Range;
 
 impl<M: Machine> Walker<'_, M> {
-    /// Unlinks the leaf table of `at` and returns its frame, which the caller
-    /// keeps until grace: until then a CPU may still walk into it.
+    /// Unlinks the leaf table of `at` and returns its frame. The caller keeps the frame until
+    /// grace, because a CPU may still walk into it.
     ///
-    /// A table in use stays linked: that is a caller's error, and reported. So
-    /// does one that was linked by somebody else (T2).
+    /// A table with entries in use stays linked; that is a bug of the caller and is reported. A
+    /// table that somebody else has linked stays too (T2).
     pub fn unlink(&self, at: VirtAddr) -> Option<Pfn> {
         let (entry, word, Entry::Table(frame)) = self.descend(page_of(at), 2) else { return None };
         if !links::<M>(word, frame) {
@@ -24,13 +24,12 @@ impl<M: Machine> Walker<'_, M> {
         entry.cell.exchange(word, M::Table::ABSENT).ok().map(|()| frame)
     }
 
-    /// Unlinks every empty table but the root that covers nothing outside
-    /// `range` and was linked by the library, and gives its frame away. For tear-down, when no CPU walks
+    /// Unlinks every empty table below the root that covers nothing outside `range` and that the
+    /// library has linked, and passes its frame to `give`. Only for tear-down, when no CPU walks
     /// here any more.
     ///
-    /// An upper table that reaches beyond `range` stays, because other roots
-    /// may link it. Who has the root alone widens the range first
-    /// ([`Walker::widened`]).
+    /// An upper table that reaches beyond `range` stays, because other roots may link it. An owner
+    /// of the only root widens the range first ([`Walker::widened`]).
     pub fn free_tables(&self, range: PageRange, give: &mut dyn FnMut(Pfn)) {
         self.free_in(self.root(), pages_of(range), give)
     }
@@ -54,7 +53,7 @@ impl<M: Machine> Walker<'_, M> {
         }
     }
 
-    /// Frees what is under `table` and tells whether it is empty then.
+    /// Frees the tables below `table` and returns whether `table` is empty then.
     fn is_emptied(&self, table: Table<M::Table>, pages: Range<usize>, give: &mut dyn FnMut(Pfn)) -> bool {
         let first = pages.start;
         if table.level > 1 {
@@ -64,14 +63,13 @@ impl<M: Machine> Walker<'_, M> {
     }
 }
 
-/// Whether `word` links the table in `frame` as the format does: another one was
-/// linked by the embedder (T2).
+/// Whether `word` is the link that the format writes for the table in `frame`. If not, the embedder
+/// has linked that table (T2).
 fn links<M: Machine>(word: Word<M>, frame: Pfn) -> bool {
     word == M::Table::table(frame)
 }
 
-/// The first entry of `table` that is not absent; `page` is one that the
-/// table covers.
+/// The first entry of `table` that is not absent. The table covers `page`.
 fn first_used<F: Format>(table: Table<F>, page: usize) -> Option<EntryRef<F>> {
     let bits = table_bits::<F>(table.level);
     let used = table.cells().position(|cell| cell.load() != F::ABSENT)?;

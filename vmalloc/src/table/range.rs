@@ -1,9 +1,8 @@
 //! The hot path: the entries of adjacent pages in one leaf table.
 //!
-//! Each method is one loop with one load and one store a page (T3), over groups
-//! of entries and then over those that are left. What a page's entry should have
-//! been is the caller's to know; what it is not is refused or reported (T2), out
-//! of line.
+//! Each method is one loop with one load and one store per page (T3). The loop takes entries in
+//! groups first and one by one at the end. The caller says in which state the entries must be. An
+//! entry in another state is refused or reported (T2), out of line.
 
 use super::cell::Cell;
 use crate::machine::format::{Entry, Format, MemType, Prot, entries};
@@ -11,11 +10,11 @@ use crate::units::{PAGE_SHIFT, Pfn, VirtAddr};
 use core::fmt;
 use core::ptr::NonNull;
 
-/// Entries that are looked at together.
+/// The entries in a group.
 const GROUP: usize = 4;
 
-/// A linked leaf table, for callers that hold pages of it (T1). It may be
-/// kept as a number: where the table is does not change while it is linked.
+/// A linked leaf table, for callers that own pages of it (T1). A caller may store it as a number,
+/// because a table does not move while it is linked.
 pub struct LeafTable<F: Format>(NonNull<F::Word>);
 
 impl<F: Format> LeafTable<F> {
@@ -24,18 +23,17 @@ impl<F: Format> LeafTable<F> {
         LeafTable(words)
     }
 
-    /// The handle as a number, which is not 0.
+    /// The table as a number, which is not 0.
     #[inline]
     pub fn into_raw(self) -> usize {
         self.0.as_ptr().expose_provenance()
     }
 
-    /// The handle whose number is `raw`.
+    /// The table with the number `raw`.
     ///
     /// # Safety
-    /// - T1. `raw` came from [`LeafTable::into_raw`] of this format, and the
-    ///   table has been linked ever since and stays so while the handle, or a
-    ///   [`PteRange`] of it, is used.
+    /// - T1. `raw` came from [`LeafTable::into_raw`] of the same format. The table has been linked
+    ///   ever since, and stays linked while this value or a [`PteRange`] of it is used.
     #[inline]
     pub unsafe fn from_raw(raw: usize) -> LeafTable<F> {
         let words = core::ptr::with_exposed_provenance_mut(raw);
@@ -77,31 +75,30 @@ impl<F: Format> PteRange<F> {
     /// The `len` pages from `at`, in their leaf table `table`.
     ///
     /// # Panics
-    /// If the pages do not end with the table.
+    /// If the pages reach beyond the table.
     #[inline]
     pub fn new(table: LeafTable<F>, at: VirtAddr, len: usize) -> PteRange<F> {
         let index = at.0 >> PAGE_SHIFT & (entries::<F>() - 1);
-        assert!(len <= entries::<F>() - index, "a piece lies in one table");
-        // SAFETY: the index lies in the table.
+        assert!(len <= entries::<F>() - index, "the pages lie in one table");
+        // SAFETY: the index lies inside the table.
         PteRange { first: unsafe { table.0.add(index) }, at, len }
     }
 
-    /// Where its first entry is, as a number.
+    /// The address of the first entry, as a number.
     pub fn into_raw(self) -> usize {
         self.first.as_ptr().expose_provenance()
     }
 
-    /// The `len` pages from `at`, which is `page` pages after the first one of the
-    /// piece whose number is `raw`.
+    /// The `len` pages from `at`, which is the `page`-th page of the range with the number `raw`.
     ///
     /// # Safety
-    /// - T1. `raw` came from [`PteRange::into_raw`] of this format, of a piece that has
-    ///   these pages, and its table has been linked ever since and stays so while
-    ///   this piece is used.
+    /// - T1. `raw` came from [`PteRange::into_raw`] of the same format, on a range that contains
+    ///   these pages. The table has been linked ever since, and stays linked while this range is
+    ///   used.
     #[inline(always)]
     pub unsafe fn within(raw: usize, page: usize, at: VirtAddr, len: usize) -> PteRange<F> {
         let first: *mut F::Word = core::ptr::with_exposed_provenance_mut(raw);
-        // SAFETY: T1: it was a NonNull before `into_raw`, and has these pages.
+        // SAFETY: T1: `raw` came from a NonNull, and the range contains these pages.
         PteRange { first: unsafe { NonNull::new_unchecked(first.add(page)) }, at, len }
     }
 
@@ -111,27 +108,27 @@ impl<F: Format> PteRange<F> {
         self.at
     }
 
-    /// Pages in the piece.
+    /// The number of pages.
     #[inline]
     pub const fn pages(self) -> usize {
         self.len
     }
 
-    /// Binds each page to its frame of `frames`, up to the first whose entry is
-    /// in use (T2), and says how many pages that is.
+    /// Maps each page to its frame in `frames`. Stops before the first page whose entry is in use
+    /// (T2). Returns the number of pages mapped.
     ///
     /// # Panics
-    /// If there are not as many frames as pages.
+    /// If the numbers of frames and pages differ.
     #[inline(always)]
     pub fn map(self, frames: &[Pfn], prot: Prot, memory: MemType) -> usize {
         assert!(frames.len() == self.len, "a frame for each page");
         let form = F::leaf(Pfn(0), prot, memory);
-        // SAFETY: there is a frame for each page of the piece.
+        // SAFETY: there is a frame for each page.
         let frame = |n: usize| unsafe { *frames.get_unchecked(n) };
         self.change_from(0, &mut Map(|n| F::leaf_like(form, frame(n))))
     }
 
-    /// As [`PteRange::map`], and stops before the first frames that no entry can name.
+    /// As [`PteRange::map`], but also stops before the first frames that the format cannot name.
     ///
     /// # Panics
     /// As [`PteRange::map`].
@@ -141,36 +138,36 @@ impl<F: Format> PteRange<F> {
         self.change_few(&mut MapGiven(F::leaf(Pfn(0), prot, memory), frames.as_ptr()))
     }
 
-    /// Binds the pages to the frames from `first` on, as [`PteRange::map`].
+    /// As [`PteRange::map`], with the adjacent frames from `first` on.
     #[inline]
     pub fn map_run(self, first: Pfn, prot: Prot, memory: MemType) -> usize {
         let form = F::leaf(Pfn(0), prot, memory);
         self.change_from(0, &mut Map(|n| F::leaf_like(form, first.offset(n as u64))))
     }
 
-    /// Unbinds the pages: each frame waits in its entry. A page that was not
-    /// bound is reported; a bad entry is cleared as well (T2).
+    /// Parks the pages: each is unmapped, and its frame stays in the entry. Reports a page that was
+    /// not mapped, and clears its entry if that is bad (T2).
     #[inline(always)]
     pub fn park(self, report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) {
         self.change_all(&mut Park, report)
     }
 
-    /// Unbinds the pages and leaves nothing in their entries: the frames are
-    /// somebody's. What is unexpected is told as by [`PteRange::park`].
+    /// Unmaps the pages and clears their entries. The frames belong to somebody else. Reports as
+    /// [`PteRange::park`] does.
     #[inline(always)]
     pub fn clear(self, report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) {
         self.change_all_few(&mut Clear, report)
     }
 
-    /// Binds the pages to the frames that wait in their entries.
+    /// Maps parked pages to their frames again. Reports as [`PteRange::park`] does.
     #[inline]
     pub fn restore(self, report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) {
         self.change_all(&mut Restore, report)
     }
 
-    /// After grace: takes the frames that wait in the entries, which are absent
-    /// then, into `places`, in order, and says how many they are. An entry where
-    /// none waits is reported; a bad one is cleared as well (T2).
+    /// After grace: moves the frames of parked entries into `places`, in order, and clears the
+    /// entries. Returns how many. Reports an entry that is not parked, and clears it if it is bad
+    /// (T2).
     ///
     /// # Panics
     /// If there are fewer places than pages.
@@ -183,8 +180,8 @@ impl<F: Format> PteRange<F> {
         (take.0.addr() - first.addr()) / size_of::<Pfn>()
     }
 
-    /// Whether each page is bound as ordinary memory, for reading and writing,
-    /// to a frame that `fits`.
+    /// Whether each page is mapped as ordinary memory, for reading and writing, to a frame that
+    /// `fits`.
     pub fn is_plain(self, fits: impl Fn(Pfn) -> bool) -> bool {
         let plain = |frame| F::leaf(frame, Prot::RW, MemType::WriteBack);
         (0..self.len).map(|n| self.cell(n).load()).all(|word| match F::decode(word, 1) {
@@ -193,7 +190,7 @@ impl<F: Format> PteRange<F> {
         })
     }
 
-    /// The pages that are bound, and their frames.
+    /// The pages that are mapped, and their frames.
     #[inline]
     pub fn frames(self) -> impl Iterator<Item = (VirtAddr, Pfn)> {
         (0..self.len).filter_map(move |n| match F::decode(self.cell(n).load(), 1) {
@@ -209,14 +206,14 @@ impl<F: Format> PteRange<F> {
         self.change_rest(n, change, report)
     }
 
-    /// As [`PteRange::change_all`], for few pages mostly.
+    /// As [`PteRange::change_all`], for calls that mostly have few pages.
     #[inline(always)]
     fn change_all_few(self, change: &mut impl Change<F>, report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) {
         let n = self.change_few(change);
         self.change_rest(n, change, report)
     }
 
-    /// Changes the entries from page `n` on, which was refused.
+    /// Goes on at page `n`, which `change` has refused.
     #[inline(always)]
     fn change_rest(
         self,
@@ -230,16 +227,16 @@ impl<F: Format> PteRange<F> {
         }
     }
 
-    /// Changes entries from page `n` on, in groups while there are, and says
-    /// which page is the first that `change` refuses.
+    /// Changes entries from page `n` on, in groups while possible. Returns the first page that
+    /// `change` refuses, or the number of pages.
     #[inline(always)]
     fn change_from(self, n: usize, change: &mut impl Change<F>) -> usize {
         let n = self.change_groups(n, change);
         self.change_singly(n, change)
     }
 
-    /// As [`PteRange::change_from`] the first page, where there are few mostly: groups
-    /// are out of line, and leave their registers to others.
+    /// As [`PteRange::change_from`] from the first page on, for calls that mostly have few pages.
+    /// The groups are out of line, so that they do not cost the caller registers.
     #[inline(always)]
     fn change_few(self, change: &mut impl Change<F>) -> usize {
         let n = if self.len < GROUP { 0 } else { self.change_many(change) };
@@ -269,7 +266,7 @@ impl<F: Format> PteRange<F> {
         n
     }
 
-    /// Changes the entries of `N` pages, all or none.
+    /// Changes the entries of `N` pages, or none of them.
     #[inline(always)]
     fn change_group<const N: usize>(self, first: usize, change: &mut impl Change<F>) -> bool {
         let cells: [Cell<F>; N] = core::array::from_fn(|i| self.cell(first + i));
@@ -280,7 +277,7 @@ impl<F: Format> PteRange<F> {
         next.is_some()
     }
 
-    /// The entry of page `n` is not what it had to be (T2).
+    /// Reports the unexpected entry of page `n`, and clears it if it is bad (T2).
     #[cold]
     #[inline(never)]
     fn unexpected(self, n: usize, word: F::Word, report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) {
@@ -295,34 +292,34 @@ impl<F: Format> PteRange<F> {
         VirtAddr(self.at.0.wrapping_add(n << PAGE_SHIFT))
     }
 
-    /// The entry of page `n`, which is one of the piece.
+    /// The entry of page `n`.
     #[inline]
     fn cell(self, n: usize) -> Cell<F> {
         debug_assert!(n < self.len);
-        // SAFETY: the pages lie in the table (`new`), whose words W1 holds
-        // for while the handle that it came from may be used (T1).
+        // SAFETY: the pages lie inside the table (`new`). W1 holds for its words while the table's
+        // handle may be used (T1).
         unsafe { Cell::new(self.first.add(n)) }
     }
 }
 
-/// What is done to entries.
+/// A change of entries from one state to another.
 trait Change<F: Format> {
-    /// What the entries from page `first` on, which say `words`, become; `None`
-    /// if one of them is not what it had to be.
+    /// The new words for the entries from page `first` on, which hold `words`; `None` if one of
+    /// them is unexpected.
     fn next<const N: usize>(&mut self, first: usize, words: [F::Word; N]) -> Option<[F::Word; N]>;
 }
 
-/// absent → leaf: the one that it says for a page.
+/// absent → leaf. The function returns the leaf for a page.
 struct Map<W>(W);
-/// absent → leaf: as the form that it says, for the frames at the place that it says.
+/// absent → leaf, formed like the word, for the frames at the pointer.
 struct MapGiven<W>(W, *const Pfn);
-/// leaf → waiting.
+/// leaf → parked.
 struct Park;
 /// leaf → absent.
 struct Clear;
-/// waiting → leaf.
+/// parked → leaf.
 struct Restore;
-/// waiting → absent; the frames go to the place that it says, and behind.
+/// parked → absent. The frames go to the pointer, which moves on.
 struct TakeFrames(*mut Pfn);
 
 impl<F: Format, W: Fn(usize) -> F::Word> Change<F> for Map<W> {
@@ -370,8 +367,7 @@ impl<F: Format> Change<F> for TakeFrames {
     #[inline(always)]
     fn next<const N: usize>(&mut self, _first: usize, words: [F::Word; N]) -> Option<[F::Word; N]> {
         let frames = F::waiting_all(words)?;
-        // SAFETY: `take_frames` was given a place for each page, and a page gives
-        // one frame at most.
+        // SAFETY: `take_frames` has a place for each page, and each page yields at most one frame.
         unsafe {
             self.0.cast::<[Pfn; N]>().write(frames);
             self.0 = self.0.add(N);

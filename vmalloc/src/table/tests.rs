@@ -1,5 +1,4 @@
-//! What the model cannot say: garbage in the tables, tables raced for, words
-//! bit by bit.
+//! Tests beyond the model: garbage in the tables, races for tables, and words bit by bit.
 
 extern crate std;
 
@@ -13,7 +12,7 @@ use std::format;
 use std::string::String;
 use std::vec::Vec;
 
-/// A walker over tables prepared for `ranges`.
+/// A walker after the tables of `ranges` were linked.
 fn prepared<'m, F: Mmu>(machine: &'m Boxed<F>, ranges: &[PageRange]) -> Walker<'m, Boxed<F>> {
     // SAFETY: T1: the tests use no table after giving it back.
     let walker = unsafe { Walker::new(machine) };
@@ -24,7 +23,7 @@ fn prepared<'m, F: Mmu>(machine: &'m Boxed<F>, ranges: &[PageRange]) -> Walker<'
     walker
 }
 
-fn bind<F: Mmu>(walker: Walker<'_, Boxed<F>>, range: PageRange, first: u64) {
+fn map<F: Mmu>(walker: Walker<'_, Boxed<F>>, range: PageRange, first: u64) {
     let mut first = Pfn(first);
     for piece in walker.pieces(range) {
         assert_eq!(piece.map_run(first, Prot::RW, MemType::WriteBack), piece.pages());
@@ -32,40 +31,38 @@ fn bind<F: Mmu>(walker: Walker<'_, Boxed<F>>, range: PageRange, first: u64) {
     }
 }
 
-/// Retires `range` and collects it; the frames, and what was reported.
-fn unbind<F: Mmu>(walker: Walker<'_, Boxed<F>>, range: PageRange) -> (Vec<u64>, Vec<String>) {
-    let (mut frames, mut odd) = (Vec::new(), Vec::new());
+/// Parks `range` and takes its frames. Returns the frames and the reports.
+fn unmap<F: Mmu>(walker: Walker<'_, Boxed<F>>, range: PageRange) -> (Vec<u64>, Vec<String>) {
+    let (mut frames, mut unexpected) = (Vec::new(), Vec::new());
     for piece in walker.pieces(range) {
-        piece.park(&mut |at, word| odd.push(format!("retire {at}: {word:#x}")));
+        piece.park(&mut |at, word| unexpected.push(format!("park {at}: {word:#x}")));
     }
     for piece in walker.pieces(range) {
         let mut places = [Pfn(0); 1024];
-        let collected = piece.take_frames(&mut places, &mut |at, word| odd.push(format!("collect {at}: {word:#x}")));
-        frames.extend(places[..collected].iter().map(|frame| frame.0));
+        let taken = piece.take_frames(&mut places, &mut |at, word| unexpected.push(format!("take {at}: {word:#x}")));
+        frames.extend(places[..taken].iter().map(|frame| frame.0));
     }
-    (frames, odd)
+    (frames, unexpected)
 }
 
-/// For each level from 2 up, the first address behind the border of one of
-/// its entries.
+/// For each level from 2 up, the first address behind a border between two of its entries.
 const BORDERS_4: &[usize] = &[0xffff_c900_0020_0000, 0xffff_c900_4000_0000, 0xffff_c980_0000_0000];
 const BORDERS_5: &[usize] =
     &[0xffa0_0000_0020_0000, 0xffa0_0000_4000_0000, 0xffa0_0080_0000_0000, 0xffa1_0000_0000_0000];
 const BORDERS_32: &[usize] = &[0xf7c0_0000];
 
-/// Words that no format writes above level 1, not present but something: a
-/// frame, a large page, a link without write permission, one that is marked.
+/// Words that no format writes above level 1. They are not present and not zero: a frame, a large
+/// page, a link without write permission, a marked link.
 const BAD_LINKS: [u64; 4] = [0x1000, 0x12_3450_00e2, 0x1020, 0x1222];
 
-/// Plants each bad word at each level, on the left of a border, in a range
-/// that goes on behind it.
+/// Writes each bad word at each level, left of a border, in a range that goes on behind the border.
 fn plant_each<F: Mmu>(levels: u8, borders: &[usize], then: impl Fn(&Boxed<F>, Walker<'_, Boxed<F>>, PageRange, &str)) {
     for (level, &border) in (2..).zip(borders) {
         for word in BAD_LINKS.map(|word| if F::MAX_PFN == 1 << 20 { word as u32 as u64 } else { word }) {
             let machine = Boxed::<F>::new(levels);
             let range = around(border, 2, 4);
             let walker = prepared(&machine, &[range]);
-            bind(walker, range, 100);
+            map(walker, range, 100);
             F::plant(&machine, range.start, level, word);
             then(&machine, walker, range, &format!("bad entry at level {level} for {}: {word:#x}", range.start));
         }
@@ -80,7 +77,7 @@ fn a_bad_link_is_cleared<F: Mmu>(levels: u8, borders: &[usize]) {
         assert_eq!(walker.unlink(range.start), None);
         assert_eq!(walker.check(range), Err(Broken { rule: "T2", at: range.start.0 }));
         assert!(machine.logged().is_empty(), "looking reports nothing");
-        assert_eq!(unbind(walker, range), ([102, 103].into(), [].into()), "the walk goes on behind the border");
+        assert_eq!(unmap(walker, range), ([102, 103].into(), [].into()), "the walk goes on behind the border");
         assert_eq!(machine.logged(), [line]);
         assert_eq!(walker.entry(range.start), Entry::Absent);
         assert_eq!(walker.check(range), Ok(()));
@@ -117,9 +114,9 @@ fn prepare_reports_a_bad_link_and_links_a_table_over_it() {
 
 fn a_bad_link_is_torn_down<F: Mmu>(levels: u8, borders: &[usize]) {
     plant_each::<F>(levels, borders, |machine, walker, range, line| {
-        unbind(walker, PageRange::new(range.start.add_pages(2), 2));
+        unmap(walker, PageRange::new(range.start.add_pages(2), 2));
         walker.free_tables(walker.widened(range), &mut |_| {});
-        // Widened, the entry's first page is not the range's.
+        // With a widened range, the entry's first page is not the range's.
         let without_address = |line: &str| line.split(' ').filter(|word| !word.ends_with(':')).collect::<String>();
         let logged: Vec<_> = machine.logged().iter().map(|line| without_address(line)).collect();
         assert_eq!(logged, [without_address(line)]);
@@ -141,28 +138,28 @@ fn a_bad_leaf_is_cleared<F: Mmu>(levels: u8, border: usize, bad: &[u64]) {
         let machine = Boxed::<F>::new(levels);
         let range = around(border, 2, 4);
         let walker = prepared(&machine, &[range]);
-        bind(walker, range, 100);
+        map(walker, range, 100);
         let at = range.start.add_pages(1);
         F::plant(&machine, at, 1, word);
         assert_eq!((walker.entry(at), walker.translate(at)), (Entry::Bad, None), "{word:#x}");
         assert_eq!(walker.check(range), Err(Broken { rule: "T2", at: at.0 }));
-        let (frames, odd) = unbind(walker, range);
+        let (frames, unexpected) = unmap(walker, range);
         assert_eq!(frames, [100, 102, 103]);
-        assert_eq!(odd, [format!("retire {at}: {word:#x}"), format!("collect {at}: 0x0")]);
+        assert_eq!(unexpected, [format!("park {at}: {word:#x}"), format!("take {at}: 0x0")]);
         assert_eq!(walker.entry(at), Entry::Absent);
     }
 }
 
 #[test]
 fn a_bad_leaf_is_reported_and_cleared_and_the_walk_goes_on() {
-    // A user page, a table, an unmarked word that is not present, a mark on
-    // a page that is, spare bits.
+    // A user page, a table, an unmarked word that is not present, a mark on a present page, spare
+    // bits.
     a_bad_leaf_is_cleared::<X86_64>(4, BORDERS_4[0], &[0x1167, 0x1023, 0x1162, 0x1363, 0x1563, 1 << 52 | 0x1163]);
     a_bad_leaf_is_cleared::<X86_32>(2, BORDERS_32[0], &[0x1167, 0x1023, 0x1162, 0x1363, 0x1563]);
 }
 
 #[test]
-fn a_bad_leaf_is_reported_and_cleared_by_collect_and_unstage_too() {
+fn a_bad_leaf_is_reported_and_cleared_by_take_frames_and_restore_too() {
     let machine = Boxed::<X86_64>::new(4);
     let range = around(BORDERS_4[0], 3, 3);
     let walker = prepared(&machine, &[range]);
@@ -170,25 +167,25 @@ fn a_bad_leaf_is_reported_and_cleared_by_collect_and_unstage_too() {
     piece.map(&[Pfn(7), Pfn(8), Pfn(9)], Prot::RW, MemType::WriteBack);
     piece.park(&mut |_, _| panic!("they are leaves"));
     X86_64::plant(&machine, range.start, 1, 0x10);
-    let mut odd = Vec::new();
-    piece.restore(&mut |at, word| odd.push((at, word)));
-    assert_eq!(odd, [(range.start, 0x10)]);
+    let mut unexpected = Vec::new();
+    piece.restore(&mut |at, word| unexpected.push((at, word)));
+    assert_eq!(unexpected, [(range.start, 0x10)]);
     piece.park(&mut |_, _| {});
     X86_64::plant(&machine, range.start, 1, 0x20);
     let mut frames = [Pfn(0); 3];
-    let collected = piece.take_frames(&mut frames, &mut |at, word| odd.push((at, word)));
-    assert_eq!(odd[1..], [(range.start, 0x20)]);
-    assert_eq!(frames[..collected], [Pfn(8), Pfn(9)]);
+    let taken = piece.take_frames(&mut frames, &mut |at, word| unexpected.push((at, word)));
+    assert_eq!(unexpected[1..], [(range.start, 0x20)]);
+    assert_eq!(frames[..taken], [Pfn(8), Pfn(9)]);
     assert!((0..3).all(|n| walker.entry(range.start.add_pages(n)) == Entry::Absent));
 }
 
 #[test]
-fn binding_stops_before_the_first_entry_in_use_and_overwrites_none() {
+fn mapping_stops_before_the_first_entry_in_use_and_overwrites_none() {
     for used in 0..9 {
         let machine = Boxed::<X86_64>::new(4);
         let range = around(BORDERS_4[0], 9, 9);
         let walker = prepared(&machine, &[range]);
-        bind(walker, PageRange::new(range.start.add_pages(used), 1), 77);
+        map(walker, PageRange::new(range.start.add_pages(used), 1), 77);
         let frames: Vec<_> = (0..9).map(Pfn).collect();
         let piece = walker.pieces(range).next().unwrap();
         assert_eq!(piece.map(&frames, Prot::RW, MemType::WriteBack), used, "T2");
@@ -205,10 +202,10 @@ fn what_formats_do_to_many_words_is_what_they_do_to_each() {
         let leaves = [1, 2, 3, 4].map(leaf);
         assert!(F::retire_all(leaves) == Some(leaves.map(F::retire)));
         assert_eq!(F::waiting_all(leaves.map(F::retire)), Some([1, 2, 3, 4].map(Pfn)));
-        for odd in 0..4 {
+        for unexpected in 0..4 {
             for word in [F::ABSENT, F::table(Pfn(5)), F::retire(leaf(6))] {
                 let mut words = leaves;
-                words[odd] = word;
+                words[unexpected] = word;
                 assert!(F::retire_all(words).is_none());
                 assert_eq!(F::waiting_all(words.map(F::retire)), None);
             }
@@ -242,7 +239,7 @@ fn a_table_in_use_is_not_unlinked() {
     let machine = Boxed::<X86_64>::new(4);
     let range = around(BORDERS_4[0], 0, 4);
     let walker = prepared(&machine, &[range]);
-    bind(walker, PageRange::new(range.start, 1), 9);
+    map(walker, PageRange::new(range.start, 1), 9);
     assert_eq!(walker.unlink(range.start.add_pages(3)), None);
     let word = X86_64::leaf(Pfn(9), Prot::RW, MemType::WriteBack);
     assert_eq!(machine.logged(), [format!("bad entry at level 1 for {}: {word:#x}", range.start)]);
@@ -271,10 +268,10 @@ fn the_last_page_of_the_address_space_is_a_page_like_others() {
     let machine = Boxed::<X86_64>::new(4);
     let range = PageRange { start: VirtAddr((2 * PAGE_SIZE).wrapping_neg()), pages: 2 };
     let walker = prepared(&machine, &[range]);
-    bind(walker, range, 20);
+    map(walker, range, 20);
     assert_eq!(walker.translate(VirtAddr(usize::MAX)), Some((Pfn(21), Prot::RW)));
     assert_eq!(walker.check(range), Ok(()));
-    assert_eq!(unbind(walker, range), ([20, 21].into(), [].into()));
+    assert_eq!(unmap(walker, range), ([20, 21].into(), [].into()));
     let mut freed = 0;
     walker.free_tables(walker.widened(range), &mut |_| freed += 1);
     assert_eq!(freed, 3);
@@ -295,8 +292,8 @@ fn whoever_loses_the_race_for_a_table_takes_the_winners_and_keeps_its_frame() {
         assert_eq!(walker.missing(range), 0);
         let left = prealloc.len();
         while let Some(frame) = prealloc.take(&machine) {
-            assert!(machine.words(frame).iter().all(|&word| word == 0), "stock is cleared memory");
-            // SAFETY: from the stock, linked nowhere.
+            assert!(machine.words(frame).iter().all(|&word| word == 0), "a prealloc is cleared memory");
+            // SAFETY: it came from the prealloc and was never linked.
             unsafe { machine.frames.free(frame, 0) }
         }
         assert_eq!(machine.held(), missing, "each table is linked once");
@@ -324,8 +321,8 @@ fn a_leaf_table_can_be_kept_as_a_number() {
 }
 
 #[test]
-#[should_panic(expected = "lies in one table")]
-fn a_piece_does_not_reach_beyond_its_table() {
+#[should_panic(expected = "lie in one table")]
+fn a_range_does_not_reach_beyond_its_table() {
     let machine = Boxed::<X86_64>::new(4);
     let range = around(BORDERS_4[0], 2, 2);
     let table = prepared(&machine, &[range]).leaf_table(range.start).unwrap();
@@ -365,7 +362,7 @@ fn words_of_32_bits_are_those_of_the_manual() {
     assert_eq!(X86_32::retire(0xcba9_8163), 0xcba9_8362);
 }
 
-/// Every frame at a power of two, its neighbour below, and the last one.
+/// Every frame at a power of two, the frame below it, and the last one.
 fn frames_of<F: Format>() -> impl Iterator<Item = Pfn> {
     let powers = (0..64).map(|n| 1u64 << n).take_while(|&n| n <= F::MAX_PFN);
     powers.flat_map(|n| [n - 1, n]).filter(|&n| n < F::MAX_PFN).map(Pfn)
@@ -383,7 +380,7 @@ fn decoding_inverts<F: Mmu>() {
             assert_eq!(F::decode(word, 1), Entry::Leaf { frame, prot: told });
             assert_eq!(F::decode(F::retire(word), 1), Entry::Waiting(frame));
             assert!(F::retire(F::retire(word)) == word);
-            // Whatever the MMU would make of it there is the embedder's.
+            // A word that the MMU accepts there is the embedder's.
             let above = match F::HAS_NX {
                 true if prot == Prot::all() => Entry::Table(frame),
                 false if prot.contains(Prot::WRITE) => Entry::Table(frame),
@@ -434,8 +431,8 @@ fn a_table_with_any_flags_is_one_unless_it_restricts_and_a_large_page_is_foreign
     check::<X86_32>(|word| word as u32, 64, &[1]);
 }
 
-/// What an embedder may have above the leaf tables: pages of 1 GiB, 2 MiB and
-/// 4 MiB, read-only ones too, a table for reading only, one that forbids execution.
+/// Entries that an embedder may have above the leaf tables: pages of 1 GiB, 2 MiB and 4 MiB, also
+/// read-only, a read-only table, and a table that forbids execution.
 const FOREIGN_LINKS: [u64; 5] = [0x12_4000_00e3, 0x12_4000_01a1, 0x1001, 1 << 63 | 0x1023, 0x12_4000_0087];
 
 fn a_foreign_link_is_left_alone<F: Mmu>(levels: u8, borders: &[usize]) {
@@ -478,8 +475,8 @@ fn a_table_that_was_linked_with_other_flags_is_the_embedder_s_and_stays() {
         let walker = prepared(&machine, &[range]);
         let word = X86_64::planted(&machine, range.start, level) | 1 << 9;
         X86_64::plant(&machine, range.start, level, word);
-        bind(walker, range, 5);
-        assert_eq!(unbind(walker, range), ([5, 6].into(), [].into()));
+        map(walker, range, 5);
+        assert_eq!(unmap(walker, range), ([5, 6].into(), [].into()));
         assert_eq!(walker.unlink(range.start).is_some(), level != 2);
         walker.free_tables(walker.widened(range), &mut |_| {});
         assert_eq!(X86_64::planted(&machine, range.start, level), word);
@@ -493,7 +490,7 @@ fn a_table_that_was_written_over_is_linked_again() {
             let machine = Boxed::<X86_64>::new(5);
             let range = around(border, 0, 2);
             let walker = prepared(&machine, &[range]);
-            bind(walker, range, 5);
+            map(walker, range, 5);
             let (frame, _) = walker.leaf(range.start).unwrap();
             X86_64::plant(&machine, range.start, level, word);
             let mut prealloc = machine.stock(4);

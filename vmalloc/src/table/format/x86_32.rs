@@ -1,17 +1,16 @@
-//! x86-32 without PAE: 1024 entries of 32 bits a table, two levels.
+//! x86-32 without PAE: two levels of tables with 1024 entries of 32 bits.
 //!
 //! ```text
 //!   31 .. 12  11..10  9     8  7    6  5  4    3    2  1  0
 //!   frame     0       mark  G  PAT  D  A  PCD  PWT  0  W  P   leaf
-//!   frame     0       1     1  PAT  D  1  PCD  PWT  0  W  0   waiting
+//!   frame     0       1     1  PAT  D  1  PCD  PWT  0  W  0   parked
 //!   frame     -       -     -  0    -  -  -    -    -  1  1   table
 //! ```
 //!
-//! Tables are written with zeros where a dash is, and accessed set.
+//! The library writes links with zeros at the dashes, and with accessed set.
 //!
-//! There is no room to invert the frame of a waiting entry in, and no bit
-//! that forbids execution: every page that is bound can be executed, and
-//! decoding says so.
+//! The format has no room to invert the frame of a parked entry, and no bit that forbids execution:
+//! every mapped page is executable, and decoding says so.
 //!
 //! # Source
 //! Intel SDM vol. 3A §4.3, tables 4-5 and 4-6.
@@ -41,8 +40,8 @@ const fn prot(word: u32) -> Prot {
     if word & bit::WRITE != 0 { Prot::RW.union(Prot::EXEC) } else { Prot::RX }
 }
 
-// SAFETY: T0. The bits are those of the SDM; `decode` undoes each of the
-// others; retired words and 0 lack the present bit, so the MMU caches neither.
+// SAFETY: T0. The bits are those of the SDM, and `decode` inverts the other functions. Parked words
+// and 0 lack the present bit, so the MMU caches neither.
 unsafe impl Format for X86_32 {
     type Word = u32;
     const NAME: &'static str = "x86-32";

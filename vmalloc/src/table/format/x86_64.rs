@@ -1,29 +1,28 @@
-//! x86-64: 512 entries of 64 bits a table, four levels or five.
+//! x86-64: four or five levels of tables with 512 entries of 64 bits.
 //!
 //! ```text
 //!   63  62..52  51 ........ 12  11..10  9     8  7    6  5  4    3    2  1  0
 //!   NX  0       frame           0       mark  G  PAT  D  A  PCD  PWT  0  W  P   leaf
-//!   NX  0       frame inverted  0       1     1  PAT  D  1  PCD  PWT  0  W  0   waiting
+//!   NX  0       frame inverted  0       1     1  PAT  D  1  PCD  PWT  0  W  0   parked
 //!   0   -       frame           -       -     -  0    -  -  -    -    -  1  1   table
 //! ```
 //!
-//! Tables are written with zeros where a dash is, and accessed set.
+//! The library writes links with zeros at the dashes, and with accessed set.
 //!
 //! # Source
-//! Intel SDM vol. 3A §4.5.4, tables 4-14 to 4-20 (the entries), §4.5.5 (LA57);
-//! "L1 Terminal Fault" guidance for the inverted frame.
+//! Intel SDM vol. 3A §4.5.4, tables 4-14 to 4-20 (the entries), §4.5.5 (LA57); "L1 Terminal Fault"
+//! guidance for the inverted frame.
 
 use super::{bit, cache_bits};
 use crate::machine::format::{Entry, Format, MemType, Prot};
 use crate::units::{PAGE_SHIFT, Pfn};
 
-/// The page tables of x86-64. Four levels by default, five where the machine
-/// says so.
+/// The page tables of x86-64. The machine chooses four levels (the default) or five.
 #[derive(Debug)]
 pub enum X86_64 {}
 
 const NO_EXEC: u64 = 1 << 63;
-/// Ignored, or a protection key: none are used.
+/// Ignored bits and protection keys, which are not used.
 const HIGH: u64 = 0x7ff << 52;
 const FRAME: u64 = ((1 << 40) - 1) << PAGE_SHIFT;
 const LEAF_FIXED: u64 = bit::LEAF_FIXED as u64 | HIGH;
@@ -47,8 +46,8 @@ const fn prot(word: u64) -> Prot {
     Prot::from_bits_truncate(write | exec)
 }
 
-// SAFETY: T0. The bits are those of the SDM; `decode` undoes each of the
-// others; retired words and 0 lack the present bit, so the MMU caches neither.
+// SAFETY: T0. The bits are those of the SDM, and `decode` inverts the other functions. Parked words
+// and 0 lack the present bit, so the MMU caches neither.
 unsafe impl Format for X86_64 {
     type Word = u64;
     const NAME: &'static str = "x86-64";
@@ -98,7 +97,7 @@ unsafe impl Format for X86_64 {
 
     #[inline]
     fn retire_all<const N: usize>(words: [u64; N]) -> Option<[u64; N]> {
-        // Where one of the fixed bits differs, the lowest that does is left.
+        // If a fixed bit differs, the subtraction leaves at least the lowest such bit set.
         let bare = words.map(|word| word.wrapping_sub(LEAF));
         are_bare(bare).then(|| bare.map(|word| word ^ (FRAME | WAITING)))
     }
@@ -110,7 +109,7 @@ unsafe impl Format for X86_64 {
     }
 }
 
-/// Whether all of the bits that leaves share were taken out of each word.
+/// Whether no word has a fixed bit left.
 #[inline]
 fn are_bare<const N: usize>(words: [u64; N]) -> bool {
     words.iter().fold(0, |left, word| left | word) & LEAF_FIXED == 0
