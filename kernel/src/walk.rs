@@ -267,7 +267,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
                 self.printk(Kern::Err, format_args!("bad {level} {at}({word:016x})."));
                 entry.clear(word);
             }
-            Entry::Bad | Entry::Waiting(_) => {
+            Entry::Bad | Entry::Parked(_) => {
                 self.printk(Kern::Crit, format_args!("Whee.. Swapped out page in kernel page table"));
                 entry.clear(word);
             }

@@ -67,7 +67,7 @@ impl<M: Machine> Vmalloc<M> {
             let entry = |page: usize| unsafe { Walker::new(self.machine()) }.entry(found.start.add_pages(page));
             let right = |page: usize| match entry(page) {
                 Entry::Leaf { prot, .. } => slot.is_kept() && prot.contains(Prot::RW),
-                Entry::Waiting(_) => !slot.is_kept() || is_half_retired(&found),
+                Entry::Parked(_) => !slot.is_kept() || is_half_retired(&found),
                 _ => false,
             };
             if let Some(page) = (0..slot.pages()).find(|&page| !right(page)) {

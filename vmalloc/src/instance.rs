@@ -175,7 +175,7 @@ impl<M: Machine> Vmalloc<M> {
     /// slot at the same moment (R4), one of them finds what the other has left.
     #[cold]
     pub(crate) fn report_bad_entry_once(&self, (chunk, slot): (ChunkRef, u32), at: VirtAddr, word: Word<M>) {
-        let is_left = matches!(<M::Table as Format>::decode(word, 1), Entry::Waiting(_) | Entry::Absent);
+        let is_left = matches!(<M::Table as Format>::decode(word, 1), Entry::Parked(_) | Entry::Absent);
         if !(is_left && chunk.is_freed_twice(slot)) {
             self.report_bad_entry(chunk.slot(slot), at, word);
         }

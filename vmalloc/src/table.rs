@@ -152,7 +152,7 @@ impl<'m, M: Machine> Walker<'m, M> {
 
     /// The number of frames that [`Walker::link_root_tables`] needs for `range` now.
     pub fn missing_in_root(&self, range: PageRange) -> usize {
-        self.root_slots(range).filter(|entry| !matches!(entry.says(), Entry::Table(_))).count()
+        self.root_entries(range).filter(|entry| !matches!(entry.decode(), Entry::Table(_))).count()
     }
 
     /// Links the tables that the root itself lacks for `range`. These links stay for good, so other
@@ -161,14 +161,14 @@ impl<'m, M: Machine> Walker<'m, M> {
     ///
     /// Cannot fail: `prealloc` holds [`Walker::missing_in_root`] frames.
     pub fn link_root_tables(&self, range: PageRange, prealloc: &mut Prealloc) {
-        for entry in self.root_slots(range) {
+        for entry in self.root_entries(range) {
             self.link(entry, prealloc);
         }
     }
 
-    fn root_slots(&self, range: PageRange) -> impl Iterator<Item = EntryRef<M::Table>> {
+    fn root_entries(&self, range: PageRange) -> impl Iterator<Item = EntryRef<M::Table>> {
         let root = self.root();
-        root.parts(pages_of(range)).map(move |part| root.slot(part.start))
+        root.parts(pages_of(range)).map(move |part| root.entry(part.start))
     }
 
     /// Whether the root itself links the leaf tables. Other roots copy its entries, so the leaf
@@ -300,11 +300,11 @@ impl<'m, M: Machine> Walker<'m, M> {
     /// no table.
     #[inline]
     fn descend(&self, page: usize, level: u8) -> (EntryRef<M::Table>, Word<M>, Entry) {
-        let mut entry = self.root().slot(page);
+        let mut entry = self.root().entry(page);
         loop {
             let word = entry.cell.load();
             match M::Table::decode(word, entry.level) {
-                Entry::Table(frame) if entry.level > level => entry = self.below(entry.level, frame).slot(page),
+                Entry::Table(frame) if entry.level > level => entry = self.below(entry.level, frame).entry(page),
                 says => return (entry, word, says),
             }
         }
@@ -313,7 +313,7 @@ impl<'m, M: Machine> Walker<'m, M> {
     fn foreign_in(&self, table: Table<M::Table>, pages: Range<usize>) -> Option<Foreign> {
         table.parts(pages).find_map(|part| {
             let found = |restricts| Some(Foreign { at: address_of(part.start), level: table.level, restricts });
-            match table.slot(part.start).says() {
+            match table.entry(part.start).decode() {
                 Entry::Table(frame) if table.level > 2 => self.foreign_in(self.below(table.level, frame), part),
                 Entry::Foreign => found(false),
                 Entry::Restricted => found(true),
@@ -328,7 +328,7 @@ impl<'m, M: Machine> Walker<'m, M> {
             return;
         }
         for part in table.parts(pages) {
-            if let Some(lower) = self.link(table.slot(part.start), prealloc) {
+            if let Some(lower) = self.link(table.entry(part.start), prealloc) {
                 self.link_tables_in(lower, part, lowest, prealloc);
             }
         }
@@ -375,7 +375,7 @@ impl<M: Machine> Copy for Walker<'_, M> {}
 impl<F: Format> Table<F> {
     /// The entry for `page`.
     #[inline]
-    fn slot(self, page: usize) -> EntryRef<F> {
+    fn entry(self, page: usize) -> EntryRef<F> {
         let index = page >> table_bits::<F>(self.level - 1) & (entries::<F>() - 1);
         // SAFETY: the table is linked (T1), so M2 makes the words of its frame accessible, and the
         // index lies inside the table.
@@ -390,13 +390,13 @@ impl<F: Format> Table<F> {
 
     /// All entries of the table.
     fn cells(self) -> impl Iterator<Item = Cell<F>> {
-        // SAFETY: as for `slot`.
+        // SAFETY: as for `entry`.
         (0..entries::<F>()).map(move |index| unsafe { Cell::new(self.words.add(index)) })
     }
 
     /// All entries of the table, whose first page is `first`.
-    fn slots(self, first: usize) -> impl Iterator<Item = EntryRef<F>> {
-        (0..entries::<F>()).map(move |index| self.slot(first + (index << table_bits::<F>(self.level - 1))))
+    fn entries_from(self, first: usize) -> impl Iterator<Item = EntryRef<F>> {
+        (0..entries::<F>()).map(move |index| self.entry(first + (index << table_bits::<F>(self.level - 1))))
     }
 }
 
@@ -409,7 +409,7 @@ impl<F: Format> Clone for Table<F> {
 impl<F: Format> Copy for Table<F> {}
 
 impl<F: Format> EntryRef<F> {
-    fn says(&self) -> Entry {
+    fn decode(&self) -> Entry {
         F::decode(self.cell.load(), self.level)
     }
 }

@@ -1,9 +1,9 @@
-//! The test machine: pages of the host, and CPUs that nothing happens to. Tests of single
-//! structures run on it, and the benches, which include this file.
+//! The test machine: pages of the host, and CPUs without interrupts. The tests of single structures
+//! run on it, and so do the benches, which include this file.
 //!
-//! [`Host`] is the machine. Which frames there are and where their bytes lie is up to its
-//! [`Source`]: [`HostPages`], as many as the host has, or [`Ram`], zones over a range. No
-//! MMU reads the entries, if there are any: [`NoTables`] has none.
+//! [`Host`] is the machine. Its [`Source`] provides the frames and their memory: [`HostPages`]
+//! takes single pages from the host, [`Ram`] has zones over a range. No MMU reads the entries.
+//! [`NoTables`] is a format without tables.
 
 extern crate std;
 
@@ -23,36 +23,36 @@ use std::vec::Vec;
 
 /// A lock that spins.
 pub type TestLock = spin::Mutex<()>;
-/// Pages of the host, counted, and no tables.
+/// A machine of counted host pages, without tables.
 pub type PageMachine = Host<NoTables, HostPages>;
-/// Zones that refuse on request, with memory, and no tables.
+/// A machine of zones with memory that refuse on request, without tables.
 pub type ZoneMachine = Host<NoTables, TestZones>;
 /// Zones that refuse on request.
 pub type TestZones = Ram<FaultyFrames<Zones<TestLock>>>;
 
-/// Where the machine's frames come from.
+/// The frames of a machine and their memory.
 ///
 /// # Safety
-/// M2 for what `bytes` returns.
+/// M2 for the result of `bytes`.
 pub unsafe trait Source<F>: Sync + Sized {
-    /// Who gives them out.
+    /// The type of the allocator.
     type Frames: Frames;
-    /// Whether a page that is to be cleared is.
+    /// Whether a request to clear a page does so.
     const CLEARS: bool = true;
 
-    /// Who gives them out.
+    /// The allocator.
     fn frames(&self) -> &Self::Frames;
-    /// Where the frame's bytes lie, as the machine is asked.
+    /// The address of the frame's bytes.
     fn bytes(machine: &Host<F, Self>, frame: Pfn) -> NonNull<u8>;
-    /// What pinning does; returns what `unpin` is given.
+    /// Called by `pin`. Returns the value that `unpin` gets.
     #[inline]
     fn pin(&self) -> usize {
         0
     }
-    /// What unpinning does.
+    /// Called by `unpin`.
     #[inline]
     fn unpin(&self, _saved: usize) {}
-    /// A line for the log.
+    /// Writes a line to the log.
     fn log(&self, _level: Level, _line: fmt::Arguments<'_>) {}
 }
 
@@ -66,31 +66,31 @@ pub struct Host<F, S> {
 }
 
 impl<F: Format, S: Source<F>> Host<F, S> {
-    /// One CPU; the root is frame 0, if there are tables.
+    /// A machine with one CPU. If there are tables, the root is frame 0.
     pub fn over(frames: S) -> Host<F, S> {
         Host { frames, levels: F::LEVELS, root: Pfn(0), cpus: 1, format: PhantomData }
     }
 
-    /// One CPU, and an empty root: for a whole instance.
+    /// A machine with one CPU and an empty root, for a whole instance.
     #[allow(dead_code, reason = "the benches call it")]
     pub fn rooted(frames: S) -> Host<F, S> {
         let root = frames.frames().alloc(Want::bookkeeping(Node(0))).expect("the host has pages");
         let machine = Host { root, ..Host::over(frames) };
-        // SAFETY: M2: the root is ours.
+        // SAFETY: M2: the root belongs to this machine.
         unsafe { machine.virt(root).as_ptr().write_bytes(0, PAGE_SIZE) };
         machine
     }
 
-    /// A stock of `n` frames.
-    pub fn stock(&self, n: usize) -> Prealloc {
+    /// A prealloc of `n` frames.
+    pub fn prealloc(&self, n: usize) -> Prealloc {
         let mut prealloc = Prealloc::new();
         prealloc.fill(self, Node(0), n).expect("frames enough for a test");
         prealloc
     }
 }
 
-// SAFETY: M1: nobody else maps. M2: the source's. M3, M4, M7, M9: one thread at a time is a
-// CPU. M5: it may wait. M6: nothing is cached. M8: no call back.
+// SAFETY: M1: nobody else maps. M2: the source's. M3, M4, M7, M9: one thread at a time is a CPU.
+// M5: it may wait. M6: nothing is cached. M8: no method calls back.
 unsafe impl<F: Format, S: Source<F>> Machine for Host<F, S> {
     type Table = F;
     type Frames = S::Frames;
@@ -145,7 +145,7 @@ const PAGE: Layout = match Layout::from_size_align(PAGE_SIZE, PAGE_SIZE) {
 /// Single pages of the host, counted. A frame's number is its address.
 pub struct HostPages {
     pub out: spin::Mutex<usize>,
-    /// What is in a page that nobody has cleared.
+    /// The byte that fills a page before anybody clears it.
     pub dirt: Option<u8>,
 }
 
@@ -156,14 +156,14 @@ impl Default for HostPages {
 }
 
 impl HostPages {
-    /// Frames that were given out and have not come back.
+    /// The number of allocated frames.
     pub fn out(&self) -> usize {
         *self.out.lock()
     }
 }
 
-// SAFETY: F1, F2, F4: the host's allocator gives out aligned pages, each once; F3: no lock is
-// held meanwhile; F5, F6: there are no descriptors and no zones.
+// SAFETY: F1, F2, F4: the host's allocator returns aligned pages, each once. F3: it takes no lock
+// of the library. F5, F6: there are no descriptors and no zones.
 unsafe impl Frames for HostPages {
     fn total(&self) -> usize {
         1 << 22
@@ -173,7 +173,7 @@ unsafe impl Frames for HostPages {
     }
     fn alloc(&self, want: Want) -> Option<Pfn> {
         assert_eq!(want.order, 0, "bookkeeping frames are single");
-        // SAFETY: a page is not empty.
+        // SAFETY: the size of a page is not 0.
         let page = NonNull::new(unsafe { alloc(PAGE) })?;
         if let Some(dirt) = self.dirt {
             // SAFETY: the page has just been allocated.
@@ -211,9 +211,9 @@ impl Default for PageMachine {
 }
 
 impl PageMachine {
-    /// Takes back a frame that was in a stock once.
+    /// Frees a frame that came out of a prealloc.
     pub fn take_back(&self, frame: Pfn) {
-        // SAFETY: stocks are filled from `alloc`; the test gives it up.
+        // SAFETY: a prealloc gets its frames from `alloc`, and the test gives the frame up.
         unsafe { self.frames.free(frame, 0) }
     }
 }
@@ -221,25 +221,26 @@ impl PageMachine {
 #[repr(align(4096))]
 struct Page(#[allow(dead_code, reason = "it is reached by its address")] [u8; PAGE_SIZE]);
 
-/// Zones with the storage that they live on, and perhaps the memory.
+/// Zones, their storage, and the memory of their frames if there is any.
 pub struct Ram<Z> {
     pub zones: Z,
     _storage: Vec<u128>,
-    /// The frames' memory: never touched before it is used, and never longer than 0.
+    /// The memory of the frames. The vector is never filled, so that the host allocates pages only
+    /// when they are used.
     pages: Vec<Page>,
-    /// The address at which frame 0 would lie.
+    /// The address at which frame 0 would be.
     zero: usize,
 }
 
 impl<Z: Frames + From<Zones<TestLock>>> Ram<Z> {
-    /// Zones whose frames are mere numbers.
+    /// Zones whose frames are only numbers.
     pub fn new(map: &[MemoryRange], highmem_from: Option<Pfn>) -> Ram<Z> {
         let mut storage = vec![u128::MAX; Zones::<TestLock>::storage_for(map).div_ceil(16)];
         let zones = Zones::new();
         let at = NonNull::from(storage.as_mut_slice()).cast();
         const { assert!(STORAGE_ALIGN <= align_of::<u128>()) };
-        // SAFETY: the vector is long enough, aligned, and stays (Z1); the
-        // frames are nobody's (Z2); nobody else is here (Z3).
+        // SAFETY: the vector is long enough, is aligned and stays (Z1). Nobody uses the frames
+        // (Z2), and there is one caller (Z3).
         unsafe { zones.init(map, highmem_from, at) }.expect("a map that is sound");
         Ram { zones: zones.into(), _storage: storage, pages: Vec::new(), zero: 0 }
     }
@@ -255,11 +256,11 @@ impl<Z: Frames + From<Zones<TestLock>>> Ram<Z> {
 }
 
 impl<Z> Ram<Z> {
-    /// Where the bytes of a frame lie that has memory.
+    /// The address of the bytes of a frame that has memory.
     #[inline]
     pub fn at(&self, frame: Pfn) -> NonNull<u8> {
         debug_assert!(self.pages.capacity() > 0, "these frames are mere numbers");
-        // SAFETY: the frame lies in the map, and so the page in `pages`.
+        // SAFETY: the frame lies in the map, so its page lies in `pages`.
         unsafe { NonNull::new_unchecked(with_exposed_provenance_mut(self.zero.wrapping_add(frame.phys() as usize))) }
     }
 }
@@ -282,11 +283,11 @@ unsafe impl<F> Source<F> for TestZones {
 }
 
 impl ZoneMachine {
-    /// `cpus` CPUs; the memory is dirty.
+    /// A machine with `cpus` CPUs and dirty memory.
     pub fn new(map: &[MemoryRange], cpus: u32) -> ZoneMachine {
         let frames = TestZones::with_memory(map);
         for frame in map.iter().flat_map(|range| (0..range.frames as u64).map(|n| range.first.offset(n))) {
-            // SAFETY: the frame lies in the map; nobody uses it yet.
+            // SAFETY: the frame lies in the map, and nobody uses it yet.
             unsafe { frames.at(frame).as_ptr().write_bytes(0xff, PAGE_SIZE) }
         }
         Host { cpus, ..Host::over(frames) }
@@ -298,8 +299,8 @@ pub const fn ram(first: u64, frames: usize, node: u8) -> MemoryRange {
     MemoryRange { first: Pfn(first), frames, node: Node(node) }
 }
 
-/// The format of a machine without page tables. Its entries only name frames:
-/// [`Prealloc`] chains them so.
+/// The format of a machine without page tables. Its entries only name frames, for the links of a
+/// [`Prealloc`].
 pub struct NoTables;
 
 // SAFETY: T0: no MMU reads it, and nothing in it is present.
@@ -323,9 +324,9 @@ unsafe impl Format for NoTables {
         unreachable!("no tables here")
     }
     fn decode(word: u64, _level: u8) -> Entry {
-        if word == 0 { Entry::Absent } else { Entry::Waiting(Pfn(word >> 1)) }
+        if word == 0 { Entry::Absent } else { Entry::Parked(Pfn(word >> 1)) }
     }
-    fn retire(word: u64) -> u64 {
+    fn park(word: u64) -> u64 {
         word
     }
 }

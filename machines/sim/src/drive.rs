@@ -217,7 +217,7 @@ impl<F: Format> Sim<F> {
     pub fn waiting_since(&self, since: u64) -> Vec<(VirtAddr, Pfn)> {
         let written: Vec<_> = self.state().history.written_since(since).collect();
         let waits = |page: VirtAddr| match self.truth(page, 1) {
-            (Place { level: 1, .. }, Entry::Waiting(frame)) => Some((page, frame)),
+            (Place { level: 1, .. }, Entry::Parked(frame)) => Some((page, frame)),
             _ => None,
         };
         written.iter().flat_map(|pages| (0..pages.pages).map(|n| pages.start.add_pages(n))).filter_map(waits).collect()

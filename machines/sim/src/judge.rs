@@ -55,8 +55,8 @@ impl<F: Format> Core<F> {
             Entry::Leaf { frame, prot } if is_same(frame) && prot == cached.prot => Ok(false),
             Entry::Leaf { frame, .. } if is_same(frame) => Err("the protection was changed without a flush"),
             Entry::Leaf { .. } => Err("the page was bound to another frame before grace"),
-            Entry::Waiting(frame) if is_same(frame) => Ok(true),
-            Entry::Waiting(_) => Err("the page was bound to another frame, and freed, before grace"),
+            Entry::Parked(frame) if is_same(frame) => Ok(true),
+            Entry::Parked(_) => Err("the page was bound to another frame, and freed, before grace"),
             Entry::Absent if place.level == 1 && (turn::is_racing() || s.cleared.contains(&cached.prefix)) => Ok(true),
             Entry::Absent => Err("the entry was collected before grace"),
             Entry::Table(_) | Entry::Foreign | Entry::Restricted | Entry::Bad => {
@@ -81,7 +81,7 @@ impl<F: Format> Core<F> {
             // A waiting entry is not present at any level: that is how a stock
             // links the tables that it holds.
             let word = self.word(place, VirtAddr(index * step));
-            matches!(word.map(|word| F::decode(word, 1)), Some(Entry::Absent | Entry::Waiting(_)))
+            matches!(word.map(|word| F::decode(word, 1)), Some(Entry::Absent | Entry::Parked(_)))
         })
     }
 
@@ -89,7 +89,7 @@ impl<F: Format> Core<F> {
     fn story(&self, s: &State, cpu: u32, cached: &Cached, (place, now): (Place, Entry), why: &str) -> String {
         let at = covered::<F>(cached.level, cached.prefix).start;
         let frames = match now {
-            Entry::Leaf { frame, .. } | Entry::Table(frame) | Entry::Waiting(frame) => [cached.frame, frame],
+            Entry::Leaf { frame, .. } | Entry::Table(frame) | Entry::Parked(frame) => [cached.frame, frame],
             Entry::Absent | Entry::Foreign | Entry::Restricted | Entry::Bad => [cached.frame; 2],
         };
         let Cached { level, frame, prot, since, how, .. } = *cached;

@@ -81,17 +81,17 @@ unsafe impl<F: Format> Format for Watched<F> {
     }
 
     #[inline]
-    fn retire(word: Self::Word) -> Self::Word {
-        WatchedWord(F::retire(word.0))
+    fn park(word: Self::Word) -> Self::Word {
+        WatchedWord(F::park(word.0))
     }
 
     #[inline]
-    fn retire_all<const N: usize>(words: [Self::Word; N]) -> Option<[Self::Word; N]> {
-        F::retire_all(words.map(|word| word.0)).map(|words| words.map(WatchedWord))
+    fn park_all<const N: usize>(words: [Self::Word; N]) -> Option<[Self::Word; N]> {
+        F::park_all(words.map(|word| word.0)).map(|words| words.map(WatchedWord))
     }
 
     #[inline]
-    fn waiting_all<const N: usize>(words: [Self::Word; N]) -> Option<[Pfn; N]> {
-        F::waiting_all(words.map(|word| word.0))
+    fn parked_all<const N: usize>(words: [Self::Word; N]) -> Option<[Pfn; N]> {
+        F::parked_all(words.map(|word| word.0))
     }
 }

@@ -10,7 +10,7 @@
 //!                    leaf ──clear──▶ absent      (the frame belongs to somebody else)
 //! ```
 //!
-//! A *parked* entry ([`Entry::Waiting`]) is not present, so no walker may cache it, but it still
+//! A *parked* entry is not present, so no walker may cache it, but it still
 //! names its frame. Frames wait for grace in parked entries. If the format has room, a parked entry
 //! stores the frame inverted, so that a speculative read through it finds nothing (L1TF).
 
@@ -66,7 +66,7 @@ pub enum Entry {
         prot: Prot,
     },
     /// Parked: was a leaf, and its frame waits for grace.
-    Waiting(Pfn),
+    Parked(Pfn),
     /// Above level 1: present and no table. It is a large page of the embedder's, and is left alone
     /// (T2).
     Foreign,
@@ -103,8 +103,8 @@ pub trait Word: Copy + Eq + LowerHex + Send + Sync + 'static {
 /// A page-table format.
 ///
 /// # Safety
-/// - T0. `retire_all` and `waiting_all` equal `decode` and `retire`, word by word. `decode` inverts
-///   `leaf`, `table` and `retire`; if the format cannot express a protection, it returns the one
+/// - T0. `park_all` and `parked_all` equal `decode` and `park`, word by word. `decode` inverts
+///   `leaf`, `table` and `park`; if the format cannot express a protection, it returns the one
 ///   that the MMU applies. Above level 1, `decode` returns `Table` for every entry through which
 ///   the MMU walks on without a restriction, and never `Bad` for a present entry. At level 1 it
 ///   never returns `Table`. The MMU does not cache `ABSENT` and parked words. Index bits are those
@@ -139,21 +139,21 @@ pub unsafe trait Format: 'static {
     /// The meaning of `word` at `level`.
     fn decode(word: Self::Word, level: u8) -> Entry;
     /// Parks a leaf, or restores a parked entry: the function is its own inverse.
-    fn retire(word: Self::Word) -> Self::Word;
+    fn park(word: Self::Word) -> Self::Word;
 
     /// Parks leaves of level 1; `None` if a word is not a leaf. The default is right for every
     /// format. A format that can test many words at once is faster.
     #[inline]
-    fn retire_all<const N: usize>(words: [Self::Word; N]) -> Option<[Self::Word; N]> {
+    fn park_all<const N: usize>(words: [Self::Word; N]) -> Option<[Self::Word; N]> {
         let leaves = words.iter().all(|&word| matches!(Self::decode(word, 1), Entry::Leaf { .. }));
-        leaves.then(|| words.map(Self::retire))
+        leaves.then(|| words.map(Self::park))
     }
     /// The frames of parked entries; `None` if a word is not parked. The default is as above.
     #[inline]
-    fn waiting_all<const N: usize>(words: [Self::Word; N]) -> Option<[Pfn; N]> {
+    fn parked_all<const N: usize>(words: [Self::Word; N]) -> Option<[Pfn; N]> {
         let mut frames = [Pfn(0); N];
         for (place, word) in frames.iter_mut().zip(words) {
-            let Entry::Waiting(frame) = Self::decode(word, 1) else { return None };
+            let Entry::Parked(frame) = Self::decode(word, 1) else { return None };
             *place = frame;
         }
         Some(frames)

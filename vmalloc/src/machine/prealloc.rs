@@ -62,7 +62,7 @@ impl Prealloc {
         // SAFETY: W1 by M2; the frame belongs to the list, and `put` wrote its word.
         let link = unsafe { Word::load(word) };
         self.head = match M::Table::decode(link, 1) {
-            Entry::Waiting(next) => Some(next),
+            Entry::Parked(next) => Some(next),
             _ => None,
         };
         // SAFETY: as above.
@@ -83,5 +83,5 @@ impl Prealloc {
 
 /// The parked entry that names `next`.
 fn link<F: Format>(next: Pfn) -> F::Word {
-    F::retire(F::leaf(next, Prot::RW, MemType::WriteBack))
+    F::park(F::leaf(next, Prot::RW, MemType::WriteBack))
 }

@@ -25,13 +25,13 @@ impl<M: Machine> Walker<'_, M> {
 
     fn check_in(&self, table: Table<M::Table>, pages: Range<usize>) -> Result<(), Broken> {
         for part in table.parts(pages) {
-            let word = table.slot(part.start).cell.load();
+            let word = table.entry(part.start).cell.load();
             let broken = |rule| Err(Broken { rule, at: address_of(part.start).0 });
             match M::Table::decode(word, table.level) {
                 Entry::Absent => {}
                 Entry::Table(frame) => self.check_in(self.below(table.level, frame), part)?,
                 Entry::Leaf { .. } if is_exact::<M::Table>(word) => {}
-                Entry::Waiting(_) if is_exact::<M::Table>(M::Table::retire(word)) => {}
+                Entry::Parked(_) if is_exact::<M::Table>(M::Table::park(word)) => {}
                 Entry::Bad | Entry::Foreign | Entry::Restricted => return broken("T2"),
                 _ => return broken("T3"),
             }

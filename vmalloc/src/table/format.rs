@@ -43,9 +43,9 @@ mod bit {
     /// The bits that are the same in all leaves, and their values.
     pub const LEAF_FIXED: u32 = PRESENT | USER | ACCESSED | GLOBAL | MARK | SPARE;
     pub const LEAF: u32 = PRESENT | ACCESSED | GLOBAL;
-    pub const WAITING: u32 = LEAF ^ RETIRE;
+    pub const PARKED: u32 = LEAF ^ PARK;
     /// The bits that parking flips, apart from the frame.
-    pub const RETIRE: u32 = PRESENT | MARK;
+    pub const PARK: u32 = PRESENT | MARK;
     /// The bits that are the same in all links, and their values. The tables above a region may be
     /// the embedder's, which chooses how they are cached, who may use them, and the bits that the
     /// MMU ignores.

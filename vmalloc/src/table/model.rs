@@ -72,7 +72,7 @@ impl Model {
     fn entry(&self, page: usize) -> Entry {
         match self.pages.get(&page) {
             None => Entry::Absent,
-            Some(Page { seen, waits: true }) => Entry::Waiting(seen.frame),
+            Some(Page { seen, waits: true }) => Entry::Parked(seen.frame),
             Some(Page { seen, .. }) => Entry::Leaf { frame: seen.frame, prot: prot_of(seen) },
         }
     }
@@ -193,7 +193,7 @@ impl<'m, F: Mmu> Pair<'m, F> {
         let missing = self.model.missing(&pages);
         assert_eq!(self.walker.missing(self.range(span)), missing);
         assert!(missing <= self.walker.tables_needed(span.pages));
-        let mut prealloc = self.machine.stock(missing);
+        let mut prealloc = self.machine.prealloc(missing);
         self.walker.link_tables(self.range(span), &mut prealloc);
         assert!(prealloc.is_empty());
         let tables = self.model.tables_of(&pages);

@@ -36,7 +36,7 @@ impl<M: Machine> Walker<'_, M> {
 
     fn free_in(&self, table: Table<M::Table>, pages: Range<usize>, give: &mut dyn FnMut(Pfn)) {
         for part in table.parts(pages) {
-            let entry = table.slot(part.start);
+            let entry = table.entry(part.start);
             let whole = part.len() == 1 << table_bits::<M::Table>(table.level - 1);
             let word = entry.cell.load();
             match M::Table::decode(word, entry.level) {
@@ -73,5 +73,5 @@ fn links<M: Machine>(word: Word<M>, frame: Pfn) -> bool {
 fn first_used<F: Format>(table: Table<F>, page: usize) -> Option<EntryRef<F>> {
     let bits = table_bits::<F>(table.level);
     let used = table.cells().position(|cell| cell.load() != F::ABSENT)?;
-    table.slots(page >> bits << bits).nth(used)
+    table.entries_from(page >> bits << bits).nth(used)
 }

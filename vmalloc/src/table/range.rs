@@ -345,28 +345,28 @@ impl<F: Format> Change<F> for MapGiven<F::Word> {
 impl<F: Format> Change<F> for Park {
     #[inline(always)]
     fn next<const N: usize>(&mut self, _first: usize, words: [F::Word; N]) -> Option<[F::Word; N]> {
-        F::retire_all(words)
+        F::park_all(words)
     }
 }
 
 impl<F: Format> Change<F> for Clear {
     #[inline(always)]
     fn next<const N: usize>(&mut self, _first: usize, words: [F::Word; N]) -> Option<[F::Word; N]> {
-        F::retire_all(words).map(|_| [F::ABSENT; N])
+        F::park_all(words).map(|_| [F::ABSENT; N])
     }
 }
 
 impl<F: Format> Change<F> for Restore {
     #[inline(always)]
     fn next<const N: usize>(&mut self, _first: usize, words: [F::Word; N]) -> Option<[F::Word; N]> {
-        F::waiting_all(words).map(|_| words.map(F::retire))
+        F::parked_all(words).map(|_| words.map(F::park))
     }
 }
 
 impl<F: Format> Change<F> for TakeFrames {
     #[inline(always)]
     fn next<const N: usize>(&mut self, _first: usize, words: [F::Word; N]) -> Option<[F::Word; N]> {
-        let frames = F::waiting_all(words)?;
+        let frames = F::parked_all(words)?;
         // SAFETY: `take_frames` has a place for each page, and each page yields at most one frame.
         unsafe {
             self.0.cast::<[Pfn; N]>().write(frames);

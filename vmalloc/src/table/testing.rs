@@ -1,5 +1,5 @@
-//! What the tests of this tier run on: a machine of boxed frames, and MMUs
-//! that walk its memory by the book.
+//! The machine for the tests of page tables: boxed frames, and MMUs that walk them as the manual
+//! says.
 
 extern crate std;
 
@@ -27,7 +27,7 @@ struct Frame(UnsafeCell<[u8; PAGE_SIZE]>);
 // SAFETY: the bytes are accessed through raw pointers and atomics only.
 unsafe impl Sync for Frame {}
 
-/// [`FRAMES`] frames, none of which is reached that is not in use.
+/// [`FRAMES`] frames. An access to a frame that is not in use panics.
 pub struct Held<F> {
     memory: Box<[Frame]>,
     held: Mutex<BTreeSet<u64>>,
@@ -35,20 +35,20 @@ pub struct Held<F> {
     interrupt: Mutex<Option<(usize, Interrupt<F>)>>,
 }
 
-/// A machine of such frames and one table format.
+/// A machine of such frames with one table format.
 pub type Boxed<F> = Host<F, Held<F>>;
-/// What another CPU does meanwhile.
+/// The work of another CPU in the middle of a call.
 type Interrupt<F> = Box<dyn FnOnce(&Boxed<F>) + Send>;
 
 impl<F> Held<F> {
-    /// Frames in use beside the root.
+    /// The number of frames in use, without the root.
     fn held(&self) -> usize {
         self.held.lock().unwrap().len() - 1
     }
 
     fn pointer(&self, phys: u64) -> *mut u8 {
         let frame = &self.memory[phys as usize / PAGE_SIZE];
-        // SAFETY: an offset inside the frame.
+        // SAFETY: the offset lies inside the frame.
         unsafe { frame.0.get().cast::<u8>().add(phys as usize % PAGE_SIZE) }
     }
 }
@@ -65,7 +65,7 @@ impl<F: Format> Host<F, Held<F>> {
         Host { levels, ..Host::over(frames) }
     }
 
-    /// Frames in use beside the root.
+    /// The number of frames in use, without the root.
     pub fn held(&self) -> usize {
         self.frames.held()
     }
@@ -75,12 +75,12 @@ impl<F: Format> Host<F, Held<F>> {
         core::mem::take(&mut self.frames.log.lock().unwrap())
     }
 
-    /// Lets another CPU do `work` when a frame is reached next but `moment`.
+    /// Runs `work` on another CPU after `moment` more accesses to frames.
     pub fn interrupt_at(&self, moment: usize, work: impl FnOnce(&Boxed<F>) + Send + 'static) {
         *self.frames.interrupt.lock().unwrap() = Some((moment, Box::new(work)));
     }
 
-    /// Whether that moment came.
+    /// Whether that work has run.
     pub fn was_interrupted(&self) -> bool {
         self.frames.interrupt.lock().unwrap().is_none()
     }
@@ -135,8 +135,7 @@ unsafe impl<F> Frames for Held<F> {
     unsafe fn free(&self, first: Pfn, order: u8) {
         assert_eq!(order, 0);
         assert!(self.held.lock().unwrap().remove(&first.0), "{first:?} is free already");
-        // SAFETY: nobody else uses the frame; what is left in it must not be
-        // taken for a table.
+        // SAFETY: nobody else uses the frame. Its contents must not pass for a table.
         unsafe { self.pointer(first.phys()).write_bytes(0xff, PAGE_SIZE) }
     }
 }
@@ -158,7 +157,7 @@ unsafe impl<F: Format> Source<F> for Held<F> {
     }
 }
 
-/// What a memory access to an address meets.
+/// The result of a memory access.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Seen {
     pub frame: Pfn,
@@ -167,14 +166,13 @@ pub struct Seen {
     pub memory: MemType,
 }
 
-/// A format with an MMU of its own, written from the manual and not from the
-/// format.
+/// A format with an MMU, which is written from the manual and not from the format.
 pub trait Mmu: Format {
-    /// Does what the CPU does for a supervisor access to `at`.
+    /// Walks as the CPU does for a supervisor access to `at`.
     fn access(machine: &Boxed<Self>, at: VirtAddr) -> Option<Seen>
     where
         Self: Sized;
-    /// Where the entry of `level` for `at` lies: its physical address.
+    /// The physical address of the entry of `level` for `at`.
     fn locate(machine: &Boxed<Self>, at: VirtAddr, level: u8) -> u64
     where
         Self: Sized;
@@ -186,14 +184,14 @@ pub trait Mmu: Format {
     fn planted(machine: &Boxed<Self>, at: VirtAddr, level: u8) -> u64
     where
         Self: Sized;
-    /// First addresses behind borders of leaf tables, of tables further up
-    /// and of root entries.
+    /// The first addresses behind a border of leaf tables, a border of upper tables, and a border
+    /// of root entries.
     fn borders(levels: u8) -> [usize; 3];
-    /// Whether pages can be kept from being executed.
+    /// Whether the format can forbid execution.
     const HAS_NX: bool;
 }
 
-/// SDM §4.9.2 with the PAT as Linux programs it.
+/// SDM §4.9.2, with the PAT as Linux programs it.
 fn memory_type(pat: u64, pcd: u64, pwt: u64) -> MemType {
     match 4 * pat + 2 * pcd + pwt {
         0 => MemType::WriteBack,
@@ -209,8 +207,7 @@ fn bit(word: u64, n: u32) -> u64 {
     word / (1 << n) % 2
 }
 
-/// What the SDM demands of every present entry that we write: supervisor,
-/// accessed.
+/// Checks what every present entry of the library must have: supervisor, accessed.
 fn assert_preset(word: u64) {
     assert_eq!((bit(word, 2), bit(word, 5)), (0, 1), "{word:#x}");
 }
@@ -309,26 +306,25 @@ impl Mmu for X86_32 {
     const HAS_NX: bool = false;
 }
 
-/// The pages from `before` pages below `border`.
+/// The `pages` pages that start `before` pages below `border`.
 pub fn around(border: usize, before: usize, pages: usize) -> PageRange {
     PageRange::new(VirtAddr(border - before * PAGE_SIZE), pages)
 }
 
 impl<M: Machine> Walker<'_, M> {
-    /// `range` cut at the borders of leaf tables; pages without a table are left
-    /// out.
+    /// The parts of `range` under each linked leaf table.
     pub fn pieces(self, range: PageRange) -> impl Iterator<Item = PteRange<M::Table>> {
         let parts = cut(pages_of(range), table_bits::<M::Table>(1));
         parts.filter_map(move |part| self.piece(PageRange::new(address_of(part.start), part.len())).ok())
     }
 
-    /// The frames that [`Walker::prepare`] would take for `range` now.
+    /// The number of frames that [`Walker::link_tables`] needs for `range` now.
     pub fn missing(&self, range: PageRange) -> usize {
         self.missing_in(self.root(), pages_of(range))
     }
 
     fn missing_in(&self, table: Table<M::Table>, pages: Range<usize>) -> usize {
-        let missing = |part: Range<usize>| match table.slot(part.start).says() {
+        let missing = |part: Range<usize>| match table.entry(part.start).decode() {
             Entry::Table(frame) if table.level > 2 => self.missing_in(self.below(table.level, frame), part),
             Entry::Table(_) => 0,
             _ => (1..table.level).map(|level| cut(part.clone(), table_bits::<M::Table>(level)).count()).sum(),

@@ -17,7 +17,7 @@ fn prepared<'m, F: Mmu>(machine: &'m Boxed<F>, ranges: &[PageRange]) -> Walker<'
     // SAFETY: T1: the tests use no table after giving it back.
     let walker = unsafe { Walker::new(machine) };
     for &range in ranges {
-        let mut prealloc = machine.stock(walker.missing(range));
+        let mut prealloc = machine.prealloc(walker.missing(range));
         walker.link_tables(range, &mut prealloc);
     }
     walker
@@ -93,7 +93,7 @@ fn a_bad_link_is_reported_with_its_level_and_cleared_and_the_walk_goes_on() {
 
 fn a_bad_link_is_replaced<F: Mmu>(levels: u8, borders: &[usize]) {
     plant_each::<F>(levels, borders, |machine, walker, range, line| {
-        let mut prealloc = machine.stock(walker.missing(range));
+        let mut prealloc = machine.prealloc(walker.missing(range));
         assert!(!prealloc.is_empty());
         walker.link_tables(range, &mut prealloc);
         assert!(prealloc.is_empty());
@@ -200,14 +200,14 @@ fn what_formats_do_to_many_words_is_what_they_do_to_each() {
     fn check<F: Mmu>() {
         let leaf = |n| F::leaf(Pfn(n), Prot::RW, MemType::WriteBack);
         let leaves = [1, 2, 3, 4].map(leaf);
-        assert!(F::retire_all(leaves) == Some(leaves.map(F::retire)));
-        assert_eq!(F::waiting_all(leaves.map(F::retire)), Some([1, 2, 3, 4].map(Pfn)));
+        assert!(F::park_all(leaves) == Some(leaves.map(F::park)));
+        assert_eq!(F::parked_all(leaves.map(F::park)), Some([1, 2, 3, 4].map(Pfn)));
         for unexpected in 0..4 {
-            for word in [F::ABSENT, F::table(Pfn(5)), F::retire(leaf(6))] {
+            for word in [F::ABSENT, F::table(Pfn(5)), F::park(leaf(6))] {
                 let mut words = leaves;
                 words[unexpected] = word;
-                assert!(F::retire_all(words).is_none());
-                assert_eq!(F::waiting_all(words.map(F::retire)), None);
+                assert!(F::park_all(words).is_none());
+                assert_eq!(F::parked_all(words.map(F::park)), None);
             }
         }
     }
@@ -284,7 +284,7 @@ fn whoever_loses_the_race_for_a_table_takes_the_winners_and_keeps_its_frame() {
         let range = around(BORDERS_4[2], 1, 2);
         let walker = prepared(&machine, &[]);
         let missing = walker.missing(range);
-        let mut prealloc = machine.stock(missing);
+        let mut prealloc = machine.prealloc(missing);
         machine.interrupt_at(moment, move |machine| {
             prepared(machine, &[range]);
         });
@@ -349,7 +349,7 @@ fn words_of_64_bits_are_those_of_the_manual() {
     assert_eq!(leaf(Prot::RW, MemType::Uncached), 0x8000_1234_5678_917b);
     assert_eq!(leaf(Prot::RW, MemType::WriteThrough), 0x8000_1234_5678_91fb);
     assert_eq!(X86_64::table(Pfn(0x1_2345_6789)), 0x1234_5678_9023);
-    assert_eq!(X86_64::retire(0x8000_1234_5678_9163), 0x800f_edcb_a987_6362);
+    assert_eq!(X86_64::park(0x8000_1234_5678_9163), 0x800f_edcb_a987_6362);
 }
 
 #[test]
@@ -359,7 +359,7 @@ fn words_of_32_bits_are_those_of_the_manual() {
     assert_eq!(leaf(Prot::RX, MemType::UncachedMinus), 0xcba9_8131);
     assert_eq!(leaf(Prot::RO, MemType::WriteThrough), 0xcba9_81b9);
     assert_eq!(X86_32::table(Pfn(0xc_ba98)), 0xcba9_8023);
-    assert_eq!(X86_32::retire(0xcba9_8163), 0xcba9_8362);
+    assert_eq!(X86_32::park(0xcba9_8163), 0xcba9_8362);
 }
 
 /// Every frame at a power of two, the frame below it, and the last one.
@@ -378,8 +378,8 @@ fn decoding_inverts<F: Mmu>() {
             let told = if F::HAS_NX { prot } else { prot | Prot::EXEC };
             let word = F::leaf(frame, prot, MemType::Uncached);
             assert_eq!(F::decode(word, 1), Entry::Leaf { frame, prot: told });
-            assert_eq!(F::decode(F::retire(word), 1), Entry::Waiting(frame));
-            assert!(F::retire(F::retire(word)) == word);
+            assert_eq!(F::decode(F::park(word), 1), Entry::Parked(frame));
+            assert!(F::park(F::park(word)) == word);
             // A word that the MMU accepts there is the embedder's.
             let above = match F::HAS_NX {
                 true if prot == Prot::all() => Entry::Table(frame),
@@ -388,7 +388,7 @@ fn decoding_inverts<F: Mmu>() {
             };
             for level in 2..=F::MAX_LEVELS {
                 assert_eq!(F::decode(word, level), above, "a leaf at level {level}");
-                assert_eq!(F::decode(F::retire(word), level), Entry::Bad);
+                assert_eq!(F::decode(F::park(word), level), Entry::Bad);
             }
         }
     }
@@ -408,7 +408,7 @@ fn one_flipped_bit_is_bad_where_all_entries_agree_on_it() {
     let leaf = X86_64::leaf(Pfn(5), Prot::RW, MemType::WriteBack);
     let bad = |word: u64, level| (0..64).filter(move |n| X86_64::decode(word ^ 1 << n, level) == Entry::Bad);
     assert!(bad(leaf, 1).eq([0, 2, 5, 8, 9, 10, 11].into_iter().chain(52..63)));
-    assert!(bad(X86_64::retire(leaf), 1).eq([0, 2, 5, 8, 9, 10, 11].into_iter().chain(52..63)));
+    assert!(bad(X86_64::park(leaf), 1).eq([0, 2, 5, 8, 9, 10, 11].into_iter().chain(52..63)));
     assert!(bad(X86_64::table(Pfn(5)), 2).eq([0]));
 }
 
@@ -446,7 +446,7 @@ fn a_foreign_link_is_left_alone<F: Mmu>(levels: u8, borders: &[usize]) {
             let restricts = word & 0x80 == 0;
             assert_eq!(walker.foreign(range), Some(Foreign { at: range.start, level, restricts }));
             let before = machine.all_words();
-            let mut prealloc = machine.stock(1);
+            let mut prealloc = machine.prealloc(1);
             walker.link_tables(range, &mut prealloc);
             assert_eq!(prealloc.len(), 1, "nothing is linked over {word:#x}");
             assert_eq!(walker.pieces(range).map(|piece| piece.pages()).sum::<usize>(), 2, "the walk goes on");
@@ -493,7 +493,7 @@ fn a_table_that_was_written_over_is_linked_again() {
             map(walker, range, 5);
             let (frame, _) = walker.leaf(range.start).unwrap();
             X86_64::plant(&machine, range.start, level, word);
-            let mut prealloc = machine.stock(4);
+            let mut prealloc = machine.prealloc(4);
             walker.relink(range.start, frame, &mut prealloc);
             assert_eq!(prealloc.len(), 4 - (level as usize - 2), "upper tables are new");
             assert_eq!(machine.logged(), [format!("bad entry at level {level} for {}: {word:#x}", range.start)]);

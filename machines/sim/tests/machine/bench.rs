@@ -71,7 +71,7 @@ impl<F: Format> Bench<F> {
     /// The page waits for grace.
     pub fn retire(&self, at: VirtAddr) {
         let (_, Entry::Leaf { frame, prot }) = self.sim.peek(at) else { panic!("{at} is not bound") };
-        self.sim.poke(at, 1, F::retire(F::leaf(frame, prot, MemType::WriteBack)));
+        self.sim.poke(at, 1, F::park(F::leaf(frame, prot, MemType::WriteBack)));
     }
 
     /// The page is collected.

@@ -71,7 +71,7 @@ fn a_parked_area_faults_where_no_tlb_knows_it_and_a_kept_one_does_not() {
         let parked = policy == Policy::Park;
         assert_eq!(rig.sim.load(1, addr(area)).is_err(), parked);
         assert!(rig.sim.load(0, addr(area)).is_ok(), "its own CPU has it in its TLB");
-        assert!(matches!(rig.sim.peek(addr(area)).1, Entry::Waiting(_)) == parked);
+        assert!(matches!(rig.sim.peek(addr(area)).1, Entry::Parked(_)) == parked);
         // What the next owner finds is what was there.
         let again = rig.alloc(Req::pages(3)).unwrap();
         assert_eq!(again, area);

@@ -346,7 +346,7 @@ fn free_by_nmi(rig: &Rig, area: At) {
 }
 
 fn waiting(area: At, pages: usize, rig: &Rig) -> usize {
-    (0..pages).filter(|&page| matches!(rig.sim.entry(page_of(area, page), 1), Entry::Waiting(_))).count()
+    (0..pages).filter(|&page| matches!(rig.sim.entry(page_of(area, page), 1), Entry::Parked(_))).count()
 }
 
 #[test]

@@ -78,7 +78,7 @@ impl World {
         let depot = Depot::new();
         let stacks = Depot::<TestLock>::stacks_for(&machine, 0);
         // SAFETY: the world drops the depot with the machine (Q6).
-        let opened = unsafe { depot.open(&machine, &mut machine.stock(stacks), stacks) };
+        let opened = unsafe { depot.open(&machine, &mut machine.prealloc(stacks), stacks) };
         assert_eq!(opened, stacks);
         let mut world = World { machine, depot, magazines: Default::default(), held: Vec::new(), own: stacks };
         (0..2).for_each(|cpu| world.open(cpu));
@@ -319,7 +319,7 @@ fn a_closed_magazine_has_nothing_and_keeps_nothing() {
 #[test]
 fn opening_without_two_frames_in_stock_changes_nothing() {
     let machine = ZoneMachine::new(&[ram(0, 10, 0)], 1);
-    let mut prealloc = machine.stock(1);
+    let mut prealloc = machine.prealloc(1);
     let mut magazine = Magazine::new();
     // SAFETY: the machine outlives both.
     assert!(!unsafe { magazine.open(&machine, &mut prealloc, Node(0)) });

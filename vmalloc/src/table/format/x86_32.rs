@@ -72,7 +72,7 @@ unsafe impl Format for X86_32 {
     fn decode(word: u32, level: u8) -> Entry {
         match (level, word & bit::LEAF_FIXED, word & bit::TABLE_FIXED) {
             (1, bit::LEAF, _) => Entry::Leaf { frame: frame(word), prot: prot(word) },
-            (1, bit::WAITING, _) => Entry::Waiting(frame(word)),
+            (1, bit::PARKED, _) => Entry::Parked(frame(word)),
             (2.., _, bit::TABLE) => Entry::Table(frame(word)),
             _ if word == Self::ABSENT => Entry::Absent,
             (2.., ..) if word & LARGE == LARGE => Entry::Foreign,
@@ -82,7 +82,7 @@ unsafe impl Format for X86_32 {
     }
 
     #[inline]
-    fn retire(word: u32) -> u32 {
-        word ^ bit::RETIRE
+    fn park(word: u32) -> u32 {
+        word ^ bit::PARK
     }
 }

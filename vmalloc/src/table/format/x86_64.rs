@@ -27,7 +27,7 @@ const HIGH: u64 = 0x7ff << 52;
 const FRAME: u64 = ((1 << 40) - 1) << PAGE_SHIFT;
 const LEAF_FIXED: u64 = bit::LEAF_FIXED as u64 | HIGH;
 const LEAF: u64 = bit::LEAF as u64;
-const WAITING: u64 = bit::WAITING as u64;
+const PARKED: u64 = bit::PARKED as u64;
 const TABLE_FIXED: u64 = bit::TABLE_FIXED as u64 | NO_EXEC;
 const TABLE: u64 = bit::TABLE as u64;
 const PRESENT: u64 = bit::PRESENT as u64;
@@ -81,7 +81,7 @@ unsafe impl Format for X86_64 {
     fn decode(word: u64, level: u8) -> Entry {
         match (level, word & LEAF_FIXED, word & TABLE_FIXED) {
             (1, LEAF, _) => Entry::Leaf { frame: frame(word), prot: prot(word) },
-            (1, WAITING, _) => Entry::Waiting(frame(!word)),
+            (1, PARKED, _) => Entry::Parked(frame(!word)),
             (2.., _, TABLE) => Entry::Table(frame(word)),
             _ if word == Self::ABSENT => Entry::Absent,
             (2.., ..) if word & LARGE == LARGE => Entry::Foreign,
@@ -91,20 +91,20 @@ unsafe impl Format for X86_64 {
     }
 
     #[inline]
-    fn retire(word: u64) -> u64 {
-        word ^ (FRAME | bit::RETIRE as u64)
+    fn park(word: u64) -> u64 {
+        word ^ (FRAME | bit::PARK as u64)
     }
 
     #[inline]
-    fn retire_all<const N: usize>(words: [u64; N]) -> Option<[u64; N]> {
+    fn park_all<const N: usize>(words: [u64; N]) -> Option<[u64; N]> {
         // If a fixed bit differs, the subtraction leaves at least the lowest such bit set.
         let bare = words.map(|word| word.wrapping_sub(LEAF));
-        are_bare(bare).then(|| bare.map(|word| word ^ (FRAME | WAITING)))
+        are_bare(bare).then(|| bare.map(|word| word ^ (FRAME | PARKED)))
     }
 
     #[inline]
-    fn waiting_all<const N: usize>(words: [u64; N]) -> Option<[Pfn; N]> {
-        let bare = words.map(|word| word ^ (FRAME | WAITING));
+    fn parked_all<const N: usize>(words: [u64; N]) -> Option<[Pfn; N]> {
+        let bare = words.map(|word| word ^ (FRAME | PARKED));
         are_bare(bare).then(|| bare.map(frame))
     }
 }
