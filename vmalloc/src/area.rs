@@ -1,7 +1,7 @@
-//! Areas: what the library hands out, as it is asked for and as it is told.
+//! Areas: requests for them, and reports about them.
 //!
-//! A [`Req`] says what is wanted, an [`Info`] is a snapshot of one area (the
-//! traditional `vm_struct`), and [`What`] answers what an address is.
+//! A [`Req`] is a request. An [`Info`] is a snapshot of one area (the traditional `vm_struct`). A
+//! [`What`] is the answer to "what is this address?".
 
 use crate::gfp::Gfp;
 use crate::machine::format::{MemType, Prot};
@@ -10,31 +10,30 @@ use core::fmt;
 use core::ops::Range;
 use core::panic::Location;
 
-/// What an area is for; it decides who may free it and what happens to its
-/// frames.
+/// The purpose of an area. It decides which call frees the area, and what happens to its frames.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u8)]
 pub enum Kind {
-    /// Memory of its own (`vmalloc`).
+    /// Memory that the area owns (`vmalloc`).
     Vmalloc = 0,
-    /// A thread's stack: memory of its own, grows down into the guard below,
-    /// an unmapped page that belongs to it.
+    /// A thread's stack. It owns its memory, and grows down towards the unmapped page below it,
+    /// which belongs to it.
     Stack = 1,
-    /// Frames that are somebody's (`vmap`).
+    /// Frames that belong to somebody else (`vmap`).
     Vmap = 2,
-    /// Frames that came with the call and go with the area (`vmap` with
+    /// Frames that the caller handed over with the call. They are freed with the area (`vmap` with
     /// `VM_MAP_PUT_PAGES`).
     VmapOwned = 3,
     /// Frames mapped for a short time (`vm_map_ram`).
     MapRam = 4,
     /// A device (`ioremap`).
     Ioremap = 5,
-    /// Addresses alone (`get_vm_area`).
+    /// Addresses only (`get_vm_area`).
     Reserved = 6,
 }
 
 impl Kind {
-    /// The kind whose number is `n`.
+    /// The kind with the number `n`.
     pub const fn from_u8(n: u8) -> Option<Kind> {
         Some(match n {
             0 => Kind::Vmalloc,
@@ -48,13 +47,12 @@ impl Kind {
         })
     }
 
-    /// Whether the area's frames were allocated by the call that made it.
+    /// Whether the call that made the area allocated its frames.
     pub const fn allocates(self) -> bool {
         matches!(self, Kind::Vmalloc | Kind::Stack)
     }
 
-    /// Whether entries of such an area that was freed keep what waits for a
-    /// flush.
+    /// Whether the entries of a freed area of this kind keep its frames until the flush.
     pub(crate) const fn keeps(self) -> bool {
         !matches!(self, Kind::MapRam | Kind::Reserved)
     }
@@ -70,7 +68,7 @@ impl Kind {
         }
     }
 
-    /// The word that the traditional listing uses.
+    /// The word in the traditional listing.
     pub const fn word(self) -> &'static str {
         match self {
             Kind::Vmalloc | Kind::Stack => "vmalloc",
@@ -83,7 +81,7 @@ impl Kind {
 }
 
 bitflags::bitflags! {
-    /// The traditional flags of a `vm_struct`, with their traditional values.
+    /// The flags of a traditional `vm_struct`, with their traditional values.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub struct VmFlags: u32 {
         /// Made by `ioremap` and the like.
@@ -94,11 +92,11 @@ bitflags::bitflags! {
         const MAP = 0x4;
         /// May be mapped to user space.
         const USERMAP = 0x8;
-        /// Not whole yet: listings skip it.
+        /// Not complete yet. Listings skip it.
         const UNINITIALIZED = 0x20;
         /// No unmapped page after the area.
         const NO_GUARD = 0x40;
-        /// `vfree` gives the frames back.
+        /// `vfree` frees the frames.
         const MAP_PUT_PAGES = 0x200;
     }
 }
@@ -106,14 +104,14 @@ bitflags::bitflags! {
 /// Whether an unmapped page follows the area.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Guard {
-    /// One page after the area, counted in its size.
+    /// One page after the area. The area's size includes it.
     #[default]
     After,
-    /// None is promised.
+    /// No guard is promised.
     None,
 }
 
-/// Who asked for an area.
+/// The code that asked for an area.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Caller {
     /// A place in Rust source (`#[track_caller]`).
@@ -123,14 +121,14 @@ pub enum Caller {
 }
 
 impl Caller {
-    /// The place that called the function that calls this.
+    /// The caller of the function that calls this one.
     #[track_caller]
     #[inline]
     pub fn here() -> Caller {
         Caller::At(Location::caller())
     }
 
-    /// The address that the listing's symbol hook gets.
+    /// The address that the listing passes to the symbol hook.
     pub fn address(self) -> usize {
         match self {
             Caller::At(place) => core::ptr::from_ref(place).expose_provenance(),
@@ -148,30 +146,30 @@ impl fmt::Debug for Caller {
     }
 }
 
-/// When the addresses and frames of a freed area become unreachable.
+/// What a free does with the mapping, and when the area becomes unreachable.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[repr(u8)]
 pub enum Policy {
-    /// Entries are cleared at once; TLBs may serve the same frames until
-    /// their next flush, before which neither address nor frame is reused.
+    /// A free clears the entries at once. A TLB may still translate to the same frames until its
+    /// next flush. Neither the addresses nor the frames are reused before that.
     #[default]
     Unmap = 0,
-    /// As `Unmap`, and the flush follows at once: a use after free faults.
+    /// As `Unmap`, with a flush at once: a use after free faults.
     Strict = 1,
-    /// Freed areas of common sizes stay bound, with entries that are not
-    /// present: the next area of that size is spared frames and flush. A use
-    /// after free faults, but on a CPU whose TLB has the old entry, which for
-    /// long may be served the same frame. Where entries cannot hide their
-    /// frames (32 bits), or are mirrored (a process), it is `Unmap`.
+    /// A CPU caches freed areas of common sizes: their entries are parked, which means not present,
+    /// and keep their frames. The next area of that size then needs no frames and no flush. A use
+    /// after free faults, except on a CPU whose TLB still has the old translation; that CPU may
+    /// reach the same frame for a long time. On a machine whose entries cannot hide their frames
+    /// (32 bits) or are mirrored (a process), this policy is `Unmap`.
     Park = 2,
-    /// Freed areas of common sizes stay bound and mapped: the next area of
-    /// that size costs nothing by the page. A use after free is not caught
-    /// until the area is retired.
+    /// A CPU caches freed areas of common sizes and leaves them mapped. The next area of that size
+    /// then costs nothing per page. A use after free is not caught until the area is evicted from
+    /// the cache.
     Keep = 3,
 }
 
 impl Policy {
-    /// The policy whose number is `n`, below 4.
+    /// The policy with the number `n`, which is below 4.
     #[inline]
     pub(crate) const fn from_u8(n: u8) -> Policy {
         match n % 4 {
@@ -183,22 +181,21 @@ impl Policy {
     }
 }
 
-/// Where areas are placed.
+/// The choice of addresses for areas.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Placement {
-    /// By size, in slots that each CPU keeps for itself: the fast one.
+    /// By size, in slots that each CPU keeps for itself. This is the fast one.
     #[default]
     Classes,
-    /// In the lowest hole that fits, as the historic kernels did: for small
-    /// (32-bit) regions.
+    /// In the lowest hole that fits, as historic kernels did. For small (32-bit) regions.
     Lowest,
 }
 
-/// The index of a region of an instance.
+/// The index of a region in an instance.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct RegionId(pub u8);
 
-/// What is asked for.
+/// A request for an area.
 #[derive(Clone, Debug)]
 pub struct Req {
     pub(crate) bytes: usize,
@@ -215,9 +212,8 @@ pub struct Req {
 }
 
 impl Req {
-    /// `bytes` bytes, rounded up to pages, with the usual choices: page
-    /// alignment, [`Gfp::KERNEL`] with highmem, region 0, read and write,
-    /// a guard page.
+    /// `bytes` bytes, rounded up to pages, with the usual choices: page alignment, [`Gfp::KERNEL`]
+    /// with highmem, region 0, read and write, a guard page.
     pub const fn bytes(bytes: usize) -> Req {
         Req {
             bytes,
@@ -239,9 +235,8 @@ impl Req {
         Req::bytes(pages.saturating_mul(PAGE_SIZE))
     }
 
-    /// A stack of `pages` pages, aligned to its size rounded up to a power of
-    /// two, and to two pages at least; cleared. The page below it is unmapped,
-    /// whatever lies there else.
+    /// A cleared stack of `pages` pages. It is aligned to its size rounded up to a power of two,
+    /// and at least to two pages. The page below it is never mapped, whatever else lies there.
     pub const fn stack(pages: usize) -> Req {
         let mut req = Req::pages(pages).zeroed();
         req.kind = Kind::Stack;
@@ -252,16 +247,16 @@ impl Req {
         req.align(align)
     }
 
-    /// The start is a multiple of `align` bytes, a power of two. For a stack
-    /// less than two pages are two: its class is an aligned one then, whose slots
-    /// all have a page below them that nobody binds (K7).
+    /// The start is a multiple of `align` bytes, a power of two. A stack is aligned to at least two
+    /// pages: it then gets an aligned class, in which the page below each slot is never mapped
+    /// (K7).
     pub const fn align(mut self, align: usize) -> Req {
         let small = matches!(self.kind, Kind::Stack) && align.is_power_of_two() && align < 2 * PAGE_SIZE;
         self.align = if small { 2 * PAGE_SIZE } else { align };
         self
     }
 
-    /// Which frames, and how hard to try; [`Gfp::ZERO`] for cleared memory.
+    /// The frames to use, and how hard to try for them; [`Gfp::ZERO`] for cleared memory.
     pub const fn gfp(mut self, gfp: Gfp) -> Req {
         self.gfp = gfp;
         self
@@ -273,31 +268,31 @@ impl Req {
         self
     }
 
-    /// Frames of `node` first.
+    /// Frames of `node` if possible.
     pub const fn node(mut self, node: Node) -> Req {
         self.node = Some(node);
         self
     }
 
-    /// Addresses of `region`.
+    /// Addresses in `region`.
     pub const fn region(mut self, region: RegionId) -> Req {
         self.region = region;
         self
     }
 
-    /// Addresses inside `range` of the region only, the guard included.
+    /// Addresses inside `range` of the region only, including the guard.
     pub const fn within(mut self, range: Range<usize>) -> Req {
         self.within = Some((range.start, range.end));
         self
     }
 
-    /// What may be done with the bytes.
+    /// The allowed accesses.
     pub const fn prot(mut self, prot: Prot) -> Req {
         self.prot = prot;
         self
     }
 
-    /// How the bytes are cached.
+    /// The caching of the memory.
     pub const fn memory(mut self, memory: MemType) -> Req {
         self.memory = memory;
         self
@@ -309,7 +304,7 @@ impl Req {
         self
     }
 
-    /// Who asks, where the call's own place would not tell.
+    /// The code that asks, if the place of the call itself would say nothing.
     pub const fn caller(mut self, caller: Caller) -> Req {
         self.caller = Some(caller);
         self
@@ -321,38 +316,38 @@ impl Req {
     }
 }
 
-/// A snapshot of an area: the traditional `vm_struct`, copied out.
+/// A snapshot of an area: a copy of the traditional `vm_struct`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Info {
-    /// Its first byte.
+    /// The address of the first byte.
     pub start: VirtAddr,
-    /// Bytes that were asked for.
+    /// The bytes of the request.
     pub bytes: usize,
-    /// Pages that were asked for, without the guard.
+    /// The pages of the request, without the guard.
     pub pages: usize,
-    /// What it is for.
+    /// The purpose of the area.
     pub kind: Kind,
     /// Whether a guard page follows.
     pub guard: Guard,
-    /// Who asked for it.
+    /// The code that asked for it.
     pub caller: Caller,
-    /// Who freed it, once it was freed.
+    /// The code that freed it, if it was freed.
     pub freer: Option<Caller>,
-    /// The node its memory was asked of.
+    /// The node of the request.
     pub node: Node,
-    /// The physical address behind an [`Kind::Ioremap`] area.
+    /// The physical address of an [`Kind::Ioremap`] area.
     pub phys: Option<u64>,
-    /// The region it lies in.
+    /// The region of the area.
     pub region: RegionId,
 }
 
 impl Info {
-    /// Its pages, without the guard.
+    /// The pages of the area, without the guard.
     pub fn range(&self) -> PageRange {
         PageRange::new(self.start, self.pages)
     }
 
-    /// Bytes of address space, with the guard: the traditional `size`.
+    /// The bytes of address space, with the guard: the traditional `size`.
     pub fn size(&self) -> usize {
         self.pages.saturating_add((self.guard == Guard::After) as usize) << PAGE_SHIFT
     }
@@ -366,38 +361,38 @@ impl Info {
     }
 }
 
-/// What an address of a region is.
+/// The answer to "what is this address?".
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum What {
     /// In no region of this instance.
     NotOurs,
-    /// In a region, and never handed out, or long given back.
+    /// In a region and not in use: never allocated, or given back long ago.
     Free,
-    /// Being made or unmade right now.
+    /// In an area that is just being made or freed.
     Changing,
     /// In a live area.
     Inside {
         /// The area.
         area: Info,
-        /// Bytes from its start.
+        /// The bytes from its start.
         offset: usize,
     },
     /// In an area that was freed, and whose addresses have not been reused.
     Freed {
-        /// The area as it was.
+        /// The area before the free.
         was: Info,
-        /// Whether every CPU has flushed since: a use faults for certain.
+        /// Whether every CPU has flushed since then, so that any use faults.
         flushed: bool,
     },
-    /// In the unmapped pages beside live areas.
+    /// In the unmapped pages between live areas.
     Guard {
         /// The live area below, if there is one.
         below: Option<Info>,
-        /// Bytes past the end of `below`.
+        /// The bytes from the end of `below`.
         past: usize,
         /// The live area above, if there is one.
         above: Option<Info>,
-        /// Bytes short of the start of `above`.
+        /// The bytes to the start of `above`.
         short: usize,
     },
 }
@@ -432,24 +427,24 @@ impl fmt::Display for What {
     }
 }
 
-/// A guard, by the side that was meant: a stack, which grows down into it, or
-/// else the nearer one.
+/// Writes which side of an area a guard address lies on, and how far away. The area is the stack
+/// that grows down to it if there is one, else the nearer area.
 fn write_beside(f: &mut fmt::Formatter<'_>, (bytes, side): (usize, &str), area: &Info) -> fmt::Result {
     let what = if area.kind == Kind::Stack { "stack" } else { "area" };
     let Info { bytes: size, start, caller, .. } = area;
     write!(f, "guard: {bytes:#x} bytes {side} the {what} of {size} bytes at {start} by {caller:?}")
 }
 
-/// What a mapping of given frames is made from.
+/// The frames of a mapping.
 #[derive(Clone, Copy, Debug)]
 pub enum Backing<'a> {
-    /// Frames that the call allocates.
+    /// The call allocates them.
     Fresh,
-    /// These frames, one a page.
+    /// These frames, one for each page.
     Frames(&'a [Pfn]),
-    /// Adjacent physical memory from here on: a device.
+    /// Adjacent physical memory from this frame on: a device.
     Device(Pfn),
-    /// Nothing: addresses alone.
+    /// None: addresses only.
     Nothing,
 }
 
@@ -463,7 +458,11 @@ mod tests {
         assert_eq!((req.bytes, req.align, req.kind), (3 * PAGE_SIZE, 4 * PAGE_SIZE, Kind::Stack));
         assert!(req.gfp.contains(Gfp::ZERO));
         assert_eq!([Req::stack(1), Req::stack(8).align(1)].map(|req| req.align), [2 * PAGE_SIZE; 2], "K7");
-        assert_eq!([0, 3 * PAGE_SIZE].map(|odd| Req::stack(8).align(odd).align), [0, 3 * PAGE_SIZE], "to be refused");
+        assert_eq!(
+            [0, 3 * PAGE_SIZE].map(|wrong| Req::stack(8).align(wrong).align),
+            [0, 3 * PAGE_SIZE],
+            "to be refused"
+        );
         assert_eq!(Req::stack(usize::MAX).align, 1 << (usize::BITS - 1));
     }
 

@@ -1,4 +1,4 @@
-//! What an instance is told once, at `init`.
+//! The configuration of an instance, for `init`.
 
 use crate::area::{Placement, Policy};
 use crate::units::VirtAddr;
@@ -6,7 +6,7 @@ use arrayvec::ArrayVec;
 use core::fmt;
 use core::ops::Range;
 
-/// Regions of one instance at most.
+/// The most regions of one instance.
 pub const MAX_REGIONS: usize = 4;
 
 #[derive(Clone, Copy, Debug)]
@@ -16,7 +16,7 @@ pub(crate) struct RegionConfig {
     pub(crate) placement: Placement,
 }
 
-/// The choices of an instance. Only the region has no default.
+/// The configuration of an instance. Everything but the region has a default.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub(crate) regions: ArrayVec<RegionConfig, MAX_REGIONS>,
@@ -30,7 +30,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// Areas are carved from `region` (region 0).
+    /// Places areas in `region`, which is region 0.
     pub fn region(region: Range<usize>) -> Config {
         let none = Config {
             regions: ArrayVec::new(),
@@ -45,8 +45,7 @@ impl Config {
         none.add_region(region)
     }
 
-    /// One more region, with the placement chosen so far. The first added is
-    /// region 1.
+    /// Adds a region with the placement chosen so far. The first one added is region 1.
     pub fn add_region(mut self, region: Range<usize>) -> Config {
         let new = RegionConfig { start: region.start, end: region.end, placement: self.placement };
         if self.regions.try_push(new).is_err() {
@@ -55,48 +54,46 @@ impl Config {
         self
     }
 
-    /// Where areas go, in all regions named so far and after.
+    /// Chooses the placement for all regions, those named already and those added later.
     pub fn placement(mut self, placement: Placement) -> Config {
         self.placement = placement;
         self.regions.iter_mut().for_each(|region| region.placement = placement);
         self
     }
 
-    /// What a free does.
+    /// Chooses what a free does.
     pub fn policy(mut self, policy: Policy) -> Config {
         self.policy = policy;
         self
     }
 
-    /// Frames that only `Gfp::ATOMIC` requests may take.
+    /// Reserves this number of frames for `Gfp::ATOMIC` requests.
     pub fn atomic_reserve(mut self, frames: usize) -> Config {
         self.atomic_reserve = frames;
         self
     }
 
-    /// A batch closes at this many pages; otherwise at RAM/64/CPUs, within
-    /// 64..4096 (G4).
+    /// Seals a batch at this number of pages (G4). The default is RAM/64/CPUs, within 64..4096.
     pub fn batch_pages(mut self, pages: usize) -> Config {
         self.batch_pages = Some(pages);
         self
     }
 
-    /// The pages that may wait for flushes before an allocation that may wait
-    /// does; otherwise RAM/32 (G4).
+    /// Lets this number of pages wait for flushes; beyond it, an allocation that may wait purges
+    /// first (G4). The default is RAM/32.
     pub fn waiting_pages(mut self, pages: usize) -> Config {
         self.waiting_pages = Some(pages);
         self
     }
 
-    /// The pages of freed areas that each CPU may keep bound under the
-    /// policies Park and Keep, at most 32,767; otherwise RAM/256/CPUs, within
-    /// 1 and 16 MiB.
+    /// Lets each CPU cache this number of pages of freed areas under the policies Park and Keep, at
+    /// most 32,767. The default is RAM/256/CPUs, within 1 and 16 MiB.
     pub fn bound_pages(mut self, pages: usize) -> Config {
         self.bound_pages = Some(pages);
         self
     }
 
-    /// The budget of each of `cpus` CPUs on a machine of `total` frames.
+    /// The pages that each of `cpus` CPUs may cache on a machine of `total` frames.
     pub(crate) fn budget(&self, total: usize, cpus: u32) -> usize {
         const MIB: usize = (1 << 20) / crate::units::PAGE_SIZE;
         let usual = (total / 256 / cpus.max(1) as usize).clamp(MIB, 16 * MIB);
@@ -104,52 +101,51 @@ impl Config {
     }
 }
 
-/// Why `init` refused. The instance stays as it was.
+/// The reason why `init` was refused. The instance has not changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum InitError {
-    /// It has been called before.
+    /// `init` was called before.
     Twice,
-    /// More than [`MAX_REGIONS`] regions.
+    /// There are more than [`MAX_REGIONS`] regions.
     TooManyRegions(usize),
-    /// Not page-aligned, empty, or larger than 2³¹ grains.
+    /// The region is not page-aligned, is empty, or has more than 2³¹ grains.
     BadRegion {
-        /// First address.
+        /// The first address.
         start: usize,
-        /// End address.
+        /// The end address.
         end: usize,
     },
-    /// Not wholly in one half of the addresses that the tables translate; with
-    /// tables of 32 bits, not below 4 GiB.
+    /// The region does not lie in one half of the addresses that the tables translate. With 32-bit
+    /// tables: it does not lie below 4 GiB.
     NotCanonical {
-        /// First address.
+        /// The first address.
         start: usize,
-        /// End address.
+        /// The end address.
         end: usize,
     },
-    /// An entry above the leaf tables of a region is in use: a larger page of
-    /// the embedder's.
+    /// An entry above the leaf tables of a region is in use: a large page of the embedder's.
     InUse {
-        /// The first address of the region that the entry is for.
+        /// The first address of the region that the entry covers.
         at: VirtAddr,
-        /// The entry's level.
+        /// The level of the entry.
         level: u8,
     },
-    /// A table above a region, of the embedder's, forbids writing or execution.
+    /// A table of the embedder's above a region forbids writing or execution.
     Restricted {
-        /// The first address of the region that the table's entry is for.
+        /// The first address of the region that the table covers.
         at: VirtAddr,
-        /// The entry's level.
+        /// The level of the entry that links it.
         level: u8,
     },
     /// Two regions overlap.
     Overlap(usize, usize),
-    /// More CPUs than an instance serves, or none.
+    /// There are no CPUs, or more than an instance serves.
     BadCpus(u32),
-    /// Not enough memory for the bookkeeping of the CPUs.
+    /// There is not enough memory for the bookkeeping of the CPUs.
     NoMemory {
-        /// Frames needed.
+        /// The number of frames needed.
         wanted: usize,
-        /// Frames that could be had.
+        /// The number of frames found.
         got: usize,
     },
 }
@@ -179,7 +175,7 @@ impl fmt::Display for InitError {
 impl core::error::Error for InitError {}
 
 impl Config {
-    /// Checks what can be checked without memory.
+    /// Checks everything that can be checked without memory.
     pub(crate) fn validate(&self, cpus: u32) -> Result<(), InitError> {
         if self.surplus_regions > 0 {
             return Err(InitError::TooManyRegions(MAX_REGIONS + self.surplus_regions));
@@ -195,11 +191,11 @@ impl Config {
         Ok(())
     }
 
-    /// Checks that tables which translate `bits` bits of an address can name every
-    /// page of the regions, and each by one address.
+    /// Checks that tables which translate `bits` bits of an address can name every page of the
+    /// regions, and each page by one address only.
     pub(crate) fn is_canonical(&self, bits: u32) -> Result<(), InitError> {
-        let odd = self.regions.iter().find(|region| !region.is_canonical(bits));
-        odd.map_or(Ok(()), |&RegionConfig { start, end, .. }| Err(InitError::NotCanonical { start, end }))
+        let refused = self.regions.iter().find(|region| !region.is_canonical(bits));
+        refused.map_or(Ok(()), |&RegionConfig { start, end, .. }| Err(InitError::NotCanonical { start, end }))
     }
 }
 
@@ -212,15 +208,15 @@ impl RegionConfig {
         }
     }
 
-    /// The first whole grain's address: grains never straddle leaf tables, and
-    /// the first page is nobody's, whatever lies below it (G6).
+    /// The address of the first whole grain. A grain never crosses a border of leaf tables. The
+    /// first page is not used, so that areas are safe from whatever lies below the region (G6).
     pub(crate) fn first_grain(&self) -> usize {
         let second = self.start.saturating_add(crate::units::PAGE_SIZE);
         second.checked_next_multiple_of(crate::units::PAGE_SIZE << self.grain_shift()).unwrap_or(usize::MAX)
     }
 
-    /// Whether the bits above the lowest `bits` repeat the highest of those; with
-    /// 32 and fewer, whether they are clear.
+    /// Whether the bits above the lowest `bits` all equal the highest of those. With 32 bits or
+    /// fewer, whether they are 0.
     fn is_canonical(&self, bits: u32) -> bool {
         let (first, last) = (self.start as u64, (self.end - 1) as u64);
         match bits {
@@ -238,7 +234,7 @@ impl RegionConfig {
         let grain = crate::units::PAGE_SIZE << self.grain_shift();
         let aligned = (start | end).is_multiple_of(crate::units::PAGE_SIZE);
         let grains = end.saturating_sub(self.first_grain()) / grain;
-        // An area's address is not null.
+        // The address of an area must not be null.
         if aligned && start != 0 && (1..=1 << 31).contains(&grains) {
             Ok(())
         } else {
@@ -257,8 +253,8 @@ mod tests {
         assert_eq!(good.validate(1), Ok(()));
         assert_eq!(good.validate(0), Err(InitError::BadCpus(0)));
         assert_eq!(good.validate(257), Err(InitError::BadCpus(257)));
-        let odd = Config::region(0x10_0000..0x80_0001);
-        assert_eq!(odd.validate(1), Err(InitError::BadRegion { start: 0x10_0000, end: 0x80_0001 }));
+        let refused = Config::region(0x10_0000..0x80_0001);
+        assert_eq!(refused.validate(1), Err(InitError::BadRegion { start: 0x10_0000, end: 0x80_0001 }));
         let null = Config::region(0..0x80_0000);
         assert_eq!(null.validate(1), Err(InitError::BadRegion { start: 0, end: 0x80_0000 }));
         let empty = Config::region(0x10_0000..0x10_0000);

@@ -1,85 +1,84 @@
-//! Errors: enums that carry their numbers and say them.
+//! Errors: enums that carry their numbers and print them.
 
 use crate::area::{Info, Kind};
 use crate::machine::Context;
 use crate::units::{Node, Pfn, VirtAddr};
 use core::fmt;
 
-/// Why an allocation or a mapping was refused. Nothing has changed then.
+/// The reason why an allocation or a mapping was refused. Nothing has changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AllocError {
-    /// Zero bytes were asked for.
+    /// The request was for zero bytes.
     ZeroSize,
-    /// More than there is memory (or address space) in all.
+    /// The request is larger than the memory, or than the address space.
     TooLarge {
-        /// Bytes asked for.
+        /// The bytes of the request.
         bytes: usize,
-        /// The most that could be had.
+        /// The largest size that would be accepted.
         limit: usize,
     },
-    /// Not a power of two, or wider than the region.
+    /// The alignment is no power of two, or is wider than the region.
     BadAlign(usize),
-    /// The range does not lie in the region, or no such region.
+    /// The range does not lie in the region, or there is no such region.
     BadRange {
-        /// First address asked for.
+        /// The first address of the request.
         start: usize,
-        /// End of the range asked for.
+        /// The end of the range of the request.
         end: usize,
     },
     /// No hole in the region is wide enough.
     NoAddresses {
-        /// Pages needed, guard included.
+        /// The pages needed, including the guard.
         pages: usize,
-        /// Pages in the widest hole.
+        /// The pages of the widest hole.
         widest: usize,
     },
-    /// The frames ran out.
+    /// There are not enough frames.
     NoFrames {
-        /// Frames needed.
+        /// The number of frames needed.
         wanted: usize,
-        /// Frames that could be had.
+        /// The number of frames found.
         got: usize,
-        /// The node asked.
+        /// The node of the request.
         node: Node,
     },
-    /// No frame for a page table or for bookkeeping.
+    /// There is no frame for a page table or for bookkeeping.
     NoTables {
-        /// Frames needed.
+        /// The number of frames needed.
         wanted: usize,
-        /// Frames that could be had.
+        /// The number of frames found.
         got: usize,
     },
-    /// A page's entry was in use already: somebody else maps in the region.
+    /// The entry of this page was in use: somebody else maps in the region.
     InUse(VirtAddr),
-    /// A table above this page forbids writing or execution: the embedder's.
+    /// A table of the embedder's above this page forbids writing or execution.
     Restricted(VirtAddr),
-    /// A frame that no entry of the format can name.
+    /// No entry of the format can name this frame.
     BadFrame(Pfn),
-    /// A frame that an area is to take over is given twice: it could be given back
-    /// once.
+    /// The area would own this frame twice, but could free it only once.
     SameFrame(Pfn),
-    /// A frame that an area is to take over is none that the machine's source has
-    /// given out.
+    /// The area would own this frame, but the machine's source has not allocated it.
     NotOut(Pfn),
     /// There is no such node.
     BadNode {
-        /// The node asked of.
+        /// The node of the request.
         node: Node,
-        /// Nodes that there are.
+        /// The number of nodes.
         nodes: usize,
     },
-    /// The memory could come from a flush, but the caller must not wait.
+    /// A flush would free memory, but the caller must not wait for it.
     WouldWait(Context),
-    /// Not from here: an interrupted call on this CPU holds what is needed.
+    /// The call is not possible here: it has interrupted another call on this CPU, which holds what
+    /// it needs.
     WrongContext(Context),
     /// `init` has not been called.
     NotInitialised,
-    /// The machine refused, with its own number.
+    /// The machine refused, with its own error number.
     Refused(i32),
 }
 
 impl AllocError {
-    /// The same error of a call that had `more` frames already.
+    /// The same error of a call that already had `more` frames.
     pub(crate) fn beyond(self, more: usize) -> AllocError {
         match self {
             AllocError::NoFrames { wanted, got, node } => {
@@ -124,38 +123,37 @@ impl fmt::Display for AllocError {
 
 impl core::error::Error for AllocError {}
 
-/// Why a free was refused. Nothing has changed then.
+/// The reason why a free was refused. Nothing has changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FreeError {
     /// No area holds this address, and none did.
     NotAnArea(VirtAddr),
-    /// An area holds it, but starts elsewhere.
+    /// An area holds the address, but starts elsewhere.
     NotItsStart {
-        /// The address given.
+        /// The address of the call.
         addr: VirtAddr,
-        /// The area's start.
+        /// The start of the area.
         start: VirtAddr,
     },
     /// The area was freed before.
     ///
-    /// Where two CPUs free one area at the same moment, one at least succeeds. Both may,
-    /// if one of them is its owner: then the area is freed once, and the second free is
-    /// logged when its owner finds it. A free of a dead address that races with the free
-    /// of a new area in its place may make that one be refused, which changes nothing:
-    /// it can be freed again.
+    /// If two CPUs free one area at the same moment, at least one of them succeeds. If one of them
+    /// is the area's owner, both may: the area is then freed once, and the owner logs the second
+    /// free when it finds it. A free of a dead address that races with a free of a new area at that
+    /// address may cause the latter to be refused. That changes nothing, and it can be repeated.
     DoubleFree {
-        /// The area's start.
+        /// The start of the area.
         start: VirtAddr,
-        /// The area as it was.
+        /// The area before the first free.
         was: Info,
     },
-    /// The area is of another kind than the call frees.
+    /// The area is of a kind that another call frees.
     WrongKind(Kind),
-    /// The page count differs from the one at the mapping.
+    /// The number of pages differs from that of the mapping.
     WrongSize {
-        /// Pages of the area.
+        /// The pages of the area.
         pages: usize,
-        /// Pages the call named.
+        /// The pages of the call.
         given: usize,
     },
     /// `init` has not been called.
@@ -182,28 +180,28 @@ impl fmt::Display for FreeError {
 
 impl core::error::Error for FreeError {}
 
-/// What ran short, told to [`Machine::exhausted`](crate::machine::Machine).
+/// The resource that ran short, for [`Machine::exhausted`](crate::machine::Machine).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Shortage {
     /// Pages of address space.
     Addresses {
-        /// Pages needed, guard included.
+        /// The pages needed, including the guard.
         pages: usize,
-        /// Pages in the widest hole.
+        /// The pages of the widest hole.
         widest: usize,
     },
-    /// Frames.
+    /// The number of frames needed.
     Frames(usize),
-    /// Frames for tables or bookkeeping.
+    /// The number of frames needed for tables or bookkeeping.
     Tables(usize),
 }
 
-/// A rule that `check` found broken.
+/// A broken rule that `check` has found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Broken {
-    /// The rule's name, as the module headers give it.
+    /// The name of the rule, as in the headers of the modules.
     pub rule: &'static str,
-    /// Where: an address, an index, a frame number.
+    /// The place: an address, an index, or a frame number.
     pub at: usize,
 }
 

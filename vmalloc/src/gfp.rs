@@ -1,49 +1,46 @@
-//! GFP: which frames a request may use and what it may do to get them.
+//! GFP: the frames that a request may use, and what it may do to get them.
 //!
-//! Source: the traditional `gfp_t`. The bit values are our own; the names and
-//! their meaning are the traditional ones. Two questions are answered apart:
+//! Source: the traditional `gfp_t`. The names and their meanings are the traditional ones; the bit
+//! values are not. The flags answer two questions:
 //!
-//! - *where*: [`Gfp::DMA`], [`Gfp::DMA32`] and [`Gfp::HIGHMEM`] name the
-//!   highest zone that will do (none of them: Normal), [`Gfp::THISNODE`]
-//!   forbids other nodes;
-//! - *how hard*: [`Gfp::WAIT`] permits waiting for a flush, [`Gfp::RESERVE`]
-//!   permits the promised reserve, [`Gfp::NORETRY`] gives up after the first
-//!   purge.
+//! - *where*: [`Gfp::DMA`], [`Gfp::DMA32`] and [`Gfp::HIGHMEM`] name the highest zone that is
+//!   allowed (Normal without any of them), and [`Gfp::THISNODE`] forbids other nodes;
+//! - *how hard*: [`Gfp::WAIT`] allows a wait for a flush, [`Gfp::RESERVE`] allows the atomic
+//!   reserve, and [`Gfp::NORETRY`] gives up after the first purge.
 
 bitflags::bitflags! {
-    /// What an allocation may use and do.
+    /// The frames that an allocation may use, and what it may do to get them.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub struct Gfp: u16 {
         /// Frames below 16 MiB only.
         const DMA = 1 << 0;
         /// Frames below 4 GiB only.
         const DMA32 = 1 << 1;
-        /// Frames without a direct mapping will do.
+        /// Also frames without a direct mapping.
         const HIGHMEM = 1 << 2;
         /// The memory is cleared before the call returns.
         const ZERO = 1 << 3;
         /// No log line on failure.
         const NOWARN = 1 << 4;
-        /// One try after the first shortage, not more.
+        /// Only one more try after the first shortage.
         const NORETRY = 1 << 5;
-        /// No frames of other nodes.
+        /// Only frames of the requested node.
         const THISNODE = 1 << 6;
         /// The caller may wait.
         const WAIT = 1 << 7;
-        /// The promised atomic reserve may be used.
+        /// The caller may use the atomic reserve.
         const RESERVE = 1 << 8;
-        /// The usual request: may wait.
+        /// The usual request. It may wait.
         const KERNEL = Self::WAIT.bits();
-        /// For callers that must not wait: may use the reserve.
+        /// For callers that must not wait. It may use the reserve.
         const ATOMIC = Self::RESERVE.bits();
-        /// For callers that do not want to wait: neither waits nor uses the
-        /// reserve.
+        /// For callers that do not want to wait. It neither waits nor uses the reserve.
         const NOWAIT = 0;
     }
 }
 
 impl Gfp {
-    /// The highest zone whose frames will do.
+    /// The highest zone that is allowed.
     pub const fn zone(self) -> ZoneKind {
         if self.contains(Gfp::DMA) {
             ZoneKind::Dma
@@ -57,17 +54,17 @@ impl Gfp {
     }
 }
 
-/// The zones of physical memory, lowest addresses first. A request that names
-/// a zone may be served from any zone below it.
+/// The zones of physical memory, from the lowest addresses up. A request that names a zone may get
+/// frames of any lower zone.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum ZoneKind {
     /// Below 16 MiB.
     Dma,
     /// Below 4 GiB.
     Dma32,
-    /// Everything else that the direct mapping covers.
+    /// All other memory that the direct mapping covers.
     Normal,
-    /// Memory without a direct mapping (32-bit machines).
+    /// Memory without a direct mapping (on 32-bit machines).
     HighMem,
 }
 

@@ -1,9 +1,9 @@
-//! Units: what a number counts is said by its type.
+//! Units: the type of a number says what it counts.
 //!
 //! | Type | Counts |
 //! |---|---|
-//! | [`VirtAddr`] | bytes of virtual address space from 0 |
-//! | [`Pfn`] | frames of physical memory from physical address 0 |
+//! | [`VirtAddr`] | bytes of virtual address space, from 0 |
+//! | [`Pfn`] | frames of physical memory, from physical address 0 |
 //! | [`PageRange`] | whole pages of virtual address space |
 //! | [`Node`] | memory nodes (NUMA) |
 //! | [`CpuSet`] | CPUs, by index |
@@ -15,10 +15,10 @@ use core::ops::Range;
 pub const PAGE_SHIFT: u32 = 12;
 /// Bytes in a page and in a frame.
 pub const PAGE_SIZE: usize = 1 << PAGE_SHIFT;
-/// The largest number of CPUs that one instance serves.
+/// The most CPUs that one instance serves.
 pub const MAX_CPUS: usize = 256;
 
-/// Pages that hold `bytes`; `None` where rounding up overflows.
+/// The pages that `bytes` bytes need; `None` if rounding up overflows.
 pub const fn pages_for(bytes: usize) -> Option<usize> {
     match bytes.checked_add(PAGE_SIZE - 1) {
         Some(sum) => Some(sum >> PAGE_SHIFT),
@@ -26,20 +26,18 @@ pub const fn pages_for(bytes: usize) -> Option<usize> {
     }
 }
 
-/// A virtual address. It proves nothing: not that it is mapped, nor that it
-/// is canonical.
+/// A virtual address. The type does not prove that the address is mapped or canonical.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct VirtAddr(pub usize);
 
 impl VirtAddr {
-    /// The address `pages` pages further up. After the last page comes the
-    /// first.
+    /// The address `pages` pages above. It wraps around after the last page.
     #[inline]
     pub const fn add_pages(self, pages: usize) -> VirtAddr {
         VirtAddr(self.0.wrapping_add(pages << PAGE_SHIFT))
     }
 
-    /// The first byte of the page that holds this address.
+    /// The first byte of the page that contains this address.
     #[inline]
     pub const fn page_start(self) -> VirtAddr {
         VirtAddr(self.0 & !(PAGE_SIZE - 1))
@@ -75,13 +73,13 @@ impl Pfn {
         self.0 << PAGE_SHIFT
     }
 
-    /// The frame that holds the physical address `phys`.
+    /// The frame that contains the physical address `phys`.
     #[inline]
     pub const fn containing(phys: u64) -> Pfn {
         Pfn(phys >> PAGE_SHIFT)
     }
 
-    /// The frame `n` frames further up, modulo 2⁶⁴.
+    /// The frame `n` frames above, modulo 2⁶⁴.
     #[inline]
     pub const fn offset(self, n: u64) -> Pfn {
         Pfn(self.0.wrapping_add(n))
@@ -103,9 +101,9 @@ impl fmt::Display for Pfn {
 /// A run of whole pages of virtual address space.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PageRange {
-    /// First byte of the first page.
+    /// The first byte of the first page.
     pub start: VirtAddr,
-    /// Number of pages.
+    /// The number of pages.
     pub pages: usize,
 }
 
@@ -117,13 +115,13 @@ impl PageRange {
         PageRange { start, pages }
     }
 
-    /// First byte after the range: 0 where that is the last page.
+    /// The first byte after the range; 0 if the range ends with the last page.
     #[inline]
     pub const fn end(self) -> VirtAddr {
         self.start.add_pages(self.pages)
     }
 
-    /// Length in bytes.
+    /// The length in bytes.
     #[inline]
     pub const fn bytes(self) -> usize {
         self.pages << PAGE_SHIFT
@@ -140,7 +138,7 @@ impl PageRange {
         self.start.0..self.end().0
     }
 
-    /// The range cut into pieces of at most `pages` pages, in order.
+    /// The range, cut into parts of at most `pages` pages, in order.
     ///
     /// # Panics
     /// If `pages` is 0.
@@ -166,10 +164,10 @@ pub struct Node(pub u8);
 pub struct CpuSet([u64; MAX_CPUS / 64]);
 
 impl CpuSet {
-    /// The set without members.
+    /// The empty set.
     pub const EMPTY: CpuSet = CpuSet([0; MAX_CPUS / 64]);
 
-    /// Puts `cpu` into the set.
+    /// Adds `cpu` to the set.
     ///
     /// # Panics
     /// If `cpu` is not below [`MAX_CPUS`].
@@ -182,12 +180,12 @@ impl CpuSet {
         self.0.get(cpu as usize / 64).is_some_and(|word| word >> (cpu % 64) & 1 != 0)
     }
 
-    /// Whether nobody is in the set.
+    /// Whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.0.iter().all(|&w| w == 0)
     }
 
-    /// The members, lowest first.
+    /// The CPUs of the set, lowest first.
     pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         (0..MAX_CPUS as u32).filter(|&cpu| self.contains(cpu))
     }
