@@ -1,10 +1,9 @@
-//! Where a scheduler comes between (`--cfg interleave`): a step before each access
-//! of an atomic, a look at frames that become free memory, and rules that are
-//! broken on demand.
+//! The hooks of a scheduler (`--cfg interleave`): a step before each access of an atomic, a look at
+//! frames that become free memory, and rules that the library breaks on demand.
 //!
-//! The wrappers are as large as what they wrap and mean the same where all bits
-//! are zero, since they lie in cleared frames. The hooks are functions, the same
-//! for all threads: what differs by thread, whoever installs them keeps by thread.
+//! A wrapper has the size of the atomic inside it, and all bits zero mean the same, because both
+//! lie in cleared frames. The hooks are functions and the same for all threads. A proof keeps its
+//! state per thread itself.
 
 use crate::units::Pfn;
 use core::mem::transmute;
@@ -15,68 +14,67 @@ use core::sync::atomic::Ordering::Relaxed;
 /// A rule that the library breaks on demand.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Rule {
-    /// R2: a call that has looked a slot up does not ask whether its chunk is still
-    /// the same.
+    /// R2: a call that has looked a slot up does not test whether its chunk is still the same.
     ChunkReborn,
-    /// R1: a claim looks twice whether it is still the same area, and drops the claim
-    /// only if the first look says no; and a free moves the slot's sequence.
+    /// R1: a claim tests twice whether the area is still the same, and is dropped only if the first
+    /// test fails. A free moves the slot's sequence.
     ClaimDecidedTwice,
-    /// R1: a claim that came too late is kept, on whatever area is there by then.
+    /// R1: a claim that came too late is kept, on the area that is there by then.
     LateClaimKept,
-    /// R4: a stale slot is given although a claim on it is left.
+    /// R4: a stale slot is given while there is a claim on it.
     GiveClaimed,
     /// R1: claims are dropped before their slots are stale.
     UnclaimEarly,
-    /// R6: the claim on a slot whose entries are left to its owner is dropped before
-    /// they are retired.
+    /// R6: the claim on a slot whose entries are left to its owner is dropped before the owner
+    /// parks them.
     UnclaimDeferred,
     /// R1: the link to the next chunk is read after the posted slots were taken.
     LinkAfterPosted,
-    /// G3: whether there are aliases is asked before the last hold is given up.
+    /// G3: the test for aliases runs before the last hold is released.
     LookBeforeRelease,
-    /// Q5: a count that is between the two steps of its last release sticks.
+    /// Q5: a count between the two steps of its last release sticks.
     HoldSticks,
-    /// U1: a frame is held without a last look whether the page is still bound to it.
+    /// U1: a frame is held without a second look at the entry of its page.
     HoldUnchecked,
-    /// E1: what was begun is forgotten where it cannot be undone at once: by an NMI,
-    /// or while somebody claims it.
+    /// E1: an unfinished area is forgotten if it cannot be undone at once, in an NMI or under a
+    /// claim.
     HoleForgotten,
-    /// L4: a visitor of another CPU does not hold its own.
+    /// L4: a caller that visits another CPU does not hold its own.
     VisitAlone,
     /// U1: an area is published before its pages are cleared.
     PublishUncleared,
     /// G3: batches are reclaimed without grace.
     EarlyReclaim,
-    /// G1: the closer does not flush itself, but publishes.
+    /// G1: the CPU that seals a batch publishes without a flush.
     SkipFlush,
     /// G5: idle CPUs are skipped for batches with table pages.
     SkipIdle,
-    /// R1: a remote free forgets its claim.
+    /// R1: a remote free loses its claim.
     DropClaim,
-    /// G3: frames are pooled whatever other areas hold them.
+    /// G3: frames become free while other areas hold them.
     IgnoreCounts,
-    /// G3: frames are pooled whatever CPUs may still reach them by.
+    /// G3: frames become free while CPUs may still reach them through aliases.
     IgnoreAliases,
-    /// G6: the guard is bound as well.
+    /// G6: the guard is mapped too.
     MapGuard,
-    /// G6: a cached slot is used again for any number of pages.
+    /// G6: a cached slot is reused for any number of pages.
     AnySize,
-    /// W1: a cached slot is used again with any protection.
+    /// W1: a cached slot is reused with any protection.
     AnyProt,
-    /// W3: what was handed out of an area is forgotten when it is cached.
+    /// W3: an area is cached although frames of it were handed out.
     CacheShared,
-    /// W2: what is bound is not counted, and never given back.
+    /// W2: cached pages are not counted and never given back.
     ForgetCached,
 }
 
-/// What a proof is called for.
+/// The functions that a proof installs.
 #[derive(Clone, Copy, Debug)]
 pub struct Hooks {
-    /// Before each access of an atomic: another CPU may go on.
+    /// Called before each access of an atomic: another CPU may run here.
     pub step: fn(),
-    /// These frames become free memory.
+    /// Called when frames become free memory.
     pub pooled: fn(&[Pfn]),
-    /// Whether the rule is to be broken.
+    /// Returns whether the library must break the rule.
     pub breaks: fn(Rule) -> bool,
 }
 
@@ -84,7 +82,7 @@ static STEP: real::AtomicPtr<()> = real::AtomicPtr::new(null_mut());
 static POOLED: real::AtomicPtr<()> = real::AtomicPtr::new(null_mut());
 static BREAKS: real::AtomicPtr<()> = real::AtomicPtr::new(null_mut());
 
-/// From here on `hooks` are called, on all threads.
+/// Installs `hooks` for all threads.
 pub fn install(hooks: Hooks) {
     STEP.store(hooks.step as *mut (), Relaxed);
     POOLED.store(hooks.pooled as *mut (), Relaxed);
@@ -95,7 +93,7 @@ pub fn install(hooks: Hooks) {
 fn step() {
     let at = STEP.load(Relaxed);
     if !at.is_null() {
-        // SAFETY: `install` alone stores there, a function of this type.
+        // SAFETY: only `install` stores there, and it stores a function of this type.
         (unsafe { transmute::<*mut (), fn()>(at) })()
     }
 }
@@ -114,7 +112,7 @@ pub(crate) fn breaks(rule: Rule) -> bool {
     !at.is_null() && (unsafe { transmute::<*mut (), fn(Rule) -> bool>(at) })(rule)
 }
 
-/// The core's atomics, with a step before each access.
+/// The atomics of `core`, with a step before each access.
 #[allow(missing_docs)]
 pub mod atomic {
     use super::{real, step};
@@ -180,9 +178,10 @@ pub mod atomic {
                     Err(previous)
                 }
                 /// # Safety
-                /// As for the core's.
+                /// As in `core`.
                 pub const unsafe fn from_ptr<'a>(at: *mut $t) -> &'a Self {
-                    // SAFETY: transparent over the core's, whose contract it has.
+                    // SAFETY: the wrapper is transparent over the atomic of `core` and has the same
+                    // contract.
                     unsafe { &*at.cast() }
                 }
             }
