@@ -38,7 +38,7 @@ mod random;
 
 pub use case::{Case, Unknown};
 pub use error::Error;
-pub use measure::{Difference, Span};
+pub use measure::{Difference, Span, loops_for};
 pub use random::Random;
 
 use core::ops::Range;

@@ -13,6 +13,12 @@ pub struct Span {
     pub counts: Counts,
 }
 
+/// Loops that take about `wanted`, where `loops` took `took`.
+pub fn loops_for(wanted: u64, loops: usize, took: u64) -> usize {
+    let more = loops as u128 * u128::from(wanted) / u128::from(took.max(1));
+    usize::try_from(more).unwrap_or(usize::MAX).max(1)
+}
+
 /// What some more loops cost: divide by their number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Difference {
@@ -66,6 +72,14 @@ mod tests {
 
     fn span(clock: u64, allocs: u64, chunks_made: u64) -> Span {
         Span { clock, counts: Counts { allocs, chunks_made, ..Counts::default() } }
+    }
+
+    #[test]
+    fn loops_are_as_many_as_take_the_time() {
+        assert_eq!(loops_for(1_000_000_000, 5_000, 20_000_000), 250_000);
+        assert_eq!(loops_for(1_000, 1, 5_000), 1, "one at least");
+        assert_eq!(loops_for(1_000, 7, 0), 7_000, "a clock that did not move");
+        assert_eq!(loops_for(u64::MAX, usize::MAX, 1), usize::MAX);
     }
 
     #[test]

@@ -5,17 +5,22 @@
 //! the allocator is told to keep nothing; so each block is new memory. *Warm*:
 //! one after the other, so that an allocator that keeps what it had can give
 //! it again.
+//!
+//! Time is what this thread has spent on a CPU, in the process and in Linux for
+//! it, and the least of several rounds through all: others on the same CPUs, and a
+//! slow while, do not count.
 
 use super::write_json;
 use crate::options::{HostedBench, PolicyName, word};
 use crate::report::table::{grouped, numbers};
 use anyhow::{Context, Result, ensure};
 use mimalloc::MiMalloc;
+use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::fmt::Write;
 use std::ptr::{NonNull, null_mut};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use vmalloc::units::PAGE_SIZE;
 use vmalloc::{Req, Vmalloc};
 use vmalloc_hosted::{Hosted, builder};
@@ -24,13 +29,13 @@ const SIZES: [usize; 3] = [1, 16, 256];
 const POLICIES: [PolicyName; 4] = [PolicyName::Strict, PolicyName::Unmap, PolicyName::Park, PolicyName::Keep];
 /// Blocks that live at once when they are cold.
 const LIVE: usize = 64;
-/// Of so many measurements the median is told.
-const ROUNDS: usize = 25;
+/// Of so many rounds the least is told.
+const ROUNDS: usize = 15;
 /// How long a measurement of warm pairs takes, about.
 const WARM: Duration = Duration::from_millis(4);
 
 const CAPTION: &str = "\
-Nanoseconds a pair: a block made, a byte of each page written, given back; the median of 25 measurements.
+Nanoseconds of CPU time a pair: a block made, a byte of each page written, given back; the least of 15 rounds.
 cold: 64 blocks made, then all given back, each of new memory; warm: one after the other.";
 
 /// Something that hands out blocks of pages.
@@ -146,7 +151,10 @@ pub fn run(options: &HostedBench, out: &mut String) -> Result<()> {
     contestants.push(Box::new(Mmap));
     contestants.push(Box::new(Malloc("malloc", keeps, System, trim_system)));
     contestants.push(Box::new(Malloc("mimalloc", keeps, MiMalloc, trim_mimalloc)));
-    let rows = contestants.iter().map(|of| Row::measure(&**of)).collect::<Result<Vec<_>>>()?;
+    let mut rows: Vec<_> = contestants.iter().map(|of| Row::new(&**of)).collect();
+    for _ in 0..ROUNDS {
+        rows.iter_mut().zip(&contestants).try_for_each(|(row, of)| row.measure(&**of))?;
+    }
     if let Some(path) = &options.json {
         write_json(path, &rows)?;
     }
@@ -177,40 +185,71 @@ struct Pair {
 }
 
 impl Row {
-    fn measure(of: &dyn Contestant) -> Result<Row> {
-        let pair = |pages| Ok(Pair { pages, cold_ns: cold(of, pages)?, warm_ns: warm(of, pages)? });
-        Ok(Row { name: of.name(), does: of.does(), pairs: SIZES.into_iter().map(pair).collect::<Result<_>>()? })
+    /// Nothing is measured yet.
+    fn new(of: &dyn Contestant) -> Row {
+        let pairs = SIZES.map(|pages| Pair { pages, cold_ns: u64::MAX, warm_ns: u64::MAX });
+        Row { name: of.name(), does: of.does(), pairs: pairs.into() }
+    }
+
+    /// A round: what takes less than in those before is told.
+    fn measure(&mut self, of: &dyn Contestant) -> Result<()> {
+        for pair in &mut self.pairs {
+            pair.least(cold(of, pair.pages)?, warm(of, pair.pages)?);
+        }
+        Ok(())
     }
 }
 
+impl Pair {
+    fn least(&mut self, cold_ns: u64, warm_ns: u64) {
+        self.cold_ns = self.cold_ns.min(cold_ns);
+        self.warm_ns = self.warm_ns.min(warm_ns);
+    }
+}
+
+/// Nanoseconds of a cold pair.
 fn cold(of: &dyn Contestant, pages: usize) -> Result<u64> {
-    median(|| {
-        of.forget();
-        let start = Instant::now();
-        let blocks: Vec<_> = (0..LIVE).map_while(|_| written(of, pages)).collect();
-        let made = blocks.len();
-        for block in blocks {
+    of.forget();
+    let start = cpu_time();
+    let blocks: Vec<_> = (0..LIVE).map_while(|_| written(of, pages)).collect();
+    let made = blocks.len();
+    for block in blocks {
+        // SAFETY: made just now.
+        unsafe { of.end(block, pages) }
+    }
+    let took = cpu_time() - start;
+    ensure!(made == LIVE, "{}: no memory", of.name());
+    Ok(each(took, LIVE))
+}
+
+/// Nanoseconds of a warm pair: of as many as take a while, since to read the
+/// clock is a system call.
+fn warm(of: &dyn Contestant, pages: usize) -> Result<u64> {
+    let mut pairs = LIVE;
+    loop {
+        let start = cpu_time();
+        for _ in 0..pairs {
+            let block = written(of, pages).with_context(|| format!("{}: no memory", of.name()))?;
             // SAFETY: made just now.
             unsafe { of.end(block, pages) }
         }
-        ensure!(made == LIVE, "{}: no memory", of.name());
-        Ok((start.elapsed(), LIVE))
-    })
+        let took = cpu_time() - start;
+        if took >= WARM {
+            return Ok(each(took, pairs));
+        }
+        pairs *= 2;
+    }
 }
 
-fn warm(of: &dyn Contestant, pages: usize) -> Result<u64> {
-    median(|| {
-        let (start, mut pairs) = (Instant::now(), 0);
-        while start.elapsed() < WARM {
-            for _ in 0..LIVE {
-                let block = written(of, pages).with_context(|| format!("{}: no memory", of.name()))?;
-                // SAFETY: made just now.
-                unsafe { of.end(block, pages) }
-            }
-            pairs += LIVE;
-        }
-        Ok((start.elapsed(), pairs))
-    })
+/// What this thread has spent on a CPU.
+fn cpu_time() -> Duration {
+    let now = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+}
+
+/// Nanoseconds of one of `pairs`.
+fn each(time: Duration, pairs: usize) -> u64 {
+    time.as_nanos() as u64 / pairs as u64
 }
 
 /// A block of which each page has been written to.
@@ -221,14 +260,6 @@ fn written(of: &dyn Contestant, pages: usize) -> Option<NonNull<u8>> {
         unsafe { block.add(page * PAGE_SIZE).write_volatile(1) }
     }
     Some(block)
-}
-
-/// The median time of a pair.
-fn median(mut measure: impl FnMut() -> Result<(Duration, usize)>) -> Result<u64> {
-    let one = |_| measure().map(|(time, pairs)| time.as_nanos() as u64 / pairs as u64);
-    let mut times = (0..ROUNDS).map(one).collect::<Result<Vec<_>>>()?;
-    times.sort_unstable();
-    Ok(times[ROUNDS / 2])
 }
 
 #[cfg(test)]
@@ -250,13 +281,20 @@ mod tests {
     }
 
     #[test]
-    fn the_median_is_of_a_pair() {
-        let mut n = 0;
-        let told = median(|| {
-            n += 1;
-            Ok((Duration::from_nanos(n * 20_000), 10))
-        });
-        assert_eq!(told.unwrap(), 26_000);
+    fn the_least_of_all_rounds_is_told_and_of_a_pair() {
+        let mut pair = Pair { pages: 1, cold_ns: u64::MAX, warm_ns: u64::MAX };
+        [(30, 9), (20, 5), (25, 7)].into_iter().for_each(|(cold, warm)| pair.least(cold, warm));
+        assert_eq!(pair, Pair { pages: 1, cold_ns: 20, warm_ns: 5 });
+        assert_eq!(each(Duration::from_micros(20), 10), 2_000);
+    }
+
+    #[test]
+    fn time_that_a_thread_sleeps_does_not_count() {
+        let start = cpu_time();
+        std::thread::sleep(Duration::from_millis(50));
+        let slept = cpu_time();
+        assert!(slept - start < Duration::from_millis(25), "{:?}", slept - start);
+        while cpu_time() < slept + Duration::from_millis(1) {}
     }
 
     #[test]

@@ -12,14 +12,14 @@ use std::fmt::{self, Write};
 const MEMORY: u64 = 2 << 30;
 /// A call may take so many times its class's median, or so many instructions.
 const TIMES: u64 = 20;
-const ALWAYS: u64 = 10_000;
+const ALWAYS: u64 = 4_000;
 /// Functions that are told of a call.
 const MOST_TOLD: usize = 5;
 
 const CAPTION: &str = "\
 Instructions of a single call; policy Unmap, 100,000 live areas, a million random operations, one CPU, not interrupted. The
 tick comes by hand after every 3,000 areas and is told apart, as are calls that waited for a flush (forced).
-bound: 20 medians of the class, or 10,000, whichever is more.";
+bound: 20 medians of the class, or 4,000, whichever is more.";
 
 struct Kind {
     name: String,
@@ -98,9 +98,9 @@ fn write(out: &mut String, kinds: &[Kind]) -> fmt::Result {
 mod tests {
     use super::*;
 
-    fn told(longest: u64) -> String {
+    fn told(median: u64, longest: u64) -> String {
         let line = format!(
-            "@latency of=free least=2 most=4 count=9 median=700 longest={longest} number=7 forced=0 longest_forced=0"
+            "@latency of=free least=2 most=4 count=9 median={median} longest={longest} number=7 forced=0 longest_forced=0"
         );
         let kind = Kind::read(&Record::parse(&line).unwrap()).unwrap();
         let mut out = String::new();
@@ -110,7 +110,14 @@ mod tests {
 
     #[test]
     fn a_call_beyond_twenty_medians_is_named() {
-        assert!(told(14_000).contains("Every call is within its bound."));
-        assert!(told(14_001).contains("Beyond the bound: free, 2-4 pages."));
+        assert!(told(700, 14_000).contains("Every call is within its bound."));
+        assert!(told(700, 14_001).contains("Beyond the bound: free, 2-4 pages."));
+        assert!(told(278, 5_561).contains("Beyond the bound: free, 2-4 pages."), "of small classes too");
+    }
+
+    #[test]
+    fn a_call_of_four_thousand_instructions_is_never_too_long() {
+        assert!(told(150, 4_000).contains("Every call is within its bound."));
+        assert!(told(150, 4_001).contains("Beyond the bound: free, 2-4 pages."));
     }
 }

@@ -8,7 +8,6 @@ use crate::qemu::tools::Tools;
 use crate::report::table::numbers;
 use anyhow::{Context, Result};
 use std::fmt::Write;
-use std::time::{Duration, Instant};
 
 const CPUS: [u32; 4] = [1, 2, 4, 8];
 const POLICIES: [PolicyName; 3] = [PolicyName::Unmap, PolicyName::Park, PolicyName::Keep];
@@ -42,32 +41,25 @@ pub fn run(tools: &Tools, out: &mut String) -> Result<()> {
     writeln!(out, "{table}")?;
     writeln!(
         out,
-        "Thousand operations a second, all CPUs together, by the clock, in QEMU with a thread a CPU, on {threads} \
-         processors:\nmore CPUs than these take turns. Linux: the same cases on another, quiet host.\n"
+        "Thousand operations a second, all CPUs together, by the machine's own clock, a second each, in QEMU with a\n\
+         thread a CPU, on {threads} processors: more CPUs than these take turns. Linux: the same cases on another, quiet host.\n"
     )?;
     shared(tools, out)
 }
 
-/// The cases on so many CPUs: each one's record, and how long it took by our
-/// clock, from the record before it.
-fn records(tools: &Tools, policy: PolicyName, cpus: u32) -> Result<Vec<(Record, Duration)>> {
+/// The cases on so many CPUs: each one's record.
+fn records(tools: &Tools, policy: PolicyName, cpus: u32) -> Result<Vec<Record>> {
     let commands = CASES.iter().map(|(case, _)| format!("bench {case} threads={cpus}")).collect();
     let settings = vec![format!("policy={}", word(policy))];
-    let (mut start, mut times) = (Instant::now(), Vec::new());
-    let guest = Guest { cpus, memory: MEMORY, settings, commands, ..Guest::default() };
-    hear(tools, guest, &mut |record| match record.name.as_str() {
-        "go" => start = Instant::now(),
-        "threads" => times.push((record.clone(), start.elapsed())),
-        _ => {}
-    })?;
-    Ok(times)
+    hear(tools, Guest { cpus, memory: MEMORY, settings, commands, ..Guest::default() }, &mut |_| ())
 }
 
-fn speed(times: &[(Record, Duration)], case: &str) -> Result<String> {
-    let of = times.iter().find(|(of, _)| of.get("name") == Some(case));
-    let (of, time) = of.with_context(|| format!("the machine has not said @threads of {case}"))?;
+/// Thousand operations a second.
+fn speed(records: &[Record], case: &str) -> Result<String> {
+    let of = records.iter().find(|of| of.name == "threads" && of.get("name") == Some(case));
+    let of = of.with_context(|| format!("the machine has not said @threads of {case}"))?;
     let operations = of.number("loops")? * of.number("threads")?;
-    Ok(format!("{:.1}", operations as f64 / 1e3 / time.as_secs_f64()))
+    Ok(format!("{:.1}", operations as f64 * 1e6 / of.number("ns")?.max(1) as f64))
 }
 
 /// Steps through frees on the same CPU and on another.
@@ -91,4 +83,26 @@ fn shared(tools: &Tools, out: &mut String) -> Result<()> {
         )?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn speed_of(line: &str) -> Result<String> {
+        speed(&[Record::parse("@case name=a").unwrap(), Record::parse(line).unwrap()], "a")
+    }
+
+    #[test]
+    fn the_speed_is_of_all_cpus_together_by_the_machines_clock() {
+        assert_eq!(speed_of("@threads name=a threads=4 loops=25000 ns=500000000").unwrap(), "200.0");
+    }
+
+    #[test]
+    fn a_record_without_the_time_is_refused() {
+        assert!(speed_of("@threads name=a threads=4 loops=25000").is_err());
+        assert!(
+            speed_of("@threads name=b threads=4 loops=25000 ns=5").unwrap_err().to_string().contains("@threads of a")
+        );
+    }
 }

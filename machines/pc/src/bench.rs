@@ -46,6 +46,16 @@ impl Ground for Bare {
     fn now(&self) -> u64 {
         clock::instructions()
     }
+
+    #[inline(always)]
+    fn begin(&self) {
+        step::trap_loops(true)
+    }
+
+    #[inline(always)]
+    fn end(&self) {
+        step::trap_loops(false)
+    }
 }
 
 /// The cases on this machine.

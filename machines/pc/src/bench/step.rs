@@ -13,9 +13,9 @@ use crate::boot::settings;
 use crate::{clock, cpu, instructions, trap, vm};
 use core::arch::naked_asm;
 use core::ptr::{NonNull, from_ref, with_exposed_provenance, with_exposed_provenance_mut};
-use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use vmalloc::Req;
-use vmalloc_suite::{Case, Error, Ground};
+use vmalloc_suite::{Case, Error};
 
 /// Pages that are made while steps are counted, about: a load or two.
 const PAGES: usize = 4096;
@@ -32,29 +32,24 @@ static BYTES: AtomicUsize = AtomicUsize::new(0);
 /// Where the counters are, one an address.
 static COUNTERS: AtomicUsize = AtomicUsize::new(0);
 
-/// As [`Bare`], with the trap flag set during loops.
-struct Stepped;
+/// Whether loops are stepped through: the very ones that are counted without.
+static STEPPING: AtomicBool = AtomicBool::new(false);
 
-impl Ground for Stepped {
-    #[inline(always)]
-    fn store(&self, at: NonNull<u8>, word: u64) {
-        Bare.store(at, word)
+/// Loops begin, or have ended: sets or clears the trap flag, if they are stepped
+/// through.
+#[inline(always)]
+pub(super) fn trap_loops(on: bool) {
+    if STEPPING.load(Relaxed) {
+        instructions::trap_each(on)
     }
-    #[inline(always)]
-    fn load(&self, at: NonNull<u8>) -> u64 {
-        Bare.load(at)
-    }
-    fn now(&self) -> u64 {
-        Bare.now()
-    }
-    #[inline(always)]
-    fn begin(&self) {
-        instructions::trap_each(true)
-    }
-    #[inline(always)]
-    fn end(&self) {
-        instructions::trap_each(false)
-    }
+}
+
+/// Steps through loops of `case`; the tick is off.
+fn step_through(case: Case, loops: usize) -> Result<(), Error> {
+    STEPPING.store(true, Relaxed);
+    let ran = suite(&Bare).run(case, loops);
+    STEPPING.store(false, Relaxed);
+    ran
 }
 
 /// Steps through the loops of `case`, when it is warm.
@@ -64,7 +59,7 @@ pub fn run(case: Case, loops: Option<usize>) -> Result<(), Error> {
     let counters = Counters::new()?;
     clock::tick_every(0);
     // Warm is what has been through two loads: chunks are made until then.
-    let ran = suite(&Bare).run(case, loops.max(2 * usual)).and_then(|()| suite(&Stepped).run(case, loops));
+    let ran = suite(&Bare).run(case, loops.max(2 * usual)).and_then(|()| step_through(case, loops));
     clock::tick_every(settings().tick);
     println!("@steps name={} loops={loops}", Coded(case));
     counters.tell();
@@ -87,9 +82,9 @@ fn free_remotely(loops: usize) -> Result<(), Error> {
     cpu::on(1, make, loops);
     cpu::wait(1);
     clock::tick_every(0);
-    Stepped.begin();
+    instructions::trap_each(true);
     let freed = (0..loops).try_for_each(|n| free_nth(list, n));
-    Stepped.end();
+    instructions::trap_each(false);
     clock::tick_every(settings().tick);
     // SAFETY: V1: both CPUs are done with it.
     unsafe { vm().free(list) }?;
@@ -105,7 +100,7 @@ pub fn locked(loops: usize, remote: bool) -> Result<u32, Error> {
     } else {
         suite(&Bare).run(Case::FixSize(1), loops)?;
         clock::tick_every(0);
-        let ran = suite(&Stepped).run(Case::FixSize(1), loops);
+        let ran = step_through(Case::FixSize(1), loops);
         clock::tick_every(settings().tick);
         ran?;
     }
