@@ -5,7 +5,7 @@
 
 use crate::gfp::Gfp;
 use crate::machine::format::{MemType, Prot};
-use crate::units::{Node, PAGE_SHIFT, PAGE_SIZE, PageRange, Pfn, VirtAddr, pages_for};
+use crate::units::{Node, PAGE_SHIFT, PAGE_SIZE, PageRange, VirtAddr, pages_for};
 use core::fmt;
 use core::ops::Range;
 use core::panic::Location;
@@ -55,6 +55,11 @@ impl Kind {
     /// Whether the entries of a freed area of this kind keep its frames until the flush.
     pub(crate) const fn keeps(self) -> bool {
         !matches!(self, Kind::MapRam | Kind::Reserved)
+    }
+
+    /// Units below an area with a run of its own that nobody maps (G6).
+    pub(crate) fn guards_below(self) -> u32 {
+        (self == Kind::Stack) as u32
     }
 
     /// The traditional `vm_struct` flags.
@@ -233,6 +238,14 @@ impl Req {
     /// `pages` whole pages.
     pub const fn pages(pages: usize) -> Req {
         Req::bytes(pages.saturating_mul(PAGE_SIZE))
+    }
+
+    /// What `map_ram` asks for: no guard.
+    #[inline(always)]
+    pub(crate) const fn ram(pages: usize, node: Option<Node>) -> Req {
+        let mut req = Req::pages(pages).guard(Guard::None);
+        req.node = node;
+        req
     }
 
     /// A cleared stack of `pages` pages. It is aligned to its size rounded up to a power of two,
@@ -433,19 +446,6 @@ fn write_beside(f: &mut fmt::Formatter<'_>, (bytes, side): (usize, &str), area: 
     let what = if area.kind == Kind::Stack { "stack" } else { "area" };
     let Info { bytes: size, start, caller, .. } = area;
     write!(f, "guard: {bytes:#x} bytes {side} the {what} of {size} bytes at {start} by {caller:?}")
-}
-
-/// The frames of a mapping.
-#[derive(Clone, Copy, Debug)]
-pub enum Backing<'a> {
-    /// The call allocates them.
-    Fresh,
-    /// These frames, one for each page.
-    Frames(&'a [Pfn]),
-    /// Adjacent physical memory from this frame on: a device.
-    Device(Pfn),
-    /// None: addresses only.
-    Nothing,
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ mod stack;
 mod waiting;
 mod zones;
 
-pub use count::{hold, hold_all, release, release_all, twice};
+pub use count::{hold, hold_known, release, release_all, twice};
 pub use depot::Depot;
 pub use magazine::Magazine;
 pub use map::{BadMap, MemoryRange};

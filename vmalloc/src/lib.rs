@@ -27,7 +27,6 @@
 #![no_std]
 
 pub mod area;
-pub mod config;
 pub mod error;
 pub mod flush;
 pub mod frames;
@@ -37,53 +36,28 @@ pub mod space;
 pub mod table;
 pub mod units;
 
-mod alias;
-#[cfg(not(loom))]
-mod batch;
-#[cfg(loom)]
-pub mod batch;
-mod cache;
-mod check;
-mod cpu;
-#[cfg(not(loom))]
-mod deferred;
-#[cfg(loom)]
-pub mod deferred;
-mod drain;
-mod fill;
-mod info;
-mod instance;
-mod io;
-mod kernel;
-#[cfg(not(loom))]
-mod lookup;
-#[cfg(loom)]
-pub mod lookup;
-mod map;
-mod owned;
-mod part;
-mod plan;
-mod pressure;
+#[cfg(test)]
+mod testing;
+
+mod api;
+mod path;
 mod reclaim;
-mod region;
-mod short;
-mod stats;
-mod straight;
+#[cfg(not(loom))]
+mod state;
+#[cfg(loom)]
+pub mod state;
 #[cfg(not(interleave))]
 mod sync;
 #[cfg(interleave)]
 pub mod sync;
-#[cfg(test)]
-mod testing;
-mod vmalloc;
 
+pub use api::frame::FrameRef;
+pub use api::hooks::Tick;
+pub use api::instance::Vmalloc;
+pub use api::owned::Area;
 pub use area::{Caller, Info, Kind, Placement, Policy, Req, What};
-pub use config::{Config, InitError};
 pub use error::{AllocError, FreeError};
 pub use gfp::Gfp;
-pub use instance::Vmalloc;
 pub use lock_api;
-pub use map::FrameRef;
-pub use owned::Area;
-pub use reclaim::Tick;
-pub use stats::{Counts, Stats};
+pub use state::config::{self, Config, InitError};
+pub use state::stats::{Counts, Stats};

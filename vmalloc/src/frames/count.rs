@@ -83,18 +83,12 @@ pub fn twice<F: Frames>(source: &F, frames: &[Pfn]) -> Option<Pfn> {
     frames.iter().enumerate().find(again).map(|(_, &frame)| frame)
 }
 
-/// Adds a holder to each of `frames`, up to the first without a descriptor. Returns how many were
-/// held.
-pub fn hold_all<F: Frames>(source: &F, frames: &[Pfn]) -> usize {
-    let mut held = 0;
-    source.each_page(frames, |n, page| {
-        if let Some(page) = page {
-            hold(page);
-            held = n + 1;
-        }
-        page.is_some()
+/// Adds a holder to each of `frames` that has a descriptor.
+pub fn hold_known<F: Frames>(source: &F, frames: &[Pfn]) {
+    source.each_page(frames, |_, page| {
+        page.into_iter().for_each(hold);
+        true
     });
-    held
 }
 
 /// Removes a holder from each of up to 64 `frames` and moves the frames that have none left to the
@@ -144,10 +138,10 @@ mod tests {
     }
 
     #[test]
-    fn many_frames_are_held_up_to_the_first_that_is_not_counted_and_the_last_holds_are_told() {
+    fn of_many_frames_those_that_are_counted_are_held_and_the_last_holds_are_told() {
         let real = TestZones::new(&[ram(0, 4, 0)], None);
         let extra = || [0, 1, 2, 3].map(|n| real.zones.page(Pfn(n)).unwrap().extra.load(Relaxed));
-        assert_eq!(hold_all(&real.zones, &[Pfn(1), Pfn(3), Pfn(9), Pfn(0)]), 2);
+        hold_known(&real.zones, &[Pfn(1), Pfn(9), Pfn(3)]);
         assert_eq!(extra(), [0, 1, 0, 1]);
         let mut frames = [0, 1, 9, 2, 3].map(Pfn);
         let last = release_all(&real.zones, &mut frames);

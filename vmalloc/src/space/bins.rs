@@ -24,7 +24,7 @@ use crate::units::PAGE_SIZE;
 use core::ptr::null_mut;
 
 /// How many chunks of a list a search for the lowest one looks at (S2).
-const SCAN_LIMIT: usize = 8;
+const SCAN_LIMIT: usize = 2;
 
 const NONE: u8 = 0;
 const PARTIAL: u8 = 1;
@@ -79,31 +79,39 @@ impl CpuChunks {
     ///
     /// # Cost
     /// O(1).
-    #[inline]
     pub fn take(&mut self, class: Option<Class>) -> Option<(ChunkRef, u32)> {
-        let current = chunk(self.bins[bin_of(class)].current);
-        if let Some(chunk) = current
-            && let Some(slot) = chunk.take()
-        {
-            return Some((chunk, slot));
-        }
-        self.take_from_next(bin_of(class))
+        let (chunk, slot) = self.next_of(bin_of(class))?;
+        chunk.take_this(slot);
+        Some((chunk, slot))
     }
 
-    /// The next free slot of `class`, if the current chunk has one.
+    /// The next free slot of `class`; nothing is taken.
+    ///
+    /// # Cost
+    /// O(1).
     #[inline(always)]
-    pub fn peek(&self, class: Class) -> Option<(ChunkRef, u32)> {
-        let current = chunk(self.bins[class.index()].current)?;
-        current.next_free().map(|slot| (current, slot))
+    pub fn next(&mut self, class: Class) -> Option<(ChunkRef, u32)> {
+        self.next_of(class.index())
     }
 
-    #[cold]
+    #[inline(always)]
+    fn next_of(&mut self, bin: usize) -> Option<(ChunkRef, u32)> {
+        if let Some(current) = chunk(self.bins[bin].current)
+            && let Some(slot) = current.next_free()
+        {
+            return Some((current, slot));
+        }
+        self.advance(bin)
+    }
+
+    /// The current chunk is full: the next one becomes current.
     #[inline(never)]
-    fn take_from_next(&mut self, bin: usize) -> Option<(ChunkRef, u32)> {
-        let next = self.lowest(self.bins[bin].partial).or(self.lowest(self.bins[bin].empty))?;
+    fn advance(&mut self, bin: usize) -> Option<(ChunkRef, u32)> {
+        let partial = self.lowest(self.bins[bin].partial);
+        let next = partial.or_else(|| self.lowest(self.bins[bin].empty))?;
         self.unlink(bin, next);
         self.bins[bin].current = next.as_ptr();
-        next.take().map(|slot| (next, slot))
+        next.next_free().map(|slot| (next, slot))
     }
 
     /// The lowest of the first few chunks of a list (S2).

@@ -137,36 +137,37 @@ impl SlotCache {
         self.lists[class.index()].newest.get()
     }
 
-    /// Takes the slot that [`SlotCache::newest`] returned, at time `now`.
-    #[inline(always)]
-    pub fn take_newest(&mut self, class: Class, newest: &Slot, now: u32) {
-        let list = &mut self.lists[class.index()];
-        list.used = now;
-        list.newest = Link(newest.neighbours().0.load(Relaxed) as usize);
-        if list.newest == NONE {
-            list.oldest = NONE;
-        }
-        self.took_one(class);
-        self.touch(class);
-    }
-
-    /// Takes the newest slot of `class` that `fits`, at time `now`.
+    /// The newest slot of `class` that `fits`.
     ///
     /// # Cost
     /// O(1): looks at a few slots.
-    pub fn take(&mut self, class: Class, now: u32, fits: impl Fn(&Slot) -> bool) -> Option<(ChunkRef, u32)> {
+    pub fn find(&self, class: Class, fits: impl Fn(&Slot) -> bool) -> Option<(ChunkRef, u32)> {
         let mut link = self.lists[class.index()].newest;
         for _ in 0..SCAN_LIMIT {
             let (chunk, slot) = link.get()?;
             if fits(chunk.slot(slot)) {
-                self.lists[class.index()].used = now;
-                self.unlink(class, link);
-                self.touch(class);
                 return Some((chunk, slot));
             }
             link = link.older();
         }
         None
+    }
+
+    /// Takes a slot of `class` that was found, at time `now`.
+    #[inline(always)]
+    pub fn take(&mut self, class: Class, (chunk, slot): (ChunkRef, u32), now: u32) {
+        let (list, link) = (&mut self.lists[class.index()], Link::new(chunk, slot));
+        list.used = now;
+        if list.newest == link {
+            list.newest = Link(chunk.slot(slot).neighbours().0.load(Relaxed) as usize);
+            if list.newest == NONE {
+                list.oldest = NONE;
+            }
+            self.took_one(class);
+        } else {
+            self.unlink(class, link);
+        }
+        self.touch(class);
     }
 
     /// Takes the oldest slot of `class`.
@@ -316,10 +317,14 @@ mod tests {
         // If the newest slot fits, both ways of taking it must return it.
         match slot_cache.newest(class) {
             Some((chunk, slot)) if now.is_multiple_of(2) && fits(chunk.slot(slot).pages()) => {
-                slot_cache.take_newest(class, chunk.slot(slot), now);
+                slot_cache.take(class, (chunk, slot), now);
                 Some(slot)
             }
-            _ => slot_cache.take(class, now, |slot| fits(slot.pages())).map(|place| place.1),
+            _ => {
+                let found = slot_cache.find(class, |slot| fits(slot.pages()))?;
+                slot_cache.take(class, found, now);
+                Some(found.1)
+            }
         }
     }
 

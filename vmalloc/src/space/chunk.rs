@@ -272,9 +272,11 @@ impl Chunk {
         let offset = at.0.wrapping_sub(self.base.load(Relaxed));
         let page = offset >> PAGE_SHIFT;
         let slot = (page as u64).wrapping_mul(self.reciprocal.load(Relaxed) as u64) >> 32;
+        if slot >= MAX_SLOTS as u64 || self.areas() >> slot & 1 == 0 {
+            return None;
+        }
         let start = (slot as usize).wrapping_mul(self.stride.load(Relaxed) as usize) << PAGE_SHIFT;
-        let lives = slot < MAX_SLOTS as u64 && self.areas() >> slot & 1 != 0;
-        (lives && start == offset).then_some((slot as u32, page))
+        if start == offset { Some((slot as u32, page)) } else { None }
     }
 
     /// The address of a slot of a class chunk, and the number of pages from the chunk's start to

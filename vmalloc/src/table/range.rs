@@ -114,6 +114,16 @@ impl<F: Format> PteRange<F> {
         self.len
     }
 
+    /// Its `len` pages from page `first` on.
+    ///
+    /// # Panics
+    /// If it has fewer.
+    pub fn part(self, first: usize, len: usize) -> PteRange<F> {
+        assert!(first <= self.len && len <= self.len - first, "a part of the range");
+        // SAFETY: the pages are the range's, or none.
+        PteRange { first: unsafe { self.first.add(first) }, at: self.page(first), len }
+    }
+
     /// Maps each page to its frame in `frames`. Stops before the first page whose entry is in use
     /// (T2). Returns the number of pages mapped.
     ///
@@ -128,14 +138,17 @@ impl<F: Format> PteRange<F> {
         self.change_from(0, &mut Map(|n| F::leaf_like(form, frame(n))))
     }
 
-    /// As [`PteRange::map`], but also stops before the first frames that the format cannot name.
+    /// As [`PteRange::map`], for few pages mostly.
     ///
     /// # Panics
     /// As [`PteRange::map`].
     #[inline(always)]
-    pub fn map_given(self, frames: &[Pfn], prot: Prot, memory: MemType) -> usize {
+    pub fn map_few(self, frames: &[Pfn], prot: Prot, memory: MemType) -> usize {
         assert!(frames.len() == self.len, "a frame for each page");
-        self.change_few(&mut MapGiven(F::leaf(Pfn(0), prot, memory), frames.as_ptr()))
+        let form = F::leaf(Pfn(0), prot, memory);
+        // SAFETY: there is a frame for each page of the range.
+        let frame = |n: usize| unsafe { *frames.get_unchecked(n) };
+        self.change_few(&mut Map(|n| F::leaf_like(form, frame(n))))
     }
 
     /// As [`PteRange::map`], with the adjacent frames from `first` on.
@@ -311,8 +324,6 @@ trait Change<F: Format> {
 
 /// absent → leaf. The function returns the leaf for a page.
 struct Map<W>(W);
-/// absent → leaf, formed like the word, for the frames at the pointer.
-struct MapGiven<W>(W, *const Pfn);
 /// leaf → parked.
 struct Park;
 /// leaf → absent.
@@ -327,18 +338,6 @@ impl<F: Format, W: Fn(usize) -> F::Word> Change<F> for Map<W> {
     fn next<const N: usize>(&mut self, first: usize, words: [F::Word; N]) -> Option<[F::Word; N]> {
         let absent = words.iter().fold(true, |absent, &word| absent & (word == F::ABSENT));
         absent.then(|| core::array::from_fn(|i| (self.0)(first + i)))
-    }
-}
-
-impl<F: Format> Change<F> for MapGiven<F::Word> {
-    #[inline(always)]
-    fn next<const N: usize>(&mut self, first: usize, words: [F::Word; N]) -> Option<[F::Word; N]> {
-        const { assert!(F::MAX_PFN.is_power_of_two(), "the highest bit of all tells") };
-        // SAFETY: `map_given` has a frame for each page.
-        let frames = unsafe { self.1.add(first).cast::<[Pfn; N]>().read() };
-        let absent = words.iter().fold(true, |absent, &word| absent & (word == F::ABSENT));
-        let named = frames.iter().fold(0, |all, frame| all | frame.0) < F::MAX_PFN;
-        (absent & named).then(|| frames.map(|frame| F::leaf_like(self.0, frame)))
     }
 }
 

@@ -5,10 +5,10 @@ use loom::sync::atomic::{AtomicBool, Ordering::*};
 use loom::thread;
 use std::sync::Arc;
 use vmalloc::frames::{hold, release};
-use vmalloc::lookup::SlotRef;
 use vmalloc::machine::frames::Page;
 use vmalloc::space::chunk::Chunk;
 use vmalloc::space::slot::Slot;
+use vmalloc::state::lookup::SlotRef;
 
 fn look_up(chunk: &Chunk) -> SlotRef {
     SlotRef::in_chunk(link(chunk), chunk.sequence(), 0)

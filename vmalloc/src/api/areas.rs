@@ -1,0 +1,131 @@
+//! Areas of memory and of addresses alone: `vmalloc`, `vfree`, `get_vm_area`,
+//! `pcpu_get_vm_areas`.
+
+use crate::api::instance::Vmalloc;
+use crate::area::{Caller, Guard, Kind, Req};
+use crate::error::{AllocError, FreeError};
+use crate::machine::Machine;
+use crate::path::alloc::alloc;
+use crate::path::backing::{Fresh, Nothing};
+use crate::path::free::free;
+use crate::units::{PAGE_SIZE, VirtAddr};
+use core::ptr::NonNull;
+
+impl<M: Machine> Vmalloc<M> {
+    /// Allocates an area (`vmalloc` and its family): `req` says how large, of
+    /// which frames, and where. The bytes are uninitialised unless asked for
+    /// with [`Gfp::ZERO`].
+    ///
+    /// # Errors
+    /// See [`AllocError`]; nothing has changed then.
+    ///
+    /// # Cost
+    /// O(pages) with a small constant; no lock and no shared cache line, but
+    /// for one call in some hundred. Source: `__vmalloc_node_range`.
+    #[track_caller]
+    #[inline]
+    pub fn alloc(&self, req: Req) -> Result<NonNull<u8>, AllocError> {
+        alloc(self.ctx(), &req, req.kind, Caller::here(), Fresh)
+    }
+
+    /// Frees what [`Vmalloc::alloc`], [`Vmalloc::reserve`] or
+    /// [`Vmalloc::vmap_owned`] returned (`vfree`). From any CPU and any context;
+    /// never waits, unless the policy is Strict and the caller a task. An NMI in
+    /// the middle of another call leaves the work to the CPU that made the area.
+    ///
+    /// # Errors
+    /// See [`FreeError`]; nothing has changed then.
+    ///
+    /// # Safety
+    /// - V1. Nobody uses the area any more.
+    ///
+    /// # Cost
+    /// O(pages). Source: `vfree`.
+    #[track_caller]
+    #[inline]
+    pub unsafe fn free(&self, at: NonNull<u8>) -> Result<(), FreeError> {
+        let frees = |kind| matches!(kind, Kind::Vmalloc | Kind::Stack | Kind::VmapOwned | Kind::Reserved);
+        self.free_kind(at, Caller::here(), frees, None)
+    }
+
+    /// Frees an area of a kind that `frees` accepts, of `count` pages where the caller names
+    /// them.
+    #[inline(always)]
+    pub(super) fn free_kind(
+        &self,
+        at: NonNull<u8>,
+        by: Caller,
+        frees: fn(Kind) -> bool,
+        count: Option<usize>,
+    ) -> Result<(), FreeError> {
+        free(self.ctx(), VirtAddr(at.addr().get()), by, frees, count)
+    }
+
+    /// Reserves addresses and binds nothing (`get_vm_area`). Freed by
+    /// [`Vmalloc::free`].
+    ///
+    /// # Errors
+    /// See [`AllocError`]; nothing has changed then.
+    #[track_caller]
+    pub fn reserve(&self, req: Req) -> Result<NonNull<u8>, AllocError> {
+        alloc(self.ctx(), &req, Kind::Reserved, Caller::here(), Nothing)
+    }
+
+    /// Areas at fixed distances from each other, all or none
+    /// (`pcpu_get_vm_areas`): area `i` has `parts[i].1` bytes and starts
+    /// `parts[i].0` bytes from a common base, a multiple of `align`. They are
+    /// reservations; [`Vmalloc::free`] each. Returns the base.
+    ///
+    /// Under the placement Classes, areas that are placed begin at units: the
+    /// offsets are multiples of 64 pages there.
+    ///
+    /// # Errors
+    /// See [`AllocError`]: [`AllocError::BadAlign`] for an offset. Nothing has
+    /// changed then.
+    #[track_caller]
+    pub fn reserve_at_offsets(&self, parts: &[(usize, usize)], align: usize, like: Req) -> Result<usize, AllocError> {
+        let caller = like.caller.unwrap_or(Caller::here());
+        let ctx = self.ctx().ok_or(AllocError::NotInitialised)?;
+        let region = ctx.core.regions.get(like.region.0 as usize).ok_or(AllocError::BadRange { start: 0, end: 0 })?;
+        let grain = PAGE_SIZE << region.grain_shift;
+        if let Some(&(odd, _)) = parts.iter().find(|part| !part.0.is_multiple_of(grain)) {
+            return Err(AllocError::BadAlign(odd));
+        }
+        let end = parts.iter().map(|&(offset, bytes)| offset.saturating_add(bytes)).max().unwrap_or(0);
+        // A probe of the whole extent finds a base at which all would fit;
+        // then it makes room for the parts.
+        let range = like.within.unwrap_or((region.base.0, region.base.0 + region.bytes));
+        let whole = Req { bytes: end, align, within: Some(range), ..like.clone() }.caller(caller).guard(Guard::None);
+        let base = self.reserve(whole)?.addr().get();
+        if let [(0, _)] = parts {
+            return Ok(base);
+        }
+        let given_up = free(Some(ctx), VirtAddr(base), caller, |_| true, None);
+        debug_assert!(given_up.is_ok(), "the probe was ours");
+        ctx.purge();
+        self.reserve_parts(parts, base, grain, like.caller(caller))
+    }
+
+    fn reserve_parts(
+        &self,
+        parts: &[(usize, usize)],
+        base: usize,
+        grain: usize,
+        like: Req,
+    ) -> Result<usize, AllocError> {
+        let ctx = self.ctx().ok_or(AllocError::NotInitialised)?;
+        for (done, &(offset, bytes)) in parts.iter().enumerate() {
+            let at = base + offset;
+            let whole = at..at + bytes.next_multiple_of(grain);
+            let req = Req { bytes, align: PAGE_SIZE, ..like.clone() }.guard(Guard::None).within(whole);
+            if let Err(error) = self.reserve(req) {
+                for &(offset, _) in &parts[..done] {
+                    let undone = free(Some(ctx), VirtAddr(base + offset), Caller::here(), |_| true, None);
+                    debug_assert!(undone.is_ok(), "it was reserved a moment ago");
+                }
+                return Err(error);
+            }
+        }
+        Ok(base)
+    }
+}

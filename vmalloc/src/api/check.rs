@@ -1,0 +1,168 @@
+//! Checking: every rule that can be seen from outside, on everything.
+//!
+//! For tests and debuggers: O(everything), and only while nobody else calls.
+
+use crate::api::instance::Vmalloc;
+use crate::area::{Guard, Kind};
+use crate::error::Broken;
+use crate::machine::Machine;
+use crate::machine::format::{Entry, Prot};
+use crate::state::core::{Core, Ctx};
+use crate::state::enter::CpuGuard;
+use crate::state::lookup::Found;
+use crate::state::region::Region;
+use crate::state::stats::{Counts, Stats};
+use crate::state::visit::Visit;
+use crate::sync::Ordering::Relaxed;
+use crate::table::Walker;
+use crate::units::{PAGE_SHIFT, PAGE_SIZE, PageRange, VirtAddr};
+
+impl<M: Machine> Vmalloc<M> {
+    /// Checks the instance: shelves (S1, C2), arenas (A rules), entries
+    /// against areas (G2, G6), counters against areas.
+    ///
+    /// # Errors
+    /// The first rule found broken, and where.
+    ///
+    /// # Cost
+    /// O(everything). Call it while nobody else calls.
+    pub fn check(&self) -> Result<(), Broken> {
+        let Some(ctx) = self.ctx() else { return Ok(()) };
+        let core = ctx.core;
+        for index in 0..core.cpus() {
+            let busy = Broken { rule: "L1", at: index as usize };
+            let mut here = Visit::enter(ctx, index).map_err(|_| busy)?;
+            for region in &core.regions {
+                here.cpu_chunks(region.id).check()?;
+            }
+            if !here.batches().all(|batch| batch.waiting_frames.is_sound(self.machine().frames())) {
+                return Err(Broken { rule: "Q1", at: index as usize });
+            }
+        }
+        for region in &core.regions {
+            check_arena(ctx, region)?;
+            let range = PageRange::new(region.base, region.bytes >> PAGE_SHIFT);
+            // SAFETY: T1: nobody else calls, so no table goes away.
+            unsafe { Walker::new(self.machine()) }.check(range)?;
+        }
+        self.check_cached(ctx)?;
+        self.check_areas(ctx)
+    }
+
+    /// What is cached is bound, as its form says, and nothing behind it is (W1,
+    /// G6); and it is counted (W2).
+    fn check_cached(&self, ctx: Ctx<'_, M>) -> Result<(), Broken> {
+        let is_half_retired = |found: &Found| {
+            let mut victims = (0..ctx.core.cpus()).filter_map(|index| Visit::enter(ctx, index).ok()?.cached.evicting);
+            victims.any(|evicting| (evicting.chunk, evicting.slot) == (found.chunk, found.index))
+        };
+        let (mut slots, mut pages) = (0, 0);
+        for found in ctx.slots().filter(|found| found.chunk.cached_slots() >> found.index & 1 != 0) {
+            let slot = found.slot();
+            (slots, pages) = (slots + 1, pages + slot.pages());
+            // SAFETY: T1: nobody else calls.
+            let entry = |page: usize| unsafe { Walker::new(self.machine()) }.entry(found.start.add_pages(page));
+            let right = |page: usize| match entry(page) {
+                Entry::Leaf { prot, .. } => slot.is_kept() && prot.contains(Prot::RW),
+                Entry::Parked(_) => !slot.is_kept() || is_half_retired(&found),
+                _ => false,
+            };
+            if let Some(page) = (0..slot.pages()).find(|&page| !right(page)) {
+                return Err(Broken { rule: "W1", at: found.start.add_pages(page).0 });
+            }
+            if entry(slot.pages()) != Entry::Absent {
+                return Err(Broken { rule: "G6", at: found.start.add_pages(slot.pages()).0 });
+            }
+        }
+        let stats = self.stats();
+        let agree = (stats.bound_slots, stats.bound_pages) == (slots, pages);
+        if agree { Ok(()) } else { Err(Broken { rule: "W2", at: stats.bound_pages }) }
+    }
+
+    /// Every page of an area is bound, its guards are not (G6), and the counters
+    /// say how many there are.
+    fn check_areas(&self, ctx: Ctx<'_, M>) -> Result<(), Broken> {
+        let (mut areas, mut pages, mut end) = (0, 0, 0);
+        for area in self.areas() {
+            if area.start.0 < end {
+                return Err(Broken { rule: "S1", at: area.start.0 });
+            }
+            end = area.start.0 + area.size();
+            (areas, pages) = (areas + 1, pages + area.pages);
+            let bound = |page: usize| self.frame_at(area.start.add_pages(page).0).is_some();
+            let expected = area.kind != Kind::Reserved;
+            let by_hand = || !expected && ctx.find(area.start).is_some_and(|found| found.slot().is_shared());
+            if let Some(page) = (0..area.pages).find(|&page| bound(page) != expected && !by_hand()) {
+                return Err(Broken { rule: "G2", at: area.start.add_pages(page).0 });
+            }
+            // SAFETY: T1: nobody else calls.
+            let beyond = unsafe { Walker::new(self.machine()) }.translate(area.range().end());
+            if area.guard == Guard::After && beyond.is_some() {
+                return Err(Broken { rule: "G6", at: area.range().end().0 });
+            }
+            let below = VirtAddr(area.start.0 - PAGE_SIZE);
+            // SAFETY: T1: nobody else calls.
+            let is_mapped = || unsafe { Walker::new(self.machine()) }.translate(below).is_some();
+            if area.kind == Kind::Stack && is_mapped() {
+                return Err(Broken { rule: "G6", at: below.0 });
+            }
+        }
+        let stats = self.stats();
+        let agree = (stats.areas, stats.pages) == (areas, pages) || ctx.core.cpus() == 0;
+        if agree { Ok(()) } else { Err(Broken { rule: "counters", at: stats.areas }) }
+    }
+
+    /// The state in numbers. Cheap: a sum over CPUs. A caller that interrupted
+    /// another call, an NMI, is not told what lies under locks: 0 reserved pages and
+    /// frames in depots and reserve.
+    pub fn stats(&self) -> Stats {
+        let Some(ctx) = self.ctx() else { return Stats::default() };
+        let core = ctx.core;
+        let mut counts = Counts::default();
+        let mut stats = Stats::default();
+        for index in 0..core.cpus() {
+            core.cpu(index).counters.add_to(&mut counts);
+            stats.bound_slots += core.cpu(index).bound.slots();
+            stats.bound_pages += core.cpu(index).bound.pages();
+            if let Ok(here) = Visit::enter(ctx, index) {
+                stats.stocked_frames += here.magazine.len() + here.stock.len();
+                stats.waiting_pages += here.waiting();
+            }
+        }
+        let frees = counts.local_frees + counts.remote_frees + counts.deferred_frees;
+        let locked = CpuGuard::enter(ctx).map(|_here| core.locked_stats()).unwrap_or_default();
+        Stats {
+            counts,
+            areas: counts.allocs.wrapping_sub(frees) as usize,
+            pages: counts.alloc_pages.wrapping_sub(counts.free_pages + counts.deferred_pages) as usize,
+            reserved_pages: locked.reserved_pages,
+            stocked_frames: stats.stocked_frames + locked.stocked_frames,
+            waiting_pages: stats.waiting_pages,
+            bound_slots: stats.bound_slots,
+            bound_pages: stats.bound_pages,
+            reserve_frames: locked.reserve_frames,
+            table_frames: core.tables.load(Relaxed),
+            bookkeeping_frames: core.bookkeeping.load(Relaxed),
+            init_frames: core.init_frames,
+            init_bookkeeping: core.init_bookkeeping,
+        }
+    }
+}
+
+fn check_arena<M: Machine>(ctx: Ctx<'_, M>, region: &Region<M::Lock>) -> Result<(), Broken> {
+    let _cpu = CpuGuard::enter(ctx).map_err(|_| Broken { rule: "L1", at: 0 })?;
+    region.shared.lock().arena.check(ctx.machine)
+}
+
+impl<M: Machine> Core<M> {
+    /// The numbers that lie under locks, for whoever is inside a CPU (L4).
+    fn locked_stats(&self) -> Stats {
+        let reserved = |region: &Region<M::Lock>| (region.shared.lock().arena.used() as usize) << region.grain_shift;
+        Stats {
+            reserved_pages: self.regions.iter().map(reserved).sum(),
+            stocked_frames: self.depots(|depot| depot.frames()),
+            reserve_frames: self.reserve.lock().len(),
+            ..Stats::default()
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! What the kernel around an instance calls: timer, worker, kicks, idle CPUs, pressure.
+
+use crate::api::instance::Vmalloc;
+use crate::flush::CpuEpoch;
+use crate::machine::Machine;
+use crate::machine::frames::Frames;
+use crate::reclaim::cache::Evict;
+use crate::state::core::Ctx;
+use crate::state::enter::CpuGuard;
+
+/// What a tick found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Tick {
+    /// More is to be done: call [`Vmalloc::work`] from a task soon.
+    pub work: bool,
+}
+
+impl<M: Machine> Vmalloc<M> {
+    /// The CPU's answer to a kick: flushes if it is behind. From any context,
+    /// NMI included; takes no lock. Where an NMI has interrupted a look at entries
+    /// ([`Vmalloc::hold_frame`] and its like), that call flushes when it is over.
+    ///
+    /// # Cost
+    /// Three batches, or a flush.
+    pub fn on_kick(&self) {
+        let Some(ctx) = self.ctx() else { return };
+        ctx.pinned_anew(|cpu| ctx.catch_up(ctx.core.cpu(cpu)));
+    }
+
+    /// The calling CPU takes part from here on. It holds no translation of the
+    /// regions that is older than its last [`Vmalloc::cpu_offline`] (M9).
+    pub fn cpu_online(&self) {
+        self.with_epoch(|ctx, epoch| ctx.core.flush_epochs.wake(epoch, |what| ctx.flush_machine(what)));
+    }
+
+    /// The calling CPU leaves, and touches no area until it is online again.
+    /// What it keeps is drained by the next purge of any CPU.
+    pub fn cpu_offline(&self) {
+        self.with_epoch(|ctx, epoch| {
+            ctx.core.flush_epochs.sleep(epoch, |what| ctx.flush_machine(what));
+            ctx.core.flush_epochs.leave(epoch);
+        });
+    }
+
+    /// The calling CPU goes idle: nobody needs to kick it until
+    /// [`Vmalloc::idle_exit`], before which it touches no area (G5).
+    pub fn idle_enter(&self) {
+        self.with_epoch(|ctx, epoch| ctx.core.flush_epochs.sleep(epoch, |what| ctx.flush_machine(what)));
+    }
+
+    /// The calling CPU is no longer idle: it flushes if it is behind (G5).
+    pub fn idle_exit(&self) {
+        self.with_epoch(|ctx, epoch| ctx.core.flush_epochs.wake(epoch, |what| ctx.flush_machine(what)));
+    }
+
+    fn with_epoch(&self, f: impl FnOnce(Ctx<'_, M>, &CpuEpoch)) {
+        let Some(ctx) = self.ctx() else { return };
+        ctx.pinned_anew(|cpu| f(ctx, &ctx.core.cpu(cpu).epoch));
+    }
+
+    /// The timer's call, on every CPU: bounded, from hard interrupts too.
+    ///
+    /// # Cost
+    /// A slice of pages, a few empty chunks and table pages.
+    pub fn tick(&self) -> Tick {
+        self.on_kick();
+        let work = self.ctx().and_then(|ctx| Some(CpuGuard::enter(ctx).ok()?.tick()));
+        Tick { work: work.unwrap_or(false) }
+    }
+
+    /// The worker's call, from a task: drains what the ticks left, and gives
+    /// surplus frames back. Returns the frames given back.
+    pub fn work(&self) -> usize {
+        let Some(ctx) = self.ctx() else { return 0 };
+        while CpuGuard::enter(ctx).is_ok_and(|mut cpu| cpu.evict_overdue()) {}
+        while CpuGuard::enter(ctx).is_ok_and(|mut cpu| cpu.reclaim_some()) {}
+        ctx.fill_reserve();
+        ctx.trim_depots(ctx.core.batch_pages)
+    }
+
+    /// Purges everything on all CPUs: flushes, waits for grace, and makes what
+    /// waited usable again. Returns the pages that were reclaimed.
+    ///
+    /// Waits where [`Machine::context`] says Task; elsewhere it does what can
+    /// be done without waiting.
+    pub fn purge(&self) -> usize {
+        self.ctx().map_or(0, Ctx::purge)
+    }
+
+    /// No stale alias of any frame survives this call (`vm_unmap_aliases`).
+    /// False = it cannot be told: the caller may not wait, or a flush failed.
+    pub fn unmap_aliases(&self) -> bool {
+        self.ctx().is_none_or(|ctx| {
+            ctx.evict_all(Evict::Purged);
+            ctx.wait_for_grace(true)
+        })
+    }
+
+    /// Gives up to `frames` frames back to the machine's source, from what is
+    /// free, waits for a flush, or lies in stock. Returns how many.
+    pub fn reclaim(&self, frames: usize) -> usize {
+        let Some(ctx) = self.ctx() else { return 0 };
+        if CpuGuard::enter(ctx).is_err() {
+            return 0;
+        }
+        let before = self.machine().frames().free_now();
+        ctx.purge();
+        if self.machine().frames().free_now() < before.saturating_add(frames) {
+            ctx.drain_stocks();
+        }
+        self.machine().frames().free_now().saturating_sub(before)
+    }
+}

@@ -1,0 +1,156 @@
+//! Questions: what an address is, which areas live, the listing.
+//!
+//! Everything here looks without a lock, from any context, NMI included (R2):
+//! it may be told *changing*, and a listing is not one moment's picture, but
+//! each line of it was true at some moment during the call.
+
+use crate::api::instance::Vmalloc;
+use crate::area::{Caller, Info, Kind, RegionId, What};
+use crate::machine::Machine;
+use crate::machine::frames::Frames;
+use crate::state::core::{Ctx, MAX_NODES};
+use crate::state::slots::State;
+use crate::units::VirtAddr;
+use core::fmt;
+
+impl<M: Machine> Vmalloc<M> {
+    /// What `at` is: for page faults, debuggers and the curious.
+    ///
+    /// # Cost
+    /// O(1), no lock, no memory.
+    pub fn whatis(&self, at: usize) -> What {
+        let at = VirtAddr(at);
+        let Some(ctx) = self.ctx() else { return What::NotOurs };
+        if !ctx.core.regions.iter().any(|region| region.holds(at)) {
+            return What::NotOurs;
+        }
+        let above = ctx.find(at.page_start().add_pages(1)).and_then(|next| next.area());
+        let above = above.filter(|area| area.start > at);
+        let Some(found) = ctx.find(at) else { return beside(None, 0, above, at) };
+        let Some(copy) = found.slot().snapshot() else { return What::Changing };
+        let info = copy.info(found.start, found.chunk.region());
+        let inside = copy.pages() > 0 && info.range().contains(at);
+        let state = found.chunk.state(found.index);
+        if !found.is_same() || copy.sequence() != found.sequence() {
+            return What::Changing;
+        }
+        match state {
+            State::Live if copy.is_building() => What::Changing,
+            State::Live if inside => What::Inside { area: info, offset: at.0 - found.start.0 },
+            State::Live => beside(Some(info), at.0.saturating_sub(info.range().end().0), above, at),
+            _ if inside && copy.is_freed() => What::Freed { was: info, flushed: state == State::Free },
+            _ => beside(None, 0, above, at),
+        }
+    }
+
+    /// The live area that holds `at`, interior addresses too
+    /// (`find_vm_area`).
+    pub fn find(&self, at: usize) -> Option<Info> {
+        match self.whatis(at) {
+            What::Inside { area, .. } => Some(area),
+            _ => None,
+        }
+    }
+
+    /// The addresses of a region, as `init` was told them (VMALLOC_START and
+    /// VMALLOC_END); `None` where there is no such region.
+    pub fn region_bounds(&self, id: RegionId) -> Option<core::ops::Range<usize>> {
+        let region = self.ctx()?.core.regions.get(id.0 as usize)?;
+        Some(region.start..region.base.0 + region.bytes)
+    }
+
+    /// The live areas, by address.
+    ///
+    /// # Cost
+    /// O(1) an area, no lock.
+    pub fn areas(&self) -> impl Iterator<Item = Info> + '_ {
+        self.ctx().into_iter().flat_map(Ctx::areas)
+    }
+
+    /// Prints the live areas in the form of `/proc/vmallocinfo`, by address,
+    /// and then the areas that wait for a flush.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    ///
+    /// # Cost
+    /// O(1) an area and a page of memory.
+    pub fn list(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        for area in self.areas() {
+            self.list_area(out, &area)?;
+        }
+        for found in
+            self.ctx().into_iter().flat_map(Ctx::slots).filter(|found| found.chunk.state(found.index) == State::Stale)
+        {
+            let Some(copy) = found.slot().snapshot() else { continue };
+            let was = copy.info(found.start, found.chunk.region());
+            if !found.is_same() || copy.sequence() != found.sequence() {
+                continue;
+            }
+            writeln!(out, "{} unpurged vm_area", Range(&was))?;
+        }
+        Ok(())
+    }
+
+    fn list_area(&self, out: &mut dyn fmt::Write, area: &Info) -> fmt::Result {
+        write!(out, "{}", Range(area))?;
+        if area.kind != Kind::MapRam {
+            write!(out, " {}", Symbol(self.machine(), area.caller))?;
+        }
+        let owned = area.kind.allocates() || area.kind == Kind::VmapOwned;
+        if owned {
+            write!(out, " pages={}", area.pages)?;
+        }
+        if let Some(phys) = area.phys {
+            write!(out, " phys={phys:#018x}")?;
+        }
+        if !area.kind.word().is_empty() {
+            write!(out, " {}", area.kind.word())?;
+        }
+        if owned {
+            self.list_nodes(out, area)?;
+        }
+        writeln!(out)
+    }
+
+    /// ` N<node>=<pages>` for each node that the area's frames are of.
+    fn list_nodes(&self, out: &mut dyn fmt::Write, area: &Info) -> fmt::Result {
+        let mut pages = [0usize; MAX_NODES];
+        let frames = (0..area.pages).filter_map(|page| self.frame_at(area.start.add_pages(page).0));
+        frames.for_each(|frame| pages[self.machine().frames().node_of(frame).0 as usize % MAX_NODES] += 1);
+        for (node, &pages) in pages.iter().enumerate().filter(|&(_, &pages)| pages > 0) {
+            write!(out, " N{node}={pages}")?;
+        }
+        Ok(())
+    }
+}
+
+/// An address outside of any area's pages, between `below` and `above`.
+fn beside(below: Option<Info>, past: usize, above: Option<Info>, at: VirtAddr) -> What {
+    match above.map_or(0, |area| area.start.0 - at.0) {
+        0 if below.is_none() => What::Free,
+        short => What::Guard { below, past, above, short },
+    }
+}
+
+/// The traditional range and size, with the guard: `0x…-0x… %7ld`.
+struct Range<'a>(&'a Info);
+
+impl fmt::Display for Range<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (start, size) = (self.0.start.0, self.0.size());
+        write!(f, "{start:#018x}-{:#018x} {size:7}", start + size)
+    }
+}
+
+/// A caller, as the machine prints it.
+struct Symbol<'a, M>(&'a M, Caller);
+
+impl<M: Machine> fmt::Display for Symbol<'_, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.1 {
+            Caller::At(place) => write!(f, "{}:{}", place.file(), place.line()),
+            Caller::Return(pc) => self.0.symbol(pc, f),
+        }
+    }
+}

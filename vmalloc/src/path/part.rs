@@ -1,0 +1,107 @@
+//! Parts: a reservation that its caller fills and empties by hand.
+//!
+//! `reserve` takes addresses and binds nothing. What these functions bind in them
+//! stays its caller's: the entries hold no frame, as those of `map_ram`. So a
+//! reservation may be sparse, and grow and shrink while it is used.
+//!
+//! ```text
+//!   reserve ──map_part──▶ some pages bound ──unmap_part──▶ …
+//!                                     └── all unmapped ──▶ free
+//! ```
+//!
+//! # Rules
+//! - **G2** A page that was unmapped is bound again only after a flush: the caller
+//!   sees to it (P5).
+//! - **G3** What is unmapped leaves aliases: the open batch is lent, and a frame that
+//!   its caller gives up before the flush waits by itself ([`alias`](crate::alias)).
+//! - **E1** A part is mapped whole or not at all.
+//! - **L3** 64 pages a section.
+
+use crate::area::{Caller, Kind, Req};
+use crate::error::AllocError;
+use crate::machine::Machine;
+use crate::path::alloc::fill_pages;
+use crate::path::backing::{Backing, Uncounted};
+use crate::path::plan::Plan;
+use crate::path::supply::Call;
+use crate::state::core::Ctx;
+use crate::state::cpu::SLICE;
+use crate::state::enter::CpuGuard;
+use crate::state::lookup::SlotRef;
+use crate::units::{PAGE_SHIFT, PAGE_SIZE, PageRange, Pfn, VirtAddr};
+
+/// Maps `frames` to the pages from `at` on, as `req` says.
+pub(crate) fn map<M: Machine>(
+    ctx: Ctx<'_, M>,
+    at: usize,
+    frames: &[Pfn],
+    req: &Req,
+    caller: Caller,
+) -> Result<(), AllocError> {
+    let range = part_of(at, frames.len())?;
+    let found = reservation(ctx, range)?;
+    let backing = Uncounted(frames);
+    backing.check(ctx.machine, frames.len())?;
+    let plan = Plan { req, kind: Kind::MapRam, caller, pages: frames.len(), class: None };
+    found.slot().share();
+    let mut mapped = 0;
+    let cpu = CpuGuard::enter(ctx).map_err(AllocError::WrongContext)?;
+    let filled = fill_pages((cpu, Call::new(false)), (found.chunk, range), &mut mapped, plan, backing, Ok(0));
+    filled.inspect_err(|_| {
+        let _ = clear(ctx, &found, PageRange::new(range.start, mapped));
+    })
+}
+
+/// Unmaps what is mapped of the `pages` pages from `at` on, and returns how many that was.
+pub(crate) fn unmap<M: Machine>(ctx: Ctx<'_, M>, at: usize, pages: usize) -> Result<usize, AllocError> {
+    let range = part_of(at, pages)?;
+    let found = reservation(ctx, range)?;
+    clear(ctx, &found, range)
+}
+
+fn clear<M: Machine>(ctx: Ctx<'_, M>, found: &SlotRef, range: PageRange) -> Result<usize, AllocError> {
+    let mut cleared = 0;
+    for slice in range.slices(SLICE) {
+        let mut cpu = CpuGuard::enter(ctx).map_err(AllocError::WrongContext)?;
+        cleared += cpu.clear_mapped(found, slice);
+    }
+    Ok(cleared)
+}
+
+/// The reservation that holds all of `range`.
+fn reservation<M: Machine>(ctx: Ctx<'_, M>, range: PageRange) -> Result<SlotRef, AllocError> {
+    let bad = AllocError::BadRange { start: range.start.0, end: range.end().0 };
+    let found = ctx.find(range.start).filter(|found| found.is_area()).ok_or(bad)?;
+    let first = (range.start.0 - found.start.0) >> PAGE_SHIFT;
+    let fits = first.checked_add(range.pages).is_some_and(|end| end <= found.slot().pages());
+    let is_bare = found.slot().kind() == Kind::Reserved;
+    if fits && is_bare && found.is_same() { Ok(found) } else { Err(bad) }
+}
+
+/// The pages that a caller names.
+fn part_of(at: usize, pages: usize) -> Result<PageRange, AllocError> {
+    let end = pages.checked_mul(PAGE_SIZE).and_then(|bytes| at.checked_add(bytes));
+    match end {
+        Some(_) if at.is_multiple_of(PAGE_SIZE) && pages > 0 => Ok(PageRange::new(VirtAddr(at), pages)),
+        end => Err(AllocError::BadRange { start: at, end: end.unwrap_or(usize::MAX) }),
+    }
+}
+
+impl<M: Machine> CpuGuard<'_, M> {
+    /// Clears the entries of a slice that are mapped, and returns how many.
+    fn clear_mapped(&mut self, found: &SlotRef, slice: PageRange) -> usize {
+        let (ctx, mut cleared) = (self.ctx(), 0);
+        for page in slice.slices(1) {
+            let Some(piece) = ctx.look(found.chunk, page.start) else { continue };
+            if piece.frames().next().is_some() {
+                piece.clear(&mut |at, word| ctx.report_bad_entry(found.slot(), at, word));
+                ctx.machine.unmapped(page);
+                cleared += 1;
+            }
+        }
+        if cleared > 0 {
+            self.note_alias();
+        }
+        cleared
+    }
+}

@@ -1,0 +1,204 @@
+//! Shortages: what a call tries before it is refused, in this order.
+//!
+//! | | Frames and tables | Addresses |
+//! |---|---|---|
+//! | 1 | own expired batch; then own cached slots and open batch, if this CPU's flush is grace enough | the same |
+//! | 2 | purge: everybody's cached slots, batches, empty chunks, magazines (may wait only) | purge: everybody's cached slots, batches and empty chunks |
+//! | 3 | the promised reserve ([`Gfp::RESERVE`] only) | – |
+//! | 4 | [`Machine::exhausted`] | [`Machine::exhausted`] |
+//!
+//! With [`Gfp::NORETRY`] step 4 is left out. Nobody is inside a CPU while
+//! anybody waits (L2).
+
+use crate::area::Req;
+use crate::error::{AllocError, Shortage};
+use crate::gfp::Gfp;
+use crate::machine::frames::Frames;
+use crate::machine::{Context, Level, Machine};
+use crate::path::plan::Plan;
+use crate::space::chunk::BATCHES;
+use crate::state::core::Ctx;
+use crate::state::enter::CpuGuard;
+use crate::state::stats::count;
+use crate::sync::Ordering::Relaxed;
+
+/// How far a call has come in the table above.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Tries {
+    step: u8,
+    appeals: u8,
+}
+
+impl Tries {
+    pub(crate) const fn new() -> Tries {
+        Tries { step: 0, appeals: 0 }
+    }
+
+    /// Something was gained since: all steps are open again, but appeals are
+    /// counted by the call.
+    pub(crate) fn progress(&mut self) {
+        self.step = 0;
+    }
+}
+
+/// Times that [`Machine::exhausted`] is asked by one call.
+const APPEALS: u8 = 8;
+/// Nanoseconds between two lines about failures.
+const QUIET_NS: u64 = 10_000_000_000;
+
+impl<M: Machine> CpuGuard<'_, M> {
+    /// Tries the next step; the caller then looks again.
+    ///
+    /// # Errors
+    /// The call's own, when nothing is left to try.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn resolve_shortage(
+        &mut self,
+        plan: Plan<'_>,
+        short: Shortage,
+        tries: &mut Tries,
+    ) -> Result<(), AllocError> {
+        loop {
+            tries.step += 1;
+            let gained = match tries.step {
+                1 => self.reclaim_own(),
+                2 => self.may_wait(plan) && self.purge_for(short),
+                3 => plan.req.gfp.contains(Gfp::RESERVE) && self.take_reserve(short),
+                _ => return self.ask_machine(plan, short, tries),
+            };
+            if gained {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Step 1: true = something was reclaimed.
+    fn reclaim_own(&mut self) -> bool {
+        while self.drain_remote_frees() {
+            self.preempt_point();
+        }
+        self.poll();
+        let mut pages = self.drain();
+        if pages == 0 {
+            pages = self.evict_own() + self.drain();
+        }
+        self.seal();
+        pages += self.drain();
+        pages > 0
+    }
+
+    /// Whether the caller may wait: asked from outside, where nothing of ours
+    /// keeps it from waiting.
+    fn may_wait(&mut self, plan: Plan<'_>) -> bool {
+        let machine = self.machine;
+        plan.req.gfp.contains(Gfp::WAIT) && self.outside(|| machine.context()) == Context::Task
+    }
+
+    /// Step 2.
+    fn purge_for(&mut self, short: Shortage) -> bool {
+        let ctx = self.ctx();
+        self.outside(|| {
+            ctx.purge();
+            if !matches!(short, Shortage::Addresses { .. }) {
+                ctx.drain_stocks();
+            }
+        });
+        count(&self.cpu.counters.purges, 1);
+        self.drain();
+        true
+    }
+
+    /// Step 3: moves what is short from the reserve to this CPU.
+    fn take_reserve(&mut self, short: Shortage) -> bool {
+        let (machine, core) = (self.machine, self.core);
+        let (Shortage::Frames(wanted) | Shortage::Tables(wanted)) = short else { return false };
+        let taken = {
+            let mut reserve = core.reserve.lock();
+            let enough = reserve.len() >= wanted;
+            let frames = core::iter::from_fn(|| reserve.take(machine)).take(if enough { wanted } else { 0 });
+            frames.map(|frame| self.stock.put(machine, frame)).count()
+        };
+        if taken < wanted {
+            return false;
+        }
+        let node = self.node;
+        for _ in 0..if matches!(short, Shortage::Frames(_)) { wanted } else { 0 } {
+            let Some(frame) = self.stock.take(machine) else { return false };
+            // SAFETY: it came from the source by way of the reserve.
+            unsafe { self.magazine.push(machine, core.depot(node), frame) }
+        }
+        true
+    }
+
+    /// Step 4: from the beginning, if the machine says so.
+    fn ask_machine(&mut self, plan: Plan<'_>, short: Shortage, tries: &mut Tries) -> Result<(), AllocError> {
+        let machine = self.machine;
+        let may_appeal = !plan.req.gfp.contains(Gfp::NORETRY) && tries.appeals < APPEALS;
+        *tries = Tries { step: 0, appeals: tries.appeals + 1 };
+        if may_appeal && self.outside(|| machine.exhausted(short)) {
+            return Ok(());
+        }
+        Err(self.failure(plan, short))
+    }
+
+    /// More waits for flushes than should: a caller that may wait does (G4). Empty chunks
+    /// stay: nobody is short of anything.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn wait_for_flushes(&mut self, plan: Plan<'_>) {
+        if !self.may_wait(plan) {
+            return;
+        }
+        count(&self.cpu.counters.purges, 1);
+        let ctx = self.ctx();
+        // One round for the batch that was sealed already, one for the open one.
+        for _ in 0..BATCHES {
+            self.outside(|| ctx.flush_round());
+            if !self.is_pressed() {
+                return;
+            }
+        }
+    }
+
+    fn failure(&mut self, plan: Plan<'_>, short: Shortage) -> AllocError {
+        let (machine, waiting) = (self.machine, self.core.waiting.load(Relaxed));
+        match short {
+            Shortage::Addresses { pages, widest } => AllocError::NoAddresses { pages, widest },
+            Shortage::Frames(n) | Shortage::Tables(n) if waiting >= n && !self.may_wait(plan) => {
+                AllocError::WouldWait(self.outside(|| machine.context()))
+            }
+            Shortage::Frames(_) => {
+                let got = machine.frames().free_now().min(plan.pages - 1);
+                AllocError::NoFrames { wanted: plan.pages, got, node: plan.req.node.unwrap_or_default() }
+            }
+            Shortage::Tables(wanted) => {
+                AllocError::NoTables { wanted, got: machine.frames().free_now().min(wanted - 1) }
+            }
+        }
+    }
+}
+
+impl<M: Machine> Ctx<'_, M> {
+    /// Counts and logs a refusal (`warn_alloc`): silent with
+    /// [`Gfp::NOWARN`], and at most one line in 10 s.
+    /// A caller in the middle of another call is refused silently: that call may
+    /// hold what the log takes (L4).
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn refused(self, req: &Req, error: AllocError) -> AllocError {
+        let Ok(cpu) = CpuGuard::enter(self) else { return error };
+        count(&cpu.cpu.counters.failures, 1);
+        drop(cpu);
+        let now = self.machine.clock_ns().unwrap_or(u64::MAX);
+        let last = self.core.warned_ns.load(Relaxed);
+        let quiet = last != 0 && now != u64::MAX && now.saturating_sub(last) < QUIET_NS;
+        if req.gfp.contains(Gfp::NOWARN) || quiet {
+            return error;
+        }
+        self.core.warned_ns.store(now.max(1), Relaxed);
+        let line = format_args!("vmalloc: allocation failure: {} bytes, mode:{:?}: {error}", req.bytes, req.gfp);
+        self.machine.log(Level::Warn, line);
+        error
+    }
+}

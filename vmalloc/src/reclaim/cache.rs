@@ -1,0 +1,457 @@
+//! Warm slots: the policies Park and Keep.
+//!
+//! Under these a freed area of a common kind is not taken apart: its slot stays
+//! *bound*, and the next area of its size is made of it, without frames and
+//! without a flush.
+//!
+//! ```text
+//!   live ──free──▶ cached ──alloc──▶ live          Park: entries retired, and back; Keep: entries left alone
+//!                   └──retired──▶ stale ──▶ …    as every freed slot: frames wait for grace in its batch
+//! ```
+//!
+//! A slot is cached in one of two forms, and its label says in which: *parked*,
+//! its entries not present, as those of a stale slot are, or *kept*, its
+//! entries as they were. So the policy may change at any time.
+//!
+//! # Rules
+//! - **W1** Warm is only what any usual request may have: a slot of a class,
+//!   memory that the area allocated itself, ordinary, for reading and writing,
+//!   all frames of the CPU's own node. That is known of areas whose request
+//!   said so where there is one node; of others each entry is looked at. It is
+//!   used again for requests that want just that.
+//! - **W2** What is bound is counted, at most [`Core::budget`] pages a CPU. The
+//!   slot that goes is the oldest of the class that was used the longest ago. What
+//!   a class has not needed for a while goes by the tick, half at a time. All goes
+//!   by a purge, for want of memory or addresses (the CPU's own first), by
+//!   `unmap_aliases`, and when the policy changes.
+//! - **W3** Nothing is cached that anybody else may reach: frames that were handed
+//!   out (`hold_frame`), or a slot that another CPU is freeing at the same
+//!   moment. Both are looked for after the slot has left `live` (R5).
+//! - **G2** A cached slot's pages have the frames that they had, with the protection
+//!   that they had: a TLB that still knows them reaches what the next area
+//!   has there. Therefore no flush; and therefore a use after free is told late.
+//! - **G6** A slot is used again for the same number of pages. What lies beyond
+//!   them was never bound since the slot was clean, so the page after the area
+//!   has had no translation since grace, under Park and Keep too.
+//! - **R1** Who frees on another CPU leaves a kept slot's entries alone, if its
+//!   owner has room, and posts it; a parked one it retires first, as ever. The
+//!   owner finds both in its remote frees, and decides.
+//! - **L3** At most a slice of entries is retired at a time: the slot at hand is
+//!   the CPU's `evicting`, for whoever comes next to go on with.
+
+use crate::area::{Caller, Policy, RegionId};
+use crate::error::FreeError;
+use crate::machine::Machine;
+use crate::machine::frames::Frames;
+use crate::reclaim::release::Way;
+use crate::space::chunk::ChunkRef;
+use crate::space::class::Class;
+use crate::space::slot::{Label, Slot};
+use crate::state::cached::Evicting;
+use crate::state::core::{Core, Ctx};
+use crate::state::cpu::{PerCpu, SLICE};
+use crate::state::enter::CpuGuard;
+use crate::state::lookup::{Found, SlotRef};
+use crate::state::stats::{Counters, count};
+use crate::sync::Ordering::Relaxed;
+use crate::sync::breaks;
+use crate::sync::plain::AtomicU64;
+use crate::table::PteRange;
+use crate::units::{PageRange, Pfn};
+
+/// Ticks between two looks at a class.
+const LOOK: u32 = 16;
+
+/// What becomes of the entries of an area that may stay cached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Retire {
+    /// It may not: Unmap, Strict.
+    Clear,
+    /// They are made not present.
+    Park,
+    /// They stay.
+    Keep,
+}
+
+/// Whether a cached slot is one of an area's size (G6).
+#[inline(always)]
+pub(crate) fn fits(slot: &Slot, pages: usize) -> bool {
+    slot.pages() == pages || breaks!(AnySize)
+}
+
+/// Whether somebody else may have frames of the area (W3).
+#[inline]
+fn is_handed_out(slot: &Slot) -> bool {
+    slot.is_shared() && !breaks!(CacheShared)
+}
+
+/// Why a slot does not stay cached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Evict {
+    /// Nobody needs it any more.
+    Aged,
+    /// There is more than the budget allows.
+    Over,
+    /// A purge, or somebody ran short.
+    Purged,
+}
+
+impl Evict {
+    fn counter(self, counters: &Counters) -> &AtomicU64 {
+        match self {
+            Evict::Aged => &counters.warm_aged,
+            Evict::Over => &counters.warm_over,
+            Evict::Purged => &counters.warm_purged,
+        }
+    }
+}
+
+impl<M: Machine> Core<M> {
+    /// What a free does with entries now.
+    #[inline(always)]
+    pub(crate) fn retire(&self) -> Retire {
+        const { assert!((Policy::Unmap as u8) < Policy::Park as u8 && (Policy::Strict as u8) < Policy::Park as u8) };
+        match self.policy.load(Relaxed) {
+            policy if policy < self.warm_from as u8 => Retire::Clear,
+            policy if policy == Policy::Keep as u8 => Retire::Keep,
+            _ => Retire::Park,
+        }
+    }
+
+    /// Whether freed areas may stay bound.
+    #[inline]
+    pub(crate) fn caches(&self) -> bool {
+        self.retire() != Retire::Clear
+    }
+}
+
+impl<M: Machine> CpuGuard<'_, M> {
+    /// cached → live: an area that is being built (U1).
+    #[inline(always)]
+    pub(crate) fn uncache(
+        &mut self,
+        (region, class): (RegionId, Option<Class>),
+        (chunk, index): (ChunkRef, u32),
+        label: Label,
+    ) -> Found {
+        let now = self.cached.clock;
+        if let Some(class) = class {
+            self.cpu_chunks(region).slot_cache.take(class, (chunk, index), now);
+        }
+        if !breaks!(ForgetCached) {
+            self.cpu.bound.remove(chunk.slot(index).pages());
+        }
+        chunk.begin_again(index, &label);
+        count(&self.cpu.counters.warm_hits, 1);
+        Found { chunk, index, start: chunk.address(index) }
+    }
+
+    /// live → cached, in one section, of which leaving is the end: kept, or parked where
+    /// `park` has its entries.
+    #[inline(always)]
+    pub(crate) fn free_to_cache(mut self, found: &Found, park: Option<PteRange<M::Table>>, pages: usize, by: Caller) {
+        let (ctx, slot, kept) = (self.ctx(), found.slot(), park.is_none());
+        self.count_free(Way::AtOnce, pages);
+        let park = || {
+            slot.freed_plain_by(by, kept);
+            if let Some(entries) = park {
+                ctx.park((found.chunk, found.index), entries);
+            }
+        };
+        if !found.chunk.cache_alone(found.index, park, is_handed_out) {
+            return self.moved().leave_stale(found, pages, kept);
+        }
+        self.add_to_cache(found.chunk, found.index, pages);
+        if self.cpu.bound.pages() > self.core.budget {
+            self.moved().leave_within_budget();
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn leave_stale(mut self, found: &Found, pages: usize, kept: bool) {
+        self.let_go(found.chunk, found.index, pages, kept)
+    }
+
+    #[inline(never)]
+    fn leave_within_budget(mut self) {
+        self.enforce_budget()
+    }
+
+    /// Whether an area that is about to be freed may stay cached (W1).
+    #[inline]
+    fn may_stay(&mut self, found: &SlotRef, pages: usize) -> bool {
+        let slot = found.slot();
+        found.chunk.class().is_some()
+            && slot.kind().allocates()
+            && pages <= self.core.budget
+            && !is_handed_out(slot)
+            && (slot.is_plain() || self.verify_entries(found, pages))
+    }
+
+    /// Looks at each entry, a slice at a time, as long as the slot is the area
+    /// that was looked up (T1): true = all are plain.
+    #[cold]
+    #[inline(never)]
+    fn verify_entries(&mut self, found: &SlotRef, pages: usize) -> bool {
+        for slice in PageRange::new(found.start, pages).slices(SLICE) {
+            if slice.start != found.start {
+                self.preempt_point();
+            }
+            if !self.ctx().looking(|| found.is_area() && self.is_plain(found, slice)) {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn is_plain(&self, found: &SlotRef, slice: PageRange) -> bool {
+        let machine = self.machine;
+        let (source, home) = (machine.frames(), machine.node_of(found.chunk.owner()));
+        let mixed = source.nodes() > 1;
+        let fits = |frame: Pfn| !mixed || source.node_of(frame) == home;
+        // The slot is not this call's yet: a piece is looked at only if its chunk still
+        // is what it was when the piece was read. Then its table stays while somebody
+        // looks (T1).
+        let mut left = slice.pages;
+        let plain = self.ctx().pieces((found.chunk, None), slice).all(|piece| {
+            left -= piece.pages();
+            found.is_same() && piece.is_plain(fits)
+        });
+        plain && left == 0
+    }
+
+    /// Frees an area that may stay cached; `None` if it may not.
+    #[inline(never)]
+    pub(crate) fn cache_slowly(&mut self, found: &SlotRef, pages: usize, by: Caller) -> Option<Result<(), FreeError>> {
+        if !self.may_stay(found, pages) {
+            return None;
+        }
+        // Interrupts may have come in: another policy may be in force by now.
+        let kept = match self.core.retire() {
+            Retire::Clear => return None,
+            retire => retire == Retire::Keep,
+        };
+        let how = self.way_of(found, if kept { 0 } else { pages });
+        if how != Way::AtOnce {
+            return Some(self.post_cached(found, how, pages, by));
+        }
+        let (chunk, index, slot) = (found.chunk, found.index, found.slot());
+        if !found.lives() {
+            return Some(Err(self.core.double_free(found)));
+        }
+        self.count_free(how, pages);
+        let park = || {
+            slot.freed_plain_by(by, kept);
+            if !kept {
+                self.park_entries((chunk, index), PageRange::new(found.start, pages));
+            }
+        };
+        if chunk.cache_alone(index, park, is_handed_out) {
+            self.add_to_cache(chunk, index, pages);
+            self.enforce_budget();
+        } else {
+            self.let_go(chunk, index, pages, kept);
+        }
+        Some(Ok(()))
+    }
+
+    /// Frees an area that its owner may keep cached, or that takes several
+    /// sections to park: claimed meanwhile (R1).
+    #[inline(never)]
+    fn post_cached(&mut self, found: &SlotRef, how: Way, pages: usize, by: Caller) -> Result<(), FreeError> {
+        if !self.claim(found, how, pages) {
+            return Err(self.core.double_free(found));
+        }
+        self.count_free(how, pages);
+        let bound = self.core.cpu(found.chunk.owner()).bound.pages();
+        let kept = self.core.retire() == Retire::Keep && bound + pages <= self.core.budget;
+        found.slot().freed_plain_by(by, kept);
+        if kept {
+            self.hand_over(found);
+        } else {
+            self.unmap(found, how, PageRange::new(found.start, pages));
+        }
+        Ok(())
+    }
+
+    /// A slot with plain entries comes home, claimed by who freed it: true = it
+    /// stays cached, or has been let go.
+    pub(crate) fn accept_remote(&mut self, chunk: ChunkRef, slot: u32) -> bool {
+        let (area, pages) = (chunk.slot(slot), chunk.slot(slot).pages());
+        let has_room = self.cpu.bound.pages() + pages <= self.core.budget;
+        let may_park = has_room && self.core.retire() == Retire::Park;
+        if !(area.is_kept() || may_park) {
+            return false;
+        }
+        // The claim on it is the freer's own.
+        chunk.cache(slot);
+        // It was freed under a policy that may not be in force any more.
+        if is_handed_out(area) || !self.core.caches() || area.is_reported() {
+            self.let_go(chunk, slot, pages, area.is_kept());
+        } else {
+            self.add_to_cache(chunk, slot, pages);
+        }
+        true
+    }
+
+    /// Caches a cached slot.
+    #[inline(always)]
+    fn add_to_cache(&mut self, chunk: ChunkRef, slot: u32, pages: usize) {
+        let Some(class) = chunk.class() else { return };
+        self.cached.clock = self.cached.clock.wrapping_add(1);
+        let now = self.cached.clock;
+        self.cpu_chunks(chunk.region()).slot_cache.push(class, chunk, slot, now);
+        if !breaks!(ForgetCached) {
+            self.cpu.bound.add(pages);
+        }
+        count(&self.cpu.counters.warm_frees, 1);
+    }
+
+    /// A slot that became cached must not be cached: it is stale. Rare, and in
+    /// one section. Whether it is `kept` the caller knows: who frees it at the same
+    /// moment may have said otherwise in the slot (R4).
+    #[cold]
+    fn let_go(&mut self, chunk: ChunkRef, slot: u32, pages: usize, kept: bool) {
+        if kept {
+            self.park_entries((chunk, slot), PageRange::new(chunk.address(slot), pages));
+        }
+        self.open.add_evicted(chunk, slot, pages);
+        self.reclaim_after();
+    }
+
+    /// Evicts until the cached slots are within the budget (W2).
+    /// Each slot that goes may reclaim a slice: so one goes in a section (L3).
+    #[cold]
+    #[inline(never)]
+    fn enforce_budget(&mut self) {
+        while self.cpu.bound.pages() > self.core.budget && self.evict(Evict::Over) > 0 {
+            if self.cpu.bound.pages() > self.core.budget {
+                self.preempt_point();
+            }
+        }
+    }
+
+    /// Retires up to a slice of what is bound here, and says how much work that
+    /// was; 0 = nothing is bound.
+    pub(crate) fn evict(&mut self, why: Evict) -> usize {
+        if breaks!(ForgetCached) {
+            return 0;
+        }
+        match self.cached.evicting.take().or_else(|| self.pick()) {
+            Some(evicting) => self.retire_some(evicting, why),
+            None => 0,
+        }
+    }
+
+    /// Retires all that is bound here, and says how much work that was.
+    pub(crate) fn evict_own(&mut self) -> usize {
+        let mut work = 0;
+        loop {
+            match self.evict(Evict::Purged) {
+                0 => return work,
+                more => work += more,
+            }
+            self.preempt_point();
+        }
+    }
+
+    /// The oldest slot of the class that was used the longest ago (W2).
+    fn pick(&mut self) -> Option<Evicting> {
+        let now = self.cached.clock;
+        let regions = (0..self.core.regions.len()).map(|region| RegionId(region as u8));
+        let idlest = regions.filter_map(|region| {
+            let (age, class) = self.cpu_chunks(region).slot_cache.idlest(now)?;
+            Some((age, region, class))
+        });
+        let (_, region, class) = idlest.max_by_key(|&(age, ..)| age)?;
+        let (chunk, slot) = self.cpu_chunks(region).slot_cache.take_oldest(class)?;
+        Some(Evicting { chunk, slot, done: 0 })
+    }
+
+    /// Retires up to a slice of the slot at hand; when nothing of it is left it
+    /// is stale.
+    fn retire_some(&mut self, mut evicting: Evicting, why: Evict) -> usize {
+        let Evicting { chunk, slot, done } = evicting;
+        let pages = chunk.slot(slot).pages();
+        let left = if chunk.slot(slot).is_kept() { pages - done } else { 0 };
+        let slice = left.min(SLICE);
+        self.park_entries((chunk, slot), PageRange::new(chunk.address(slot).add_pages(done), slice));
+        if slice < left {
+            evicting.done += slice;
+            self.cached.evicting = Some(evicting);
+            return slice;
+        }
+        self.cpu.bound.remove(pages);
+        count(why.counter(&self.cpu.counters), 1);
+        self.open.add_evicted(chunk, slot, pages);
+        self.reclaim_after();
+        slice.max(1)
+    }
+
+    /// Whether something has to go whatever its age.
+    fn is_overdue(&self) -> bool {
+        let budget = if self.core.caches() { self.core.budget } else { 0 };
+        self.cached.evicting.is_some() || self.cpu.bound.pages() > budget
+    }
+
+    /// Retires a slice of what has to go; false = nothing has to.
+    pub(crate) fn evict_overdue(&mut self) -> bool {
+        self.is_overdue() && self.evict(Evict::Aged) > 0
+    }
+
+    /// The tick's part: what has to go, or else half of what a few classes have
+    /// not needed lately; about a slice. True = more has to go.
+    pub(crate) fn age(&mut self) -> bool {
+        if self.cpu.bound.pages() == 0 || self.evict_overdue() {
+            return self.is_overdue();
+        }
+        self.cached.ticks = self.cached.ticks.wrapping_add(1);
+        let mut work = 0;
+        for region in (0..self.core.regions.len()).map(|region| RegionId(region as u8)) {
+            let due = self.cached.ticks % LOOK;
+            for class in Class::all().skip(due as usize).step_by(LOOK as usize) {
+                let surplus = self.cpu_chunks(region).slot_cache.surplus(class).div_ceil(2);
+                for _ in 0..surplus {
+                    // Each may reclaim a slice: so one goes in a section (L3), from the look
+                    // at the victim on: somebody else may have left one, or this be another CPU.
+                    self.preempt_point();
+                    if work >= SLICE || self.cached.evicting.is_some() {
+                        break;
+                    }
+                    let Some((chunk, slot)) = self.cpu_chunks(region).slot_cache.take_oldest(class) else { break };
+                    work += self.retire_some(Evicting { chunk, slot, done: 0 }, Evict::Aged);
+                }
+            }
+        }
+        self.is_overdue()
+    }
+}
+
+/// No slot was cached: where all frames are of one node, the area's entries are plain (W1).
+#[inline(never)]
+pub(crate) fn miss<M: Machine>(ctx: Ctx<'_, M>, cpu: &PerCpu, slot: &Slot) {
+    count(&cpu.counters.warm_misses, 1);
+    if ctx.machine.frames().nodes() == 1 {
+        slot.mark_plain();
+    }
+}
+
+/// Parked → mapped, with the frames and the protection that it had (G2). Where
+/// an entry was another one the log is told, and the slot must not be used (T2).
+#[inline(never)]
+pub(crate) fn restore<M: Machine>(ctx: Ctx<'_, M>, found: &Found, slice: PageRange) {
+    ctx.each_piece(found.place(), slice, |piece| {
+        piece.restore(&mut |at, word| ctx.report_bad_entry(found.slot(), at, word));
+    });
+    ctx.machine.sync(slice);
+}
+
+impl<M: Machine> Ctx<'_, M> {
+    /// Mapped → parked.
+    #[inline(never)]
+    fn park(self, place: (ChunkRef, u32), entries: PteRange<M::Table>) {
+        entries.park(&mut |at, word| self.report_bad_entry_once(place, at, word));
+        self.machine.unmapped(PageRange::new(entries.start(), entries.pages()));
+    }
+}

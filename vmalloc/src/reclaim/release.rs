@@ -1,0 +1,170 @@
+//! A slot leaves its area by the way that its owner and its size allow.
+//!
+//! ```text
+//!   own CPU, one slice     live ─────────────────────────────▶ stale, in the open batch
+//!   own CPU, more slices   live ─ claimed ─ entries parked ──▶ stale, in the open batch
+//!   another CPU            live ─ claimed ─ entries parked ─ pushed to its owner ──▶ stale there
+//! ```
+//!
+//! # Rules
+//! - **L3** Interrupts come in between two slices.
+
+use crate::area::{Caller, Kind};
+use crate::error::FreeError;
+use crate::machine::Machine;
+use crate::space::chunk::ChunkRef;
+use crate::state::cpu::SLICE;
+use crate::state::enter::CpuGuard;
+use crate::state::lookup::{Found, SlotRef};
+use crate::state::stats::{count, uncount};
+use crate::sync::breaks;
+use crate::units::PageRange;
+
+/// How a slot goes from live to stale.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// Its owner's CPU, in one section: no claim.
+    AtOnce,
+    /// Its owner's CPU, in several sections, so the slot is claimed meanwhile.
+    InSlices,
+    /// Another CPU: the slot is claimed, and posted to its owner (R1).
+    Remote,
+}
+
+impl<M: Machine> CpuGuard<'_, M> {
+    /// live → stale: the entries are retired, the frames wait in them. Under
+    /// Park and Keep perhaps live → cached.
+    #[inline]
+    pub(crate) fn release(&mut self, found: &SlotRef, kind: Kind, pages: usize, by: Caller) -> Result<(), FreeError> {
+        let caches = self.core.caches();
+        if caches && let Some(done) = self.cache_slowly(found, pages, by) {
+            return done;
+        }
+        let bound = if kind == Kind::Reserved { 0 } else { pages };
+        let how = self.way_of(found, bound);
+        if how == Way::AtOnce && !caches {
+            // Nobody else could do anything since it was looked up.
+            self.open.add(found.chunk, 1 << found.index, bound);
+        } else if !self.claim(found, how, bound) {
+            return Err(self.core.double_free(found));
+        }
+        self.count_free(how, pages);
+        found.slot().freed_by(by);
+        self.unmap(found, how, PageRange::new(found.start, bound));
+        Ok(())
+    }
+
+    /// How this CPU frees a slot of which `bound` pages have entries.
+    #[inline]
+    pub(crate) fn way_of(&self, found: &Found, bound: usize) -> Way {
+        match found.chunk.owner() == self.index {
+            true if bound <= SLICE => Way::AtOnce,
+            true => Way::InSlices,
+            false => Way::Remote,
+        }
+    }
+
+    /// Makes the slot this call's to free, if it is still the area that was
+    /// looked up; false = somebody was first.
+    #[inline]
+    pub(crate) fn claim(&mut self, found: &SlotRef, how: Way, pages: usize) -> bool {
+        if how != Way::AtOnce {
+            return found.claim();
+        }
+        found.retire(&mut self.open, pages)
+    }
+
+    #[inline(always)]
+    pub(crate) fn count_alloc(&self, pages: usize) {
+        count(&self.cpu.counters.allocs, 1);
+        count(&self.cpu.counters.alloc_pages, pages as u64);
+    }
+
+    /// It is not made after all.
+    pub(crate) fn uncount_alloc(&self, pages: usize) {
+        uncount(&self.cpu.counters.allocs, 1);
+        uncount(&self.cpu.counters.alloc_pages, pages as u64);
+    }
+
+    #[inline(always)]
+    pub(crate) fn count_free(&self, how: Way, pages: usize) {
+        let counters = &self.cpu.counters;
+        count(if how == Way::Remote { &counters.remote_frees } else { &counters.local_frees }, 1);
+        count(&counters.free_pages, pages as u64);
+    }
+
+    /// Retires the entries of a claimed slot, and hands it to its owner.
+    #[inline]
+    pub(crate) fn unmap(&mut self, found: &Found, how: Way, bound: PageRange) {
+        if how == Way::AtOnce {
+            self.unmap_slice(found, bound);
+            self.reclaim_after();
+        } else {
+            self.unmap_in_slices(found, bound);
+        }
+    }
+
+    #[inline(never)]
+    fn unmap_in_slices(&mut self, found: &Found, bound: PageRange) {
+        for slice in bound.slices(SLICE) {
+            if slice.start != bound.start {
+                self.preempt_point();
+            }
+            self.unmap_slice(found, slice);
+            self.reclaim(SLICE);
+        }
+        if found.chunk.owner() == self.index {
+            // Coming home it pays too (L3).
+            self.preempt_point();
+        }
+        self.hand_over(found);
+    }
+
+    pub(crate) fn unmap_slice(&mut self, found: &Found, slice: PageRange) {
+        if found.slot().kind() == Kind::MapRam {
+            self.clear_entries((found.chunk, found.index), slice);
+        } else {
+            self.park_entries((found.chunk, found.index), slice);
+        }
+    }
+
+    /// Bound → waiting, page by page.
+    #[inline]
+    pub(crate) fn park_entries(&self, (chunk, index): (ChunkRef, u32), slice: PageRange) {
+        if slice.pages == 0 {
+            return;
+        }
+        let ctx = self.ctx();
+        ctx.each_piece((chunk, Some(index)), slice, |piece| {
+            piece.park(&mut |at, word| ctx.report_bad_entry_once((chunk, index), at, word));
+        });
+        ctx.machine.unmapped(slice);
+    }
+
+    /// Clears a slice of a mapping's entries.
+    pub(crate) fn clear_entries(&mut self, (chunk, index): (ChunkRef, u32), slice: PageRange) {
+        let ctx = self.ctx();
+        ctx.each_piece((chunk, Some(index)), slice, |piece| {
+            piece.clear(&mut |at, word| ctx.report_bad_entry_once((chunk, index), at, word));
+            ctx.machine.unmapped(PageRange::new(piece.start(), piece.pages()));
+        });
+        self.note_alias();
+    }
+
+    /// A claimed slot's entries are retired: it goes to its owner (R1).
+    pub(crate) fn hand_over(&mut self, found: &Found) {
+        let chunk = found.chunk;
+        if breaks!(DropClaim) {
+            chunk.unclaim(1 << found.index);
+        }
+        if chunk.owner() == self.index {
+            chunk.receive(1 << found.index, |live| {
+                self.receive(chunk, live);
+                0
+            });
+            self.reclaim_after();
+        } else {
+            self.core.cpu(chunk.owner()).remote_frees.post(chunk, found.index);
+        }
+    }
+}

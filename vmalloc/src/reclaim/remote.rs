@@ -1,0 +1,187 @@
+//! Frees from where nobody can be inside a CPU: from an NMI, or a signal handler,
+//! in the middle of another call (L4).
+//!
+//! ```text
+//!   NMI    slot claimed ── marked deferred ── posted to its owner (R1)
+//!   owner  finds it in its remote frees: entries retired, a slice at a time ── live → stale, claim dropped
+//! ```
+//!
+//! Such a free is a remote free that leaves the entries to the owner of the slot:
+//! to retire them may take locks of the machine, and to note aliases takes being
+//! inside. It needs no memory, and neither waits nor fails once the area is found.
+//! A double free is told at once, by the claim, as on any other CPU.
+//!
+//! # Rules
+//! - **R6** A posted slot that is marked is handed on only when its entries are
+//!   retired; its claim lasts until then. The mark is in the chunk: what a slot says
+//!   of its freer is overwritten where the owner frees it at the same moment (R4).
+//! - G3: Whoever has unmapped a mapping for a short time gives its frames up. So
+//!   there are aliases from the mark on, until the batch of the CPU that clears the
+//!   entries knows of them.
+//! - L3: At most a slice of entries is retired at a time: what is left of the
+//!   chunk's marked slots is the CPU's `deferred`, for whoever comes next.
+
+use crate::area::{Caller, Kind};
+use crate::error::FreeError;
+use crate::machine::{Level, Machine};
+use crate::space::chunk::ChunkRef;
+use crate::space::slot::{Slot, slots_of};
+use crate::state::core::{Core, Ctx};
+use crate::state::cpu::SLICE;
+use crate::state::deferred::Deferred;
+use crate::state::enter::CpuGuard;
+use crate::state::lookup::Found;
+use crate::state::stats::{count, count_shared, uncount};
+use crate::sync::breaks;
+use crate::units::{PageRange, VirtAddr};
+
+impl<M: Machine> CpuGuard<'_, M> {
+    /// Step 1: what was posted becomes stale here (R1), a slice of slots, and of
+    /// entries that their freer left alone (R6), at a time (L3); and frames that
+    /// were dropped are taken in. True = there is more.
+    pub(crate) fn drain_remote_frees(&mut self) -> bool {
+        self.take_dropped();
+        let mut work = 0;
+        while work < SLICE {
+            if let Some(deferred) = self.deferred.take() {
+                work += self.retire_deferred(deferred);
+                continue;
+            }
+            let cpu = self.cpu;
+            let Some((chunk, posted)) = cpu.remote_frees.next(&mut self.drained) else { return false };
+            let raced = chunk.receive(posted, |live| {
+                let deferred = self.take_deferred(chunk, posted, live);
+                self.receive(chunk, live & !deferred);
+                deferred
+            });
+            if raced != 0 {
+                self.raced(chunk, raced);
+            }
+            work += posted.count_ones() as usize;
+        }
+        self.has_drained()
+    }
+
+    /// Claimed slots that live are freed: those that may stay cached do, the
+    /// others become stale. Returns the pages of those.
+    #[inline]
+    pub(crate) fn receive(&mut self, chunk: ChunkRef, mut slots: u64) -> usize {
+        let mut pages = 0;
+        for slot in slots_of(slots) {
+            if chunk.slot(slot).is_plain() && self.accept_remote(chunk, slot) {
+                slots &= !(1 << slot);
+            } else {
+                pages += chunk.slot(slot).bound_pages();
+            }
+        }
+        if slots != 0 {
+            self.open.add(chunk, slots, pages);
+        }
+        pages
+    }
+
+    /// A slot was posted that had been freed here at the same moment: it was
+    /// counted twice.
+    #[cold]
+    fn raced(&mut self, chunk: ChunkRef, slots: u64) {
+        let counters = &self.cpu.counters;
+        for slot in slots_of(slots) {
+            count(&counters.raced_frees, 1);
+            uncount(&counters.remote_frees, 1);
+            uncount(&counters.free_pages, chunk.slot(slot).pages() as u64);
+        }
+        let line = format_args!("double free, by two CPUs at once, in the chunk at {}", chunk.address(0));
+        self.machine.log(Level::Error, line);
+    }
+}
+
+impl<M: Machine> Ctx<'_, M> {
+    /// Frees an area without being inside any CPU.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn free_deferred(
+        self,
+        at: VirtAddr,
+        by: Caller,
+        frees: fn(Kind) -> bool,
+        count: Option<usize>,
+    ) -> Result<(), FreeError> {
+        let found = self.find_start(at)?;
+        let (kind, pages) = found.freeable(frees, count)?;
+        if !found.claim() {
+            return Err(self.core.double_free(&found));
+        }
+        found.slot().freed_by(by);
+        self.core.defer(&found, kind, pages);
+        Ok(())
+    }
+
+    /// Undoes a slot that an NMI had begun, from inside its CPU, to which somebody
+    /// else has come since: of its pages, `bound` have frames. It counts as freed.
+    #[cold]
+    pub(crate) fn abandon_deferred(self, found: &Found, bound: usize) {
+        let slot = found.slot();
+        let (kind, pages) = (slot.kind(), slot.pages());
+        if breaks!(HoleForgotten) {
+            return;
+        }
+        slot.truncate(bound);
+        // U1: nobody else can free it; but whoever frees what was there before, too late,
+        // claims it for a moment, on another CPU.
+        while !found.chunk.claim(found.index) {
+            self.machine.relax();
+        }
+        self.core.defer(found, kind, pages);
+    }
+}
+
+impl<M: Machine> Core<M> {
+    /// A claimed slot is left to its owner.
+    fn defer(&self, found: &Found, kind: Kind, pages: usize) {
+        let owner = self.cpu(found.chunk.owner());
+        count_shared(&owner.counters.deferred_frees, 1);
+        count_shared(&owner.counters.deferred_pages, pages as u64);
+        if kind == Kind::MapRam {
+            self.flush_epochs.note_alias();
+        }
+        Deferred::post(&owner.remote_frees, found.chunk, found.index);
+    }
+}
+
+impl<M: Machine> CpuGuard<'_, M> {
+    /// Of slots that were posted, takes the marked ones over that live, and returns
+    /// them.
+    pub(crate) fn take_deferred(&mut self, chunk: ChunkRef, posted: u64, live: u64) -> u64 {
+        let (deferred, others) = Deferred::of(chunk, posted, live);
+        // Of the others this CPU has cleared the entries itself.
+        slots_of(others).for_each(|slot| self.noted(chunk.slot(slot)));
+        self.deferred = deferred;
+        deferred.map_or(0, |deferred| deferred.slots())
+    }
+
+    /// Retires up to a slice of the first marked slot; when nothing of it is left
+    /// it is received like any other. Returns the work that was.
+    pub(crate) fn retire_deferred(&mut self, deferred: Deferred) -> usize {
+        let Deferred { chunk, slots, done } = deferred;
+        let index = slots.trailing_zeros();
+        let found = Found::of(self.core, chunk, index);
+        let slot = found.slot();
+        let bound = if slot.kind() == Kind::Reserved { 0 } else { slot.pages() };
+        let slice = (bound - done).min(SLICE);
+        self.unmap_slice(&found, PageRange::new(found.start.add_pages(done), slice));
+        if done + slice < bound {
+            self.deferred = Some(Deferred { chunk, slots, done: done + slice });
+            return slice;
+        }
+        self.noted(slot);
+        self.deferred = deferred.receive_first(|live| _ = self.receive(chunk, live));
+        slice + 1
+    }
+
+    /// The entries of a marked slot are cleared: the batch knows of their aliases.
+    fn noted(&self, slot: &Slot) {
+        if slot.kind() == Kind::MapRam {
+            self.core.flush_epochs.alias_noted_twice();
+        }
+    }
+}

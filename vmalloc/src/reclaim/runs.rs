@@ -1,0 +1,191 @@
+//! Runs: units of a region that a chunk or one area takes, keeps and gives back.
+//!
+//! # Rules
+//! - **R3** What a run needs (bookkeeping, a header) is populated before the region's lock
+//!   is taken, so nothing can fail in the middle. Its units point at its chunk before
+//!   anybody can ask; its leaf tables are linked slice by slice, where an area is the first
+//!   to reach there ([`tables`](super::tables)).
+
+use crate::area::RegionId;
+use crate::error::Shortage;
+use crate::machine::Machine;
+use crate::reclaim::tables::PRUNED;
+use crate::space::chunk::ChunkRef;
+use crate::space::class::Class;
+use crate::state::enter::CpuGuard;
+use crate::state::region::{Region, RunFit, Shared, UnitEntry, leaf_shift};
+use crate::state::stats::count;
+use crate::sync::Ordering::Relaxed;
+use crate::units::{PageRange, VirtAddr};
+
+/// Frames that a CPU keeps in stock for the next run.
+pub(super) const KEEP: usize = 16;
+
+/// Whom a run is taken for.
+enum For {
+    /// A new chunk of so many slots.
+    Chunk(Class, usize),
+    /// One area: a slot of a run chunk.
+    Area(ChunkRef, u32),
+}
+
+impl<'v, M: Machine> CpuGuard<'v, M> {
+    pub(super) fn region(&self, id: RegionId) -> &'v Region<M::Lock> {
+        &self.core.regions[id.0 as usize]
+    }
+
+    /// Makes a chunk of `class` and puts it on the CPU's chunks (R3).
+    pub(crate) fn grow(&mut self, id: RegionId, class: Class) -> Result<(), Shortage> {
+        let slots = class.slots_after(self.cpu_chunks(id).chunks(class));
+        let run = RunFit {
+            pages: class.units(slots) << self.region(id).grain_shift,
+            below: 0,
+            align: class.align(),
+            within: (0, self.region(id).grains()),
+        };
+        let chunk = self.take_run(id, &run, For::Chunk(class, slots))?;
+        self.cpu_chunks(id).add(chunk);
+        count(&self.cpu.counters.chunks_made, 1);
+        Ok(())
+    }
+
+    /// Gives the slot `slot` of the run chunk `chunk` a run of its own.
+    pub(crate) fn take_run_for(&mut self, id: RegionId, place: (ChunkRef, u32), run: &RunFit) -> Result<(), Shortage> {
+        self.take_run(id, run, For::Area(place.0, place.1)).map(drop)
+    }
+
+    /// Puts a chunk of slots for runs on the CPU's chunks.
+    pub(crate) fn grow_runs(&mut self, id: RegionId) -> Result<(), Shortage> {
+        self.populate(1)?;
+        let before = self.stock.len();
+        let header = self.take_header(&mut self.region(id).shared.lock());
+        self.core.bookkeeping.fetch_add(before - self.stock.len(), Relaxed);
+        header.become_runs(id, self.index);
+        self.cpu_chunks(id).add(header);
+        Ok(())
+    }
+
+    /// Lays in frames before a lock is taken.
+    pub(super) fn populate(&mut self, frames: usize) -> Result<(), Shortage> {
+        let (machine, node) = (self.machine, self.node);
+        let filled = self.stock.fill(machine, node, frames);
+        filled.map_err(|_| {
+            self.stock.trim(machine, KEEP);
+            Shortage::Tables(frames)
+        })
+    }
+
+    /// A header: one that was given up, or a new one from the stock.
+    fn take_header(&mut self, shared: &mut Shared) -> ChunkRef {
+        if let Some(header) = shared.headers {
+            shared.headers = header.unchain();
+            return header;
+        }
+        let machine = self.machine;
+        let frame = self.stock.take(machine).expect("R3: laid in before");
+        // SAFETY: H1: fresh from the stock, and never given back (C1).
+        unsafe { ChunkRef::create(machine, frame) }
+    }
+
+    /// Takes a run: grains and unit entries (R3).
+    fn take_run(&mut self, id: RegionId, run: &RunFit, whom: For) -> Result<ChunkRef, Shortage> {
+        let (machine, region) = (self.machine, self.region(id));
+        let fit = region.fit(run);
+        self.populate(1 + region.arena_stock + region.units.frames_needed(fit.grains))?;
+
+        let before = self.stock.len();
+        let mut shared = region.shared.lock();
+        let start = match shared.arena.take(machine, &mut self.stock, &fit) {
+            Ok(start) => start,
+            Err(widest) => {
+                drop(shared);
+                return Err(self.too_narrow(region, run, widest));
+            }
+        };
+        let (start, grains) = (start + run.below, fit.grains - run.below);
+        let range = region.pages_of(start, grains);
+        shared.sweep.end = shared.sweep.end.max(range.end());
+        let (chunk, slot) = self.label(&mut shared, region, range, whom);
+        let entry = UnitEntry::new(chunk, slot);
+        region.units.set(machine, &mut self.stock, start, grains, entry.0);
+        drop(shared);
+
+        self.core.bookkeeping.fetch_add(before - self.stock.len(), Relaxed);
+        self.stock.trim(machine, KEEP);
+        Ok(chunk)
+    }
+
+    #[cold]
+    fn too_narrow(&mut self, region: &Region<M::Lock>, run: &RunFit, widest: u32) -> Shortage {
+        let machine = self.machine;
+        self.stock.trim(machine, KEEP);
+        let pages = run.pages + ((run.below as usize) << region.grain_shift);
+        Shortage::Addresses { pages, widest: (widest as usize) << region.grain_shift }
+    }
+
+    /// Says whose the run is, before its grains point there.
+    fn label(
+        &mut self,
+        shared: &mut Shared,
+        region: &Region<M::Lock>,
+        range: PageRange,
+        whom: For,
+    ) -> (ChunkRef, Option<u32>) {
+        match whom {
+            For::Chunk(class, slots) => {
+                let chunk = self.take_header(shared);
+                chunk.become_class(class, slots, range.start, region.id, self.index);
+                (chunk, None)
+            }
+            For::Area(chunk, slot) => {
+                let grains = (range.pages >> region.grain_shift) as u32;
+                chunk.slot(slot).place(region.grain_of(range.start).unwrap_or(0), grains);
+                (chunk, Some(slot))
+            }
+        }
+    }
+
+    /// Gives up an empty chunk, off its CPU's chunks.
+    pub(crate) fn release_chunk(&mut self, chunk: ChunkRef) {
+        let region = self.region(chunk.region());
+        let Some(start) = region.grain_of(chunk.address(0)) else { return };
+        chunk.retire_header();
+        self.release_run(region.id, (start, chunk.units()), 0);
+        let mut shared = region.shared.lock();
+        chunk.chain(shared.headers);
+        shared.headers = Some(chunk);
+        drop(shared);
+        count(&self.cpu.counters.chunks_released, 1);
+    }
+
+    /// Gives the run of the slot `slot` of the run chunk `chunk` back.
+    pub(crate) fn release_run_of(&mut self, chunk: ChunkRef, slot: u32) {
+        let area = chunk.slot(slot);
+        self.release_run(chunk.region(), area.run(), area.kind().guards_below());
+    }
+
+    /// Gives a run back to the arena, all of its entries absent, and the grains
+    /// `below` it. Leaf tables with nothing left under them join the open batch (T1).
+    fn release_run(&mut self, id: RegionId, (start, grains): (u32, u32), below: u32) {
+        let (machine, region) = (self.machine, self.region(id));
+        // For `prune`; it can do without.
+        let _ = self.populate(region.arena_stock);
+        let mut shared = region.shared.lock();
+        region.units.clear(machine, start, grains);
+        let (start, grains) = (start - below, grains + below);
+        shared.arena.free(machine, start, grains);
+        if self.ctx().walker().keeps_leaf_tables() {
+            return;
+        }
+        let (shift, range) = (leaf_shift::<M>(), region.pages_of(start, grains));
+        let leaves = range.start.0 >> shift..=(range.end().0 - 1) >> shift;
+        if leaves.end() - leaves.start() >= PRUNED {
+            return region.leave(&mut shared);
+        }
+        for leaf in leaves {
+            if let Some((at, span)) = region.under(VirtAddr(leaf << shift), shift) {
+                self.prune(region, &mut shared, at, span);
+            }
+        }
+    }
+}

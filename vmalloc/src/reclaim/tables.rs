@@ -1,0 +1,185 @@
+//! Leaf tables: linked for who maps first, unlinked when nothing is left under them.
+//!
+//! # Rules
+//! - **T1** A leaf table stays linked while any unit under it is outside the arena. When a
+//!   run goes back, each leaf table with nothing left under it is unlinked, and its units
+//!   stay out of the arena until the batch that holds the table page is expired: a
+//!   paging-structure cache may still point at it. Tables of two levels keep theirs: other
+//!   roots have copied the links (M1).
+
+use crate::area::RegionId;
+use crate::error::Shortage;
+use crate::machine::Machine;
+use crate::machine::frames::Frames;
+use crate::space::chunk::ChunkRef;
+use crate::space::slot::slots_of;
+use crate::state::batch::HeldTable;
+use crate::state::enter::CpuGuard;
+use crate::state::region::{Region, Shared, leaf_shift};
+use crate::state::stats::count;
+use crate::sync::Ordering::Relaxed;
+use crate::table::{Foreign, PteRange};
+use crate::units::{PageRange, Pfn, VirtAddr};
+
+/// Leaf tables that are unlinked in one section.
+pub(super) const PRUNED: usize = 4;
+
+/// Why tables could not be linked.
+pub(crate) enum Unlinked {
+    /// Memory for them is short.
+    Short(Shortage),
+    /// The embedder's entry is where a table has to be (T2).
+    InTheWay(Foreign),
+}
+
+/// Where the `index`-th leaf table under a class chunk begins.
+fn leaf_of<M: Machine>(chunk: ChunkRef, index: usize) -> VirtAddr {
+    let first = chunk.address(0).0 >> leaf_shift::<M>();
+    VirtAddr((first + index) << leaf_shift::<M>())
+}
+
+impl<'v, M: Machine> CpuGuard<'v, M> {
+    /// Links the tables over pages of a chunk (R3). What the embedder has there is not
+    /// touched (T2).
+    ///
+    /// # Errors
+    /// Memory for them is short, or what the embedder has there is in the way.
+    pub(crate) fn link(&mut self, chunk: ChunkRef, slice: PageRange) -> Result<(), Unlinked> {
+        if let Some(foreign) = self.ctx().walker().foreign(slice) {
+            return Err(Unlinked::InTheWay(foreign));
+        }
+        self.populate(self.ctx().walker().tables_needed(slice.pages)).map_err(Unlinked::Short)?;
+        let before = self.stock.len();
+        self.ctx().walker().link_tables(slice, &mut self.stock);
+        self.core.tables.fetch_add(before - self.stock.len(), Relaxed);
+        if !chunk.is_runs() {
+            self.cache_leaves(chunk, slice);
+        }
+        Ok(())
+    }
+
+    /// Keeps leaf tables of a class chunk at hand: they stay linked while it is
+    /// one (T1).
+    fn cache_leaves(&self, chunk: ChunkRef, range: PageRange) {
+        let shift = leaf_shift::<M>();
+        let first = chunk.address(0).0 >> shift;
+        for leaf in range.start.0 >> shift..=(range.end().0 - 1) >> shift {
+            if let Some((frame, table)) = self.ctx().walker().leaf(VirtAddr(leaf << shift)) {
+                chunk.cache_leaf(leaf - first, table.into_raw(), frame);
+            }
+        }
+        let whole = self.region(chunk.region()).pages_of(0, chunk.units()).pages;
+        let whole = PageRange::new(chunk.address(0), whole);
+        if first == (whole.end().0 - 1) >> shift
+            && let Some(table) = self.ctx().walker().leaf_table(whole.start)
+        {
+            chunk.cache_entries(PteRange::new(table, whole.start, whole.pages).into_raw());
+        }
+    }
+
+    /// Looks whether the leaf tables that the chunk keeps at hand are linked. One
+    /// that is not, since somebody has written over an entry above it, is linked
+    /// again; where the entry is the embedder's, it is forgotten (T2).
+    /// Returns how many it has looked at.
+    #[inline]
+    pub(crate) fn check_leaves(&mut self, chunk: ChunkRef) -> usize {
+        let mut looked_at = 0;
+        for (index, frame) in chunk.leaves() {
+            looked_at += 1;
+            let at = leaf_of::<M>(chunk, index);
+            if self.ctx().walker().leaf(at).is_none_or(|(linked, _)| linked != frame) {
+                self.mend(chunk, index, at, frame);
+            }
+        }
+        looked_at
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn mend(&mut self, chunk: ChunkRef, index: usize, at: VirtAddr, frame: Pfn) {
+        let levels = self.machine.levels() as usize;
+        if self.populate(levels).is_ok() {
+            let before = self.stock.len();
+            self.ctx().walker().relink(at, frame, &mut self.stock);
+            self.core.tables.fetch_add(before - self.stock.len(), Relaxed);
+        } else {
+            // Without memory it is reported only.
+            let _ = self.ctx().walker().piece(PageRange::new(at, 1));
+        }
+        if self.ctx().walker().leaf(at).is_none_or(|(linked, _)| linked != frame) {
+            chunk.forget_leaf(index);
+            // What waits under it is lost, and that was just told.
+            slots_of(chunk.stale(0) | chunk.stale(1)).for_each(|slot| chunk.slot(slot).mark_reported());
+        }
+    }
+
+    /// Unlinks the leaf table over the grains `at..at + span`, if they are all
+    /// free (T1).
+    pub(super) fn prune(&mut self, region: &Region<M::Lock>, shared: &mut Shared, at: u32, span: u32) {
+        let machine = self.machine;
+        let batch = self.open.index;
+        if !shared.arena.is_free(machine, at, span) {
+            return;
+        }
+        // Keeping the grains out may need frames. Without any, or without room
+        // in the batch, the table stays linked, empty, until it is swept.
+        if self.stock.len() < region.arena_stock || self.tables[batch].is_full() {
+            return region.leave(shared);
+        }
+        let Some(table) = self.ctx().walker().unlink(region.address(at)) else { return };
+        let before = self.stock.len();
+        let held = shared.arena.take_at(machine, &mut self.stock, at, span);
+        self.core.bookkeeping.fetch_add(before - self.stock.len(), Relaxed);
+        debug_assert!(held, "T1: the grains were free a moment ago");
+        self.tables[batch].push(HeldTable { table, region: region.id.0, grains: (at, span) });
+        count(&self.cpu.counters.tables_pruned, 1);
+    }
+
+    /// Unlinks empty leaf tables that nobody had the time or the room for before
+    /// (T1), a few at a time (L3) as long as the open batch has room. True = there
+    /// may be more.
+    pub(crate) fn sweep(&mut self, id: RegionId) -> bool {
+        let region = self.region(id);
+        if !region.unswept.load(Relaxed) || self.populate(region.arena_stock).is_err() {
+            return false;
+        }
+        let mut shared = region.shared.lock();
+        for _ in 0..PRUNED {
+            if self.tables[self.open.index].is_full() {
+                return false;
+            }
+            let (more, leaf) = self.next_unswept(region, &mut shared);
+            if let Some((at, span)) = leaf.and_then(|leaf| region.under(leaf, leaf_shift::<M>())) {
+                self.prune(region, &mut shared, at, span);
+            }
+            if !more {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// The next leaf table of the sweep that is on its way, or due, if there is
+    /// one nearby; and whether there may be more.
+    fn next_unswept(&self, region: &Region<M::Lock>, shared: &mut Shared) -> (bool, Option<VirtAddr>) {
+        let sweep = &mut shared.sweep;
+        if sweep.at.is_none() {
+            sweep.again = false;
+        }
+        let from = sweep.at.unwrap_or(region.base);
+        let (leaf, next) = self.ctx().walker().next_leaf(from, sweep.end);
+        sweep.at = next;
+        region.unswept.store(next.is_some() || sweep.again, Relaxed);
+        (next.is_some(), leaf)
+    }
+
+    /// After grace: the table page is free memory, its grains free addresses.
+    pub(crate) fn reclaim_table(&mut self, held: HeldTable) {
+        let (machine, region) = (self.machine, self.region(RegionId(held.region)));
+        region.shared.lock().arena.free(machine, held.grains.0, held.grains.1);
+        self.core.tables.fetch_sub(1, Relaxed);
+        // SAFETY: `prepare` took it from the stock, `unlink` took it out of the
+        // tree, and no CPU can walk into it any more (G3).
+        unsafe { machine.frames().free(held.table, 0) }
+    }
+}

@@ -1,0 +1,79 @@
+//! What is due by time.
+
+use crate::machine::Machine;
+use crate::machine::prealloc::Prealloc;
+use crate::space::class::Class;
+use crate::state::core::Ctx;
+use crate::state::cpu::SLICE;
+use crate::state::enter::CpuGuard;
+
+/// Ticks after which an open batch is sealed (G4).
+const OLD: u8 = 2;
+
+impl<M: Machine> CpuGuard<'_, M> {
+    /// Gives up empty chunks: a quarter of them (the tick), or all; a few at a
+    /// time (L3). True = there are more.
+    pub(crate) fn release_empties(&mut self, all: bool) -> bool {
+        let mut units = 0;
+        for region in self.core.regions.iter().map(|region| region.id) {
+            for class in Class::all() {
+                let empties = self.cpu_chunks(region).empties(class);
+                if empties == 0 && !all {
+                    continue;
+                }
+                let surplus = if all { usize::MAX } else { empties.saturating_sub(class.spares()).div_ceil(4) };
+                for _ in 0..surplus {
+                    if units >= SLICE {
+                        return true;
+                    }
+                    let Some(chunk) = self.cpu_chunks(region).take_empty(Some(class), all) else { break };
+                    units += chunk.units() as usize;
+                    self.release_chunk(chunk);
+                }
+            }
+        }
+        false
+    }
+
+    /// What is due on this CPU by time: bounded, for interrupts too.
+    pub(crate) fn tick(&mut self) -> bool {
+        let remote_frees = self.drain_remote_frees();
+        self.poll();
+        self.reclaim(SLICE);
+        let waits = self.open.waits() || !self.tables[self.open.index].is_empty();
+        self.open.ticks = if waits { (self.open.ticks + 1).min(OLD) } else { 0 };
+        if self.open.ticks == OLD {
+            self.seal();
+        }
+        self.release_empties(false);
+        self.core.regions.iter().for_each(|region| _ = self.sweep(region.id));
+        let more = self.age();
+        more || remote_frees || self.expired.is_some() || self.is_pressed()
+    }
+}
+
+impl<M: Machine> Ctx<'_, M> {
+    /// Lays the promised reserve in again, after it was used.
+    pub(crate) fn fill_reserve(self) {
+        let machine = self.machine;
+        // A reserve that cannot be filled now is filled by a later call.
+        let Ok(here) = CpuGuard::enter(self) else { return };
+        let missing = self.core.reserve_frames.saturating_sub(self.core.reserve.lock().len());
+        let mut more = Prealloc::new();
+        let _ = more.fill(machine, here.node, missing);
+        let mut reserve = self.core.reserve.lock();
+        while let Some(frame) = more.take(machine) {
+            reserve.put(machine, frame);
+        }
+    }
+
+    /// Gives frames of depots back to the source until at most `keep` are left
+    /// in each, a few at a time (L3), and says how many.
+    pub(crate) fn trim_depots(self, keep: usize) -> usize {
+        let some = || {
+            let _here = CpuGuard::enter(self).ok()?;
+            Some(self.core.depots(|depot| depot.trim(self.machine, keep))).filter(|&given| given > 0)
+        };
+        core::iter::from_fn(some).sum()
+    }
+}

@@ -1,0 +1,305 @@
+//! What an instance owns, and the context that every internal call carries.
+//!
+//! # Rules
+//! - **I2** The frames of CPUs and of their chunks belong to the instance from `init`
+//!   until drop.
+
+use crate::area::Policy;
+use crate::flush::{CpuEpoch, FlushEpochs};
+use crate::frames::Depot;
+use crate::machine::format::{Entry, Format};
+use crate::machine::frames::Frames;
+use crate::machine::prealloc::Prealloc;
+use crate::machine::{Level, Machine};
+use crate::space::bins::CpuChunks;
+use crate::space::chunk::ChunkRef;
+use crate::space::slot::Slot;
+use crate::state::config::{Config, InitError, MAX_REGIONS};
+use crate::state::cpu::PerCpu;
+use crate::state::region::Region;
+use crate::sync::plain::{AtomicU8, AtomicU64, AtomicUsize, Ordering::*};
+use crate::table::{Foreign, Walker, Word};
+use crate::units::{MAX_CPUS, Node, PAGE_SIZE, PageRange, Pfn, VirtAddr};
+use arrayvec::ArrayVec;
+use core::ptr::NonNull;
+use lock_api::Mutex;
+
+/// Nodes of one instance at most.
+pub const MAX_NODES: usize = crate::frames::MAX_NODES;
+
+/// What an instance owns, but for the machine.
+pub(crate) struct Core<M: Machine> {
+    pub(crate) regions: ArrayVec<Region<M::Lock>, MAX_REGIONS>,
+    pub(crate) flush_epochs: FlushEpochs,
+    /// The directory: a frame of pointers to CPUs.
+    cpus: NonNull<NonNull<PerCpu>>,
+    directory: Pfn,
+    cpu_count: u32,
+    depots: [Depot<M::Lock>; MAX_NODES],
+    pub(crate) reserve: Mutex<M::Lock, Prealloc>,
+    pub(crate) reserve_frames: usize,
+    pub(crate) policy: AtomicU8,
+    /// The first policy, in the order of their numbers, that keeps slots bound.
+    pub(crate) warm_from: Policy,
+    /// Pages that each CPU may keep bound.
+    pub(crate) budget: usize,
+    /// Pages in sealed batches.
+    pub(crate) waiting: AtomicUsize,
+    pub(crate) waiting_pages: usize,
+    pub(crate) batch_pages: usize,
+    pub(crate) tables: AtomicUsize,
+    pub(crate) bookkeeping: AtomicUsize,
+    pub(crate) init_frames: usize,
+    pub(crate) init_bookkeeping: usize,
+    /// When the last failure was logged.
+    pub(crate) warned_ns: AtomicU64,
+}
+
+/// An instance that serves: its machine, and what it owns. What is not public is
+/// done through it.
+pub(crate) struct Ctx<'v, M: Machine> {
+    pub(crate) machine: &'v M,
+    pub(crate) core: &'v Core<M>,
+}
+
+impl<M: Machine> Clone for Ctx<'_, M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M: Machine> Copy for Ctx<'_, M> {}
+
+impl<M: Machine> Ctx<'_, M> {
+    /// Calls `f` with the calling CPU's index, pinned to it, from outside of all
+    /// CPUs: what asks for frames before there is anybody to enter, and what is
+    /// bound to a CPU (F3). It takes none of the instance's locks (L4).
+    pub(crate) fn pinned<R>(self, f: impl FnOnce(u32) -> R) -> R {
+        let pinned = self.machine.pin();
+        let result = f(pinned.cpu);
+        // SAFETY: our own pin, the youngest.
+        unsafe { self.machine.unpin(pinned) }
+        result
+    }
+
+    /// As [`Ctx::pinned`], where `f` takes locks of the machine: `None` in a
+    /// signal handler in the middle of a call, which may hold them (L4).
+    pub(crate) fn pinned_anew<R>(self, f: impl FnOnce(u32) -> R) -> Option<R> {
+        self.pinned(|cpu| if M::THREADS && self.machine.is_nested() { None } else { Some(f(cpu)) })
+    }
+
+    /// Tells the log of an entry of a slot that should have been another one (T2).
+    /// An area that is undone because of it has told already.
+    #[cold]
+    pub(crate) fn report_bad_entry(self, slot: &Slot, at: VirtAddr, word: Word<M>) {
+        if word == <M::Table as Format>::ABSENT && slot.is_reported() && slot.is_building() {
+            return;
+        }
+        slot.mark_reported();
+        self.machine.log(Level::Error, format_args!("bad entry at level 1 for {at}: {word:#x}"))
+    }
+
+    /// As [`Ctx::report_bad_entry`], for entries that are retired. Where two CPUs free a
+    /// slot at the same moment (R4), one of them finds what the other has left.
+    #[cold]
+    pub(crate) fn report_bad_entry_once(self, (chunk, slot): (ChunkRef, u32), at: VirtAddr, word: Word<M>) {
+        let is_left = matches!(<M::Table as Format>::decode(word, 1), Entry::Parked(_) | Entry::Absent);
+        if !(is_left && chunk.is_freed_twice(slot)) {
+            self.report_bad_entry(chunk.slot(slot), at, word);
+        }
+    }
+
+    /// As [`Ctx::report_bad_entry`], for the last look at the entries of a slot: where
+    /// nothing is left is where the log was told of a bad one before.
+    #[cold]
+    pub(crate) fn report_bad_entry_again(self, slot: &Slot, at: VirtAddr, word: Word<M>) {
+        if word != <M::Table as Format>::ABSENT || !slot.is_reported() {
+            self.report_bad_entry(slot, at, word);
+        }
+    }
+}
+
+impl<M: Machine> Core<M> {
+    /// Lays in all frames, then makes everything of them.
+    pub(crate) fn new(machine: &M, config: &Config) -> Result<Core<M>, InitError> {
+        let cpus = machine.cpus();
+        let depots = [const { Depot::new() }; MAX_NODES];
+        let total = machine.frames().total();
+        let usual = (total / 64 / cpus as usize).clamp(64, 4096);
+        // No batch gets larger than memory.
+        let batch_pages = config.batch_pages.map_or(usual, |pages| pages.min(total));
+        let nodes = machine.frames().nodes().min(MAX_NODES);
+        let stacks = Depot::<M::Lock>::stacks_for(machine, batch_pages * cpus as usize);
+        const { assert!(MAX_CPUS * size_of::<usize>() <= PAGE_SIZE, "the directory is one frame") };
+        let regions = config.regions.iter().enumerate().map(|(id, region)| Region::new(id, region, total));
+        let regions: ArrayVec<Region<M::Lock>, MAX_REGIONS> = regions.collect();
+        // SAFETY: T1: nothing is bound in the regions yet (N1).
+        let walker = unsafe { Walker::new(machine) };
+        regions.iter().try_for_each(|region| left_alone(&walker, region.all_pages()))?;
+        let roots: usize = regions.iter().map(|region| walker.missing_in_root(region.pages())).sum();
+        let kept = 1 + cpus as usize * (1 + config.regions.len() + 2) + nodes * stacks;
+        let wanted = (kept + roots).saturating_add(config.atomic_reserve);
+        let mut stock = populate(machine, wanted)?;
+        let directory = take(machine, &mut stock);
+        let table = machine.virt(directory).cast::<NonNull<PerCpu>>();
+        for index in 0..cpus {
+            let cpu = new_cpu(machine, &mut stock, index, config.regions.len());
+            // SAFETY: I2: the directory is a frame of ours with room for
+            // MAX_CPUS pointers.
+            unsafe { table.add(index as usize).write(cpu) };
+        }
+        for depot in &depots[..nodes] {
+            // SAFETY: Q6: the machine is the instance's for ever.
+            unsafe { depot.open(machine, &mut stock, stacks) };
+        }
+        // Regions that meet in one entry of the root were counted twice.
+        regions.iter().for_each(|region| walker.link_root_tables(region.pages(), &mut stock));
+        let tables = config.atomic_reserve + roots - stock.len();
+        stock.trim(machine, config.atomic_reserve);
+        Ok(Core {
+            regions,
+            flush_epochs: FlushEpochs::default(),
+            cpus: table,
+            directory,
+            cpu_count: cpus,
+            depots,
+            reserve: Mutex::new(stock),
+            reserve_frames: config.atomic_reserve,
+            policy: AtomicU8::new(config.policy as u8),
+            warm_from: if parks(machine) { Policy::Park } else { Policy::Keep },
+            budget: config.budget(total, cpus),
+            waiting: AtomicUsize::new(0),
+            waiting_pages: config.waiting_pages.unwrap_or(total / 32),
+            batch_pages,
+            tables: AtomicUsize::new(tables),
+            bookkeeping: AtomicUsize::new(kept),
+            init_frames: kept + config.atomic_reserve + tables,
+            init_bookkeeping: kept,
+            warned_ns: AtomicU64::new(0),
+        })
+    }
+
+    /// The CPU with this index.
+    #[inline]
+    pub(crate) fn cpu(&self, index: u32) -> &PerCpu {
+        debug_assert!(index < self.cpu_count, "M3");
+        // SAFETY: I2: the directory holds `cpu_count` pointers to CPUs that
+        // live as long as the core, and M3 bounds every index.
+        unsafe { self.cpus.add(index as usize).read().as_ref() }
+    }
+
+    /// The number of CPUs.
+    pub(crate) fn cpus(&self) -> u32 {
+        self.cpu_count
+    }
+
+    /// Pages reclaimed so far, by all CPUs.
+    pub(crate) fn redeemed_pages(&self) -> usize {
+        let pages = |index| self.cpu(index).counters.redeemed_pages.load(Relaxed) as usize;
+        (0..self.cpus()).map(pages).fold(0, usize::wrapping_add)
+    }
+
+    /// The epochs of all CPUs, by index.
+    pub(crate) fn epochs(&self) -> impl Iterator<Item = &CpuEpoch> {
+        (0..self.cpu_count).map(|index| &self.cpu(index).epoch)
+    }
+
+    #[inline]
+    pub(crate) fn policy(&self) -> Policy {
+        Policy::from_u8(self.policy.load(Relaxed))
+    }
+
+    /// Whether a free flushes at once.
+    #[inline(always)]
+    pub(crate) fn is_strict(&self) -> bool {
+        self.policy.load(Relaxed) == Policy::Strict as u8
+    }
+
+    /// The depot of a node.
+    #[inline]
+    pub(crate) fn depot(&self, node: Node) -> &Depot<M::Lock> {
+        &self.depots[node.0 as usize % MAX_NODES]
+    }
+
+    /// The sum of `f` over all depots.
+    pub(crate) fn depots(&self, f: impl FnMut(&Depot<M::Lock>) -> usize) -> usize {
+        self.depots.iter().map(f).sum()
+    }
+}
+
+/// So many frames, or none.
+fn populate<M: Machine>(machine: &M, wanted: usize) -> Result<Prealloc, InitError> {
+    let mut stock = Prealloc::new();
+    if wanted > machine.frames().total() {
+        return Err(InitError::NoMemory { wanted, got: machine.frames().free_now() });
+    }
+    match stock.fill(machine, Node(0), wanted) {
+        Ok(()) => Ok(stock),
+        Err(got) => {
+            stock.trim(machine, 0);
+            Err(InitError::NoMemory { wanted, got })
+        }
+    }
+}
+
+/// What the embedder has above the leaf tables of a region is in the way (T2).
+fn left_alone<M: Machine>(walker: &Walker<'_, M>, pages: PageRange) -> Result<(), InitError> {
+    match walker.foreign(pages) {
+        None => Ok(()),
+        Some(Foreign { at, level, restricts: true }) => Err(InitError::Restricted { at, level }),
+        Some(Foreign { at, level, .. }) => Err(InitError::InUse { at, level }),
+    }
+}
+
+/// Whether Park is more than Unmap: frames are hidden where half of what
+/// entries can name is no memory.
+fn parks<M: Machine>(machine: &M) -> bool {
+    let hides = <M::Table as Format>::HIDES && machine.frames().end().0 <= <M::Table as Format>::MAX_PFN / 2;
+    hides && !M::MIRRORED
+}
+
+fn take<M: Machine>(machine: &M, stock: &mut Prealloc) -> Pfn {
+    stock.take(machine).expect("I2: laid in by Core::new")
+}
+
+/// Makes a CPU and its shelves, each in a frame of its own.
+fn new_cpu<M: Machine>(machine: &M, stock: &mut Prealloc, index: u32, regions: usize) -> NonNull<PerCpu> {
+    let shelves = (0..regions).map(|_| {
+        let frame = take(machine, stock);
+        let cpu_chunks = machine.virt(frame).cast::<CpuChunks>();
+        // SAFETY: I2: a fresh frame, large and aligned enough.
+        unsafe { cpu_chunks.write(CpuChunks::default()) };
+        (frame, cpu_chunks)
+    });
+    let shelves = shelves.collect();
+    let frame = take(machine, stock);
+    let mut cpu = PerCpu::new(index, machine.node_of(index), frame, shelves);
+    cpu.own().open(machine, stock);
+    let at = machine.virt(frame).cast::<PerCpu>();
+    // SAFETY: I2: a fresh frame, and a CPU fits one.
+    unsafe { at.write(cpu) };
+    at
+}
+
+impl<M: Machine> Core<M> {
+    /// Gives every frame back.
+    pub(crate) fn destroy(self, machine: &M) {
+        let mut give = |frame: Pfn| {
+            // SAFETY: it was taken from the source as a single frame, and what
+            // used it is gone.
+            unsafe { machine.frames().free(frame, 0) }
+        };
+        for index in 0..self.cpu_count {
+            // SAFETY: I2, and nobody is inside any more: the CPU is moved out
+            // of its frame.
+            let mut cpu = unsafe { self.cpus.add(index as usize).read().read() };
+            cpu.own().seal(machine, &mut give);
+        }
+        self.depots(|depot| depot.destroy(machine));
+        self.reserve.into_inner().trim(machine, 0);
+        give(self.directory);
+        for mut region in self.regions {
+            region.destroy(machine, &mut give);
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Entering a CPU: the guard that everything per CPU is reached through.
+
+use crate::flush::Looks;
+use crate::machine::{Context, Flush, Machine, Pinned};
+use crate::state::core::{Core, Ctx};
+use crate::state::cpu::{CpuLocal, PerCpu};
+use crate::sync::breaks;
+use crate::units::PageRange;
+use core::ops::{Deref, DerefMut};
+
+/// Being inside a CPU (L1). Leaving is dropping.
+pub(crate) struct CpuGuard<'v, M: Machine> {
+    pub(crate) machine: &'v M,
+    pub(crate) core: &'v Core<M>,
+    pub(crate) cpu: &'v PerCpu,
+    pub(super) pinned: Option<Pinned>,
+}
+
+impl<'v, M: Machine> CpuGuard<'v, M> {
+    /// Enters the calling CPU.
+    ///
+    /// # Errors
+    /// The context, where the caller interrupted a call that holds anything
+    /// (L4).
+    #[inline(always)]
+    pub(crate) fn enter(ctx: Ctx<'v, M>) -> Result<CpuGuard<'v, M>, Context> {
+        let Ctx { machine, core } = ctx;
+        let pinned = machine.pin();
+        if M::THREADS && machine.is_nested() {
+            return Err(refuse(machine, pinned));
+        }
+        let cpu = core.cpu(pinned.cpu);
+        let (cpu, pinned) = match cpu.take(pinned.cpu + 1) {
+            Ok(_) => (cpu, pinned),
+            Err(_) => wait(ctx, pinned)?,
+        };
+        Ok(CpuGuard { machine, core, cpu, pinned: Some(pinned) })
+    }
+
+    /// The same, where only a cold call needs it in memory: the optimiser keeps the parts
+    /// of the original in registers.
+    #[inline(always)]
+    pub(crate) fn moved(mut self) -> Self {
+        let moved = CpuGuard { machine: self.machine, core: self.core, cpu: self.cpu, pinned: self.pinned.take() };
+        core::mem::forget(self);
+        moved
+    }
+
+    /// The context it was entered with.
+    #[inline(always)]
+    pub(crate) fn ctx(&self) -> Ctx<'v, M> {
+        Ctx { machine: self.machine, core: self.core }
+    }
+
+    /// Leaves, calls `f` from outside of all CPUs, and enters again: perhaps
+    /// another one.
+    pub(crate) fn outside<R>(&mut self, f: impl FnOnce() -> R) -> R {
+        self.leave();
+        let result = f();
+        self.enter_again(self.machine.pin());
+        result
+    }
+
+    /// Lets interrupts come in (L3).
+    #[inline]
+    pub(crate) fn preempt_point(&mut self) {
+        self.leave();
+        let pinned = self.machine.pin();
+        let cpu = self.core.cpu(pinned.cpu);
+        match cpu.take(pinned.cpu + 1) {
+            Ok(_) => (self.cpu, self.pinned) = (cpu, Some(pinned)),
+            Err(_) => self.enter_again(pinned),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn enter_again(&mut self, mut pinned: Pinned) {
+        loop {
+            // An NMI that was inside once is refused while somebody visits its
+            // CPU, and asks again: the visitor's section is short (L3).
+            if let Ok((cpu, pinned)) = wait(self.ctx(), pinned) {
+                (self.cpu, self.pinned) = (cpu, Some(pinned));
+                return;
+            }
+            self.machine.relax();
+            pinned = self.machine.pin();
+        }
+    }
+
+    #[inline]
+    fn leave(&mut self) {
+        if let Some(pinned) = self.pinned.take() {
+            self.cpu.release();
+            // SAFETY: our own pin; `CpuGuard`s do not nest (L1).
+            unsafe { self.machine.unpin(pinned) }
+        }
+    }
+}
+
+impl<M: Machine> Ctx<'_, M> {
+    /// Calls `look`, which may walk to entries of whatever area lives when it
+    /// looks: while it does no table page becomes free memory (T1 looks).
+    pub(crate) fn looking<R>(self, look: impl FnOnce() -> R) -> R {
+        self.pinned(|index| {
+            let cpu = self.core.cpu(index);
+            let result = cpu.looks.during(look);
+            // An NMI may have put it off; a signal handler leaves it to others (L4).
+            if cpu.epoch.is_asked() && !(M::THREADS && self.machine.is_nested()) {
+                self.catch_up(cpu);
+            }
+            result
+        })
+    }
+
+    /// Whether everybody who began to look before this call has ended.
+    pub(crate) fn nobody_looks(self) -> bool {
+        let all = (0..self.core.cpus()).map(|cpu| &self.core.cpu(cpu).looks);
+        Looks::are_over(all, || self.machine.relax())
+    }
+
+    /// The calling CPU, which is `cpu`, flushes if it is behind; in the middle of a
+    /// look when that is over (T1 looks).
+    pub(crate) fn catch_up(self, cpu: &PerCpu) {
+        if !cpu.looks.are_under_way() {
+            self.core.flush_epochs.catch_up(&cpu.epoch, |what| self.flush_machine(what));
+        } else if self.core.flush_epochs.is_behind(&cpu.epoch) {
+            cpu.epoch.put_off();
+        }
+    }
+
+    /// Discards `what`, `None` = everything, on this CPU.
+    pub(crate) fn flush_machine(self, what: Option<PageRange>) {
+        match what {
+            _ if breaks!(SkipFlush) => (),
+            Some(pages) => self.machine.flush(Flush::Ranges(&[pages])),
+            None => self.machine.flush(Flush::Everything),
+        }
+    }
+}
+
+/// Takes the calling CPU, and waits for whoever is inside: a visitor, or another
+/// thread.
+#[cold]
+#[inline(never)]
+fn wait<'v, M: Machine>(ctx: Ctx<'v, M>, mut pinned: Pinned) -> Result<(&'v PerCpu, Pinned), Context> {
+    loop {
+        let cpu = ctx.core.cpu(pinned.cpu);
+        match cpu.take(pinned.cpu + 1) {
+            Ok(_) => return Ok((cpu, pinned)),
+            Err(holder) if must_not_wait(ctx.machine, &pinned, holder) => return Err(refuse(ctx.machine, pinned)),
+            Err(_) => ctx.machine.relax(),
+        }
+        pinned = ctx.machine.busy(pinned);
+    }
+}
+
+/// Whether whoever found a CPU held by `holder` interrupted that very call, or
+/// must not wait in any case (L4).
+pub(super) fn must_not_wait<M: Machine>(machine: &M, pinned: &Pinned, holder: u32) -> bool {
+    !M::THREADS && (holder == pinned.cpu + 1 || machine.context() == Context::Nmi)
+}
+
+/// A caller that interrupted a call is refused: says where it runs.
+#[cold]
+pub(super) fn refuse<M: Machine>(machine: &M, pinned: Pinned) -> Context {
+    let context = if M::THREADS { Context::Nmi } else { machine.context() };
+    // SAFETY: our own pin, the youngest.
+    unsafe { machine.unpin(pinned) };
+    context
+}
+
+impl<M: Machine> Drop for CpuGuard<'_, M> {
+    #[inline]
+    fn drop(&mut self) {
+        self.leave()
+    }
+}
+
+impl<M: Machine> Deref for CpuGuard<'_, M> {
+    type Target = CpuLocal;
+
+    #[inline]
+    fn deref(&self) -> &CpuLocal {
+        // SAFETY: we are inside, so nobody else is (L1).
+        unsafe { &*self.cpu.own.get() }
+    }
+}
+
+impl<M: Machine> DerefMut for CpuGuard<'_, M> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut CpuLocal {
+        // SAFETY: we are inside, so nobody else is (L1).
+        unsafe { &mut *self.cpu.own.get() }
+    }
+}

@@ -1,0 +1,84 @@
+//! Visiting another CPU (L4).
+//!
+//! A visitor holds its own CPU as well, so that an NMI that interrupts it is
+//! refused. It takes the CPU with the lower index first, and gives it up again
+//! where the other one is taken: so visitors of each other never wait in a ring,
+//! and one of them always comes through.
+
+use crate::machine::{Context, Machine};
+use crate::state::core::Ctx;
+use crate::state::cpu::PerCpu;
+use crate::state::enter::{CpuGuard, must_not_wait, refuse};
+use crate::sync::breaks;
+use core::ops::{Deref, DerefMut};
+
+/// Being inside a CPU that need not be the caller's own (L4). Leaving is
+/// dropping. Whoever is inside does not preempt_point, since that ends in its own CPU.
+pub(crate) struct Visit<'v, M: Machine> {
+    /// The caller's own CPU, where that is another one.
+    own: Option<&'v PerCpu>,
+    here: CpuGuard<'v, M>,
+}
+
+impl<'v, M: Machine> Visit<'v, M> {
+    /// Enters CPU `index` from outside of all (L1).
+    ///
+    /// # Errors
+    /// The context, where the caller interrupted a call that holds anything
+    /// (L4).
+    pub(crate) fn enter(ctx: Ctx<'v, M>, index: u32) -> Result<Visit<'v, M>, Context> {
+        let Ctx { machine, core } = ctx;
+        loop {
+            let pinned = machine.pin();
+            if M::THREADS && machine.is_nested() {
+                return Err(refuse(machine, pinned));
+            }
+            let cpu = core.cpu(index);
+            let alone = M::THREADS || breaks!(VisitAlone);
+            let own = (!alone && pinned.cpu != index).then(|| core.cpu(pinned.cpu));
+            let both = if pinned.cpu < index { [own, Some(cpu)] } else { [Some(cpu), own] };
+            match take(both, pinned.cpu + 1) {
+                Ok(()) => return Ok(Visit { own, here: CpuGuard { machine, core, cpu, pinned: Some(pinned) } }),
+                Err(holder) if must_not_wait(machine, &pinned, holder) => return Err(refuse(machine, pinned)),
+                Err(_) => (),
+            }
+            // SAFETY: our own pin, the youngest.
+            unsafe { machine.unpin(pinned) };
+            machine.relax();
+        }
+    }
+}
+
+/// Takes both or none.
+///
+/// # Errors
+/// Who has one of them.
+fn take(both: [Option<&PerCpu>; 2], holder: u32) -> Result<(), u32> {
+    let take = |cpu: Option<&PerCpu>| cpu.map_or(Ok(0), |cpu| cpu.take(holder));
+    take(both[0])?;
+    take(both[1]).inspect_err(|_| both[0].into_iter().for_each(PerCpu::release))?;
+    Ok(())
+}
+
+impl<M: Machine> Drop for Visit<'_, M> {
+    /// `here` is dropped after this: nothing but the CPU visited is held meanwhile.
+    fn drop(&mut self) {
+        if let Some(own) = self.own {
+            own.release();
+        }
+    }
+}
+
+impl<'v, M: Machine> Deref for Visit<'v, M> {
+    type Target = CpuGuard<'v, M>;
+
+    fn deref(&self) -> &CpuGuard<'v, M> {
+        &self.here
+    }
+}
+
+impl<M: Machine> DerefMut for Visit<'_, M> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.here
+    }
+}
