@@ -71,7 +71,7 @@ fn free_keeping<M: Machine>(ctx: Ctx<'_, M>, at: VirtAddr, by: Caller) -> bool {
 fn free_cached<M: Machine>(ctx: Ctx<'_, M>, at: VirtAddr, by: Caller, retire: Retire) -> bool {
     let Ok(mut cpu) = CpuGuard::enter(ctx) else { return false };
     match cpu.cacheable(at, retire) {
-        Some((found, pages, park)) => {
+        Some(Cacheable { found, pages, park }) => {
             cpu.free_to_cache(&found, park, pages, by);
             true
         }
@@ -79,11 +79,17 @@ fn free_cached<M: Machine>(ctx: Ctx<'_, M>, at: VirtAddr, by: Caller, retire: Re
     }
 }
 
+/// An area whose slot may stay cached, and its entries where they have to be parked.
+struct Cacheable<M: Machine> {
+    found: Found,
+    pages: usize,
+    park: Option<PteRange<M::Table>>,
+}
+
 impl<M: Machine> CpuGuard<'_, M> {
-    /// The area at `at`, if its slot may stay cached, in one section; its pages, and its
-    /// entries where they have to be parked.
+    /// The area at `at`, if its slot may stay cached, in one section.
     #[inline(always)]
-    fn cacheable(&mut self, at: VirtAddr, retire: Retire) -> Option<(Found, usize, Option<PteRange<M::Table>>)> {
+    fn cacheable(&mut self, at: VirtAddr, retire: Retire) -> Option<Cacheable<M>> {
         let (found, page) = self.own_area(at)?;
         let pages = found.slot().plain_pages()?;
         // From inside: after another policy was set nothing more stays.
@@ -91,7 +97,7 @@ impl<M: Machine> CpuGuard<'_, M> {
             return None;
         }
         let park = if retire == Retire::Park { Some(one_slice::<M>(&found, page, pages)?) } else { None };
-        Some((found, pages, park))
+        Some(Cacheable { found, pages, park })
     }
 
     /// The area at `at`, if it waits for a flush in this CPU's batch, in one section; its
