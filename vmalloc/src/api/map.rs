@@ -2,7 +2,7 @@
 //! `ioremap`, parts of reservations.
 //!
 //! # Rules
-//! - **G3** A frame with a descriptor that `vmap` maps once more gains a holder;
+//! - G3: A frame with a descriptor that `vmap` maps once more gains a holder;
 //!   the hold is dropped after grace, when the entry is collected. So it may be
 //!   freed while it is mapped: the last holder pools it. `map_ram` holds nothing:
 //!   its caller does, until it is unmapped ([`aliases`](crate::reclaim::aliases)).

@@ -20,7 +20,7 @@
 //! - **G6** The page after a live area has had no translation since grace: a slot has one
 //!   page more than its area, and nothing ever maps it. The page below a stack is the
 //!   stack's own ([`region`](crate::state::region)).
-//! - **L3** Interrupts come in between two slices of 64 pages.
+//! - L3: Interrupts come in between two slices of 64 pages.
 
 use crate::area::{Caller, Kind, Req};
 use crate::error::AllocError;

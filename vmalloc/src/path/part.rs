@@ -10,12 +10,12 @@
 //! ```
 //!
 //! # Rules
-//! - **G2** A page that was unmapped is bound again only after a flush: the caller
+//! - G2: A page that was unmapped is bound again only after a flush: the caller
 //!   sees to it (P5).
-//! - **G3** What is unmapped leaves aliases: the open batch is lent, and a frame that
+//! - G3: What is unmapped leaves aliases: the open batch is lent, and a frame that
 //!   its caller gives up before the flush waits by itself ([`alias`](crate::alias)).
-//! - **E1** A part is mapped whole or not at all.
-//! - **L3** 64 pages a section.
+//! - E1: A part is mapped whole or not at all.
+//! - L3: 64 pages a section.
 
 use crate::area::{Caller, Kind, Req};
 use crate::error::AllocError;

@@ -13,13 +13,13 @@
 //! ```
 //!
 //! # Rules
-//! - **G3** A frame whose last holder is gone is pooled if grace has come for
+//! - G3: A frame whose last holder is gone is pooled if grace has come for
 //!   every batch that was lent, on any CPU (`flush/alias.rs`). Else it joins the
 //!   open batch, which is sealed later than any entry of the frame was cleared.
-//! - **G1** Nobody lists the pages of aliases. So as long as there are any, every
+//! - G1: Nobody lists the pages of aliases. So as long as there are any, every
 //!   batch's flush is about everything.
-//! - **G4** A loose frame counts as a page that waits.
-//! - **L4** An NMI in the middle of another call cannot enter its CPU. It drops the
+//! - G4: A loose frame counts as a page that waits.
+//! - L4: An NMI in the middle of another call cannot enter its CPU. It drops the
 //!   frame there; the next caller inside that looks for remote frees takes it in.
 
 use crate::frames::release;

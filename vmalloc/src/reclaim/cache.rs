@@ -27,16 +27,16 @@
 //! - **W3** Nothing is cached that anybody else may reach: frames that were handed
 //!   out (`hold_frame`), or a slot that another CPU is freeing at the same
 //!   moment. Both are looked for after the slot has left `live` (R5).
-//! - **G2** A cached slot's pages have the frames that they had, with the protection
+//! - G2: A cached slot's pages have the frames that they had, with the protection
 //!   that they had: a TLB that still knows them reaches what the next area
 //!   has there. Therefore no flush; and therefore a use after free is told late.
-//! - **G6** A slot is used again for the same number of pages. What lies beyond
+//! - G6: A slot is used again for the same number of pages. What lies beyond
 //!   them was never bound since the slot was clean, so the page after the area
 //!   has had no translation since grace, under Park and Keep too.
-//! - **R1** Who frees on another CPU leaves a kept slot's entries alone, if its
+//! - R1: Who frees on another CPU leaves a kept slot's entries alone, if its
 //!   owner has room, and posts it; a parked one it retires first, as ever. The
 //!   owner finds both in its remote frees, and decides.
-//! - **L3** At most a slice of entries is retired at a time: the slot at hand is
+//! - L3: At most a slice of entries is retired at a time: the slot at hand is
 //!   the CPU's `evicting`, for whoever comes next to go on with.
 
 use crate::area::{Caller, Policy, RegionId};

@@ -5,9 +5,9 @@
 //! holds them; then the slot is free, and what was in it is nobody's.
 //!
 //! # Rules
-//! - **G3** Only what is expired is reclaimed: grace has come for it.
-//! - **R4** A slot that somebody else is still freeing waits once more.
-//! - **L3** About as much at a time as the caller says, a slice at most: a page
+//! - G3: Only what is expired is reclaimed: grace has come for it.
+//! - R4: A slot that somebody else is still freeing waits once more.
+//! - L3: About as much at a time as the caller says, a slice at most: a page
 //!   counts as one, and so does a slot, which may have few; a chunk, which may have
 //!   one slot, counts as eight, and each leaf table under it as four.
 

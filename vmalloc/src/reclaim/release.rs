@@ -7,7 +7,7 @@
 //! ```
 //!
 //! # Rules
-//! - **L3** Interrupts come in between two slices.
+//! - L3: Interrupts come in between two slices.
 
 use crate::area::{Caller, Kind};
 use crate::error::FreeError;

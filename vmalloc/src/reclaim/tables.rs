@@ -1,7 +1,7 @@
 //! Leaf tables: linked for who maps first, unlinked when nothing is left under them.
 //!
 //! # Rules
-//! - **T1** A leaf table stays linked while any unit under it is outside the arena. When a
+//! - T1: A leaf table stays linked while any unit under it is outside the arena. When a
 //!   run goes back, each leaf table with nothing left under it is unlinked, and its units
 //!   stay out of the arena until the batch that holds the table page is expired: a
 //!   paging-structure cache may still point at it. Tables of two levels keep theirs: other

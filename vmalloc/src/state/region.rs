@@ -6,14 +6,14 @@
 //! placement Lowest).
 //!
 //! # Rules
-//! - **G6** The page below a stack is its own: a slot of a class has one (K7), and a
+//! - G6: The page below a stack is its own: a slot of a class has one (K7), and a
 //!   run has a grain more, before the area, which points at nobody. So what else
 //!   is in the region, or beside it, does not matter. A region's first page is in
 //!   no grain.
-//! - **R3** A run's table pages are linked before anything is bound in it, and
+//! - R3: A run's table pages are linked before anything is bound in it, and
 //!   its grains point at its chunk before anybody can ask. They are linked slice
 //!   by slice, where an area is the first to reach there.
-//! - **T1** A leaf table stays linked while any grain under it is outside the
+//! - T1: A leaf table stays linked while any grain under it is outside the
 //!   arena. When a run goes back, each leaf table with nothing left under it is
 //!   unlinked, and its grains stay out of the arena until the batch that holds
 //!   the table page is expired: a paging-structure cache may still point at it. Tables
