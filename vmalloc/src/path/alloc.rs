@@ -32,6 +32,7 @@ use crate::path::backing::{Backing, Fresh};
 use crate::path::plan::Plan;
 use crate::path::ready::{Kit, Partial, Place};
 use crate::path::supply::{Call, Lack};
+use crate::reclaim::cache::fits;
 use crate::space::chunk::ChunkRef;
 use crate::state::core::Ctx;
 use crate::state::cpu::SLICE;
@@ -91,10 +92,10 @@ fn alloc_cached<M: Machine>(ctx: Ctx<'_, M>, req: &Req, kind: Kind, caller: Call
     let plan = Plan::usual(ctx, req, kind, caller, Fresh)?;
     let mut cpu = CpuGuard::enter(ctx).ok()?;
     let place = cpu.newest_cached(plan)?;
-    match cpu.reuses_at_once(place, plan) {
-        true => reuse(cpu, place, plan),
-        false => alloc_cached_older(cpu.moved(), req, kind, caller),
+    if !fits(place.0.slot(place.1), plan.pages) {
+        return alloc_cached_older(cpu.moved(), req, kind, caller);
     }
+    if cpu.reuses_at_once(place, plan) { reuse(cpu, place, plan) } else { None }
 }
 
 /// As [`alloc_cached`], where the newest slot has another size.

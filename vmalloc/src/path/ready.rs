@@ -123,12 +123,10 @@ impl<M: Machine> CpuGuard<'_, M> {
         self.cpu_chunks(plan.req.region).slot_cache.newest(plan.class?)
     }
 
-    /// Whether a cached slot has the area's size (G6), and its entries are right or take
-    /// one slice.
+    /// Whether a cached slot's entries are right, or take one slice.
     #[inline(always)]
     pub(crate) fn reuses_at_once(&self, (chunk, slot): Place, plan: Plan<'_>) -> bool {
-        let slot = chunk.slot(slot);
-        fits(slot, plan.pages) && (plan.pages <= SLICE || slot.is_kept())
+        plan.pages <= SLICE || chunk.slot(slot).is_kept()
     }
 
     /// Takes a cached slot.
