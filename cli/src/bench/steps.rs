@@ -16,7 +16,8 @@ pub const REMOTE: &str = "remote";
 const LOCKS: [&str; 2] = ["lock_api::", "spin::"];
 /// Functions that lock lines which no other CPU writes: a CPU's own flag and
 /// counters.
-const OWN: [&str; 3] = ["vmalloc::cpu::CpuGuard::enter", "vmalloc::cpu::CpuGuard::preempt_point", "pc::cpu::local::"];
+const OWN: [&str; 3] =
+    ["vmalloc::state::enter::CpuGuard::enter", "vmalloc::state::enter::CpuGuard::preempt_point", "pc::cpu::local::"];
 
 /// Locked instructions a loop.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
