@@ -1,26 +1,25 @@
-//! Aliases: what `map_ram` leaves behind.
+//! Aliases: translations that a `map_ram` mapping leaves behind.
 //!
-//! A mapping for a short time holds nothing. Its caller holds the frames until it
-//! is unmapped (P4), and may give them up at once; but a CPU may still reach them
-//! by the pages where they were: these are *aliases*. To count a holder a page,
-//! and to drop it after grace, would cost more than the mapping. So the other end
-//! pays, which is rare:
+//! A `map_ram` area holds no frames. Its caller holds them until the mapping is removed (P4), and
+//! may give them up right after. But a CPU may still reach a frame through a translation that it
+//! has cached: an *alias*. A holder for each page, dropped after grace, would cost more than the
+//! mapping itself. So the rare case pays: giving up a frame while aliases exist.
 //!
 //! ```text
-//!   unmap_ram          entries cleared; the open batch is lent
+//!   unmap_ram          entries cleared; the open batch has aliases
 //!   last holder gone   no aliases anywhere ──▶ pooled
-//!                      else                ──▶ loose, in the open batch ──grace──▶ pooled
+//!                      else                ──▶ waits in the open batch ──grace──▶ pooled
 //! ```
 //!
 //! # Rules
-//! - G3: A frame whose last holder is gone is pooled if grace has come for
-//!   every batch that was lent, on any CPU (`flush/alias.rs`). Else it joins the
-//!   open batch, which is sealed later than any entry of the frame was cleared.
-//! - G1: Nobody lists the pages of aliases. So as long as there are any, every
-//!   batch's flush is about everything.
-//! - G4: A loose frame counts as a page that waits.
-//! - L4: An NMI in the middle of another call cannot enter its CPU. It drops the
-//!   frame there; the next caller inside that looks for remote frees takes it in.
+//! - G3: A frame without a holder is pooled if grace has come for every batch with aliases, on any
+//!   CPU (`flush/alias.rs`). Otherwise it joins the open batch, which is sealed after every entry
+//!   of the frame was cleared.
+//! - G1: No list names the pages of aliases. So while there are any, every batch flushes
+//!   everything.
+//! - G4: A waiting frame counts as a page of the batch.
+//! - L4: An NMI in the middle of another call cannot enter its CPU. It pushes the frame onto the
+//!   CPU's list of deferred frames, which the next caller on that CPU drains.
 
 use crate::frames::release;
 use crate::machine::Machine;
@@ -33,7 +32,7 @@ use crate::sync::breaks;
 use crate::units::Pfn;
 
 impl<M: Machine> Ctx<'_, M> {
-    /// A caller's hold on a frame is given up; the last holder pools it.
+    /// Drops a caller's hold on a frame, and pools the frame if that was the last hold.
     ///
     /// # Safety
     /// P3.
@@ -54,7 +53,7 @@ impl<M: Machine> Ctx<'_, M> {
 }
 
 impl<M: Machine> CpuGuard<'_, M> {
-    /// Entries of a mapping are cleared.
+    /// Records that the open batch has aliases: entries of a `map_ram` mapping were cleared.
     #[inline(always)]
     pub(crate) fn note_alias(&mut self) {
         if !self.open.has_aliases {
@@ -63,14 +62,14 @@ impl<M: Machine> CpuGuard<'_, M> {
         }
     }
 
-    /// Whether no CPU reaches a frame that nobody holds, by any page.
+    /// Whether no CPU can reach a frame without a holder through any page.
     #[inline]
     pub(crate) fn has_no_aliases(&self) -> bool {
         breaks!(IgnoreAliases) || self.core.flush_epochs.has_no_aliases()
     }
 
-    /// A frame has no holder any more but the caller: it is pooled, or waits
-    /// (true).
+    /// Pools a frame that has no holder but the caller, or lets it wait in the open batch. Returns
+    /// whether it waits.
     pub(crate) fn give_up(&mut self, frame: Pfn, page: Option<&Page>) -> bool {
         let Some(page) = page.filter(|_| !self.has_no_aliases()) else {
             self.pool_frame(frame);
@@ -84,19 +83,19 @@ impl<M: Machine> CpuGuard<'_, M> {
 
     fn pool_frame(&mut self, frame: Pfn) {
         let (machine, depot) = (self.machine, self.core.depot(self.node));
-        // SAFETY: nobody holds it, and no CPU reaches it (G3).
+        // SAFETY: it has no holder, and no CPU reaches it (G3).
         unsafe { self.magazine.push(machine, depot, frame) }
     }
 
-    /// Takes in what was given up where this CPU could not be entered.
+    /// Drains the frames that were given up where this CPU could not be entered.
     #[inline]
     pub(crate) fn take_dropped(&mut self) {
         let (machine, cpu) = (self.machine, self.cpu);
         cpu.deferred_frames.drain(machine, |frame, page| _ = self.give_up(frame, page));
     }
 
-    /// After grace: up to `most` frames that waited by themselves are pooled.
-    /// Says how many.
+    /// After grace: pools up to `most` frames of the batch's list of waiting frames. Returns how
+    /// many it took off the list.
     pub(crate) fn reclaim_waiting_frames(&mut self, batch: &mut Batch, most: usize) -> usize {
         let source = self.machine.frames();
         let mut redeemed = 0;
@@ -104,8 +103,8 @@ impl<M: Machine> CpuGuard<'_, M> {
             && let Some((frame, page)) = batch.waiting_frames.pop(source)
         {
             redeemed += 1;
-            // Somebody may have held it for a moment, after an address that was
-            // being unmapped (`hold_frame`): then that one is the last.
+            // `hold_frame` may have held the frame for a moment, for an address that was being
+            // unmapped. Then that holder is the last one and pools it.
             if release(page) {
                 self.pool_frame(frame);
             }

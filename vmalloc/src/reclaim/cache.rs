@@ -1,43 +1,43 @@
-//! Warm slots: the policies Park and Keep.
+//! Cached slots: the policies Park and Keep.
 //!
-//! Under these a freed area of a common kind is not taken apart: its slot stays
-//! *bound*, and the next area of its size is made of it, without frames and
-//! without a flush.
+//! Under these policies a freed area of a common kind is not taken apart. Its slot stays *cached*,
+//! with its frames, and the next area of its size reuses it: no frame is allocated and nothing is
+//! flushed.
 //!
 //! ```text
-//!   live ──free──▶ cached ──alloc──▶ live          Park: entries retired, and back; Keep: entries left alone
-//!                   └──retired──▶ stale ──▶ …    as every freed slot: frames wait for grace in its batch
+//!   live ──free──▶ cached ──alloc──▶ live          Park: entries parked, and restored; Keep: entries not touched
+//!                   └──evict──▶ stale ──▶ …      like every freed slot: its frames wait for grace in a batch
 //! ```
 //!
-//! A slot is cached in one of two forms, and its label says in which: *parked*,
-//! its entries not present, as those of a stale slot are, or *kept*, its
-//! entries as they were. So the policy may change at any time.
+//! A slot is cached in one of two forms, and its label records which. The entries of a *parked*
+//! slot are not present, like those of a stale slot. The entries of a *kept* slot are unchanged. So
+//! the policy may change at any time.
 //!
 //! # Rules
-//! - **W1** Warm is only what any usual request may have: a slot of a class,
-//!   memory that the area allocated itself, ordinary, for reading and writing,
-//!   all frames of the CPU's own node. That is known of areas whose request
-//!   said so where there is one node; of others each entry is looked at. It is
-//!   used again for requests that want just that.
-//! - **W2** What is bound is counted, at most [`Core::budget`] pages a CPU. The
-//!   slot that goes is the oldest of the class that was used the longest ago. What
-//!   a class has not needed for a while goes by the tick, half at a time. All goes
-//!   by a purge, for want of memory or addresses (the CPU's own first), by
-//!   `unmap_aliases`, and when the policy changes.
-//! - **W3** Nothing is cached that anybody else may reach: frames that were handed
-//!   out (`hold_frame`), or a slot that another CPU is freeing at the same
-//!   moment. Both are looked for after the slot has left `live` (R5).
-//! - G2: A cached slot's pages have the frames that they had, with the protection
-//!   that they had: a TLB that still knows them reaches what the next area
-//!   has there. Therefore no flush; and therefore a use after free is told late.
-//! - G6: A slot is used again for the same number of pages. What lies beyond
-//!   them was never bound since the slot was clean, so the page after the area
-//!   has had no translation since grace, under Park and Keep too.
-//! - R1: Who frees on another CPU leaves a kept slot's entries alone, if its
-//!   owner has room, and posts it; a parked one it retires first, as ever. The
-//!   owner finds both in its remote frees, and decides.
-//! - L3: At most a slice of entries is retired at a time: the slot at hand is
-//!   the CPU's `evicting`, for whoever comes next to go on with.
+//! - **W1** A slot is cached only if any common request could have it: a slot of a class; memory
+//!   that the area allocated itself; ordinary memory type, readable and writable; all frames of the
+//!   CPU's own node. With one node this is known when the area is allocated, from its request.
+//!   Otherwise each entry is checked. A cached slot is reused only for requests that want exactly
+//!   this.
+//! - **W2** The pages of cached slots are counted, at most [`Core::budget`] for each CPU. Over the
+//!   budget, the oldest slot of the class that was used the longest ago is evicted. The tick evicts
+//!   what a class has not needed for a while, half of it at a time. Everything is evicted by a
+//!   purge, by a shortage of memory or addresses (the CPU's own slots first), by `unmap_aliases`,
+//!   and when the policy changes.
+//! - **W3** A slot is not cached if somebody else may reach its frames: if `hold_frame` handed one
+//!   out, or if another CPU is freeing the slot at the same moment. Both are checked after the slot
+//!   has left `live` (R5).
+//! - G2: The pages of a cached slot keep their frames and their protection. A stale translation
+//!   reaches what the next area has there, so no flush is needed. For the same reason a use after
+//!   free is noticed late.
+//! - G6: A slot is reused for the same number of pages only. The pages beyond them were never
+//!   mapped since the slot was clean, so the page after the area has had no translation since
+//!   grace, under Park and Keep too.
+//! - R1: Another CPU that frees an area under Keep leaves the entries alone if the owner has room,
+//!   and posts the slot. Under Park it parks the entries first, as for any remote free. The owner
+//!   finds both in its remote frees and decides.
+//! - L3: At most one slice of entries is parked in a section. A slot that is evicted in part is
+//!   stored as the CPU's `evicting`, and the next caller goes on with it.
 
 use crate::area::{Caller, Policy, RegionId};
 use crate::error::FreeError;
@@ -59,40 +59,40 @@ use crate::sync::plain::AtomicU64;
 use crate::table::PteRange;
 use crate::units::{PageRange, Pfn};
 
-/// Ticks between two looks at a class.
+/// The number of ticks between two checks of a class.
 const LOOK: u32 = 16;
 
-/// What becomes of the entries of an area that may stay cached.
+/// What a free does with the entries of an area that may stay cached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Retire {
-    /// It may not: Unmap, Strict.
+    /// The area does not stay cached: Unmap, Strict.
     Clear,
     /// They are made not present.
     Park,
-    /// They stay.
+    /// They stay as they are.
     Keep,
 }
 
-/// Whether a cached slot is one of an area's size (G6).
+/// Whether a cached slot has the size of the area (G6).
 #[inline(always)]
 pub(crate) fn fits(slot: &Slot, pages: usize) -> bool {
     slot.pages() == pages || breaks!(AnySize)
 }
 
-/// Whether somebody else may have frames of the area (W3).
+/// Whether somebody else may hold frames of the area (W3).
 #[inline]
 fn is_handed_out(slot: &Slot) -> bool {
     slot.is_shared() && !breaks!(CacheShared)
 }
 
-/// Why a slot does not stay cached.
+/// Why a cached slot is evicted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Evict {
-    /// Nobody needs it any more.
+    /// Its class has not needed it for a while.
     Aged,
-    /// There is more than the budget allows.
+    /// The CPU is over its budget.
     Over,
-    /// A purge, or somebody ran short.
+    /// A purge, or a shortage.
     Purged,
 }
 
@@ -118,7 +118,7 @@ impl<M: Machine> Core<M> {
         }
     }
 
-    /// Whether freed areas may stay bound.
+    /// Whether freed areas may stay cached.
     #[inline]
     pub(crate) fn caches(&self) -> bool {
         self.retire() != Retire::Clear
@@ -146,8 +146,8 @@ impl<M: Machine> CpuGuard<'_, M> {
         Found { chunk, index, start: chunk.address(index) }
     }
 
-    /// live → cached, in one section, of which leaving is the end: kept, or parked where
-    /// `park` has its entries.
+    /// live → cached, in one section, and leaves the CPU. The slot is parked if `park` has its
+    /// entries, and kept otherwise.
     #[inline(always)]
     pub(crate) fn free_to_cache(mut self, found: &Found, park: Option<PteRange<M::Table>>, pages: usize, by: Caller) {
         let (ctx, slot, kept) = (self.ctx(), found.slot(), park.is_none());
@@ -189,8 +189,8 @@ impl<M: Machine> CpuGuard<'_, M> {
             && (slot.is_plain() || self.verify_entries(found, pages))
     }
 
-    /// Looks at each entry, a slice at a time, as long as the slot is the area
-    /// that was looked up (T1): true = all are plain.
+    /// Checks each entry, a slice at a time, while the slot is the area that was looked up (T1).
+    /// Returns whether all of them are plain.
     #[cold]
     #[inline(never)]
     fn verify_entries(&mut self, found: &SlotRef, pages: usize) -> bool {
@@ -210,9 +210,8 @@ impl<M: Machine> CpuGuard<'_, M> {
         let (source, home) = (machine.frames(), machine.node_of(found.chunk.owner()));
         let mixed = source.nodes() > 1;
         let fits = |frame: Pfn| !mixed || source.node_of(frame) == home;
-        // The slot is not this call's yet: a piece is looked at only if its chunk still
-        // is what it was when the piece was read. Then its table stays while somebody
-        // looks (T1).
+        // This call has not claimed the slot yet. So it uses a piece only if the chunk is unchanged
+        // after the piece was read. Then the table stays while the call looks (T1).
         let mut left = slice.pages;
         let plain = self.ctx().pieces((found.chunk, None), slice).all(|piece| {
             left -= piece.pages();
@@ -221,13 +220,13 @@ impl<M: Machine> CpuGuard<'_, M> {
         plain && left == 0
     }
 
-    /// Frees an area that may stay cached; `None` if it may not.
+    /// Frees an area and caches its slot; `None` if it may not stay cached.
     #[inline(never)]
     pub(crate) fn cache_slowly(&mut self, found: &SlotRef, pages: usize, by: Caller) -> Option<Result<(), FreeError>> {
         if !self.may_stay(found, pages) {
             return None;
         }
-        // Interrupts may have come in: another policy may be in force by now.
+        // Interrupts may have come in, and the policy may have changed.
         let kept = match self.core.retire() {
             Retire::Clear => return None,
             retire => retire == Retire::Keep,
@@ -256,8 +255,8 @@ impl<M: Machine> CpuGuard<'_, M> {
         Some(Ok(()))
     }
 
-    /// Frees an area that its owner may keep cached, or that takes several
-    /// sections to park: claimed meanwhile (R1).
+    /// Frees an area that its owner may cache, or that takes several sections to park. The slot is
+    /// claimed meanwhile (R1).
     #[inline(never)]
     fn post_cached(&mut self, found: &SlotRef, how: Way, pages: usize, by: Caller) -> Result<(), FreeError> {
         if !self.claim(found, how, pages) {
@@ -275,8 +274,8 @@ impl<M: Machine> CpuGuard<'_, M> {
         Ok(())
     }
 
-    /// A slot with plain entries comes home, claimed by who freed it: true = it
-    /// stays cached, or has been let go.
+    /// Accepts a slot with plain entries that another CPU freed and still claims. Returns true if
+    /// the slot is cached now, or stale.
     pub(crate) fn accept_remote(&mut self, chunk: ChunkRef, slot: u32) -> bool {
         let (area, pages) = (chunk.slot(slot), chunk.slot(slot).pages());
         let has_room = self.cpu.bound.pages() + pages <= self.core.budget;
@@ -284,9 +283,9 @@ impl<M: Machine> CpuGuard<'_, M> {
         if !(area.is_kept() || may_park) {
             return false;
         }
-        // The claim on it is the freer's own.
+        // The claim on the slot is the remote CPU's own.
         chunk.cache(slot);
-        // It was freed under a policy that may not be in force any more.
+        // The policy may have changed since the free.
         if is_handed_out(area) || !self.core.caches() || area.is_reported() {
             self.let_go(chunk, slot, pages, area.is_kept());
         } else {
@@ -295,7 +294,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         true
     }
 
-    /// Caches a cached slot.
+    /// Adds a slot in state *cached* to the list of its class.
     #[inline(always)]
     fn add_to_cache(&mut self, chunk: ChunkRef, slot: u32, pages: usize) {
         let Some(class) = chunk.class() else { return };
@@ -308,9 +307,9 @@ impl<M: Machine> CpuGuard<'_, M> {
         count(&self.cpu.counters.warm_frees, 1);
     }
 
-    /// A slot that became cached must not be cached: it is stale. Rare, and in
-    /// one section. Whether it is `kept` the caller knows: who frees it at the same
-    /// moment may have said otherwise in the slot (R4).
+    /// Makes a slot stale that was marked cached and must not be. This is rare and takes one
+    /// section. The caller passes `kept`, because another CPU that frees the slot at the same
+    /// moment may have overwritten it in the slot (R4).
     #[cold]
     fn let_go(&mut self, chunk: ChunkRef, slot: u32, pages: usize, kept: bool) {
         if kept {
@@ -320,8 +319,8 @@ impl<M: Machine> CpuGuard<'_, M> {
         self.reclaim_after();
     }
 
-    /// Evicts until the cached slots are within the budget (W2).
-    /// Each slot that goes may reclaim a slice: so one goes in a section (L3).
+    /// Evicts until the cached slots are within the budget (W2). Each eviction may also reclaim a
+    /// slice, so each has a section of its own (L3).
     #[cold]
     #[inline(never)]
     fn enforce_budget(&mut self) {
@@ -332,8 +331,8 @@ impl<M: Machine> CpuGuard<'_, M> {
         }
     }
 
-    /// Retires up to a slice of what is bound here, and says how much work that
-    /// was; 0 = nothing is bound.
+    /// Evicts up to a slice of what is cached on this CPU. Returns the work done; 0 if nothing is
+    /// cached.
     pub(crate) fn evict(&mut self, why: Evict) -> usize {
         if breaks!(ForgetCached) {
             return 0;
@@ -344,7 +343,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         }
     }
 
-    /// Retires all that is bound here, and says how much work that was.
+    /// Evicts all that is cached on this CPU. Returns the work done.
     pub(crate) fn evict_own(&mut self) -> usize {
         let mut work = 0;
         loop {
@@ -369,8 +368,8 @@ impl<M: Machine> CpuGuard<'_, M> {
         Some(Evicting { chunk, slot, done: 0 })
     }
 
-    /// Retires up to a slice of the slot at hand; when nothing of it is left it
-    /// is stale.
+    /// Parks up to a slice of the slot that is being evicted. When nothing of it is left mapped,
+    /// the slot becomes stale.
     fn retire_some(&mut self, mut evicting: Evicting, why: Evict) -> usize {
         let Evicting { chunk, slot, done } = evicting;
         let pages = chunk.slot(slot).pages();
@@ -389,19 +388,19 @@ impl<M: Machine> CpuGuard<'_, M> {
         slice.max(1)
     }
 
-    /// Whether something has to go whatever its age.
+    /// Whether cached slots have to be evicted whatever their age.
     fn is_overdue(&self) -> bool {
         let budget = if self.core.caches() { self.core.budget } else { 0 };
         self.cached.evicting.is_some() || self.cpu.bound.pages() > budget
     }
 
-    /// Retires a slice of what has to go; false = nothing has to.
+    /// Evicts a slice of what has to be evicted. Returns false if there is nothing.
     pub(crate) fn evict_overdue(&mut self) -> bool {
         self.is_overdue() && self.evict(Evict::Aged) > 0
     }
 
-    /// The tick's part: what has to go, or else half of what a few classes have
-    /// not needed lately; about a slice. True = more has to go.
+    /// The tick's part of eviction: first what is overdue, otherwise half of what a few classes
+    /// have not needed lately, about a slice in all. Returns whether more is overdue.
     pub(crate) fn age(&mut self) -> bool {
         if self.cpu.bound.pages() == 0 || self.evict_overdue() {
             return self.is_overdue();
@@ -413,8 +412,9 @@ impl<M: Machine> CpuGuard<'_, M> {
             for class in Class::all().skip(due as usize).step_by(LOOK as usize) {
                 let surplus = self.cpu_chunks(region).slot_cache.surplus(class).div_ceil(2);
                 for _ in 0..surplus {
-                    // Each may reclaim a slice: so one goes in a section (L3), from the look
-                    // at the victim on: somebody else may have left one, or this be another CPU.
+                    // Each eviction may reclaim a slice, so each has a section of its own (L3). The
+                    // section begins before the slot is chosen: meanwhile another caller may have
+                    // left a slot half evicted, or this may be another CPU.
                     self.preempt_point();
                     if work >= SLICE || self.cached.evicting.is_some() {
                         break;
@@ -428,7 +428,8 @@ impl<M: Machine> CpuGuard<'_, M> {
     }
 }
 
-/// No slot was cached: where all frames are of one node, the area's entries are plain (W1).
+/// Counts a miss: no slot was cached. With a single node the new area's entries are plain, and its
+/// slot is marked so (W1).
 #[inline(never)]
 pub(crate) fn miss<M: Machine>(ctx: Ctx<'_, M>, cpu: &PerCpu, slot: &Slot) {
     count(&cpu.counters.warm_misses, 1);
@@ -437,8 +438,8 @@ pub(crate) fn miss<M: Machine>(ctx: Ctx<'_, M>, cpu: &PerCpu, slot: &Slot) {
     }
 }
 
-/// Parked → mapped, with the frames and the protection that it had (G2). Where
-/// an entry was another one the log is told, and the slot must not be used (T2).
+/// Parked → mapped, with the same frames and the same protection (G2). A wrong entry is reported,
+/// and then the slot must not be used (T2).
 #[inline(never)]
 pub(crate) fn restore<M: Machine>(ctx: Ctx<'_, M>, found: &Found, slice: PageRange) {
     ctx.each_piece(found.place(), slice, |piece| {

@@ -1,4 +1,4 @@
-//! Sealing a batch, and grace: what a free owes to everybody else.
+//! Sealing batches, and grace.
 //!
 //! # Rules
 //! - **D2** A CPU seals its open batch when it is full or old (G4), and only when the one
@@ -15,21 +15,21 @@ use crate::sync::Ordering::Relaxed;
 use crate::sync::breaks;
 use crate::units::{CpuSet, PageRange};
 
-/// What the flush of a closing is about.
+/// What the flush of a sealed batch discards.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Covers {
     /// Nothing was sealed.
     Nothing,
-    /// These pages alone: no barrier for others (G1 ranges).
+    /// Only these pages: it is no barrier for other frees (G1 ranges).
     Pages(PageRange),
-    /// Whatever was cleared before it.
+    /// Everything that was cleared before.
     Everything,
 }
 
 impl<M: Machine> CpuGuard<'_, M> {
-    /// Amortised reclaim: for every half slice of work that frees add to the open batch, about
-    /// a slice of step 4. That is more than they add, so the expired batch is empty before
-    /// the open one is full. And step 2, when it is due (G4, L3).
+    /// Amortised reclaim: for every half slice of work that frees add to the open batch, reclaims
+    /// about a slice of the expired one, and seals the open batch if it is full. It reclaims about
+    /// twice what frees add, so the expired batch is empty before the open one is full (G4, L3).
     #[inline]
     pub(crate) fn reclaim_after(&mut self) {
         if self.open.is_due() {
@@ -41,8 +41,9 @@ impl<M: Machine> CpuGuard<'_, M> {
     #[inline(never)]
     pub(crate) fn reclaim_step(&mut self) {
         self.poll();
-        // Of one-page areas twice what was added since; of the largest that are freed at
-        // once, more than one, or one in a chunk of its own.
+        // For one-page areas this is twice what was added since the last step. For the largest
+        // areas that go to the batch at once, it is more than one area, or one area in a chunk of
+        // its own.
         self.reclaim(SLICE + 2);
         self.open.step();
         if self.open.pages >= self.core.batch_pages {
@@ -50,7 +51,8 @@ impl<M: Machine> CpuGuard<'_, M> {
         }
     }
 
-    /// Step 2: closes the open batch, unless it is empty or the other is not.
+    /// Step 2 of a [purge](super::purge): seals the open batch, unless it is empty or the other
+    /// batch is in use.
     pub(crate) fn seal(&mut self) -> Covers {
         let index = self.open.index;
         let tables = !self.tables[index].is_empty();
@@ -62,7 +64,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         self.core.waiting.fetch_add(batch.pages, Relaxed);
         count(&self.cpu.counters.closes, 1);
         let (core, mut asked) = (self.core, CpuSet::EMPTY);
-        // Where a flush of the machine's is for all, nobody has to be asked.
+        // On a machine whose flush covers all CPUs, no CPU has to be asked.
         let epochs = core.epochs().take(if M::MIRRORED { 0 } else { usize::MAX });
         let holds = Holds { tables, aliases: batch.has_aliases, narrow };
         let pending = core.flush_epochs.seal_and_ask(batch, holds, || self.flush(), epochs, |cpu| asked.insert(cpu));
@@ -72,8 +74,8 @@ impl<M: Machine> CpuGuard<'_, M> {
         narrow.map_or(Covers::Everything, Covers::Pages)
     }
 
-    /// The pages of the open batch, if it is a single small area: Strict's, or
-    /// what a shortage or a tick finds (G1 ranges). Not while there are aliases.
+    /// The pages of the open batch, if it holds a single small area (G1 ranges). That happens under
+    /// Strict, in a shortage, and in a tick. `None` while there are aliases.
     fn narrow(&mut self) -> Option<PageRange> {
         let (chunk, slot) = self.open.only().filter(|_| self.core.flush_epochs.has_no_aliases())?;
         let pages = chunk.slot(slot).pages();
@@ -87,13 +89,13 @@ impl<M: Machine> CpuGuard<'_, M> {
         }
     }
 
-    /// Flushes this CPU, or everywhere where the machine can.
+    /// Flushes this CPU, or all CPUs where the machine can.
     fn flush(&mut self) {
         count(&self.cpu.counters.flushes, 1);
         self.ctx().flush_here();
     }
 
-    /// Step 3: the sealed batch is expired if grace has come.
+    /// Step 3: if grace has come for the sealed batch, it becomes the expired batch.
     #[inline]
     pub(crate) fn poll(&mut self) {
         if let Some(pending) = self.sealed.take() {
@@ -104,8 +106,8 @@ impl<M: Machine> CpuGuard<'_, M> {
         }
     }
 
-    /// Whether more pages wait for flushes than should (G4): in the sealed
-    /// batches of all CPUs, and in the open one of this.
+    /// Whether more pages wait for flushes than should (G4). Counts the sealed batches of all CPUs
+    /// and this CPU's open one.
     #[inline]
     pub(crate) fn is_pressed(&self) -> bool {
         let (waiting, most) = (self.core.waiting.load(Relaxed) + self.open.pages, self.core.waiting_pages);
@@ -124,8 +126,7 @@ impl<M: Machine> Ctx<'_, M> {
         if breaks!(SkipIdle) { grace.ignoring_idle() } else { grace }
     }
 
-    /// Flushes the calling CPU and says so, or everywhere where the machine
-    /// can do that.
+    /// Flushes the calling CPU and publishes its epoch, or flushes all CPUs where the machine can.
     pub(crate) fn flush_here(self) {
         let everywhere = || self.machine.flush_everywhere(Flush::Everything) && self.nobody_looks();
         if self.core.flush_epochs.flush_everywhere(everywhere) || M::MIRRORED {

@@ -1,15 +1,13 @@
-//! Reclaiming: what an expired batch holds is free again, bit by bit.
+//! Draining an expired batch, bit by bit.
 //!
-//! A batch is drained chunk by chunk and slot by slot: frames are collected from
-//! the entries in which they waited, and go to the magazine unless somebody else
-//! holds them; then the slot is free, and what was in it is nobody's.
+//! A CPU drains a batch chunk by chunk and slot by slot. It takes the frames out of the parked
+//! entries, and pushes those that nobody else holds onto its magazine. Then the slot is free.
 //!
 //! # Rules
-//! - G3: Only what is expired is reclaimed: grace has come for it.
-//! - R4: A slot that somebody else is still freeing waits once more.
-//! - L3: About as much at a time as the caller says, a slice at most: a page
-//!   counts as one, and so does a slot, which may have few; a chunk, which may have
-//!   one slot, counts as eight, and each leaf table under it as four.
+//! - G3: Only an expired batch is drained: grace has come for it.
+//! - R4: A slot that another CPU is still freeing moves to the open batch and waits once more.
+//! - L3: A call drains about as much work as its caller asks for, at most a slice. A page counts as
+//!   one, and so does a slot. A chunk counts as eight, and each leaf table under it as four.
 
 use crate::area::Kind;
 use crate::frames::{release, release_all};
@@ -27,14 +25,14 @@ use crate::sync::{breaks, pooled};
 use crate::table::PteRange;
 use crate::units::{PageRange, Pfn};
 
-/// What a table page is in the work of a batch.
+/// The work that a table page counts as.
 const TABLE: usize = SLICE / 8;
-/// What a leaf table is that is looked at.
+/// The work that a check of one leaf table counts as.
 const LEAF: usize = SLICE / 16;
 
 impl<M: Machine> CpuGuard<'_, M> {
-    /// Step 4: drains the expired batch by about `budget`, counted as it counts its
-    /// work, and says how much it was.
+    /// Step 4 of a [purge](super::purge): drains the expired batch by about `budget`, in the unit
+    /// in which the batch counts work. Returns the work done.
     pub(crate) fn reclaim(&mut self, budget: usize) -> usize {
         let Some(mut batch) = self.expired.take() else { return 0 };
         let (mut work, mut pages, mut slots) = (0, 0, 0);
@@ -73,7 +71,7 @@ impl<M: Machine> CpuGuard<'_, M> {
                 slots += 1;
             }
             pages += collected;
-            // A slot costs something even if it has no pages to collect.
+            // A slot is work even if it has no pages.
             work += collected + 1;
         }
         batch.gone += pages;
@@ -82,18 +80,17 @@ impl<M: Machine> CpuGuard<'_, M> {
         if drained {
             self.core.waiting.fetch_sub(batch.pages, Relaxed);
         } else {
-            // Past a chunk that has nothing left in the batch: it may be given
-            // up, and be somebody else's when the batch is looked at again.
+            // Skips a chunk that has nothing left in the batch. It may be given up and become
+            // another CPU's chunk before the batch is drained further.
             let _ = batch.first();
             self.expired = Some(batch);
         }
         work
     }
 
-    /// Collects what is usual: slots in whose entries nothing waits; and as long as
-    /// the chunk's next stale slot has nothing but frames of its own, in one slice and
-    /// one leaf table, as many as fit one slice together. Gives these slots at once, and
-    /// says how many slots and pages it was: about `budget` at most.
+    /// Takes the frames of the common slots and makes these slots free at once: bare slots, and the
+    /// chunk's next stale slots as long as each has only frames of its own in one leaf table, and
+    /// all together fit one slice. Returns the slots and pages, about `budget` at most.
     #[inline(always)]
     fn collect_many(&mut self, chunk: ChunkRef, batch: usize, budget: usize) -> (u64, usize) {
         let mut clean = chunk.take_bare(batch);
@@ -113,8 +110,8 @@ impl<M: Machine> CpuGuard<'_, M> {
         (slots as u64, pages)
     }
 
-    /// The frames that wait in usual slots go to the magazine, all at once. Says
-    /// which slots, and how many slots and pages.
+    /// Moves the frames of common slots to the magazine, all at once. Returns the slots as a mask,
+    /// and the number of slots and pages.
     #[inline(always)]
     fn collect_usual(&mut self, chunk: ChunkRef, stale: u64, budget: usize) -> (u64, usize, usize) {
         let (ctx, depot) = (self.ctx(), self.core.depot(self.node));
@@ -131,13 +128,13 @@ impl<M: Machine> CpuGuard<'_, M> {
             these |= 1 << slot;
         }
         pooled(&places[..got]);
-        // SAFETY: the only bindings are collected, after grace (G3).
+        // SAFETY: the only entries that held them are absent, after grace (G3).
         unsafe { self.magazine.accept(SLICE, got) }
         (these, slots, pages)
     }
 
-    /// The frames that wait in entries were lent: their holders are one less. Those
-    /// that nobody holds any more go to the magazine, or wait by themselves.
+    /// Takes frames that others may hold out of the entries, and drops one holder of each. Frames
+    /// without a holder go to the magazine, or wait in the open batch.
     #[inline(never)]
     fn return_lent(&mut self, area: &Slot, piece: PteRange<M::Table>) {
         let (ctx, core) = (self.ctx(), self.core);
@@ -148,12 +145,12 @@ impl<M: Machine> CpuGuard<'_, M> {
         };
         let collected = piece.take_frames(places, &mut |at, word| ctx.report_bad_entry_again(area, at, word));
         let last = release_all(ctx.machine.frames(), &mut places[..collected]);
-        // Looked at after they were let go, never before: in between another CPU may
-        // unmap one of them elsewhere and drop its own hold.
+        // Aliases are checked after the holds are dropped, never before: in between, another CPU
+        // may unmap one of the frames elsewhere and drop its own hold.
         if before || breaks!(IgnoreAliases) || core.flush_epochs.has_no_aliases() {
             pooled(&places[..last]);
-            // SAFETY: the bindings of the last holder are collected, after grace, and
-            // no alias is left (G3).
+            // SAFETY: the entries of the last holder are cleared, after grace, and no alias is left
+            // (G3).
             return unsafe { self.magazine.accept(piece.pages(), last) };
         }
         let mut frames = [Pfn(0); SLICE];
@@ -173,7 +170,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         self.give_up_all(&frames[..last]);
     }
 
-    /// Frames that nobody holds any more are pooled, or wait (G3 aliases).
+    /// Pools frames without a holder, or lets them wait (G3 aliases).
     #[cold]
     #[inline(never)]
     fn give_up_all(&mut self, frames: &[Pfn]) {
@@ -181,7 +178,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         frames.iter().rev().for_each(|&frame| _ = self.give_up(frame, source.page(frame)));
     }
 
-    /// The frames that wait in entries go to the magazine: nobody else holds them.
+    /// Moves the frames of the entries to the magazine. Nobody else holds them.
     #[inline(never)]
     fn pool(&mut self, area: &Slot, piece: PteRange<M::Table>) {
         let (ctx, depot) = (self.ctx(), self.core.depot(self.node));
@@ -191,7 +188,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         };
         let got = piece.take_frames(places, report);
         pooled(&places[..got]);
-        // SAFETY: the only bindings are collected, after grace (G3).
+        // SAFETY: the only entries that held them are absent, after grace (G3).
         unsafe { self.magazine.accept(piece.pages(), got) }
     }
 
@@ -207,21 +204,20 @@ impl<M: Machine> CpuGuard<'_, M> {
         }
     }
 
-    /// No slots are left in the batch: its table pages are free memory. False =
-    /// none is left either.
+    /// Frees one table page of a batch that has no slots left. Returns false if there is none.
     fn reclaim_one_table(&mut self, batch: &Batch) -> bool {
         let held = self.tables[batch.index].pop();
         held.map(|held| self.reclaim_table(held)).is_some()
     }
 
-    /// Collects up to a slice of a slot's frames. `load.done` says how far it
-    /// came; 0 = nothing is left.
+    /// Takes the frames of up to a slice of a slot. `batch.done` is the number of pages done; it is
+    /// 0 when the slot is finished.
     #[inline(never)]
     fn collect(&mut self, batch: &mut Batch, chunk: ChunkRef, slot: u32) -> usize {
         let area = chunk.slot(slot);
         let (kind, pages) = (area.kind(), area.pages());
         if !kind.keeps() || pages == 0 {
-            // Pages of a reservation were never bound.
+            // Pages of a reservation hold no frames.
             return if kind == Kind::MapRam { pages } else { 0 };
         }
         let slice = (pages - batch.done).min(SLICE);
@@ -236,7 +232,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         slice
     }
 
-    /// As its kind, and who else holds frames, demand.
+    /// Takes the frames of a slice as the area's kind requires, with a walk if needed.
     #[inline(never)]
     fn collect_slowly(&mut self, chunk: ChunkRef, slot: u32, pages: PageRange) {
         let area = chunk.slot(slot);
@@ -248,7 +244,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         }
     }
 
-    /// Frames that others may hold lose this holder (G3).
+    /// Drops one holder of frames that others may hold (G3).
     #[inline(never)]
     fn collect_held(&mut self, chunk: ChunkRef, slot: u32, pages: PageRange) {
         let (ctx, area) = (self.ctx(), chunk.slot(slot));
@@ -270,7 +266,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         }
     }
 
-    /// A reclaimed slot is free again.
+    /// Makes a drained slot free.
     #[inline]
     fn give(&mut self, chunk: ChunkRef, slot: u32, batch: usize) {
         if chunk.is_runs() {
@@ -281,8 +277,8 @@ impl<M: Machine> CpuGuard<'_, M> {
     }
 }
 
-/// The entries of a stale slot of a class chunk with nothing but frames of its own,
-/// at most `most`, in one leaf table that is at hand, which nobody claims.
+/// The entries of a stale slot of a class chunk, if they hold only frames of its own, are at most
+/// `most` in one leaf table that the chunk has cached, and nobody claims the slot.
 #[inline(always)]
 fn usual_piece<M: Machine>(chunk: ChunkRef, slot: u32, most: usize) -> Option<PteRange<M::Table>> {
     let pages = chunk.usual_pages(slot, most)?;

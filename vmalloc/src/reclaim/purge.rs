@@ -1,14 +1,14 @@
-//! What comes after a free: closing, grace, reclaiming; ticks and pressure.
+//! Purge: the steps that reclaim freed areas, for all CPUs at once.
 //!
 //! # One purge
-//! 1. The remote frees are drained: what other CPUs freed becomes stale here (R1).
-//! 2. The open batch is sealed: a tag, a flush of this CPU, kicks (G1).
+//! 1. Each CPU drains its remote frees: slots that other CPUs freed become stale (R1).
+//! 2. Each CPU seals its open batch: a tag, a flush of this CPU, kicks for the others (G1).
 //! 3. At grace the batch is expired.
-//! 4. It is drained slot by slot: entries are collected, frames go to the
-//!    magazine, the slot is free again; table pages become free memory (G3).
+//! 4. The batch is drained slot by slot: frames go to the magazine and the slot is free again. Then
+//!    its table pages are freed (G3).
 //!
-//! Steps 1–4 are taken a bit at a time by the calls that need something, and by
-//! the tick; [`Vmalloc::purge`] takes them all, for all CPUs.
+//! Allocations, frees and ticks take these steps a bit at a time. [`Ctx::purge`] takes all of them,
+//! for all CPUs.
 
 use crate::flush::Pending;
 use crate::machine::{Context, Machine};
@@ -21,8 +21,8 @@ use crate::state::visit::Visit;
 use crate::sync::Ordering::Relaxed;
 use crate::units::{CpuSet, VirtAddr};
 
-/// Rounds of a purge in any case: the batches, the tables that they freed, and
-/// those of the uppermost runs.
+/// The least number of rounds after which a purge may give up: one for the batches, one for the
+/// tables that they freed, and more for the tables of the uppermost runs.
 const PURGE_ROUNDS: usize = 4;
 
 impl<M: Machine> Ctx<'_, M> {
@@ -32,18 +32,18 @@ impl<M: Machine> Ctx<'_, M> {
         self.flush_all()
     }
 
-    /// Evicts what is cached on any CPU, or lies in its remote frees.
+    /// Evicts what is cached on any CPU, and drains all remote frees.
     pub(crate) fn evict_all(self, why: Evict) {
         self.visit_each(|cpu| cpu.drain_remote_frees() || cpu.evict(why) > 0);
     }
 
-    /// [`Vmalloc::purge`], but what is cached stays so.
+    /// As [`Ctx::purge`], but cached slots stay.
     pub(crate) fn flush_all(self) -> usize {
         let before = self.core.redeemed_pages();
         let mut rounds = 0;
         loop {
-            // Draining may unlink tables and fill the other batch: until nothing
-            // is left, or nothing comes of it any more.
+            // Draining may unlink tables and so fill the other batch. The loop ends when nothing is
+            // left, or when a round gains nothing.
             let tables = self.core.tables.load(Relaxed);
             let left = self.purge_round();
             rounds += 1;
@@ -53,64 +53,63 @@ impl<M: Machine> Ctx<'_, M> {
         }
     }
 
-    /// One round; true = something is left that another round may reclaim.
+    /// One round. Returns whether another round may reclaim more.
     fn purge_round(self) -> bool {
         let graced = self.flush_round();
-        self.visit_each(|here| here.release_empties(true));
+        self.visit_each(|cpu| cpu.release_empties(true));
         for region in &self.core.regions {
-            self.visit_each(|here| here.sweep(region.id));
+            self.visit_each(|cpu| cpu.sweep(region.id));
         }
         let mut left = false;
-        self.visit_all(|here| left |= !here.is_drained());
+        self.visit_all(|cpu| left |= !cpu.is_drained());
         left && graced
     }
 
-    /// Closes what can be sealed, waits for grace, and reclaims. False = grace did
-    /// not come.
+    /// Seals what can be sealed, waits for grace, and reclaims. Returns false if grace did not
+    /// come.
     pub(crate) fn flush_round(self) -> bool {
         let mut tables = false;
         self.drain_all();
-        self.visit_all(|here| {
-            here.seal();
-            tables |= here.sealed.as_ref().is_some_and(|sealed| !here.tables[sealed.peek().index].is_empty());
+        self.visit_all(|cpu| {
+            cpu.seal();
+            tables |= cpu.sealed.as_ref().is_some_and(|sealed| !cpu.tables[sealed.peek().index].is_empty());
         });
         let graced = self.wait_for_grace(tables);
         self.drain_all();
         graced
     }
 
-    /// Drains the expired batches of all CPUs, a slice inside one at a time (L3).
+    /// Drains the expired batches of all CPUs, one slice in a section (L3).
     fn drain_all(self) {
         self.visit_each(|cpu| cpu.reclaim_some());
     }
 
-    /// Calls `f` inside each CPU in turn, again and again as long as it says
-    /// that there is more (L3).
+    /// Calls `f` inside each CPU in turn, on each as long as `f` returns that there is more (L3).
     pub(crate) fn visit_each(self, mut f: impl FnMut(&mut CpuGuard<'_, M>) -> bool) {
         for index in 0..self.core.cpus() {
-            while Visit::enter(self, index).is_ok_and(|mut here| f(&mut here)) {}
+            while Visit::enter(self, index).is_ok_and(|mut cpu| f(&mut cpu)) {}
         }
     }
 
     /// Calls `f` inside each CPU in turn.
     fn visit_all(self, mut f: impl FnMut(&mut CpuGuard<'_, M>)) {
         for index in 0..self.core.cpus() {
-            if let Ok(mut here) = Visit::enter(self, index) {
-                f(&mut here);
+            if let Ok(mut cpu) = Visit::enter(self, index) {
+                f(&mut cpu);
             }
         }
     }
 
-    /// Waits until everything sealed so far has had grace; false where it must
-    /// not wait, or a flush failed.
+    /// Waits until everything sealed so far has had grace. Returns false if the caller must not
+    /// wait, or if a flush failed.
     pub(crate) fn wait_for_grace(self, idle_too: bool) -> bool {
         let barrier = self.core.flush_epochs.seal((), idle_too);
         self.pinned_anew(|_| self.flush_here());
         self.wait_for(barrier)
     }
 
-    /// Waits until `barrier` has had grace; false where it must not wait, or a
-    /// flush failed. Flushes this CPU meanwhile, if another one asks (L2).
+    /// Waits until `barrier` has had grace, and flushes this CPU meanwhile if it is asked (L2).
+    /// Returns false if the caller must not wait, or if a flush failed.
     fn wait_for(self, mut barrier: Pending<()>) -> bool {
         loop {
             barrier = match barrier.reclaim(&self.grace()) {
@@ -130,51 +129,50 @@ impl<M: Machine> Ctx<'_, M> {
         }
     }
 
-    /// Strict's free: returns when no CPU can reach what was freed at `at`,
-    /// where the caller may wait. A batch that is sealed now will do for a
-    /// barrier, on whatever CPU that is, unless it is a small one of other pages;
-    /// one that was sealed before is too old.
+    /// The end of a free under Strict: if the caller may wait, returns when no CPU can reach the
+    /// area freed at `at`. A batch that is sealed now serves as the barrier, on whatever CPU that
+    /// is, unless it is a small one of other pages. A batch that was sealed before is too old.
     pub(crate) fn flush_and_wait(self, at: VirtAddr) {
-        let Ok(mut here) = CpuGuard::enter(self) else { return };
-        here.poll();
-        here.drain();
-        let covers = match here.seal() {
+        let Ok(mut cpu) = CpuGuard::enter(self) else { return };
+        cpu.poll();
+        cpu.drain();
+        let covers = match cpu.seal() {
             Covers::Nothing => false,
             Covers::Pages(pages) => pages.contains(at),
             Covers::Everything => true,
         };
-        let sealed = here.sealed.as_ref().map(Pending::barrier);
-        drop(here);
+        let sealed = cpu.sealed.as_ref().map(Pending::barrier);
+        drop(cpu);
         match sealed {
             _ if !covers => self.wait_for_grace(false),
             Some(sealed) => self.wait_for(sealed),
             None => true,
         };
-        if let Ok(mut here) = CpuGuard::enter(self) {
-            here.poll();
-            here.drain();
+        if let Ok(mut cpu) = CpuGuard::enter(self) {
+            cpu.poll();
+            cpu.drain();
         }
     }
 
-    /// Gives what lies in magazines, stocks and depots back to the source.
+    /// Gives the frames in magazines, preallocs and depots back to the source.
     pub(crate) fn drain_stocks(self) {
         let machine = self.machine;
-        self.visit_each(|here| here.magazine.give_some(machine) > 0);
-        self.visit_all(|here| here.stock.trim(machine, 0));
+        self.visit_each(|cpu| cpu.magazine.give_some(machine) > 0);
+        self.visit_all(|cpu| cpu.stock.trim(machine, 0));
         self.trim_depots(0);
     }
 }
 
 impl<M: Machine> CpuGuard<'_, M> {
-    /// Takes in what other CPUs freed, and reclaims a slice. True = there may be more.
+    /// Drains remote frees and reclaims a slice. Returns whether there may be more.
     pub(crate) fn reclaim_some(&mut self) -> bool {
         let more = self.drain_remote_frees();
         self.poll();
         self.reclaim(SLICE) > 0 || more
     }
 
-    /// Drains the expired batch of this, its own, CPU, a slice at a time (L3), and
-    /// says how many pages it was.
+    /// Drains the expired batch of the caller's own CPU, one slice in a section (L3). Returns the
+    /// pages reclaimed.
     pub(crate) fn drain(&mut self) -> usize {
         let mut pages = 0;
         loop {

@@ -1,4 +1,4 @@
-//! A slot leaves its area by the way that its owner and its size allow.
+//! Freeing a slot: live to stale, by the way that its owner and its size allow.
 //!
 //! ```text
 //!   own CPU, one slice     live ─────────────────────────────▶ stale, in the open batch
@@ -23,17 +23,17 @@ use crate::units::PageRange;
 /// How a slot goes from live to stale.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
-    /// Its owner's CPU, in one section: no claim.
+    /// On the owner's CPU, in one section: no claim.
     AtOnce,
-    /// Its owner's CPU, in several sections, so the slot is claimed meanwhile.
+    /// On the owner's CPU, in several sections, so the slot is claimed meanwhile.
     InSlices,
-    /// Another CPU: the slot is claimed, and posted to its owner (R1).
+    /// On another CPU: the slot is claimed, and then posted to its owner (R1).
     Remote,
 }
 
 impl<M: Machine> CpuGuard<'_, M> {
-    /// live → stale: the entries are retired, the frames wait in them. Under
-    /// Park and Keep perhaps live → cached.
+    /// live → stale. The entries are parked and keep their frames. Under Park and Keep perhaps live
+    /// → cached.
     #[inline]
     pub(crate) fn release(&mut self, found: &SlotRef, kind: Kind, pages: usize, by: Caller) -> Result<(), FreeError> {
         let caches = self.core.caches();
@@ -43,7 +43,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         let bound = if kind == Kind::Reserved { 0 } else { pages };
         let how = self.way_of(found, bound);
         if how == Way::AtOnce && !caches {
-            // Nobody else could do anything since it was looked up.
+            // Nothing could happen to the slot since the lookup: this CPU was not left.
             self.open.add(found.chunk, 1 << found.index, bound);
         } else if !self.claim(found, how, bound) {
             return Err(self.core.double_free(found));
@@ -54,7 +54,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         Ok(())
     }
 
-    /// How this CPU frees a slot of which `bound` pages have entries.
+    /// The way in which this CPU frees a slot of which `bound` pages have entries.
     #[inline]
     pub(crate) fn way_of(&self, found: &Found, bound: usize) -> Way {
         match found.chunk.owner() == self.index {
@@ -64,8 +64,8 @@ impl<M: Machine> CpuGuard<'_, M> {
         }
     }
 
-    /// Makes the slot this call's to free, if it is still the area that was
-    /// looked up; false = somebody was first.
+    /// Claims the slot for this call, or makes it stale, if it is still the area that was looked
+    /// up. Returns false if another caller was first.
     #[inline]
     pub(crate) fn claim(&mut self, found: &SlotRef, how: Way, pages: usize) -> bool {
         if how != Way::AtOnce {
@@ -80,7 +80,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         count(&self.cpu.counters.alloc_pages, pages as u64);
     }
 
-    /// It is not made after all.
+    /// Takes back [`CpuGuard::count_alloc`]: the allocation failed.
     pub(crate) fn uncount_alloc(&self, pages: usize) {
         uncount(&self.cpu.counters.allocs, 1);
         uncount(&self.cpu.counters.alloc_pages, pages as u64);
@@ -93,7 +93,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         count(&counters.free_pages, pages as u64);
     }
 
-    /// Retires the entries of a claimed slot, and hands it to its owner.
+    /// Parks or clears the entries of a claimed slot, and hands the slot to its owner.
     #[inline]
     pub(crate) fn unmap(&mut self, found: &Found, how: Way, bound: PageRange) {
         if how == Way::AtOnce {
@@ -114,7 +114,7 @@ impl<M: Machine> CpuGuard<'_, M> {
             self.reclaim(SLICE);
         }
         if found.chunk.owner() == self.index {
-            // Coming home it pays too (L3).
+            // `hand_over` reclaims too, so it has a section of its own (L3).
             self.preempt_point();
         }
         self.hand_over(found);
@@ -128,7 +128,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         }
     }
 
-    /// Bound → waiting, page by page.
+    /// Mapped → parked, page by page.
     #[inline]
     pub(crate) fn park_entries(&self, (chunk, index): (ChunkRef, u32), slice: PageRange) {
         if slice.pages == 0 {
@@ -141,7 +141,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         ctx.machine.unmapped(slice);
     }
 
-    /// Clears a slice of a mapping's entries.
+    /// Clears the entries of a slice of a `map_ram` area.
     pub(crate) fn clear_entries(&mut self, (chunk, index): (ChunkRef, u32), slice: PageRange) {
         let ctx = self.ctx();
         ctx.each_piece((chunk, Some(index)), slice, |piece| {
@@ -151,7 +151,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         self.note_alias();
     }
 
-    /// A claimed slot's entries are retired: it goes to its owner (R1).
+    /// Hands a claimed slot, whose entries are parked or cleared, to its owner (R1).
     pub(crate) fn hand_over(&mut self, found: &Found) {
         let chunk = found.chunk;
         if breaks!(DropClaim) {

@@ -1,25 +1,24 @@
-//! Frees from where nobody can be inside a CPU: from an NMI, or a signal handler,
-//! in the middle of another call (L4).
+//! Remote frees, and frees by a caller that cannot be inside a CPU: an NMI or a signal handler in
+//! the middle of another call (L4).
 //!
 //! ```text
 //!   NMI    slot claimed ── marked deferred ── posted to its owner (R1)
-//!   owner  finds it in its remote frees: entries retired, a slice at a time ── live → stale, claim dropped
+//!   owner  finds it in its remote frees: entries parked, a slice at a time ── live → stale, claim dropped
 //! ```
 //!
-//! Such a free is a remote free that leaves the entries to the owner of the slot:
-//! to retire them may take locks of the machine, and to note aliases takes being
-//! inside. It needs no memory, and neither waits nor fails once the area is found.
-//! A double free is told at once, by the claim, as on any other CPU.
+//! A deferred free is a remote free that leaves the entries to the owner of the slot. Parking them
+//! may take locks of the machine, and noting aliases requires being inside a CPU. A deferred free
+//! needs no memory, does not wait, and cannot fail once the area is found. The claim detects a
+//! double free at once, as on any other CPU.
 //!
 //! # Rules
-//! - **R6** A posted slot that is marked is handed on only when its entries are
-//!   retired; its claim lasts until then. The mark is in the chunk: what a slot says
-//!   of its freer is overwritten where the owner frees it at the same moment (R4).
-//! - G3: Whoever has unmapped a mapping for a short time gives its frames up. So
-//!   there are aliases from the mark on, until the batch of the CPU that clears the
-//!   entries knows of them.
-//! - L3: At most a slice of entries is retired at a time: what is left of the
-//!   chunk's marked slots is the CPU's `deferred`, for whoever comes next.
+//! - **R6** The owner makes a posted slot that is marked *deferred* stale only after it has parked
+//!   the entries, and the claim lasts until then. The mark is in the chunk, because the owner may
+//!   overwrite what the slot records of the free if it frees the slot at the same moment (R4).
+//! - G3: The caller of a deferred `unmap_ram` gives its frames up next. So there are aliases from
+//!   the mark on, until the batch of the CPU that clears the entries knows of them.
+//! - L3: At most one slice of entries is parked in a section. The marked slots of a chunk that are
+//!   left are stored as the CPU's `deferred`, and the next caller goes on with them.
 
 use crate::area::{Caller, Kind};
 use crate::error::FreeError;
@@ -36,9 +35,9 @@ use crate::sync::breaks;
 use crate::units::{PageRange, VirtAddr};
 
 impl<M: Machine> CpuGuard<'_, M> {
-    /// Step 1: what was posted becomes stale here (R1), a slice of slots, and of
-    /// entries that their freer left alone (R6), at a time (L3); and frames that
-    /// were dropped are taken in. True = there is more.
+    /// Step 1 of a [purge](super::purge): makes posted slots stale (R1), up to a slice of slots and
+    /// of entries that were left to this CPU (R6) at a time (L3). Also drains the deferred frames.
+    /// Returns whether there is more.
     pub(crate) fn drain_remote_frees(&mut self) -> bool {
         self.take_dropped();
         let mut work = 0;
@@ -62,8 +61,8 @@ impl<M: Machine> CpuGuard<'_, M> {
         self.has_drained()
     }
 
-    /// Claimed slots that live are freed: those that may stay cached do, the
-    /// others become stale. Returns the pages of those.
+    /// Frees claimed slots that are live: caches those that may stay cached, and makes the others
+    /// stale. Returns the pages of the stale ones.
     #[inline]
     pub(crate) fn receive(&mut self, chunk: ChunkRef, mut slots: u64) -> usize {
         let mut pages = 0;
@@ -80,8 +79,8 @@ impl<M: Machine> CpuGuard<'_, M> {
         pages
     }
 
-    /// A slot was posted that had been freed here at the same moment: it was
-    /// counted twice.
+    /// Handles a posted slot that this CPU had freed at the same moment: the free was counted
+    /// twice.
     #[cold]
     fn raced(&mut self, chunk: ChunkRef, slots: u64) {
         let counters = &self.cpu.counters;
@@ -116,8 +115,8 @@ impl<M: Machine> Ctx<'_, M> {
         Ok(())
     }
 
-    /// Undoes a slot that an NMI had begun, from inside its CPU, to which somebody
-    /// else has come since: of its pages, `bound` have frames. It counts as freed.
+    /// Undoes a slot that an NMI began while it was inside its CPU, which another caller has
+    /// entered since. `bound` of its pages have frames. It counts as freed.
     #[cold]
     pub(crate) fn abandon_deferred(self, found: &Found, bound: usize) {
         let slot = found.slot();
@@ -126,8 +125,8 @@ impl<M: Machine> Ctx<'_, M> {
             return;
         }
         slot.truncate(bound);
-        // U1: nobody else can free it; but whoever frees what was there before, too late,
-        // claims it for a moment, on another CPU.
+        // U1: nobody else can free it. But a late free of the slot's previous area may claim it for
+        // a moment, on another CPU.
         while !found.chunk.claim(found.index) {
             self.machine.relax();
         }
@@ -136,7 +135,7 @@ impl<M: Machine> Ctx<'_, M> {
 }
 
 impl<M: Machine> Core<M> {
-    /// A claimed slot is left to its owner.
+    /// Leaves a claimed slot, with its entries, to its owner.
     fn defer(&self, found: &Found, kind: Kind, pages: usize) {
         let owner = self.cpu(found.chunk.owner());
         count_shared(&owner.counters.deferred_frees, 1);
@@ -149,18 +148,17 @@ impl<M: Machine> Core<M> {
 }
 
 impl<M: Machine> CpuGuard<'_, M> {
-    /// Of slots that were posted, takes the marked ones over that live, and returns
-    /// them.
+    /// Takes those posted slots that are marked deferred and live. Returns them.
     pub(crate) fn take_deferred(&mut self, chunk: ChunkRef, posted: u64, live: u64) -> u64 {
         let (deferred, others) = Deferred::of(chunk, posted, live);
-        // Of the others this CPU has cleared the entries itself.
+        // This CPU has cleared the entries of the others itself.
         slots_of(others).for_each(|slot| self.noted(chunk.slot(slot)));
         self.deferred = deferred;
         deferred.map_or(0, |deferred| deferred.slots())
     }
 
-    /// Retires up to a slice of the first marked slot; when nothing of it is left
-    /// it is received like any other. Returns the work that was.
+    /// Parks up to a slice of the first marked slot. When all of it is parked, receives the slot
+    /// like any other. Returns the work done.
     pub(crate) fn retire_deferred(&mut self, deferred: Deferred) -> usize {
         let Deferred { chunk, slots, done } = deferred;
         let index = slots.trailing_zeros();
@@ -178,7 +176,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         slice + 1
     }
 
-    /// The entries of a marked slot are cleared: the batch knows of their aliases.
+    /// Notes that the entries of a marked slot are cleared: the open batch has its aliases now.
     fn noted(&self, slot: &Slot) {
         if slot.kind() == Kind::MapRam {
             self.core.flush_epochs.alias_noted_twice();

@@ -1,10 +1,10 @@
-//! Runs: units of a region that a chunk or one area takes, keeps and gives back.
+//! Runs: grains of a region that a chunk or one area takes and gives back.
 //!
 //! # Rules
-//! - **R3** What a run needs (bookkeeping, a header) is populated before the region's lock
-//!   is taken, so nothing can fail in the middle. Its units point at its chunk before
-//!   anybody can ask; its leaf tables are linked slice by slice, where an area is the first
-//!   to reach there ([`tables`](super::tables)).
+//! - **R3** A call takes what a run needs (bookkeeping frames, a header) before it takes the
+//!   region's lock, so it cannot fail in the middle. The grains of the run point at its chunk
+//!   before anybody can look them up. Its leaf tables are linked slice by slice, when an area first
+//!   reaches them ([`tables`](super::tables)).
 
 use crate::area::RegionId;
 use crate::error::Shortage;
@@ -18,12 +18,12 @@ use crate::state::stats::count;
 use crate::sync::Ordering::Relaxed;
 use crate::units::{PageRange, VirtAddr};
 
-/// Frames that a CPU keeps in stock for the next run.
+/// Bookkeeping frames that a CPU keeps for the next run.
 pub(super) const KEEP: usize = 16;
 
-/// Whom a run is taken for.
+/// What a run is taken for.
 enum For {
-    /// A new chunk of so many slots.
+    /// A new chunk of this class, with this number of slots.
     Chunk(Class, usize),
     /// One area: a slot of a run chunk.
     Area(ChunkRef, u32),
@@ -65,7 +65,7 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         Ok(())
     }
 
-    /// Lays in frames before a lock is taken.
+    /// Takes bookkeeping frames before a lock is taken.
     pub(super) fn populate(&mut self, frames: usize) -> Result<(), Shortage> {
         let (machine, node) = (self.machine, self.node);
         let filled = self.stock.fill(machine, node, frames);
@@ -75,7 +75,7 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         })
     }
 
-    /// A header: one that was given up, or a new one from the stock.
+    /// Returns a header: a spare one, or a new one from the bookkeeping frames.
     fn take_header(&mut self, shared: &mut Shared) -> ChunkRef {
         if let Some(header) = shared.headers {
             shared.headers = header.unchain();
@@ -123,7 +123,7 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         Shortage::Addresses { pages, widest: (widest as usize) << region.grain_shift }
     }
 
-    /// Says whose the run is, before its grains point there.
+    /// Writes down which chunk or slot has the run, before its grains point there.
     fn label(
         &mut self,
         shared: &mut Shared,
@@ -168,7 +168,7 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
     /// `below` it. Leaf tables with nothing left under them join the open batch (T1).
     fn release_run(&mut self, id: RegionId, (start, grains): (u32, u32), below: u32) {
         let (machine, region) = (self.machine, self.region(id));
-        // For `prune`; it can do without.
+        // `prune` needs the frames, and does nothing without them.
         let _ = self.populate(region.arena_stock);
         let mut shared = region.shared.lock();
         region.units.clear(machine, start, grains);

@@ -1,11 +1,11 @@
-//! Leaf tables: linked for who maps first, unlinked when nothing is left under them.
+//! Leaf tables: linked when an area first reaches them, unlinked when no area is left under them.
 //!
 //! # Rules
-//! - T1: A leaf table stays linked while any unit under it is outside the arena. When a
-//!   run goes back, each leaf table with nothing left under it is unlinked, and its units
-//!   stay out of the arena until the batch that holds the table page is expired: a
-//!   paging-structure cache may still point at it. Tables of two levels keep theirs: other
-//!   roots have copied the links (M1).
+//! - T1: A leaf table stays linked while any grain under it is outside the arena. When a run goes
+//!   back and nothing is left under a leaf table, the table is unlinked. Its grains stay out of the
+//!   arena until the batch that holds the table page has expired, because a paging-structure cache
+//!   may still point at the page. Two-level formats keep their leaf tables, because other roots
+//!   have copied the links (M1).
 
 use crate::area::RegionId;
 use crate::error::Shortage;
@@ -21,14 +21,14 @@ use crate::sync::Ordering::Relaxed;
 use crate::table::{Foreign, PteRange};
 use crate::units::{PageRange, Pfn, VirtAddr};
 
-/// Leaf tables that are unlinked in one section.
+/// The most leaf tables that are unlinked in one section.
 pub(super) const PRUNED: usize = 4;
 
 /// Why tables could not be linked.
 pub(crate) enum Unlinked {
-    /// Memory for them is short.
+    /// There is no memory for them.
     Short(Shortage),
-    /// The embedder's entry is where a table has to be (T2).
+    /// An entry of the embedder is in the place of a table (T2).
     InTheWay(Foreign),
 }
 
@@ -39,11 +39,10 @@ fn leaf_of<M: Machine>(chunk: ChunkRef, index: usize) -> VirtAddr {
 }
 
 impl<'v, M: Machine> CpuGuard<'v, M> {
-    /// Links the tables over pages of a chunk (R3). What the embedder has there is not
-    /// touched (T2).
+    /// Links the tables over pages of a chunk (R3). Entries of the embedder are not touched (T2).
     ///
     /// # Errors
-    /// Memory for them is short, or what the embedder has there is in the way.
+    /// There is no memory for them, or an entry of the embedder is in the way.
     pub(crate) fn link(&mut self, chunk: ChunkRef, slice: PageRange) -> Result<(), Unlinked> {
         if let Some(foreign) = self.ctx().walker().foreign(slice) {
             return Err(Unlinked::InTheWay(foreign));
@@ -58,8 +57,8 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         Ok(())
     }
 
-    /// Keeps leaf tables of a class chunk at hand: they stay linked while it is
-    /// one (T1).
+    /// Stores the leaf tables of a class chunk in its header. They stay linked while the chunk
+    /// exists (T1).
     fn cache_leaves(&self, chunk: ChunkRef, range: PageRange) {
         let shift = leaf_shift::<M>();
         let first = chunk.address(0).0 >> shift;
@@ -77,10 +76,9 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         }
     }
 
-    /// Looks whether the leaf tables that the chunk keeps at hand are linked. One
-    /// that is not, since somebody has written over an entry above it, is linked
-    /// again; where the entry is the embedder's, it is forgotten (T2).
-    /// Returns how many it has looked at.
+    /// Checks that the leaf tables in the chunk's header are still linked. If an entry above one
+    /// was overwritten, the table is linked again, or forgotten if the entry is the embedder's
+    /// (T2). Returns the number of tables checked.
     #[inline]
     pub(crate) fn check_leaves(&mut self, chunk: ChunkRef) -> usize {
         let mut looked_at = 0;
@@ -103,26 +101,25 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
             self.ctx().walker().relink(at, frame, &mut self.stock);
             self.core.tables.fetch_add(before - self.stock.len(), Relaxed);
         } else {
-            // Without memory it is reported only.
+            // Without memory it is only reported.
             let _ = self.ctx().walker().piece(PageRange::new(at, 1));
         }
         if self.ctx().walker().leaf(at).is_none_or(|(linked, _)| linked != frame) {
             chunk.forget_leaf(index);
-            // What waits under it is lost, and that was just told.
+            // The parked frames under it are lost, and that was just reported.
             slots_of(chunk.stale(0) | chunk.stale(1)).for_each(|slot| chunk.slot(slot).mark_reported());
         }
     }
 
-    /// Unlinks the leaf table over the grains `at..at + span`, if they are all
-    /// free (T1).
+    /// Unlinks the leaf table over the grains `at..at + span`, if all of them are free (T1).
     pub(super) fn prune(&mut self, region: &Region<M::Lock>, shared: &mut Shared, at: u32, span: u32) {
         let machine = self.machine;
         let batch = self.open.index;
         if !shared.arena.is_free(machine, at, span) {
             return;
         }
-        // Keeping the grains out may need frames. Without any, or without room
-        // in the batch, the table stays linked, empty, until it is swept.
+        // Taking the grains out of the arena may need frames. Without frames, or without room in
+        // the batch, the empty table stays linked until `sweep` finds it.
         if self.stock.len() < region.arena_stock || self.tables[batch].is_full() {
             return region.leave(shared);
         }
@@ -135,9 +132,8 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         count(&self.cpu.counters.tables_pruned, 1);
     }
 
-    /// Unlinks empty leaf tables that nobody had the time or the room for before
-    /// (T1), a few at a time (L3) as long as the open batch has room. True = there
-    /// may be more.
+    /// Unlinks empty leaf tables that `prune` had to leave (T1), a few at a time (L3), while the
+    /// open batch has room. Returns whether there may be more.
     pub(crate) fn sweep(&mut self, id: RegionId) -> bool {
         let region = self.region(id);
         if !region.unswept.load(Relaxed) || self.populate(region.arena_stock).is_err() {
@@ -159,8 +155,8 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         true
     }
 
-    /// The next leaf table of the sweep that is on its way, or due, if there is
-    /// one nearby; and whether there may be more.
+    /// The next leaf table of the sweep that is under way, or due, if there is one nearby; and
+    /// whether there may be more.
     fn next_unswept(&self, region: &Region<M::Lock>, shared: &mut Shared) -> (bool, Option<VirtAddr>) {
         let sweep = &mut shared.sweep;
         if sweep.at.is_none() {
@@ -173,13 +169,13 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         (next.is_some(), leaf)
     }
 
-    /// After grace: the table page is free memory, its grains free addresses.
+    /// After grace: frees the table page and its grains.
     pub(crate) fn reclaim_table(&mut self, held: HeldTable) {
         let (machine, region) = (self.machine, self.region(RegionId(held.region)));
         region.shared.lock().arena.free(machine, held.grains.0, held.grains.1);
         self.core.tables.fetch_sub(1, Relaxed);
-        // SAFETY: `prepare` took it from the stock, `unlink` took it out of the
-        // tree, and no CPU can walk into it any more (G3).
+        // SAFETY: `link` took it from the bookkeeping frames, `unlink` took it out of the tree, and
+        // no CPU can walk into it any more (G3).
         unsafe { machine.frames().free(held.table, 0) }
     }
 }

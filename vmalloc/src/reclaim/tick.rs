@@ -1,4 +1,4 @@
-//! What is due by time.
+//! The tick: the work that is due by time.
 
 use crate::machine::Machine;
 use crate::machine::prealloc::Prealloc;
@@ -7,12 +7,12 @@ use crate::state::core::Ctx;
 use crate::state::cpu::SLICE;
 use crate::state::enter::CpuGuard;
 
-/// Ticks after which an open batch is sealed (G4).
+/// The number of ticks after which an open batch is sealed (G4).
 const OLD: u8 = 2;
 
 impl<M: Machine> CpuGuard<'_, M> {
-    /// Gives up empty chunks: a quarter of them (the tick), or all; a few at a
-    /// time (L3). True = there are more.
+    /// Gives up empty chunks: a quarter of the surplus (the tick) or all of them, a few at a time
+    /// (L3). Returns whether there are more.
     pub(crate) fn release_empties(&mut self, all: bool) -> bool {
         let mut units = 0;
         for region in self.core.regions.iter().map(|region| region.id) {
@@ -35,7 +35,8 @@ impl<M: Machine> CpuGuard<'_, M> {
         false
     }
 
-    /// What is due on this CPU by time: bounded, for interrupts too.
+    /// Does what is due on this CPU. Bounded, because interrupts call it too. Returns whether there
+    /// is more.
     pub(crate) fn tick(&mut self) -> bool {
         let remote_frees = self.drain_remote_frees();
         self.poll();
@@ -53,25 +54,25 @@ impl<M: Machine> CpuGuard<'_, M> {
 }
 
 impl<M: Machine> Ctx<'_, M> {
-    /// Lays the promised reserve in again, after it was used.
+    /// Fills the reserve again after it was used.
     pub(crate) fn fill_reserve(self) {
         let machine = self.machine;
-        // A reserve that cannot be filled now is filled by a later call.
-        let Ok(here) = CpuGuard::enter(self) else { return };
+        // If there are no frames now, a later call fills it.
+        let Ok(cpu) = CpuGuard::enter(self) else { return };
         let missing = self.core.reserve_frames.saturating_sub(self.core.reserve.lock().len());
         let mut more = Prealloc::new();
-        let _ = more.fill(machine, here.node, missing);
+        let _ = more.fill(machine, cpu.node, missing);
         let mut reserve = self.core.reserve.lock();
         while let Some(frame) = more.take(machine) {
             reserve.put(machine, frame);
         }
     }
 
-    /// Gives frames of depots back to the source until at most `keep` are left
-    /// in each, a few at a time (L3), and says how many.
+    /// Gives frames of depots back to the source until each has at most `keep`, a few at a time
+    /// (L3). Returns how many.
     pub(crate) fn trim_depots(self, keep: usize) -> usize {
         let some = || {
-            let _here = CpuGuard::enter(self).ok()?;
+            let _cpu = CpuGuard::enter(self).ok()?;
             Some(self.core.depots(|depot| depot.trim(self.machine, keep))).filter(|&given| given > 0)
         };
         core::iter::from_fn(some).sum()

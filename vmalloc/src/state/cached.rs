@@ -1,10 +1,11 @@
-//! What one CPU keeps cached, in numbers, and the slot that it is evicting.
+//! Counts of one CPU's cached slots, and the slot that it is evicting.
 
 use crate::space::chunk::ChunkRef;
 use crate::sync::Ordering::Relaxed;
 use crate::sync::plain::AtomicUsize;
 
-/// What one CPU keeps bound: written by whoever is inside, read by anybody.
+/// One CPU's cached slots and their pages. Only the caller inside the CPU writes them; anybody may
+/// read them.
 #[derive(Debug, Default)]
 pub(crate) struct Bound {
     slots: AtomicUsize,
@@ -34,7 +35,7 @@ impl Bound {
     }
 }
 
-/// A cached slot that is being evicted, and how many of its pages have been.
+/// A cached slot that is being evicted, and the number of its pages that are parked.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Evicting {
     pub(crate) chunk: ChunkRef,
@@ -45,7 +46,7 @@ pub(crate) struct Evicting {
 /// One CPU's clock of uses, and the slot that it is evicting.
 #[derive(Debug, Default)]
 pub(crate) struct Eviction {
-    /// Slots cached so far.
+    /// The number of slots that were ever cached.
     pub(crate) clock: u32,
     pub(crate) ticks: u32,
     pub(crate) evicting: Option<Evicting>,

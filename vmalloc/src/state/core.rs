@@ -1,4 +1,4 @@
-//! What an instance owns, and the context that every internal call carries.
+//! The parts of an instance, and the context that every internal call carries.
 //!
 //! # Rules
 //! - **I2** The frames of CPUs and of their chunks belong to the instance from `init`
@@ -24,14 +24,14 @@ use arrayvec::ArrayVec;
 use core::ptr::NonNull;
 use lock_api::Mutex;
 
-/// Nodes of one instance at most.
+/// The most nodes of one instance.
 pub const MAX_NODES: usize = crate::frames::MAX_NODES;
 
-/// What an instance owns, but for the machine.
+/// Everything that an instance owns except the machine.
 pub(crate) struct Core<M: Machine> {
     pub(crate) regions: ArrayVec<Region<M::Lock>, MAX_REGIONS>,
     pub(crate) flush_epochs: FlushEpochs,
-    /// The directory: a frame of pointers to CPUs.
+    /// The directory: a frame of pointers to the CPUs.
     cpus: NonNull<NonNull<PerCpu>>,
     directory: Pfn,
     cpu_count: u32,
@@ -39,9 +39,9 @@ pub(crate) struct Core<M: Machine> {
     pub(crate) reserve: Mutex<M::Lock, Prealloc>,
     pub(crate) reserve_frames: usize,
     pub(crate) policy: AtomicU8,
-    /// The first policy, in the order of their numbers, that keeps slots bound.
+    /// The first policy, in the order of their numbers, that caches slots.
     pub(crate) warm_from: Policy,
-    /// Pages that each CPU may keep bound.
+    /// The pages that each CPU may cache.
     pub(crate) budget: usize,
     /// Pages in sealed batches.
     pub(crate) waiting: AtomicUsize,
@@ -51,12 +51,11 @@ pub(crate) struct Core<M: Machine> {
     pub(crate) bookkeeping: AtomicUsize,
     pub(crate) init_frames: usize,
     pub(crate) init_bookkeeping: usize,
-    /// When the last failure was logged.
+    /// The time at which a failure was last logged.
     pub(crate) warned_ns: AtomicU64,
 }
 
-/// An instance that serves: its machine, and what it owns. What is not public is
-/// done through it.
+/// An initialised instance: its machine and its core. Internal functions are methods of it.
 pub(crate) struct Ctx<'v, M: Machine> {
     pub(crate) machine: &'v M,
     pub(crate) core: &'v Core<M>,
@@ -71,9 +70,9 @@ impl<M: Machine> Clone for Ctx<'_, M> {
 impl<M: Machine> Copy for Ctx<'_, M> {}
 
 impl<M: Machine> Ctx<'_, M> {
-    /// Calls `f` with the calling CPU's index, pinned to it, from outside of all
-    /// CPUs: what asks for frames before there is anybody to enter, and what is
-    /// bound to a CPU (F3). It takes none of the instance's locks (L4).
+    /// Calls `f` with the index of the calling CPU, pinned to it, without entering it. For callers
+    /// that need frames before any CPU can be entered, and for what concerns a single CPU (F3).
+    /// Takes none of the instance's locks (L4).
     pub(crate) fn pinned<R>(self, f: impl FnOnce(u32) -> R) -> R {
         let pinned = self.machine.pin();
         let result = f(pinned.cpu);
@@ -82,14 +81,14 @@ impl<M: Machine> Ctx<'_, M> {
         result
     }
 
-    /// As [`Ctx::pinned`], where `f` takes locks of the machine: `None` in a
-    /// signal handler in the middle of a call, which may hold them (L4).
+    /// As [`Ctx::pinned`], for an `f` that takes locks of the machine. `None` in a signal handler
+    /// in the middle of a call, which may hold them (L4).
     pub(crate) fn pinned_anew<R>(self, f: impl FnOnce(u32) -> R) -> Option<R> {
         self.pinned(|cpu| if M::THREADS && self.machine.is_nested() { None } else { Some(f(cpu)) })
     }
 
-    /// Tells the log of an entry of a slot that should have been another one (T2).
-    /// An area that is undone because of it has told already.
+    /// Reports an entry of a slot that is not what it should be (T2). An area that is undone
+    /// because of such an entry has reported it already.
     #[cold]
     pub(crate) fn report_bad_entry(self, slot: &Slot, at: VirtAddr, word: Word<M>) {
         if word == <M::Table as Format>::ABSENT && slot.is_reported() && slot.is_building() {
@@ -99,8 +98,8 @@ impl<M: Machine> Ctx<'_, M> {
         self.machine.log(Level::Error, format_args!("bad entry at level 1 for {at}: {word:#x}"))
     }
 
-    /// As [`Ctx::report_bad_entry`], for entries that are retired. Where two CPUs free a
-    /// slot at the same moment (R4), one of them finds what the other has left.
+    /// As [`Ctx::report_bad_entry`], for entries that a free parks or clears. If two CPUs free a
+    /// slot at the same moment (R4), one finds what the other has left, and that is not reported.
     #[cold]
     pub(crate) fn report_bad_entry_once(self, (chunk, slot): (ChunkRef, u32), at: VirtAddr, word: Word<M>) {
         let is_left = matches!(<M::Table as Format>::decode(word, 1), Entry::Parked(_) | Entry::Absent);
@@ -109,8 +108,8 @@ impl<M: Machine> Ctx<'_, M> {
         }
     }
 
-    /// As [`Ctx::report_bad_entry`], for the last look at the entries of a slot: where
-    /// nothing is left is where the log was told of a bad one before.
+    /// As [`Ctx::report_bad_entry`], for the last look at the entries of a slot. An entry that is
+    /// absent because a bad one was reported and cleared there is not reported again.
     #[cold]
     pub(crate) fn report_bad_entry_again(self, slot: &Slot, at: VirtAddr, word: Word<M>) {
         if word != <M::Table as Format>::ABSENT || !slot.is_reported() {
@@ -120,7 +119,7 @@ impl<M: Machine> Ctx<'_, M> {
 }
 
 impl<M: Machine> Core<M> {
-    /// Lays in all frames, then makes everything of them.
+    /// Takes all frames first, and then builds everything from them.
     pub(crate) fn new(machine: &M, config: &Config) -> Result<Core<M>, InitError> {
         let cpus = machine.cpus();
         let depots = [const { Depot::new() }; MAX_NODES];
@@ -133,7 +132,7 @@ impl<M: Machine> Core<M> {
         const { assert!(MAX_CPUS * size_of::<usize>() <= PAGE_SIZE, "the directory is one frame") };
         let regions = config.regions.iter().enumerate().map(|(id, region)| Region::new(id, region, total));
         let regions: ArrayVec<Region<M::Lock>, MAX_REGIONS> = regions.collect();
-        // SAFETY: T1: nothing is bound in the regions yet (N1).
+        // SAFETY: T1: nothing is mapped in the regions yet (N1).
         let walker = unsafe { Walker::new(machine) };
         regions.iter().try_for_each(|region| left_alone(&walker, region.all_pages()))?;
         let roots: usize = regions.iter().map(|region| walker.missing_in_root(region.pages())).sum();
@@ -152,7 +151,7 @@ impl<M: Machine> Core<M> {
             // SAFETY: Q6: the machine is the instance's for ever.
             unsafe { depot.open(machine, &mut stock, stacks) };
         }
-        // Regions that meet in one entry of the root were counted twice.
+        // Regions that share an entry of the root were counted twice.
         regions.iter().for_each(|region| walker.link_root_tables(region.pages(), &mut stock));
         let tables = config.atomic_reserve + roots - stock.len();
         stock.trim(machine, config.atomic_reserve);
@@ -193,7 +192,7 @@ impl<M: Machine> Core<M> {
         self.cpu_count
     }
 
-    /// Pages reclaimed so far, by all CPUs.
+    /// The pages reclaimed so far, by all CPUs.
     pub(crate) fn redeemed_pages(&self) -> usize {
         let pages = |index| self.cpu(index).counters.redeemed_pages.load(Relaxed) as usize;
         (0..self.cpus()).map(pages).fold(0, usize::wrapping_add)
@@ -227,7 +226,7 @@ impl<M: Machine> Core<M> {
     }
 }
 
-/// So many frames, or none.
+/// Takes this number of frames, or none.
 fn populate<M: Machine>(machine: &M, wanted: usize) -> Result<Prealloc, InitError> {
     let mut stock = Prealloc::new();
     if wanted > machine.frames().total() {
@@ -242,7 +241,7 @@ fn populate<M: Machine>(machine: &M, wanted: usize) -> Result<Prealloc, InitErro
     }
 }
 
-/// What the embedder has above the leaf tables of a region is in the way (T2).
+/// Checks that no entry of the embedder is in the way above the leaf tables of a region (T2).
 fn left_alone<M: Machine>(walker: &Walker<'_, M>, pages: PageRange) -> Result<(), InitError> {
     match walker.foreign(pages) {
         None => Ok(()),
@@ -251,8 +250,8 @@ fn left_alone<M: Machine>(walker: &Walker<'_, M>, pages: PageRange) -> Result<()
     }
 }
 
-/// Whether Park is more than Unmap: frames are hidden where half of what
-/// entries can name is no memory.
+/// Whether Park differs from Unmap. It needs entries that hide frames: half of the frame numbers
+/// that an entry can hold must name no memory.
 fn parks<M: Machine>(machine: &M) -> bool {
     let hides = <M::Table as Format>::HIDES && machine.frames().end().0 <= <M::Table as Format>::MAX_PFN / 2;
     hides && !M::MIRRORED
@@ -262,7 +261,7 @@ fn take<M: Machine>(machine: &M, stock: &mut Prealloc) -> Pfn {
     stock.take(machine).expect("I2: laid in by Core::new")
 }
 
-/// Makes a CPU and its shelves, each in a frame of its own.
+/// Makes a CPU and its lists of chunks, each in a frame of its own.
 fn new_cpu<M: Machine>(machine: &M, stock: &mut Prealloc, index: u32, regions: usize) -> NonNull<PerCpu> {
     let shelves = (0..regions).map(|_| {
         let frame = take(machine, stock);
@@ -285,8 +284,7 @@ impl<M: Machine> Core<M> {
     /// Gives every frame back.
     pub(crate) fn destroy(self, machine: &M) {
         let mut give = |frame: Pfn| {
-            // SAFETY: it was taken from the source as a single frame, and what
-            // used it is gone.
+            // SAFETY: it was taken from the source as a single frame, and nothing uses it any more.
             unsafe { machine.frames().free(frame, 0) }
         };
         for index in 0..self.cpu_count {

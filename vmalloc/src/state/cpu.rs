@@ -1,25 +1,24 @@
-//! CPUs: what each has for itself, and how a call enters one.
+//! CPUs: the state of each CPU, and the rules for entering one.
 //!
-//! A [`PerCpu`] is one bookkeeping frame: its epoch for flushes, its remote frees of posted
-//! chunks, its counters, and, behind the guard [`CpuGuard`], what only the one who
-//! is inside may touch: magazine, stock, shelves and batches.
+//! A [`PerCpu`] is one bookkeeping frame. It holds the CPU's epoch for flushes, its remote frees,
+//! its counters, and a [`CpuLocal`], which only the caller inside may touch, through a
+//! [`CpuGuard`](crate::state::enter::CpuGuard): magazine, prealloc, lists of chunks and batches.
 //!
 //! # Rules
-//! - **L1** Being inside excludes everybody else: `holder` is taken by one
-//!   swap. A call enters its own CPU while pinned (interrupts off), so task,
-//!   softirq and hard irq use one path. Somebody may *visit* another CPU (a
-//!   purge, an idle or offline CPU's chunks), but never from inside one.
-//! - **L2** Lock order: inside a CPU → region; inside a CPU → node depot or
-//!   the reserve. Nothing is held while waiting for a flush.
-//! - **L4** A call that holds anything of the instance holds its own CPU too: a
-//!   visitor takes both, the lower index first, and keeps neither while it
-//!   waits; the depots and the reserve are locked from inside alone. So an NMI
-//!   that interrupts such a call finds its own CPU held by itself, and is
-//!   refused; and rather than wait it is refused as well where somebody else is in
-//!   its CPU. On a machine of threads the machine
-//!   marks the thread instead ([`Machine::is_nested`]), for its index says
-//!   nothing: a signal handler in the middle of a call is refused alike.
-//! - **L3** Sections inside are bounded by [`SLICE`] pages of work.
+//! - **L1** A caller inside a CPU excludes all others: one compare-and-swap takes `holder`. A call
+//!   enters its own CPU while pinned (interrupts off), so tasks, softirqs and hard interrupts use
+//!   the same path. A caller may *visit* another CPU (for a purge, or for the chunks of an idle or
+//!   offline CPU), but never from inside one.
+//! - **L2** Lock order: a CPU, then a region; or a CPU, then a node's depot or the reserve. A
+//!   caller holds nothing while it waits for a flush.
+//! - **L4** A call that holds anything of the instance also holds its own CPU. A visitor takes both
+//!   CPUs, the lower index first, and keeps neither while it waits. Depots and the reserve are
+//!   locked only from inside a CPU. So an NMI that interrupts such a call finds its own CPU held,
+//!   and is refused. It is also refused if another caller is inside its CPU, because it must not
+//!   wait. On a machine of threads the index proves nothing, so the machine marks the thread
+//!   ([`Machine::is_nested`]), and a signal handler in the middle of a call is refused in the same
+//!   way.
+//! - **L3** A section inside a CPU does at most [`SLICE`] pages of work.
 
 use crate::area::RegionId;
 use crate::flush::{CpuEpoch, Looks, Pending};
@@ -41,7 +40,7 @@ use arrayvec::ArrayVec;
 use core::cell::UnsafeCell;
 use core::ptr::NonNull;
 
-/// Pages of work in one section inside a CPU (L3).
+/// The most pages of work in one section inside a CPU (L3).
 pub(crate) const SLICE: usize = 64;
 
 /// One CPU's frame.
@@ -50,14 +49,15 @@ pub(crate) struct PerCpu {
     pub(crate) epoch: CpuEpoch,
     /// Chunks in which other CPUs have freed slots (R1).
     pub(crate) remote_frees: RemoteFrees,
-    /// Frames that were given up where nobody could enter.
+    /// Frames that were given up by callers that could not enter the CPU.
     pub(crate) deferred_frames: DeferredFrames,
-    /// Who is inside: the visitor's index + 1, or 0 (L1).
+    /// The caller inside: its own CPU's index + 1, or 0 (L1).
     holder: AtomicU32,
-    /// Looks at entries that are under way: see [`Ctx::looking`].
+    /// The looks at entries that are under way: see
+    /// [`Ctx::looking`](crate::state::core::Ctx::looking).
     pub(crate) looks: Looks,
     pub(crate) counters: Counters,
-    /// What is bound here though it was freed.
+    /// The cached slots of this CPU, in numbers.
     pub(crate) bound: Bound,
     pub(super) own: UnsafeCell<CpuLocal>,
 }
@@ -68,7 +68,7 @@ const _: () = assert!(cfg!(loom) || size_of::<PerCpu>() <= PAGE_SIZE, "a CPU is 
 // rest is atomics.
 unsafe impl Sync for PerCpu {}
 
-/// What only the one inside may touch.
+/// The part of a CPU that only the caller inside may touch.
 pub(crate) struct CpuLocal {
     pub(crate) index: u32,
     pub(crate) node: Node,
@@ -78,23 +78,23 @@ pub(crate) struct CpuLocal {
     pub(crate) sealed: Option<Pending<Batch>>,
     pub(crate) expired: Option<Batch>,
     pub(crate) tables: [Tables; BATCHES],
-    /// Of its remote frees what was taken out and not yet looked at.
+    /// Remote frees that were taken off the list and not handled yet.
     pub(crate) drained: Drained,
-    /// Of these, slots whose entries are left to this CPU (R6).
+    /// Slots among them whose entries are left to this CPU (R6).
     pub(crate) deferred: Option<Deferred>,
     pub(crate) ticked_ns: u64,
     pub(crate) cached: Eviction,
-    /// Where the last look-up in each region ended.
+    /// The place where the last lookup in each region ended.
     pub(crate) near: [Near; MAX_REGIONS],
     frame: Pfn,
     shelves: Shelves,
 }
 
-/// A CPU's shelves, by region, each in a frame.
+/// A CPU's lists of chunks, one [`CpuChunks`] for each region, each in a frame.
 pub(crate) type Shelves = ArrayVec<(Pfn, NonNull<CpuChunks>), MAX_REGIONS>;
 
 impl PerCpu {
-    /// Makes a CPU, offline, with nothing in it, to be put into `frame`.
+    /// Makes a CPU, offline and empty, that will be stored in `frame`.
     pub(crate) fn new(index: u32, node: Node, frame: Pfn, shelves: Shelves) -> PerCpu {
         let own = CpuLocal {
             index,
@@ -125,22 +125,22 @@ impl PerCpu {
         }
     }
 
-    /// Takes it for `holder`, a caller's index + 1 (L1).
+    /// Takes the CPU for `holder`, a caller's index + 1 (L1).
     ///
     /// # Errors
-    /// Who has it.
+    /// The holder, if it is taken.
     #[inline(always)]
     pub(super) fn take(&self, holder: u32) -> Result<u32, u32> {
         self.holder.compare_exchange(0, holder, Acquire, Relaxed)
     }
 
-    /// Lets go of it.
+    /// Releases the CPU.
     #[inline(always)]
     pub(super) fn release(&self) {
         self.holder.store(0, Release)
     }
 
-    /// What is inside, by whoever has the CPU alone.
+    /// The part inside, for a caller that owns the CPU exclusively.
     pub(crate) fn own(&mut self) -> &mut CpuLocal {
         self.own.get_mut()
     }
@@ -150,30 +150,30 @@ impl CpuLocal {
     /// The CPU's chunks for a region.
     #[inline]
     pub(crate) fn cpu_chunks(&mut self, region: RegionId) -> &mut CpuChunks {
-        // SAFETY: the frame was made a CPU's chunks at `init` and belongs to this CPU
-        // alone; `&mut self` says that we are the one inside (L1).
+        // SAFETY: `init` made the frame a CPU's chunks, and it belongs to this CPU alone. `&mut
+        // self` proves that the caller is inside (L1).
         unsafe { self.shelves[region.0 as usize].1.as_mut() }
     }
 
-    /// Opens the magazine, with frames that `init` laid in.
+    /// Opens the magazine, with frames that `init` took.
     pub(crate) fn open<M: Machine>(&mut self, machine: &M, stock: &mut Prealloc) {
         // SAFETY: Q6: the machine is the instance's for ever.
         let opened = unsafe { self.magazine.open(machine, stock, self.node) };
         debug_assert!(opened, "I2: laid in by Core::new");
     }
 
-    /// Its batches.
+    /// The batches of this CPU.
     pub(crate) fn batches(&self) -> impl Iterator<Item = &Batch> {
         let sealed = self.sealed.as_ref().map(Pending::peek);
         [Some(&self.open), sealed, self.expired.as_ref()].into_iter().flatten()
     }
 
-    /// Pages that wait for a flush, or to be collected.
+    /// The pages that wait for a flush, or to be drained.
     pub(crate) fn waiting(&self) -> usize {
         self.batches().map(|batch| batch.pages - batch.gone).sum()
     }
 
-    /// Whether there are remote frees that was taken out and not yet looked at.
+    /// Whether there are remote frees that were taken off the list and not handled yet.
     pub(crate) fn has_drained(&self) -> bool {
         self.deferred.is_some() || !self.drained.is_empty()
     }
@@ -184,7 +184,7 @@ impl CpuLocal {
         !(held || self.has_drained() || self.open.waits() || self.sealed.is_some() || self.expired.is_some())
     }
 
-    /// Gives everything back, its own frame included: nothing lives any more.
+    /// Gives everything back, including its own frame. No area is live any more.
     pub(crate) fn seal<M: Machine>(&mut self, machine: &M, give: &mut impl FnMut(Pfn)) {
         self.magazine.close(machine);
         self.stock.trim(machine, 0);

@@ -1,10 +1,10 @@
-//! Slots that another CPU, or an NMI, freed and left to their owner with their entries.
+//! Deferred slots: an NMI freed them and left their entries to the owner (R6).
 
 use crate::space::chunk::ChunkRef;
 use crate::space::remote::RemoteFrees;
 
-/// Marked slots of a chunk, taken out of the remote frees, and how many pages of the first
-/// of them are retired.
+/// Marked slots of a chunk, taken out of the remote frees, and the number of pages of the first one
+/// that are parked.
 #[derive(Clone, Copy, Debug)]
 pub struct Deferred {
     pub(crate) chunk: ChunkRef,
@@ -13,14 +13,14 @@ pub struct Deferred {
 }
 
 impl Deferred {
-    /// A claimed slot goes to its owner, whose remote frees this is, with its entries (R6).
+    /// Pushes a claimed slot, with its entries, to its owner. `remote_frees` are the owner's (R6).
     pub fn post(remote_frees: &RemoteFrees, chunk: ChunkRef, slot: u32) {
         chunk.defer(slot);
         remote_frees.post(chunk, slot);
     }
 
-    /// Owner: of slots that were posted, the marked ones that live; and those that do
-    /// not.
+    /// Called by the owner: of the posted slots, returns the marked ones that are live, and the
+    /// marked ones that are not.
     pub fn of(chunk: ChunkRef, posted: u64, live: u64) -> (Option<Deferred>, u64) {
         let marked = chunk.take_deferred(posted);
         let slots = marked & live;
@@ -32,8 +32,8 @@ impl Deferred {
         self.slots
     }
 
-    /// Owner: the entries of the first slot are retired. So it comes home like any
-    /// other, and `take_in` makes it stale or cached. Returns what is left.
+    /// Called by the owner when the entries of the first slot are parked. The slot is received like
+    /// any other, and `take_in` makes it stale or cached. Returns what is left.
     pub fn receive_first(self, take_in: impl FnOnce(u64)) -> Option<Deferred> {
         let Deferred { chunk, slots, .. } = self;
         chunk.receive(slots & slots.wrapping_neg(), |live| {

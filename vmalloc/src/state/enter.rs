@@ -1,4 +1,4 @@
-//! Entering a CPU: the guard that everything per CPU is reached through.
+//! Entering a CPU: the guard through which a call reaches everything of the CPU.
 
 use crate::flush::Looks;
 use crate::machine::{Context, Flush, Machine, Pinned};
@@ -8,7 +8,7 @@ use crate::sync::breaks;
 use crate::units::PageRange;
 use core::ops::{Deref, DerefMut};
 
-/// Being inside a CPU (L1). Leaving is dropping.
+/// A call that is inside a CPU (L1). It leaves when the guard is dropped.
 pub(crate) struct CpuGuard<'v, M: Machine> {
     pub(crate) machine: &'v M,
     pub(crate) core: &'v Core<M>,
@@ -37,8 +37,8 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         Ok(CpuGuard { machine, core, cpu, pinned: Some(pinned) })
     }
 
-    /// The same, where only a cold call needs it in memory: the optimiser keeps the parts
-    /// of the original in registers.
+    /// The same guard, moved. The original's address then does not escape into a cold call, so the
+    /// optimiser keeps its fields in registers.
     #[inline(always)]
     pub(crate) fn moved(mut self) -> Self {
         let moved = CpuGuard { machine: self.machine, core: self.core, cpu: self.cpu, pinned: self.pinned.take() };
@@ -46,14 +46,13 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         moved
     }
 
-    /// The context it was entered with.
+    /// The context that the CPU was entered with.
     #[inline(always)]
     pub(crate) fn ctx(&self) -> Ctx<'v, M> {
         Ctx { machine: self.machine, core: self.core }
     }
 
-    /// Leaves, calls `f` from outside of all CPUs, and enters again: perhaps
-    /// another one.
+    /// Leaves, calls `f` from outside, and enters a CPU again, perhaps another one.
     pub(crate) fn outside<R>(&mut self, f: impl FnOnce() -> R) -> R {
         self.leave();
         let result = f();
@@ -61,7 +60,7 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         result
     }
 
-    /// Lets interrupts come in (L3).
+    /// Leaves and enters again, so that interrupts can come in (L3).
     #[inline]
     pub(crate) fn preempt_point(&mut self) {
         self.leave();
@@ -77,8 +76,8 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
     #[inline(never)]
     fn enter_again(&mut self, mut pinned: Pinned) {
         loop {
-            // An NMI that was inside once is refused while somebody visits its
-            // CPU, and asks again: the visitor's section is short (L3).
+            // An NMI that was inside before is refused while another caller visits its CPU. It asks
+            // again, because the visitor's section is short (L3).
             if let Ok((cpu, pinned)) = wait(self.ctx(), pinned) {
                 (self.cpu, self.pinned) = (cpu, Some(pinned));
                 return;
@@ -99,13 +98,14 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
 }
 
 impl<M: Machine> Ctx<'_, M> {
-    /// Calls `look`, which may walk to entries of whatever area lives when it
-    /// looks: while it does no table page becomes free memory (T1 looks).
+    /// Calls `look`, which may read the entries of any live area. Meanwhile no table page is freed
+    /// (T1 looks).
     pub(crate) fn looking<R>(self, look: impl FnOnce() -> R) -> R {
         self.pinned(|index| {
             let cpu = self.core.cpu(index);
             let result = cpu.looks.during(look);
-            // An NMI may have put it off; a signal handler leaves it to others (L4).
+            // An NMI may have put the flush off until now. A signal handler leaves it to others
+            // (L4).
             if cpu.epoch.is_asked() && !(M::THREADS && self.machine.is_nested()) {
                 self.catch_up(cpu);
             }
@@ -113,14 +113,14 @@ impl<M: Machine> Ctx<'_, M> {
         })
     }
 
-    /// Whether everybody who began to look before this call has ended.
+    /// Waits for the looks that began before this call. Returns whether all of them have ended.
     pub(crate) fn nobody_looks(self) -> bool {
         let all = (0..self.core.cpus()).map(|cpu| &self.core.cpu(cpu).looks);
         Looks::are_over(all, || self.machine.relax())
     }
 
-    /// The calling CPU, which is `cpu`, flushes if it is behind; in the middle of a
-    /// look when that is over (T1 looks).
+    /// Flushes the calling CPU, `cpu`, if it is behind. If a look is under way, the flush happens
+    /// when the look is over (T1 looks).
     pub(crate) fn catch_up(self, cpu: &PerCpu) {
         if !cpu.looks.are_under_way() {
             self.core.flush_epochs.catch_up(&cpu.epoch, |what| self.flush_machine(what));
@@ -129,7 +129,7 @@ impl<M: Machine> Ctx<'_, M> {
         }
     }
 
-    /// Discards `what`, `None` = everything, on this CPU.
+    /// Discards the translations of `what` on this CPU; `None` means all.
     pub(crate) fn flush_machine(self, what: Option<PageRange>) {
         match what {
             _ if breaks!(SkipFlush) => (),
@@ -139,8 +139,7 @@ impl<M: Machine> Ctx<'_, M> {
     }
 }
 
-/// Takes the calling CPU, and waits for whoever is inside: a visitor, or another
-/// thread.
+/// Takes the calling CPU, and waits for the caller inside: a visitor, or another thread.
 #[cold]
 #[inline(never)]
 fn wait<'v, M: Machine>(ctx: Ctx<'v, M>, mut pinned: Pinned) -> Result<(&'v PerCpu, Pinned), Context> {
@@ -155,13 +154,13 @@ fn wait<'v, M: Machine>(ctx: Ctx<'v, M>, mut pinned: Pinned) -> Result<(&'v PerC
     }
 }
 
-/// Whether whoever found a CPU held by `holder` interrupted that very call, or
-/// must not wait in any case (L4).
+/// Whether a caller that found its CPU held by `holder` must not wait: it interrupted the holder
+/// itself, or it is an NMI (L4).
 pub(super) fn must_not_wait<M: Machine>(machine: &M, pinned: &Pinned, holder: u32) -> bool {
     !M::THREADS && (holder == pinned.cpu + 1 || machine.context() == Context::Nmi)
 }
 
-/// A caller that interrupted a call is refused: says where it runs.
+/// Unpins a caller that interrupted another call, and returns its context.
 #[cold]
 pub(super) fn refuse<M: Machine>(machine: &M, pinned: Pinned) -> Context {
     let context = if M::THREADS { Context::Nmi } else { machine.context() };

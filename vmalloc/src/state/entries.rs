@@ -1,8 +1,8 @@
 //! From a slot to its entries.
 //!
-//! A class chunk keeps the leaf tables under it at hand, since they stay linked for as
-//! long as it is one (T1): the entries of its slots are found without a walk. Runs of
-//! their own are walked.
+//! A class chunk stores the leaf tables under it in its header, since they stay linked while the
+//! chunk exists (T1). So the entries of its slots are found without a walk. For a run, the tables
+//! are walked.
 
 use crate::machine::Machine;
 use crate::machine::format::{Entry, Format, entries};
@@ -13,11 +13,11 @@ use crate::state::region::leaf_shift;
 use crate::table::{Gap, LeafTable, PteRange, Walker, Word};
 use crate::units::{PAGE_SHIFT, PageRange, VirtAddr};
 
-/// A slot's pages: its chunk and, where the slot has bound these pages, its index.
+/// The place of some pages: their chunk and, if the slot has mapped them, its index.
 pub(crate) type Place = (ChunkRef, Option<u32>);
 
 impl Found {
-    /// Its place, where it has bound pages.
+    /// The place of the slot's pages, which it has mapped.
     #[inline]
     pub(crate) fn place(&self) -> Place {
         (self.chunk, Some(self.index))
@@ -25,14 +25,14 @@ impl Found {
 }
 
 impl<'v, M: Machine> Ctx<'v, M> {
-    /// Walks the tables under pages that are outside of the arena for as long as the
-    /// walk takes: the caller holds the slot, is pinned, or has the region's lock (T1).
+    /// A walker for the tables under pages that stay outside of the arena during the walk: the
+    /// caller holds the slot, is pinned, or holds the region's lock (T1).
     pub(crate) fn walker(self) -> Walker<'v, M> {
         // SAFETY: T1: see above.
         unsafe { Walker::new(self.machine) }
     }
 
-    /// Calls `f` for each of what [`Ctx::pieces`] finds.
+    /// Calls `f` for each piece that [`Ctx::pieces`] returns.
     #[inline(always)]
     pub(crate) fn each_piece(self, place: Place, pages: PageRange, mut f: impl FnMut(PteRange<M::Table>)) {
         match at_hand::<M>(place.0, pages) {
@@ -47,14 +47,13 @@ impl<'v, M: Machine> Ctx<'v, M> {
         self.pieces(place, pages).for_each(f)
     }
 
-    /// The entries of `pages`, cut at the borders of leaf tables. Pages without a
-    /// table are left out, and where the slot has bound them the log is told once
-    /// (T2).
+    /// The entries of `pages`, cut at the borders of leaf tables. Pages without a table are left
+    /// out, and reported once if the slot has mapped them (T2).
     pub(crate) fn pieces(self, place: Place, pages: PageRange) -> PteRanges<'v, M> {
         PteRanges { ctx: self, place, at: pages.start, left: pages.pages }
     }
 
-    /// The entry of the page at `at`, which is a slot's of `chunk`. Changes and
+    /// The entry of the page at `at`, which belongs to a slot of `chunk`. Changes nothing and
     /// reports nothing.
     pub(crate) fn look(self, chunk: ChunkRef, at: VirtAddr) -> Option<PteRange<M::Table>> {
         let walk = || Some(PteRange::new(self.walker().leaf_table(at)?, at, 1));
@@ -62,20 +61,20 @@ impl<'v, M: Machine> Ctx<'v, M> {
     }
 }
 
-/// How many of the `most` pages from `at` on have their entries in one leaf table.
+/// The number of pages from `at` on, at most `most`, whose entries lie in one leaf table.
 #[inline]
 pub(crate) fn in_one_table<M: Machine>(at: VirtAddr, most: usize) -> usize {
     let first = (at.0 >> PAGE_SHIFT) & (entries::<M::Table>() - 1);
     most.min(entries::<M::Table>() - first)
 }
 
-/// The entries of `pages`, if they lie in one leaf table that is at hand.
+/// The entries of `pages`, if they lie in one leaf table that the chunk has in its header.
 #[inline(always)]
 pub(crate) fn at_hand<M: Machine>(chunk: ChunkRef, pages: PageRange) -> Option<PteRange<M::Table>> {
     at_hand_from::<M>(chunk, pages, || chunk.page_of(pages.start))
 }
 
-/// As [`at_hand`], where it is known how many pages of the chunk come before.
+/// As [`at_hand`], for a caller that knows the number of pages of the chunk before these.
 #[inline(always)]
 pub(crate) fn at_hand_from<M: Machine>(
     chunk: ChunkRef,
@@ -84,8 +83,8 @@ pub(crate) fn at_hand_from<M: Machine>(
 ) -> Option<PteRange<M::Table>> {
     match chunk.entries() {
         0 => at_hand_of_several::<M>(chunk, pages),
-        // SAFETY: T1: `cache_leaves` stored it when the chunk was made; the pages
-        // are a slot's, and their table stays linked while the chunk is one.
+        // SAFETY: T1: `cache_leaves` stored it when the table was linked. The pages belong to a
+        // slot, and their table stays linked while the chunk exists.
         entries => Some(unsafe { PteRange::within(entries, page(), pages.start, pages.pages) }),
     }
 }
@@ -98,8 +97,8 @@ fn at_hand_of_several<M: Machine>(chunk: ChunkRef, pages: PageRange) -> Option<P
     }
     match chunk.leaf(pages.start, leaf_shift::<M>()) {
         0 => None,
-        // SAFETY: T1: `cache_leaves` stored it when it was linked, and it
-        // stays linked while the chunk is one.
+        // SAFETY: T1: `cache_leaves` stored it when the table was linked, and the table stays
+        // linked while the chunk exists.
         raw => Some(PteRange::new(unsafe { LeafTable::from_raw(raw) }, pages.start, pages.pages)),
     }
 }
@@ -113,13 +112,13 @@ pub(crate) struct PteRanges<'v, M: Machine> {
 }
 
 impl<M: Machine> PteRanges<'_, M> {
-    /// The next so many pages have been seen to.
+    /// Moves on by `pages` pages.
     fn advance(&mut self, pages: usize) {
         self.left -= pages;
         self.at = VirtAddr(self.at.0.wrapping_add(pages << PAGE_SHIFT));
     }
 
-    /// There is no table where the slot has bound pages.
+    /// Reports that there is no table where the slot has mapped pages.
     #[cold]
     fn told(&self, gap: &Gap<Word<M>>) {
         let (chunk, Some(index)) = self.place else { return };
@@ -137,7 +136,7 @@ impl<M: Machine> Iterator for PteRanges<'_, M> {
     fn next(&mut self) -> Option<PteRange<M::Table>> {
         while self.left > 0 {
             let pages = PageRange::new(self.at, in_one_table::<M>(self.at, self.left));
-            // Runs of their own keep no leaf tables at hand.
+            // A run chunk has no leaf tables in its header.
             match at_hand::<M>(self.place.0, pages).map_or_else(|| self.ctx.walker().piece(pages), Ok) {
                 Ok(piece) => {
                     self.advance(pages.pages);

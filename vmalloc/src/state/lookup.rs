@@ -1,19 +1,18 @@
-//! From an address to its slot: what a free and a question begin with.
+//! Lookup: from an address to its slot.
 //!
 //! ```text
 //!   address ─ region ─▶ grain ─ unit table ─▶ chunk (and slot of a run)
 //!                                  chunk ─ reciprocal ─▶ slot of a class
 //! ```
 //!
-//! O(1), interior addresses too. A finder takes no lock: it reads the chunk's
-//! sequence before and after (R2), and may be told *changing*.
+//! O(1), for interior addresses too. A finder takes no lock. It reads the chunk's sequence before
+//! and after (R2), and may find that the slot is changing.
 //!
-//! Between the look and what comes of it another CPU may give the chunk up, and its
-//! header may become another chunk. So a look is a [`SlotRef`], which carries what the
-//! sequences were before anything else was read: whoever claims the slot, or follows a
-//! pointer that the chunk has, asks [`SlotRef::is_same`] *after* the claim, or after
-//! the pointer was read and before it is followed. A call that is inside the owner's
-//! CPU needs neither, since the owner alone gives chunks up.
+//! After a lookup another CPU may give the chunk up, and its header may become another chunk. So a
+//! lookup returns a [`SlotRef`], which carries the sequences that were read before anything else. A
+//! caller that claims the slot checks [`SlotRef::is_same`] *after* the claim. A caller that follows
+//! a pointer of the chunk checks it after it has read the pointer and before it follows it. A call
+//! inside the owner's CPU needs neither, because only the owner gives chunks up.
 
 use crate::area::{Info, Kind};
 use crate::error::FreeError;
@@ -30,7 +29,7 @@ use crate::units::{PAGE_SHIFT, VirtAddr};
 use core::ops::Deref;
 use core::ptr::NonNull;
 
-/// A slot, and where its pages begin.
+/// A slot, and the address of its first page.
 #[derive(Clone, Copy, Debug)]
 pub struct Found {
     pub(crate) chunk: ChunkRef,
@@ -38,13 +37,13 @@ pub struct Found {
     pub(crate) start: VirtAddr,
 }
 
-/// A slot, and what it was when it was looked up (R2).
+/// A slot, and its state when it was looked up (R2).
 #[derive(Clone, Copy, Debug)]
 pub struct SlotRef {
     found: Found,
-    /// The chunk's sequence, read before anything else of it.
+    /// The chunk's sequence, which was read first.
     life: u32,
-    /// The slot's.
+    /// The slot's sequence.
     sequence: u32,
 }
 
@@ -57,7 +56,7 @@ impl Deref for SlotRef {
 }
 
 impl SlotRef {
-    /// The slot of `region` for `at`, by the entry of its grain.
+    /// The slot of `region` that contains `at`, from the unit-table entry of its grain.
     pub(crate) fn at<L: lock_api::RawMutex>(region: &Region<L>, entry: UnitEntry, at: VirtAddr) -> Option<SlotRef> {
         let chunk = entry.chunk()?;
         match entry.slot() {
@@ -69,7 +68,7 @@ impl SlotRef {
         }
     }
 
-    /// The slot for `at` of a chunk that was a class chunk when it was found.
+    /// The slot that contains `at`, of a chunk that was a class chunk when it was found.
     pub fn in_class(chunk: ChunkRef, at: VirtAddr) -> Option<SlotRef> {
         SlotRef::look(chunk, at, || chunk.slot_at(at), |slot| chunk.address(slot))
     }
@@ -90,26 +89,26 @@ impl SlotRef {
         (start <= at).then_some(SlotRef { found, life, sequence })
     }
 
-    /// A slot of a class chunk whose sequence was `life`.
+    /// A slot of a class chunk that had the sequence `life`.
     pub fn in_chunk(chunk: ChunkRef, life: u32, index: u32) -> SlotRef {
         let sequence = chunk.slot(index).sequence();
         SlotRef { found: Found { chunk, index, start: chunk.address(index) }, life, sequence }
     }
 
-    /// A slot that is the caller's, and stays so.
+    /// A slot that belongs to the caller and cannot change meanwhile.
     pub(crate) fn of(found: Found) -> SlotRef {
         SlotRef { found, life: found.chunk.sequence(), sequence: found.slot().sequence() }
     }
 
-    /// The slot's sequence, then.
+    /// The slot's sequence when it was looked up.
     pub(crate) fn sequence(&self) -> u32 {
         self.sequence
     }
 
-    /// Whether chunk and slot are still what they were.
+    /// Whether chunk and slot are unchanged since the lookup.
     #[inline]
     pub fn is_same(&self) -> bool {
-        // What was read of them before was read before this.
+        // All earlier reads of chunk and slot come before this.
         fence(Acquire);
         let chunk = breaks!(ChunkReborn) || self.chunk.sequence() == self.life;
         chunk && self.slot().sequence() == self.sequence
@@ -117,20 +116,20 @@ impl SlotRef {
 }
 
 impl SlotRef {
-    /// Whether it is the area that starts at `at`: one that is whole.
+    /// Whether it is a complete area that starts at `at`.
     #[inline]
     pub fn is_area_at(&self, at: VirtAddr) -> bool {
         self.start == at && self.is_area()
     }
 
-    /// Whether it is still the area that was looked up, and nobody frees it.
+    /// Whether it is still the area that was looked up, live and not claimed.
     #[inline]
     pub fn lives(&self) -> bool {
         self.chunk.areas() >> self.index & 1 != 0 && self.is_same()
     }
 
-    /// Owner: live → stale, in `open`, if it still is the area that was looked up;
-    /// false = somebody was first.
+    /// Called by the owner: live → stale, in `open`, if it is still the area that was looked up.
+    /// Returns false if another caller was first.
     #[inline]
     pub fn retire(&self, open: &mut Batch, pages: usize) -> bool {
         let lives = self.lives();
@@ -140,39 +139,38 @@ impl SlotRef {
         lives
     }
 
-    /// Looks at what the area has, by `look`; `None` if it is not, or does not live any
-    /// more when the look is over (U1).
+    /// Calls `look` to read from the area. `None` if `look` returns it, or if the area is not live
+    /// and unchanged when `look` is over (U1).
     pub fn seen<R>(&self, look: impl FnOnce() -> Option<R>) -> Option<R> {
         let seen = look()?;
         (self.is_area() && self.is_same()).then_some(seen)
     }
 
-    /// The area that is there, if it is one and still what it was when it was looked up
-    /// (R2).
+    /// The area in the slot, if there is one and it is unchanged since the lookup (R2).
     pub fn area(&self) -> Option<Info> {
         let copy = self.slot().snapshot()?;
         let info = copy.info(self.start, self.chunk.region());
-        // Whether it lives is asked before the last look: afterwards another one may.
+        // The order matters: after the last check another area may be there.
         (self.is_area() && copy.sequence() == self.sequence && self.is_same()).then_some(info)
     }
 
-    /// A frame of the area is handed out: `hold` makes the caller one of its holders.
-    /// False = `look`, which comes last, says that it is not the area's (R5).
+    /// Hands out a frame of the area: `hold` makes the caller one of its holders. `look` comes
+    /// last; it returns whether the frame is still the area's (R5).
     pub fn hand_out(&self, hold: impl FnOnce(), look: impl FnOnce() -> bool) -> bool {
         self.slot().share();
         hold();
         look()
     }
 
-    /// Claims the slot for freeing, if it is still the area that was looked up;
-    /// false = somebody was first (R1).
+    /// Claims the slot for freeing, if it is still the area that was looked up. Returns false if
+    /// another caller was first (R1).
     #[inline]
     pub fn claim(&self) -> bool {
-        // A claim on what is another area by now would make its own free be refused.
+        // A claim on another area would make that area's own free fail.
         if !self.is_same() || !self.chunk.claim(self.index) {
             return false;
         }
-        // Decided once: what is claimed and the same stays so until it is unclaimed.
+        // Checked once: a slot that is claimed and unchanged stays so until it is unclaimed.
         let same = self.is_same();
         if !same && !breaks!(LateClaimKept) {
             self.chunk.unclaim(1 << self.index);
@@ -181,7 +179,7 @@ impl SlotRef {
     }
 }
 
-/// An area's address, as it is handed out.
+/// The pointer that a caller gets for an area.
 #[inline(always)]
 pub(crate) fn pointer(at: VirtAddr) -> NonNull<u8> {
     debug_assert!(at.0 != 0);
@@ -200,11 +198,11 @@ impl Found {
         self.chunk.slot(self.index)
     }
 
-    /// Kind and pages of the area, if `frees` accepts the kind, and it has `count`
-    /// pages where the caller names them.
+    /// Kind and pages of the area, if `frees` accepts the kind and `count`, if given, is the number
+    /// of pages.
     ///
     /// # Errors
-    /// What it has instead.
+    /// The kind or the size that the area has instead.
     #[inline]
     pub(crate) fn freeable(&self, frees: fn(Kind) -> bool, count: Option<usize>) -> Result<(Kind, usize), FreeError> {
         let (kind, pages) = (self.slot().kind(), self.slot().pages());
@@ -215,14 +213,14 @@ impl Found {
         }
     }
 
-    /// The area is whole: finders see it.
+    /// Makes a complete area visible to finders.
     #[inline(always)]
     pub(crate) fn publish(&self) -> NonNull<u8> {
         self.slot().publish();
         pointer(self.start)
     }
 
-    /// Whether it holds an area that is whole.
+    /// Whether it holds a complete area.
     #[inline]
     pub(crate) fn is_area(&self) -> bool {
         self.chunk.areas() >> self.index & 1 != 0 && !self.slot().is_building()
@@ -255,7 +253,7 @@ impl<M: Machine> Core<M> {
         }
     }
 
-    /// The error of a free that came too late.
+    /// The error for a free of an area that was freed before.
     #[cold]
     pub(crate) fn double_free(&self, found: &Found) -> FreeError {
         match found.slot().snapshot() {
@@ -267,7 +265,7 @@ impl<M: Machine> Core<M> {
         }
     }
 
-    /// Where the pages of a slot begin.
+    /// The address of the first page of a slot.
     #[inline]
     pub(crate) fn address_of(&self, chunk: ChunkRef, slot: u32) -> VirtAddr {
         if chunk.is_runs() { self.address_of_run(chunk, slot) } else { chunk.address(slot) }
@@ -281,8 +279,8 @@ impl<M: Machine> Core<M> {
 }
 
 impl<M: Machine> Ctx<'_, M> {
-    /// The slot whose room holds `at`: an area's pages, its guard, or what an
-    /// area had before.
+    /// The slot that contains `at`: in an area's pages, in its guard, or in what an earlier area
+    /// had.
     #[inline]
     pub(crate) fn find(self, at: VirtAddr) -> Option<SlotRef> {
         let (region, grain) = self.core.grain_of(at)?;
@@ -292,7 +290,7 @@ impl<M: Machine> Ctx<'_, M> {
     /// The area that starts at `at`.
     ///
     /// # Errors
-    /// What is there instead.
+    /// The error names what is there instead.
     #[inline]
     pub(crate) fn find_start(self, at: VirtAddr) -> Result<SlotRef, FreeError> {
         match self.find(at) {
@@ -303,8 +301,8 @@ impl<M: Machine> Ctx<'_, M> {
 }
 
 impl<M: Machine> CpuGuard<'_, M> {
-    /// The live area of a class that starts at `at`, if this CPU owns it: nobody else gives
-    /// its chunk up. And how many pages of the chunk come before it.
+    /// The live area of a class that starts at `at`, if this CPU owns it, and the number of pages
+    /// of the chunk before it. No other CPU can give its chunk up.
     #[inline(always)]
     pub(crate) fn own_area(&mut self, at: VirtAddr) -> Option<(Found, usize)> {
         let (machine, (region, unit)) = (self.machine, self.core.grain_of(at)?);

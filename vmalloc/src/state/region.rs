@@ -1,27 +1,24 @@
-//! Regions: addresses and the tables under them, given and taken in runs.
+//! Regions: addresses, and the tables under them, taken and given back in runs.
 //!
-//! A region is a range of addresses, its arena and its unit table. What is cut
-//! from it is a **run** of grains: a chunk (Classes), or one area that has a
-//! run of its own (larger than a slot, confined to a sub-range, or under the
-//! placement Lowest).
+//! A region is a range of addresses with an arena and a unit table. It is handed out in **runs** of
+//! grains. A run serves a chunk (placement Classes), or one area: an area larger than a slot, one
+//! confined to a sub-range, or any area under the placement Lowest.
 //!
 //! # Rules
-//! - G6: The page below a stack is its own: a slot of a class has one (K7), and a
-//!   run has a grain more, before the area, which points at nobody. So what else
-//!   is in the region, or beside it, does not matter. A region's first page is in
-//!   no grain.
-//! - R3: A run's table pages are linked before anything is bound in it, and
-//!   its grains point at its chunk before anybody can ask. They are linked slice
-//!   by slice, where an area is the first to reach there.
-//! - T1: A leaf table stays linked while any grain under it is outside the
-//!   arena. When a run goes back, each leaf table with nothing left under it is
-//!   unlinked, and its grains stay out of the arena until the batch that holds
-//!   the table page is expired: a paging-structure cache may still point at it. Tables
-//!   of two levels keep theirs: other roots have copied the links (M1).
+//! - G6: The page below a stack belongs to the stack. A slot of a class has such a page (K7). A run
+//!   has one more grain before the area, which points at no chunk. So neighbours in the region or
+//!   below it do not matter. A region's first page is in no grain.
+//! - R3: The tables of a run are linked before anything is mapped in it, slice by slice, when an
+//!   area first reaches them. Its grains point at its chunk before anybody can look them up.
+//! - T1: A leaf table stays linked while any grain under it is outside the arena. When a run goes
+//!   back and nothing is left under a leaf table, the table is unlinked. Its grains stay out of the
+//!   arena until the batch that holds the table page has expired, because a paging-structure cache
+//!   may still point at the page. Two-level formats keep their leaf tables, because other roots
+//!   have copied the links (M1).
 //!
 //! # Locks
-//! `shared` guards the arena, writes to the unit table, and unlinking. What a
-//! run needs is stocked before it is taken, so the middle cannot fail.
+//! `shared` protects the arena, writes to the unit table, and unlinking. A call takes the
+//! bookkeeping frames that it needs before it takes the lock, so it cannot fail under it.
 
 use crate::area::RegionId;
 use crate::machine::Machine;
@@ -35,8 +32,8 @@ use crate::sync::{AtomicBool, Ordering::Relaxed};
 use crate::units::{PAGE_SHIFT, PAGE_SIZE, PageRange, Pfn, VirtAddr};
 use lock_api::Mutex;
 
-/// What an entry of the unit table says: where the header is and, in the low
-/// bits of its address, the slot whose run this is, or all ones for a class chunk.
+/// An entry of the unit table: the address of a header and, in the low bits, the slot whose run
+/// this is, or all ones for a class chunk.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct UnitEntry(pub(crate) u64);
 
@@ -47,7 +44,7 @@ impl UnitEntry {
         UnitEntry(chunk.as_ptr().expose_provenance() as u64 | slot.unwrap_or(NO_SLOT) as u64)
     }
 
-    /// The header; `None` where the entry says nothing.
+    /// The header; `None` if the entry is empty.
     #[inline]
     pub(crate) fn chunk(self) -> Option<ChunkRef> {
         let at = self.0 as usize & !(PAGE_SIZE - 1);
@@ -73,57 +70,55 @@ impl UnitEntry {
     }
 }
 
-/// What the region's lock guards.
+/// The data under the region's lock.
 pub(crate) struct Shared {
     pub(crate) arena: Arena,
-    /// Headers without a chunk, chained by their `next`.
+    /// Spare headers, chained by their `next`.
     pub(crate) headers: Option<ChunkRef>,
     pub(crate) sweep: Sweep,
 }
 
-/// How far the search for empty leaf tables has come (T1).
+/// The state of the search for empty leaf tables (T1).
 pub(crate) struct Sweep {
-    /// No run has reached beyond: there are none.
+    /// No run has ended above this address, so there are no tables there.
     pub(crate) end: VirtAddr,
-    /// One is on its way: where it goes on.
+    /// A sweep is under way and continues at this address.
     pub(crate) at: Option<VirtAddr>,
-    /// There may be some behind it: another one is due.
+    /// There may be empty tables behind it, so another sweep is due.
     pub(crate) again: bool,
 }
 
-/// A range of addresses that areas are carved from.
+/// A range of addresses from which areas are allocated.
 pub(crate) struct Region<L: lock_api::RawMutex> {
     pub(crate) id: RegionId,
-    /// The first grain's address: the region itself may begin below it.
+    /// The address of the first grain. The region itself may begin below it.
     pub(crate) base: VirtAddr,
     pub(crate) start: usize,
     pub(crate) bytes: usize,
     pub(crate) grain_shift: u32,
     /// log2 of a grain's bytes.
     shift: u32,
-    /// Bytes of all grains: a last one that is not whole is nobody's.
+    /// The bytes of all grains. An incomplete last one is not used.
     whole: usize,
-    /// Pages of the largest area of a class that nothing can be wrong with: none under
-    /// Lowest.
+    /// The pages of the largest area of a class that needs no further checks; 0 under Lowest.
     pub(crate) usual: usize,
     pub(crate) arena_stock: usize,
     pub(crate) units: UnitTable,
     pub(crate) shared: Mutex<L, Shared>,
-    /// Empty leaf tables may be linked: nobody has had the time, or the room in
-    /// a batch.
+    /// Empty leaf tables may be linked that `prune` had to leave.
     pub(crate) unswept: AtomicBool,
 }
 
 /// A run of grains that a call has taken.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RunFit {
-    /// Pages needed, guard included.
+    /// The pages needed, guard included.
     pub(crate) pages: usize,
-    /// Grains before them that nobody binds (G6).
+    /// The grains before them that are never mapped (G6).
     pub(crate) below: u32,
     /// Alignment, in pages.
     pub(crate) align: usize,
-    /// Grains that will do.
+    /// The range of grains that may be used.
     pub(crate) within: (u32, u32),
 }
 
@@ -153,20 +148,20 @@ impl<L: lock_api::RawMutex> Region<L> {
         }
     }
 
-    /// The grain that holds `at`, if the region does.
+    /// The grain that contains `at`, if it is in the region.
     #[inline]
     pub(crate) fn grain_of(&self, at: VirtAddr) -> Option<u32> {
         let offset = at.0.wrapping_sub(self.base.0);
         (offset < self.whole).then_some((offset >> self.shift) as u32)
     }
 
-    /// Whether `at` is one of its addresses, be it one that nobody gets.
+    /// Whether `at` is one of its addresses, including those that no area gets.
     pub(crate) fn holds(&self, at: VirtAddr) -> bool {
         at.0.wrapping_sub(self.start) < self.base.0 - self.start + self.whole
     }
 
-    /// The grains under the leaf table from `leaf` on: the first, and how many.
-    /// `None` where the table reaches beyond the region: it is not ours alone.
+    /// The grains under the leaf table from `leaf` on: the first, and the number. `None` if the
+    /// table reaches beyond the region, since others may use it too.
     pub(crate) fn under(&self, leaf: VirtAddr, leaf_shift: u32) -> Option<(u32, u32)> {
         let last = self.grain_of(VirtAddr(leaf.0 | ((1 << leaf_shift) - 1)))?;
         let first = if leaf.0 < self.base.0 { 0 } else { self.grain_of(leaf)? };
@@ -183,12 +178,12 @@ impl<L: lock_api::RawMutex> Region<L> {
         (self.bytes >> PAGE_SHIFT >> self.grain_shift) as u32
     }
 
-    /// Its pages, those that nobody gets too.
+    /// All its pages, including those that no area gets.
     pub(crate) fn all_pages(&self) -> PageRange {
         PageRange::new(VirtAddr(self.start), (self.base.0 - self.start + self.bytes) >> PAGE_SHIFT)
     }
 
-    /// All its pages.
+    /// The pages of its grains.
     pub(crate) fn pages(&self) -> PageRange {
         PageRange::new(self.base, self.bytes >> PAGE_SHIFT)
     }
@@ -198,7 +193,7 @@ impl<L: lock_api::RawMutex> Region<L> {
         PageRange::new(self.address(start), (grains as usize) << self.grain_shift)
     }
 
-    /// Grains that lie wholly inside `range`; `None` where it leaves the region.
+    /// The grains that lie wholly inside `range`; `None` if it leaves the region.
     pub(crate) fn grains_within(&self, range: (usize, usize)) -> Option<(u32, u32)> {
         let shift = PAGE_SHIFT + self.grain_shift;
         let offset = |at: usize| at.saturating_sub(self.base.0);
@@ -207,12 +202,12 @@ impl<L: lock_api::RawMutex> Region<L> {
         inside.then_some(whole)
     }
 
-    /// Grains from address 0 to the region's first one.
+    /// The number of grains from address 0 to the region's first one.
     fn phase(&self) -> u64 {
         (self.base.0 >> PAGE_SHIFT >> self.grain_shift) as u64
     }
 
-    /// Leaves empty leaf tables to a sweep.
+    /// Leaves empty leaf tables to a later sweep.
     pub(crate) fn leave(&self, shared: &mut Shared) {
         shared.sweep.again = true;
         self.unswept.store(true, Relaxed);
@@ -229,13 +224,13 @@ impl<L: lock_api::RawMutex> Region<L> {
     }
 }
 
-/// Address bits below a leaf table's.
+/// The number of address bits that a leaf table translates.
 pub(crate) const fn leaf_shift<M: Machine>() -> u32 {
     PAGE_SHIFT + <M::Table as Format>::INDEX_BITS
 }
 
 impl<L: lock_api::RawMutex> Region<L> {
-    /// Gives all bookkeeping back: nothing is outside the arena any more.
+    /// Gives all bookkeeping back, when all grains are in the arena.
     pub(crate) fn destroy<M: Machine>(&mut self, machine: &M, give: &mut impl FnMut(Pfn)) {
         let shared = self.shared.get_mut();
         while let Some(header) = shared.headers {

@@ -1,4 +1,4 @@
-//! All slots of an instance, by address. A finder's walk: it takes no lock (R2).
+//! All slots of an instance, by address. A finder walks them without a lock (R2).
 
 use crate::area::Info;
 use crate::machine::Machine;
@@ -9,7 +9,7 @@ use crate::state::lookup::SlotRef;
 use crate::state::region::{Region, UnitEntry};
 
 impl<'v, M: Machine> Ctx<'v, M> {
-    /// All slots that hold, held or may hold an area, by address.
+    /// All slots that contain, contained or may contain an area, by address.
     pub(crate) fn slots(self) -> impl Iterator<Item = SlotRef> + use<'v, M> {
         by_address(self.core).flat_map(move |region| Slots { ctx: self, region, grain: 0, chunk: None })
     }
@@ -57,7 +57,7 @@ struct Slots<'v, M: Machine> {
     ctx: Ctx<'v, M>,
     region: &'v Region<M::Lock>,
     grain: u32,
-    /// A class chunk, its sequence, and the next of its slots.
+    /// A class chunk, its sequence, and the index of its next slot.
     chunk: Option<(ChunkRef, u32, u32)>,
 }
 
@@ -88,7 +88,7 @@ impl<M: Machine> Iterator for Slots<'_, M> {
                 return Some(slot);
             }
             let units = chunk.units();
-            // A header that has become another chunk tells nothing of what lay here.
+            // If the header has become another chunk, its size does not apply here.
             if chunk.sequence() == life {
                 self.grain = grain + units.max(1);
                 self.chunk = Some((chunk, life, 0));

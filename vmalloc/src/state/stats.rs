@@ -1,15 +1,15 @@
-//! Statistics: what each CPU counts, and the sums.
+//! Statistics: the counters of each CPU, and their sums.
 
 use crate::sync::plain::{AtomicU64, Ordering::Relaxed};
 use crate::units::PAGE_SIZE;
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
-        /// One CPU's counters: written by whoever is inside, read by anybody.
+        /// One CPU's counters. Only the caller inside writes them; anybody may read them.
         #[derive(Debug, Default)]
         pub(crate) struct Counters { $($(#[$doc])* pub(crate) $name: AtomicU64),* }
 
-        /// Sums of what the CPUs counted since `init`.
+        /// The sums of the counters of all CPUs since `init`.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct Counts { $($(#[$doc])* pub $name: u64),* }
 
@@ -20,13 +20,12 @@ macro_rules! counters {
         }
 
         impl Counts {
-            /// What was counted since `before`.
+            /// The difference to `before`.
             pub fn since(&self, before: &Counts) -> Counts {
                 Counts { $($name: self.$name.wrapping_sub(before.$name)),* }
             }
 
-            /// What was counted beyond `less`, which was counted by itself: where
-            /// that is more, nothing.
+            /// The difference to `less`, or 0 where `less` is larger.
             pub fn beyond(&self, less: &Counts) -> Counts {
                 Counts { $($name: self.$name.saturating_sub(less.$name)),* }
             }
@@ -35,21 +34,21 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Areas made.
+    /// Areas allocated.
     allocs,
-    /// Areas freed, by their owner's CPU.
+    /// Areas freed on their owner's CPU.
     local_frees,
-    /// Areas freed by another CPU.
+    /// Areas freed on another CPU.
     remote_frees,
-    /// Pages of areas made, without guards.
+    /// Pages of allocated areas, without guards.
     alloc_pages,
-    /// Pages of areas freed, without guards.
+    /// Pages of freed areas, without guards.
     free_pages,
     /// Calls that were refused.
     failures,
     /// Batches sealed.
     closes,
-    /// Flushes this CPU made.
+    /// Flushes by this CPU.
     flushes,
     /// Kicks sent.
     kicks,
@@ -59,8 +58,8 @@ counters! {
     redeemed,
     /// Their pages.
     redeemed_pages,
-    /// Frames whose last holder was gone, but that some CPU might still reach:
-    /// they waited for a flush.
+    /// Frames that waited for a flush after their last holder was gone, because some CPU might
+    /// still reach them.
     loose_frames,
     /// Chunks made.
     chunks_made,
@@ -68,25 +67,25 @@ counters! {
     chunks_released,
     /// Table pages unlinked because nothing was left under them.
     tables_pruned,
-    /// Areas freed where their freer could not enter its CPU: in an NMI, or in a
-    /// signal handler, in the middle of another call.
+    /// Areas freed by a caller that could not enter its CPU: an NMI or a signal handler in the
+    /// middle of another call.
     deferred_frees,
     /// Their pages.
     deferred_pages,
-    /// Frees that raced with a free of the same area and lost.
+    /// Frees that lost a race with another free of the same area.
     raced_frees,
-    /// Areas made from a slot that was still bound (policies Park and Keep).
+    /// Areas allocated from a cached slot (policies Park and Keep).
     warm_hits,
-    /// Areas that could have been, but no slot of their size was bound.
+    /// Areas that could have used a cached slot, but there was none of their size.
     warm_misses,
-    /// Freed areas that stayed bound.
+    /// Freed areas that stayed cached.
     warm_frees,
-    /// Of these, retired because nobody had needed them for a while, or because
-    /// the policy had changed.
+    /// Cached slots evicted because their class had not needed them for a while, or because the
+    /// policy had changed.
     warm_aged,
-    /// Retired because more was bound than the budget allows.
+    /// Cached slots evicted because the CPU was over its budget.
     warm_over,
-    /// Retired by a purge, for want of memory or addresses, or by
+    /// Cached slots evicted by a purge, by a shortage of memory or addresses, or by
     /// `unmap_aliases`.
     warm_purged,
 }
@@ -97,12 +96,12 @@ pub(crate) fn count(counter: &AtomicU64, n: u64) {
     counter.store(counter.load(Relaxed).wrapping_add(n), Relaxed);
 }
 
-/// Takes back what was counted, by this CPU or another: the sum counts.
+/// Takes back what this CPU or another one has counted. Only the sum is meaningful.
 pub(crate) fn uncount(counter: &AtomicU64, n: u64) {
     count(counter, n.wrapping_neg());
 }
 
-/// As [`count`], where others write it too: an NMI, or another CPU.
+/// As [`count`], for a counter that others write too: an NMI, or another CPU.
 #[inline]
 pub(crate) fn count_shared(counter: &AtomicU64, n: u64) {
     counter.fetch_add(n, Relaxed);
@@ -111,38 +110,38 @@ pub(crate) fn count_shared(counter: &AtomicU64, n: u64) {
 /// The state of an instance in numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// What was counted since `init`.
+    /// The counters since `init`.
     pub counts: Counts,
-    /// Areas that live.
+    /// Live areas.
     pub areas: usize,
     /// Their pages, without guards.
     pub pages: usize,
-    /// Pages of address space out of the arenas.
+    /// Pages of address space that are out of the arenas.
     pub reserved_pages: usize,
     /// Pages that wait for a flush.
     pub waiting_pages: usize,
-    /// Slots of freed areas that are still bound (policies Park and Keep).
+    /// Cached slots (policies Park and Keep).
     pub bound_slots: usize,
     /// Their pages.
     pub bound_pages: usize,
     /// Free frames in magazines and depots.
     pub stocked_frames: usize,
-    /// Frames of the promised reserve.
+    /// Frames in the reserve.
     pub reserve_frames: usize,
-    /// Frames that are page tables.
+    /// Frames used as page tables.
     pub table_frames: usize,
-    /// Frames of bookkeeping: CPUs, shelves, magazines, chunk headers, unit
-    /// tables, arenas.
+    /// Frames of bookkeeping: CPUs, their lists of chunks, magazines, chunk headers, unit tables,
+    /// arenas.
     pub bookkeeping_frames: usize,
     /// Frames taken at `init`.
     pub init_frames: usize,
-    /// Of these, bookkeeping: the others are the reserve and tables.
+    /// The bookkeeping among them. The others are the reserve and page tables.
     pub init_bookkeeping: usize,
 }
 
 impl Stats {
-    /// Bytes of bookkeeping that an area costs now, those of `init` and page
-    /// tables not counted; `None` while no area lives.
+    /// Bytes of bookkeeping for each live area, without those of `init` and without page tables.
+    /// `None` while no area is live.
     pub fn bytes_an_area(&self) -> Option<usize> {
         let since_init = self.bookkeeping_frames - self.init_bookkeeping;
         (since_init * PAGE_SIZE).checked_div(self.areas)

@@ -1,9 +1,8 @@
 //! Visiting another CPU (L4).
 //!
-//! A visitor holds its own CPU as well, so that an NMI that interrupts it is
-//! refused. It takes the CPU with the lower index first, and gives it up again
-//! where the other one is taken: so visitors of each other never wait in a ring,
-//! and one of them always comes through.
+//! A visitor holds its own CPU as well, so that an NMI that interrupts it is refused. It takes the
+//! CPU with the lower index first. If the other one is taken, it releases the first and tries
+//! again. So visitors of each other never deadlock, and one of them always makes progress.
 
 use crate::machine::{Context, Machine};
 use crate::state::core::Ctx;
@@ -12,16 +11,16 @@ use crate::state::enter::{CpuGuard, must_not_wait, refuse};
 use crate::sync::breaks;
 use core::ops::{Deref, DerefMut};
 
-/// Being inside a CPU that need not be the caller's own (L4). Leaving is
-/// dropping. Whoever is inside does not preempt_point, since that ends in its own CPU.
+/// A call that is inside a CPU that need not be its own (L4). It leaves when this is dropped. It
+/// must not call `preempt_point`, because that would enter its own CPU instead.
 pub(crate) struct Visit<'v, M: Machine> {
-    /// The caller's own CPU, where that is another one.
+    /// The caller's own CPU, if that is another one.
     own: Option<&'v PerCpu>,
-    here: CpuGuard<'v, M>,
+    guard: CpuGuard<'v, M>,
 }
 
 impl<'v, M: Machine> Visit<'v, M> {
-    /// Enters CPU `index` from outside of all (L1).
+    /// Enters CPU `index`. The caller is inside no CPU (L1).
     ///
     /// # Errors
     /// The context, where the caller interrupted a call that holds anything
@@ -38,7 +37,7 @@ impl<'v, M: Machine> Visit<'v, M> {
             let own = (!alone && pinned.cpu != index).then(|| core.cpu(pinned.cpu));
             let both = if pinned.cpu < index { [own, Some(cpu)] } else { [Some(cpu), own] };
             match take(both, pinned.cpu + 1) {
-                Ok(()) => return Ok(Visit { own, here: CpuGuard { machine, core, cpu, pinned: Some(pinned) } }),
+                Ok(()) => return Ok(Visit { own, guard: CpuGuard { machine, core, cpu, pinned: Some(pinned) } }),
                 Err(holder) if must_not_wait(machine, &pinned, holder) => return Err(refuse(machine, pinned)),
                 Err(_) => (),
             }
@@ -49,10 +48,10 @@ impl<'v, M: Machine> Visit<'v, M> {
     }
 }
 
-/// Takes both or none.
+/// Takes both CPUs or neither.
 ///
 /// # Errors
-/// Who has one of them.
+/// The holder of the one that is taken.
 fn take(both: [Option<&PerCpu>; 2], holder: u32) -> Result<(), u32> {
     let take = |cpu: Option<&PerCpu>| cpu.map_or(Ok(0), |cpu| cpu.take(holder));
     take(both[0])?;
@@ -61,7 +60,7 @@ fn take(both: [Option<&PerCpu>; 2], holder: u32) -> Result<(), u32> {
 }
 
 impl<M: Machine> Drop for Visit<'_, M> {
-    /// `here` is dropped after this: nothing but the CPU visited is held meanwhile.
+    /// `guard` is dropped after this. Meanwhile only the visited CPU is held.
     fn drop(&mut self) {
         if let Some(own) = self.own {
             own.release();
@@ -73,12 +72,12 @@ impl<'v, M: Machine> Deref for Visit<'v, M> {
     type Target = CpuGuard<'v, M>;
 
     fn deref(&self) -> &CpuGuard<'v, M> {
-        &self.here
+        &self.guard
     }
 }
 
 impl<M: Machine> DerefMut for Visit<'_, M> {
     fn deref_mut(&mut self) -> &mut Self::Target {
-        &mut self.here
+        &mut self.guard
     }
 }
