@@ -87,7 +87,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         unsafe { self.magazine.push(machine, depot, frame) }
     }
 
-    /// Drains the frames that were given up where this CPU could not be entered.
+    /// Drains the frames that were given up while this CPU could not be entered.
     #[inline]
     pub(crate) fn take_dropped(&mut self) {
         let (machine, cpu) = (self.machine, self.cpu);

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!   live ──free──▶ cached ──alloc──▶ live          Park: entries parked, and restored; Keep: entries not touched
-//!                   └──evict──▶ stale ──▶ …      like every freed slot: its frames wait for grace in a batch
+//!                   └──evict──▶ stale ──▶ …        like every freed slot: its frames wait for grace in a batch
 //! ```
 //!
 //! A slot is cached in one of two forms, and its label records which. The entries of a *parked*
@@ -331,7 +331,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         }
     }
 
-    /// Evicts up to a slice of what is cached on this CPU. Returns the work done; 0 if nothing is
+    /// Evicts up to a slice of this CPU's cached slots. Returns the work done; 0 if nothing is
     /// cached.
     pub(crate) fn evict(&mut self, why: Evict) -> usize {
         if breaks!(ForgetCached) {
@@ -343,7 +343,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         }
     }
 
-    /// Evicts all that is cached on this CPU. Returns the work done.
+    /// Evicts all cached slots of this CPU. Returns the work done.
     pub(crate) fn evict_own(&mut self) -> usize {
         let mut work = 0;
         loop {
@@ -388,13 +388,13 @@ impl<M: Machine> CpuGuard<'_, M> {
         slice.max(1)
     }
 
-    /// Whether cached slots have to be evicted whatever their age.
+    /// Whether some cached slots must be evicted now, however recently they were used.
     fn is_overdue(&self) -> bool {
         let budget = if self.core.caches() { self.core.budget } else { 0 };
         self.cached.evicting.is_some() || self.cpu.bound.pages() > budget
     }
 
-    /// Evicts a slice of what has to be evicted. Returns false if there is nothing.
+    /// Evicts a slice of the overdue slots. Returns false if there are none.
     pub(crate) fn evict_overdue(&mut self) -> bool {
         self.is_overdue() && self.evict(Evict::Aged) > 0
     }

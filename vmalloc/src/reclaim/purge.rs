@@ -32,7 +32,7 @@ impl<M: Machine> Ctx<'_, M> {
         self.flush_all()
     }
 
-    /// Evicts what is cached on any CPU, and drains all remote frees.
+    /// Evicts the cached slots of all CPUs, and drains all remote frees.
     pub(crate) fn evict_all(self, why: Evict) {
         self.visit_each(|cpu| cpu.drain_remote_frees() || cpu.evict(why) > 0);
     }

@@ -7,7 +7,7 @@
 //! A batch is a list of the chunks with stale slots in it, and the table pages that were unlinked
 //! meanwhile. It lists no frames: they wait in the parked entries of their pages, and the CPU takes
 //! them from there when the batch has expired. So a free needs no memory and cannot fail. Only the
-//! frames that wait for aliases ([`alias`](crate::alias)) are on a list of their own.
+//! frames that wait for aliases ([`aliases`](crate::reclaim::aliases)) are on a list of their own.
 //!
 //! # Rules
 //! - **G3** A slot, a frame or a table page leaves a batch only after grace.

@@ -20,8 +20,7 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
     /// Enters the calling CPU.
     ///
     /// # Errors
-    /// The context, where the caller interrupted a call that holds anything
-    /// (L4).
+    /// The caller's context, if it interrupted a call that holds anything (L4).
     #[inline(always)]
     pub(crate) fn enter(ctx: Ctx<'v, M>) -> Result<CpuGuard<'v, M>, Context> {
         let Ctx { machine, core } = ctx;

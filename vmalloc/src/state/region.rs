@@ -62,7 +62,7 @@ impl UnitEntry {
         at.is_multiple_of(PAGE_SIZE).then(chunk)
     }
 
-    /// The slot, where the run is one area.
+    /// The slot, if the run is one area.
     #[inline]
     pub(crate) fn slot(self) -> Option<u32> {
         let low = self.0 as u32 & NO_SLOT;

@@ -23,8 +23,7 @@ impl<'v, M: Machine> Visit<'v, M> {
     /// Enters CPU `index`. The caller is inside no CPU (L1).
     ///
     /// # Errors
-    /// The context, where the caller interrupted a call that holds anything
-    /// (L4).
+    /// The caller's context, if it interrupted a call that holds anything (L4).
     pub(crate) fn enter(ctx: Ctx<'v, M>, index: u32) -> Result<Visit<'v, M>, Context> {
         let Ctx { machine, core } = ctx;
         loop {
