@@ -2,8 +2,7 @@
 //!
 //! - **dead files**: a `.rs` file that no crate reaches ([`modules`]).
 //! - **length**: functions over 60 lines, files over 600 ([`length`]).
-//! - **tiers**: a module of the library that names one above or beside its
-//!   own tier ([`tiers`]).
+//! - **floors**: a room of the library that names one above its own floor ([`floors`]).
 //! - **unsafety**: `unsafe` that does not say why it is right ([`unsafety`]).
 //! - **calls**: `unwrap`, `todo!` and the like in what ships ([`calls`]).
 //! - **names**: what README and ARCHITECTURE name must exist ([`names`]).
@@ -16,12 +15,12 @@
 
 mod atomics;
 mod calls;
+pub mod floors;
 mod length;
 mod modules;
 mod names;
 mod proofs;
 mod rules;
-pub mod tiers;
 mod tokens;
 pub mod tree;
 mod unsafety;
@@ -84,7 +83,7 @@ fn report(tree: &Tree) -> Report {
     let checks = [
         modules::check,
         length::check,
-        tiers::check,
+        floors::check,
         unsafety::check,
         calls::check,
         names::check,

@@ -2,7 +2,7 @@
 //! and go, and the samples that are drawn of them.
 
 use super::sites::{Site, sites};
-use crate::tidy::tiers::{BOTTOM, MIDDLE};
+use crate::tidy::floors::{BOTTOM, MIDDLE};
 use crate::tidy::tree::{Source, Tree};
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;

@@ -2,7 +2,7 @@
 
 use super::catalogue::Mutant;
 use super::sites::Site;
-use crate::tidy::tiers::MIDDLE;
+use crate::tidy::floors::MIDDLE;
 
 /// Tests of one executable.
 #[derive(Clone, Copy, Debug)]

@@ -1,41 +1,62 @@
-//! The tiers of the library: who may name whom.
+//! The floors of the library: who may name whom.
 //!
-//! The **bottom** names only the bottom; a **middle** module names the bottom
-//! and itself, never another middle module; the **top** names all of them.
-//! What the crate's root exports again counts as the top, whatever it is.
-//! Tests may name whom they like.
+//! ```text
+//! api · path · reclaim · state · {space, frames, table, flush} · bottom
+//! ```
+//!
+//! A room names only itself and the floors below it. The rooms of the **middle** never name
+//! each other, those of the **bottom** may. What the crate's root exports again belongs to the
+//! top floor, whatever it is. Tests may name any room.
 
 use super::Finding;
 use super::tokens::{is, shipped};
 use super::tree::{Source, Tree};
 use proc_macro2::{Delimiter, Ident, TokenStream, TokenTree};
 
-pub const BOTTOM: [&str; 6] = ["area", "error", "gfp", "machine", "sync", "units"];
+/// One room a floor, from the top.
+const UPPER: [&str; 4] = ["api", "path", "reclaim", "state"];
+/// The floor below these: rooms that never name each other.
 pub const MIDDLE: [&str; 4] = ["flush", "frames", "space", "table"];
+/// The lowest floor.
+pub const BOTTOM: [&str; 6] = ["area", "error", "gfp", "machine", "sync", "units"];
 
-/// Names of a module above or beside its own tier, in the library.
+/// Names of a room on the same floor or above, and rooms that stand on no floor.
 pub fn check(tree: &Tree) -> Vec<Finding> {
-    let library = |source: &&Source| source.path.starts_with("vmalloc/src/");
+    let library = |source: &&Source| source.path.starts_with("vmalloc/src/") && !source.test;
     tree.sources.iter().filter(library).flat_map(check_source).collect()
 }
 
 fn check_source(source: &Source) -> Vec<Finding> {
     let Some(own) = source.module.first() else { return Vec::new() };
+    if floor(own).is_none() {
+        let what = format!("{own} stands on no floor: xtask/src/tidy/floors.rs lists them");
+        return vec![Finding::new(&source.path, 0, what)];
+    }
     let mut named = Names { module: source.module.clone(), found: Vec::new() };
     named.walk(shipped(source));
     let wrong = named.found.into_iter().filter(|(_, name)| !may_name(own, name));
     wrong.map(|(line, name)| Finding::new(&source.path, line, blame(own, &name))).collect()
 }
 
+/// The number of floors above the room; `None` for what is no room.
+fn floor(room: &str) -> Option<usize> {
+    let lower = [&MIDDLE[..], &BOTTOM[..]].into_iter();
+    let mut floors = UPPER.chunks(1).chain(lower);
+    floors.position(|rooms| rooms.contains(&room))
+}
+
 fn may_name(own: &str, other: &str) -> bool {
-    let middle_or_bottom = BOTTOM.contains(&own) || MIDDLE.contains(&own);
-    own == other || !middle_or_bottom || BOTTOM.contains(&other)
+    let both_at_the_bottom = BOTTOM.contains(&own) && BOTTOM.contains(&other);
+    own == other || both_at_the_bottom || floor(own) < floor(other) || floor(own) == Some(0)
 }
 
 fn blame(own: &str, other: &str) -> String {
-    let tier = if BOTTOM.contains(&own) { "bottom" } else { "middle" };
-    let other = if other == "*" { "everything in the crate's root".to_owned() } else { format!("crate::{other}") };
-    format!("{own} ({tier} tier) names {other}")
+    let beside = MIDDLE.contains(&own) && MIDDLE.contains(&other);
+    let place = if beside { "which stands beside it" } else { "which stands above it" };
+    match other {
+        "*" => format!("{own} names everything in the crate's root, which stands above it"),
+        other => format!("{own} names crate::{other}, {place}"),
+    }
 }
 
 /// Collects the first segment after the crate of each path that starts with
@@ -122,7 +143,7 @@ fn module_named(before: &[TokenTree]) -> Option<String> {
 mod tests {
     use super::*;
 
-    const ROOT: &str = "mod error; mod units; mod space; mod frames; mod map;";
+    const ROOT: &str = "mod api; mod error; mod units; mod space; mod frames; mod state; mod reclaim; mod path; mod x;";
 
     /// What is said of `text` as the module `name`.
     fn said(name: &str, text: &str) -> Vec<String> {
@@ -133,32 +154,38 @@ mod tests {
 
     #[test]
     fn down_is_allowed() {
-        assert_eq!(said("map", "use crate::space::A; use crate::units::B;"), [""; 0]);
+        assert_eq!(said("api", "use crate::path::A; use crate::units::B; use crate::{Vmalloc, frames};"), [""; 0]);
+        assert_eq!(said("reclaim", "use crate::state::A; use crate::space::B; use super::units::C;"), [""; 0]);
         assert_eq!(said("space", "use crate::units::B; use self::arena::C; fn f() { crate::error::g() }"), [""; 0]);
         assert_eq!(said("units", "use super::error::E;"), [""; 0]);
     }
 
     #[test]
-    fn sideways_is_found_in_the_middle() {
-        let said = said("space", "use crate::units::B;\nuse crate::frames::F;");
-        assert_eq!(said, ["vmalloc/src/space.rs:2: space (middle tier) names crate::frames"]);
+    fn upward_is_found_on_each_floor() {
+        for (own, other) in [("path", "api"), ("reclaim", "path"), ("state", "reclaim"), ("space", "state")] {
+            let text = format!("use crate::units::B;\nfn f() {{ crate::{other}::g() }}");
+            let found = format!("vmalloc/src/{own}.rs:2: {own} names crate::{other}, which stands above it");
+            assert_eq!(said(own, &text), [found]);
+        }
+        let found = ["vmalloc/src/units.rs:1: units names crate::space, which stands above it"];
+        assert_eq!(said("units", "use crate::space::F;"), found);
     }
 
     #[test]
-    fn upward_is_found_in_the_bottom() {
-        let said = said("units", "use crate::space::F;\nfn f() { crate::map::g() }");
-        assert_eq!(
-            said,
-            [
-                "vmalloc/src/units.rs:1: units (bottom tier) names crate::space",
-                "vmalloc/src/units.rs:2: units (bottom tier) names crate::map"
-            ]
-        );
+    fn sideways_is_found_in_the_middle() {
+        let said = said("space", "use crate::units::B;\nuse crate::frames::F;");
+        assert_eq!(said, ["vmalloc/src/space.rs:2: space names crate::frames, which stands beside it"]);
+    }
+
+    #[test]
+    fn a_room_on_no_floor_is_found() {
+        let found = ["vmalloc/src/x.rs: x stands on no floor: xtask/src/tidy/floors.rs lists them"];
+        assert_eq!(said("x", "use crate::units::B;"), found);
     }
 
     #[test]
     fn braces_super_and_macros_hide_nothing() {
-        let sideways = ["vmalloc/src/space.rs:1: space (middle tier) names crate::frames"];
+        let sideways = ["vmalloc/src/space.rs:1: space names crate::frames, which stands beside it"];
         for text in [
             "use crate::{units, frames::F};",
             "use super::frames::F;",
@@ -172,19 +199,20 @@ mod tests {
     }
 
     #[test]
-    fn the_root_is_above_the_middle() {
+    fn the_root_belongs_to_the_top_floor() {
         assert_eq!(
-            said("space", "use crate::*;")[0],
-            "vmalloc/src/space.rs:1: space (middle tier) names everything in the crate's root"
+            said("space", "use crate::*;"),
+            ["vmalloc/src/space.rs:1: space names everything in the crate's root, which stands above it"]
         );
         assert_eq!(
-            said("space", "use crate::Area;")[0],
-            "vmalloc/src/space.rs:1: space (middle tier) names crate::Area"
+            said("path", "use crate::Area;"),
+            ["vmalloc/src/path.rs:1: path names crate::Area, which stands above it"]
         );
     }
 
     #[test]
-    fn tests_may_name_whom_they_like() {
+    fn tests_and_comments_may_name_any_room() {
         assert_eq!(said("space", "#[cfg(test)] mod tests { use crate::frames::F; }"), [""; 0]);
+        assert_eq!(said("space", "/// As [`F`](crate::frames::F).\nfn f() {}"), [""; 0]);
     }
 }
