@@ -3,6 +3,7 @@
 //! - **dead files**: a `.rs` file that no crate reaches ([`modules`]).
 //! - **length**: functions over 60 lines, files over 600 ([`length`]).
 //! - **floors**: a room of the library that names one above its own floor ([`floors`]).
+//! - **surface**: a method of `Vmalloc` outside of its room ([`surface`]).
 //! - **unsafety**: `unsafe` that does not say why it is right ([`unsafety`]).
 //! - **calls**: `unwrap`, `todo!` and the like in what ships ([`calls`]).
 //! - **names**: what README and ARCHITECTURE name must exist ([`names`]).
@@ -21,6 +22,7 @@ mod modules;
 mod names;
 mod proofs;
 mod rules;
+mod surface;
 mod tokens;
 pub mod tree;
 mod unsafety;
@@ -84,6 +86,7 @@ fn report(tree: &Tree) -> Report {
         modules::check,
         length::check,
         floors::check,
+        surface::check,
         unsafety::check,
         calls::check,
         names::check,
@@ -105,15 +108,15 @@ mod tests {
     #[test]
     fn findings_of_all_checks_come_sorted_by_place() {
         let tree = Tree::of(&[
-            ("vmalloc/src/lib.rs", "mod b;\nfn f() { None::<()>.unwrap() }"),
-            ("vmalloc/src/b.rs", "fn g() { todo!() }"),
+            ("vmalloc/src/lib.rs", "mod units;\nfn f() { None::<()>.unwrap() }"),
+            ("vmalloc/src/units.rs", "fn g() { todo!() }"),
             ("vmalloc/src/a.rs", ""),
         ]);
         assert_eq!(
             report(&tree).to_string(),
             "vmalloc/src/a.rs: no crate has this file as a module\n\
-             vmalloc/src/b.rs:1: todo! in what ships\n\
              vmalloc/src/lib.rs:2: unwrap() in what ships: say why it holds, or refuse\n\
+             vmalloc/src/units.rs:1: todo! in what ships\n\
              tidy: 2 functions, median 1 lines, longest 1; 3 findings\n"
         );
     }

@@ -40,16 +40,18 @@
 //! None. The owner's words belong to the caller inside the owner's CPU.
 
 mod claims;
+mod header;
 mod leaves;
+mod places;
+
+pub use header::ChunkRef;
 
 use super::class::{CLASSES, Class, MAX_SLOTS};
 use super::slot::{Label, Slot};
 use crate::area::RegionId;
-use crate::machine::Machine;
 use crate::sync::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::*, between_seqcst, breaks, fence};
-use crate::units::{PAGE_SHIFT, PAGE_SIZE, Pfn, VirtAddr};
-use core::ops::Deref;
-use core::ptr::{NonNull, null_mut};
+use crate::units::{PAGE_SIZE, Pfn, VirtAddr};
+use core::ptr::null_mut;
 
 /// The batches that can hold slots of a chunk at one time: the open one and the sealed one.
 pub const BATCHES: usize = 2;
@@ -247,71 +249,6 @@ impl Chunk {
     #[inline]
     pub fn slot(&self, slot: u32) -> &Slot {
         &self.slots[slot as usize % SLOTS]
-    }
-
-    /// The address of a slot of a class chunk.
-    #[inline]
-    pub fn address(&self, slot: u32) -> VirtAddr {
-        self.place(slot).0
-    }
-
-    /// The slot of a class chunk that holds `at`; `None` if `at` lies past the last slot.
-    #[inline]
-    pub fn slot_at(&self, at: VirtAddr) -> Option<u32> {
-        let page = at.0.wrapping_sub(self.base.load(Relaxed)) >> PAGE_SHIFT;
-        // A finder may read half of the old chunk and half of the new one. The result is then wrong
-        // and the sequence says so, but nothing overflows here.
-        let slot = (page as u64).wrapping_mul(self.reciprocal.load(Relaxed) as u64) >> 32;
-        (slot < MAX_SLOTS as u64 && self.all.load(Relaxed) >> slot & 1 != 0).then_some(slot as u32)
-    }
-
-    /// The slot of a class chunk whose area starts at `at`, as a finder sees it (R2), and the
-    /// number of pages from the chunk's start to `at`.
-    #[inline(always)]
-    pub fn area_at(&self, at: VirtAddr) -> Option<(u32, usize)> {
-        let offset = at.0.wrapping_sub(self.base.load(Relaxed));
-        let page = offset >> PAGE_SHIFT;
-        let slot = (page as u64).wrapping_mul(self.reciprocal.load(Relaxed) as u64) >> 32;
-        if slot >= MAX_SLOTS as u64 || self.areas() >> slot & 1 == 0 {
-            return None;
-        }
-        let start = (slot as usize).wrapping_mul(self.stride.load(Relaxed) as usize) << PAGE_SHIFT;
-        if start == offset { Some((slot as u32, page)) } else { None }
-    }
-
-    /// The address of a slot of a class chunk, and the number of pages from the chunk's start to
-    /// it.
-    #[inline(always)]
-    pub fn place(&self, slot: u32) -> (VirtAddr, usize) {
-        let page = slot as usize * self.stride.load(Relaxed) as usize;
-        (VirtAddr(self.base.load(Relaxed).wrapping_add(page << PAGE_SHIFT)), page)
-    }
-
-    /// The leaf table that maps `at`, as a number that [`Chunk::cache_leaf`] stored; 0 if none is
-    /// stored.
-    #[inline]
-    pub fn leaf(&self, at: VirtAddr, leaf_shift: u32) -> usize {
-        let index = (at.0 >> leaf_shift).wrapping_sub(self.base.load(Relaxed) >> leaf_shift);
-        self.leaves.get(index).map_or(0, |leaf| leaf.load(Acquire))
-    }
-
-    /// The address of the entry of the first page, as [`Chunk::cache_entries`] stored it; 0 if none
-    /// is stored.
-    #[inline(always)]
-    pub fn entries(&self) -> usize {
-        self.entries.load(Acquire)
-    }
-
-    /// The number of pages from the chunk's start to `at`.
-    #[inline(always)]
-    pub fn page_of(&self, at: VirtAddr) -> usize {
-        at.0.wrapping_sub(self.base.load(Relaxed)) >> PAGE_SHIFT
-    }
-
-    /// Stores the address of the entry of the first page. One leaf table maps all pages of the
-    /// chunk.
-    pub fn cache_entries(&self, first: usize) {
-        self.entries.store(first, Release);
     }
 
     /// Owner: takes a free slot. The caller makes it live next, or puts it back.
@@ -515,58 +452,6 @@ impl Chunk {
         let sum: u32 = masks.iter().map(|mask| mask.count_ones()).sum();
         let bare = self.bare.load(Relaxed) & !(self.stale(0) | self.stale(1));
         sum == union.count_ones() && union & !self.all.load(Relaxed) == 0 && bare == 0
-    }
-}
-
-/// A reference to a header. It is valid while the instance lives (C1).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ChunkRef(NonNull<Chunk>);
-
-// SAFETY: all fields of a chunk are atomics.
-unsafe impl Send for ChunkRef {}
-// SAFETY: as above.
-unsafe impl Sync for ChunkRef {}
-
-impl ChunkRef {
-    /// Turns the frame `header` into a header, in place: no kernel stack has room for one.
-    ///
-    /// # Safety
-    /// - H1. The frame belongs to the instance for ever (C1), it is cleared, and nobody uses it
-    ///   yet.
-    pub unsafe fn create<M: Machine>(machine: &M, header: Pfn) -> ChunkRef {
-        let at = machine.virt(header).cast::<Chunk>();
-        // SAFETY: H1 and M2: the frame is large and aligned enough. All other fields of a new
-        // header are zero.
-        unsafe {
-            (&raw mut (*at.as_ptr()).frame).write(header.0);
-            (&raw mut (*at.as_ptr()).class).write(AtomicU8::new(RUNS));
-        }
-        ChunkRef(at)
-    }
-
-    /// The header at a pointer that [`ChunkRef::as_ptr`] returned; `None` for null.
-    ///
-    /// # Safety
-    /// - H2. The pointer is null or came from [`ChunkRef::as_ptr`] in this instance.
-    #[inline]
-    pub unsafe fn from_ptr(at: *mut Chunk) -> Option<ChunkRef> {
-        NonNull::new(at).map(ChunkRef)
-    }
-
-    /// The header as a pointer, for links.
-    #[inline]
-    pub fn as_ptr(self) -> *mut Chunk {
-        self.0.as_ptr()
-    }
-}
-
-impl Deref for ChunkRef {
-    type Target = Chunk;
-
-    #[inline]
-    fn deref(&self) -> &Chunk {
-        // SAFETY: C1: it was a header when the reference was made.
-        unsafe { self.0.as_ref() }
     }
 }
 

@@ -1,10 +1,31 @@
 //! The leaf tables under a class chunk, stored in its header so that the hot path walks nothing.
 
 use super::Chunk;
-use crate::sync::Ordering::{Relaxed, Release};
-use crate::units::Pfn;
+use crate::sync::Ordering::{Acquire, Relaxed, Release};
+use crate::units::{Pfn, VirtAddr};
 
 impl Chunk {
+    /// The leaf table that maps `at`, as a number that [`Chunk::cache_leaf`] stored; 0 if none is
+    /// stored.
+    #[inline]
+    pub fn leaf(&self, at: VirtAddr, leaf_shift: u32) -> usize {
+        let index = (at.0 >> leaf_shift).wrapping_sub(self.base.load(Relaxed) >> leaf_shift);
+        self.leaves.get(index).map_or(0, |leaf| leaf.load(Acquire))
+    }
+
+    /// The address of the entry of the first page, as [`Chunk::cache_entries`] stored it; 0 if none
+    /// is stored.
+    #[inline(always)]
+    pub fn entries(&self) -> usize {
+        self.entries.load(Acquire)
+    }
+
+    /// Stores the address of the entry of the first page. One leaf table maps all pages of the
+    /// chunk.
+    pub fn cache_entries(&self, first: usize) {
+        self.entries.store(first, Release);
+    }
+
     /// Stores the `index`-th leaf table under the chunk, as a number, and its frame.
     pub fn cache_leaf(&self, index: usize, leaf: usize, frame: Pfn) {
         if let (Some(place), Some(of)) = (self.leaves.get(index), self.frames.get(index)) {
