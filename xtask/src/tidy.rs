@@ -3,6 +3,7 @@
 //! - **dead files**: a `.rs` file that no crate reaches ([`modules`]).
 //! - **length**: functions over 60 lines, files over 600 ([`length`]).
 //! - **floors**: a room of the library that names one above its own floor ([`floors`]).
+//! - **size**: a library with more lines of code than before ([`size`]).
 //! - **surface**: a method of `Vmalloc` outside of its room ([`surface`]).
 //! - **unsafety**: `unsafe` that does not say why it is right ([`unsafety`]).
 //! - **calls**: `unwrap`, `todo!` and the like in what ships ([`calls`]).
@@ -22,6 +23,7 @@ mod modules;
 mod names;
 mod proofs;
 mod rules;
+mod size;
 mod surface;
 mod tokens;
 pub mod tree;
@@ -59,11 +61,12 @@ impl fmt::Display for Finding {
     }
 }
 
-/// What the checks found, and how long the functions are.
+/// What the checks found, how long the functions are, and how large the library is.
 pub struct Report {
     /// Sorted by place.
     pub findings: Vec<Finding>,
     lengths: length::Lengths,
+    size: size::Size,
 }
 
 impl fmt::Display for Report {
@@ -71,6 +74,7 @@ impl fmt::Display for Report {
         for finding in &self.findings {
             writeln!(f, "{finding}")?;
         }
+        writeln!(f, "tidy: {}", self.size)?;
         writeln!(f, "tidy: {}; {} findings", self.lengths, self.findings.len())
     }
 }
@@ -86,6 +90,7 @@ fn report(tree: &Tree) -> Report {
         modules::check,
         length::check,
         floors::check,
+        size::check,
         surface::check,
         unsafety::check,
         calls::check,
@@ -98,7 +103,7 @@ fn report(tree: &Tree) -> Report {
     let mut findings = tree.broken.clone();
     findings.extend(checks.iter().flat_map(|check| check(tree)));
     findings.sort();
-    Report { findings, lengths: length::Lengths::of(tree) }
+    Report { findings, lengths: length::Lengths::of(tree), size: size::Size::of(tree) }
 }
 
 #[cfg(test)]
@@ -117,6 +122,7 @@ mod tests {
             "vmalloc/src/a.rs: no crate has this file as a module\n\
              vmalloc/src/lib.rs:2: unwrap() in what ships: say why it holds, or refuse\n\
              vmalloc/src/units.rs:1: todo! in what ships\n\
+             tidy: vmalloc/src has 3 lines of code (bar 8,800)\n\
              tidy: 2 functions, median 1 lines, longest 1; 3 findings\n"
         );
     }
