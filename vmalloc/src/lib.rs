@@ -8,22 +8,20 @@
 //! - A **caller** asks with a [`Req`]: [`Vmalloc::alloc`] and [`Vmalloc::free`],
 //!   or [`Vmalloc::area`], which frees itself. [`Vmalloc::whatis`] tells what an
 //!   address is.
-//! - A **reader** begins with `vmalloc.rs` (one allocation, one free), then
-//!   `reclaim.rs` (one purge). ARCHITECTURE.md follows all three.
+//! - A **reader** begins with `path/alloc.rs` (one allocation), `path/free.rs` (one free),
+//!   then `reclaim/purge.rs` (one purge). ARCHITECTURE.md follows all three.
 //!
 //! ```text
-//! top     vmalloc (alloc, free: the story)   map io owned kernel   info check stats
-//!         cached plan pressure reclaim batch region lookup cpu instance config
-//! middle  space    class arena units chunk slot CPU's chunks slot cache   (addresses only)
-//!         frames   zones node buddy magazine depot      (frames only)
-//!         table    format walker piece prune            (entries only)
-//!         flush    FlushEpochs, Pending<T>              (tags only)
-//! bottom  area · error · gfp · units · machine
+//! api       the interface: a function is a contract, and one call down
+//! path      one call, from top to bottom: plan, prepare, commit, supply; free
+//! reclaim   what comes after a free: batches, grace, cached slots, runs, tables
+//! state     who owns what: core, CPUs, regions, slots and their entries
+//! space · frames · table · flush      addresses, frames, entries, epochs: never each other
+//! machine · area · error · gfp · units · sync
 //! ```
 //!
-//! A tier names only tiers below it, and the middle modules never name each
-//! other: only the top combines them. There are no statics and no heap: what is
-//! kept lies in frames of the machine.
+//! A floor names only floors below it. There are no statics and no heap: what is kept lies
+//! in frames of the machine.
 #![no_std]
 
 pub mod area;

@@ -14,7 +14,7 @@ use core::ptr::NonNull;
 impl<M: Machine> Vmalloc<M> {
     /// Allocates an area (`vmalloc` and its family): `req` says how large, of
     /// which frames, and where. The bytes are uninitialised unless asked for
-    /// with [`Gfp::ZERO`].
+    /// with [`Gfp::ZERO`](crate::Gfp::ZERO).
     ///
     /// # Errors
     /// See [`AllocError`]; nothing has changed then.

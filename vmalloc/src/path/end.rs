@@ -37,9 +37,9 @@ impl<M: Machine> Ctx<'_, M> {
     /// Whether nothing waits and nothing lives any more.
     pub(crate) fn is_drained(self) -> bool {
         (0..self.core.cpus()).all(|index| {
-            Visit::enter(self, index).is_ok_and(|mut here| {
-                while here.drain_remote_frees() {}
-                here.is_drained() && here.cpu.bound.pages() == 0
+            Visit::enter(self, index).is_ok_and(|mut cpu| {
+                while cpu.drain_remote_frees() {}
+                cpu.is_drained() && cpu.cpu.bound.pages() == 0
             })
         }) && self.areas().next().is_none()
     }

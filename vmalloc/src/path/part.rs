@@ -1,19 +1,19 @@
 //! Parts: a reservation that its caller fills and empties by hand.
 //!
-//! `reserve` takes addresses and binds nothing. What these functions bind in them
+//! `reserve` takes addresses and maps nothing. What these functions map in them
 //! stays its caller's: the entries hold no frame, as those of `map_ram`. So a
 //! reservation may be sparse, and grow and shrink while it is used.
 //!
 //! ```text
-//!   reserve ──map_part──▶ some pages bound ──unmap_part──▶ …
+//!   reserve ──map_part──▶ some pages mapped ──unmap_part──▶ …
 //!                                     └── all unmapped ──▶ free
 //! ```
 //!
 //! # Rules
-//! - G2: A page that was unmapped is bound again only after a flush: the caller
+//! - G2: A page that was unmapped is mapped again only after a flush: the caller
 //!   sees to it (P5).
-//! - G3: What is unmapped leaves aliases: the open batch is lent, and a frame that
-//!   its caller gives up before the flush waits by itself ([`alias`](crate::alias)).
+//! - G3: What is unmapped leaves aliases: the open batch knows of them, and a frame that
+//!   its caller gives up before the flush waits by itself ([`aliases`](crate::reclaim::aliases)).
 //! - E1: A part is mapped whole or not at all.
 //! - L3: 64 pages a section.
 
