@@ -58,11 +58,6 @@ impl Default for CpuEpoch {
 }
 
 impl CpuEpoch {
-    /// Whether this CPU takes part in flushes.
-    pub fn is_online(&self) -> bool {
-        self.state.load(SeqCst) != OFFLINE
-    }
-
     fn holds_up(&self, idle_too: bool) -> bool {
         match self.state.load(SeqCst) {
             OFFLINE => false,
@@ -273,11 +268,6 @@ impl FlushEpochs {
     /// The grace that was computed last.
     pub fn grace_so_far(&self) -> Grace {
         Grace { safe: self.safe.load(SeqCst), safe_tables: self.safe_tables.load(SeqCst) }
-    }
-
-    /// The present epoch, for reports.
-    pub fn now(&self) -> u64 {
-        self.now.load(Relaxed)
     }
 }
 

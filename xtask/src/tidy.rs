@@ -7,6 +7,7 @@
 //! - **surface**: a method of `Vmalloc` outside of its room ([`surface`]).
 //! - **unsafety**: `unsafe` that does not say why it is right ([`unsafety`]).
 //! - **calls**: `unwrap`, `todo!` and the like in what ships ([`calls`]).
+//! - **callers**: a function of the library that only tests call ([`callers`]).
 //! - **names**: what README and ARCHITECTURE name must exist ([`names`]).
 //! - **proofs**: what breaks rules or refuses on request, in what is released ([`proofs`]).
 //! - **rules**: the name of a rule that the library defines twice ([`rules`]).
@@ -16,6 +17,7 @@
 //! Each check reads a [`Tree`], which the tests make of strings.
 
 mod atomics;
+mod callers;
 mod calls;
 pub mod floors;
 mod length;
@@ -94,6 +96,7 @@ fn report(tree: &Tree) -> Report {
         surface::check,
         unsafety::check,
         calls::check,
+        callers::check,
         names::check,
         proofs::check,
         rules::check,
@@ -113,8 +116,8 @@ mod tests {
     #[test]
     fn findings_of_all_checks_come_sorted_by_place() {
         let tree = Tree::of(&[
-            ("vmalloc/src/lib.rs", "mod units;\nfn f() { None::<()>.unwrap() }"),
-            ("vmalloc/src/units.rs", "fn g() { todo!() }"),
+            ("vmalloc/src/lib.rs", "mod units;\nimpl Drop for A { fn drop(&mut self) { None::<()>.unwrap() } }"),
+            ("vmalloc/src/units.rs", "pub fn g() { todo!() }"),
             ("vmalloc/src/a.rs", ""),
         ]);
         assert_eq!(

@@ -100,7 +100,8 @@ impl Layer {
         let units = class.units(slots) as u32;
         let needed = 1 + self.arena.frames_needed() + self.units.frames_needed(units);
         self.prealloc.fill(&self.machine, Node(0), needed).expect("the host has pages");
-        let fit = Fit { align: (class.align() / UNIT_PAGES).max(1) as u32, ..Fit::of(units) };
+        let fit =
+            Fit { align: (class.align() / UNIT_PAGES).max(1) as u32, phase: 0, within: 0..u32::MAX, grains: units };
         let start = self.arena.take(&self.machine, &mut self.prealloc, &fit).expect("32 TiB are enough");
         let chunk = self.headers.pop().unwrap_or_else(|| {
             let frame = self.prealloc.take(&self.machine).expect("laid in");

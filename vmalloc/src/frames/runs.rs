@@ -67,6 +67,7 @@ impl Runs {
     }
 
     /// The number of frames in all runs.
+    #[cfg(test)]
     pub fn frames(&self) -> usize {
         self.runs.iter().map(|run| run.frames).sum()
     }

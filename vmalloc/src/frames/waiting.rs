@@ -43,12 +43,6 @@ impl WaitingFrames {
         WaitingFrames { head: END, len: 0 }
     }
 
-    /// The number of frames on the list.
-    #[inline]
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
     /// Whether the list is empty.
     #[inline]
     pub fn is_empty(&self) -> bool {

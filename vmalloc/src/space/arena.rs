@@ -76,6 +76,7 @@ pub struct Fit {
 
 impl Fit {
     /// A run of `grains`, anywhere.
+    #[cfg(test)]
     pub const fn of(grains: u32) -> Fit {
         Fit { grains, align: 1, phase: 0, within: 0..u32::MAX }
     }
@@ -107,6 +108,7 @@ impl Arena {
     }
 
     /// The number of grains, free and taken.
+    #[cfg(test)]
     pub const fn grains(&self) -> u32 {
         self.grains
     }
@@ -117,6 +119,7 @@ impl Arena {
     }
 
     /// The number of frames that the arena owns.
+    #[cfg(test)]
     pub const fn frames(&self) -> u32 {
         self.frames
     }

@@ -116,6 +116,7 @@ const _: () = assert!(cfg!(loom) || size_of::<Chunk>() <= PAGE_SIZE, "a header i
 
 impl Chunk {
     /// A header in `frame` that belongs to no chunk yet.
+    #[cfg(any(test, loom))]
     pub fn new(frame: Pfn) -> Chunk {
         Chunk {
             frame: frame.0,
@@ -252,7 +253,7 @@ impl Chunk {
     }
 
     /// Owner: takes a free slot. The caller makes it live next, or puts it back.
-    #[inline]
+    #[cfg(any(test, loom))]
     pub fn take(&self) -> Option<u32> {
         let free = self.free.load(Relaxed);
         if free == 0 {
@@ -263,7 +264,7 @@ impl Chunk {
         Some(bit.trailing_zeros())
     }
 
-    /// Owner: the slot that [`Chunk::take`] would return.
+    /// Owner: the free slot to take next.
     #[inline]
     pub fn next_free(&self) -> Option<u32> {
         let free = self.free.load(Relaxed);

@@ -86,7 +86,6 @@ pub struct Snapshot {
     caller: usize,
     freer: usize,
     phys: u64,
-    grain: u32,
     sequence: u32,
 }
 
@@ -214,7 +213,6 @@ impl Slot {
             caller: self.caller.load(Relaxed),
             freer: self.freer.load(Relaxed),
             phys: self.phys.load(Relaxed),
-            grain: self.run.load(Relaxed) as u32,
         };
         fence(Acquire);
         (sequence & 1 == 0 && self.sequence.load(Relaxed) == sequence).then_some(copy)
@@ -243,12 +241,6 @@ impl Slot {
     pub fn built(&self) -> Option<(Kind, usize)> {
         let meta = self.meta.load(Acquire);
         (meta & BUILDING == 0).then(|| (kind_of(meta), self.pages()))
-    }
-
-    /// The pages of the area, if it is complete and of this kind.
-    #[inline(always)]
-    pub fn built_pages(&self, kind: Kind) -> Option<usize> {
-        (self.meta.load(Acquire) & (KIND | BUILDING) == kind as u16).then(|| self.pages())
     }
 
     /// The pages of the area, if it owns all of its frames and has handed none out.
@@ -352,11 +344,6 @@ impl Snapshot {
     /// The pages of the area.
     pub fn pages(&self) -> usize {
         self.pages
-    }
-
-    /// The first grain of an area with a run of its own.
-    pub fn grain(&self) -> u32 {
-        self.grain
     }
 
     /// The slot's sequence at the time of the copy.

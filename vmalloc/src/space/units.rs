@@ -75,11 +75,6 @@ impl UnitTable {
         UnitTable { root: AtomicU64::new(0), shift, grains }
     }
 
-    /// The number of grains.
-    pub const fn grains(&self) -> u32 {
-        self.grains
-    }
-
     /// The value of `grain`.
     #[inline]
     pub fn get<M: Machine>(&self, machine: &M, grain: u32) -> u64 {

@@ -46,7 +46,7 @@ pub fn released(source: &Source) -> TokenStream {
     })
 }
 
-/// `#[test]`, or a `#[cfg(…)]` that asks for it.
+/// `#[test]`, or a `#[cfg(…)]` that asks for it, or for it or the models of loom.
 pub fn only_for_tests(attr: &Attribute) -> bool {
     for_tests(attr.meta.to_token_stream())
 }
@@ -59,7 +59,7 @@ fn for_tests(attribute: TokenStream) -> bool {
         ["test"] => true,
         ["cfg", ..] => {
             let asked = words.windows(2).any(|pair| pair[0] != "not" && pair[1] == "test");
-            asked && !words.contains(&"any")
+            asked && !words.contains(&"any") || words[1..] == ["any", "test", "loom"]
         }
         _ => false,
     }
@@ -128,6 +128,7 @@ mod tests {
             "fn a () { } fn d () { }"
         );
         assert_eq!(ships("#[cfg(all(test, not(unix)))] use a::b; fn d() {}"), "fn d () { }");
+        assert_eq!(ships("#[cfg(any(test, loom))] fn a() {} fn d() {}"), "fn d () { }");
     }
 
     #[test]
