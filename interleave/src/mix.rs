@@ -91,11 +91,18 @@ pub struct Left {
     pub certain: bool,
     /// An NMI is freeing it.
     taken: bool,
+    /// It is no area: its dead address is being freed.
+    dead: bool,
 }
 
 impl Left {
+    /// A free of this dead address is under way.
+    pub fn dead(at: usize) -> Left {
+        Left { at, certain: false, taken: true, dead: true }
+    }
+
     pub fn new(at: usize, certain: bool) -> Left {
-        Left { at, certain, taken: false }
+        Left { at, certain, taken: false, dead: false }
     }
 
     /// The newest that no NMI has taken yet.
@@ -116,11 +123,15 @@ fn nmis(rig: &Rig) -> Arc<Mutex<Vec<Left>>> {
         if let Some(Left { at, certain, .. }) = area {
             // SAFETY: V1: it was left to NMIs.
             let freed = unsafe { vm.free(pointer(at)) };
-            taken.lock().expect("no panic under it").retain(|area| !(area.taken && area.at == at));
+            taken.lock().expect("no panic under it").retain(|area| area.dead || !(area.taken && area.at == at));
             assert!(freed.is_ok() || !certain, "free: an area that was left to NMIs: {freed:?}");
         }
         if let Ok(at) = vm.alloc(Req::pages(1).gfp(Gfp::ATOMIC)) {
-            taken.lock().expect("no panic under it").push(Left::new(at.addr().get(), false));
+            let (mut all, at) = (taken.lock().expect("no panic under it"), at.addr().get());
+            // A free of the dead address that is under way may take it: then it is nobody's to
+            // free before everything else has ended.
+            let contested = all.iter().any(|left| left.dead && left.at == at);
+            all.push(Left { taken: contested, ..Left::new(at, false) });
         }
         let _ = (vm.whatis(START), vm.tick());
     });

@@ -280,16 +280,21 @@ impl Hand {
     fn free_dead(&mut self, rig: &Rig) {
         let back = self.random.below(4) as usize;
         let Some(at) = self.world().dead(back) else { return };
-        if self.left().iter().any(|left| left.at == at) {
+        if self.left().iter().any(|left| !left.dead && left.at == at) {
             return;
         }
         self.world().contest(at);
+        self.left().push(Left::dead(at));
         let _ = match self.random.below(3) {
             0 => rig.unmap(at),
             1 => rig.unmap_short(at, 1),
             _ => rig.give(at),
         };
         self.world().settle(at);
+        let mut left = self.left();
+        if let Some(ours) = left.iter().position(|left| left.dead && left.at == at) {
+            left.swap_remove(ours);
+        }
     }
 
     /// Looks at addresses, dead ones too.
