@@ -448,6 +448,29 @@ fn pressure_of_waiting_pages_leaves_warm_slots_alone() {
 }
 
 #[test]
+fn g4_a_call_that_finds_remote_frees_waits_for_flushes_all_the_same() {
+    for policy in WARM {
+        // An area of a class, and one with a run of its own.
+        for (pages, remote) in [(1, false), (1, true), (600, false), (600, true)] {
+            let rig = boot(quiet(2), Config::region(REGION).policy(policy).waiting_pages(100).bound_pages(50));
+            let small = rig.alloc(Req::pages(3)).unwrap();
+            let large: Vec<_> = (0..10).map(|_| rig.alloc(Req::pages(60)).unwrap()).collect();
+            if remote {
+                // Of another size: no area of `pages` pages can be made of it.
+                rig.sim.on(1, || rig.give(small)).unwrap();
+            }
+            // CPU 1 is slow: kicks are served only when somebody waits.
+            large.into_iter().for_each(|area| rig.give(area).unwrap());
+            let waiting = rig.stats().waiting_pages;
+            assert!(waiting >= 600, "{waiting} wait: a free never waits");
+            rig.alloc(Req::pages(pages)).unwrap();
+            let waiting = rig.stats().waiting_pages;
+            assert!(waiting <= 100, "{policy:?}, {pages} pages, remote frees: {remote}: {waiting} wait");
+        }
+    }
+}
+
+#[test]
 fn a_slot_keeps_its_form_when_the_policy_changes_between() {
     let rig = boot(busy(2), Config::region(REGION).policy(Policy::Keep));
     let areas: Vec<_> = (0..4).map(|_| rig.alloc(Req::pages(3)).unwrap()).collect();
