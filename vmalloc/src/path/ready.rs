@@ -79,7 +79,7 @@ impl<M: Machine> CpuGuard<'_, M> {
             return Ok(if self.reuses_at_once(place, plan) { Kit::Cached(place) } else { Kit::Parked(place) });
         }
         let missed = B::FRESH && call.has_missed() && self.wants_plain(plan);
-        if missed && !call.is_supplied() && (!self.cpu.remote_frees.is_empty() || self.has_drained()) {
+        if missed && !call.has_drained() && (!self.cpu.remote_frees.is_empty() || self.has_drained()) {
             return Err(Lack::RemoteFrees);
         }
         if self.is_pressed() && !call.is_supplied() {

@@ -52,6 +52,9 @@ pub(crate) struct Call {
     /// The slot with a run of its own that it was supplied with: the area begins in it
     /// before the CPU is left, since only the owner of a chunk may take slots of it.
     place: Option<Place>,
+    /// Remote frees were drained for it.
+    drained: bool,
+    /// It was supplied with anything else.
     supplied: bool,
     /// For a slot.
     slots: Tries,
@@ -68,7 +71,15 @@ impl Call {
     /// A call's first attempt, which has looked at the cache already, if anything is cached.
     #[inline(always)]
     pub(crate) const fn first(missed: bool) -> Call {
-        Call { caches: false, missed, place: None, supplied: false, slots: Tries::new(), tries: Tries::new() }
+        Call {
+            caches: false,
+            missed,
+            place: None,
+            drained: false,
+            supplied: false,
+            slots: Tries::new(),
+            tries: Tries::new(),
+        }
     }
 
     /// Whether a cached slot will do.
@@ -83,7 +94,13 @@ impl Call {
         self.missed
     }
 
-    /// Whether it has been supplied with anything.
+    /// Whether remote frees were drained for it.
+    #[inline(always)]
+    pub(crate) fn has_drained(self) -> bool {
+        self.drained
+    }
+
+    /// Whether it has been supplied with anything but remote frees.
     #[inline(always)]
     pub(crate) fn is_supplied(self) -> bool {
         self.supplied
@@ -114,8 +131,11 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         mut call: Call,
         lack: Lack,
     ) -> Result<(CpuGuard<'v, M>, Call), AllocError> {
-        // Only what waited before the call makes it wait.
-        call.supplied = true;
+        // Only what waited before the call makes it wait, with what other CPUs freed.
+        match lack {
+            Lack::RemoteFrees => call.drained = true,
+            _ => call.supplied = true,
+        }
         let supplied = match lack {
             Lack::Grace => {
                 self.wait_for_flushes(plan);
