@@ -73,16 +73,16 @@ impl<M: Machine> CpuGuard<'_, M> {
     #[inline(always)]
     pub(crate) fn prepare<B: Backing<M>>(&mut self, plan: Plan<'_>, backing: B, call: Call) -> Result<Kit<M, B>, Lack> {
         if B::FRESH
-            && call.caches()
+            && call.caches
             && let Some(place) = self.cached(plan)
         {
             return Ok(if self.reuses_at_once(place, plan) { Kit::Cached(place) } else { Kit::Parked(place) });
         }
-        let missed = B::FRESH && call.has_missed() && self.wants_plain(plan);
-        if missed && !call.has_drained() && (!self.cpu.remote_frees.is_empty() || self.has_drained()) {
+        let missed = B::FRESH && call.missed && self.wants_plain(plan);
+        if missed && !call.drained && (!self.cpu.remote_frees.is_empty() || self.has_drained()) {
             return Err(Lack::RemoteFrees);
         }
-        if self.is_pressed() && !call.is_supplied() {
+        if self.is_pressed() && !call.supplied {
             return Err(Lack::Grace);
         }
         let (place, start, page) = self.clean_slot(plan).ok_or(Lack::Slot)?;

@@ -47,15 +47,16 @@ impl From<Lack> for Partial {
 #[derive(Clone, Copy)]
 pub(crate) struct Call {
     /// Freed areas stay cached: one of them will do, if there is any.
-    caches: bool,
-    missed: bool,
+    pub(crate) caches: bool,
+    /// One of them would have done, and there was none.
+    pub(crate) missed: bool,
     /// The slot with a run of its own that it was supplied with: the area begins in it
     /// before the CPU is left, since only the owner of a chunk may take slots of it.
     place: Option<Place>,
     /// Remote frees were drained for it.
-    drained: bool,
+    pub(crate) drained: bool,
     /// It was supplied with anything else.
-    supplied: bool,
+    pub(crate) supplied: bool,
     /// For a slot.
     slots: Tries,
     /// For what its next slice takes.
@@ -80,30 +81,6 @@ impl Call {
             slots: Tries::new(),
             tries: Tries::new(),
         }
-    }
-
-    /// Whether a cached slot will do.
-    #[inline(always)]
-    pub(crate) fn caches(self) -> bool {
-        self.caches
-    }
-
-    /// Whether a cached slot would have done, and there was none.
-    #[inline(always)]
-    pub(crate) fn has_missed(self) -> bool {
-        self.missed
-    }
-
-    /// Whether remote frees were drained for it.
-    #[inline(always)]
-    pub(crate) fn has_drained(self) -> bool {
-        self.drained
-    }
-
-    /// Whether it has been supplied with anything but remote frees.
-    #[inline(always)]
-    pub(crate) fn is_supplied(self) -> bool {
-        self.supplied
     }
 
     /// Takes the slot with a run of its own.
