@@ -174,3 +174,34 @@ fn a_mapping_clears_nothing_whatever_its_request_says() {
         }
     }
 }
+
+#[test]
+fn t2_an_area_whose_table_is_written_over_while_it_is_made_is_refused_or_whole() {
+    for n in 0..12 {
+        let always = vmalloc_sim::Rates { interrupt: 1, ..vmalloc_sim::Rates::NEVER };
+        let rig = boot(quiet(1).rates(always), Config::region(REGION).placement(Placement::Lowest));
+        // A neighbour, for which the table stays.
+        rig.alloc(Req::pages(1)).unwrap();
+        let place = rig.alloc(Req::pages(200)).unwrap();
+        rig.give(place).unwrap();
+        rig.purge();
+        let (sim, at, moments) = (rig.sim.clone(), addr(place), std::sync::atomic::AtomicUsize::new(0));
+        rig.set_interrupt(move |_, _| {
+            if moments.fetch_add(1, Relaxed) == n {
+                sim.poke(at, 2, X86_64::ABSENT);
+            }
+        });
+        let made = rig.alloc(Req::pages(200));
+        rig.set_interrupt(|_, _| {});
+        if let Ok(area) = made {
+            let lost = (0..200).filter(|&page| rig.frame_at(page_of(area, page).0).is_none()).count();
+            let linked = rig.sim.entry(addr(place), 2);
+            println!("moment {n}: {lost} lost, {linked:?}, {:?}", rig.complaints());
+            assert!(lost == 0 || linked == Entry::Absent, "moment {n}: {lost} pages are not mapped");
+        } else {
+            println!("moment {n}: {made:?}");
+        }
+        // What was under the table is lost.
+        std::mem::forget(rig);
+    }
+}
