@@ -12,7 +12,8 @@
 //!
 //! # Rules
 //! - **E1** `prepare` changes nothing that a caller could see, and `commit` can fail in
-//!   two ways only: an entry is in use (T2), or the machine refuses the mapping. Then
+//!   three ways only: an entry is in use (T2), the machine refuses the mapping, or frames
+//!   that come by the run are short, which are supplied. Else
 //!   the slot is undone like a freed one, so that even half of an area is flushed before
 //!   its pages are used again.
 //! - **G2** A live page is never reached through a stale translation: its entry was last
@@ -241,8 +242,7 @@ fn fill<M: Machine, B: Backing<M>>(
 ) -> Result<NonNull<u8>, AllocError> {
     let pages = PageRange::new(area.found.start, plan.pages);
     fill_pages(inside, (area.found.chunk, pages), &mut area.mapped, plan, backing, first)?;
-    let ctx = area.ctx;
-    Ok(finish::<M, B>(ctx, plan, area.complete(), false))
+    Ok(finish::<M, B>(area.ctx, plan, area.complete(), false))
 }
 
 /// Maps `pages` of a slot of `chunk`, a slice at a time (L3), and leaves the CPU. `first`

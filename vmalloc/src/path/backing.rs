@@ -15,7 +15,7 @@ use crate::area::Req;
 use crate::error::{AllocError, Shortage};
 use crate::frames::{Runs, hold_known, release};
 use crate::machine::format::Format;
-use crate::machine::frames::{Frames, Want};
+use crate::machine::frames::Frames;
 use crate::machine::{Machine, Run};
 use crate::path::plan::Plan;
 use crate::path::ready::Partial;
@@ -328,8 +328,7 @@ fn fetch<M: Machine>(ctx: Ctx<'_, M>, own: &mut CpuLocal, req: &Req, pages: usiz
 #[inline(never)]
 fn map_runs<M: Machine>(machine: &M, node: Node, entries: PteRange<M::Table>, req: &Req) -> Result<usize, Partial> {
     let pages = entries.pages();
-    let want: Want = req.want(node);
-    let runs = Runs::take(machine.frames(), want, pages)
+    let runs = Runs::take(machine.frames(), req.want(node), pages)
         .map_err(|_| Partial { mapped: 0, lack: Lack::Short(Shortage::Frames(pages)) })?;
     let mut mapped = 0;
     for run in runs.iter() {

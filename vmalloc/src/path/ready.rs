@@ -25,6 +25,7 @@ use crate::state::cpu::SLICE;
 use crate::state::enter::CpuGuard;
 use crate::state::entries::{at_hand, at_hand_from, in_one_table};
 use crate::state::lookup::Found;
+use crate::state::region::leaf_shift;
 use crate::sync::breaks;
 use crate::table::PteRange;
 use crate::units::{PageRange, VirtAddr};
@@ -78,7 +79,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         {
             return Ok(if self.reuses_at_once(place, plan) { Kit::Cached(place) } else { Kit::Parked(place) });
         }
-        let missed = B::FRESH && call.missed && self.wants_plain(plan);
+        let missed = B::FRESH && call.missed && plan.class.is_some() && self.wants_plain(plan);
         if missed && !call.drained && (!self.cpu.remote_frees.is_empty() || self.has_drained()) {
             return Err(Lack::RemoteFrees);
         }
@@ -174,7 +175,13 @@ impl<M: Machine> CpuGuard<'_, M> {
         plan: Plan<'_>,
         backing: B,
     ) -> Result<Slice<M, B>, Lack> {
-        let entries = entries(self.ctx(), chunk, rest)?;
+        let entries = match entries(self.ctx(), chunk, rest) {
+            // The page before is mapped by the same table: somebody has written over the link.
+            Err(_) if done > 0 && !rest.start.0.is_multiple_of(1 << leaf_shift::<M>()) => {
+                return Err(Lack::Final(AllocError::InUse(rest.start)));
+            }
+            entries => entries?,
+        };
         let taken = backing.take(self, plan, done, entries.pages())?;
         Ok(Slice { entries, taken })
     }

@@ -53,9 +53,8 @@ use crate::state::cpu::{PerCpu, SLICE};
 use crate::state::enter::CpuGuard;
 use crate::state::lookup::{Found, SlotRef};
 use crate::state::stats::{Counters, count};
-use crate::sync::Ordering::Relaxed;
-use crate::sync::breaks;
 use crate::sync::plain::AtomicU64;
+use crate::sync::{Ordering::Relaxed, breaks};
 use crate::table::PteRange;
 use crate::units::{PageRange, Pfn};
 

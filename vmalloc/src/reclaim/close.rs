@@ -11,8 +11,7 @@ use crate::state::core::Ctx;
 use crate::state::cpu::SLICE;
 use crate::state::enter::CpuGuard;
 use crate::state::stats::count;
-use crate::sync::Ordering::Relaxed;
-use crate::sync::breaks;
+use crate::sync::{Ordering::Relaxed, breaks};
 use crate::units::{CpuSet, PageRange};
 
 /// What the flush of a sealed batch discards.

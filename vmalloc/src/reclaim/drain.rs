@@ -20,8 +20,7 @@ use crate::state::cpu::SLICE;
 use crate::state::enter::CpuGuard;
 use crate::state::entries::{at_hand, at_hand_from};
 use crate::state::stats::count;
-use crate::sync::Ordering::Relaxed;
-use crate::sync::{breaks, pooled};
+use crate::sync::{Ordering::Relaxed, breaks, pooled};
 use crate::table::PteRange;
 use crate::units::{PageRange, Pfn};
 

@@ -196,10 +196,7 @@ fn t2_an_area_whose_table_is_written_over_while_it_is_made_is_refused_or_whole()
         if let Ok(area) = made {
             let lost = (0..200).filter(|&page| rig.frame_at(page_of(area, page).0).is_none()).count();
             let linked = rig.sim.entry(addr(place), 2);
-            println!("moment {n}: {lost} lost, {linked:?}, {:?}", rig.complaints());
             assert!(lost == 0 || linked == Entry::Absent, "moment {n}: {lost} pages are not mapped");
-        } else {
-            println!("moment {n}: {made:?}");
         }
         // What was under the table is lost.
         std::mem::forget(rig);
