@@ -53,8 +53,7 @@ use crate::state::cpu::{PerCpu, SLICE};
 use crate::state::enter::CpuGuard;
 use crate::state::lookup::{Found, SlotRef};
 use crate::state::stats::{Counters, count};
-use crate::sync::plain::AtomicU64;
-use crate::sync::{Ordering::Relaxed, breaks};
+use crate::sync::{Ordering::Relaxed, breaks, plain::AtomicU64};
 use crate::table::PteRange;
 use crate::units::{PageRange, Pfn};
 
