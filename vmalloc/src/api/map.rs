@@ -15,7 +15,7 @@ use crate::machine::Machine;
 use crate::machine::format::{MemType, Prot};
 use crate::machine::frames::Frames;
 use crate::path::alloc::alloc;
-use crate::path::backing::{Device, Given, Uncounted};
+use crate::path::backing::{COUNTED, Device, Given, UNCOUNTED};
 use crate::path::part;
 use crate::units::{Node, PAGE_SIZE, Pfn};
 use core::num::NonZero;
@@ -65,7 +65,7 @@ impl<M: Machine> Vmalloc<M> {
     }
 
     fn map_frames(&self, kind: Kind, frames: &[Pfn], like: Req, caller: Caller) -> Result<NonNull<u8>, AllocError> {
-        alloc(self.ctx(), &over(frames, like), kind, caller, Given(frames))
+        alloc(self.ctx(), &over(frames, like), kind, caller, Given::<COUNTED>(frames))
     }
 
     /// Unmaps what [`Vmalloc::vmap`] mapped (`vunmap`).
@@ -94,7 +94,7 @@ impl<M: Machine> Vmalloc<M> {
     #[track_caller]
     #[inline]
     pub unsafe fn map_ram(&self, frames: &[Pfn], node: Option<Node>) -> Result<NonNull<u8>, AllocError> {
-        alloc(self.ctx(), &Req::ram(frames.len(), node), Kind::MapRam, Caller::here(), Uncounted(frames))
+        alloc(self.ctx(), &Req::ram(frames.len(), node), Kind::MapRam, Caller::here(), Given::<UNCOUNTED>(frames))
     }
 
     /// Unmaps what [`Vmalloc::map_ram`] mapped, `count` pages as then

@@ -274,7 +274,7 @@ pub(crate) fn fill_pages<M: Machine, B: Backing<M>>(
         let rest = PageRange::new(pages.start.add_pages(*mapped), pages.pages - *mapped);
         slice = match cpu.prepare_slice(chunk, rest, *mapped, plan, backing) {
             Ok(slice) => cpu.commit_slice(chunk, slice, *mapped, plan, backing),
-            Err(lack) => Err(Partial { mapped: 0, lack }),
+            Err(lack) => Err(lack.into()),
         };
     }
 }

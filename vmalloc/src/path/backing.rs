@@ -3,8 +3,8 @@
 //! | | frames | who gives them back |
 //! |---|---|---|
 //! | [`Fresh`] | the call allocates them | a flush after the free |
-//! | [`Given`] | the caller's; the area becomes one more holder (G3) | the last holder |
-//! | [`Uncounted`] | the caller's, for a short time (P4) | nobody: they leave aliases |
+//! | [`Given`], [`COUNTED`] | the caller's; the area becomes one more holder (G3) | the last holder |
+//! | [`Given`], [`UNCOUNTED`] | the caller's, for a short time (P4) | nobody: they leave aliases |
 //! | [`Device`] | none: adjacent physical memory | nobody |
 //! | [`Nothing`] | none: addresses alone | nobody |
 //!
@@ -130,15 +130,18 @@ impl<M: Machine> Backing<M> for Fresh {
     }
 }
 
-/// Frames that are somebody's: each gains a holder.
+/// Frames that are somebody's: each gains a holder if they are counted; otherwise their
+/// caller holds them for as long as they are mapped (P4).
 #[derive(Clone, Copy)]
-pub(crate) struct Given<'a>(pub(crate) &'a [Pfn]);
+pub(crate) struct Given<'a, const HELD: bool>(pub(crate) &'a [Pfn]);
 
-/// Frames that are somebody's for as long as they are mapped (P4).
-#[derive(Clone, Copy)]
-pub(crate) struct Uncounted<'a>(pub(crate) &'a [Pfn]);
+/// Each frame gains a holder.
+pub(crate) const COUNTED: bool = true;
+/// No frame does.
+pub(crate) const UNCOUNTED: bool = false;
 
-impl<M: Machine> Backing<M> for Given<'_> {
+impl<M: Machine, const HELD: bool> Backing<M> for Given<'_, HELD> {
+    const AT_ONCE: bool = !HELD;
     type Taken = ();
 
     fn limit(self, machine: &M) -> usize {
@@ -152,7 +155,9 @@ impl<M: Machine> Backing<M> for Given<'_> {
 
     #[inline(always)]
     fn take(self, cpu: &mut CpuGuard<'_, M>, _: Plan<'_>, done: usize, pages: usize) -> Result<(), Lack> {
-        hold_known(cpu.machine.frames(), &self.0[done..done + pages]);
+        if HELD {
+            hold_known(cpu.machine.frames(), &self.0[done..done + pages]);
+        }
         Ok(())
     }
 
@@ -165,44 +170,11 @@ impl<M: Machine> Backing<M> for Given<'_> {
         plan: Plan<'_>,
         done: usize,
     ) -> Result<usize, Partial> {
-        let frames = &self.0[done..done + entries.pages()];
-        let mapped = entries.map(frames, plan.req.prot, plan.req.memory);
-        if mapped < frames.len() {
+        let (frames, prot, memory) = (&self.0[done..done + entries.pages()], plan.req.prot, plan.req.memory);
+        let mapped = if HELD { entries.map(frames, prot, memory) } else { entries.map_few(frames, prot, memory) };
+        if HELD && mapped < frames.len() {
             unhold(cpu.machine, &frames[mapped..]);
         }
-        mirror_given(cpu.machine, entries, &frames[..mapped], plan.req)
-    }
-}
-
-impl<M: Machine> Backing<M> for Uncounted<'_> {
-    const AT_ONCE: bool = true;
-    type Taken = ();
-
-    fn limit(self, machine: &M) -> usize {
-        machine.frames().total()
-    }
-
-    #[inline(always)]
-    fn check(self, _machine: &M, _pages: usize) -> Result<(), AllocError> {
-        nameable::<M>(self.0)
-    }
-
-    #[inline(always)]
-    fn take(self, _: &mut CpuGuard<'_, M>, _: Plan<'_>, _: usize, _: usize) -> Result<(), Lack> {
-        Ok(())
-    }
-
-    #[inline(always)]
-    fn map(
-        self,
-        cpu: &mut CpuGuard<'_, M>,
-        _: (),
-        entries: PteRange<M::Table>,
-        plan: Plan<'_>,
-        done: usize,
-    ) -> Result<usize, Partial> {
-        let frames = &self.0[done..done + entries.pages()];
-        let mapped = entries.map_few(frames, plan.req.prot, plan.req.memory);
         mirror_given(cpu.machine, entries, &frames[..mapped], plan.req)
     }
 }
@@ -328,8 +300,7 @@ fn fetch<M: Machine>(ctx: Ctx<'_, M>, own: &mut CpuLocal, req: &Req, pages: usiz
 #[inline(never)]
 fn map_runs<M: Machine>(machine: &M, node: Node, entries: PteRange<M::Table>, req: &Req) -> Result<usize, Partial> {
     let pages = entries.pages();
-    let runs = Runs::take(machine.frames(), req.want(node), pages)
-        .map_err(|_| Partial { mapped: 0, lack: Lack::Short(Shortage::Frames(pages)) })?;
+    let runs = Runs::take(machine.frames(), req.want(node), pages).map_err(|_| Lack::Short(Shortage::Frames(pages)))?;
     let mut mapped = 0;
     for run in runs.iter() {
         let these = entries.part(mapped, run.frames).map_run(run.first, req.prot, req.memory);

@@ -21,7 +21,7 @@ use crate::area::{Caller, Kind, Req};
 use crate::error::AllocError;
 use crate::machine::Machine;
 use crate::path::alloc::fill_pages;
-use crate::path::backing::{Backing, Uncounted};
+use crate::path::backing::{Backing, Given, UNCOUNTED};
 use crate::path::plan::Plan;
 use crate::path::supply::Call;
 use crate::state::core::Ctx;
@@ -40,7 +40,7 @@ pub(crate) fn map<M: Machine>(
 ) -> Result<(), AllocError> {
     let range = part_of(at, frames.len())?;
     let found = reservation(ctx, range)?;
-    let backing = Uncounted(frames);
+    let backing = Given::<UNCOUNTED>(frames);
     backing.check(ctx.machine, frames.len())?;
     let plan = Plan { req, kind: Kind::MapRam, caller, pages: frames.len(), class: None };
     found.slot().share();

@@ -9,8 +9,8 @@
 //! so a call that lacks something leaves no trace, and is supplied with it
 //! ([`supply`](crate::path::supply)).
 //!
-//! - U1: Where the first slice is all, the label is written and the entries are mapped
-//!   before the slot lives: when finders see it, it is whole.
+//! - U1: For a mapping of one slice (`map_ram`) the label is written and the entries are
+//!   mapped before the slot lives: when finders see it, it is whole.
 
 use crate::error::AllocError;
 use crate::machine::Machine;
