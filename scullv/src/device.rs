@@ -4,7 +4,7 @@ use crate::error::{Error, NoPage};
 use crate::geometry::{Geometry, MAX_SIZE};
 use crate::mapping::Mapping;
 use crate::store::Store;
-use crate::user::User;
+use crate::user::{User, Wait};
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use vmalloc::error::Broken;
 use vmalloc::lock_api::{RawRwLock, RwLock};
@@ -44,9 +44,10 @@ impl<'v, M: Addressable, R: RawRwLock> Device<'v, M, R> {
     /// hole or at the end of the device.
     ///
     /// # Errors
-    /// [`Error::Fault`].
+    /// [`Error::Fault`], [`Error::Interrupted`].
     pub fn read(&self, position: u64, user: &mut impl User, to: usize, count: usize) -> Result<usize, Error> {
-        self.store.read().read(position, user, to, count)
+        let store = interruptible(user, || self.store.try_read(), || self.store.read())?;
+        store.read(position, user, to, count)
     }
 
     /// Writes up to `count` bytes at `position` from `user`'s memory at `from`,
@@ -54,11 +55,12 @@ impl<'v, M: Addressable, R: RawRwLock> Device<'v, M, R> {
     /// there is made, and all that was written before stays whatever happens.
     ///
     /// # Errors
-    /// [`Error::NoSpace`], [`Error::NoMemory`], [`Error::TooLarge`]: nothing has
-    /// changed. [`Error::Fault`]: neither size nor holes have changed, but where
+    /// [`Error::NoSpace`], [`Error::NoMemory`], [`Error::TooLarge`], [`Error::Interrupted`]:
+    /// nothing has changed. [`Error::Fault`]: neither size nor holes have changed, but where
     /// there was data, some of the new bytes may be in place.
     pub fn write(&self, position: u64, user: &mut impl User, from: usize, count: usize) -> Result<usize, Error> {
-        self.store.write().write(position, user, from, count)
+        let mut store = interruptible(user, || self.store.try_write(), || self.store.write())?;
+        store.write(position, user, from, count)
     }
 
     /// Empties the device, and makes it be of `geometry`.
@@ -138,6 +140,26 @@ impl<'v, M: Addressable, R: RawRwLock> Device<'v, M, R> {
         match self.mappings.load(Relaxed) {
             0 => Ok(()),
             mappings => Err(Error::Busy { mappings }),
+        }
+    }
+}
+
+/// Takes the device's lock. A caller that can be interrupted tries and waits by itself, so
+/// that a signal ends the call; one that cannot waits by the lock. A lock that is free is
+/// taken without a look at signals.
+fn interruptible<G>(
+    user: &mut impl User,
+    try_lock: impl Fn() -> Option<G>,
+    lock: impl FnOnce() -> G,
+) -> Result<G, Error> {
+    loop {
+        if let Some(guard) = try_lock() {
+            return Ok(guard);
+        }
+        match user.wait() {
+            Wait::Block => return Ok(lock()),
+            Wait::Again => {}
+            Wait::Interrupted => return Err(Error::Interrupted),
         }
     }
 }

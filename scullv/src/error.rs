@@ -40,6 +40,8 @@ pub enum Error {
     NoMemory(AllocError),
     /// At or past the largest size (EFBIG).
     TooLarge,
+    /// A signal came while the call waited for the device (EINTR).
+    Interrupted,
     /// The file is not open for this (EBADF).
     NotOpenForThis,
     /// No device has this number (ENXIO).
@@ -50,6 +52,7 @@ impl Error {
     /// Linux's number for it.
     pub const fn errno(&self) -> i32 {
         match self {
+            Error::Interrupted => 4,
             Error::NoDevice(_) => 6,
             Error::NotOpenForThis => 9,
             Error::NoMemory(_) => 12,
@@ -87,6 +90,7 @@ impl fmt::Display for Error {
             Error::NoSpace { pages, left } => write!(f, "{pages} pages needed, {left} left of the device's budget"),
             Error::NoMemory(why) => why.fmt(f),
             Error::TooLarge => f.write_str("at or past the largest size of a file"),
+            Error::Interrupted => f.write_str("interrupted while it waited for the device"),
             Error::NotOpenForThis => f.write_str("the file is not open for this"),
             Error::NoDevice(index) => write!(f, "there is no device {index}"),
         }
@@ -135,6 +139,7 @@ mod tests {
     fn errors_have_the_numbers_that_c_programs_know() {
         let refused = Error::NoMemory(AllocError::NoFrames { wanted: 4, got: 1, node: Default::default() });
         let errors = [
+            (Error::Interrupted, 4),
             (Error::NoDevice(4), 6),
             (Error::NotOpenForThis, 9),
             (refused, 12),

@@ -46,12 +46,16 @@ impl<'s, 'v, M: Addressable, R: RawRwLock> File<'s, 'v, M, R> {
     /// # Errors
     /// Those of [`Device::read`], and [`Error::NotOpenForThis`].
     pub fn read(&mut self, user: &mut impl User, to: usize, count: usize) -> Result<usize, Error> {
-        if self.access == Access::WriteOnly {
-            return Err(Error::NotOpenForThis);
-        }
-        let done = self.device.read(self.position, user, to, count)?;
+        let done = self.read_at(self.position, user, to, count)?;
         self.position += done as u64;
         Ok(done)
+    }
+
+    pub(crate) fn read_at(&self, position: u64, user: &mut impl User, to: usize, count: usize) -> Result<usize, Error> {
+        match self.access {
+            Access::WriteOnly => Err(Error::NotOpenForThis),
+            _ => self.device.read(position, user, to, count),
+        }
     }
 
     /// Writes at the position, as [`Device::write`] does, and moves it.
@@ -59,12 +63,22 @@ impl<'s, 'v, M: Addressable, R: RawRwLock> File<'s, 'v, M, R> {
     /// # Errors
     /// Those of [`Device::write`], and [`Error::NotOpenForThis`].
     pub fn write(&mut self, user: &mut impl User, from: usize, count: usize) -> Result<usize, Error> {
-        if self.access == Access::ReadOnly {
-            return Err(Error::NotOpenForThis);
-        }
-        let done = self.device.write(self.position, user, from, count)?;
+        let done = self.write_at(self.position, user, from, count)?;
         self.position += done as u64;
         Ok(done)
+    }
+
+    pub(crate) fn write_at(
+        &self,
+        position: u64,
+        user: &mut impl User,
+        from: usize,
+        count: usize,
+    ) -> Result<usize, Error> {
+        match self.access {
+            Access::ReadOnly => Err(Error::NotOpenForThis),
+            _ => self.device.write(position, user, from, count),
+        }
     }
 
     /// Moves the position (`llseek`), and returns it.

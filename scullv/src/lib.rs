@@ -41,10 +41,12 @@
 //!   followed for writing only by who has the lock alone.
 //!
 //! Nothing here waits for anything but these locks and, for frames, a flush of
-//! the instance, so nothing is interrupted, and an asynchronous request would be
-//! complete when it is made.
+//! the instance. A read or write that waits for a device's lock ends with EINTR when
+//! a signal comes for its caller ([`User::wait`]). An asynchronous request is done at
+//! once, and reported a little later ([`Later`]).
 #![no_std]
 
+mod aio;
 mod device;
 mod driver;
 mod error;
@@ -58,6 +60,7 @@ mod memory;
 mod store;
 mod user;
 
+pub use aio::{Completion, Later, REPORT_NS, Request, Submitted, Transfer};
 pub use device::{Device, Status};
 pub use driver::{Parameters, Scullv};
 pub use error::{Error, NoPage};
@@ -65,5 +68,5 @@ pub use file::{Access, File};
 pub use geometry::{Geometry, MAX_ORDER, MAX_QSET, MAX_SIZE};
 pub use ioctl::{Command, How, Settings, What};
 pub use mapping::Mapping;
-pub use user::{Fault, Input, Output, User};
+pub use user::{Fault, Input, Output, User, Wait};
 pub use vmalloc::lock_api::RawRwLock;

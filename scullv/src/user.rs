@@ -4,12 +4,29 @@
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Fault;
 
+/// How a caller waits for a device that is in use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wait {
+    /// By the device's lock: nothing interrupts this caller.
+    Block,
+    /// It has waited a moment, and tries again.
+    Again,
+    /// A signal has come: the call ends with [`Error::Interrupted`](crate::Error::Interrupted).
+    Interrupted,
+}
+
 /// Memory of the caller's, by address.
 ///
 /// A kernel implements it with the loads and stores of its own that survive a
 /// page fault. For callers with buffers at hand there are [`Input`] and
 /// [`Output`], whose addresses are offsets.
 pub trait User {
+    /// The device is in use by somebody else: says how the caller waits for it. It may wait
+    /// a moment in here.
+    fn wait(&mut self) -> Wait {
+        Wait::Block
+    }
+
     /// Copies all of `to` from user memory at `from`.
     ///
     /// # Errors
