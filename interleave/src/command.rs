@@ -9,7 +9,7 @@ use std::process::{Command, ExitCode};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
-use vmalloc::sync::interleave::Rule;
+use vmalloc::internals::interleave::Rule;
 
 /// Schedules of each scenario under each scheduler, unless told.
 const SCHEDULES: u64 = 800;

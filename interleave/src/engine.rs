@@ -25,7 +25,7 @@ use corosensei::{Coroutine, CoroutineResult, Yielder};
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
-use vmalloc::sync::interleave::{self, Hooks, Rule};
+use vmalloc::internals::interleave::{self, Hooks, Rule};
 use vmalloc::table::X86_64;
 use vmalloc::units::Pfn;
 use vmalloc_sim::{Sim, turn};

@@ -8,7 +8,7 @@ use std::any::Any;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
-use vmalloc::sync::interleave::Rule;
+use vmalloc::internals::interleave::Rule;
 
 /// A schedule that failed.
 #[derive(Clone, Debug)]

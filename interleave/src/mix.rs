@@ -16,7 +16,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use vmalloc::gfp::Gfp;
-use vmalloc::sync::interleave::Rule;
+use vmalloc::internals::interleave::Rule;
 use vmalloc::{Policy, Req};
 use vmalloc_sim::Rates;
 use world::World;

@@ -9,7 +9,7 @@ mod frees;
 mod nmis;
 
 use crate::rig::Trial;
-use vmalloc::sync::interleave::Rule;
+use vmalloc::internals::interleave::Rule;
 
 /// A race.
 pub struct Scenario {

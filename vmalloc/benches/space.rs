@@ -4,7 +4,7 @@
 //!     space calls|layer LIVE MAX_PAGES WARM_UP PAIRS
 //!
 //! `calls` goes the whole way through an instance, `layer` through the address
-//! layer alone (`space/layer.rs`). It fills an instance with LIVE areas of 1..MAX_PAGES pages, replaces a random
+//! layer alone (`space/layer.rs`, in a build with `--cfg internals`). It fills an instance with LIVE areas of 1..MAX_PAGES pages, replaces a random
 //! one WARM_UP times, then PAIRS times through [`measured_pair`], the function
 //! that callgrind is told to collect. Prints the address span over the pages
 //! that live, guards counted.
@@ -14,13 +14,19 @@
 //! CPU, whose flush is immediate; a tick every 10,000 pairs, which is counted.
 #![allow(unsafe_code, missing_docs)]
 
+#[cfg(internals)]
 #[path = "space/layer.rs"]
 mod layer;
+#[cfg(not(internals))]
+mod layer {
+    pub fn run(_: [usize; 4]) {
+        println!("built without the address layer: cargo xtask bench builds with RUSTFLAGS=\"--cfg internals\"");
+    }
+}
 #[path = "../src/testing.rs"]
 #[allow(dead_code, reason = "tests of the library use more of it")]
 mod testing;
 
-use layer::{Layer, as_pointer, layer_pair, measured_layer};
 use std::hint::black_box;
 use std::ptr::NonNull;
 use testing::{Host, HostPages};
@@ -116,28 +122,12 @@ fn run_calls([live, max_pages, warm_up, pairs]: [usize; 4]) {
     println!("{:?}", vm.stats());
 }
 
-/// The address layer alone.
-fn run_layer([live, max_pages, warm_up, pairs]: [usize; 4]) {
-    let mut layer = Layer::new(bench());
-    let mut random = Random(SEED);
-    let size = |random: &mut Random| 1 + random.below(max_pages);
-    let mut areas: Vec<_> = (0..live).map(|_| as_pointer(layer.take(size(&mut random)))).collect();
-    for n in 0..warm_up + pairs {
-        let (at, pages) = (random.below(live), size(&mut random));
-        let replace = if n < warm_up { layer_pair } else { measured_layer };
-        areas[at] = replace(black_box(&mut layer), areas[at], pages);
-        if n % PAIRS_A_TICK == 0 {
-            layer.tick();
-        }
-    }
-}
-
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let numbers: Vec<usize> = words.iter().filter_map(|word| word.parse().ok()).collect();
     match (words.first().map(String::as_str), &numbers[..]) {
         (Some("calls"), &[live, pages, warm_up, pairs]) => run_calls([live, pages, warm_up, pairs]),
-        (Some("layer"), &[live, pages, warm_up, pairs]) => run_layer([live, pages, warm_up, pairs]),
+        (Some("layer"), &[live, pages, warm_up, pairs]) => layer::run([live, pages, warm_up, pairs]),
         _ => println!("space calls|layer LIVE MAX_PAGES WARM_UP PAIRS; cargo xtask bench runs it under callgrind"),
     }
 }

@@ -19,17 +19,17 @@
 //!     single frames
 //! ```
 //!
-//! A CPU takes single frames from its [`Magazine`] and returns them there, without a lock. A
-//! magazine and the [`Depot`] of its node exchange whole stacks, which is an exchange of two
+//! A CPU takes single frames from its `Magazine` and returns them there, without a lock. A
+//! magazine and the `Depot` of its node exchange whole stacks, which is an exchange of two
 //! pointers. If neither can serve a request, the magazine asks the source for many frames at once.
-//! [`Runs`] come straight from the source, for machines on which adjacent frames save work.
+//! `Runs` come straight from the source, for machines on which adjacent frames save work.
 //!
 //! # Locks
 //! One for each depot and one for each node of [`Zones`]. No caller holds two of them.
 
 mod buddy;
 mod check;
-mod count;
+pub(crate) mod count;
 mod depot;
 mod descriptor;
 mod magazine;
@@ -40,10 +40,11 @@ mod stack;
 mod waiting;
 mod zones;
 
-pub use count::{hold, hold_known, release, release_all, twice};
-pub use depot::Depot;
-pub use magazine::Magazine;
 pub use map::{BadMap, MemoryRange};
-pub use runs::{MAX_RUNS, Runs, TakenRun};
-pub use waiting::{DeferredFrames, WaitingFrames};
 pub use zones::{MAX_NODES, STORAGE_ALIGN, ZoneStats, Zones};
+
+pub(crate) use count::{hold, hold_known, release, release_all, twice};
+pub(crate) use depot::Depot;
+pub(crate) use magazine::Magazine;
+pub(crate) use runs::Runs;
+pub(crate) use waiting::{DeferredFrames, WaitingFrames};

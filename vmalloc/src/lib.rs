@@ -26,28 +26,33 @@
 
 pub mod area;
 pub mod error;
-pub mod flush;
 pub mod frames;
 pub mod gfp;
 pub mod machine;
-pub mod space;
 pub mod table;
 pub mod units;
+
+mod api;
+mod flush;
+mod path;
+mod reclaim;
+mod space;
+mod state;
+mod sync;
 
 #[cfg(test)]
 mod testing;
 
-mod api;
-mod path;
-mod reclaim;
-#[cfg(not(loom))]
-mod state;
-#[cfg(loom)]
-pub mod state;
-#[cfg(not(interleave))]
-mod sync;
-#[cfg(interleave)]
-pub mod sync;
+/// What the proofs and one bench name, and nobody else.
+#[cfg(any(loom, interleave, internals))]
+pub mod internals {
+    pub use crate::flush::{CpuEpoch, FlushEpochs, Holds, Looks, Pending};
+    pub use crate::frames::count::{hold, release};
+    pub use crate::space::{arena, bins, chunk, class, remote, slot, units};
+    pub use crate::state::{batch, deferred, lookup};
+    #[cfg(interleave)]
+    pub use crate::sync::interleave;
+}
 
 pub use api::frame::FrameRef;
 pub use api::hooks::Tick;

@@ -1,23 +1,14 @@
 //! Who owns what: the instance's core, CPUs, regions, slots and their entries. No verb here
 //! crosses owners.
 
-#[cfg(not(loom))]
-pub(crate) mod batch;
-#[cfg(loom)]
 pub mod batch;
 pub(crate) mod cached;
 pub mod config;
 pub(crate) mod core;
 pub(crate) mod cpu;
-#[cfg(not(loom))]
-pub(crate) mod deferred;
-#[cfg(loom)]
 pub mod deferred;
 pub(crate) mod enter;
 pub(crate) mod entries;
-#[cfg(not(loom))]
-pub(crate) mod lookup;
-#[cfg(loom)]
 pub mod lookup;
 pub(crate) mod region;
 pub(crate) mod slots;

@@ -15,12 +15,12 @@
 //!
 //! # Rules
 //! - **T1** A table is given back only when nobody can be in it. A leaf table lives while any of
-//!   its pages is taken. A caller that walks, or uses a [`LeafTable`], owns the pages that it looks
+//!   its pages is taken. A caller that walks, or uses a `LeafTable`, owns the pages that it looks
 //!   at. An unlinked table is kept until grace.
 //! - **T2** An entry that the format never writes is bad. It is reported with its level and
-//!   cleared, and the walk goes on. An entry in use is never overwritten: [`PteRange::map`] stops
+//!   cleared, and the walk goes on. An entry in use is never overwritten: `PteRange::map` stops
 //!   before it. A present entry above level 1 belongs to the embedder if it links no table, or a
-//!   table under which pages cannot be written or executed ([`Walker::foreign`]). It is neither
+//!   table under which pages cannot be written or executed (`Walker::foreign`). It is neither
 //!   overwritten nor cleared. A table whose link differs from what the format writes is the
 //!   embedder's too, and stays linked.
 //! - **T3** An entry is read and written by one aligned atomic access of its width. Accessed is
@@ -28,9 +28,9 @@
 //!
 //! # Why linking cannot fail
 //! `link_tables` takes its frames from a [`Prealloc`]. The caller has filled it to
-//! [`Walker::tables_needed`] while it could still fail. No other function here allocates.
-//! [`Walker::foreign`] tells the caller in advance which tables `link_tables` would have to leave
-//! out, and only [`PteRange::map`] can refuse.
+//! `Walker::tables_needed` while it could still fail. No other function here allocates.
+//! `Walker::foreign` tells the caller in advance which tables `link_tables` would have to leave
+//! out, and only `PteRange::map` can refuse.
 //!
 //! # Locks
 //! None. Two CPUs that miss the same table may both try to link one. An exchange on the parent's
@@ -44,7 +44,7 @@
 
 mod cell;
 mod check;
-pub mod format;
+mod format;
 mod prune;
 mod range;
 
@@ -56,7 +56,7 @@ mod testing;
 mod tests;
 
 pub use format::{X86_32, X86_64};
-pub use range::{LeafTable, PteRange};
+pub(crate) use range::{LeafTable, PteRange};
 
 use crate::machine::format::{Entry, Format, Prot, entries};
 use crate::machine::prealloc::Prealloc;
@@ -70,7 +70,7 @@ use core::ptr::NonNull;
 const NEARBY: usize = 32;
 
 /// The entry word of the machine `M`.
-pub type Word<M> = <<M as Machine>::Table as Format>::Word;
+pub(crate) type Word<M> = <<M as Machine>::Table as Format>::Word;
 
 /// A walker over the tables of a machine.
 pub struct Walker<'m, M: Machine> {
@@ -79,7 +79,7 @@ pub struct Walker<'m, M: Machine> {
 
 /// An embedder's entry in a place where the library needs to link a table (T2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Foreign {
+pub(crate) struct Foreign {
     /// The first page of the range in question that the entry covers.
     pub at: VirtAddr,
     /// The level of the entry.
@@ -90,7 +90,7 @@ pub struct Foreign {
 
 /// Pages that have no leaf table, and the entry that is in the way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Gap<W> {
+pub(crate) struct Gap<W> {
     /// The first of the pages.
     pub at: VirtAddr,
     /// The number of pages from there to the end of the entry's range.
@@ -118,7 +118,7 @@ impl<'m, M: Machine> Walker<'m, M> {
     /// A walker over `machine`'s tables.
     ///
     /// # Safety
-    /// - T1. While the walker, or a [`LeafTable`] or [`PteRange`] from it, is used for some pages,
+    /// - T1. While the walker, or a `LeafTable` or `PteRange` from it, is used for some pages,
     ///   no table of these pages is given back. If the caller changes entries of these pages, it
     ///   owns them.
     #[inline]
@@ -127,7 +127,7 @@ impl<'m, M: Machine> Walker<'m, M> {
     }
 
     /// The most frames that [`Walker::link_tables`] takes for any `pages` pages.
-    pub fn tables_needed(&self, pages: usize) -> usize {
+    pub(crate) fn tables_needed(&self, pages: usize) -> usize {
         // One table of 2^bits pages for the first page, and one more for each border behind it.
         let bits = table_bits::<M::Table>;
         let worst = |level| 1 + (pages.saturating_add((1 << bits(level)) - 2) >> bits(level));
@@ -138,7 +138,7 @@ impl<'m, M: Machine> Walker<'m, M> {
     ///
     /// # Cost
     /// A visit to each entry for `range` in the linked tables above the leaf tables.
-    pub fn foreign(&self, range: PageRange) -> Option<Foreign> {
+    pub(crate) fn foreign(&self, range: PageRange) -> Option<Foreign> {
         self.foreign_in(self.root(), pages_of(range))
     }
 
@@ -146,12 +146,12 @@ impl<'m, M: Machine> Walker<'m, M> {
     /// under an entry of the embedder's are left out (T2).
     ///
     /// Cannot fail: `prealloc` holds [`Walker::tables_needed`] frames.
-    pub fn link_tables(&self, range: PageRange, prealloc: &mut Prealloc) {
+    pub(crate) fn link_tables(&self, range: PageRange, prealloc: &mut Prealloc) {
         self.link_tables_in(self.root(), pages_of(range), 1, prealloc)
     }
 
     /// The number of frames that [`Walker::link_root_tables`] needs for `range` now.
-    pub fn missing_in_root(&self, range: PageRange) -> usize {
+    pub(crate) fn missing_in_root(&self, range: PageRange) -> usize {
         self.root_entries(range).filter(|entry| !matches!(entry.decode(), Entry::Table(_))).count()
     }
 
@@ -160,7 +160,7 @@ impl<'m, M: Machine> Walker<'m, M> {
     /// this call makes them ([`Walker::keeps_leaf_tables`]).
     ///
     /// Cannot fail: `prealloc` holds [`Walker::missing_in_root`] frames.
-    pub fn link_root_tables(&self, range: PageRange, prealloc: &mut Prealloc) {
+    pub(crate) fn link_root_tables(&self, range: PageRange, prealloc: &mut Prealloc) {
         for entry in self.root_entries(range) {
             self.link(entry, prealloc);
         }
@@ -173,18 +173,18 @@ impl<'m, M: Machine> Walker<'m, M> {
 
     /// Whether the root itself links the leaf tables. Other roots copy its entries, so the leaf
     /// tables then stay while the instance lives (M1).
-    pub fn keeps_leaf_tables(&self) -> bool {
+    pub(crate) fn keeps_leaf_tables(&self) -> bool {
         self.levels() == 2
     }
 
     /// The leaf table for `at`, if one is linked.
     #[inline]
-    pub fn leaf_table(&self, at: VirtAddr) -> Option<LeafTable<M::Table>> {
+    pub(crate) fn leaf_table(&self, at: VirtAddr) -> Option<LeafTable<M::Table>> {
         self.leaf(at).map(|(_, table)| table)
     }
 
     /// The leaf table for `at` and its frame, if one is linked.
-    pub fn leaf(&self, at: VirtAddr) -> Option<(Pfn, LeafTable<M::Table>)> {
+    pub(crate) fn leaf(&self, at: VirtAddr) -> Option<(Pfn, LeafTable<M::Table>)> {
         match self.descend(page_of(at), 2) {
             (_, _, Entry::Table(frame)) => Some((frame, LeafTable::new(self.below(2, frame).words))),
             _ => None,
@@ -196,7 +196,7 @@ impl<'m, M: Machine> Walker<'m, M> {
     /// embedder's is left alone (T2).
     ///
     /// Cannot fail: `prealloc` holds one frame per level.
-    pub fn relink(&self, at: VirtAddr, frame: Pfn, prealloc: &mut Prealloc) {
+    pub(crate) fn relink(&self, at: VirtAddr, frame: Pfn, prealloc: &mut Prealloc) {
         let (entry, word, says) = self.descend(page_of(at), 2);
         if says == Entry::Absent || matches!(says, Entry::Foreign | Entry::Restricted) {
             self.report_bad_entry(entry.level, at, word);
@@ -213,7 +213,7 @@ impl<'m, M: Machine> Walker<'m, M> {
 
     /// The start of the first linked leaf table between `from` and `end`, if it is nearby, and the
     /// address at which to go on, if anything is left.
-    pub fn next_leaf(&self, from: VirtAddr, end: VirtAddr) -> (Option<VirtAddr>, Option<VirtAddr>) {
+    pub(crate) fn next_leaf(&self, from: VirtAddr, end: VirtAddr) -> (Option<VirtAddr>, Option<VirtAddr>) {
         let (mut page, end) = (page_of(from), page_of(end));
         let rest = |page: usize| (page < end).then(|| address_of(page));
         for _ in 0..NEARBY {
@@ -237,7 +237,7 @@ impl<'m, M: Machine> Walker<'m, M> {
     /// No leaf table is linked. The error says why, and for how many pages. A bad link is cleared
     /// and reported here. The caller reports any other, because it knows whether there must be a
     /// table (T2).
-    pub fn piece(&self, range: PageRange) -> Result<PteRange<M::Table>, Gap<Word<M>>> {
+    pub(crate) fn piece(&self, range: PageRange) -> Result<PteRange<M::Table>, Gap<Word<M>>> {
         let (entry, word, says) = self.descend(page_of(range.start), 2);
         if let (2, Entry::Table(frame)) = (entry.level, says) {
             return Ok(PteRange::new(LeafTable::new(self.below(2, frame).words), range.start, range.pages));
@@ -266,7 +266,7 @@ impl<'m, M: Machine> Walker<'m, M> {
     }
 
     /// `range`, widened to whole entries of the root.
-    pub fn widened(&self, range: PageRange) -> PageRange {
+    pub(crate) fn widened(&self, range: PageRange) -> PageRange {
         let bits = table_bits::<M::Table>(self.levels() - 1);
         let pages = pages_of(range);
         let first = pages.start >> bits << bits;
@@ -276,7 +276,7 @@ impl<'m, M: Machine> Walker<'m, M> {
     /// Logs a bad entry (T2). Callers pass on what [`PteRange::park`] and [`PteRange::take_frames`]
     /// report, at level 1.
     #[cold]
-    pub fn report_bad_entry(&self, level: u8, at: VirtAddr, word: Word<M>) {
+    pub(crate) fn report_bad_entry(&self, level: u8, at: VirtAddr, word: Word<M>) {
         self.machine.log(Level::Error, format_args!("bad entry at level {level} for {at}: {word:#x}"))
     }
 

@@ -27,8 +27,8 @@ mod frees;
 
 use std::sync::Arc;
 use vmalloc::area::{Caller, Guard, Kind, RegionId};
-use vmalloc::space::chunk::{Chunk, ChunkRef};
-use vmalloc::space::slot::Label;
+use vmalloc::internals::chunk::{Chunk, ChunkRef};
+use vmalloc::internals::slot::Label;
 use vmalloc::units::{Node, Pfn};
 
 /// Explores `model` with up to `preemptions` of a thread by another.

@@ -78,7 +78,7 @@ pub fn run(project: &Project, what: Option<&str>) -> Result<ExitCode> {
 
 /// Whole calls.
 fn pairs(project: &Project) -> Result<()> {
-    let pairs = build(project, "pairs")?;
+    let pairs = build(project.cargo(), "pairs")?;
     let mut rows = String::new();
     for (case, loops, bar, goal) in PAIRS_CASES.into_iter().filter(|_| has_valgrind()) {
         let cost = |policy| {
@@ -95,7 +95,11 @@ fn pairs(project: &Project) -> Result<()> {
 
 /// The address layer.
 fn space(project: &Project) -> Result<()> {
-    let space = build(project, "space")?;
+    let mut cargo = project.cargo();
+    let flags = format!("{} --cfg internals", std::env::var("RUSTFLAGS").unwrap_or_default());
+    // In a folder of its own: the flag would rebuild everything in the other.
+    cargo.env("RUSTFLAGS", flags.trim()).env("CARGO_TARGET_DIR", "target/internals");
+    let space = build(cargo, "space")?;
     let counts = has_valgrind();
     let mut rows = String::new();
     for (live, pages) in CASES {
@@ -112,8 +116,7 @@ fn space(project: &Project) -> Result<()> {
 }
 
 /// The bench program `name`, built.
-fn build(project: &Project, name: &str) -> Result<PathBuf> {
-    let mut cargo = project.cargo();
+fn build(mut cargo: Command, name: &str) -> Result<PathBuf> {
     cargo.args(["build", "--profile", "image", "-p", "vmalloc", "--bench", name, "--message-format", "json"]);
     let answer = cargo.stderr(Stdio::inherit()).output().context("cargo build")?;
     ensure!(answer.status.success(), "the bench does not build");

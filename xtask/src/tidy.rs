@@ -4,7 +4,8 @@
 //! - **length**: functions over 60 lines, files over 600 ([`length`]).
 //! - **floors**: a room of the library that names one above its own floor ([`floors`]).
 //! - **size**: a library with more lines of code than before ([`size`]).
-//! - **surface**: a method of `Vmalloc` outside of its room ([`surface`]).
+//! - **surface**: a method of `Vmalloc` outside of its room, and internals that are public
+//!   ([`surface`]).
 //! - **unsafety**: `unsafe` that does not say why it is right ([`unsafety`]).
 //! - **calls**: `unwrap`, `todo!` and the like in what ships ([`calls`]).
 //! - **callers**: a function of the library that only tests call ([`callers`]).

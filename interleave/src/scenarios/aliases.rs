@@ -3,7 +3,7 @@
 
 use super::Scenario;
 use crate::rig::{Rig, Trial, act};
-use vmalloc::sync::interleave::Rule;
+use vmalloc::internals::interleave::Rule;
 use vmalloc::units::VirtAddr;
 
 pub const ALL: &[Scenario] = &[

@@ -8,7 +8,7 @@ use crate::rig::{Rig, Shape, Trial, act};
 use std::cell::RefCell;
 use std::rc::Rc;
 use vmalloc::Req;
-use vmalloc::sync::interleave::Rule;
+use vmalloc::internals::interleave::Rule;
 use vmalloc::units::PAGE_SIZE;
 
 pub const ALL: &[Scenario] = &[

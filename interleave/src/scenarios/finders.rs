@@ -5,7 +5,7 @@ use crate::rig::{Rig, Shape, Trial, act};
 use std::cell::Cell;
 use std::rc::Rc;
 use vmalloc::gfp::Gfp;
-use vmalloc::sync::interleave::Rule;
+use vmalloc::internals::interleave::Rule;
 use vmalloc::units::VirtAddr;
 use vmalloc::{Policy, Req};
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use vmalloc::Req;
 use vmalloc::gfp::Gfp;
-use vmalloc::sync::interleave::Rule;
+use vmalloc::internals::interleave::Rule;
 
 pub const ALL: &[Scenario] = &[
     Scenario {

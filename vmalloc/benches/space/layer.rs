@@ -4,25 +4,42 @@
 //! No request, no CPU to enter, no label, no entries, no tables: what is left
 //! is what an address allocator does.
 
-use super::{Bench, START};
+use super::{Bench, PAIRS_A_TICK, Random, SEED, START, bench};
+use std::hint::black_box;
 use std::ptr::{NonNull, null_mut};
 use std::sync::atomic::Ordering::Relaxed;
 use vmalloc::area::RegionId;
+use vmalloc::internals::arena::{Arena, Fit};
+use vmalloc::internals::bins::CpuChunks;
+use vmalloc::internals::chunk::{Chunk, ChunkRef};
+use vmalloc::internals::class::{Class, UNIT_PAGES, UNIT_SHIFT};
+use vmalloc::internals::units::UnitTable;
 use vmalloc::machine::Machine;
 use vmalloc::machine::prealloc::Prealloc;
-use vmalloc::space::arena::{Arena, Fit};
-use vmalloc::space::bins::CpuChunks;
-use vmalloc::space::chunk::{Chunk, ChunkRef};
-use vmalloc::space::class::{Class, UNIT_PAGES, UNIT_SHIFT};
-use vmalloc::space::units::UnitTable;
 use vmalloc::units::{Node, PAGE_SHIFT, Pfn, VirtAddr};
 
 const UNITS: u32 = 1 << 27;
 /// Slots that wait for one flush.
 const LOAD: usize = 128;
 
+/// Fills the layer and replaces areas, as `run_calls` does.
+pub fn run([live, max_pages, warm_up, pairs]: [usize; 4]) {
+    let mut layer = Layer::new(bench());
+    let mut random = Random(SEED);
+    let size = |random: &mut Random| 1 + random.below(max_pages);
+    let mut areas: Vec<_> = (0..live).map(|_| as_pointer(layer.take(size(&mut random)))).collect();
+    for n in 0..warm_up + pairs {
+        let (at, pages) = (random.below(live), size(&mut random));
+        let replace = if n < warm_up { layer_pair } else { measured_layer };
+        areas[at] = replace(black_box(&mut layer), areas[at], pages);
+        if n % PAIRS_A_TICK == 0 {
+            layer.tick();
+        }
+    }
+}
+
 /// One CPU's address layer.
-pub struct Layer {
+struct Layer {
     machine: Bench,
     arena: Arena,
     units: UnitTable,
@@ -36,7 +53,7 @@ pub struct Layer {
 
 impl Layer {
     /// A layer of 32 TiB.
-    pub fn new(machine: Bench) -> Layer {
+    fn new(machine: Bench) -> Layer {
         Layer {
             machine,
             arena: Arena::new(UNITS),
@@ -51,7 +68,7 @@ impl Layer {
 
     /// Addresses for `pages` pages and their guard.
     #[inline]
-    pub fn take(&mut self, pages: usize) -> VirtAddr {
+    fn take(&mut self, pages: usize) -> VirtAddr {
         let class = Class::of(pages, 1).expect("512 pages at most");
         loop {
             if let Some((chunk, slot)) = self.cpu_chunks.take(Some(class)) {
@@ -64,7 +81,7 @@ impl Layer {
 
     /// The addresses from `at` wait for the flush; a full batch is reclaimed.
     #[inline]
-    pub fn give(&mut self, at: VirtAddr) {
+    fn give(&mut self, at: VirtAddr) {
         let unit = (at.0 - START) >> (PAGE_SHIFT + UNIT_SHIFT);
         let value = self.units.get(&self.machine, unit as u32);
         let header = self.machine.virt(Pfn(value)).cast::<Chunk>();
@@ -115,7 +132,7 @@ impl Layer {
     }
 
     /// Gives up empty chunks, as the library's tick does.
-    pub fn tick(&mut self) {
+    fn tick(&mut self) {
         for class in Class::all() {
             for _ in 0..self.cpu_chunks.empties(class).saturating_sub(class.spares()).div_ceil(4) {
                 let Some(chunk) = self.cpu_chunks.take_empty(Some(class), false) else { break };
@@ -133,18 +150,18 @@ impl Layer {
 /// What is counted: addresses given back, others taken.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub fn measured_layer(layer: &mut Layer, old: NonNull<u8>, pages: usize) -> NonNull<u8> {
+fn measured_layer(layer: &mut Layer, old: NonNull<u8>, pages: usize) -> NonNull<u8> {
     layer_pair(layer, old, pages)
 }
 
 /// The same steps, not counted.
 #[inline]
-pub fn layer_pair(layer: &mut Layer, old: NonNull<u8>, pages: usize) -> NonNull<u8> {
+fn layer_pair(layer: &mut Layer, old: NonNull<u8>, pages: usize) -> NonNull<u8> {
     layer.give(VirtAddr(old.addr().get()));
     as_pointer(layer.take(pages))
 }
 
 /// An address of the layer, in the form of the instance's.
-pub fn as_pointer(at: VirtAddr) -> NonNull<u8> {
+fn as_pointer(at: VirtAddr) -> NonNull<u8> {
     NonNull::new(std::ptr::without_provenance_mut(at.0)).expect("no region begins at 0")
 }

@@ -102,11 +102,6 @@ impl Magazine {
         self.stacks.as_ref().map_or(0, |stacks| stacks.loaded.len() + stacks.spare.len())
     }
 
-    /// Whether both stacks are empty.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// Takes a frame; `None` if both stacks are empty.
     #[inline]
     pub fn pop(&mut self) -> Option<Pfn> {

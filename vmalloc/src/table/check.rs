@@ -19,7 +19,7 @@ impl<M: Machine> Walker<'_, M> {
     ///
     /// # Cost
     /// A visit to each page that has a leaf table.
-    pub fn check(&self, range: PageRange) -> Result<(), Broken> {
+    pub(crate) fn check(&self, range: PageRange) -> Result<(), Broken> {
         self.check_in(self.root(), pages_of(range))
     }
 

@@ -12,7 +12,7 @@ impl<M: Machine> Walker<'_, M> {
     ///
     /// A table with entries in use stays linked; that is a bug of the caller and is reported. A
     /// table that somebody else has linked stays too (T2).
-    pub fn unlink(&self, at: VirtAddr) -> Option<Pfn> {
+    pub(crate) fn unlink(&self, at: VirtAddr) -> Option<Pfn> {
         let (entry, word, Entry::Table(frame)) = self.descend(page_of(at), 2) else { return None };
         if !links::<M>(word, frame) {
             return None;
@@ -30,7 +30,7 @@ impl<M: Machine> Walker<'_, M> {
     ///
     /// An upper table that reaches beyond `range` stays, because other roots may link it. An owner
     /// of the only root widens the range first ([`Walker::widened`]).
-    pub fn free_tables(&self, range: PageRange, give: &mut dyn FnMut(Pfn)) {
+    pub(crate) fn free_tables(&self, range: PageRange, give: &mut dyn FnMut(Pfn)) {
         self.free_in(self.root(), pages_of(range), give)
     }
 

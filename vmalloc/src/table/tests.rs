@@ -252,6 +252,7 @@ fn tables_needed_is_exact_for_the_worst_place() {
         let machine = Boxed::<F>::new(levels);
         let walker = prepared(&machine, &[]);
         assert_eq!(walker.tables_needed(0), 0);
+        assert!(walker.tables_needed(usize::MAX) > usize::MAX >> F::INDEX_BITS, "it saturates");
         for pages in (1..most).step_by(most / 999 + 1) {
             let worst = walker.missing(around(border, 1, pages));
             assert_eq!(walker.tables_needed(pages), worst, "{pages} pages");

@@ -4,11 +4,11 @@ use super::{chunk, explore, link};
 use loom::sync::atomic::{AtomicBool, Ordering::*};
 use loom::thread;
 use std::sync::Arc;
-use vmalloc::frames::{hold, release};
+use vmalloc::internals::chunk::Chunk;
+use vmalloc::internals::lookup::SlotRef;
+use vmalloc::internals::slot::Slot;
+use vmalloc::internals::{hold, release};
 use vmalloc::machine::frames::Page;
-use vmalloc::space::chunk::Chunk;
-use vmalloc::space::slot::Slot;
-use vmalloc::state::lookup::SlotRef;
 
 fn look_up(chunk: &Chunk) -> SlotRef {
     SlotRef::in_chunk(link(chunk), chunk.sequence(), 0)

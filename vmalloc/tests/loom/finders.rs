@@ -5,10 +5,10 @@ use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 use loom::thread;
 use std::sync::Arc;
 use vmalloc::area::{Caller, RegionId};
-use vmalloc::space::chunk::Chunk;
-use vmalloc::space::class::Class;
-use vmalloc::state::batch::Batch;
-use vmalloc::state::lookup::SlotRef;
+use vmalloc::internals::batch::Batch;
+use vmalloc::internals::chunk::Chunk;
+use vmalloc::internals::class::Class;
+use vmalloc::internals::lookup::SlotRef;
 use vmalloc::units::{Node, Pfn, VirtAddr};
 
 /// Broken by `begin` without the release fence, and by `SlotRef::area` without the last

@@ -4,7 +4,7 @@ use super::explore;
 use loom::sync::atomic::{AtomicBool, Ordering::*};
 use loom::thread;
 use std::sync::Arc;
-use vmalloc::flush::{CpuEpoch, FlushEpochs, Holds, Pending};
+use vmalloc::internals::{CpuEpoch, FlushEpochs, Holds, Pending};
 use vmalloc::units::{PageRange, VirtAddr};
 
 /// A CPU, a page's entry, and what the CPU remembers of it.

@@ -4,8 +4,8 @@ use super::explore;
 use loom::sync::atomic::{AtomicBool, Ordering::*};
 use loom::thread;
 use std::sync::Arc;
-use vmalloc::flush::{FlushEpochs, Looks};
-use vmalloc::frames::{hold, release};
+use vmalloc::internals::{FlushEpochs, Looks};
+use vmalloc::internals::{hold, release};
 use vmalloc::machine::frames::Page;
 
 /// Broken by a relaxed `fetch_sub` in `release`, and by one that only acquires.

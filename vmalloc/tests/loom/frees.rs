@@ -5,13 +5,13 @@ use loom::sync::atomic::{AtomicU64, Ordering::*};
 use loom::thread;
 use std::sync::Arc;
 use vmalloc::area::Kind;
-use vmalloc::flush::{CpuEpoch, FlushEpochs, Holds};
-use vmalloc::space::chunk::Chunk;
-use vmalloc::space::remote::{Drained, RemoteFrees};
-use vmalloc::space::slot::{Label, slots_of};
-use vmalloc::state::batch::Batch;
-use vmalloc::state::deferred::Deferred;
-use vmalloc::state::lookup::SlotRef;
+use vmalloc::internals::batch::Batch;
+use vmalloc::internals::chunk::Chunk;
+use vmalloc::internals::deferred::Deferred;
+use vmalloc::internals::lookup::SlotRef;
+use vmalloc::internals::remote::{Drained, RemoteFrees};
+use vmalloc::internals::slot::{Label, slots_of};
+use vmalloc::internals::{CpuEpoch, FlushEpochs, Holds};
 
 /// A slot, as somebody looks it up who wants to free it.
 fn look_up(chunk: &Chunk, slot: u32) -> SlotRef {

@@ -1,18 +1,92 @@
-//! The methods of `Vmalloc` stand in one room: a reader of `api/` has seen all of them.
+//! What the library shows to others.
+//!
+//! - The methods of `Vmalloc` stand in one room: a reader of `api/` has seen all of them.
+//! - Other rooms than [`OPEN`] are private, and those of the middle floor export [`EXPORTS`]
+//!   alone. Proofs and benches see more, through one module that asks for their `--cfg`.
 
 use super::Finding;
 use super::tokens::only_for_tests;
 use super::tree::{Source, Tree};
+use proc_macro2::Ident;
+use quote::ToTokens;
 use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
-use syn::{ItemImpl, ItemMod, Type};
+use syn::{Attribute, Item, ItemImpl, ItemMod, Type, UseTree, Visibility};
 
 const NAME: &str = "Vmalloc";
 /// The room of its methods.
 const ROOM: &str = "api";
 
-/// Methods of `Vmalloc` in another room of the library.
+/// The rooms that others name.
+const OPEN: [&str; 7] = ["area", "error", "frames", "gfp", "machine", "table", "units"];
+/// What others name in rooms of the middle floor.
+const EXPORTS: [(&str, &[&str]); 2] = [
+    ("frames", &["BadMap", "MAX_NODES", "MemoryRange", "STORAGE_ALIGN", "ZoneStats", "Zones"]),
+    ("table", &["Walker", "X86_32", "X86_64"]),
+];
+
+/// Methods of `Vmalloc` in another room of the library, and internals that others can name.
 pub fn check(tree: &Tree) -> Vec<Finding> {
+    let library = |source: &&Source| source.path.starts_with("vmalloc/src/") && !source.test;
+    let internals = tree.sources.iter().filter(library).flat_map(shown);
+    methods(tree).into_iter().chain(internals).collect()
+}
+
+/// Public names that are not among those that others may name.
+fn shown(source: &Source) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let exports = |module: &str| EXPORTS.iter().find(|(room, _)| *room == module);
+    let (modules_alone, allowed): (bool, &[&str]) = match &source.module[..] {
+        [] => (true, &OPEN),
+        [module] => match exports(module) {
+            Some((_, names)) => (false, names),
+            None => return findings,
+        },
+        _ => return findings,
+    };
+    let items = source.ast.items.iter().filter(|item| matches!(item, Item::Mod(_)) || !modules_alone);
+    for (name, line) in items.flat_map(public_names) {
+        if !allowed.contains(&&*name) {
+            findings.push(Finding::new(&source.path, line, format!("{name} is public: it belongs to the internals")));
+        }
+    }
+    findings
+}
+
+/// The names that the item adds to what is public, with their lines. Not the module of the proofs.
+fn public_names(item: &Item) -> Vec<(String, usize)> {
+    let (attrs, vis, names): (&[Attribute], _, _) = match item {
+        Item::Mod(it) => (&it.attrs, &it.vis, vec![it.ident.clone()]),
+        Item::Use(it) => (&it.attrs, &it.vis, leaves(&it.tree)),
+        Item::Struct(it) => (&it.attrs, &it.vis, vec![it.ident.clone()]),
+        Item::Enum(it) => (&it.attrs, &it.vis, vec![it.ident.clone()]),
+        Item::Type(it) => (&it.attrs, &it.vis, vec![it.ident.clone()]),
+        Item::Const(it) => (&it.attrs, &it.vis, vec![it.ident.clone()]),
+        Item::Trait(it) => (&it.attrs, &it.vis, vec![it.ident.clone()]),
+        Item::Fn(it) => (&it.attrs, &it.vis, vec![it.sig.ident.clone()]),
+        _ => return Vec::new(),
+    };
+    let public = matches!(vis, Visibility::Public(_)) && !attrs.iter().any(is_for_proofs);
+    names.into_iter().filter(|_| public).map(|name| (name.to_string(), name.span().start().line)).collect()
+}
+
+fn is_for_proofs(attr: &Attribute) -> bool {
+    attr.path().is_ident("cfg") && attr.meta.to_token_stream().to_string().contains("internals")
+}
+
+/// The names that a `use` brings.
+fn leaves(tree: &UseTree) -> Vec<Ident> {
+    match tree {
+        UseTree::Path(path) => leaves(&path.tree),
+        UseTree::Name(name) => vec![name.ident.clone()],
+        UseTree::Rename(rename) => vec![rename.rename.clone()],
+        UseTree::Glob(glob) => vec![Ident::new("everything", glob.star_token.span())],
+        UseTree::Group(group) => group.items.iter().flat_map(leaves).collect(),
+    }
+}
+
+/// Methods of `Vmalloc` in another room of the library.
+fn methods(tree: &Tree) -> Vec<Finding> {
     let elsewhere = |source: &&Source| {
         source.path.starts_with("vmalloc/src/")
             && !source.test
@@ -75,6 +149,30 @@ mod tests {
         ] {
             assert_eq!(said("path", text), found, "{text}");
         }
+    }
+
+    #[test]
+    fn internals_that_others_can_name_are_found() {
+        let shown = |path: &str, text: &str| {
+            let tree = if path.ends_with("lib.rs") {
+                Tree::of(&[(path, text)])
+            } else {
+                Tree::of(&[("vmalloc/src/lib.rs", "pub mod frames; pub mod table;"), (path, text)])
+            };
+            check(&tree).into_iter().map(|finding| finding.to_string()).collect::<Vec<_>>()
+        };
+        let (root, room) = ("vmalloc/src/lib.rs", "vmalloc/src/table.rs");
+        let found = |path, line, name| [format!("{path}:{line}: {name} is public: it belongs to the internals")];
+        assert_eq!(shown(root, "pub mod units {}\npub mod space {}"), found(root, 2, "space"));
+        assert_eq!(shown(root, "#[cfg(unix)] pub mod space {}"), found(root, 1, "space"));
+        assert_eq!(shown(room, "mod range;\npub mod walk {}"), found(room, 2, "walk"));
+        assert_eq!(shown(room, "pub use range::{\nPteRange};"), found(room, 2, "PteRange"));
+        assert_eq!(shown(room, "pub use range::*;"), found(room, 1, "everything"));
+        assert_eq!(shown(room, "pub struct Gap;"), found(room, 1, "Gap"));
+        let none = [""; 0];
+        assert_eq!(shown(root, "pub mod area {} mod space {} pub use space::A;"), none);
+        assert_eq!(shown(root, "#[cfg(any(loom, internals))] pub mod internals { pub use crate::space; }"), none);
+        assert_eq!(shown(room, "pub use format::X86_32; pub struct Walker; pub(crate) struct Gap; struct A;"), none);
     }
 
     #[test]

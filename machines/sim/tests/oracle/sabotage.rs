@@ -8,7 +8,7 @@
 use super::{Setup, Tables};
 use std::cell::Cell;
 use std::panic::catch_unwind;
-use vmalloc::sync::interleave::{Hooks, Rule, install};
+use vmalloc::internals::interleave::{Hooks, Rule, install};
 use vmalloc::table::X86_64;
 use vmalloc::{Placement, Policy};
 use vmalloc_sim::Sabotage;

@@ -11,7 +11,7 @@ const WANT: Want = Want { order: 0, zone: ZoneKind::HighMem, node: Node(0), this
 
 /// Empties a magazine, a few frames at a time (L3).
 fn drain(magazine: &mut Magazine, machine: &ZoneMachine) {
-    while !magazine.is_empty() {
+    while magazine.len() != 0 {
         let (before, given) = (magazine.len(), magazine.give_some(machine));
         assert!((1..=MAX_BULK).contains(&given) && magazine.len() + given == before, "L3");
     }
@@ -163,7 +163,7 @@ impl World {
         unsafe { self.machine.frames().free_bulk(&self.held) }
         let source = &self.machine.frames;
         assert_eq!((source.zones.free_now(), source.inner().bad_frees()), (source.zones.total(), 0));
-        assert!(self.magazines.iter().all(Magazine::is_empty) && self.depot.frames() == 0);
+        assert!(self.magazines.iter().all(|magazine| magazine.len() == 0) && self.depot.frames() == 0);
     }
 }
 
@@ -284,7 +284,7 @@ fn frames_of_other_nodes_go_straight_back() {
         world.magazines[0].push(&world.machine, &world.depot, frames[0]);
         accept(&mut world.magazines[0], &world.machine, &world.depot, 3, &frames[1..]);
     }
-    assert!(world.magazines[0].is_empty());
+    assert_eq!(world.magazines[0].len(), 0);
     assert!(!world.magazines[0].serves(far) && world.magazines[0].serves(WANT));
     assert!(!world.magazines[0].serves(Want { this_node: true, ..WANT }));
     world.end();
