@@ -126,6 +126,7 @@ const fn errno_of(error: &AllocError) -> Errno {
         | AllocError::BadFrame(_)
         | AllocError::SameFrame(_)
         | AllocError::NotOut(_)
+        | AllocError::NoAliases
         | AllocError::BadNode { .. } => Errno::EINVAL,
         AllocError::BadRange { .. } => Errno::ERANGE,
         AllocError::TooLarge { .. } => Errno::E2BIG,

@@ -59,6 +59,11 @@ pub enum AllocError {
     SameFrame(Pfn),
     /// The area would own this frame, but the machine's source has not allocated it.
     NotOut(Pfn),
+    /// The machine cannot map a frame at a second address ([`Machine::ALIASES`]): the call maps
+    /// frames that its caller names. Allocate an area and copy into it, or use another machine.
+    ///
+    /// [`Machine::ALIASES`]: crate::machine::Machine::ALIASES
+    NoAliases,
     /// There is no such node.
     BadNode {
         /// The node of the request.
@@ -112,6 +117,9 @@ impl fmt::Display for AllocError {
             AllocError::BadFrame(frame) => write!(f, "no entry can name {frame:?}"),
             AllocError::SameFrame(frame) => write!(f, "{frame:?} is given twice, and can be taken over once"),
             AllocError::NotOut(frame) => write!(f, "{frame:?} is no frame that was given out"),
+            AllocError::NoAliases => f.write_str(
+                "this machine cannot map given frames: a page is its own frame; allocate an area and copy, or use a machine with aliases",
+            ),
             AllocError::BadNode { node, nodes } => write!(f, "no node {}: there are {nodes}", node.0),
             AllocError::WouldWait(context) => write!(f, "would have to wait for a flush, but runs in {context:?}"),
             AllocError::WrongContext(context) => write!(f, "this CPU is inside a call already ({context:?})"),

@@ -116,6 +116,11 @@ pub unsafe trait Machine: Sync + Sized {
     /// whether a signal handler has interrupted a call.
     const THREADS: bool = false;
 
+    /// Whether a frame can be mapped at two addresses. Where it cannot, a page is its own frame
+    /// (private memory of a process). Then the library allocates areas and reserves addresses, and
+    /// refuses every call that maps frames which its caller names.
+    const ALIASES: bool = true;
+
     /// The frames.
     fn frames(&self) -> &Self::Frames;
     /// The root table.

@@ -39,6 +39,8 @@ pub unsafe trait Source<F>: Sync + Sized {
     type Frames: Frames;
     /// Whether a request to clear a page does so.
     const CLEARS: bool = true;
+    /// [`Machine::ALIASES`].
+    const ALIASES: bool = true;
 
     /// The allocator.
     fn frames(&self) -> &Self::Frames;
@@ -95,6 +97,8 @@ unsafe impl<F: Format, S: Source<F>> Machine for Host<F, S> {
     type Table = F;
     type Frames = S::Frames;
     type Lock = TestLock;
+
+    const ALIASES: bool = S::ALIASES;
 
     #[inline]
     fn frames(&self) -> &S::Frames {
@@ -198,9 +202,30 @@ unsafe impl<F> Source<F> for HostPages {
     }
     #[inline]
     fn bytes(_: &Host<F, HostPages>, frame: Pfn) -> NonNull<u8> {
-        debug_assert!(frame.0 != 0, "frame 0 is nobody's");
-        // SAFETY: no page of the host lies at 0.
-        unsafe { NonNull::new_unchecked(with_exposed_provenance_mut(frame.phys() as usize)) }
+        host_page(frame)
+    }
+}
+
+#[inline]
+fn host_page(frame: Pfn) -> NonNull<u8> {
+    debug_assert!(frame.0 != 0, "frame 0 is nobody's");
+    // SAFETY: no page of the host lies at 0.
+    unsafe { NonNull::new_unchecked(with_exposed_provenance_mut(frame.phys() as usize)) }
+}
+
+/// Host pages for the bookkeeping of a machine without aliases.
+#[derive(Default)]
+pub struct Window(pub HostPages);
+
+// SAFETY: M2: those are host pages.
+unsafe impl<F> Source<F> for Window {
+    type Frames = HostPages;
+    const ALIASES: bool = false;
+    fn frames(&self) -> &HostPages {
+        &self.0
+    }
+    fn bytes(_: &Host<F, Window>, frame: Pfn) -> NonNull<u8> {
+        host_page(frame)
     }
 }
 

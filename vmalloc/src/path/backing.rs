@@ -11,6 +11,9 @@
 //! A machine whose MMU does not read the entries ([`Machine::MIRRORED`]) is told of each
 //! run of adjacent frames when its entries are written, and may refuse it.
 
+#[cfg(test)]
+mod tests;
+
 use crate::area::Req;
 use crate::error::{AllocError, Shortage};
 use crate::frames::{Runs, hold_known, release};
@@ -150,6 +153,9 @@ impl<M: Machine, const HELD: bool> Backing<M> for Given<'_, HELD> {
 
     #[inline(always)]
     fn check(self, _machine: &M, _pages: usize) -> Result<(), AllocError> {
+        if !M::ALIASES {
+            return Err(AllocError::NoAliases);
+        }
         nameable::<M>(self.0)
     }
 
@@ -189,6 +195,9 @@ impl<M: Machine> Backing<M> for Device {
     /// A device is no memory (frames with descriptors are somebody's), and ends where
     /// entries can still name it.
     fn check(self, machine: &M, pages: usize) -> Result<(), AllocError> {
+        if !M::ALIASES {
+            return Err(AllocError::NoAliases);
+        }
         let last = self.0.0.checked_add(pages as u64 - 1).map_or(Pfn(u64::MAX), Pfn);
         if !is_nameable::<M>(last) {
             return Err(AllocError::BadFrame(last));
