@@ -15,6 +15,7 @@
 //!   family     vzalloc, vmalloc_user, …       realloc   blocks that grow and shrink
 //!   kvmalloc   slab or area                   vmap      frames that are there already
 //!   user       areas in user space            vread     whatever is there now
+//!   names      functions over a static of the embedder's: `traditional_names!`
 //!   walk       page tables, level by level    listing   /proc/vmallocinfo
 //!   ioremap    devices in such areas          early     areas before the instance serves
 //!   notify     who is asked for help          historic  the allocators of 2.6 and 3.0
@@ -80,6 +81,7 @@ mod listing;
 mod map;
 mod mapping;
 mod memory;
+mod names;
 mod notify;
 mod pool;
 mod radix;
@@ -96,6 +98,8 @@ mod vread;
 mod walk;
 mod warn;
 
+#[doc(hidden)]
+pub use ::vmalloc;
 pub use area::Removed;
 pub use array::PageArray;
 pub use call::{Argument, Call, Value};

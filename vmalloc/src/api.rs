@@ -6,6 +6,5 @@ pub(crate) mod frame;
 pub(crate) mod hooks;
 pub(crate) mod instance;
 pub(crate) mod map;
-mod names;
 pub(crate) mod owned;
 pub(crate) mod query;

@@ -10,6 +10,7 @@ mod common;
 mod failures;
 mod family;
 mod listing;
+mod names;
 mod realloc;
 mod slab;
 mod steps;

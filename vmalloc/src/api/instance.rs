@@ -96,11 +96,6 @@ impl<M: Machine> Vmalloc<M> {
     pub fn policy(&self) -> Policy {
         self.ctx().map_or(Policy::Unmap, |ctx| ctx.core.policy())
     }
-
-    /// A warning for the machine's log.
-    pub fn warn(&self, line: core::fmt::Arguments<'_>) {
-        self.machine.log(Level::Warn, line)
-    }
 }
 
 /// Out of line, so that the branch stays one.

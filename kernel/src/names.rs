@@ -7,19 +7,24 @@
 /// and log errors where those warned.
 ///
 /// ```ignore
-/// pub mod kernel_names { vmalloc::traditional_names!(super::VM); }
+/// pub mod kernel_names { vmalloc_kernel::traditional_names!(super::VM); }
 /// ```
 #[macro_export]
 macro_rules! traditional_names {
     ($vm:path) => {
         use core::ptr::{NonNull, null_mut};
-        use $crate::area::Req;
-        use $crate::gfp::Gfp;
-        use $crate::machine::format::MemType;
-        use $crate::units::{Node, Pfn};
+        use $crate::vmalloc::area::Req;
+        use $crate::vmalloc::gfp::Gfp;
+        use $crate::vmalloc::machine::format::MemType;
+        use $crate::vmalloc::machine::{Level, Machine as _};
+        use $crate::vmalloc::units::{Node, Pfn};
 
         fn or_null<E>(made: Result<NonNull<u8>, E>) -> *mut u8 {
             made.map_or(null_mut(), NonNull::as_ptr)
+        }
+
+        fn warn(line: core::fmt::Arguments<'_>) {
+            $vm.machine().log(Level::Warn, line)
         }
 
         fn node(node: i32) -> Option<Node> {
@@ -67,7 +72,7 @@ macro_rules! traditional_names {
             let Some(at) = NonNull::new(at.cast_mut()) else { return };
             // SAFETY: the caller's promise.
             if let Err(error) = unsafe { $vm.free(at) } {
-                $vm.warn(format_args!("Trying to vfree() {error}"));
+                warn(format_args!("Trying to vfree() {error}"));
             }
         }
 
@@ -90,7 +95,7 @@ macro_rules! traditional_names {
             let Some(at) = NonNull::new(at.cast_mut()) else { return };
             // SAFETY: the caller's promise.
             if let Err(error) = unsafe { $vm.vunmap(at) } {
-                $vm.warn(format_args!("Trying to vunmap() {error}"));
+                warn(format_args!("Trying to vunmap() {error}"));
             }
         }
 
@@ -113,7 +118,7 @@ macro_rules! traditional_names {
             let Some(at) = NonNull::new(at.cast_mut()) else { return };
             // SAFETY: the caller's promise.
             if let Err(error) = unsafe { $vm.unmap_ram(at, count) } {
-                $vm.warn(format_args!("vm_unmap_ram: {error}"));
+                warn(format_args!("vm_unmap_ram: {error}"));
             }
         }
 
@@ -132,7 +137,7 @@ macro_rules! traditional_names {
             let Some(at) = NonNull::new(at.cast_mut()) else { return };
             // SAFETY: the caller's promise.
             if let Err(error) = unsafe { $vm.iounmap(at) } {
-                $vm.warn(format_args!("iounmap: bad address {at:p}: {error}"));
+                warn(format_args!("iounmap: bad address {at:p}: {error}"));
             }
         }
 
