@@ -62,17 +62,6 @@ impl Kind {
         (self == Kind::Stack) as u32
     }
 
-    /// The traditional `vm_struct` flags.
-    pub const fn flags(self) -> VmFlags {
-        match self {
-            Kind::Vmalloc | Kind::Stack => VmFlags::ALLOC,
-            Kind::Vmap => VmFlags::MAP,
-            Kind::VmapOwned => VmFlags::MAP.union(VmFlags::MAP_PUT_PAGES),
-            Kind::MapRam | Kind::Reserved => VmFlags::empty(),
-            Kind::Ioremap => VmFlags::IOREMAP,
-        }
-    }
-
     /// The word in the traditional listing.
     pub const fn word(self) -> &'static str {
         match self {
@@ -82,27 +71,6 @@ impl Kind {
             Kind::Ioremap => "ioremap",
             Kind::Reserved => "",
         }
-    }
-}
-
-bitflags::bitflags! {
-    /// The flags of a traditional `vm_struct`, with their traditional values.
-    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-    pub struct VmFlags: u32 {
-        /// Made by `ioremap` and the like.
-        const IOREMAP = 0x1;
-        /// Made by `vmalloc`.
-        const ALLOC = 0x2;
-        /// Made by `vmap`.
-        const MAP = 0x4;
-        /// May be mapped to user space.
-        const USERMAP = 0x8;
-        /// Not complete yet. Listings skip it.
-        const UNINITIALIZED = 0x20;
-        /// No unmapped page after the area.
-        const NO_GUARD = 0x40;
-        /// `vfree` frees the frames.
-        const MAP_PUT_PAGES = 0x200;
     }
 }
 
@@ -364,14 +332,6 @@ impl Info {
     pub fn size(&self) -> usize {
         self.pages.saturating_add((self.guard == Guard::After) as usize) << PAGE_SHIFT
     }
-
-    /// The traditional flags.
-    pub fn flags(&self) -> VmFlags {
-        match self.guard {
-            Guard::After => self.kind.flags(),
-            Guard::None => self.kind.flags() | VmFlags::NO_GUARD,
-        }
-    }
 }
 
 /// The answer to "what is this address?".
@@ -475,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn the_size_counts_the_guard_and_the_flags_tell_its_absence() {
+    fn the_size_counts_the_guard() {
         let info = Info {
             start: VirtAddr(0x1000),
             bytes: 5000,
@@ -488,8 +448,8 @@ mod tests {
             phys: None,
             region: RegionId(0),
         };
-        assert_eq!((info.size(), info.flags()), (12288, VmFlags::ALLOC));
+        assert_eq!(info.size(), 12288);
         let bare = Info { guard: Guard::None, ..info };
-        assert_eq!((bare.size(), bare.flags()), (8192, VmFlags::ALLOC | VmFlags::NO_GUARD));
+        assert_eq!(bare.size(), 8192);
     }
 }

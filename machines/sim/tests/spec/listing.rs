@@ -2,7 +2,7 @@
 //! numbers, and the words of its errors.
 
 use crate::common::{PAGE, REGION, START, addr, at, boot, lines_up, page_of, place, quiet};
-use vmalloc::area::{Guard, VmFlags};
+use vmalloc::area::Guard;
 use vmalloc::machine::format::MemType;
 use vmalloc::units::{Node, Pfn, VirtAddr};
 use vmalloc::{AllocError, Caller, Config, FreeError, Info, Kind, Placement, Req, What};
@@ -85,7 +85,6 @@ fn a_snapshot_tells_all_that_was_asked_for() {
     let Info { start, bytes, pages, kind, guard, caller, freer, phys, .. } = info;
     assert_eq!((start, bytes, pages, kind, guard), (addr(area), 5000, 2, Kind::Vmalloc, Guard::None));
     assert_eq!((place(caller), freer, phys), (asked, None, None));
-    assert_eq!(info.flags(), VmFlags::ALLOC | VmFlags::NO_GUARD);
     assert_eq!(rig.find(page_of(area, 2).0), None);
     assert!(rig.areas().eq([info]));
 }
