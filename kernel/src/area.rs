@@ -229,7 +229,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         if pages.pages > (area_end - start) >> PAGE_SHIFT {
             return Err(Error::OutsideArea { start, end, area: info.start.0, area_end });
         }
-        self.record(info.start.0).ok_or(Error::NoArea(start))
+        self.record_of(&info).ok_or(Error::NoArea(start))
     }
 }
 

@@ -12,8 +12,9 @@
 //!   area       addresses by themselves        mapping   parts of them, bound and unbound
 //!   vm_struct  what is known of an area       array     its pages as an array
 //!   slab       kmalloc and its siblings       vfree     the end of all of them
-//!   family     vzalloc, vmalloc_user, …       realloc   blocks that grow and shrink
-//!   kvmalloc   slab or area                   vmap      frames that are there already
+//!   family     vzalloc, vmalloc_user, …       vrealloc  areas that grow and shrink
+//!   kvmalloc   slab or area                   realloc   krealloc, kvrealloc
+//!   vmap       frames that are there already
 //!   user       areas in user space            vread     whatever is there now
 //!   names      functions over a static of the embedder's: `traditional_names!`
 //!   walk       page tables, level by level    listing   /proc/vmallocinfo
@@ -95,6 +96,7 @@ mod vfree;
 mod vm_struct;
 mod vmap;
 mod vread;
+mod vrealloc;
 mod walk;
 mod warn;
 

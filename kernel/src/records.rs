@@ -4,6 +4,12 @@
 //! traditional `vm_struct` says more: flags that callers set, an array of pages, the
 //! bytes that were asked for. Areas that have any of it have a record, which is found
 //! by the page where they start. An area without a record is the library's alone.
+//!
+//! # Rules
+//! - **J7** A record knows by which request its area was made. Whoever frees an area past
+//!   this crate, by the library's own `free`, leaves its record behind: the record is told
+//!   from that of the next area there, is nobody's, and what it has goes back when it is met,
+//!   or when the subsystem is dropped.
 
 use crate::array::PageArray;
 use crate::error::Error;
@@ -13,6 +19,7 @@ use crate::host::Host;
 use crate::kernel::Kernel;
 use crate::map::Map;
 use vmalloc::machine::Machine;
+use vmalloc::{Caller, Info, Kind};
 
 /// The records, by the page where their areas start.
 pub(crate) type Records = Map<Record>;
@@ -48,24 +55,68 @@ pub(crate) struct Record {
     pub(crate) phys: Option<u64>,
     /// The flush that covers what was unmapped last; 0 = none is owed.
     pub(crate) stale: usize,
+    /// The request by which the area was made (J7).
+    made: Option<Made>,
+}
+
+/// What an area has from the request that made it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Made {
+    kind: Kind,
+    caller: Caller,
+}
+
+impl Made {
+    fn of(info: &Info) -> Made {
+        Made { kind: info.kind, caller: info.caller }
+    }
 }
 
 impl Record {
     /// A record of an area that starts there.
     pub(crate) fn new(start: usize, flags: VmFlags, built: Built, requested: usize) -> Record {
-        Record { start, flags, built, array: None, nr_pages: 0, requested, phys: None, stale: 0 }
+        Record { start, flags, built, array: None, nr_pages: 0, requested, phys: None, stale: 0, made: None }
+    }
+
+    /// Whether it is the record of this area, and not of one that was there before (J7).
+    pub(crate) fn is_of(&self, info: &Info) -> bool {
+        self.start == info.start.0 && self.made == Some(Made::of(info))
     }
 }
 
 impl<M: Machine, H: Host> Kernel<'_, M, H> {
-    /// Adds a record.
-    pub(crate) fn keep_record(&self, record: Record, gfp: GfpFlags) -> Result<(), Error> {
+    /// Adds the record of an area that has none.
+    pub(crate) fn keep_record(&self, mut record: Record, gfp: GfpFlags) -> Result<(), Error> {
         let machine = self.machine();
         let at = (record.start, gfp);
+        let info = self.vm.find(record.start).ok_or(Error::NoArea(record.start))?;
+        record.made = Some(Made::of(&info));
+        self.forget_left_over(record.start)?;
         self.stocked(&self.records, at, |records| _ = records.add(machine, record.start, record))
     }
 
-    /// A copy of the record of the area that starts at `start`.
+    /// What an earlier area has left behind at `start`, where one was made a moment ago, is
+    /// nobody's (J7).
+    pub(crate) fn forget_left_over(&self, start: usize) -> Result<(), Error> {
+        if let Some(left) = self.take_record(start, |_| true)? {
+            self.free_left_over(&left);
+        }
+        Ok(())
+    }
+
+    /// A copy of the record of an area. One that an earlier area there has left behind is taken
+    /// out (J7).
+    pub(crate) fn record_of(&self, info: &Info) -> Option<Record> {
+        let record = self.record(info.start.0)?;
+        if record.is_of(info) {
+            return Some(record);
+        }
+        let left = self.take_record(record.start, |now| *now == record).ok().flatten();
+        left.inspect(|left| self.free_left_over(left));
+        None
+    }
+
+    /// A copy of the record for the area that starts at `start`.
     pub(crate) fn record(&self, start: usize) -> Option<Record> {
         self.with_record(start, |record| *record)
     }
@@ -106,8 +157,8 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
             // SAFETY: what the map names is a record, and nobody else is inside.
             let start = unsafe { record.as_ref() }.start;
             if let Some(record) = self.records.get_mut().remove(machine, start) {
-                let freed = self.free_recorded(record);
-                debug_assert!(freed.is_ok(), "it was ours: {freed:?}");
+                // What was freed past this crate is an error that nobody waits for (J7).
+                let _ = self.free_recorded(record);
             }
         }
         let vm = self.vm;

@@ -9,7 +9,7 @@ use crate::kernel::Kernel;
 use crate::records::{Built, Record};
 use core::ptr::{NonNull, with_exposed_provenance_mut};
 use vmalloc::machine::Machine;
-use vmalloc::units::PAGE_SIZE;
+use vmalloc::units::{PAGE_SIZE, VirtAddr};
 use vmalloc::{FreeError, Kind};
 
 impl<M: Machine, H: Host> Kernel<'_, M, H> {
@@ -116,8 +116,10 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
 
     /// Frees an area whose record was taken out.
     pub(crate) fn free_recorded(&self, record: Record) -> Result<(), Error> {
-        let info = self.vm.find(record.start).filter(|info| info.start.0 == record.start);
-        let info = info.ok_or(Error::Free(FreeError::NotAnArea(vmalloc::units::VirtAddr(record.start))))?;
+        let Some(info) = self.vm.find(record.start).filter(|info| record.is_of(info)) else {
+            self.free_left_over(&record);
+            return Err(Error::Free(FreeError::NotAnArea(VirtAddr(record.start))));
+        };
         match record.built {
             Built::ByParts => {
                 self.unmap_all(&record, info.range().bytes());
@@ -134,6 +136,18 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
             self.free_array(array);
         }
         Ok(())
+    }
+
+    /// Frees what a record has whose area was freed past this crate (J7). The library has
+    /// unbound the pages of one by parts, and frames wait for their flush.
+    pub(crate) fn free_left_over(&self, record: &Record) {
+        if record.built == Built::ByParts {
+            self.free_pages_of(record);
+        }
+        if let Some(array) = &record.array {
+            self.free_array(array);
+        }
+        self.host.untracked(record.start);
     }
 
     /// Gives the frames back that an area by parts has as its own. CPUs may still reach

@@ -94,7 +94,7 @@ fn guard_flag(info: &Info) -> VmFlags {
 
 impl<M: Machine, H: Host> Kernel<'_, M, H> {
     pub(crate) fn vm_struct(&self, info: &Info) -> VmStruct {
-        VmStruct::new(info, self.record(info.start.0).as_ref())
+        VmStruct::new(info, self.record_of(info).as_ref())
     }
 
     /// The area that holds `at`, interior addresses too. What is mapped for a short

@@ -13,7 +13,7 @@ use core::ptr::NonNull;
 use vmalloc::area::Req;
 use vmalloc::machine::Machine;
 use vmalloc::machine::frames::Frames;
-use vmalloc::units::Pfn;
+use vmalloc::units::{PAGE_SIZE, Pfn};
 use vmalloc::{AllocError, Caller, Gfp};
 
 impl<M: Machine, H: Host> Kernel<'_, M, H> {
@@ -72,15 +72,26 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     fn note_mapping(&self, at: NonNull<u8>, flags: VmFlags, pages: usize) -> Result<(), Error> {
         let known = VmFlags::MAP | VmFlags::MAP_PUT_PAGES;
         if known.contains(flags) {
-            return Ok(());
+            return self.forget_left_over(at.addr().get()).inspect_err(|_| self.undo_mapping(at, flags, pages));
         }
-        let mut record = Record::new(at.addr().get(), flags, Built::Whole, pages * vmalloc::units::PAGE_SIZE);
+        let mut record = Record::new(at.addr().get(), flags, Built::Whole, pages * PAGE_SIZE);
         record.nr_pages = if flags.contains(VmFlags::MAP_PUT_PAGES) { pages } else { 0 };
-        self.keep_record(record, GfpFlags::KERNEL).inspect_err(|_| {
+        self.keep_record(record, GfpFlags::KERNEL).inspect_err(|_| self.undo_mapping(at, flags, pages))
+    }
+
+    /// Unmaps what was mapped a moment ago; its frames are their giver's again.
+    fn undo_mapping(&self, at: NonNull<u8>, flags: VmFlags, pages: usize) {
+        let undone = if flags.contains(VmFlags::MAP_PUT_PAGES) {
+            // The area gives one hold on each frame up: the giver's is a new one.
+            let held = (0..pages).filter_map(|n| self.vm.hold_frame(at.addr().get() + n * PAGE_SIZE)).count();
+            debug_assert_eq!(held, pages, "each page has its frame");
             // SAFETY: V1: nobody knows it yet.
-            let undone = unsafe { self.vm.vunmap(at) };
-            debug_assert!(undone.is_ok() || flags.contains(VmFlags::MAP_PUT_PAGES), "it was mapped a moment ago");
-        })
+            unsafe { self.vm.free(at) }
+        } else {
+            // SAFETY: V1: nobody knows it yet.
+            unsafe { self.vm.vunmap(at) }
+        };
+        debug_assert!(undone.is_ok(), "it was mapped a moment ago: {undone:?}");
     }
 
     /// As [`Kernel::vmap`] with VM_MAP_PUT_PAGES, for the frames of an array, which is
@@ -103,9 +114,9 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         debug_assert!(freed.is_ok(), "the list was ours: {freed:?}");
         let at = mapped?;
         let flags = VmFlags::MAP | VmFlags::MAP_PUT_PAGES;
-        let mut record = Record::new(at.addr().get(), flags, Built::Whole, array.len() * vmalloc::units::PAGE_SIZE);
+        let mut record = Record::new(at.addr().get(), flags, Built::Whole, array.len() * PAGE_SIZE);
         (record.array, record.nr_pages) = (Some(*array), array.len());
-        self.keep_record(record, GfpFlags::KERNEL | GfpFlags::NOFAIL)?;
+        self.keep_record(record, GfpFlags::KERNEL).inspect_err(|_| self.undo_mapping(at, flags, array.len()))?;
         Ok(at)
     }
 

@@ -59,7 +59,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
 
     fn content(&self, info: &Info) -> Content {
         const UNREAD: VmFlags = VmFlags::SPARSE.union(VmFlags::IOREMAP);
-        let flags = self.record(info.start.0).map_or(VmFlags::empty(), |record| record.flags);
+        let flags = self.record_of(info).map_or(VmFlags::empty(), |record| record.flags);
         match info.kind {
             _ if flags.contains(VmFlags::UNINITIALIZED) => Content::Unready,
             Kind::Ioremap => Content::Unread,

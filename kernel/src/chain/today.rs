@@ -81,10 +81,10 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         Ok(at)
     }
 
-    /// The size is not 0 and not above what the machine has; else that is told.
-    fn told_size(&self, request: &Request) -> Result<(), Error> {
+    /// The page-aligned size, which is not 0 and not above what the machine has; else that is told.
+    pub(crate) fn told_size(&self, request: &Request) -> Result<usize, Error> {
         let size = request.size;
-        self.checked_size(size).map(drop).inspect_err(|error| match error {
+        self.checked_size(size).inspect_err(|error| match error {
             Error::ExceedsTotal { .. } => {
                 self.warn_alloc(request.gfp_mask, format_args!("vmalloc error: size {size}, exceeds total pages"));
             }
@@ -127,7 +127,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     }
 
     /// Says which step was refused.
-    fn tell_failure(&self, request: &Request, error: &AllocError, tries_on: bool) {
+    pub(crate) fn tell_failure(&self, request: &Request, error: &AllocError, tries_on: bool) {
         let (size, gfp) = (request.size, request.gfp_mask);
         let again = if tries_on { ". Retrying." } else { "" };
         match *error {
@@ -152,11 +152,10 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     /// Flags that the library does not know are kept beside it.
     fn note_flags(&self, at: NonNull<u8>, request: &Request) -> Result<(), Error> {
         use crate::flags::VmFlags;
-        let flags = request.vm_flags.difference(VmFlags::NO_GUARD);
+        let (flags, start) = (request.vm_flags.difference(VmFlags::NO_GUARD), at.addr().get());
         if flags.is_empty() {
-            return Ok(());
+            return self.forget_left_over(start);
         }
-        let start = at.addr().get();
         let mut record = Record::new(start, flags | VmFlags::ALLOC, Built::Whole, request.size);
         record.nr_pages = request.size.div_ceil(PAGE_SIZE);
         self.keep_record(record, request.gfp_mask)

@@ -5,6 +5,8 @@ use vmalloc::machine::Machine;
 use vmalloc::machine::format::MemType;
 use vmalloc::machine::frames::Frames;
 use vmalloc::units::{Node, PAGE_SIZE, Pfn, VirtAddr};
+#[cfg(debug_assertions)]
+use vmalloc_kernel::PageArray;
 use vmalloc_kernel::{Errno, Error, GfpFlags, Kern, Pgprot, Request, UserMapping, VmFlags};
 use vmalloc_sim::{Bank, Rates, Sim};
 
@@ -129,6 +131,38 @@ fn with_map_put_pages_vfree_frees_frames_and_array() {
     rig.stamp(mapped, 600, 4);
     vfree(&kernel, mapped).unwrap();
     assert_eq!(kernel.vmlist().count(), 0);
+}
+
+#[cfg(debug_assertions)]
+#[test]
+fn each_refusal_of_a_mapping_that_takes_frames_over_leaves_them_to_their_giver() {
+    let rig = quiet();
+    let kernel = rig.kernel();
+    let array_of = |pages: usize| {
+        let area = kernel.v2_6().vmalloc(pages * PAGE).map(number).unwrap();
+        // SAFETY: Y1: nobody uses it.
+        unsafe { kernel.remove_vm_area(area) }.unwrap().pages.unwrap()
+    };
+    // SAFETY: Y5: frames and array are handed over.
+    let put = |array: &PageArray| unsafe { kernel.vmap_put_pages(array, Pgprot::KERNEL) };
+    // Records come 31 or so in a frame: some of these maps have to ask for one.
+    let mut made = Vec::new();
+    for _ in 0..60 {
+        let array = array_of(3);
+        let before = rig.state();
+        for n in 1.. {
+            rig.sim.faults().fail_from(n);
+            let mapped = put(&array);
+            rig.sim.faults().fail_at(0);
+            if let Ok(mapped) = mapped {
+                made.push(number(mapped));
+                break;
+            }
+            assert_eq!(rig.state(), before, "refusal {n}");
+        }
+    }
+    made.into_iter().for_each(|mapped| vfree(&kernel, mapped).unwrap());
+    rig.state();
 }
 
 #[test]

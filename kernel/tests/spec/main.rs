@@ -11,6 +11,7 @@ mod failures;
 mod family;
 mod listing;
 mod names;
+mod past;
 mod realloc;
 mod slab;
 mod steps;

@@ -1,7 +1,11 @@
 //! Blocks that grow and shrink: in place where they have room, else by moving frames.
 
 use crate::common::*;
-use vmalloc_kernel::{Error, GfpFlags, Kern, VmFlags};
+use vmalloc::machine::Machine as _;
+use vmalloc::machine::frames::Frames;
+use vmalloc::units::Node;
+use vmalloc_kernel::{Error, GfpFlags, Kern, Pgprot, Request, VmFlags};
+use vmalloc_sim::Sim;
 
 fn vrealloc(kernel: &Tested<'_>, area: usize, size: usize, gfp: GfpFlags) -> Result<usize, Error> {
     // SAFETY: Y4: tests use what is returned.
@@ -29,17 +33,142 @@ fn vrealloc_within_the_mapped_pages_stays_in_place() {
     let kernel = rig.kernel();
     let area = kernel.vzalloc(4 * PAGE).map(number).unwrap();
     rig.stamp(area, 4, 77);
-    for size in [PAGE, 2 * PAGE + 1, 1, 4 * PAGE] {
+    for size in [3 * PAGE + 1, 4 * PAGE - 9, 4 * PAGE] {
         assert_eq!(vrealloc(&kernel, area, size, GFP), Ok(area));
         assert_eq!(kernel.find_vm_area(area).unwrap().requested_size, size);
     }
     rig.check_stamps(area, 4, 77);
     // Bytes that are gained with ZERO are clear.
-    assert_eq!(vrealloc(&kernel, area, 2 * PAGE, GFP), Ok(area));
+    assert_eq!(vrealloc(&kernel, area, 3 * PAGE + 8, GFP), Ok(area));
     assert_eq!(vrealloc(&kernel, area, 4 * PAGE, GFP | GfpFlags::ZERO), Ok(area));
-    rig.check_stamps(area, 2, 77);
-    rig.assert_zero(area + 2 * PAGE, 2 * PAGE);
+    rig.check_stamps(area, 4, 77);
+    rig.assert_zero(area + 3 * PAGE + 8, PAGE - 8);
     vfree(&kernel, area).unwrap();
+}
+
+#[test]
+fn shrinking_an_area_of_the_librarys_own_gives_pages_back_in_place() {
+    let rig = rig(2);
+    let kernel = rig.kernel();
+    for pages in [4, 100, 1000] {
+        let area = kernel.vzalloc(pages * PAGE).map(number).unwrap();
+        rig.stamp(area, pages, 9);
+        kernel.pages(area, GFP).unwrap();
+        let before = rig.state().1;
+        assert_eq!(vrealloc(&kernel, area, PAGE + 1, GFP), Ok(area));
+        let view = kernel.find_vm_area(area).unwrap();
+        assert_eq!((view.nr_pages, view.requested_size, view.size), (2, PAGE + 1, 3 * PAGE));
+        rig.check_stamps(area, 2, 9);
+        assert_eq!(kernel.vmalloc_to_page(area + 2 * PAGE), None);
+        assert!(before - rig.state().1 >= pages - 2, "frames are the machine's again");
+        assert_eq!(kernel.pages(area, GFP).unwrap().len(), 2, "an array of what is left");
+        // Beyond what is left it moves.
+        let new = vrealloc(&kernel, area, 3 * PAGE, GFP | GfpFlags::ZERO).unwrap();
+        assert_ne!(new, area);
+        rig.check_stamps(new, 1, 9);
+        rig.assert_zero(new + 2 * PAGE, PAGE);
+        vfree(&kernel, new).unwrap();
+    }
+    rig.state();
+}
+
+fn vrealloc_node_align(
+    kernel: &Tested<'_>,
+    area: usize,
+    size: usize,
+    align: usize,
+    how: (GfpFlags, Option<Node>),
+) -> Result<usize, Error> {
+    // SAFETY: Y4: tests use what is returned.
+    unsafe { kernel.vrealloc_node_align(at(area), size, align, how) }.map(|at| at.map_or(0, number))
+}
+
+#[test]
+fn vrealloc_node_align_moves_what_lies_elsewhere_and_leaves_what_lies_right() {
+    let rig = quiet();
+    let kernel = rig.kernel();
+    let spread = (0..3).map(|_| kernel.vmalloc(3 * PAGE).map(number).unwrap()).collect::<Vec<_>>();
+    let area = spread[1];
+    rig.stamp(area, 3, 4);
+    let align = 32 * PAGE;
+    assert!(!area.is_multiple_of(align));
+    let frame = kernel.vmalloc_to_page(area);
+    let new = vrealloc_node_align(&kernel, area, 3 * PAGE, align, (GFP, None)).unwrap();
+    assert!(new.is_multiple_of(align) && kernel.vmalloc_to_page(new) == frame, "frames move");
+    rig.check_stamps(new, 3, 4);
+    assert_eq!(vrealloc_node_align(&kernel, new, PAGE, align, (GFP, None)), Ok(new));
+    let refused = vrealloc_node_align(&kernel, new, PAGE, 3, (GFP, None));
+    assert_eq!(refused, Err(Error::Alloc(vmalloc::AllocError::BadAlign(3))));
+    assert_eq!(vrealloc_node_align(&kernel, 0, PAGE, align, (GFP, None)).map(|at| at % align), Ok(0));
+    for area in [spread[0], spread[2], new] {
+        vfree(&kernel, area).unwrap();
+    }
+}
+
+#[test]
+fn vrealloc_node_align_takes_new_frames_of_the_node_and_replaces_others_where_no_other_is_allowed() {
+    let sim = Sim::builder().node(64 << 20).node(64 << 20).rates(vmalloc_sim::Rates::NEVER);
+    let rig = boot(sim, vmalloc::Config::region(REGION));
+    let kernel = rig.kernel();
+    let nodes = |area: usize, pages: usize| -> Vec<u8> {
+        let frame = |page: usize| kernel.vmalloc_to_page(area + page * PAGE).unwrap();
+        (0..pages).map(|page| rig.sim.frames().node_of(frame(page)).0).collect()
+    };
+    let area = kernel.vmalloc_node(2 * PAGE, Some(Node(0))).map(number).unwrap();
+    rig.stamp(area, 2, 6);
+    let new = vrealloc_node_align(&kernel, area, 4 * PAGE, 1, (GFP, Some(Node(1)))).unwrap();
+    assert_eq!(nodes(new, 4), [0, 0, 1, 1]);
+    let only = (GFP | GfpFlags::THISNODE, Some(Node(1)));
+    let newer = vrealloc_node_align(&kernel, new, 4 * PAGE, 1, only).unwrap();
+    assert_eq!((nodes(newer, 4), newer == new), (vec![1; 4], false));
+    rig.check_stamps(newer, 2, 6);
+    assert_eq!(vrealloc_node_align(&kernel, newer, 4 * PAGE, 1, only), Ok(newer), "it lies right");
+    vfree(&kernel, newer).unwrap();
+    rig.state();
+}
+
+#[test]
+fn an_area_that_moves_keeps_its_protection() {
+    let rig = quiet();
+    let kernel = rig.kernel();
+    let request = Request { prot: Pgprot::KERNEL_RO, ..kernel.request(PAGE) };
+    let area = kernel.__vmalloc_node(&request).map(number).unwrap();
+    let new = vrealloc(&kernel, area, 3 * PAGE, GFP).unwrap();
+    assert_ne!(new, area);
+    assert!(rig.sim.store(rig.sim.cpu(), vmalloc::units::VirtAddr(new), 1).is_err(), "it is read only still");
+    vfree(&kernel, new).unwrap();
+}
+
+#[test]
+fn what_no_vmalloc_made_is_not_resized() {
+    let rig = quiet();
+    let kernel = rig.kernel();
+    let frames = frames(&rig, 2);
+    // SAFETY: Y5: the test holds them.
+    let alias = unsafe { kernel.vmap(&frames, VmFlags::empty(), Pgprot::KERNEL) }.map(number).unwrap();
+    let before = rig.state();
+    let refused = vrealloc(&kernel, alias, 9 * PAGE, GFP).unwrap_err();
+    assert_eq!(refused, Error::WrongFlags { has: VmFlags::MAP.bits(), about: VmFlags::ALLOC.bits() });
+    assert_eq!(rig.state(), before);
+    // SAFETY: Y1: nobody uses it.
+    unsafe { kernel.vunmap(at(alias)) }.unwrap();
+    give_frames(&rig, &frames);
+}
+
+#[test]
+fn a_refused_vrealloc_is_told_as_any_vmalloc() {
+    let rig = quiet();
+    let kernel = rig.kernel();
+    let area = kernel.vmalloc(PAGE).map(number).unwrap();
+    assert!(vrealloc(&kernel, area, 65 << 20, GFP).is_err());
+    let line = format!("insmod: vmalloc error: size {}, exceeds total pages, mode:0xcc0(GFP_KERNEL)", 65 << 20);
+    assert_eq!(kernel.host().said()[0].1, format!("{line}, nodemask=(null)"));
+    rig.sim.advance(11_000_000_000);
+    let much = kernel.vmalloc(20 << 20).map(number).unwrap();
+    assert!(vrealloc(&kernel, area, 60 << 20, GFP).is_err());
+    let line = format!("insmod: vmalloc error: size {}, failed to allocate pages, mode:0xcc0(GFP_KERNEL)", 60 << 20);
+    assert_eq!(kernel.host().said()[0].1, format!("{line}, nodemask=(null)"));
+    [area, much].into_iter().for_each(|area| vfree(&kernel, area).unwrap());
 }
 
 #[test]

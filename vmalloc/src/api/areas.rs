@@ -8,6 +8,7 @@ use crate::machine::Machine;
 use crate::path::alloc::alloc;
 use crate::path::backing::{Fresh, Nothing};
 use crate::path::free::free;
+use crate::path::part;
 use crate::units::{PAGE_SIZE, VirtAddr};
 use core::ptr::NonNull;
 
@@ -46,6 +47,25 @@ impl<M: Machine> Vmalloc<M> {
     pub unsafe fn free(&self, at: NonNull<u8>) -> Result<(), FreeError> {
         let frees = |kind| matches!(kind, Kind::Vmalloc | Kind::Stack | Kind::VmapOwned | Kind::Reserved);
         self.free_kind(at, Caller::here(), frees, None)
+    }
+
+    /// Gives the pages of an area of memory back that lie beyond its first `bytes` bytes: it
+    /// starts where it did. The addresses stay with it until it is freed. CPUs may reach the
+    /// frames until the next flush, under every policy; until then they serve nobody. Nothing is
+    /// given back where `bytes` is 0 or leaves all pages, in the
+    /// middle of another call, or where frames have no descriptors. While this runs, others may
+    /// not find the area.
+    ///
+    /// # Errors
+    /// See [`FreeError`]; nothing has changed then.
+    ///
+    /// # Safety
+    /// - V1, for these pages; and nobody else shrinks or frees the area meanwhile.
+    ///
+    /// # Cost
+    /// O(pages that are given back). Source: `vrealloc`, which frees the tail from 7.2 on.
+    pub unsafe fn shrink(&self, at: NonNull<u8>, bytes: usize) -> Result<(), FreeError> {
+        part::shrink(self.ctx().ok_or(FreeError::NotInitialised)?, VirtAddr(at.addr().get()), bytes)
     }
 
     /// Frees an area of a kind that `frees` accepts, of `count` pages where the caller names

@@ -67,11 +67,10 @@ impl<M: Machine> Vmalloc<M> {
                 Entry::Parked(_) => !slot.is_kept() || is_half_retired(&found),
                 _ => false,
             };
-            if let Some(page) = (0..slot.pages()).find(|&page| !right(page)) {
-                return Err(Broken { rule: "W1", at: found.start.add_pages(page).0 });
-            }
-            if entry(slot.pages()) != Entry::Absent {
-                return Err(Broken { rule: "G6", at: found.start.add_pages(slot.pages()).0 });
+            let broken = (0..slot.pages()).find(|&page| !right(page)).map(|page| ("W1", page));
+            let guard = (entry(slot.pages()) != Entry::Absent).then_some(("G6", slot.pages()));
+            if let Some((rule, page)) = broken.or(guard) {
+                return Err(Broken { rule, at: found.start.add_pages(page).0 });
             }
         }
         let stats = self.stats();
@@ -90,21 +89,19 @@ impl<M: Machine> Vmalloc<M> {
             end = area.start.0 + area.size();
             (areas, pages) = (areas + 1, pages + area.pages);
             let bound = |page: usize| self.frame_at(area.start.add_pages(page).0).is_some();
-            let expected = area.kind != Kind::Reserved;
-            let by_hand = || !expected && ctx.find(area.start).is_some_and(|found| found.slot().is_shared());
-            if let Some(page) = (0..area.pages).find(|&page| bound(page) != expected && !by_hand()) {
+            let by_hand = || ctx.find(area.start).is_some_and(|found| found.slot().is_shared());
+            let right = |page: usize| if area.kind == Kind::Reserved { !bound(page) || by_hand() } else { bound(page) };
+            if let Some(page) = (0..area.pages).find(|&page| !right(page)) {
                 return Err(Broken { rule: "G2", at: area.start.add_pages(page).0 });
             }
+            let guards = [
+                (area.guard == Guard::After, area.range().end()),
+                (area.kind == Kind::Stack, VirtAddr(area.start.0 - PAGE_SIZE)),
+            ];
             // SAFETY: T1: nobody else calls.
-            let beyond = unsafe { Walker::new(self.machine()) }.translate(area.range().end());
-            if area.guard == Guard::After && beyond.is_some() {
-                return Err(Broken { rule: "G6", at: area.range().end().0 });
-            }
-            let below = VirtAddr(area.start.0 - PAGE_SIZE);
-            // SAFETY: T1: nobody else calls.
-            let is_mapped = || unsafe { Walker::new(self.machine()) }.translate(below).is_some();
-            if area.kind == Kind::Stack && is_mapped() {
-                return Err(Broken { rule: "G6", at: below.0 });
+            let is_mapped = |at: VirtAddr| unsafe { Walker::new(self.machine()) }.translate(at).is_some();
+            if let Some((_, at)) = guards.into_iter().find(|&(guards, at)| guards && is_mapped(at)) {
+                return Err(Broken { rule: "G6", at: at.0 });
             }
         }
         let stats = self.stats();

@@ -21,8 +21,7 @@ impl<M: Machine> Vmalloc<M> {
     #[track_caller]
     pub fn alloc_frame(&self, gfp: Gfp, node: Option<Node>) -> Result<Pfn, AllocError> {
         let ctx = self.ctx().ok_or(AllocError::NotInitialised)?;
-        let mut req = Req::pages(1).gfp(gfp);
-        req.node = node;
+        let req = Req { node, ..Req::pages(1).gfp(gfp) };
         let plan = Plan { req: &req, kind: Kind::Vmalloc, caller: Caller::here(), pages: 1, class: None };
         let taken = check_node(ctx.machine, &req).and_then(|()| take_frame(ctx, plan));
         let frame = taken.map_err(|error| ctx.refused(&req, error))?;

@@ -55,13 +55,11 @@ impl<M: Machine> Vmalloc<M> {
     #[track_caller]
     pub unsafe fn vmap_owned(&self, frames: &[Pfn], like: Req) -> Result<NonNull<u8>, AllocError> {
         let source = self.machine().frames();
-        let unexpected = match frames.iter().find(|&&frame| !source.is_out(frame)) {
-            Some(&frame) => Some(AllocError::NotOut(frame)),
-            None => twice(source, frames).map(AllocError::SameFrame),
-        };
-        let Some(error) = unexpected else { return self.map_frames(Kind::VmapOwned, frames, like, Caller::here()) };
-        let ctx = self.ctx().ok_or(AllocError::NotInitialised)?;
-        Err(ctx.refused(&over(frames, like), error))
+        let not_out = frames.iter().find(|&&frame| !source.is_out(frame)).map(|&frame| AllocError::NotOut(frame));
+        match not_out.or_else(|| twice(source, frames).map(AllocError::SameFrame)) {
+            None => self.map_frames(Kind::VmapOwned, frames, like, Caller::here()),
+            Some(error) => Err(self.ctx().ok_or(AllocError::NotInitialised)?.refused(&over(frames, like), error)),
+        }
     }
 
     fn map_frames(&self, kind: Kind, frames: &[Pfn], like: Req, caller: Caller) -> Result<NonNull<u8>, AllocError> {
@@ -124,8 +122,8 @@ impl<M: Machine> Vmalloc<M> {
     /// - P5. Nobody else maps, unmaps or frees the reservation meanwhile, and what was
     ///   unmapped of these pages was flushed since ([`Vmalloc::unmap_aliases`]).
     /// - P6. The caller holds each frame until [`Vmalloc::unmap_part`] has returned
-    ///   for its page, and unmaps all parts before it frees the reservation. What is a
-    ///   frame of the machine's source goes back by [`Vmalloc::free_frame`].
+    ///   for its page, or [`Vmalloc::free`] for the reservation, which unbinds what is bound
+    ///   still. What is a frame of the machine's source goes back by [`Vmalloc::free_frame`].
     ///
     /// # Cost
     /// O(pages). Source: `map_vm_area`, `vm_area_map_pages`.
@@ -180,14 +178,13 @@ impl<M: Machine> Vmalloc<M> {
         let offset = (phys % PAGE_SIZE as u64) as usize;
         let too_large = AllocError::TooLarge { bytes, limit: usize::MAX - offset };
         let whole = bytes.checked_add(offset).ok_or(too_large)?;
-        let first = Pfn::containing(phys);
         if bytes == 0 {
             return Err(AllocError::ZeroSize);
         }
         phys.checked_add(bytes as u64 - 1).ok_or(too_large)?;
         let align = whole.min(MAX_ALIGN).next_power_of_two().max(PAGE_SIZE);
         let req = Req::bytes(whole).align(align).memory(memory);
-        let at = alloc(self.ctx(), &req, Kind::Ioremap, caller, Device(first))?;
+        let at = alloc(self.ctx(), &req, Kind::Ioremap, caller, Device(Pfn::containing(phys)))?;
         // SAFETY: `offset` lies in the area's first page.
         Ok(unsafe { at.add(offset) })
     }

@@ -79,9 +79,8 @@ impl<M: Machine> Vmalloc<M> {
         for area in self.areas() {
             self.list_area(out, &area)?;
         }
-        for found in
-            self.ctx().into_iter().flat_map(Ctx::slots).filter(|found| found.chunk.state(found.index) == State::Stale)
-        {
+        let slots = self.ctx().into_iter().flat_map(Ctx::slots);
+        for found in slots.filter(|found| found.chunk.state(found.index) == State::Stale) {
             let Some(copy) = found.slot().snapshot() else { continue };
             let was = copy.info(found.start, found.chunk.region());
             if !found.is_same() || copy.sequence() != found.sequence() {

@@ -159,8 +159,8 @@ impl<M: Machine> CpuGuard<'_, M> {
     ) -> Result<(), FreeError> {
         let ctx = self.ctx();
         let found = ctx.find_start(at)?;
-        let (kind, pages) = found.freeable(frees, count)?;
-        self.release(&found, kind, pages, by)?;
+        let pages = found.freeable(frees, count)?;
+        self.release(&found, pages, by)?;
         if ctx.core.is_strict() {
             drop(self);
             ctx.flush_and_wait(found.start);

@@ -18,8 +18,10 @@
 //! - L3: 64 pages a section.
 
 use crate::area::{Caller, Kind, Req};
-use crate::error::AllocError;
+use crate::error::{AllocError, FreeError};
+use crate::frames::release;
 use crate::machine::Machine;
+use crate::machine::frames::Frames;
 use crate::path::alloc::fill_pages;
 use crate::path::backing::{Backing, Given, UNCOUNTED};
 use crate::path::plan::Plan;
@@ -27,7 +29,8 @@ use crate::path::supply::Call;
 use crate::state::core::Ctx;
 use crate::state::cpu::SLICE;
 use crate::state::enter::CpuGuard;
-use crate::state::lookup::SlotRef;
+use crate::state::lookup::{Found, SlotRef};
+use crate::state::stats::count;
 use crate::units::{PAGE_SHIFT, PAGE_SIZE, PageRange, Pfn, VirtAddr};
 
 /// Maps `frames` to the pages from `at` on, as `req` says.
@@ -55,15 +58,43 @@ pub(crate) fn map<M: Machine>(
 /// Unmaps what is mapped of the `pages` pages from `at` on, and returns how many that was.
 pub(crate) fn unmap<M: Machine>(ctx: Ctx<'_, M>, at: usize, pages: usize) -> Result<usize, AllocError> {
     let range = part_of(at, pages)?;
-    let found = reservation(ctx, range)?;
-    clear(ctx, &found, range)
+    clear(ctx, &reservation(ctx, range)?, range)
+}
+
+/// Gives the pages of an area of memory beyond its first `bytes` bytes back. Where frames have
+/// no descriptors they cannot wait for a flush by themselves: they stay.
+pub(crate) fn shrink<M: Machine>(ctx: Ctx<'_, M>, at: VirtAddr, bytes: usize) -> Result<(), FreeError> {
+    let found = ctx.find_start(at)?;
+    let pages = found.freeable(|kind| kind.allocates() || kind == Kind::VmapOwned, None)?;
+    let left = bytes.div_ceil(PAGE_SIZE);
+    let page = |frame| ctx.machine.frames().page(frame);
+    if left == 0 || left >= pages || ctx.frame_at(at).and_then(page).is_none() {
+        return Ok(());
+    }
+    let Ok(mut cpu) = CpuGuard::enter(ctx) else { return Ok(()) };
+    if !found.claim() {
+        return Err(ctx.core.double_free(&found));
+    }
+    for slice in PageRange::new(at.add_pages(left), pages - left).slices(SLICE) {
+        cpu.preempt_point();
+        cpu.clear_mapped(&found, slice, |cpu, frame| {
+            if page(frame).is_some_and(release) {
+                cpu.give_up(frame, page(frame));
+            }
+        });
+        cpu.reclaim_after();
+    }
+    found.slot().shorten(left, bytes);
+    count(&cpu.cpu.counters.free_pages, (pages - left) as u64);
+    found.chunk.unclaim(1 << found.index);
+    Ok(())
 }
 
 fn clear<M: Machine>(ctx: Ctx<'_, M>, found: &SlotRef, range: PageRange) -> Result<usize, AllocError> {
     let mut cleared = 0;
     for slice in range.slices(SLICE) {
         let mut cpu = CpuGuard::enter(ctx).map_err(AllocError::WrongContext)?;
-        cleared += cpu.clear_mapped(found, slice);
+        cleared += cpu.clear_mapped(found, slice, |_, _| ());
     }
     Ok(cleared)
 }
@@ -88,19 +119,19 @@ fn part_of(at: usize, pages: usize) -> Result<PageRange, AllocError> {
 }
 
 impl<M: Machine> CpuGuard<'_, M> {
-    /// Clears the entries of a slice that are mapped, and returns how many.
-    fn clear_mapped(&mut self, found: &SlotRef, slice: PageRange) -> usize {
+    /// Clears the entries of a slice that are mapped, calls `gone` with each frame, which CPUs may
+    /// still reach, and returns how many.
+    pub(crate) fn clear_mapped(&mut self, found: &Found, slice: PageRange, gone: impl Fn(&mut Self, Pfn)) -> usize {
         let (ctx, mut cleared) = (self.ctx(), 0);
         for page in slice.slices(1) {
             let Some(piece) = ctx.look(found.chunk, page.start) else { continue };
-            if piece.frames().next().is_some() {
+            if let Some((_, frame)) = piece.frames().next() {
                 piece.clear(&mut |at, word| ctx.report_bad_entry(found.slot(), at, word));
                 ctx.machine.unmapped(page);
+                self.note_alias();
+                gone(self, frame);
                 cleared += 1;
             }
-        }
-        if cleared > 0 {
-            self.note_alias();
         }
         cleared
     }

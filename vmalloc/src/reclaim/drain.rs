@@ -156,25 +156,28 @@ impl<M: Machine> CpuGuard<'_, M> {
         frames[..last].copy_from_slice(&places[..last]);
         // SAFETY: none is accepted.
         unsafe { self.magazine.accept(piece.pages(), 0) }
-        self.give_up_all(&frames[..last]);
+        let source = self.machine.frames();
+        frames[..last].iter().rev().for_each(|&frame| _ = self.give_up(frame, source.page(frame)));
     }
 
+    /// Drops one holder of each frame of the entries: others may hold some (G3).
     #[cold]
     #[inline(never)]
     fn return_singly(&mut self, area: &Slot, piece: PteRange<M::Table>) {
-        let ctx = self.ctx();
+        let (ctx, kind) = (self.ctx(), area.kind());
         let mut frames = [Pfn(0); SLICE];
         let collected = piece.take_frames(&mut frames, &mut |at, word| ctx.report_bad_entry_again(area, at, word));
-        let last = release_all(ctx.machine.frames(), &mut frames[..collected]);
-        self.give_up_all(&frames[..last]);
-    }
-
-    /// Pools frames without a holder, or lets them wait (G3 aliases).
-    #[cold]
-    #[inline(never)]
-    fn give_up_all(&mut self, frames: &[Pfn]) {
-        let source = self.machine.frames();
-        frames.iter().rev().for_each(|&frame| _ = self.give_up(frame, source.page(frame)));
+        for &frame in frames[..collected].iter().rev() {
+            let page = ctx.machine.frames().page(frame);
+            let last = match page {
+                _ if kind == Kind::Ioremap => false,
+                Some(page) => breaks!(IgnoreCounts) || release(page),
+                None => kind != Kind::Vmap,
+            };
+            if last {
+                self.give_up(frame, page);
+            }
+        }
     }
 
     /// Moves the frames of the entries to the magazine. Nobody else holds them.
@@ -183,24 +186,12 @@ impl<M: Machine> CpuGuard<'_, M> {
         let (ctx, depot) = (self.ctx(), self.core.depot(self.node));
         let report = &mut |at, word| ctx.report_bad_entry_again(area, at, word);
         let Some(places) = self.magazine.room(ctx.machine, depot, piece.pages()) else {
-            return self.pool_singly(area, piece);
+            return self.return_singly(area, piece);
         };
         let got = piece.take_frames(places, report);
         pooled(&places[..got]);
         // SAFETY: the only entries that held them are absent, after grace (G3).
         unsafe { self.magazine.accept(piece.pages(), got) }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn pool_singly(&mut self, area: &Slot, piece: PteRange<M::Table>) {
-        let (ctx, depot) = (self.ctx(), self.core.depot(self.node));
-        let mut frames = [Pfn(0); SLICE];
-        let collected = piece.take_frames(&mut frames, &mut |at, word| ctx.report_bad_entry_again(area, at, word));
-        for &frame in frames[..collected].iter().rev() {
-            // SAFETY: as in `pool`.
-            unsafe { self.magazine.push(ctx.machine, depot, frame) }
-        }
     }
 
     /// Frees one table page of a batch that has no slots left. Returns false if there is none.
@@ -217,7 +208,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         let (kind, pages) = (area.kind(), area.pages());
         if !kind.keeps() || pages == 0 {
             // Pages of a reservation hold no frames.
-            return if kind == Kind::MapRam { pages } else { 0 };
+            return area.bound_pages();
         }
         let slice = (pages - batch.done).min(SLICE);
         let at = self.core.address_of(chunk, slot).add_pages(batch.done);
@@ -235,34 +226,16 @@ impl<M: Machine> CpuGuard<'_, M> {
     #[inline(never)]
     fn collect_slowly(&mut self, chunk: ChunkRef, slot: u32, pages: PageRange) {
         let area = chunk.slot(slot);
-        let kind = area.kind();
-        if kind.allocates() && (!area.is_shared() || breaks!(IgnoreCounts)) {
+        if area.kind().allocates() && (!area.is_shared() || breaks!(IgnoreCounts)) {
             self.ctx().pieces((chunk, Some(slot)), pages).for_each(|piece| self.pool(area, piece));
         } else {
             self.collect_held(chunk, slot, pages);
         }
     }
 
-    /// Drops one holder of frames that others may hold (G3).
-    #[inline(never)]
+    /// Returns the frames of a slice, of which others may hold some (G3).
     fn collect_held(&mut self, chunk: ChunkRef, slot: u32, pages: PageRange) {
-        let (ctx, area) = (self.ctx(), chunk.slot(slot));
-        let kind = area.kind();
-        for piece in ctx.pieces((chunk, Some(slot)), pages) {
-            let mut frames = [Pfn(0); SLICE];
-            let collected = piece.take_frames(&mut frames, &mut |at, word| ctx.report_bad_entry_again(area, at, word));
-            for &frame in &frames[..collected] {
-                let page = ctx.machine.frames().page(frame);
-                let last = match page {
-                    _ if kind == Kind::Ioremap => false,
-                    Some(page) => breaks!(IgnoreCounts) || release(page),
-                    None => kind != Kind::Vmap,
-                };
-                if last {
-                    self.give_up(frame, page);
-                }
-            }
-        }
+        self.ctx().pieces((chunk, Some(slot)), pages).for_each(|piece| self.return_singly(chunk.slot(slot), piece));
     }
 
     /// Makes a drained slot free.

@@ -35,12 +35,12 @@ impl<M: Machine> CpuGuard<'_, M> {
     /// live → stale. The entries are parked and keep their frames. Under Park and Keep perhaps live
     /// → cached.
     #[inline]
-    pub(crate) fn release(&mut self, found: &SlotRef, kind: Kind, pages: usize, by: Caller) -> Result<(), FreeError> {
+    pub(crate) fn release(&mut self, found: &SlotRef, pages: usize, by: Caller) -> Result<(), FreeError> {
         let caches = self.core.caches();
         if caches && let Some(done) = self.cache_slowly(found, pages, by) {
             return done;
         }
-        let bound = if kind == Kind::Reserved { 0 } else { pages };
+        let bound = found.slot().bound_pages();
         let how = self.way_of(found, bound);
         if how == Way::AtOnce && !caches {
             // Nothing could happen to the slot since the lookup: this CPU was not left.
@@ -121,10 +121,10 @@ impl<M: Machine> CpuGuard<'_, M> {
     }
 
     pub(crate) fn unmap_slice(&mut self, found: &Found, slice: PageRange) {
-        if found.slot().kind() == Kind::MapRam {
-            self.clear_entries((found.chunk, found.index), slice);
-        } else {
-            self.park_entries((found.chunk, found.index), slice);
+        match found.slot().kind() {
+            Kind::MapRam => self.clear_entries((found.chunk, found.index), slice),
+            Kind::Reserved => _ = self.clear_mapped(found, slice, |_, _| ()),
+            _ => self.park_entries((found.chunk, found.index), slice),
         }
     }
 

@@ -106,12 +106,12 @@ impl<M: Machine> Ctx<'_, M> {
         count: Option<usize>,
     ) -> Result<(), FreeError> {
         let found = self.find_start(at)?;
-        let (kind, pages) = found.freeable(frees, count)?;
+        let pages = found.freeable(frees, count)?;
         if !found.claim() {
             return Err(self.core.double_free(&found));
         }
         found.slot().freed_by(by);
-        self.core.defer(&found, kind, pages);
+        self.core.defer(&found, pages);
         Ok(())
     }
 
@@ -119,8 +119,7 @@ impl<M: Machine> Ctx<'_, M> {
     /// entered since. `bound` of its pages have frames. It counts as freed.
     #[cold]
     pub(crate) fn abandon_deferred(self, found: &Found, bound: usize) {
-        let slot = found.slot();
-        let (kind, pages) = (slot.kind(), slot.pages());
+        let (slot, pages) = (found.slot(), found.slot().pages());
         if breaks!(HoleForgotten) {
             return;
         }
@@ -130,17 +129,17 @@ impl<M: Machine> Ctx<'_, M> {
         while !found.chunk.claim(found.index) {
             self.machine.relax();
         }
-        self.core.defer(found, kind, pages);
+        self.core.defer(found, pages);
     }
 }
 
 impl<M: Machine> Core<M> {
     /// Leaves a claimed slot, with its entries, to its owner.
-    fn defer(&self, found: &Found, kind: Kind, pages: usize) {
+    fn defer(&self, found: &Found, pages: usize) {
         let owner = self.cpu(found.chunk.owner());
         count_shared(&owner.counters.deferred_frees, 1);
         count_shared(&owner.counters.deferred_pages, pages as u64);
-        if kind == Kind::MapRam {
+        if !found.slot().kind().keeps() {
             self.flush_epochs.note_alias();
         }
         Deferred::post(&owner.remote_frees, found.chunk, found.index);
@@ -164,7 +163,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         let index = slots.trailing_zeros();
         let found = Found::of(self.core, chunk, index);
         let slot = found.slot();
-        let bound = if slot.kind() == Kind::Reserved { 0 } else { slot.pages() };
+        let bound = slot.bound_pages();
         let slice = (bound - done).min(SLICE);
         self.unmap_slice(&found, PageRange::new(found.start.add_pages(done), slice));
         if done + slice < bound {
@@ -178,7 +177,7 @@ impl<M: Machine> CpuGuard<'_, M> {
 
     /// Notes that the entries of a marked slot are cleared: the open batch has its aliases now.
     fn noted(&self, slot: &Slot) {
-        if slot.kind() == Kind::MapRam {
+        if !slot.kind().keeps() {
             self.core.flush_epochs.alias_noted_twice();
         }
     }

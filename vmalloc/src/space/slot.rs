@@ -230,10 +230,11 @@ impl Slot {
         self.pages.load(Relaxed)
     }
 
-    /// The pages of the area that are mapped: none if it only reserves addresses.
+    /// The pages of the area that may be mapped: none if it only reserves addresses, and none of
+    /// them was mapped by hand.
     #[inline]
     pub fn bound_pages(&self) -> usize {
-        if self.kind() == Kind::Reserved { 0 } else { self.pages() }
+        if self.kind() == Kind::Reserved && !self.is_shared() { 0 } else { self.pages() }
     }
 
     /// The kind and the pages of an area that is complete.
@@ -303,9 +304,15 @@ impl Slot {
     /// Shortens an area that is given up before it was complete to the `pages` pages that are
     /// mapped. Its entries are not plain any more, so no other area reuses them (W1).
     pub fn truncate(&self, pages: usize) {
+        self.shorten(pages, self.bytes.load(Relaxed))
+    }
+
+    /// As [`Slot::truncate`], of a claimed area that lives on with `bytes` bytes.
+    pub fn shorten(&self, pages: usize, bytes: usize) {
         self.change(|slot| {
-            slot.meta.fetch_and(!PLAIN, Relaxed);
+            slot.meta.fetch_and(!PLAIN, SeqCst);
             slot.pages.store(pages, Relaxed);
+            slot.bytes.store(bytes, Relaxed);
         });
     }
 

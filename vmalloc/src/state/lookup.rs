@@ -198,18 +198,17 @@ impl Found {
         self.chunk.slot(self.index)
     }
 
-    /// Kind and pages of the area, if `frees` accepts the kind and `count`, if given, is the number
-    /// of pages.
+    /// The pages of the area, if `frees` accepts its kind and `count`, if given, is their number.
     ///
     /// # Errors
     /// The kind or the size that the area has instead.
     #[inline]
-    pub(crate) fn freeable(&self, frees: fn(Kind) -> bool, count: Option<usize>) -> Result<(Kind, usize), FreeError> {
+    pub(crate) fn freeable(&self, frees: fn(Kind) -> bool, count: Option<usize>) -> Result<usize, FreeError> {
         let (kind, pages) = (self.slot().kind(), self.slot().pages());
         match count {
             _ if !frees(kind) => Err(FreeError::WrongKind(kind)),
             Some(given) if given != pages => Err(FreeError::WrongSize { pages, given }),
-            _ => Ok((kind, pages)),
+            _ => Ok(pages),
         }
     }
 

@@ -23,5 +23,6 @@ mod refusals;
 mod regions;
 mod roots;
 mod sections;
+mod shrink;
 mod stacks;
 mod tables;

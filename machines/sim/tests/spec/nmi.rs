@@ -4,7 +4,7 @@
 use crate::common::*;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
-use vmalloc::machine::format::Entry;
+use vmalloc::machine::format::{Entry, MemType, Prot};
 use vmalloc::machine::frames::{Frames, Want};
 use vmalloc::machine::{Context, Machine};
 use vmalloc::table::X86_64;
@@ -399,6 +399,24 @@ fn a_frame_whose_mapping_an_nmi_ended_is_not_given_out_while_a_cpu_reaches_it() 
     (0..2).for_each(|cpu| rig.sim.assert_faults(cpu, addr(ram)));
     rig.give_frames(&given);
     assert_eq!(rig.stats().counts.loose_frames, 1, "it waited, and no alias is left");
+}
+
+#[test]
+fn a_reservation_with_a_part_that_an_nmi_frees_is_unbound_by_its_owner_and_its_frame_waits() {
+    let rig = boot(quiet(2), Config::region(REGION).atomic_reserve(0));
+    let (frame, at) = (rig.frames(1)[0], rig.sim.on(1, || rig.reserve(Req::pages(200))).unwrap());
+    let page = page_of(at, 150);
+    // SAFETY: P5, P6: nobody else knows it, and the frame is held until it is freed.
+    unsafe { rig.map_part(page.0, &[frame], Prot::RW, MemType::WriteBack) }.unwrap();
+    (0..2).for_each(|cpu| _ = rig.sim.load(cpu, page).unwrap());
+    free_by_nmi(&rig, at);
+    rig.give_frames(&[frame]);
+    let given: Vec<Pfn> = (0..200).map(|_| rig.frames(1)[0]).collect();
+    assert!(!given.contains(&frame), "G3: it is bound yet");
+    rig.purge();
+    (0..2).for_each(|cpu| rig.sim.assert_faults(cpu, page));
+    rig.give_frames(&given);
+    assert_eq!((rig.check(), rig.stats().areas), (Ok(()), 0));
 }
 
 #[test]

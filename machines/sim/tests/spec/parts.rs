@@ -87,6 +87,37 @@ fn a_page_is_bound_again_after_a_flush() {
     rig.give_frames(&frames);
 }
 
+/// Frames of a reservation that is freed as it is, which CPU 1 remembers; then they are given up.
+fn freed_with_parts(rig: &Rig, pages: usize, free: impl FnOnce(At)) {
+    let (at, frames) = (rig.reserve(Req::pages(pages)).unwrap(), rig.frames(8));
+    fill(rig, at, pages - 8, &frames).unwrap();
+    (pages - 8..pages).for_each(|page| _ = rig.sim.load(1, page_of(at, page)).unwrap());
+    free(at);
+    rig.give_frames(&frames);
+    let more = rig.frames(100);
+    assert!(frames.iter().all(|frame| rig.sim.tlb_refs(*frame) == 1), "nobody has flushed");
+    assert!(frames.iter().all(|frame| !more.contains(frame)), "G3: they wait");
+    rig.give_frames(&more);
+    assert!(rig.unmap_aliases());
+    assert_eq!(rig.frame_at(page_of(at, pages - 1).0), None);
+    (0..2).for_each(|cpu| rig.sim.assert_faults(cpu, page_of(at, pages - 1)));
+    let settled = rig.settled();
+    assert_eq!((settled.areas, settled.waiting, rig.sim.leaked_frames() - settled.held), (vec![], 0, 0));
+}
+
+#[test]
+fn a_reservation_that_is_freed_unbinds_what_is_bound_and_its_frames_wait() {
+    for pages in [8, 200] {
+        let rig = boot(quiet(2), vmalloc::Config::region(REGION));
+        freed_with_parts(&rig, pages, |at| rig.give(at).unwrap());
+        freed_with_parts(&rig, pages, |at| rig.sim.on(1, || rig.give(at)).unwrap());
+        // Its addresses serve the next one.
+        let next = rig.alloc(Req::pages(pages)).unwrap();
+        rig.stamp(next, pages, 1);
+        rig.give(next).unwrap();
+    }
+}
+
 #[test]
 fn what_is_no_part_of_a_reservation_is_refused_and_nothing_changes() {
     let rig = rig(1);
