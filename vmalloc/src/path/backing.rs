@@ -177,7 +177,7 @@ impl<M: Machine, const HELD: bool> Backing<M> for Given<'_, HELD> {
         done: usize,
     ) -> Result<usize, Partial> {
         let (frames, prot, memory) = (&self.0[done..done + entries.pages()], plan.req.prot, plan.req.memory);
-        let mapped = if HELD { entries.map(frames, prot, memory) } else { entries.map_few(frames, prot, memory) };
+        let mapped = entries.map(frames, prot, memory);
         if HELD && mapped < frames.len() {
             unhold(cpu.machine, &frames[mapped..]);
         }

@@ -132,50 +132,33 @@ impl<F: Format> PteRange<F> {
     #[inline(always)]
     pub fn map(self, frames: &[Pfn], prot: Prot, memory: MemType) -> usize {
         assert!(frames.len() == self.len, "a frame for each page");
-        let form = F::leaf(Pfn(0), prot, memory);
-        // SAFETY: there is a frame for each page.
-        let frame = |n: usize| unsafe { *frames.get_unchecked(n) };
-        self.change_from(0, &mut Map(|n| F::leaf_like(form, frame(n))))
-    }
-
-    /// As [`PteRange::map`], for few pages mostly.
-    ///
-    /// # Panics
-    /// As [`PteRange::map`].
-    #[inline(always)]
-    pub fn map_few(self, frames: &[Pfn], prot: Prot, memory: MemType) -> usize {
-        assert!(frames.len() == self.len, "a frame for each page");
-        let form = F::leaf(Pfn(0), prot, memory);
-        // SAFETY: there is a frame for each page of the range.
-        let frame = |n: usize| unsafe { *frames.get_unchecked(n) };
-        self.change_few(&mut Map(|n| F::leaf_like(form, frame(n))))
+        self.change(Map { frames: frames.as_ptr(), form: F::leaf(Pfn(0), prot, memory) })
     }
 
     /// As [`PteRange::map`], with the adjacent frames from `first` on.
     #[inline]
     pub fn map_run(self, first: Pfn, prot: Prot, memory: MemType) -> usize {
-        let form = F::leaf(Pfn(0), prot, memory);
-        self.change_from(0, &mut Map(|n| F::leaf_like(form, first.offset(n as u64))))
+        self.change(MapRun { first, form: F::leaf(Pfn(0), prot, memory) })
     }
 
     /// Parks the pages: each is unmapped, and its frame stays in the entry. Reports a page that was
     /// not mapped, and clears its entry if that is bad (T2).
     #[inline(always)]
     pub fn park(self, report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) {
-        self.change_all(&mut Park, report)
+        self.change_all(Park, report);
     }
 
     /// Unmaps the pages and clears their entries. The frames belong to somebody else. Reports as
     /// [`PteRange::park`] does.
     #[inline(always)]
     pub fn clear(self, report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) {
-        self.change_all_few(&mut Clear, report)
+        self.change_all(Clear, report);
     }
 
     /// Maps parked pages to their frames again. Reports as [`PteRange::park`] does.
     #[inline]
     pub fn restore(self, report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) {
-        self.change_all(&mut Restore, report)
+        self.change_all(Restore, report);
     }
 
     /// After grace: moves the frames of parked entries into `places`, in order, and clears the
@@ -187,10 +170,7 @@ impl<F: Format> PteRange<F> {
     #[inline]
     pub fn take_frames(self, places: &mut [Pfn], report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) -> usize {
         assert!(places.len() >= self.len, "a place for each page");
-        let first = places.as_mut_ptr();
-        let mut take = TakeFrames(first);
-        self.change_all(&mut take, report);
-        (take.0.addr() - first.addr()) / size_of::<Pfn>()
+        self.change_all(TakeFrames(places.as_mut_ptr()), report)
     }
 
     /// Whether each page is mapped as ordinary memory, for reading and writing, to a frame that
@@ -212,76 +192,56 @@ impl<F: Format> PteRange<F> {
         })
     }
 
-    /// Changes all entries, and reports those that `change` refuses.
+    /// Changes all entries but those that `change` refuses, which are reported. Returns how many.
     #[inline(always)]
-    fn change_all(self, change: &mut impl Change<F>, report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) {
-        let n = self.change_from(0, change);
-        self.change_rest(n, change, report)
-    }
-
-    /// As [`PteRange::change_all`], for calls that mostly have few pages.
-    #[inline(always)]
-    fn change_all_few(self, change: &mut impl Change<F>, report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) {
-        let n = self.change_few(change);
-        self.change_rest(n, change, report)
+    fn change_all(self, change: impl Change<F>, report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) -> usize {
+        let n = self.change(change);
+        if n == self.len { n } else { self.change_rest(n, change, report) }
     }
 
     /// Goes on at page `n`, which `change` has refused.
-    #[inline(always)]
+    #[cold]
+    #[inline(never)]
     fn change_rest(
         self,
         mut n: usize,
-        change: &mut impl Change<F>,
+        change: impl Change<F>,
         report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized),
-    ) {
+    ) -> usize {
+        let mut changed = n;
         while n < self.len {
             self.unexpected(n, self.cell(n).load(), report);
-            n = self.change_from(n + 1, change);
+            let more = self.part(n + 1, self.len - n - 1).change(change.after(changed));
+            (n, changed) = (n + 1 + more, changed + more);
         }
+        changed
     }
 
-    /// Changes entries from page `n` on, in groups while possible. Returns the first page that
-    /// `change` refuses, or the number of pages.
+    /// Changes entries, in groups while possible. Returns the first page that `change` refuses, or
+    /// the number of pages.
     #[inline(always)]
-    fn change_from(self, n: usize, change: &mut impl Change<F>) -> usize {
-        let n = self.change_groups(n, change);
-        self.change_singly(n, change)
-    }
-
-    /// As [`PteRange::change_from`] from the first page on, for calls that mostly have few pages.
-    /// The groups are out of line, so that they do not cost the caller registers.
-    #[inline(always)]
-    fn change_few(self, change: &mut impl Change<F>) -> usize {
-        let n = if self.len < GROUP { 0 } else { self.change_many(change) };
-        self.change_singly(n, change)
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn change_many(self, change: &mut impl Change<F>) -> usize {
-        self.change_groups(0, change)
-    }
-
-    #[inline(always)]
-    fn change_groups(self, mut n: usize, change: &mut impl Change<F>) -> usize {
-        let end = n + (self.len - n) / GROUP * GROUP;
-        while n < end && self.change_group::<GROUP>(n, change) {
-            n += GROUP;
-        }
-        n
-    }
-
-    #[inline(always)]
-    fn change_singly(self, mut n: usize, change: &mut impl Change<F>) -> usize {
+    fn change(self, change: impl Change<F>) -> usize {
+        let mut n = if self.len < GROUP { 0 } else { Self::change_groups(self.first, self.len, change) };
         while n < self.len && self.change_group::<1>(n, change) {
             n += 1;
         }
         n
     }
 
+    /// Changes the `len` entries from `first` on by the group. The loop is out of line, so that it
+    /// has all registers and costs the caller none.
+    #[inline(never)]
+    fn change_groups(first: NonNull<F::Word>, len: usize, change: impl Change<F>) -> usize {
+        let (range, mut n) = (PteRange::<F> { first, at: VirtAddr(0), len }, 0);
+        while n < len / GROUP * GROUP && range.change_group::<GROUP>(n, change) {
+            n += GROUP;
+        }
+        n
+    }
+
     /// Changes the entries of `N` pages, or none of them.
     #[inline(always)]
-    fn change_group<const N: usize>(self, first: usize, change: &mut impl Change<F>) -> bool {
+    fn change_group<const N: usize>(self, first: usize, change: impl Change<F>) -> bool {
         let cells: [Cell<F>; N] = core::array::from_fn(|i| self.cell(first + i));
         let next = change.next(first, cells.each_ref().map(Cell::load));
         if let Some(words) = next {
@@ -316,62 +276,96 @@ impl<F: Format> PteRange<F> {
 }
 
 /// A change of entries from one state to another.
-trait Change<F: Format> {
+trait Change<F: Format>: Copy {
     /// The new words for the entries from page `first` on, which hold `words`; `None` if one of
     /// them is unexpected.
-    fn next<const N: usize>(&mut self, first: usize, words: [F::Word; N]) -> Option<[F::Word; N]>;
+    fn next<const N: usize>(self, first: usize, words: [F::Word; N]) -> Option<[F::Word; N]>;
+
+    /// The change of the pages after a refused one, where `changed` pages before it were changed.
+    fn after(self, _changed: usize) -> Self {
+        self
+    }
 }
 
-/// absent → leaf. The function returns the leaf for a page.
-struct Map<W>(W);
+/// absent → leaf. There is a frame for each page.
+#[derive(Clone, Copy)]
+struct Map<W> {
+    frames: *const Pfn,
+    form: W,
+}
+/// absent → leaf, of adjacent frames.
+#[derive(Clone, Copy)]
+struct MapRun<W> {
+    first: Pfn,
+    form: W,
+}
 /// leaf → parked.
+#[derive(Clone, Copy)]
 struct Park;
 /// leaf → absent.
+#[derive(Clone, Copy)]
 struct Clear;
 /// parked → leaf.
+#[derive(Clone, Copy)]
 struct Restore;
-/// parked → absent. The frames go to the pointer, which moves on.
+/// parked → absent. There is a place for the frame of each page.
+#[derive(Clone, Copy)]
 struct TakeFrames(*mut Pfn);
 
-impl<F: Format, W: Fn(usize) -> F::Word> Change<F> for Map<W> {
+fn all_absent<F: Format, const N: usize>(words: [F::Word; N]) -> bool {
+    words.iter().fold(true, |absent, &word| absent & (word == F::ABSENT))
+}
+
+impl<F: Format> Change<F> for Map<F::Word> {
     #[inline(always)]
-    fn next<const N: usize>(&mut self, first: usize, words: [F::Word; N]) -> Option<[F::Word; N]> {
-        let absent = words.iter().fold(true, |absent, &word| absent & (word == F::ABSENT));
-        absent.then(|| core::array::from_fn(|i| (self.0)(first + i)))
+    fn next<const N: usize>(self, first: usize, words: [F::Word; N]) -> Option<[F::Word; N]> {
+        // SAFETY: `map` has a frame for each page.
+        let leaf = |i| F::leaf_like(self.form, unsafe { *self.frames.add(first + i) });
+        all_absent::<F, N>(words).then(|| core::array::from_fn(leaf))
+    }
+}
+
+impl<F: Format> Change<F> for MapRun<F::Word> {
+    #[inline(always)]
+    fn next<const N: usize>(self, first: usize, words: [F::Word; N]) -> Option<[F::Word; N]> {
+        let leaf = |i| F::leaf_like(self.form, self.first.offset((first + i) as u64));
+        all_absent::<F, N>(words).then(|| core::array::from_fn(leaf))
     }
 }
 
 impl<F: Format> Change<F> for Park {
     #[inline(always)]
-    fn next<const N: usize>(&mut self, _first: usize, words: [F::Word; N]) -> Option<[F::Word; N]> {
+    fn next<const N: usize>(self, _first: usize, words: [F::Word; N]) -> Option<[F::Word; N]> {
         F::park_all(words)
     }
 }
 
 impl<F: Format> Change<F> for Clear {
     #[inline(always)]
-    fn next<const N: usize>(&mut self, _first: usize, words: [F::Word; N]) -> Option<[F::Word; N]> {
+    fn next<const N: usize>(self, _first: usize, words: [F::Word; N]) -> Option<[F::Word; N]> {
         F::park_all(words).map(|_| [F::ABSENT; N])
     }
 }
 
 impl<F: Format> Change<F> for Restore {
     #[inline(always)]
-    fn next<const N: usize>(&mut self, _first: usize, words: [F::Word; N]) -> Option<[F::Word; N]> {
+    fn next<const N: usize>(self, _first: usize, words: [F::Word; N]) -> Option<[F::Word; N]> {
         F::parked_all(words).map(|_| words.map(F::park))
     }
 }
 
 impl<F: Format> Change<F> for TakeFrames {
     #[inline(always)]
-    fn next<const N: usize>(&mut self, _first: usize, words: [F::Word; N]) -> Option<[F::Word; N]> {
+    fn next<const N: usize>(self, first: usize, words: [F::Word; N]) -> Option<[F::Word; N]> {
         let frames = F::parked_all(words)?;
         // SAFETY: `take_frames` has a place for each page, and each page yields at most one frame.
-        unsafe {
-            self.0.cast::<[Pfn; N]>().write(frames);
-            self.0 = self.0.add(N);
-        }
+        unsafe { self.0.add(first).cast::<[Pfn; N]>().write(frames) }
         Some([F::ABSENT; N])
+    }
+
+    fn after(self, changed: usize) -> Self {
+        // SAFETY: as above; the places after those of the pages that were changed.
+        TakeFrames(unsafe { self.0.add(changed) })
     }
 }
 
