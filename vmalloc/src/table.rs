@@ -66,8 +66,9 @@ use cell::Cell;
 use core::ops::Range;
 use core::ptr::NonNull;
 
-/// The entries that one search for a leaf table looks at.
-const NEARBY: usize = 32;
+/// The entries in use, and runs of absent ones in a table, that one search for a leaf table looks
+/// at.
+const NEARBY: usize = 4;
 
 /// The entry word of the machine `M`.
 pub(crate) type Word<M> = <<M as Machine>::Table as Format>::Word;
@@ -223,7 +224,7 @@ impl<'m, M: Machine> Walker<'m, M> {
             let (entry, _, says) = self.descend(page, 2);
             let bits = table_bits::<M::Table>(entry.level - 1);
             let first = page >> bits << bits;
-            page = first + (1 << bits);
+            page = first + (entry.absent().max(1) << bits);
             if entry.level == 2 && matches!(says, Entry::Table(_)) {
                 return (Some(address_of(first)), rest(page));
             }
@@ -387,17 +388,6 @@ impl<F: Format> Table<F> {
     fn parts(self, pages: Range<usize>) -> impl Iterator<Item = Range<usize>> {
         cut(pages, table_bits::<F>(self.level - 1))
     }
-
-    /// All entries of the table.
-    fn cells(self) -> impl Iterator<Item = Cell<F>> {
-        // SAFETY: as for `entry`.
-        (0..entries::<F>()).map(move |index| unsafe { Cell::new(self.words.add(index)) })
-    }
-
-    /// All entries of the table, whose first page is `first`.
-    fn entries_from(self, first: usize) -> impl Iterator<Item = EntryRef<F>> {
-        (0..entries::<F>()).map(move |index| self.entry(first + (index << table_bits::<F>(self.level - 1))))
-    }
 }
 
 impl<F: Format> Clone for Table<F> {
@@ -411,6 +401,13 @@ impl<F: Format> Copy for Table<F> {}
 impl<F: Format> EntryRef<F> {
     fn decode(&self) -> Entry {
         F::decode(self.cell.load(), self.level)
+    }
+
+    /// The number of adjacent absent entries of its table, from this one on.
+    fn absent(&self) -> usize {
+        let index = self.page >> table_bits::<F>(self.level - 1) & (entries::<F>() - 1);
+        // SAFETY: as for `Table::entry`: it is the `index`-th.
+        unsafe { self.cell.absent(entries::<F>() - index) }
     }
 }
 

@@ -104,7 +104,6 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         };
         let (start, grains) = (start + run.below, fit.grains - run.below);
         let range = region.pages_of(start, grains);
-        shared.sweep.end = shared.sweep.end.max(range.end());
         let (chunk, slot) = self.label(&mut shared, region, range, whom);
         let entry = UnitEntry::new(chunk, slot);
         region.units.set(machine, &mut self.stock, start, grains, entry.0);
@@ -180,7 +179,7 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         let (shift, range) = (leaf_shift::<M>(), region.pages_of(start, grains));
         let leaves = range.start.0 >> shift..=(range.end().0 - 1) >> shift;
         if leaves.end() - leaves.start() >= PRUNED {
-            return region.leave(&mut shared);
+            return region.leave(&mut shared, range);
         }
         for leaf in leaves {
             if let Some((at, span)) = region.under(VirtAddr(leaf << shift), shift) {

@@ -15,7 +15,7 @@ use crate::space::chunk::ChunkRef;
 use crate::space::slot::slots_of;
 use crate::state::batch::HeldTable;
 use crate::state::enter::CpuGuard;
-use crate::state::region::{Region, Shared, leaf_shift};
+use crate::state::region::{NOWHERE, Region, Shared, leaf_shift};
 use crate::state::stats::count;
 use crate::sync::Ordering::Relaxed;
 use crate::table::{Foreign, PteRange};
@@ -121,7 +121,7 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         // Taking the grains out of the arena may need frames. Without frames, or without room in
         // the batch, the empty table stays linked until `sweep` finds it.
         if self.stock.len() < region.arena_stock || self.tables[batch].is_full() {
-            return region.leave(shared);
+            return region.leave(shared, region.pages_of(at, span));
         }
         let Some(table) = self.ctx().walker().unlink(region.address(at)) else { return };
         let before = self.stock.len();
@@ -155,17 +155,13 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         true
     }
 
-    /// The next leaf table of the sweep that is under way, or due, if there is one nearby; and
-    /// whether there may be more.
+    /// The next leaf table that may be one of those, if it is nearby; and whether there may be
+    /// more.
     fn next_unswept(&self, region: &Region<M::Lock>, shared: &mut Shared) -> (bool, Option<VirtAddr>) {
-        let sweep = &mut shared.sweep;
-        if sweep.at.is_none() {
-            sweep.again = false;
-        }
-        let from = sweep.at.unwrap_or(region.base);
-        let (leaf, next) = self.ctx().walker().next_leaf(from, sweep.end);
-        sweep.at = next;
-        region.unswept.store(next.is_some() || sweep.again, Relaxed);
+        let (from, end) = shared.unswept;
+        let (leaf, next) = self.ctx().walker().next_leaf(from, end);
+        shared.unswept = next.map_or(NOWHERE, |at| (at, end));
+        region.unswept.store(next.is_some(), Relaxed);
         (next.is_some(), leaf)
     }
 

@@ -32,7 +32,7 @@ const STEP: isize = SLICE as isize / 2;
 pub(crate) const CHUNK: usize = SLICE / 8;
 
 /// The most table pages in one batch.
-pub(crate) const MAX_TABLES: usize = 32;
+pub(crate) const MAX_TABLES: usize = 64;
 
 /// An unlinked table page and the grains under it.
 #[derive(Clone, Copy, Debug)]

@@ -75,18 +75,12 @@ pub(crate) struct Shared {
     pub(crate) arena: Arena,
     /// Spare headers, chained by their `next`.
     pub(crate) headers: Option<ChunkRef>,
-    pub(crate) sweep: Sweep,
+    /// Between these addresses lie all empty leaf tables that `prune` had to leave (T1).
+    pub(crate) unswept: (VirtAddr, VirtAddr),
 }
 
-/// The state of the search for empty leaf tables (T1).
-pub(crate) struct Sweep {
-    /// No run has ended above this address, so there are no tables there.
-    pub(crate) end: VirtAddr,
-    /// A sweep is under way and continues at this address.
-    pub(crate) at: Option<VirtAddr>,
-    /// There may be empty tables behind it, so another sweep is due.
-    pub(crate) again: bool,
-}
+/// No address.
+pub(crate) const NOWHERE: (VirtAddr, VirtAddr) = (VirtAddr(usize::MAX), VirtAddr(0));
 
 /// A range of addresses from which areas are allocated.
 pub(crate) struct Region<L: lock_api::RawMutex> {
@@ -139,11 +133,7 @@ impl<L: lock_api::RawMutex> Region<L> {
             usual: if grain_shift == 0 { 0 } else { MAX_SLOT_PAGES.min(frames).min(grains as usize) },
             arena_stock: arena.frames_needed(),
             units: UnitTable::new(grains),
-            shared: Mutex::new(Shared {
-                arena,
-                headers: None,
-                sweep: Sweep { end: VirtAddr(base), at: None, again: false },
-            }),
+            shared: Mutex::new(Shared { arena, headers: None, unswept: NOWHERE }),
             unswept: AtomicBool::new(false),
         }
     }
@@ -207,9 +197,10 @@ impl<L: lock_api::RawMutex> Region<L> {
         (self.base.0 >> PAGE_SHIFT >> self.grain_shift) as u64
     }
 
-    /// Leaves empty leaf tables to a later sweep.
-    pub(crate) fn leave(&self, shared: &mut Shared) {
-        shared.sweep.again = true;
+    /// Leaves the empty leaf tables of `range` to a later sweep.
+    pub(crate) fn leave(&self, shared: &mut Shared, range: PageRange) {
+        let (first, end) = shared.unswept;
+        shared.unswept = (first.min(range.start), end.max(range.end()));
         self.unswept.store(true, Relaxed);
     }
 

@@ -16,6 +16,25 @@ impl<F: Format> Cell<F> {
         Cell(word)
     }
 
+    /// How many of the `len` entries from this one on are absent, up to the first that is not.
+    ///
+    /// # Safety
+    /// W1, as for [`Cell::new`], for all of them.
+    pub(super) unsafe fn absent(&self, len: usize) -> usize {
+        const GROUP: usize = 16;
+        // SAFETY: the caller's promise.
+        let is_absent = |n: usize| unsafe { F::Word::load(self.0.add(n).as_ptr()) } == F::ABSENT;
+        let are_absent = |n: usize| (n..n + GROUP).fold(true, |all, n| all & is_absent(n));
+        let mut n = 0;
+        while n + GROUP <= len && are_absent(n) {
+            n += GROUP;
+        }
+        while n < len && is_absent(n) {
+            n += 1;
+        }
+        n
+    }
+
     #[inline]
     pub(super) fn load(&self) -> F::Word {
         // SAFETY: W1, promised to `new`.

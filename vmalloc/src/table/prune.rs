@@ -2,7 +2,7 @@
 
 use super::{EntryRef, Table, Walker, Word, address_of, page_of, pages_of, table_bits};
 use crate::machine::Machine;
-use crate::machine::format::{Entry, Format};
+use crate::machine::format::{Entry, Format, entries};
 use crate::units::{PageRange, Pfn, VirtAddr};
 use core::ops::Range;
 
@@ -72,6 +72,7 @@ fn links<M: Machine>(word: Word<M>, frame: Pfn) -> bool {
 /// The first entry of `table` that is not absent. The table covers `page`.
 fn first_used<F: Format>(table: Table<F>, page: usize) -> Option<EntryRef<F>> {
     let bits = table_bits::<F>(table.level);
-    let used = table.cells().position(|cell| cell.load() != F::ABSENT)?;
-    table.entries_from(page >> bits << bits).nth(used)
+    let first = table.entry(page >> bits << bits);
+    let used = first.absent();
+    (used < entries::<F>()).then(|| table.entry(first.page + (used << table_bits::<F>(table.level - 1))))
 }
