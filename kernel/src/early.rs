@@ -9,11 +9,13 @@
 
 use crate::error::Error;
 use crate::flags::VmFlags;
-use crate::host::Host;
+use crate::gfp::GfpFlags;
+use crate::host::{Host, Kern};
 use crate::kernel::Kernel;
 use crate::request::Request;
 use arrayvec::ArrayVec;
 use core::ops::Range;
+use vmalloc::Info;
 use vmalloc::machine::Machine;
 use vmalloc::units::PAGE_SIZE;
 
@@ -89,16 +91,18 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     /// are the embedder's. Under the placement Classes each begins at a unit of 64 pages.
     ///
     /// # Errors
-    /// What the library refuses for the first that it refuses; none is taken over then.
+    /// What the library refuses for the first that it refuses; none is taken over then, and who
+    /// has a part of it is told as `vmalloc bug: 0x..-0x.. overlaps with 0x..-0x..`.
     #[track_caller]
     pub fn import_early(&self, early: &EarlyAreas) -> Result<(), Error> {
         let taken = |area: Range<usize>| {
-            let vm_flags = VmFlags::NO_GUARD;
-            let request = Request { start: area.start, end: area.end, vm_flags, ..self.request(area.len()) };
+            let (vm_flags, gfp_mask) = (VmFlags::NO_GUARD, GfpFlags::KERNEL | GfpFlags::NOWARN);
+            let request = Request { start: area.start, end: area.end, vm_flags, gfp_mask, ..self.request(area.len()) };
             self.__get_vm_area_node(&request)
         };
         for (done, area) in early.iter().enumerate() {
-            if let Err(error) = taken(area) {
+            if let Err(error) = taken(area.clone()) {
+                self.tell_overlap(&area);
                 for area in early.iter().take(done) {
                     // SAFETY: Y1: nobody was told of it.
                     let _ = unsafe { self.remove_vm_area(area.start) };
@@ -107,5 +111,18 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
             }
         }
         Ok(())
+    }
+
+    /// Says who has a part of an early area.
+    fn tell_overlap(&self, area: &Range<usize>) {
+        let has = |info: &Info| info.start.0 < area.end && area.start < info.start.0 + info.size();
+        if let Some(other) = self.vm.areas().find(has) {
+            let (start, end) = (other.start.0, other.start.0 + other.size());
+            let (from, to) = (area.start, area.end);
+            self.printk(
+                Kern::Warning,
+                format_args!("vmalloc bug: {from:#x}-{to:#x} overlaps with {start:#x}-{end:#x}"),
+            );
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use core::fmt;
 use vmalloc::machine::Context;
+use vmalloc::machine::format::MemType;
 use vmalloc::units::Pfn;
 use vmalloc::{AllocError, FreeError};
 
@@ -92,6 +93,13 @@ pub enum Error {
     NotReachable(Pfn),
     /// Adjacent frames that the direct mapping does not show side by side.
     NotContiguous(Pfn),
+    /// The device is mapped with another memory type already.
+    OtherMemory {
+        /// What was asked for.
+        requested: MemType,
+        /// What there is.
+        got: MemType,
+    },
     /// Not from here.
     WrongContext(Context),
     /// A fatal signal waits for the task.
@@ -106,7 +114,7 @@ impl Error {
             Error::ExceedsTotal { .. } => Errno::E2BIG,
             Error::Overflow { .. } | Error::TooLarge { .. } | Error::NotContiguous(_) => Errno::ENOMEM,
             Error::OutsideArea { .. } => Errno::ERANGE,
-            Error::WrongContext(_) => Errno::EBUSY,
+            Error::WrongContext(_) | Error::OtherMemory { .. } => Errno::EBUSY,
             Error::Interrupted => Errno::EINTR,
             _ => Errno::EINVAL,
         }
@@ -170,6 +178,7 @@ impl fmt::Display for Error {
             Error::HasDescriptor(frame) => write!(f, "{frame:?} is memory with a descriptor"),
             Error::NotReachable(frame) => write!(f, "{frame:?} has no direct mapping"),
             Error::NotContiguous(frame) => write!(f, "the direct mapping breaks behind {frame:?}"),
+            Error::OtherMemory { requested, got } => write!(f, "mapped as {got:?} already, and not as {requested:?}"),
             Error::WrongContext(context) => write!(f, "not from here ({context:?})"),
             Error::Interrupted => f.write_str("a fatal signal waits"),
         }

@@ -6,7 +6,7 @@
 //! | `vmalloc_node`, `vzalloc_node` | of the node first | no, yes | |
 //! | `vmalloc_user` | any | yes | VM_USERMAP |
 //! | `vmalloc_32`, `vmalloc_32_user` | below 4 GiB | no, yes | , VM_USERMAP |
-//! | `vmalloc_huge` | any; small pages | no | VM_ALLOW_HUGE_VMAP |
+//! | `vmalloc_huge`, `vmalloc_huge_node` | any, of the node first; small pages | no | VM_ALLOW_HUGE_VMAP |
 //! | `vmalloc_array`, `vcalloc` | any | no, yes | |
 
 use crate::call::Value;
@@ -100,6 +100,19 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         let _call = self.enter("vmalloc_huge", &[("size", Value::Number(size)), ("gfp_mask", Value::Gfp(gfp))]);
         let vm_flags = VmFlags::ALLOW_HUGE_VMAP;
         self.__vmalloc_node_range(&Request { gfp_mask: gfp, vm_flags, ..self.request(size) })
+    }
+
+    /// As [`Kernel::vmalloc_huge`], of the memory of `node` first.
+    ///
+    /// # Errors
+    /// As there.
+    #[track_caller]
+    pub fn vmalloc_huge_node(&self, size: usize, gfp: GfpFlags, node: Option<Node>) -> Result<NonNull<u8>, Error> {
+        let gfp_mask = ("gfp_mask", Value::Gfp(gfp));
+        let arguments = [("size", Value::Number(size)), gfp_mask, ("node", Value::Node(node))];
+        let _call = self.enter("vmalloc_huge_node", &arguments);
+        let vm_flags = VmFlags::ALLOW_HUGE_VMAP;
+        self.__vmalloc_node_range(&Request { gfp_mask: gfp, vm_flags, node, ..self.request(size) })
     }
 
     /// `count` objects of `size` bytes.

@@ -18,7 +18,8 @@
 //!   user       areas in user space            vread     whatever is there now
 //!   names      functions over a static of the embedder's: `traditional_names!`
 //!   walk       page tables, level by level    listing   /proc/vmallocinfo
-//!   ioremap    devices in such areas          early     areas before the instance serves
+//!   device     ioremap and its siblings       ioremap   devices in areas that callers made
+//!   early      areas before the instance serves
 //!   notify     who is asked for help          historic  the allocators of 2.6 and 3.0
 //!   ─────────
 //!   records, map, radix, pool                 what is kept beside the library
@@ -68,6 +69,7 @@ mod area;
 mod array;
 mod call;
 mod chain;
+mod device;
 mod early;
 mod error;
 mod family;

@@ -19,6 +19,7 @@ use crate::host::Host;
 use crate::kernel::Kernel;
 use crate::map::Map;
 use vmalloc::machine::Machine;
+use vmalloc::machine::format::MemType;
 use vmalloc::{Caller, Info, Kind};
 
 /// The records, by the page where their areas start.
@@ -53,6 +54,8 @@ pub(crate) struct Record {
     pub(crate) requested: usize,
     /// The physical address of a device.
     pub(crate) phys: Option<u64>,
+    /// How a device is cached.
+    pub(crate) memory: Option<MemType>,
     /// The flush that covers what was unmapped last; 0 = none is owed.
     pub(crate) stale: usize,
     /// The request by which the area was made (J7).
@@ -75,7 +78,18 @@ impl Made {
 impl Record {
     /// A record of an area that starts there.
     pub(crate) fn new(start: usize, flags: VmFlags, built: Built, requested: usize) -> Record {
-        Record { start, flags, built, array: None, nr_pages: 0, requested, phys: None, stale: 0, made: None }
+        Record {
+            start,
+            flags,
+            built,
+            array: None,
+            nr_pages: 0,
+            requested,
+            phys: None,
+            memory: None,
+            stale: 0,
+            made: None,
+        }
     }
 
     /// Whether it is the record of this area, and not of one that was there before (J7).

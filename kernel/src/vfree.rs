@@ -93,6 +93,9 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         {
             return Err(Error::WrongFlags { has: area.flags.bits(), about: VmFlags::MAP.bits() });
         }
+        if self.vm.find(at).is_some_and(|info| info.kind == Kind::Ioremap) {
+            return Err(Error::Free(FreeError::WrongKind(Kind::Ioremap)));
+        }
         match self.take_record(at, |_| true)? {
             Some(record) => {
                 self.host.untracked(at);

@@ -11,9 +11,10 @@ use crate::array::PageArray;
 use crate::error::Error;
 use crate::flags::{VmFlags, VmFlags30};
 use crate::gfp::GfpFlags;
-use crate::host::Host;
+use crate::host::{Host, Kern};
 use crate::kernel::Kernel;
 use crate::records::Record;
+use crate::warn::Once;
 use vmalloc::area::Guard;
 use vmalloc::machine::Machine;
 use vmalloc::units::{PAGE_SIZE, Pfn};
@@ -110,10 +111,40 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     /// The frame behind an address of an area, without a hold: it is the caller's to know
     /// that the area lives on. `None` where nothing is bound.
     ///
+    /// An entry that makes no sense is warned of, once.
+    ///
     /// # Cost
     /// O(1), no lock. Source: `vmalloc_to_page`, `vmalloc_to_pfn`.
     pub fn vmalloc_to_page(&self, at: usize) -> Option<Pfn> {
-        self.vm.frame_at(at)
+        let frame = self.vm.frame_at(at);
+        if frame.is_none() {
+            self.tell_bad_entry(at);
+        }
+        frame
+    }
+
+    #[cold]
+    fn tell_bad_entry(&self, at: usize) {
+        if self.vm.find(at).is_none() {
+            return;
+        }
+        // SAFETY: Y7: `at` lies in an area, which the caller knows to live on.
+        let last = unsafe { self.walk(at) }.up().next();
+        let Some(bad) = last.filter(|entry| entry.bad()) else { return };
+        if self.first_time(Once::BadEntry) {
+            let (level, word) = (bad.level.name(), bad.word());
+            self.printk(Kern::Warning, format_args!("vmalloc_to_page: bad {level} ({word:016x}) at {at:#x}"));
+        }
+    }
+
+    /// The frames behind the area that holds `at`, page by page; `None` for a page where nothing
+    /// is bound. Without holds, as [`Kernel::vmalloc_to_page`].
+    ///
+    /// # Cost
+    /// O(1) a page. Source: the page iterators of the Rust bindings of the newest kernels.
+    pub fn page_iter(&self, at: usize) -> impl Iterator<Item = Option<Pfn>> + '_ {
+        let pages = self.vm.find(at).into_iter().flat_map(|info| (0..info.pages).map(move |n| info.start.add_pages(n)));
+        pages.map(|page| self.vm.frame_at(page.0))
     }
 
     /// All areas, by address. The iterator is no moment's picture, but each of its
@@ -147,8 +178,8 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     /// with the area, by [`Kernel::vfree`].
     ///
     /// # Errors
-    /// [`Error::NoArea`]; [`Error::Alloc`] where there is no memory for it, after which
-    /// the area is as it was.
+    /// [`Error::NoArea`]; [`Error::Alloc`] where there is no memory for it, which is told as
+    /// `failed to allocated page array size %lu`, and after which the area is as it was.
     ///
     /// # Cost
     /// O(pages), each with a walk.
@@ -158,10 +189,17 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         if let Some(array) = area.pages {
             return Ok(array);
         }
-        let array = self.new_array(info.pages, gfp, None, |bytes, gfp| self.plain_area(bytes, gfp))?;
+        let array = self.new_array(info.pages, gfp, None, |bytes, gfp| self.plain_area(bytes, gfp));
+        let array = array.inspect_err(|_| self.tell_no_array(&area, info.pages, gfp))?;
         let filled = self.fill_from_entries(&info, &array).and_then(|()| self.keep_array(&area, array, gfp));
         filled.inspect_err(|_| self.free_array(&array))?;
         Ok(array)
+    }
+
+    fn tell_no_array(&self, area: &VmStruct, pages: usize, gfp: GfpFlags) {
+        let (size, bytes) = (area.requested_size, pages * crate::array::ELEMENT);
+        let line = format_args!("vmalloc error: size {size}, failed to allocated page array size {bytes}");
+        self.warn_alloc(gfp, line);
     }
 
     fn fill_from_entries(&self, info: &Info, array: &PageArray) -> Result<(), Error> {

@@ -5,10 +5,15 @@
 //! | `allocation failed: out of vmalloc space - use vmalloc=<size> to increase size.` | warning | no addresses, 2.6 |
 //! | `vmap allocation for size %lu failed: use vmalloc=<size> to increase size.` | warning | no addresses, 3.0 and 4.x |
 //! | `vmalloc_node_range for size %lu failed: Address range restricted to %#lx - %#lx` | warning | no addresses, today |
+//! | `vmalloc bug: 0x..-0x.. overlaps with 0x..-0x..` | warning | an early area that somebody has |
+//! | `ioremap on RAM at 0x… - 0x…` | warning, once | memory is no device |
+//! | `ioremap: invalid physical address %llx` | warning | beyond what an entry can name |
+//! | `ioremap error for 0x..-0x.., requested 0x%x, got 0x%x` | error | mapped with another memory type |
+//! | `iounmap: bad address %p` | error | no device is mapped there |
 //! | `<comm>: <message>, mode:0x…(names), nodemask=(null)`, a stack, Mem-Info | warning | [`Kernel::warn_alloc`] |
 //!
-//! All of these are limited together: one in ten seconds of the machine's clock, as
-//! long as it has one. `__GFP_NOWARN` silences them.
+//! Those of failed requests are limited together: one in ten seconds of the machine's clock,
+//! as long as it has one. `__GFP_NOWARN` silences them.
 
 use crate::gfp::GfpFlags;
 use crate::host::{Host, Kern};
@@ -31,6 +36,10 @@ pub(crate) enum Once {
     NoGuard = 2,
     /// `kvmalloc` was asked for more than `INT_MAX`.
     TooLarge = 4,
+    /// `ioremap` was asked for memory.
+    OnRam = 8,
+    /// `vmalloc_to_page` met an entry that makes no sense.
+    BadEntry = 16,
 }
 
 /// What was said, and when.

@@ -175,3 +175,58 @@ fn more_than_the_machine_has_is_told_and_nowarn_is_silent() {
     assert!(kernel.vmalloc(0).is_err() && kernel.vmalloc(0).is_err());
     assert_eq!(said(&kernel).len(), 1, "no bytes are told once");
 }
+
+/// The first lines of what was said.
+fn heads(kernel: &Tested<'_>) -> Vec<String> {
+    let rest = ", mode:0xcc0(GFP_KERNEL), nodemask=(null)";
+    said(kernel).into_iter().filter_map(|(_, line)| Some(line.strip_suffix(rest)?.to_owned())).collect()
+}
+
+#[cfg(debug_assertions)]
+#[test]
+fn each_step_that_is_refused_is_told_by_its_name() {
+    let rig = quiet();
+    let kernel = rig.kernel();
+    let (size, mut told) = (70 * PAGE, std::collections::BTreeSet::new());
+    for n in 1.. {
+        rig.reclaim(usize::MAX);
+        rig.sim.faults().fail_from(n);
+        let made = kernel.vmalloc(size);
+        rig.sim.faults().fail_at(0);
+        told.extend(heads(&kernel));
+        rig.sim.advance(11_000_000_000);
+        if let Ok(area) = made {
+            vfree(&kernel, number(area)).unwrap();
+            break;
+        }
+    }
+    let area = kernel.vmalloc(600 * PAGE).map(number).unwrap();
+    let before = (rig.state(), kernel.find_vm_area(area));
+    rig.sim.faults().fail_from(1);
+    assert!(kernel.pages(area, GFP).is_err());
+    rig.sim.faults().fail_at(0);
+    assert_eq!((rig.state(), kernel.find_vm_area(area)), before);
+    told.extend(heads(&kernel));
+    vfree(&kernel, area).unwrap();
+    let text = |what: &str| format!("insmod: vmalloc error: size {size}, {what}");
+    let array = format!("insmod: vmalloc error: size {}, failed to allocated page array size 4800", 600 * PAGE);
+    assert_eq!(told, [text("failed to allocate pages"), text("failed to map pages"), array].into());
+}
+
+#[test]
+fn atomic_and_nowait_requests_neither_wait_nor_purge_and_are_refused_at_once() {
+    let rig = narrow();
+    let kernel = rig.kernel();
+    let room = kernel.vmalloc(50 * PAGE).map(number).unwrap();
+    let before = rig.stats().counts;
+    for gfp in [GfpFlags::ATOMIC, GfpFlags::NOWAIT] {
+        let area = kernel.__vmalloc(3 * PAGE, gfp).map(number).unwrap();
+        vfree(&kernel, area).unwrap();
+        assert!(kernel.__vmalloc(50 * PAGE, gfp).is_err());
+    }
+    let after = rig.stats().counts;
+    assert_eq!(before.purges, after.purges);
+    assert_eq!(kernel.host().ticks.load(SeqCst), 0);
+    vfree(&kernel, room).unwrap();
+    rig.state();
+}

@@ -33,11 +33,13 @@ fn the_family_clears_places_and_flags_as_its_names_say() {
         kernel.vmalloc_node(size, Some(Node(1))),
         kernel.vmalloc_32(size),
         kernel.vmalloc_huge(size, GFP),
+        kernel.vmalloc_huge_node(size, GFP, Some(Node(1))),
         kernel.vmalloc_array(5, PAGE),
     ];
     let others = others.map(|made| number(made.unwrap()));
     assert_eq!([cleared[1], others[0]].map(node), [Node(1); 2]);
-    assert_eq!(flags(others[2]), VmFlags::ALLOW_HUGE_VMAP, "accepted, with small pages");
+    assert_eq!([others[2], others[3]].map(flags), [VmFlags::ALLOW_HUGE_VMAP; 2], "accepted, with small pages");
+    assert_eq!(node(others[3]), Node(1));
     for &area in &[cleared[3], others[1]] {
         assert!(kernel.vmalloc_to_page(area).unwrap().phys() < 1 << 32);
     }

@@ -136,7 +136,11 @@ fn early_areas_are_noted_before_the_instance_serves_and_taken_over_by_it() {
     assert_eq!(listed, early.iter().collect::<Vec<_>>());
     let next = kernel.vmalloc(PAGE).map(number).unwrap();
     assert!(early.iter().all(|area| !area.contains(&next)), "nobody else gets them");
+    assert_eq!(kernel.host().said(), []);
     assert!(kernel.import_early(&early).is_err(), "once");
+    let (from, to) = (START + PAGE, START + 4 * PAGE);
+    let line = format!("vmalloc bug: {from:#x}-{to:#x} overlaps with {from:#x}-{to:#x}");
+    assert_eq!(kernel.host().said(), [(vmalloc_kernel::Kern::Warning, line)]);
     assert_eq!(kernel.vmlist().count(), 5);
     vfree(&kernel, next).unwrap();
 }

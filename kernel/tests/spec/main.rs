@@ -7,6 +7,7 @@ mod behaviour;
 mod chain;
 mod common;
 #[cfg(debug_assertions)]
+mod device;
 mod failures;
 mod family;
 mod listing;

@@ -121,3 +121,26 @@ fn unmapping_as_2_6_did_flushes_at_once() {
     unsafe { kernel.free_vm_area(&area) }.unwrap();
     give_frames(&rig, &some);
 }
+
+#[test]
+fn vmalloc_to_page_warns_once_of_an_entry_that_makes_no_sense_and_has_no_answer() {
+    // A large area is looked up by a walk; a small one's leaf table is known.
+    for (pages, level, name) in [(3, 1, "pte"), (3000, 1, "pte"), (3000, 2, "pmd"), (3000, 3, "pud")] {
+        let rig = quiet();
+        let kernel = rig.kernel();
+        let area = kernel.vmalloc(pages * PAGE).map(number).unwrap();
+        let expected: Vec<_> = (0..pages).map(|page| kernel.vmalloc_to_page(area + page * PAGE)).collect();
+        assert_eq!(kernel.page_iter(area + PAGE).collect::<Vec<_>>(), expected);
+        // SAFETY: Y7: the area is held.
+        let entry = unsafe { kernel.walk(area) }.down().find(|entry| entry.table == level).unwrap();
+        let good = u64::from_str_radix(&format!("{:x}", entry.word()), 16).unwrap();
+        rig.sim.poke(VirtAddr(area), level, BAD);
+        assert_eq!([(); 2].map(|()| kernel.vmalloc_to_page(area)), [None; 2]);
+        let line = format!("vmalloc_to_page: bad {name} ({BAD:016x}) at {area:#x}");
+        assert_eq!(kernel.host().said(), [(Kern::Warning, line)], "once");
+        rig.sim.poke(VirtAddr(area), level, good);
+        assert_eq!(kernel.vmalloc_to_page(START + (1 << 38)), None);
+        assert_eq!(kernel.host().said(), [], "nothing is there, and nothing is said");
+        vfree(&kernel, area).unwrap();
+    }
+}
