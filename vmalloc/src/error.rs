@@ -213,6 +213,13 @@ pub struct Broken {
     pub at: usize,
 }
 
+impl Broken {
+    /// `Ok` if `rule` holds at `at`.
+    pub(crate) fn unless(holds: bool, rule: &'static str, at: usize) -> Result<(), Broken> {
+        if holds { Ok(()) } else { Err(Broken { rule, at }) }
+    }
+}
+
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "rule {} is broken at {:#x}", self.rule, self.at)

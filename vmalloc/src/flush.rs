@@ -38,23 +38,18 @@ use alias::Aliases;
 pub use looks::Looks;
 use narrow::Narrow;
 
+/// What a CPU begins with.
 const OFFLINE: u8 = 0;
 const IDLE: u8 = 1;
 const AWAKE: u8 = 2;
 
 /// The flush state of one CPU: the epoch that it has published, and whether it is asked to flush.
 #[repr(align(128))]
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct CpuEpoch {
     published: AtomicU64,
     state: AtomicU8,
     asked: AtomicBool,
-}
-
-impl Default for CpuEpoch {
-    fn default() -> CpuEpoch {
-        CpuEpoch { published: AtomicU64::new(0), state: AtomicU8::new(OFFLINE), asked: AtomicBool::new(false) }
-    }
 }
 
 impl CpuEpoch {
@@ -99,7 +94,7 @@ pub struct Holds {
 }
 
 /// The clock of an instance's flushes.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct FlushEpochs {
     now: AtomicU64,
     /// Every batch without table pages whose tag is at most this has had grace.
@@ -108,14 +103,6 @@ pub struct FlushEpochs {
     safe_tables: AtomicU64,
     narrow: Narrow,
     aliases: Aliases,
-}
-
-impl Default for FlushEpochs {
-    fn default() -> FlushEpochs {
-        let zero = || AtomicU64::new(0);
-        let (narrow, aliases) = (Narrow::default(), Aliases::default());
-        FlushEpochs { now: zero(), safe: zero(), safe_tables: zero(), narrow, aliases }
-    }
 }
 
 impl FlushEpochs {

@@ -11,7 +11,7 @@ use crate::state::core::{Core, Ctx};
 use crate::state::enter::CpuGuard;
 use crate::state::lookup::Found;
 use crate::state::region::Region;
-use crate::state::stats::{Counts, Stats};
+use crate::state::stats::Stats;
 use crate::state::visit::Visit;
 use crate::sync::Ordering::Relaxed;
 use crate::table::Walker;
@@ -35,9 +35,8 @@ impl<M: Machine> Vmalloc<M> {
             for region in &core.regions {
                 here.cpu_chunks(region.id).check()?;
             }
-            if !here.batches().all(|batch| batch.waiting_frames.is_sound(self.machine().frames())) {
-                return Err(Broken { rule: "Q1", at: index as usize });
-            }
+            let sound = here.batches().all(|batch| batch.waiting_frames.is_sound(self.machine().frames()));
+            Broken::unless(sound, "Q1", index as usize)?;
         }
         for region in &core.regions {
             check_arena(ctx, region)?;
@@ -67,15 +66,12 @@ impl<M: Machine> Vmalloc<M> {
                 Entry::Parked(_) => !slot.is_kept() || is_half_retired(&found),
                 _ => false,
             };
-            let broken = (0..slot.pages()).find(|&page| !right(page)).map(|page| ("W1", page));
-            let guard = (entry(slot.pages()) != Entry::Absent).then_some(("G6", slot.pages()));
-            if let Some((rule, page)) = broken.or(guard) {
-                return Err(Broken { rule, at: found.start.add_pages(page).0 });
-            }
+            let at = |page: usize| found.start.add_pages(page).0;
+            (0..slot.pages()).try_for_each(|page| Broken::unless(right(page), "W1", at(page)))?;
+            Broken::unless(entry(slot.pages()) == Entry::Absent, "G6", at(slot.pages()))?;
         }
         let stats = self.stats();
-        let agree = (stats.bound_slots, stats.bound_pages) == (slots, pages);
-        if agree { Ok(()) } else { Err(Broken { rule: "W2", at: stats.bound_pages }) }
+        Broken::unless((stats.bound_slots, stats.bound_pages) == (slots, pages), "W2", stats.bound_pages)
     }
 
     /// Every page of an area is bound, its guards are not (G6), and the counters
@@ -83,30 +79,22 @@ impl<M: Machine> Vmalloc<M> {
     fn check_areas(&self, ctx: Ctx<'_, M>) -> Result<(), Broken> {
         let (mut areas, mut pages, mut end) = (0, 0, 0);
         for area in self.areas() {
-            if area.start.0 < end {
-                return Err(Broken { rule: "S1", at: area.start.0 });
-            }
+            Broken::unless(area.start.0 >= end, "S1", area.start.0)?;
             end = area.start.0 + area.size();
             (areas, pages) = (areas + 1, pages + area.pages);
             let bound = |page: usize| self.frame_at(area.start.add_pages(page).0).is_some();
-            let by_hand = || ctx.find(area.start).is_some_and(|found| found.slot().is_shared());
-            let right = |page: usize| if area.kind == Kind::Reserved { !bound(page) || by_hand() } else { bound(page) };
-            if let Some(page) = (0..area.pages).find(|&page| !right(page)) {
-                return Err(Broken { rule: "G2", at: area.start.add_pages(page).0 });
-            }
-            let guards = [
-                (area.guard == Guard::After, area.range().end()),
-                (area.kind == Kind::Stack, VirtAddr(area.start.0 - PAGE_SIZE)),
-            ];
+            let expected = area.kind != Kind::Reserved;
+            let by_hand = || !expected && ctx.find(area.start).is_some_and(|found| found.slot().is_shared());
+            let right = |page: usize| bound(page) == expected || by_hand();
+            (0..area.pages).try_for_each(|page| Broken::unless(right(page), "G2", area.start.add_pages(page).0))?;
             // SAFETY: T1: nobody else calls.
-            let is_mapped = |at: VirtAddr| unsafe { Walker::new(self.machine()) }.translate(at).is_some();
-            if let Some((_, at)) = guards.into_iter().find(|&(guards, at)| guards && is_mapped(at)) {
-                return Err(Broken { rule: "G6", at: at.0 });
-            }
+            let is_mapped = |at| unsafe { Walker::new(self.machine()) }.translate(at).is_some();
+            let (below, beyond) = (VirtAddr(area.start.0 - PAGE_SIZE), area.range().end());
+            Broken::unless(area.guard == Guard::None || !is_mapped(beyond), "G6", beyond.0)?;
+            Broken::unless(area.kind != Kind::Stack || !is_mapped(below), "G6", below.0)?;
         }
         let stats = self.stats();
-        let agree = (stats.areas, stats.pages) == (areas, pages) || ctx.core.cpus() == 0;
-        if agree { Ok(()) } else { Err(Broken { rule: "counters", at: stats.areas }) }
+        Broken::unless((stats.areas, stats.pages) == (areas, pages), "counters", stats.areas)
     }
 
     /// The state in numbers. Cheap: a sum over CPUs. A caller that interrupted
@@ -115,33 +103,27 @@ impl<M: Machine> Vmalloc<M> {
     pub fn stats(&self) -> Stats {
         let Some(ctx) = self.ctx() else { return Stats::default() };
         let core = ctx.core;
-        let mut counts = Counts::default();
-        let mut stats = Stats::default();
+        let mut stats = CpuGuard::enter(ctx).map(|_here| core.locked_stats()).unwrap_or_default();
         for index in 0..core.cpus() {
-            core.cpu(index).counters.add_to(&mut counts);
-            stats.bound_slots += core.cpu(index).bound.slots();
-            stats.bound_pages += core.cpu(index).bound.pages();
+            let cpu = core.cpu(index);
+            cpu.counters.add_to(&mut stats.counts);
+            stats.bound_slots += cpu.bound.slots();
+            stats.bound_pages += cpu.bound.pages();
             if let Ok(here) = Visit::enter(ctx, index) {
                 stats.stocked_frames += here.magazine.len() + here.stock.len();
                 stats.waiting_pages += here.waiting();
             }
         }
+        let counts = &stats.counts;
         let frees = counts.local_frees + counts.remote_frees + counts.deferred_frees;
-        let locked = CpuGuard::enter(ctx).map(|_here| core.locked_stats()).unwrap_or_default();
         Stats {
-            counts,
             areas: counts.allocs.wrapping_sub(frees) as usize,
             pages: counts.alloc_pages.wrapping_sub(counts.free_pages + counts.deferred_pages) as usize,
-            reserved_pages: locked.reserved_pages,
-            stocked_frames: stats.stocked_frames + locked.stocked_frames,
-            waiting_pages: stats.waiting_pages,
-            bound_slots: stats.bound_slots,
-            bound_pages: stats.bound_pages,
-            reserve_frames: locked.reserve_frames,
             table_frames: core.tables.load(Relaxed),
             bookkeeping_frames: core.bookkeeping.load(Relaxed),
             init_frames: core.init_frames,
             init_bookkeeping: core.init_bookkeeping,
+            ..stats
         }
     }
 }

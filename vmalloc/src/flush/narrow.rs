@@ -14,24 +14,13 @@ use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*, fence};
 use crate::units::{PageRange, VirtAddr};
 
 /// The pages of the newest batch, if they are few.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Narrow {
     writing: AtomicBool,
     /// The tag that the pages belong to; 0 for none.
     tag: AtomicU64,
     start: AtomicUsize,
     pages: AtomicUsize,
-}
-
-impl Default for Narrow {
-    fn default() -> Narrow {
-        Narrow {
-            writing: AtomicBool::new(false),
-            tag: AtomicU64::new(0),
-            start: AtomicUsize::new(0),
-            pages: AtomicUsize::new(0),
-        }
-    }
 }
 
 impl Narrow {

@@ -36,7 +36,7 @@ fn check_node(zones: &NodeZones, d: Descriptors) -> Result<(), Broken> {
         let found = check_tiles(d, zone.home)?;
         check_lists(d, zone)?;
         let counted = Found { total: zone.total, free: zone.free, blocks: zone.blocks };
-        if counted != found { broken(d, "B4", 0) } else { Ok(()) }
+        Broken::unless(counted == found, "B4", d.frame(0).0 as usize)
     })
 }
 
@@ -56,20 +56,12 @@ fn check_tiles(d: Descriptors, home: Home) -> Result<Found, Broken> {
         }
         let Some(block) = d.block(at) else { return broken(d, "B1", at) };
         check_block(d, home, block)?;
-        found.add(block);
+        found.total += 1 << block.order;
+        found.free += (block.free as usize) << block.order;
+        found.blocks[block.order as usize] += block.free as usize;
         at += 1 << block.order;
     }
     Ok(found)
-}
-
-impl Found {
-    fn add(&mut self, block: Block) {
-        self.total += 1 << block.order;
-        if block.free {
-            self.free += 1 << block.order;
-            self.blocks[block.order as usize] += 1;
-        }
-    }
 }
 
 fn check_block(d: Descriptors, home: Home, block: Block) -> Result<(), Broken> {

@@ -62,12 +62,14 @@ impl<L: RawMutex> Depot<L> {
     /// Exchanges an empty stack for a full one. Returns false if there is none.
     pub(super) fn swap_for_full(&self, empty: &mut Held) -> bool {
         debug_assert_eq!(empty.len(), 0);
-        self.chains.lock().exchange(empty, |chains| (&mut chains.full, &mut chains.empty))
+        let chains = &mut *self.chains.lock();
+        exchange(empty, &mut chains.full, &mut chains.empty)
     }
 
     /// Exchanges a full stack for an empty one. Returns false if there is none.
     pub(super) fn swap_for_empty(&self, full: &mut Held) -> bool {
-        self.chains.lock().exchange(full, |chains| (&mut chains.empty, &mut chains.full))
+        let chains = &mut *self.chains.lock();
+        exchange(full, &mut chains.empty, &mut chains.full)
     }
 
     /// Returns up to `MAX_BULK` frames to the source if the depot has more than `keep`, without
@@ -88,34 +90,18 @@ impl<L: RawMutex> Depot<L> {
     /// frames that were in the depot, not counting the stacks themselves.
     pub fn destroy<M: Machine>(&self, machine: &M) -> usize {
         let given = core::iter::repeat_with(|| self.trim(machine, 0)).take_while(|&given| given > 0).sum();
-        while let Some(stack) = self.take_empty() {
+        let empty = || Held::unchain(&mut self.chains.lock().empty);
+        while let Some(stack) = empty() {
             stack.destroy(machine);
         }
         given
     }
-
-    fn take_empty(&self) -> Option<Held> {
-        Held::unchain(&mut self.chains.lock().empty)
-    }
 }
 
-impl Chains {
-    /// Takes a stack from the first chain that `pick` names and puts `held` onto the second.
-    /// Returns false if the first chain is empty.
-    fn exchange(
-        &mut self,
-        held: &mut Held,
-        pick: impl FnOnce(&mut Chains) -> (&mut Option<Held>, &mut Option<Held>),
-    ) -> bool {
-        let (from, to) = pick(self);
-        let Some(taken) = Held::unchain(from) else { return false };
-        core::mem::replace(held, taken).chain(to);
-        true
-    }
-}
-
-impl<L: RawMutex> Default for Depot<L> {
-    fn default() -> Depot<L> {
-        Depot::new()
-    }
+/// Exchanges `held` for a stack of the chain `from`, and puts it onto the chain `to`. Returns false
+/// if `from` is empty.
+fn exchange(held: &mut Held, from: &mut Option<Held>, to: &mut Option<Held>) -> bool {
+    let Some(taken) = Held::unchain(from) else { return false };
+    core::mem::replace(held, taken).chain(to);
+    true
 }

@@ -122,10 +122,7 @@ impl Magazine {
         want: Want,
         n: usize,
     ) -> Result<(), usize> {
-        match &self.stacks {
-            Some(stacks) if stacks.loaded.len() >= n => Ok(()),
-            _ => self.fetch(machine, depot, want, n),
-        }
+        if self.has(n) { Ok(()) } else { self.fetch(machine, depot, want, n) }
     }
 
     /// Whether `n` frames are loaded.
@@ -302,12 +299,6 @@ impl Stacks {
             self.spare.give_top(machine, lacking.max(MAX_BULK.min(full / 2)).min(self.spare.len()));
         }
         swap(&mut self.loaded, &mut self.spare);
-    }
-}
-
-impl Default for Magazine {
-    fn default() -> Magazine {
-        Magazine::new()
     }
 }
 

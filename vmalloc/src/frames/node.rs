@@ -55,7 +55,7 @@ impl NodeZones {
             && block.order >= want.order
             && d.aligned(target, want.order)
         {
-            return Some(self.cut(d, block, target, want.order));
+            return Some(self.zone_of(d, target).cut(d, block, target, want.order));
         }
         self.candidates(want)
             .filter(|zone| room(zone, want) >= 1 << want.order)
@@ -130,10 +130,6 @@ impl NodeZones {
         let zone = &self.zones[home.zone as usize];
         let ours = zone.home == home && home.zone <= want.zone;
         (ours && room(zone, want) >= 1 << want.order).then_some((block, target))
-    }
-
-    fn cut(&mut self, d: Descriptors, block: Block, target: u32, order: u8) -> u32 {
-        self.zone_of(d, target).cut(d, block, target, order)
     }
 
     fn zone_of(&mut self, d: Descriptors, index: u32) -> &mut Buddy {

@@ -19,12 +19,6 @@ pub struct TakenRun {
     pub frames: usize,
 }
 
-impl TakenRun {
-    fn end(&self) -> Pfn {
-        self.first.offset(self.frames as u64)
-    }
-}
-
 /// Frames that were taken together, as few and as long runs as possible. Dropping it leaks the
 /// frames.
 #[must_use = "the frames leak unless they are used or given back"]
@@ -88,7 +82,7 @@ impl Runs {
 
     fn add(&mut self, first: Pfn, frames: usize) {
         match self.runs.last_mut() {
-            Some(last) if last.end() == first => last.frames += frames,
+            Some(last) if last.first.offset(last.frames as u64) == first => last.frames += frames,
             _ => self.runs.push(TakenRun { first, frames }),
         }
     }

@@ -129,11 +129,6 @@ impl Held {
         Some(Held(stack))
     }
 
-    /// Gives all frames on the stack back to the source. Returns how many.
-    pub fn drain<M: Machine>(&mut self, machine: &M) -> usize {
-        self.give_top(machine, self.len())
-    }
-
     /// Gives the top `n` frames back to the source. Returns `n`.
     pub fn give_top<M: Machine>(&mut self, machine: &M, n: usize) -> usize {
         // SAFETY: frames on a stack came from this source (Q6 and the contract of `push`), and
@@ -145,10 +140,10 @@ impl Held {
 
     /// Gives the frames and the stack itself back. Returns how many frames were on it.
     pub fn destroy<M: Machine>(mut self, machine: &M) -> usize {
-        let drained = self.drain(machine);
+        let given = self.give_top(machine, self.len());
         // SAFETY: `adopt` took it from the prealloc, and `self` was its only owner.
         unsafe { machine.frames().free(self.own, 0) }
-        drained
+        given
     }
 
     /// Adds the stack to the head of a chain.

@@ -74,12 +74,6 @@ impl WaitingFrames {
     }
 }
 
-impl Default for WaitingFrames {
-    fn default() -> WaitingFrames {
-        WaitingFrames::new()
-    }
-}
-
 /// A list of deferred frames. A frame without a descriptor has its link in its own first word.
 #[derive(Debug)]
 pub struct DeferredFrames(AtomicU64);

@@ -167,7 +167,7 @@ impl<L: RawMutex> Zones<L> {
             span: span.frames,
             total: map.iter().map(|range| range.frames).sum(),
             nodes: map.iter().filter(|r| r.frames > 0).map(|r| r.node.0 as usize + 1).max().unwrap_or(1),
-            highest: self.highest_populated(),
+            highest: self.stats().map(|zone| zone.zone).max().unwrap_or(ZoneKind::Normal),
         };
         // SAFETY: Z3, and `ready` is not set, so nobody else reads it.
         unsafe { *self.layout.get() = layout }
@@ -182,11 +182,6 @@ impl<L: RawMutex> Zones<L> {
         (0..MAX_NODES).for_each(|node| self.with(node, NodeZones::set_reserves));
     }
 
-    fn highest_populated(&self) -> ZoneKind {
-        let zones = (0..MAX_NODES).flat_map(|node| self.node_stats(node)).filter(|zone| zone.total > 0);
-        zones.map(|zone| zone.zone).max().unwrap_or(ZoneKind::Normal)
-    }
-
     /// The number of frees that were refused: bugs of the callers.
     pub fn bad_frees(&self) -> usize {
         self.bad.load(Relaxed)
@@ -194,11 +189,8 @@ impl<L: RawMutex> Zones<L> {
 
     /// The zones that have frames, by node and zone. The caller is pinned.
     pub fn stats(&self) -> impl Iterator<Item = ZoneStats> + '_ {
-        (0..MAX_NODES).flat_map(|node| self.node_stats(node)).filter(|zone| zone.total > 0)
-    }
-
-    fn node_stats(&self, node: usize) -> [ZoneStats; 4] {
-        self.with(node, |zones| zones.zones.each_ref().map(ZoneStats::of))
+        let of_node = |node| self.with(node, |zones| zones.zones.each_ref().map(ZoneStats::of));
+        (0..MAX_NODES).flat_map(of_node).filter(|zone| zone.total > 0)
     }
 
     fn layout(&self) -> Option<&Layout> {
@@ -225,15 +217,6 @@ impl<L: RawMutex> Zones<L> {
         let asked = if want.this_node { (named < nodes) as usize } else { nodes };
         let order = (0..asked).map(move |step| (named + step) % nodes);
         order.filter(|&node| self.nodes[node].free.load(Relaxed) > 0)
-    }
-
-    /// Frees the block, or counts a bad free.
-    fn give(&self, first: Pfn, order: u8) {
-        let given = self.block_at(first, order).is_some_and(|(d, index)| {
-            let node = d.at(index).tag().home().node;
-            self.with(node.0 as usize, |zones| zones.give(d, index, order))
-        });
-        self.count_bad(given);
     }
 
     fn count_bad(&self, given: bool) {
@@ -293,7 +276,11 @@ unsafe impl<L: RawMutex + Sync> Frames for Zones<L> {
     }
 
     unsafe fn free(&self, first: Pfn, order: u8) {
-        self.give(first, order);
+        let given = self.block_at(first, order).is_some_and(|(d, index)| {
+            let node = d.at(index).tag().home().node;
+            self.with(node.0 as usize, |zones| zones.give(d, index, order))
+        });
+        self.count_bad(given);
     }
 
     fn alloc_bulk(&self, want: Want, into: &mut [Pfn]) -> usize {

@@ -232,12 +232,7 @@ impl Arena {
         if let Some(top) = change.block(Cell::from_mut(&mut self.root), self.span, self.top, grains) {
             self.top = top;
         }
-        self.frames += change.frames();
-    }
-
-    /// The top node before the first take.
-    const fn fresh_top(&self) -> Node {
-        Node::free_at_first(self.grains, self.span.grains())
+        self.frames += change.frames;
     }
 }
 

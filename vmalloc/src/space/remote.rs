@@ -12,35 +12,20 @@ use crate::sync::{AtomicPtr, Ordering::*, breaks};
 use core::ptr::null_mut;
 
 /// Chunks that the owner has taken off the list and not handled yet.
-#[derive(Debug)]
-pub struct Drained(*mut Chunk);
-
-// SAFETY: the pointer names a header (C1), which any CPU may follow.
-unsafe impl Send for Drained {}
-
-impl Default for Drained {
-    fn default() -> Drained {
-        Drained(null_mut())
-    }
-}
+#[derive(Debug, Default)]
+pub struct Drained(Option<ChunkRef>);
 
 impl Drained {
     /// Whether all of them are handled.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.0.is_null()
+        self.0.is_none()
     }
 }
 
 /// The remote frees of one CPU.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct RemoteFrees(AtomicPtr<Chunk>);
-
-impl Default for RemoteFrees {
-    fn default() -> RemoteFrees {
-        RemoteFrees(AtomicPtr::new(null_mut()))
-    }
-}
 
 impl RemoteFrees {
     /// R1: posts a slot that the caller has claimed. `self` belongs to the slot's owner.
@@ -74,20 +59,25 @@ impl RemoteFrees {
     /// `drained` is empty.
     pub fn next(&self, drained: &mut Drained) -> Option<(ChunkRef, u64)> {
         if drained.is_empty() && !self.is_empty() {
-            drained.0 = self.0.swap(null_mut(), Acquire);
+            drained.0 = behind(self.0.swap(null_mut(), Acquire));
         }
-        // SAFETY: H2: `push` stored what `as_ptr` returned.
-        let chunk = unsafe { ChunkRef::from_ptr(drained.0) }?;
+        let chunk = drained.0?;
         if breaks!(LinkAfterPosted) {
             let posted = chunk.take_posted();
-            drained.0 = chunk.next_remote().load(Relaxed);
+            drained.0 = behind(chunk.next_remote().load(Relaxed));
             return Some((chunk, posted));
         }
         // R1: the link is read before `posted` is taken. After that, the next freer may push the
         // chunk again and overwrite the link.
-        drained.0 = chunk.next_remote().load(Relaxed);
+        drained.0 = behind(chunk.next_remote().load(Relaxed));
         Some((chunk, chunk.take_posted()))
     }
+}
+
+/// The header behind a link of the list.
+fn behind(link: *mut Chunk) -> Option<ChunkRef> {
+    // SAFETY: H2: `push` stored what `as_ptr` returned.
+    unsafe { ChunkRef::from_ptr(link) }
 }
 
 #[cfg(all(test, not(loom)))]

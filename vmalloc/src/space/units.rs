@@ -78,7 +78,7 @@ impl UnitTable {
     /// The value of `grain`.
     #[inline]
     pub fn get<M: Machine>(&self, machine: &M, grain: u32) -> u64 {
-        self.look_up(machine, grain).0
+        self.entries_of(machine, grain).map_or(0, |entries| entries[index(grain, 0)].load(Acquire))
     }
 
     /// As [`UnitTable::get`], for a reader that remembers the leaf frame of its last look. Grains
@@ -96,7 +96,7 @@ impl UnitTable {
     #[cold]
     #[inline(never)]
     fn move_near<M: Machine>(&self, machine: &M, near: &mut Near, grain: u32) -> bool {
-        let Some(entries) = self.entries_of(machine, grain) else { return false };
+        let Ok(entries) = self.entries_of(machine, grain) else { return false };
         *near = Near { block: grain >> ENTRY_BITS, entries: NonNull::from(entries) };
         true
     }
@@ -108,10 +108,14 @@ impl UnitTable {
     pub fn next<M: Machine>(&self, machine: &M, from: u32) -> Option<(u32, u64)> {
         let mut grain = from;
         while grain < self.grains {
-            match self.look_up(machine, grain) {
-                (0, shift) => grain = (((grain as u64 >> shift) + 1) << shift).min(self.grains as u64) as u32,
-                (value, _) => return Some((grain, value)),
+            let (value, shift) = match self.entries_of(machine, grain) {
+                Ok(entries) => (entries[index(grain, 0)].load(Acquire), 0),
+                Err(shift) => (0, shift),
+            };
+            if value != 0 {
+                return Some((grain, value));
             }
+            grain = (((grain as u64 >> shift) + 1) << shift).min(self.grains as u64) as u32;
         }
         None
     }
@@ -156,30 +160,18 @@ impl UnitTable {
         *self.root.get_mut() = 0;
     }
 
-    /// The value of `grain`, and log2 of the number of grains that it holds for: a missing frame
-    /// answers for all of its grains.
-    #[inline(always)]
-    fn look_up<M: Machine>(&self, machine: &M, grain: u32) -> (u64, u32) {
+    /// The leaf entries around `grain`.
+    ///
+    /// # Errors
+    /// A frame is missing. The error is log2 of the number of grains that it stands for.
+    #[inline]
+    fn entries_of<'a, M: Machine>(&self, machine: &'a M, grain: u32) -> Result<&'a Entries, u32> {
         debug_assert!(grain < self.grains);
-        let mut shift = self.shift;
-        let mut link = self.root.load(Acquire);
-        loop {
-            let Some(entries) = follow(machine, link) else { return (0, shift + ENTRY_BITS) };
-            link = entries[index(grain, shift)].load(Acquire);
-            if shift == 0 {
-                return (link, 0);
-            }
-            shift -= ENTRY_BITS;
-        }
-    }
-
-    /// The leaf entries around `grain`, if that frame exists.
-    fn entries_of<'a, M: Machine>(&self, machine: &'a M, grain: u32) -> Option<&'a Entries> {
         let (mut link, mut shift) = (self.root.load(Acquire), self.shift);
         loop {
-            let entries = follow(machine, link)?;
+            let entries = follow(machine, link).ok_or(shift + ENTRY_BITS)?;
             if shift == 0 {
-                return Some(entries);
+                return Ok(entries);
             }
             link = entries[index(grain, shift)].load(Acquire);
             shift -= ENTRY_BITS;

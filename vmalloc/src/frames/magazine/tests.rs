@@ -80,7 +80,8 @@ impl World {
         // SAFETY: the world drops the depot with the machine (Q6).
         let opened = unsafe { depot.open(&machine, &mut machine.prealloc(stacks), stacks) };
         assert_eq!(opened, stacks);
-        let mut world = World { machine, depot, magazines: Default::default(), held: Vec::new(), own: stacks };
+        let mut world =
+            World { machine, depot, magazines: [const { Magazine::new() }; 2], held: Vec::new(), own: stacks };
         (0..2).for_each(|cpu| world.open(cpu));
         world
     }

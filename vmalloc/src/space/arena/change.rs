@@ -15,17 +15,13 @@ pub(super) struct Change<'a, M> {
     machine: &'a M,
     prealloc: &'a mut Prealloc,
     to: State,
-    frames: u32,
+    /// The number of frames that the change has linked.
+    pub frames: u32,
 }
 
 impl<'a, M: Machine> Change<'a, M> {
     pub fn new(machine: &'a M, prealloc: &'a mut Prealloc, to: State) -> Self {
         Change { machine, prealloc, to, frames: 0 }
-    }
-
-    /// The number of frames that the change has linked.
-    pub fn frames(&self) -> u32 {
-        self.frames
     }
 
     /// Changes `grains` in the block behind `link`, and links a new block if there is none. `own`
@@ -37,26 +33,19 @@ impl<'a, M: Machine> Change<'a, M> {
             block.fill(span, span.own(), self.to.other());
         }
         let (first, last) = (span.item(grains.start), span.item(grains.end - 1));
+        let start = |item: usize| item as u32 * span.item_size();
         if first == last {
-            let start = first as u32 * span.item_size();
-            let node = self.item(block, span, first, grains.start - start..grains.end - start)?;
+            let node = self.item(block, span, first, grains.start - start(first)..grains.end - start(first))?;
             block.set_node(ITEMS + first, node);
             return block.climb(span, ITEMS + first);
         }
-        self.both_ends(block, span, grains);
-        block.climb(span, block.seal(span, first, last, self.to))
-    }
-
-    /// Changes the first and the last item that hold a part of `grains`.
-    fn both_ends(&mut self, block: &Block, span: Span, grains: Range<u32>) {
-        let size = span.item_size();
-        for item in [span.item(grains.start), span.item(grains.end - 1)] {
-            let start = item as u32 * size;
-            let part = grains.start.saturating_sub(start)..(grains.end - start).min(size);
+        let ends = [(first, grains.start - start(first)..span.item_size()), (last, 0..grains.end - start(last))];
+        for (item, part) in ends {
             if let Some(node) = self.item(block, span, item, part) {
                 block.set_node(ITEMS + item, node);
             }
         }
+        block.climb(span, block.seal(span, first, last, self.to))
     }
 
     /// Links a new block.

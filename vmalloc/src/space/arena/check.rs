@@ -18,20 +18,16 @@ impl Arena {
         let mut walk = Walk { machine, taken: 0 };
         let mut beyond = self.span.grains() - self.grains;
         if self.root == Item::NONE {
-            rule("A3", 0, self.top == self.fresh_top())?;
+            let fresh = Node::free_at_first(self.grains, self.span.grains());
+            Broken::unless(self.top == fresh, "A3", 0)?;
             beyond = 0;
         } else {
             walk.link(self.root, self.span, self.top, 0)?;
         }
         let mut frames = 0;
         self.root.for_each(machine, self.span, &mut |_| frames += 1);
-        rule("A4", 0, walk.taken == self.used + beyond && frames == self.frames)
+        Broken::unless(walk.taken == self.used + beyond && frames == self.frames, "A4", 0)
     }
-}
-
-/// `Ok` if the rule `name` holds.
-fn rule(name: &'static str, grain: u32, holds: bool) -> Result<(), Broken> {
-    if holds { Ok(()) } else { Err(Broken { rule: name, at: grain as usize }) }
 }
 
 /// A walk, bottom up, over all blocks that are not stale.
@@ -47,10 +43,10 @@ impl<M: Machine> Walk<'_, M> {
         if let Some(state) = own.state(span.grains()) {
             let uniform = Node::uniform(state, span.grains());
             self.taken += uniform.best;
-            return rule("A3", first, own == uniform);
+            return Broken::unless(own == uniform, "A3", first as usize);
         }
         let block = link.block(self.machine).ok_or(Broken { rule: "A3", at: first as usize })?;
-        rule("A2", first, own == block.node(span.own()))?;
+        Broken::unless(own == block.node(span.own()), "A2", first as usize)?;
         self.node(block, span, span.own(), first)
     }
 
@@ -60,11 +56,11 @@ impl<M: Machine> Walk<'_, M> {
         if at < ITEMS {
             self.node(block, span, 2 * at, base)?;
             self.node(block, span, 2 * at + 1, base)?;
-            rule("A2", first, node == block.joined(at, span.size(at) / 2))
+            Broken::unless(node == block.joined(at, span.size(at) / 2), "A2", first as usize)
         } else if span.is_words() {
             let word = block.item(at - ITEMS).0;
             self.taken += word.count_ones();
-            rule("A1", first, node == Node::of_word(word))
+            Broken::unless(node == Node::of_word(word), "A1", first as usize)
         } else {
             self.link(block.item(at - ITEMS), span.below(), node, first)
         }

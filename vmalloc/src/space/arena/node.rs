@@ -49,22 +49,12 @@ impl Node {
         }
     }
 
-    /// Whether all of the `size` grains are in this state.
-    pub const fn is(self, state: State, size: u32) -> bool {
-        match state {
-            State::Free => self.best == 0,
-            State::Taken => self.best == size,
-        }
-    }
-
     /// The state that all of the `size` grains share.
     pub const fn state(self, size: u32) -> Option<State> {
-        if self.is(State::Free, size) {
-            Some(State::Free)
-        } else if self.is(State::Taken, size) {
-            Some(State::Taken)
-        } else {
-            None
+        match self.best {
+            0 => Some(State::Free),
+            best if best == size => Some(State::Taken),
+            _ => None,
         }
     }
 
