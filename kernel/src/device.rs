@@ -122,16 +122,11 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     }
 
     fn tell_device(&self, (phys, last): (u64, u64), error: &AllocError) {
-        match *error {
-            AllocError::BadFrame(frame) if self.machine().frames().page(frame).is_some() => {
-                if self.first_time(Once::OnRam) {
-                    self.printk(Kern::Warning, format_args!("ioremap on RAM at {phys:#018x} - {last:#018x}"));
-                }
-            }
-            AllocError::BadFrame(_) => {
-                self.printk(Kern::Warning, format_args!("ioremap: invalid physical address {phys:x}"));
-            }
-            _ => (),
+        let AllocError::BadFrame(frame) = *error else { return };
+        if self.machine().frames().page(frame).is_none() {
+            self.printk(Kern::Warning, format_args!("ioremap: invalid physical address {phys:x}"));
+        } else if self.first_time(Once::OnRam) {
+            self.printk(Kern::Warning, format_args!("ioremap on RAM at {phys:#018x} - {last:#018x}"));
         }
     }
 
