@@ -68,6 +68,20 @@ pub trait Host: Sync {
     /// The current task's scope is another one from here on.
     fn set_scope(&self, _scope: Scope) {}
 
+    /// A grace period begins: the readers of now are waited for. Returns its number
+    /// (`start_poll_synchronize_rcu`). Called under a lock: it does not wait. Who has no
+    /// readers leaves all three.
+    fn rcu_begin(&self) -> u64 {
+        0
+    }
+    /// Whether the readers that the grace period `number` waits for have ended
+    /// (`poll_state_synchronize_rcu`). Called under a lock: it does not wait.
+    fn rcu_passed(&self, _number: u64) -> bool {
+        true
+    }
+    /// The current task waits for a grace period (`synchronize_rcu`).
+    fn synchronize_rcu(&self) {}
+
     /// New mappings of `pages` are there: caches that go by virtual addresses.
     fn flush_cache_vmap(&self, _pages: PageRange) {}
     /// The mappings of `pages` are about to go.

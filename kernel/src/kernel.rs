@@ -1,8 +1,8 @@
 //! The subsystem: an instance of the library, and what is kept beside it.
 //!
 //! # Rules
-//! - **J1** Two locks, the slab's and that of the areas' records. They are taken
-//!   while pinned, nobody holds both, and under neither is anything allocated, freed,
+//! - **J1** Three locks: the slab's, that of the areas' records, and that of the blocks that
+//!   wait for a grace period. They are taken while pinned, nobody holds two, and under neither is anything allocated, freed,
 //!   mapped or waited for.
 //! - **J2** A caller that interrupted the holder of a lock, an NMI, is refused and
 //!   never waits.
@@ -11,11 +11,13 @@ use crate::call::{Argument, Call};
 use crate::error::Error;
 use crate::host::{Bare, Host, Kern};
 use crate::mapping::Flushes;
+use crate::rcu::Waiting;
 use crate::records::Records;
 use crate::slab::Slab;
 use crate::warn::Quiet;
 use core::fmt;
 use core::ptr::NonNull;
+use core::sync::atomic::AtomicUsize;
 use vmalloc::lock_api::{Mutex, RawMutex};
 use vmalloc::machine::frames::Frames;
 use vmalloc::machine::{Context, Level, Machine};
@@ -31,6 +33,9 @@ pub struct Kernel<'v, M: Machine, H: Host = Bare> {
     pub(crate) host: H,
     pub(crate) slab: Mutex<M::Lock, Slab>,
     pub(crate) records: Mutex<M::Lock, Records>,
+    pub(crate) waiting: Mutex<M::Lock, Waiting>,
+    /// The head that came last, of those that no list has yet.
+    pub(crate) rcu_heads: AtomicUsize,
     pub(crate) quiet: Quiet,
     pub(crate) flushes: Flushes,
 }
@@ -49,6 +54,8 @@ impl<'v, M: Machine, H: Host> Kernel<'v, M, H> {
             host,
             slab: Mutex::new(Slab::new()),
             records: Mutex::new(Records::new()),
+            waiting: Mutex::new(Waiting::new()),
+            rcu_heads: AtomicUsize::new(0),
             quiet: Quiet::new(),
             flushes: Flushes::new(),
         }
@@ -157,6 +164,7 @@ impl<H: Host> Drop for Entered<'_, H> {
 
 impl<M: Machine, H: Host> Drop for Kernel<'_, M, H> {
     fn drop(&mut self) {
+        self.free_all_waiting();
         self.free_all_areas();
         self.free_slab();
     }

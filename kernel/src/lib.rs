@@ -18,13 +18,14 @@
 //!   user       areas in user space            vread     whatever is there now
 //!   names      functions over a static of the embedder's: `traditional_names!`
 //!   walk       page tables, level by level    listing   /proc/vmallocinfo
+//!   rcu        frees after a grace period
 //!   device     ioremap and its siblings       ioremap   devices in areas that callers made
 //!   early      areas before the instance serves
 //!   notify     who is asked for help          historic  the allocators of 2.6 and 3.0
 //!   ─────────
 //!   records, map, radix, pool                 what is kept beside the library
 //!   memory     bytes behind addresses         warn      messages
-//!   kernel     Kernel: the instance, the host, two locks
+//!   kernel     Kernel: the instance, the host, three locks
 //!   ─────────
 //!   request, call, host, scope, gfp, flags, error       words
 //! ```
@@ -88,6 +89,7 @@ mod names;
 mod notify;
 mod pool;
 mod radix;
+mod rcu;
 mod realloc;
 mod records;
 mod request;
@@ -115,6 +117,7 @@ pub use gfp::GfpFlags;
 pub use host::{Bare, Host, Kern, Tracked};
 pub use kernel::Kernel;
 pub use notify::{MAX_NOTIFIERS, Notifier, Notifiers};
+pub use rcu::RCU_HEAD;
 pub use request::{Age, Request};
 pub use scope::{Scope, ScopeGuard};
 pub use slab::ZERO_SIZE_PTR;

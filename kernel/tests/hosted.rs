@@ -7,7 +7,7 @@ use vmalloc::Vmalloc;
 use vmalloc::machine::Machine;
 use vmalloc::machine::frames::Frames;
 use vmalloc_hosted::{Hosted, builder, is_readable};
-use vmalloc_kernel::{Bare, GfpFlags, Kernel, VmFlags};
+use vmalloc_kernel::{Bare, GfpFlags, Kernel, RCU_HEAD, VmFlags};
 
 const PAGE: usize = 4096;
 const GFP: GfpFlags = GfpFlags::KERNEL;
@@ -113,6 +113,21 @@ fn blocks_grow_by_moving_frames_and_keep_their_bytes() {
 }
 
 #[test]
+fn an_area_that_shrinks_gives_real_pages_back_and_keeps_the_others() {
+    with_kernel(|kernel| {
+        let area = kernel.vmalloc(100 * PAGE).unwrap();
+        bytes(area, 100 * PAGE).fill(9);
+        // SAFETY: Y4: only what is returned is used.
+        let same = unsafe { kernel.vrealloc(area.as_ptr(), 2 * PAGE - 1, GFP) }.unwrap().unwrap();
+        assert_eq!(same, area);
+        assert!(bytes(area, 2 * PAGE).iter().all(|&byte| byte == 9));
+        assert!(!is_readable(area.as_ptr().wrapping_add(2 * PAGE)));
+        assert_eq!(kernel.vm().stats().pages, 2);
+        vfree(kernel, area);
+    });
+}
+
+#[test]
 fn threads_share_the_slab_and_the_records() {
     with_kernel(|kernel| {
         thread::scope(|scope| {
@@ -139,12 +154,24 @@ fn work(kernel: &Kernel<'_, Hosted>, thread: u8) {
             4..7 => {
                 let Some((object, size)) = objects.pop() else { continue };
                 assert!(bytes(object, size).iter().all(|&byte| byte == thread));
+                let at = object.as_ptr();
                 // SAFETY: Y1: nobody uses it any more.
-                unsafe { kernel.kfree(object.as_ptr()) }.unwrap();
+                unsafe {
+                    match dice / 8 % 3 {
+                        0 => kernel.kfree(at),
+                        1 if size >= RCU_HEAD => kernel.kvfree_rcu(at, at.addr()),
+                        _ => kernel.kvfree_rcu_mightsleep(at),
+                    }
+                }
+                .unwrap();
             }
             _ => {
-                let area = kernel.v3_0().vmalloc((1 + dice / 8 % 5) * PAGE).unwrap();
+                let size = (1 + dice / 8 % 5) * PAGE;
+                let made = if dice & 64 == 0 { kernel.v3_0().vmalloc(size) } else { kernel.vmalloc(size) };
+                let area = made.unwrap();
                 bytes(area, PAGE).fill(thread);
+                // SAFETY: Y4: only what is returned is used.
+                let area = unsafe { kernel.vrealloc(area.as_ptr(), (1 + dice / 64 % 9) * PAGE, GFP) }.unwrap().unwrap();
                 thread::yield_now();
                 assert!(bytes(area, PAGE).iter().all(|&byte| byte == thread));
                 vfree(kernel, area);

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::{Deref, Range};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use vmalloc::machine::Level;
 use vmalloc::table::X86_64;
@@ -127,6 +127,9 @@ pub struct Recorder {
     pub ticks: AtomicU32,
     pub on_tick: Mutex<Option<Box<dyn Fn() + Send>>>,
     pub scope: Arc<AtomicU8>,
+    /// Grace periods that have begun, and those that have passed.
+    pub begun: AtomicU64,
+    pub passed: AtomicU64,
 }
 
 impl Recorder {
@@ -184,6 +187,16 @@ impl Host for Recorder {
     }
     fn set_scope(&self, scope: Scope) {
         self.scope.store(scope.bits(), SeqCst);
+    }
+    fn rcu_begin(&self) -> u64 {
+        self.begun.fetch_add(1, SeqCst) + 1
+    }
+    fn rcu_passed(&self, number: u64) -> bool {
+        self.passed.load(SeqCst) >= number
+    }
+    fn synchronize_rcu(&self) {
+        self.events.lock().unwrap().push("synchronize_rcu".to_owned());
+        self.passed.store(self.begun.load(SeqCst), SeqCst);
     }
     fn flush_cache_vmap(&self, pages: PageRange) {
         self.events.lock().unwrap().push(format!("flush_cache_vmap {} pages", pages.pages));

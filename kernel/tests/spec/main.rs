@@ -13,6 +13,7 @@ mod family;
 mod listing;
 mod names;
 mod past;
+mod rcu;
 mod realloc;
 mod slab;
 mod steps;
