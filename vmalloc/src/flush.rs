@@ -135,28 +135,11 @@ impl FlushEpochs {
             _ => self.seal(batch, holds.tables),
         };
         if holds.aliases {
-            self.aliases.end(pending.tag);
+            self.seal_aliases(pending.tag);
         }
         flush();
         self.ask(&pending, epochs, kick);
         pending
-    }
-
-    /// Counts an open batch that has got its first alias (G3, aliases).
-    pub fn note_alias(&self) {
-        self.aliases.begin();
-    }
-
-    /// Takes back a call of [`FlushEpochs::note_alias`], because another open batch is counted for
-    /// the same aliases.
-    pub fn alias_noted_twice(&self) {
-        self.aliases.forget();
-    }
-
-    /// Whether grace has come for every alias that was cleared before this call.
-    #[inline]
-    pub fn has_no_aliases(&self) -> bool {
-        self.aliases.barrier().is_some_and(|tag| tag <= self.safe.load(SeqCst))
     }
 
     /// Flushes the CPU of `epoch` (G1). `flush` discards the pages that it is given, or everything

@@ -29,9 +29,9 @@ impl<M: Machine> Vmalloc<M> {
         let Some(found) = ctx.find(at) else { return beside(None, 0, above, at) };
         let Some(copy) = found.slot().snapshot() else { return What::Changing };
         let info = copy.info(found.start, found.chunk.region());
-        let inside = copy.pages() > 0 && info.range().contains(at);
+        let inside = copy.pages > 0 && info.range().contains(at);
         let state = found.chunk.state(found.index);
-        if !found.is_same() || copy.sequence() != found.sequence() {
+        if !found.is_same() || copy.sequence != found.sequence() {
             return What::Changing;
         }
         match state {
@@ -83,18 +83,21 @@ impl<M: Machine> Vmalloc<M> {
         for found in slots.filter(|found| found.chunk.state(found.index) == State::Stale) {
             let Some(copy) = found.slot().snapshot() else { continue };
             let was = copy.info(found.start, found.chunk.region());
-            if !found.is_same() || copy.sequence() != found.sequence() {
+            if !found.is_same() || copy.sequence != found.sequence() {
                 continue;
             }
-            writeln!(out, "{} unpurged vm_area", Range(&was))?;
+            write_range(out, &was)?;
+            writeln!(out, " unpurged vm_area")?;
         }
         Ok(())
     }
 
     fn list_area(&self, out: &mut dyn fmt::Write, area: &Info) -> fmt::Result {
-        write!(out, "{}", Range(area))?;
-        if area.kind != Kind::MapRam {
-            write!(out, " {}", Symbol(self.machine(), area.caller))?;
+        write_range(out, area)?;
+        match area.caller {
+            _ if area.kind == Kind::MapRam => {}
+            Caller::At(place) => write!(out, " {}:{}", place.file(), place.line())?,
+            Caller::Return(pc) => write!(out, " {}", fmt::from_fn(|f| self.machine().symbol(pc, f)))?,
         }
         let owned = area.kind.allocates() || area.kind == Kind::VmapOwned;
         if owned {
@@ -133,23 +136,7 @@ fn beside(below: Option<Info>, past: usize, above: Option<Info>, at: VirtAddr) -
 }
 
 /// The traditional range and size, with the guard: `0x…-0x… %7ld`.
-struct Range<'a>(&'a Info);
-
-impl fmt::Display for Range<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (start, size) = (self.0.start.0, self.0.size());
-        write!(f, "{start:#018x}-{:#018x} {size:7}", start + size)
-    }
-}
-
-/// A caller, as the machine prints it.
-struct Symbol<'a, M>(&'a M, Caller);
-
-impl<M: Machine> fmt::Display for Symbol<'_, M> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.1 {
-            Caller::At(place) => write!(f, "{}:{}", place.file(), place.line()),
-            Caller::Return(pc) => self.0.symbol(pc, f),
-        }
-    }
+fn write_range(out: &mut dyn fmt::Write, area: &Info) -> fmt::Result {
+    let (start, size) = (area.start.0, area.size());
+    write!(out, "{start:#018x}-{:#018x} {size:7}", start + size)
 }

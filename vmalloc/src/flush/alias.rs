@@ -3,10 +3,11 @@
 //!
 //! # Rules
 //! - G3, aliases: a CPU that leaves aliases marks its open batch, and counts the batch here the
-//!   first time (`begin`). A seal of that batch first records the tag and then removes the batch
-//!   from the count (`end`). A reader that finds no open batch counted, and then finds grace for
+//!   first time. A seal of that batch first records the tag and then removes the batch from the
+//!   count. A reader that finds no open batch counted, and then finds grace for
 //!   the last recorded tag, knows that no CPU can use an alias that was left before it asked.
 
+use super::FlushEpochs;
 use crate::sync::{AtomicU64, AtomicUsize, Ordering::*};
 
 /// Whether there may be aliases.
@@ -18,28 +19,28 @@ pub(super) struct Aliases {
     tag: AtomicU64,
 }
 
-impl Aliases {
-    /// An open batch has got its first alias.
-    pub(super) fn begin(&self) {
-        self.open.fetch_add(1, Relaxed);
+impl FlushEpochs {
+    /// Counts an open batch that has got its first alias.
+    pub fn note_alias(&self) {
+        self.aliases.open.fetch_add(1, Relaxed);
     }
 
-    /// That batch is sealed under `tag`.
-    pub(super) fn end(&self, tag: u64) {
-        self.tag.fetch_max(tag, Relaxed);
-        self.forget();
+    /// A batch with aliases is sealed under `tag`.
+    pub(super) fn seal_aliases(&self, tag: u64) {
+        self.aliases.tag.fetch_max(tag, Relaxed);
+        self.alias_noted_twice();
     }
 
-    /// Removes a batch from the count. Its aliases are covered by the recorded tag, or by another
-    /// open batch.
-    pub(super) fn forget(&self) {
-        self.open.fetch_sub(1, Release);
+    /// Takes back a call of [`FlushEpochs::note_alias`], because the recorded tag or another open
+    /// batch covers the same aliases.
+    pub fn alias_noted_twice(&self) {
+        self.aliases.open.fetch_sub(1, Release);
     }
 
-    /// The tag that needs grace; `None` if an open batch has aliases.
+    /// Whether grace has come for every alias that was cleared before this call.
     #[inline]
-    pub(super) fn barrier(&self) -> Option<u64> {
-        let open = self.open.load(Acquire);
-        (open == 0).then(|| self.tag.load(Relaxed))
+    pub fn has_no_aliases(&self) -> bool {
+        let open = self.aliases.open.load(Acquire);
+        open == 0 && self.aliases.tag.load(Relaxed) <= self.safe.load(SeqCst)
     }
 }

@@ -36,12 +36,13 @@ fn check_node(zones: &NodeZones, d: Descriptors) -> Result<(), Broken> {
         let found = check_tiles(d, zone.home)?;
         check_lists(d, zone)?;
         let counted = Found { total: zone.total, free: zone.free, blocks: zone.blocks };
-        Broken::unless(counted == found, "B4", d.frame(0).0 as usize)
+        unless(counted == found, d, "B4", 0)
     })
 }
 
-fn broken<T>(d: Descriptors, rule: &'static str, index: u32) -> Result<T, Broken> {
-    Err(Broken { rule, at: d.frame(index).0 as usize })
+/// `Ok` if `rule` holds for the frame at `index`.
+fn unless(holds: bool, d: Descriptors, rule: &'static str, index: u32) -> Result<(), Broken> {
+    Broken::unless(holds, rule, d.frame(index).0 as usize)
 }
 
 /// Checks B1, B2 and B5 for the frames of `home`, block by block.
@@ -54,7 +55,7 @@ fn check_tiles(d: Descriptors, home: Home) -> Result<Found, Broken> {
             at += 1;
             continue;
         }
-        let Some(block) = d.block(at) else { return broken(d, "B1", at) };
+        let block = d.block(at).ok_or(Broken { rule: "B1", at: d.frame(at).0 as usize })?;
         check_block(d, home, block)?;
         found.total += 1 << block.order;
         found.free += (block.free as usize) << block.order;
@@ -68,15 +69,12 @@ fn check_block(d: Descriptors, home: Home, block: Block) -> Result<(), Broken> {
     let Block { head, order, free } = block;
     let whole = order <= MAX_ORDER && d.aligned(head, order) && head as usize + (1 << order) <= d.all.len();
     let inside = Tag::new(State::Inside, home);
-    if !whole || (head + 1..head + (1 << order)).any(|at| d.at(at).tag() != inside) {
-        return broken(d, "B1", head);
-    }
+    unless(whole && (head + 1..head + (1 << order)).all(|at| d.at(at).tag() == inside), d, "B1", head)?;
     let free_tag = Tag::new(State::Free(order), home);
-    if free && order < MAX_ORDER && d.buddy(head, order).is_some_and(|buddy| d.at(buddy).tag() == free_tag) {
-        return broken(d, "B2", head);
-    }
+    let merged = order == MAX_ORDER || d.buddy(head, order).is_none_or(|buddy| d.at(buddy).tag() != free_tag);
+    unless(!free || merged, d, "B2", head)?;
     let held = (head..head + (1 << order)).find(|&at| d.at(at).page.extra.load(Relaxed) != 0);
-    held.filter(|_| free).map_or(Ok(()), |at| broken(d, "B5", at))
+    unless(!free || held.is_none(), d, "B5", held.unwrap_or(head))
 }
 
 /// Checks B3. B4 checks the lengths, so a list is right if all of its members are right.
@@ -85,14 +83,11 @@ fn check_lists(d: Descriptors, zone: &Buddy) -> Result<(), Broken> {
         let tag = Tag::new(State::Free(order as u8), zone.home);
         let (mut prev, mut at) = (NONE, head);
         for _ in 0..blocks {
-            if at as usize >= d.all.len() || d.at(at).tag() != tag || d.at(at).prev().load(Relaxed) != prev {
-                return broken(d, "B3", if at == NONE { prev.wrapping_add(1) } else { at });
-            }
+            let member = d.all.get(at as usize).is_some_and(|it| it.tag() == tag && it.prev().load(Relaxed) == prev);
+            unless(member, d, "B3", if at == NONE { prev.wrapping_add(1) } else { at })?;
             (prev, at) = (at, d.at(at).next().load(Relaxed));
         }
-        if at != NONE {
-            return broken(d, "B3", at);
-        }
+        unless(at == NONE, d, "B3", at)?;
     }
     Ok(())
 }

@@ -85,10 +85,7 @@ pub fn twice<F: Frames>(source: &F, frames: &[Pfn]) -> Option<Pfn> {
 
 /// Adds a holder to each of `frames` that has a descriptor.
 pub fn hold_known<F: Frames>(source: &F, frames: &[Pfn]) {
-    source.each_page(frames, |_, page| {
-        page.into_iter().for_each(hold);
-        true
-    });
+    source.each_page(frames, |_, page| page.into_iter().for_each(hold));
 }
 
 /// Removes a holder from each of up to 64 `frames` and moves the frames that have none left to the
@@ -100,7 +97,6 @@ pub fn release_all<F: Frames>(source: &F, frames: &mut [Pfn]) -> usize {
         if page.is_some_and(release) {
             last |= 1 << n;
         }
-        true
     });
     let mut moved = 0;
     while last != 0 {

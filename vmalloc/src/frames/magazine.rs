@@ -164,8 +164,10 @@ impl Magazine {
         pooled(&[frame]);
         let ours = self.is_ours(machine, frame);
         match &mut self.stacks {
-            Some(stacks) if ours && stacks.loaded.len() < self.full => stacks.loaded.push(frame),
-            Some(stacks) if ours => stacks.push_full(machine, depot, self.full, frame),
+            Some(stacks) if ours => {
+                stacks.make_room(machine, depot, self.full, 1);
+                stacks.loaded.push(frame)
+            }
             // SAFETY: the caller's promise.
             _ => unsafe { machine.frames().free(frame, 0) },
         }
@@ -272,12 +274,6 @@ impl Stacks {
         self.loaded.fill(ask, |places| machine.frames().alloc_bulk(near, places));
         let lacking = n.saturating_sub(self.loaded.len());
         self.loaded.fill(lacking, |places| machine.frames().alloc_bulk(want, places));
-    }
-
-    #[cold]
-    fn push_full<M: Machine, L: RawMutex>(&mut self, machine: &M, depot: &Depot<L>, full: usize, frame: Pfn) {
-        self.make_room(machine, depot, full, 1);
-        self.loaded.push(frame);
     }
 
     /// Makes room for `n` more frames in `loaded`, below the limit of a full stack.

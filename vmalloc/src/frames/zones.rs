@@ -332,9 +332,9 @@ unsafe impl<L: RawMutex + Sync> Frames for Zones<L> {
     }
 
     #[inline]
-    fn each_page(&self, frames: &[Pfn], mut f: impl FnMut(usize, Option<&Page>) -> bool) {
+    fn each_page(&self, frames: &[Pfn], mut f: impl FnMut(usize, Option<&Page>)) {
         let Some(d) = self.descriptors() else { return };
-        let _ = frames.iter().enumerate().all(|(n, &frame)| f(n, d.page(frame)));
+        frames.iter().enumerate().for_each(|(n, &frame)| f(n, d.page(frame)));
     }
 }
 

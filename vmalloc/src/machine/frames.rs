@@ -124,10 +124,9 @@ pub unsafe trait Frames: Sync {
     fn page(&self, _frame: Pfn) -> Option<&Page> {
         None
     }
-    /// Calls `f` for each of `frames` with its index and its descriptor ([`Frames::page`]), until
-    /// `f` returns false.
+    /// Calls `f` for each of `frames` with its index and its descriptor ([`Frames::page`]).
     #[inline]
-    fn each_page(&self, frames: &[Pfn], mut f: impl FnMut(usize, Option<&Page>) -> bool) {
-        let _ = frames.iter().enumerate().all(|(n, &frame)| f(n, self.page(frame)));
+    fn each_page(&self, frames: &[Pfn], mut f: impl FnMut(usize, Option<&Page>)) {
+        frames.iter().enumerate().for_each(|(n, &frame)| f(n, self.page(frame)));
     }
 }

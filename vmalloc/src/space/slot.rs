@@ -82,18 +82,20 @@ pub struct Snapshot {
     meta: u16,
     freed: u16,
     bytes: usize,
-    pages: usize,
+    /// The pages of the area.
+    pub pages: usize,
     caller: usize,
     freer: usize,
     phys: u64,
-    sequence: u32,
+    /// The slot's sequence at the time of the copy.
+    pub sequence: u32,
 }
 
 impl Slot {
     /// Begins an area. The slot is *building* until [`Slot::publish`] (U1).
     #[inline]
     pub fn begin(&self, label: &Label) {
-        self.begin_with(label, 0)
+        self.label(label, BUILDING)
     }
 
     /// As [`Slot::begin`], for an area that is complete as soon as its slot is live.
@@ -105,17 +107,12 @@ impl Slot {
     /// As [`Slot::begin`], for an area that reuses the plain entries of the last one.
     #[inline(always)]
     pub fn begin_again(&self, label: &Label) {
-        self.begin_with(label, PLAIN)
+        self.label(label, PLAIN | BUILDING)
     }
 
     /// Marks the area under construction as plain (W1).
     pub fn mark_plain(&self) {
         self.meta.store(self.meta.load(Relaxed) | PLAIN, Relaxed);
-    }
-
-    #[inline(always)]
-    fn begin_with(&self, label: &Label, flags: u16) {
-        self.label(label, flags | BUILDING)
     }
 
     #[inline(always)]
@@ -346,16 +343,6 @@ impl Snapshot {
     /// Whether the area was freed.
     pub fn is_freed(&self) -> bool {
         self.freed & HAS_FREER != 0
-    }
-
-    /// The pages of the area.
-    pub fn pages(&self) -> usize {
-        self.pages
-    }
-
-    /// The slot's sequence at the time of the copy.
-    pub fn sequence(&self) -> u32 {
-        self.sequence
     }
 
     /// The copy as the [`Info`] of an area at `start`.

@@ -151,7 +151,7 @@ impl SlotRef {
         let copy = self.slot().snapshot()?;
         let info = copy.info(self.start, self.chunk.region());
         // The order matters: after the last check another area may be there.
-        (self.is_area() && copy.sequence() == self.sequence && self.is_same()).then_some(info)
+        (self.is_area() && copy.sequence == self.sequence && self.is_same()).then_some(info)
     }
 
     /// Hands out a frame of the area: `hold` makes the caller one of its holders. `look` comes
@@ -242,7 +242,7 @@ impl<M: Machine> Core<M> {
     fn why_not(&self, found: Option<SlotRef>, at: VirtAddr) -> FreeError {
         let Some(found) = found else { return FreeError::NotAnArea(at) };
         let Some(copy) = found.slot().snapshot() else { return FreeError::NotAnArea(at) };
-        let inside = at.0.wrapping_sub(found.start.0) < copy.pages() << PAGE_SHIFT;
+        let inside = at.0.wrapping_sub(found.start.0) < copy.pages << PAGE_SHIFT;
         if found.is_area() && inside {
             FreeError::NotItsStart { addr: at, start: found.start }
         } else if copy.is_freed() && found.start == at {
