@@ -103,6 +103,7 @@ pub(crate) struct Gap<W> {
 }
 
 /// A linked table.
+#[derive(Clone, Copy)]
 struct Table<F: Format> {
     words: NonNull<F::Word>,
     level: u8,
@@ -389,14 +390,6 @@ impl<F: Format> Table<F> {
         cut(pages, table_bits::<F>(self.level - 1))
     }
 }
-
-impl<F: Format> Clone for Table<F> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<F: Format> Copy for Table<F> {}
 
 impl<F: Format> EntryRef<F> {
     fn decode(&self) -> Entry {

@@ -326,6 +326,7 @@ pub const fn ram(first: u64, frames: usize, node: u8) -> MemoryRange {
 
 /// The format of a machine without page tables. Its entries only name frames, for the links of a
 /// [`Prealloc`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NoTables;
 
 // SAFETY: T0: no MMU reads it, and nothing in it is present.

@@ -12,7 +12,7 @@ use vmalloc::machine::format::{Entry, Format, MemType, Prot, Word};
 use vmalloc::units::Pfn;
 
 /// `F`, as the library is given it.
-#[derive(Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Watched<F>(PhantomData<F>);
 
 /// An entry of `F` that tells its CPU's tally when it is used.
@@ -22,7 +22,7 @@ pub struct WatchedWord<W>(W);
 
 impl<W: Word> fmt::LowerHex for WatchedWord<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        fmt::LowerHex::fmt(&self.0, f)
     }
 }
 

@@ -15,7 +15,7 @@
 //! stores the frame inverted, so that a speculative read through it finds nothing (L1TF).
 
 use crate::units::Pfn;
-use core::fmt::LowerHex;
+use core::fmt::{Debug, LowerHex};
 
 bitflags::bitflags! {
     /// The accesses to an area that are allowed. Reading always is.
@@ -78,7 +78,7 @@ pub enum Entry {
 }
 
 /// An entry as it lies in memory: `u32` or `u64`.
-pub trait Word: Copy + Eq + LowerHex + Send + Sync + 'static {
+pub trait Word: Copy + Eq + Debug + LowerHex + Send + Sync + 'static {
     /// One aligned atomic read of the whole entry (T3).
     ///
     /// # Safety
@@ -100,7 +100,8 @@ pub trait Word: Copy + Eq + LowerHex + Send + Sync + 'static {
     unsafe fn exchange(at: *mut Self, old: Self, new: Self) -> Result<(), Self>;
 }
 
-/// A page-table format.
+/// A page-table format. The type needs no values: it derives `Clone`, `Copy`, `PartialEq`, `Eq` and
+/// `Debug`, so that what holds its entries can.
 ///
 /// # Safety
 /// - T0. `park_all` and `parked_all` equal `decode` and `park`, word by word. `decode` inverts
@@ -109,7 +110,7 @@ pub trait Word: Copy + Eq + LowerHex + Send + Sync + 'static {
 ///   the MMU walks on without a restriction, and never `Bad` for a present entry. At level 1 it
 ///   never returns `Table`. The MMU does not cache `ABSENT` and parked words. Index bits are those
 ///   of the MMU.
-pub unsafe trait Format: 'static {
+pub unsafe trait Format: Copy + Eq + Debug + 'static {
     /// The type of an entry.
     type Word: Word;
     /// The name of the format, for people.

@@ -7,7 +7,6 @@
 use super::cell::Cell;
 use crate::machine::format::{Entry, Format, MemType, Prot, entries};
 use crate::units::{PAGE_SHIFT, Pfn, VirtAddr};
-use core::fmt;
 use core::ptr::NonNull;
 
 /// The entries in a group.
@@ -15,6 +14,7 @@ const GROUP: usize = 4;
 
 /// A linked leaf table, for callers that own pages of it (T1). A caller may store it as a number,
 /// because a table does not move while it is linked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LeafTable<F: Format>(NonNull<F::Word>);
 
 impl<F: Format> LeafTable<F> {
@@ -42,29 +42,8 @@ impl<F: Format> LeafTable<F> {
     }
 }
 
-impl<F: Format> Clone for LeafTable<F> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<F: Format> Copy for LeafTable<F> {}
-
-impl<F: Format> PartialEq for LeafTable<F> {
-    fn eq(&self, other: &Self) -> bool {
-        self.0 == other.0
-    }
-}
-
-impl<F: Format> Eq for LeafTable<F> {}
-
-impl<F: Format> fmt::Debug for LeafTable<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "leaf table at {:p}", self.0)
-    }
-}
-
 /// Adjacent pages whose entries lie in one leaf table.
+#[derive(Clone, Copy, Debug)]
 pub struct PteRange<F: Format> {
     first: NonNull<F::Word>,
     at: VirtAddr,
@@ -366,19 +345,5 @@ impl<F: Format> Change<F> for TakeFrames {
     fn after(self, changed: usize) -> Self {
         // SAFETY: as above; the places after those of the pages that were changed.
         TakeFrames(unsafe { self.0.add(changed) })
-    }
-}
-
-impl<F: Format> Clone for PteRange<F> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<F: Format> Copy for PteRange<F> {}
-
-impl<F: Format> fmt::Debug for PteRange<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} pages at {} in the {:?}", self.len, self.at, LeafTable::<F>(self.first))
     }
 }

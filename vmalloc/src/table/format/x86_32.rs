@@ -20,7 +20,7 @@ use crate::machine::format::{Entry, Format, MemType, Prot};
 use crate::units::{PAGE_SHIFT, Pfn};
 
 /// The two-level page tables of 32-bit x86.
-#[derive(Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum X86_32 {}
 
 /// A page of 4 MiB.

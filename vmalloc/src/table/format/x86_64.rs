@@ -18,7 +18,7 @@ use crate::machine::format::{Entry, Format, MemType, Prot};
 use crate::units::{PAGE_SHIFT, Pfn};
 
 /// The page tables of x86-64. The machine chooses four levels (the default) or five.
-#[derive(Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum X86_64 {}
 
 const NO_EXEC: u64 = 1 << 63;
