@@ -162,7 +162,7 @@ impl Magazine {
     #[inline]
     pub unsafe fn push<M: Machine, L: RawMutex>(&mut self, machine: &M, depot: &Depot<L>, frame: Pfn) {
         pooled(&[frame]);
-        let ours = self.is_ours(machine, frame);
+        let ours = !self.mixed || machine.frames().node_of(frame) == self.node;
         match &mut self.stacks {
             Some(stacks) if ours => {
                 stacks.make_room(machine, depot, self.full, 1);
@@ -224,25 +224,15 @@ impl Magazine {
         n: usize,
     ) -> Result<(), usize> {
         debug_assert!(n <= MAX_BULK && self.serves(want));
-        let full = self.full;
+        let bulk = (self.full / 2).min(MAX_BULK);
         let Some(stacks) = &mut self.stacks else { return if n == 0 { Ok(()) } else { Err(0) } };
         stacks.gather(depot, n);
         let have = stacks.loaded.len();
         if have < n {
-            stacks.refill(machine, want, bulk(machine, full).max(n - have), n);
+            stacks.refill(machine, want, bulk.min(machine.frames().free_now() / 8).max(n - have), n);
         }
         if stacks.loaded.len() < n { Err(stacks.loaded.len()) } else { Ok(()) }
     }
-
-    #[inline]
-    fn is_ours<M: Machine>(&self, machine: &M, frame: Pfn) -> bool {
-        !self.mixed || machine.frames().node_of(frame) == self.node
-    }
-}
-
-/// The number of frames to ask the source for.
-fn bulk<M: Machine>(machine: &M, full: usize) -> usize {
-    (full / 2).min(MAX_BULK).min(machine.frames().free_now() / 8)
 }
 
 impl Stacks {

@@ -48,7 +48,9 @@ impl Prealloc {
 
     /// Adds a frame whose bytes are zero.
     pub fn put<M: Machine>(&mut self, machine: &M, frame: Pfn) {
-        let link = self.head.map_or(M::Table::ABSENT, link::<M::Table>);
+        // The parked entry that names the next frame.
+        let parked = |next| M::Table::park(M::Table::leaf(next, Prot::RW, MemType::WriteBack));
+        let link = self.head.map_or(M::Table::ABSENT, parked);
         // SAFETY: W1 by M2; the frame belongs to the list from here on.
         unsafe { Word::store(machine.virt(frame).cast().as_ptr(), link) }
         self.head = Some(frame);
@@ -79,9 +81,4 @@ impl Prealloc {
             unsafe { machine.frames().free(frame, 0) }
         }
     }
-}
-
-/// The parked entry that names `next`.
-fn link<F: Format>(next: Pfn) -> F::Word {
-    F::park(F::leaf(next, Prot::RW, MemType::WriteBack))
 }
