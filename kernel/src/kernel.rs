@@ -33,6 +33,8 @@ pub struct Kernel<'v, M: Machine, H: Host = Bare> {
     pub(crate) host: H,
     pub(crate) slab: Mutex<M::Lock, Slab>,
     pub(crate) records: Mutex<M::Lock, Records>,
+    /// Records that there are, or are about to be.
+    pub(crate) recorded: AtomicUsize,
     pub(crate) waiting: Mutex<M::Lock, Waiting>,
     /// The head that came last, of those that no list has yet.
     pub(crate) rcu_heads: AtomicUsize,
@@ -54,6 +56,7 @@ impl<'v, M: Machine, H: Host> Kernel<'v, M, H> {
             host,
             slab: Mutex::new(Slab::new()),
             records: Mutex::new(Records::new()),
+            recorded: AtomicUsize::new(0),
             waiting: Mutex::new(Waiting::new()),
             rcu_heads: AtomicUsize::new(0),
             quiet: Quiet::new(),

@@ -16,7 +16,7 @@ use crate::request::Request;
 use crate::slab::{ZERO_SIZE_PTR, product};
 use crate::warn::Once;
 use core::ptr::NonNull;
-use vmalloc::area::What;
+use vmalloc::area::RegionId;
 use vmalloc::machine::Machine;
 use vmalloc::units::{Node, PAGE_SIZE};
 
@@ -89,7 +89,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     /// # Source
     /// `is_vmalloc_addr`.
     pub fn is_vmalloc_addr(&self, at: *const u8) -> bool {
-        !matches!(self.vm.whatis(at.addr()), What::NotOurs)
+        (0..u8::MAX).map_while(|id| self.vm.region_bounds(RegionId(id))).any(|bounds| bounds.contains(&at.addr()))
     }
 
     /// Frees what [`Kernel::kvmalloc`] returned: the address tells whose it is. Null is

@@ -27,7 +27,7 @@ use crate::memory::Place;
 use core::mem::take;
 use core::ptr::with_exposed_provenance;
 use core::sync::atomic::{AtomicUsize, Ordering::*};
-use vmalloc::machine::Machine;
+use vmalloc::machine::{Context, Machine};
 use vmalloc::units::{PAGE_SIZE, Pfn};
 
 const WORD: usize = size_of::<usize>();
@@ -147,12 +147,13 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         if head < at.addr() || offset.saturating_add(RCU_HEAD) > bytes || !offset.is_multiple_of(WORD) {
             return Err(Error::BadArgument(head));
         }
-        let (block, link) = (place.plus(offset), place.plus(offset + WORD));
-        self.locked(&self.waiting, |_| ())?;
-        self.write_place(block, &at.addr().to_ne_bytes())?;
+        if self.machine().context() == Context::Nmi {
+            return Err(Error::WrongContext(Context::Nmi));
+        }
         let mut before = self.rcu_heads.load(Relaxed);
         loop {
-            self.write_place(link, &before.to_ne_bytes())?;
+            let words = [at.addr(), before].map(usize::to_ne_bytes);
+            self.write_place(place.plus(offset), words.as_flattened())?;
             match self.rcu_heads.compare_exchange_weak(before, head, Release, Relaxed) {
                 Ok(_) => return self.free_ready(STEP).map(drop),
                 Err(now) => before = now,
@@ -209,8 +210,11 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     fn free_ready(&self, most: usize) -> Result<bool, Error> {
         let mut freed = 0;
         loop {
-            let waits = self.locked(&self.waiting, |waiting| waiting.advance(&self.host, &self.rcu_heads))?;
-            let next = if freed < most { self.next_ready()? } else { None };
+            let (next, waits) = self.locked(&self.waiting, |waiting| {
+                let waits = waiting.advance(&self.host, &self.rcu_heads);
+                let next = if freed < most { self.next_ready(&mut waiting.ready) } else { Ok(None) };
+                next.map(|next| (next, waits))
+            })??;
             let Some((block, page)) = next else { return Ok(waits) };
             freed += 1;
             self.free_waited(block, page);
@@ -227,40 +231,35 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         }
     }
 
-    /// The next block that is ready, or a page that named some.
-    fn next_ready(&self) -> Result<Option<(usize, Option<Pfn>)>, Error> {
-        let machine = self.machine();
-        self.locked(&self.waiting, |waiting| {
-            let ready = &mut waiting.ready;
-            if let Some(popped) = ready.pop(machine) {
-                return Ok(Some(popped));
-            }
-            if ready.head == 0 {
-                return Ok(None);
-            }
-            // J8: the block that the head lies in is whole.
-            let is_area = self.is_vmalloc_addr(with_exposed_provenance(ready.head));
-            let place = if is_area { Place::Area(ready.head) } else { Place::Direct(ready.head) };
-            let mut words = [[0; WORD]; 2];
-            self.read_place(place, words.as_flattened_mut())?;
-            let [block, before] = words.map(usize::from_ne_bytes);
-            ready.head = before;
-            Ok(Some((block, None)))
-        })?
+    /// The next block of those that are ready, or a page that named some.
+    fn next_ready(&self, ready: &mut List) -> Result<Option<(usize, Option<Pfn>)>, Error> {
+        if let Some(popped) = ready.pop(self.machine()) {
+            return Ok(Some(popped));
+        }
+        if ready.head == 0 {
+            return Ok(None);
+        }
+        // J8: the block that the head lies in is whole.
+        let is_area = self.is_vmalloc_addr(with_exposed_provenance(ready.head));
+        let place = if is_area { Place::Area(ready.head) } else { Place::Direct(ready.head) };
+        let mut words = [[0; WORD]; 2];
+        self.read_place(place, words.as_flattened_mut())?;
+        let [block, before] = words.map(usize::from_ne_bytes);
+        ready.head = before;
+        Ok(Some((block, None)))
     }
 
     /// Frees all blocks that wait: nobody reads any more.
     pub(crate) fn free_all_waiting(&mut self) {
-        loop {
-            let waiting = self.waiting.get_mut();
-            if waiting.ready.is_empty() {
-                waiting.ready = take(&mut waiting.waiting);
+        let mut lists = {
+            let Waiting { new, waiting, ready, .. } = self.waiting.get_mut();
+            [take(new), take(waiting), take(ready)]
+        };
+        lists[0].head = take(self.rcu_heads.get_mut());
+        for list in &mut lists {
+            while let Ok(Some((block, page))) = self.next_ready(list) {
+                self.free_waited(block, page);
             }
-            if waiting.ready.is_empty() {
-                waiting.ready = List { head: take(self.rcu_heads.get_mut()), ..take(&mut waiting.new) };
-            }
-            let Ok(Some((block, page))) = self.next_ready() else { return };
-            self.free_waited(block, page);
         }
     }
 }
@@ -268,6 +267,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    extern crate std;
     use vmalloc::Config;
     use vmalloc::table::X86_64;
     use vmalloc_sim::{Booted, Rates, Sim};
@@ -300,5 +300,4 @@ mod tests {
         }
         assert!(blocks.into_iter().eq((1..=IN_PAGE + 1).rev()) && list.is_empty());
     }
-    extern crate std;
 }

@@ -18,6 +18,7 @@ use crate::gfp::GfpFlags;
 use crate::host::Host;
 use crate::kernel::Kernel;
 use crate::map::Map;
+use core::sync::atomic::Ordering::Relaxed;
 use vmalloc::machine::Machine;
 use vmalloc::machine::format::MemType;
 use vmalloc::{Caller, Info, Kind};
@@ -106,7 +107,9 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         let info = self.vm.find(record.start).ok_or(Error::NoArea(record.start))?;
         record.made = Some(Made::of(&info));
         self.forget_left_over(record.start)?;
-        self.stocked(&self.records, at, |records| _ = records.add(machine, record.start, record))
+        self.recorded.fetch_add(1, Relaxed);
+        let kept = self.stocked(&self.records, at, |records| _ = records.add(machine, record.start, record));
+        kept.inspect_err(|_| _ = self.recorded.fetch_sub(1, Relaxed))
     }
 
     /// What an earlier area has left behind at `start`, where one was made a moment ago, is
@@ -137,6 +140,9 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
 
     /// Calls `f` with the record of the area that starts at `start`, under the lock.
     pub(crate) fn with_record<R>(&self, start: usize, f: impl FnOnce(&mut Record) -> R) -> Option<R> {
+        if !self.has_records() {
+            return None;
+        }
         let machine = self.machine();
         let found = self.locked(&self.records, |records| {
             let mut record = records.get(machine, start)?;
@@ -156,12 +162,24 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         start: usize,
         is_right: impl FnOnce(&Record) -> bool,
     ) -> Result<Option<Record>, Error> {
+        if !self.has_records() {
+            return Ok(None);
+        }
         let machine = self.machine();
-        self.locked(&self.records, |records| {
+        let taken = self.locked(&self.records, |records| {
             // SAFETY: what the map names is a record, and the lock keeps others out.
             let record = unsafe { records.get(machine, start)?.as_ref() };
             if record.start == start && is_right(record) { records.remove(machine, start) } else { None }
-        })
+        })?;
+        taken.inspect(|_| _ = self.recorded.fetch_sub(1, Relaxed));
+        Ok(taken)
+    }
+
+    /// Whether any area has a record. Whoever made one knows that there is: it was counted
+    /// before the area was told of.
+    #[inline]
+    pub(crate) fn has_records(&self) -> bool {
+        self.recorded.load(Relaxed) != 0
     }
 
     /// Frees what the subsystem made and nobody freed.

@@ -87,25 +87,28 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     /// Frees the area that starts at `at`, if its flags are right.
     #[track_caller]
     pub(crate) fn free_area(&self, at: usize, is_right: impl FnOnce(VmFlags) -> bool) -> Result<(), Error> {
-        let area = self.find_vm_area(at).filter(|area| area.addr == at);
-        if let Some(area) = area
-            && !is_right(area.flags)
-        {
-            return Err(Error::WrongFlags { has: area.flags.bits(), about: VmFlags::MAP.bits() });
-        }
-        if self.vm.find(at).is_some_and(|info| info.kind == Kind::Ioremap) {
-            return Err(Error::Free(FreeError::WrongKind(Kind::Ioremap)));
-        }
-        match self.take_record(at, |_| true)? {
+        let is_device = |record: &Record| record.memory.is_some();
+        match self.take_record(at, |record| is_right(record.flags) && !is_device(record))? {
             Some(record) => {
                 self.host.untracked(at);
                 self.free_recorded(record)
             }
             None => {
-                self.free_whole(at)?;
+                self.free_unrecorded(at)?;
                 self.host.untracked(at);
                 Ok(())
             }
+        }
+    }
+
+    /// Frees an area that has no record, or one that says that another function frees it.
+    #[track_caller]
+    fn free_unrecorded(&self, at: usize) -> Result<(), Error> {
+        let info = if self.has_records() { self.vm.find(at) } else { None };
+        match info.and_then(|info| self.record_of(&info)) {
+            Some(record) => Err(Error::WrongFlags { has: record.flags.bits(), about: VmFlags::MAP.bits() }),
+            // The library frees no mapping of frames that are somebody else's, and no device.
+            None => self.free_whole(at),
         }
     }
 

@@ -22,11 +22,19 @@ pub enum Case {
     AlignShift,
     /// A mapping of so many frames.
     MapRam(usize),
+    /// A page, freed after a grace period: `kvfree_rcu` of one argument.
+    KvfreeRcu1,
+    /// The same, of two arguments.
+    KvfreeRcu2,
+    /// A page for who must not wait.
+    NoBlock,
+    /// An area that grows and shrinks.
+    Vrealloc,
 }
 
 impl Case {
     /// All of them, in the order in which they are told.
-    pub const ALL: [Case; 18] = [
+    pub const ALL: [Case; 22] = [
         Case::FixSize(1),
         Case::FixSize(4),
         Case::FixSize(16),
@@ -45,6 +53,10 @@ impl Case {
         Case::MapRam(16),
         Case::MapRam(64),
         Case::MapRam(256),
+        Case::KvfreeRcu1,
+        Case::KvfreeRcu2,
+        Case::NoBlock,
+        Case::Vrealloc,
     ];
 
     /// The case of this name, and this size where it has one: any size will
@@ -69,6 +81,10 @@ impl Case {
             Case::RandomSizeAlign => "random_size_align",
             Case::AlignShift => "align_shift",
             Case::MapRam(_) => "vm_map_ram",
+            Case::KvfreeRcu1 => "kvfree_rcu_1",
+            Case::KvfreeRcu2 => "kvfree_rcu_2",
+            Case::NoBlock => "no_block",
+            Case::Vrealloc => "vrealloc",
         }
     }
 
@@ -85,6 +101,29 @@ impl Case {
         matches!(self, Case::FixAlign | Case::RandomSizeAlign)
     }
 
+    /// Linux's number for it in `run_test_mask`; sizes of one case share it.
+    pub const fn id(self) -> u32 {
+        match self {
+            Case::FixSize(_) => 1,
+            Case::FullFit => 2,
+            Case::LongBusyList => 4,
+            Case::RandomSize => 8,
+            Case::FixAlign => 16,
+            Case::RandomSizeAlign => 32,
+            Case::AlignShift => 64,
+            Case::KvfreeRcu1 => 256,
+            Case::KvfreeRcu2 => 512,
+            Case::MapRam(_) => 1024,
+            Case::NoBlock => 2048,
+            Case::Vrealloc => 4096,
+        }
+    }
+
+    /// Whether Linux expects it to fail: a run of it may end in refusals that are no fault.
+    pub const fn may_be_refused(self) -> bool {
+        matches!(self, Case::AlignShift | Case::NoBlock)
+    }
+
     /// About how long a loop is, in pages made and freed: measurements of
     /// about the same length do with fewer loops the longer they are.
     pub const fn weight(self) -> usize {
@@ -97,6 +136,8 @@ impl Case {
             Case::RandomSizeAlign => 6,
             // Most of its areas need a run of their own.
             Case::AlignShift => 20_000,
+            Case::KvfreeRcu1 | Case::KvfreeRcu2 | Case::NoBlock => 1,
+            Case::Vrealloc => 40,
         }
     }
 }

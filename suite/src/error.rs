@@ -15,6 +15,10 @@ pub enum Error {
         /// The exponent.
         shift: u32,
     },
+    /// The traditional subsystem refused something.
+    Traditional(vmalloc_kernel::Error),
+    /// The first byte of an area that was resized is another one.
+    Lost,
     /// More frames than a case holds ([`Error::MOST_FRAMES`]).
     TooManyFrames(usize),
 }
@@ -30,6 +34,12 @@ impl From<AllocError> for Error {
     }
 }
 
+impl From<vmalloc_kernel::Error> for Error {
+    fn from(why: vmalloc_kernel::Error) -> Error {
+        Error::Traditional(why)
+    }
+}
+
 impl From<FreeError> for Error {
     fn from(why: FreeError) -> Error {
         Error::Free(why)
@@ -42,6 +52,8 @@ impl fmt::Display for Error {
             Error::Alloc(why) => write!(f, "refused: {why}"),
             Error::Free(why) => write!(f, "not freed: {why}"),
             Error::Served { shift } => write!(f, "an alignment of 2^{shift} bytes was served, which cannot be"),
+            Error::Traditional(why) => write!(f, "refused: {why}"),
+            Error::Lost => f.write_str("a resized area lost its first byte"),
             Error::TooManyFrames(frames) => write!(f, "{frames} frames; at most {} are held", Error::MOST_FRAMES),
         }
     }

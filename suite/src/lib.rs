@@ -11,6 +11,14 @@
 //! | `random_size_align` | | 1..10 cleared pages, aligned to 2..4 Mi bytes |
 //! | `align_shift` | | 1 page for each power of two there is, which is refused from the one on that the region has no room for |
 //! | `vm_map_ram n` | n frames | a mapping of these |
+//! | `kvfree_rcu_1` | | 1 page, which is freed after a grace period, by a list of the subsystem's |
+//! | `kvfree_rcu_2` | | 1 page, which is freed after a grace period, by a head in it |
+//! | `no_block` | | 1 page, with preemption off, ATOMIC or NOWAIT at random; refusals are allowed |
+//! | `vrealloc` | | 1 page, resized to 4, to 1, to ½ and to 1 again; the first byte is kept |
+//!
+//! A run of a case has **passed**, **failed**, or **xfailed**: failed as it is expected to
+//! ([`Suite::results`]). `align_shift` xfails where an alignment is larger than the region,
+//! `no_block` where a request that must not wait was refused.
 //!
 //! # How it counts
 //! As Linux's figures were: whole calls, with everything in them; a store to
@@ -31,23 +39,27 @@
 
 mod case;
 mod error;
+mod grown;
 mod live;
 mod loops;
 mod measure;
 mod random;
+mod results;
 
 pub use case::{Case, Unknown};
 pub use error::Error;
 pub use measure::{Difference, Span, loops_for};
 pub use random::Random;
+pub use results::Results;
 
+use core::cell::Cell;
 use core::ops::Range;
 use core::ptr::NonNull;
 use vmalloc::Vmalloc;
 use vmalloc::machine::Machine;
 
 /// What a case does to memory, and the clock it is measured by.
-pub trait Ground {
+pub trait Ground: Sync {
     /// Stores `word` to the first bytes of an area, or anywhere in one.
     fn store(&self, at: NonNull<u8>, word: u64);
     /// Loads what was stored.
@@ -58,6 +70,16 @@ pub trait Ground {
     fn begin(&self) {}
     /// The loops have ended.
     fn end(&self) {}
+    /// Other tasks may, or may not, take this CPU. A ground without such tasks leaves it.
+    fn preempt(&self, _on: bool) {}
+    /// A grace period begins, for the readers of now: its number.
+    fn grace_begins(&self) -> u64 {
+        0
+    }
+    /// Whether that grace period has passed.
+    fn grace_has_passed(&self, _number: u64) -> bool {
+        true
+    }
 }
 
 /// The cases, on one instance.
@@ -67,12 +89,16 @@ pub struct Suite<'v, M: Machine, G> {
     cpus: u32,
     region: Range<usize>,
     seed: u64,
+    results: Cell<Results>,
+    /// The run of now has met a refusal that it expects.
+    refused: Cell<bool>,
 }
 
 impl<'v, M: Machine, G: Ground> Suite<'v, M, G> {
     /// On `vm`, whose region 0 is `region`, on a machine of `cpus` CPUs.
     pub fn new(vm: &'v Vmalloc<M>, ground: &'v G, cpus: u32, region: Range<usize>) -> Suite<'v, M, G> {
-        Suite { vm, ground, cpus, region, seed: Random::SEED }
+        let (results, refused) = (Cell::new(Results::NONE), Cell::new(false));
+        Suite { vm, ground, cpus, region, seed: Random::SEED, results, refused }
     }
 
     /// Other random sizes: each CPU that runs a case at the same time takes

@@ -22,6 +22,13 @@ impl<M: Machine, G: Ground> Suite<'_, M, G> {
     /// # Errors
     /// See [`Error`]. All that was made has been given back (C1).
     pub fn run(&self, case: Case, loops: usize) -> Result<(), Error> {
+        self.refused.set(false);
+        let ran = self.run_case(case, loops);
+        self.note(case, &ran);
+        ran
+    }
+
+    fn run_case(&self, case: Case, loops: usize) -> Result<(), Error> {
         let mut random = Random::new(self.seed);
         match case {
             Case::FixSize(pages) => self.pairs(loops, || Req::pages(pages)),
@@ -35,10 +42,14 @@ impl<M: Machine, G: Ground> Suite<'_, M, G> {
             }),
             Case::AlignShift => self.repeat(loops, || self.align_shift()),
             Case::MapRam(pages) => self.map_ram(pages, loops),
+            Case::KvfreeRcu1 => self.kvfree_rcu(loops, false),
+            Case::KvfreeRcu2 => self.kvfree_rcu(loops, true),
+            Case::NoBlock => self.no_block(loops),
+            Case::Vrealloc => self.vrealloc(loops),
         }
     }
 
-    fn repeat(&self, loops: usize, mut body: impl FnMut() -> Result<(), Error>) -> Result<(), Error> {
+    pub(crate) fn repeat(&self, loops: usize, mut body: impl FnMut() -> Result<(), Error>) -> Result<(), Error> {
         self.ground.begin();
         let result = (0..loops).try_for_each(|_| body());
         self.ground.end();
@@ -109,7 +120,7 @@ impl<M: Machine, G: Ground> Suite<'_, M, G> {
                     }
                 }
                 Err(why) if multiples > 1 => return Err(why.into()),
-                Err(_) => {}
+                Err(_) => self.refused.set(true),
             }
         }
         Ok(())

@@ -1,13 +1,14 @@
 //! Every case on the simulated machine, which panics at a stale use.
 
-use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::ptr::NonNull;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use vmalloc::table::X86_64;
 use vmalloc::units::{PAGE_SIZE, VirtAddr};
 use vmalloc::{AllocError, Config, Policy};
 use vmalloc_sim::{Booted, Rates, Sim};
-use vmalloc_suite::{Case, Error, Ground, Random, Suite};
+use vmalloc_suite::{Case, Error, Ground, Random, Results, Suite};
 
 const REGION: Range<usize> = 0xffff_c900_0000_0000..0xffff_c980_0000_0000;
 const LOOPS: usize = 12;
@@ -16,21 +17,23 @@ const LOOPS: usize = 12;
 struct Watched {
     sim: Sim<X86_64>,
     /// Where areas were touched.
-    touched: RefCell<Vec<usize>>,
-    clock: Cell<u64>,
+    touched: Mutex<Vec<usize>>,
+    clock: AtomicU64,
     /// Whether each page that is touched has to be clear.
-    clear: Cell<bool>,
+    clear: AtomicBool,
+    /// Looks at the clock until a grace period has passed.
+    grace: u64,
 }
 
 impl Ground for Watched {
     fn store(&self, at: NonNull<u8>, word: u64) {
         let at = VirtAddr(at.addr().get());
-        if self.clear.get() {
+        if self.clear.load(Relaxed) {
             assert_eq!(self.sim.load(self.sim.cpu(), at), Ok(0), "a cleared page");
         }
         self.sim.store(self.sim.cpu(), at, word).expect("an area is writable");
         if word == 1 {
-            self.touched.borrow_mut().push(at.0);
+            self.touched.lock().unwrap().push(at.0);
         }
     }
 
@@ -40,8 +43,15 @@ impl Ground for Watched {
 
     /// A different time at each look.
     fn now(&self) -> u64 {
-        self.clock.set(self.clock.get() + 7);
-        self.clock.get()
+        self.clock.fetch_add(7, Relaxed) + 7
+    }
+
+    fn grace_begins(&self) -> u64 {
+        self.clock.load(Relaxed) + 7 * self.grace
+    }
+
+    fn grace_has_passed(&self, number: u64) -> bool {
+        self.now() >= number
     }
 }
 
@@ -49,7 +59,10 @@ impl Ground for Watched {
 fn set_up(policy: Policy) -> (Booted<X86_64>, Watched) {
     let sim = Sim::builder().rates(Rates::NEVER).node(192 << 20).build();
     let booted = Booted::new(sim.clone(), Config::region(REGION).policy(policy)).expect("memory for the bookkeeping");
-    (booted, Watched { sim, touched: RefCell::default(), clock: Cell::new(0), clear: Cell::new(false) })
+    (
+        booted,
+        Watched { sim, touched: Mutex::default(), clock: AtomicU64::new(0), clear: AtomicBool::new(false), grace: 5 },
+    )
 }
 
 fn suite<'v>(vm: &'v Booted<X86_64>, ground: &'v Watched) -> Suite<'v, Sim<X86_64>, Watched> {
@@ -68,10 +81,10 @@ fn assert_nothing_left(vm: Booted<X86_64>, ground: &Watched) {
 /// Runs `case`, and returns the addresses that were touched.
 fn touched(case: Case, loops: usize) -> Vec<usize> {
     let (vm, ground) = set_up(Policy::Unmap);
-    ground.clear.set(case.clears());
+    ground.clear.store(case.clears(), Relaxed);
     suite(&vm, &ground).run(case, loops).unwrap();
     assert_nothing_left(vm, &ground);
-    ground.touched.take()
+    ground.touched.into_inner().unwrap()
 }
 
 #[test]
@@ -106,6 +119,9 @@ fn a_loop_counts_what_the_case_says_and_nothing_that_it_lays_in() {
             // 2^0 to 2^38 bytes: of larger powers the region has no multiple but its first
             // page, which is nobody's.
             Case::AlignShift => (39 * loops, 39 * loops),
+            Case::KvfreeRcu1 | Case::KvfreeRcu2 | Case::NoBlock => (loops, loops),
+            // The area that has moved is another one.
+            Case::Vrealloc => (2 * loops, 5 * loops),
         };
         let cost = suite(&vm, &ground).difference(case, LOOPS).unwrap().cost;
         let counts = cost.counts;
@@ -193,8 +209,67 @@ fn more_frames_than_a_case_holds_are_refused() {
 }
 
 #[test]
+fn runs_are_counted_as_passed_failed_or_failed_as_expected() {
+    let (vm, ground) = set_up(Policy::Unmap);
+    let of = |case: Case| {
+        let suite = suite(&vm, &ground);
+        let _ = (suite.run(case, 2), suite.run(case, 2));
+        suite.results()
+    };
+    let results = |passed, failed, xfailed| Results { passed, failed, xfailed };
+    assert_eq!(of(Case::FixSize(1)), results(2, 0, 0));
+    assert_eq!(of(Case::AlignShift), results(0, 0, 2), "some alignments are larger than the region");
+    assert_eq!(of(Case::MapRam(257)), results(0, 2, 0));
+    assert_eq!(of(Case::NoBlock), results(2, 0, 0));
+    assert_eq!(results(3, 0, 1).to_string(), "passed: 3 failed: 0 xfailed: 1");
+    assert_nothing_left(vm, &ground);
+}
+
+#[cfg(debug_assertions)]
+#[test]
+fn a_request_that_must_not_wait_may_be_refused_and_the_case_goes_on() {
+    let (vm, ground) = set_up(Policy::Unmap);
+    vm.reclaim(usize::MAX);
+    ground.sim.faults().fail_from(1);
+    let suite = suite(&vm, &ground);
+    assert_eq!(suite.run(Case::NoBlock, LOOPS), Ok(()));
+    ground.sim.faults().fail_at(0);
+    assert_eq!((suite.results().xfailed, ground.touched.lock().unwrap().len() < LOOPS), (1, true));
+    assert_nothing_left(vm, &ground);
+}
+
+#[test]
+fn pages_wait_for_their_grace_period_and_are_all_gone_at_the_end() {
+    for case in [Case::KvfreeRcu1, Case::KvfreeRcu2] {
+        // It passes by the barrier alone.
+        let (vm, mut ground) = set_up(Policy::Unmap);
+        ground.grace = 1_000_000;
+        let began = ground.clock.load(Relaxed);
+        suite(&vm, &ground).run(case, LOOPS).unwrap();
+        assert!(ground.clock.load(Relaxed) - began > 7_000_000, "{case} waited");
+        let mut at = ground.touched.lock().unwrap().clone();
+        at.sort();
+        at.dedup();
+        assert_eq!(at.len(), LOOPS, "no address came twice");
+        assert_nothing_left(vm, &ground);
+    }
+}
+
+#[test]
+fn vrealloc_moves_once_and_then_stays() {
+    let (vm, ground) = set_up(Policy::Unmap);
+    let before = vm.stats().counts;
+    suite(&vm, &ground).run(Case::Vrealloc, 1).unwrap();
+    let after = vm.stats().counts.since(&before);
+    assert_eq!((after.allocs, after.alloc_pages, after.free_pages), (2, 5, 5));
+    assert_nothing_left(vm, &ground);
+}
+
+#[test]
 fn every_area_is_touched_once_between_its_making_and_its_end() {
     assert_eq!(touched(Case::FixSize(16), LOOPS).len(), LOOPS);
     assert_eq!(touched(Case::LongBusyList, LOOPS).len(), 2 * LOOPS);
-    assert_eq!(touched(Case::MapRam(64), LOOPS).len(), LOOPS);
+    for case in [Case::MapRam(64), Case::KvfreeRcu1, Case::KvfreeRcu2, Case::NoBlock, Case::Vrealloc] {
+        assert_eq!(touched(case, LOOPS).len(), LOOPS, "{case}");
+    }
 }

@@ -22,6 +22,8 @@ pub struct Measured {
     pub chunks: f64,
     /// Frames that are neither free nor an area's, at the end.
     pub held: u64,
+    /// Runs that passed, failed, and failed as they are expected to.
+    pub results: [u64; 3],
 }
 
 impl Measured {
@@ -53,6 +55,7 @@ fn case(record: &Record, zero: f64, cleared: &impl Fn(&str) -> bool) -> Result<(
         kicks: a_million(number("kicks")?),
         chunks: a_million(number("chunks")?),
         held: record.number("held")?,
+        results: [record.number("passed")?, record.number("failed")?, record.number("xfailed")?],
     };
     Ok((name, measured))
 }
@@ -63,7 +66,7 @@ mod tests {
 
     const ABOUT: &str = "@bench cpus=1 zero=520";
     const CASE: &str = "@case name=fix_align loops=10 clock=40000 allocs=10 pages=50 collected=50 flushes=1 kicks=0 \
-                        purges=0 chunks=0 held=7";
+                        purges=0 chunks=0 held=7 passed=3 failed=0 xfailed=1";
 
     fn read_lines(lines: &[&str], cleared: bool) -> Result<Vec<(String, Measured)>> {
         let records: Vec<_> = lines.iter().map(|line| Record::parse(line).unwrap()).collect();
@@ -75,6 +78,7 @@ mod tests {
         let (name, of) = read_lines(&[ABOUT, CASE], true).unwrap().remove(0);
         assert_eq!((name.as_str(), of.gross, of.zeroing, of.net()), ("fix_align", 4000.0, 2600.0, 1400.0));
         assert_eq!((of.pages, of.flushes, of.held), (5.0, 20_000.0, 7));
+        assert_eq!(of.results, [3, 0, 1]);
     }
 
     #[test]

@@ -67,7 +67,7 @@ mod tests {
     #[test]
     fn what_the_bench_counts_of_the_case_stands_beside_its_steps() {
         let case = "@case name=full_fit loops=10 clock=4123 allocs=10 pages=10 collected=9 flushes=0 kicks=0 purges=0 \
-                    chunks=0 held=7";
+                    chunks=0 held=7 passed=3 failed=0 xfailed=0";
         let records = ["@bench cpus=1 zero=520", case].map(|line| Record::parse(line).unwrap());
         assert_eq!(counted(&records, "full_fit").unwrap(), Some(412.3));
         assert_eq!(counted(&records, "fix_align").unwrap(), None);

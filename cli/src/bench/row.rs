@@ -26,11 +26,15 @@ pub struct Json<'a> {
     unmap_net: Option<u64>,
     park: Option<u64>,
     keep: Option<u64>,
+    passed: Option<u64>,
+    failed: Option<u64>,
+    xfailed: Option<u64>,
 }
 
 impl Row {
     /// As programs read it.
     pub fn json(&self) -> Json<'_> {
+        let runs = |n: usize| self.unmap.as_ref().map(|of| of.results[n]);
         let gross = |of: &Option<Measured>| of.as_ref().map(|of| whole(of.gross));
         Json {
             case: &self.linux.case,
@@ -41,6 +45,9 @@ impl Row {
             unmap_net: self.net(),
             park: gross(&self.park),
             keep: gross(&self.keep),
+            passed: runs(0),
+            failed: runs(1),
+            xfailed: runs(2),
         }
     }
 
@@ -77,14 +84,14 @@ mod tests {
     fn row(net: f64) -> Row {
         let linux =
             Figures { case: "fix_align".into(), single: Some(9000), multi: Some(6605), cleared: 5.0, goal: Some(650) };
-        let unmap = Measured { gross: net + 2600.0, zeroing: 2600.0, ..Measured::default() };
+        let unmap = Measured { gross: net + 2600.0, zeroing: 2600.0, results: [3, 0, 0], ..Measured::default() };
         Row { linux, unmap: Some(unmap), park: None, keep: None }
     }
 
     #[test]
     fn a_row_is_written_with_exactly_these_names() {
         let text = serde_json::to_string(&row(800.4).json()).unwrap();
-        let expected = r#"{"case":"fix_align","linux_single":9000,"linux_multi":6605,"linux_net":4000,"unmap":3400,"unmap_net":800,"park":null,"keep":null}"#;
+        let expected = r#"{"case":"fix_align","linux_single":9000,"linux_multi":6605,"linux_net":4000,"unmap":3400,"unmap_net":800,"park":null,"keep":null,"passed":3,"failed":0,"xfailed":0}"#;
         assert_eq!(text, expected);
     }
 

@@ -26,6 +26,9 @@ use core::ptr::NonNull;
 use vmalloc::Policy;
 use vmalloc_suite::{Case, Ground, Suite};
 
+/// Instructions of a grace period: a quarter of a tick.
+const GRACE: u64 = 1_000_000;
+
 /// Memory is memory, and time is instructions.
 struct Bare;
 
@@ -45,6 +48,15 @@ impl Ground for Bare {
 
     fn now(&self) -> u64 {
         clock::instructions()
+    }
+
+    /// Nobody here reads what is freed after a grace period, so that is a time.
+    fn grace_begins(&self) -> u64 {
+        clock::instructions() + GRACE
+    }
+
+    fn grace_has_passed(&self, number: u64) -> bool {
+        clock::instructions() >= number
     }
 
     #[inline(always)]

@@ -12,6 +12,7 @@ mod faults;
 mod flushes;
 mod frees;
 mod interrupts;
+mod kernel;
 mod limits;
 mod machine;
 mod nodes;
@@ -117,6 +118,13 @@ const ALL: &[Test] = tests! {
     device:
         all_cpus_write_and_read_devices
         a_mapped_device_shows_its_frames_and_is_busy;
+    kernel:
+        each_age_makes_memory_that_every_cpu_reads_and_that_faults_after_its_end
+        the_walk_by_level_leads_where_the_hardware_goes
+        parts_of_a_sparse_area_come_and_go_and_holes_fault
+        an_area_that_is_resized_keeps_its_bytes_and_gives_its_tail_back
+        cpus_share_the_slab_and_blocks_wait_for_their_grace_period
+        a_reader_of_devices_and_holes_reads_zeros;
     nodes:
         memory_comes_from_the_node_that_is_asked;
     stress:

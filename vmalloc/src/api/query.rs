@@ -24,9 +24,9 @@ impl<M: Machine> Vmalloc<M> {
         if !ctx.core.regions.iter().any(|region| region.holds(at)) {
             return What::NotOurs;
         }
-        let above = ctx.find(at.page_start().add_pages(1)).and_then(|next| next.area());
-        let above = above.filter(|area| area.start > at);
-        let Some(found) = ctx.find(at) else { return beside(None, 0, above, at) };
+        let next = || ctx.find(at.page_start().add_pages(1)).and_then(|next| next.area());
+        let above = || next().filter(|area| area.start > at);
+        let Some(found) = ctx.find(at) else { return beside(None, 0, above(), at) };
         let Some(copy) = found.slot().snapshot() else { return What::Changing };
         let info = copy.info(found.start, found.chunk.region());
         let inside = copy.pages > 0 && info.range().contains(at);
@@ -37,9 +37,9 @@ impl<M: Machine> Vmalloc<M> {
         match state {
             State::Live if copy.is_building() => What::Changing,
             State::Live if inside => What::Inside { area: info, offset: at.0 - found.start.0 },
-            State::Live => beside(Some(info), at.0.saturating_sub(info.range().end().0), above, at),
+            State::Live => beside(Some(info), at.0.saturating_sub(info.range().end().0), above(), at),
             _ if inside && copy.is_freed() => What::Freed { was: info, flushed: state == State::Free },
-            _ => beside(None, 0, above, at),
+            _ => beside(None, 0, above(), at),
         }
     }
 

@@ -6,7 +6,7 @@ use crate::{clock, cpu, vm};
 use vmalloc::Req;
 use vmalloc::machine::Machine;
 use vmalloc::units::{Pfn, VirtAddr};
-use vmalloc_suite::{Case, Difference, Error};
+use vmalloc_suite::{Case, Difference, Error, Results};
 
 /// Instructions that a measurement takes, if a page took 20
 /// and a call 200: in truth it is about the double, some ticks.
@@ -29,18 +29,19 @@ pub fn loops_of(case: Case) -> usize {
 pub fn run(case: Case, loops: Option<usize>) -> Result<(), Error> {
     let suite = suite(&Bare);
     let found = suite.difference(case, loops.unwrap_or(loops_of(case)))?;
-    tell(case, &found);
+    tell(case, &found, suite.results());
     Ok(())
 }
 
-fn tell(case: Case, found: &Difference) {
+fn tell(case: Case, found: &Difference, results: Results) {
     let Difference { loops, cost } = found;
     let (counts, stats) = (cost.counts, vm().stats());
     print!("@case name={} loops={loops} clock={}", Coded(case), cost.clock);
     print!(" allocs={} pages={}", counts.allocs, counts.alloc_pages);
     print!(" collected={} flushes={}", counts.redeemed_pages, counts.flushes);
     print!(" kicks={} purges={} chunks={}", counts.kicks, counts.purges, counts.chunks_made);
-    println!(" held={}", stats.waiting_pages + stats.bound_pages + stats.stocked_frames);
+    print!(" held={}", stats.waiting_pages + stats.bound_pages + stats.stocked_frames);
+    println!(" passed={} failed={} xfailed={}", results.passed, results.failed, results.xfailed);
 }
 
 /// A case's name without a space.
