@@ -117,9 +117,7 @@ impl fmt::Display for AllocError {
             AllocError::BadFrame(frame) => write!(f, "no entry can name {frame:?}"),
             AllocError::SameFrame(frame) => write!(f, "{frame:?} is given twice, and can be taken over once"),
             AllocError::NotOut(frame) => write!(f, "{frame:?} is no frame that was given out"),
-            AllocError::NoAliases => f.write_str(
-                "this machine cannot map given frames: a page is its own frame; allocate an area and copy, or use a machine with aliases",
-            ),
+            AllocError::NoAliases => f.write_str("given frames cannot be mapped on this machine: allocate, and copy"),
             AllocError::BadNode { node, nodes } => write!(f, "no node {}: there are {nodes}", node.0),
             AllocError::WouldWait(context) => write!(f, "would have to wait for a flush, but runs in {context:?}"),
             AllocError::WrongContext(context) => write!(f, "this CPU is inside a call already ({context:?})"),

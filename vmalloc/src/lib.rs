@@ -64,3 +64,4 @@ pub use gfp::Gfp;
 pub use lock_api;
 pub use state::config::{self, Config, InitError};
 pub use state::stats::{Counts, Stats};
+pub use state::visit::Quiesced;

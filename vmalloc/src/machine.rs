@@ -26,6 +26,7 @@
 //! - **M9** A CPU touches no area before `cpu_online`, after `cpu_offline`, and between
 //!   `idle_enter` and `idle_exit`. After `cpu_offline` it stops.
 
+pub mod event;
 pub mod faulty;
 pub mod format;
 pub mod frames;
@@ -34,8 +35,8 @@ pub mod prealloc;
 use crate::error::Shortage;
 use crate::units::{CpuSet, Node, PAGE_SIZE, PageRange, Pfn, VirtAddr};
 use core::fmt;
-use core::ops::Range;
 use core::ptr::NonNull;
+use event::Event;
 use format::{Format, Prot};
 use frames::Frames;
 
@@ -117,8 +118,10 @@ pub unsafe trait Machine: Sync + Sized {
     const THREADS: bool = false;
 
     /// Whether a frame can be mapped at two addresses. Where it cannot, a page is its own frame
-    /// (private memory of a process). Then the library allocates areas and reserves addresses, and
-    /// refuses every call that maps frames which its caller names.
+    /// (private memory of a process): its entry has the page's own number, and [`Machine::frames`]
+    /// serves bookkeeping alone. The library then counts the pages of areas against
+    /// [`Machine::page_limit`], and refuses every call that maps frames which its caller names. A
+    /// page that is mapped after a flush must be clear, and [`Machine::zero`] clears by address.
     const ALIASES: bool = true;
 
     /// The frames.
@@ -152,6 +155,10 @@ pub unsafe trait Machine: Sync + Sized {
     /// The number of levels in use. A machine may know it only at boot (LA57).
     fn levels(&self) -> u8 {
         Self::Table::LEVELS
+    }
+    /// The number of pages that areas may have together, a constant.
+    fn page_limit(&self) -> usize {
+        self.frames().total()
     }
     /// Whether the calling thread was already pinned when it last called [`Machine::pin`]. A signal
     /// handler has then interrupted a call, and must not take what that call may hold. The library
@@ -205,14 +212,22 @@ pub unsafe trait Machine: Sync + Sized {
     fn clock_ns(&self) -> Option<u64> {
         None
     }
+    /// Called at each [`Event`], by any context, with interrupts off perhaps. Leak detectors,
+    /// tracepoints and quotas begin here.
+    ///
+    /// # Errors
+    /// An error number refuses an [`Event::Publish`]: the allocation is undone and fails with
+    /// [`AllocError::Refused`](crate::AllocError::Refused). It is ignored for all other events.
+    #[inline]
+    fn note(&self, _event: Event) -> Result<(), i32> {
+        Ok(())
+    }
     /// Writes a line to the log.
     fn log(&self, _level: Level, _line: fmt::Arguments<'_>) {}
     /// Prints the name of the function that contains the return address `pc`.
     fn symbol(&self, pc: usize, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{pc:#x}")
     }
-    /// Calls `found` for each range of memory that may hold pointers to areas, for a leak scan.
-    fn roots(&self, _found: &mut dyn FnMut(Range<usize>)) {}
 }
 
 /// A machine whose areas are real memory: the code that asked for an area can use its address as a

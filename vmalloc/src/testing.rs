@@ -8,16 +8,17 @@
 extern crate std;
 
 use crate::frames::{MemoryRange, STORAGE_ALIGN, Zones};
-use crate::machine::faulty::FaultyFrames;
+use crate::machine::faulty::{Faults, FaultyFrames};
 use crate::machine::format::{Entry, Format, MemType, Prot};
 use crate::machine::frames::{Frames, Want};
 use crate::machine::prealloc::Prealloc;
-use crate::machine::{Context, Flush, Level, Machine, Pinned};
-use crate::units::{CpuSet, Node, PAGE_SIZE, Pfn, VirtAddr};
+use crate::machine::{Context, Flush, Level, Machine, Pinned, Run};
+use crate::units::{CpuSet, Node, PAGE_SIZE, PageRange, Pfn, VirtAddr};
 use core::fmt;
 use core::marker::PhantomData;
 use core::ptr::{NonNull, with_exposed_provenance_mut};
 use std::alloc::{Layout, alloc, dealloc};
+use std::collections::BTreeMap;
 use std::vec;
 use std::vec::Vec;
 
@@ -39,7 +40,7 @@ pub unsafe trait Source<F>: Sync + Sized {
     type Frames: Frames;
     /// Whether a request to clear a page does so.
     const CLEARS: bool = true;
-    /// [`Machine::ALIASES`].
+    /// [`Machine::ALIASES`]. A machine without aliases is told of mappings ([`Machine::MIRRORED`]).
     const ALIASES: bool = true;
 
     /// The allocator.
@@ -56,6 +57,22 @@ pub unsafe trait Source<F>: Sync + Sized {
     fn unpin(&self, _saved: usize) {}
     /// Writes a line to the log.
     fn log(&self, _level: Level, _line: fmt::Arguments<'_>) {}
+    /// [`Machine::page_limit`].
+    fn page_limit(&self) -> usize {
+        self.frames().total()
+    }
+    /// [`Machine::mirror`].
+    fn mirror(&self, _run: Run) -> Result<(), i32> {
+        Ok(())
+    }
+    /// [`Machine::unmapped`].
+    fn unmapped(&self, _pages: PageRange) {}
+    /// [`Machine::flush_everywhere`].
+    fn flush_everywhere(&self) -> bool {
+        false
+    }
+    /// Clears the page at `at` where its frame has no other address.
+    fn zero(&self, _at: VirtAddr) {}
 }
 
 /// The machine.
@@ -99,6 +116,7 @@ unsafe impl<F: Format, S: Source<F>> Machine for Host<F, S> {
     type Lock = TestLock;
 
     const ALIASES: bool = S::ALIASES;
+    const MIRRORED: bool = !S::ALIASES;
 
     #[inline]
     fn frames(&self) -> &S::Frames {
@@ -130,8 +148,22 @@ unsafe impl<F: Format, S: Source<F>> Machine for Host<F, S> {
     fn levels(&self) -> u8 {
         self.levels
     }
-    fn zero(&self, f: Pfn, _at: VirtAddr) {
-        if S::CLEARS {
+    fn page_limit(&self) -> usize {
+        self.frames.page_limit()
+    }
+    fn mirror(&self, run: Run) -> Result<(), i32> {
+        self.frames.mirror(run)
+    }
+    fn unmapped(&self, pages: PageRange) {
+        self.frames.unmapped(pages)
+    }
+    fn flush_everywhere(&self, _what: Flush<'_>) -> bool {
+        self.frames.flush_everywhere()
+    }
+    fn zero(&self, f: Pfn, at: VirtAddr) {
+        if !S::ALIASES {
+            self.frames.zero(at)
+        } else if S::CLEARS {
             // SAFETY: the library holds `f`, so M2 makes the page writable.
             unsafe { self.virt(f).as_ptr().write_bytes(0, PAGE_SIZE) }
         }
@@ -213,19 +245,70 @@ fn host_page(frame: Pfn) -> NonNull<u8> {
     unsafe { NonNull::new_unchecked(with_exposed_provenance_mut(frame.phys() as usize)) }
 }
 
-/// Host pages for the bookkeeping of a machine without aliases.
-#[derive(Default)]
-pub struct Window(pub HostPages);
+/// A machine without aliases: host pages for its bookkeeping, and pages that are their own frames,
+/// which lose what was stored in them when a flush takes them away.
+pub struct Window {
+    pub bookkeeping: HostPages,
+    /// The pages that can be reached, by address, and whether anything was stored in them.
+    pub reached: spin::Mutex<BTreeMap<VirtAddr, bool>>,
+    /// Those that the next flush takes away.
+    pub going: spin::Mutex<Vec<PageRange>>,
+    pub limit: usize,
+    /// Refuses mappings.
+    pub faults: Faults,
+}
 
-// SAFETY: M2: those are host pages.
+impl Window {
+    pub fn new(limit: usize) -> Window {
+        Window {
+            bookkeeping: HostPages::default(),
+            reached: Default::default(),
+            going: Default::default(),
+            limit,
+            faults: Faults::new(),
+        }
+    }
+
+    /// Stores into the page at `at`. Returns whether it was clear.
+    pub fn store(&self, at: VirtAddr) -> bool {
+        !self.reached.lock().insert(at, true).expect("a page that can be reached")
+    }
+}
+
+// SAFETY: M2: `virt` is for bookkeeping, in host pages.
 unsafe impl<F> Source<F> for Window {
     type Frames = HostPages;
     const ALIASES: bool = false;
     fn frames(&self) -> &HostPages {
-        &self.0
+        &self.bookkeeping
     }
     fn bytes(_: &Host<F, Window>, frame: Pfn) -> NonNull<u8> {
         host_page(frame)
+    }
+    fn page_limit(&self) -> usize {
+        self.limit
+    }
+    fn mirror(&self, run: Run) -> Result<(), i32> {
+        assert_eq!(run.first, Pfn::containing(run.pages.start.0 as u64), "a page is its own frame");
+        if self.faults.strike() {
+            return Err(12);
+        }
+        for page in run.pages.slices(1) {
+            assert_eq!(self.reached.lock().insert(page.start, false), None, "{page:?} is mapped twice");
+        }
+        Ok(())
+    }
+    fn unmapped(&self, pages: PageRange) {
+        self.going.lock().push(pages)
+    }
+    fn flush_everywhere(&self) -> bool {
+        for page in self.going.lock().drain(..).flat_map(|pages| pages.slices(1)) {
+            self.reached.lock().remove(&page.start);
+        }
+        true
+    }
+    fn zero(&self, at: VirtAddr) {
+        *self.reached.lock().get_mut(&at).expect("a page that can be reached") = false
     }
 }
 

@@ -42,12 +42,6 @@ impl VirtAddr {
     pub const fn page_start(self) -> VirtAddr {
         VirtAddr(self.0 & !(PAGE_SIZE - 1))
     }
-
-    /// Whether this is the first byte of a page.
-    #[inline]
-    pub const fn is_page_aligned(self) -> bool {
-        self.0 & (PAGE_SIZE - 1) == 0
-    }
 }
 
 impl fmt::Debug for VirtAddr {
@@ -111,7 +105,7 @@ impl PageRange {
     /// `pages` pages from the page-aligned `start`.
     #[inline]
     pub const fn new(start: VirtAddr, pages: usize) -> PageRange {
-        debug_assert!(start.is_page_aligned());
+        debug_assert!(start.0.is_multiple_of(PAGE_SIZE));
         PageRange { start, pages }
     }
 

@@ -34,6 +34,7 @@ pub const ALL: &[Scenario] = &[
         run: kicks,
         notices: &[Rule::EarlyReclaim, Rule::SkipFlush],
     },
+    Scenario { name: "every CPU is held while others call", cpus: 3, run: quiesces, notices: &[] },
 ];
 
 /// CPU 0 holds the frame of an area that CPU 1 frees, and makes again and again: what
@@ -121,5 +122,32 @@ fn kicks(trial: &mut Trial) {
         }
     });
     trial.race(&rig, vec![frees, reads]);
+    rig.finish(false);
+}
+
+/// CPUs 0 and 1 hold every CPU by turns, while CPU 2 makes and frees: nothing changes
+/// meanwhile, and everybody comes to an end.
+fn quiesces(trial: &mut Trial) {
+    let rig = trial.quiet(3);
+    let holds = || {
+        act(|rig: &Rig| {
+            for _ in 0..3 {
+                let quiesced = rig.quiesce().expect("a call of its own");
+                let live = || (rig.stats().areas, rig.stats().counts.allocs, rig.stats().counts.local_frees);
+                assert_eq!(live(), live(), "quiesce: somebody is inside");
+                assert!(rig.make(Req::pages(1)).is_err(), "quiesce: its own CPU is held");
+                drop(quiesced);
+                rig.pause();
+            }
+        })
+    };
+    let makes = act(|rig: &Rig| {
+        for pages in 1..6 {
+            let area = rig.make(Req::pages(pages)).expect("an area");
+            rig.pause();
+            rig.give(area).expect("free: a live area");
+        }
+    });
+    trial.race(&rig, vec![holds(), holds(), makes]);
     rig.finish(false);
 }

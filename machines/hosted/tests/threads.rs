@@ -299,3 +299,27 @@ fn when_eight_threads_have_done_everything_at_once_all_adds_up() {
     assert!(odd.iter().all(|line| line.starts_with("double free, by two CPUs at once")), "{odd:?}");
     println!("{} areas, {made} freed by all threads at once, {} of them by two", counts.allocs, counts.raced_frees);
 }
+
+#[test]
+fn threads_that_call_while_every_cpu_is_held_wait_until_it_ends() {
+    let vm = builder().memory(16 << 20).cpus(3).build().expect("a process has room");
+    let (held, done) = (Barrier::new(5), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                held.wait();
+                let area = vm.alloc(Req::pages(3)).expect("memory enough");
+                done.fetch_add(1, SeqCst);
+                // SAFETY: V1: nobody else has it.
+                unsafe { vm.free(area) }.expect("it lives");
+            });
+        }
+        let quiesced = vm.quiesce().expect("nobody is inside");
+        held.wait();
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        assert_eq!((done.load(SeqCst), vm.areas().count()), (0, 0));
+        assert!(vm.alloc(Req::pages(1)).is_err(), "this thread is in the middle of a call");
+        drop(quiesced);
+    });
+    assert_eq!((done.load(SeqCst), vm.areas().count(), vm.check()), (4, 0, Ok(())));
+}

@@ -108,6 +108,7 @@ pub(crate) struct State {
     /// Turns of waiting loops since the driver's last step.
     pub(crate) turns: u64,
     pub(crate) log: Vec<(Level, String)>,
+    pub(crate) noted: crate::Noted,
     pub(crate) on_interrupt: Option<Hook>,
     pub(crate) on_kick: Option<Hook>,
     pub(crate) on_nmi: Option<Hook>,
@@ -137,6 +138,7 @@ impl State {
             clock: 0,
             turns: 0,
             log: Vec::new(),
+            noted: crate::Noted::default(),
             on_interrupt: None,
             on_kick: None,
             on_nmi: None,

@@ -137,6 +137,16 @@ impl<F: Format> Sim<F> {
         core::mem::take(&mut self.state().log)
     }
 
+    /// The events that the library has told so far.
+    pub fn noted(&self) -> crate::Noted {
+        self.state().noted
+    }
+
+    /// Refuses areas beyond this number of published pages.
+    pub fn set_quota(&self, pages: Option<usize>) {
+        self.state().noted.quota = pages;
+    }
+
     /// From here on the machine breaks its contract.
     #[cfg(interleave)]
     pub fn break_contract(&self, how: crate::Sabotage) {
@@ -152,7 +162,7 @@ impl<F: Format> Sim<F> {
         let (place, _) = self.truth(at, level);
         assert_eq!(place.level, level, "no level {level} table is linked for {at}");
         let s = &mut *self.state();
-        self.note(s, Event::Poked { at, level });
+        self.record(s, Event::Poked { at, level });
         s.used(at);
         if let (1, Entry::Leaf { frame, .. }) = (level, F::decode(word, level)) {
             s.told.tell(at.0 >> PAGE_SHIFT, frame);

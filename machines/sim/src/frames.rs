@@ -144,7 +144,7 @@ impl<F: Format> Core<F> {
     /// A block goes out, dirty.
     fn taken(&self, first: Pfn, order: u8) {
         tell(What::Moved, 1 << order);
-        let since = self.note(&mut self.state(), Event::Taken { frame: first, order });
+        let since = self.record(&mut self.state(), Event::Taken { frame: first, order });
         for frame in (0..1 << order).map(|n| first.offset(n)) {
             self.hand_over(frame, true, since);
             let bytes = self.memory.bytes(frame).expect("zones hold memory");
@@ -156,7 +156,7 @@ impl<F: Format> Core<F> {
     /// A block comes back.
     fn given(&self, first: Pfn, order: u8) {
         tell(What::Moved, 1 << order);
-        let since = self.note(&mut self.state(), Event::Given { frame: first, order });
+        let since = self.record(&mut self.state(), Event::Given { frame: first, order });
         (0..1 << order).for_each(|n| self.hand_over(first.offset(n), false, since));
     }
 

@@ -64,6 +64,7 @@ mod judge;
 mod lock;
 mod machine;
 mod memory;
+mod noted;
 mod order;
 mod rng;
 #[cfg(interleave)]
@@ -80,6 +81,7 @@ pub use cpu::Power;
 pub use frames::DIRT;
 pub use lock::SoloLock;
 pub use memory::Bank;
+pub use noted::{Noted, OVER_QUOTA};
 #[cfg(interleave)]
 pub use sabotage::Sabotage;
 pub use section::{BOUNDS, What, Work};
@@ -216,7 +218,7 @@ impl<F: Format> Core<F> {
     }
 
     /// Notes that the running CPU did `event`.
-    pub(crate) fn note(&self, s: &mut State, event: Event) -> u64 {
+    pub(crate) fn record(&self, s: &mut State, event: Event) -> u64 {
         s.history.note(self.running(), event)
     }
 }

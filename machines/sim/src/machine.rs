@@ -97,7 +97,7 @@ unsafe impl<F: Format> Machine for Sim<F> {
         let cpu = self.running();
         #[cfg(interleave)]
         if s.sabotage.is_some_and(|how| how.skips(cpu, s.cpu(cpu).power)) {
-            self.note(s, Event::FlushSkipped);
+            self.record(s, Event::FlushSkipped);
             return;
         }
         let highest = self.levels;
@@ -105,11 +105,11 @@ unsafe impl<F: Format> Machine for Sim<F> {
         let highest = if s.sabotage == Some(crate::Sabotage::KeepTables) { 1 } else { highest };
         match what {
             Flush::Everything => {
-                self.note(s, Event::Flushed);
+                self.record(s, Event::Flushed);
                 self.forget(s, cpu, |entry| entry.level <= highest);
             }
             Flush::Ranges(ranges) => ranges.iter().for_each(|&range| {
-                self.note(s, Event::FlushedPages(range));
+                self.record(s, Event::FlushedPages(range));
                 let hit = |entry: &Cached| overlap(covered::<F>(entry.level, entry.prefix), range);
                 self.forget(s, cpu, |entry| entry.level <= highest && hit(entry));
             }),
@@ -134,7 +134,7 @@ unsafe impl<F: Format> Machine for Sim<F> {
     fn sync(&self, pages: PageRange) {
         {
             let s = &mut *self.state();
-            self.note(s, Event::Written(pages));
+            self.record(s, Event::Written(pages));
             for page in numbers(pages) {
                 s.cleared.remove(&page);
                 if let (_, Entry::Leaf { frame, .. }) = self.truth(VirtAddr(page << PAGE_SHIFT), 1) {
@@ -150,7 +150,7 @@ unsafe impl<F: Format> Machine for Sim<F> {
     fn unmapped(&self, pages: PageRange) {
         {
             let s = &mut *self.state();
-            self.note(s, Event::Written(pages));
+            self.record(s, Event::Written(pages));
             let is_absent = |&page: &usize| self.truth(VirtAddr(page << PAGE_SHIFT), 1).1 == Entry::Absent;
             s.told.forget(numbers(pages));
             s.cleared.extend(numbers(pages).filter(is_absent));
@@ -201,6 +201,10 @@ unsafe impl<F: Format> Machine for Sim<F> {
 
     fn clock_ns(&self) -> Option<u64> {
         Some(self.state().clock)
+    }
+
+    fn note(&self, event: vmalloc::machine::event::Event) -> Result<(), i32> {
+        self.state().noted.tell(event)
     }
 
     fn log(&self, level: Level, line: fmt::Arguments<'_>) {

@@ -73,7 +73,7 @@ impl<F: Format> Core<F> {
 
     /// Notes what the running CPU does next, for a story.
     pub fn tell(&self, what: &'static str, at: usize) {
-        self.note(&mut self.state(), Event::Told { what, at: VirtAddr(at) });
+        self.record(&mut self.state(), Event::Told { what, at: VirtAddr(at) });
     }
 
     /// The last `count` events of all CPUs, side by side.

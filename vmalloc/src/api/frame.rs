@@ -45,21 +45,10 @@ impl<M: Machine> Vmalloc<M> {
             let line = format_args!("{frame:?} is given up, and is no frame that was given out");
             return self.machine().log(Level::Error, line);
         }
-        // SAFETY: P3, handed on.
-        unsafe { self.drop_hold(frame) }
-    }
-
-    /// As [`Vmalloc::free_frame`], for a hold of a moment, after which the frame may
-    /// have been given back by others: then it is not out, and the count lasts.
-    ///
-    /// # Safety
-    /// P3.
-    unsafe fn drop_hold(&self, frame: Pfn) {
         if let Some(ctx) = self.ctx() {
             // SAFETY: P3, handed on.
             return unsafe { ctx.drop_hold(frame) };
         }
-        let source = self.machine().frames();
         if source.page(frame).is_none_or(release) {
             let pinned = self.machine().pin();
             // SAFETY: P3, and nobody else holds it.
@@ -73,11 +62,13 @@ impl<M: Machine> Vmalloc<M> {
     /// (`vmalloc_to_page`): it stays allocated when the area is freed, until
     /// the hold is given up. `None` where no frame with a descriptor is.
     pub fn hold_frame(&self, at: usize) -> Option<Pfn> {
-        let (frame, held) = self.ctx()?.hold_frame(VirtAddr(at))?;
+        let ctx = self.ctx()?;
+        let (frame, held) = ctx.hold_frame(VirtAddr(at))?;
         if !held {
-            // The area was freed meanwhile.
+            // The area was freed meanwhile, and the frame may have been given back since: then it is
+            // not out, and the count lasts.
             // SAFETY: P3: the hold of a moment ago.
-            unsafe { self.drop_hold(frame) };
+            unsafe { ctx.drop_hold(frame) };
         }
         held.then_some(frame)
     }

@@ -1,12 +1,14 @@
 //! What the kernel around an instance calls: timer, worker, kicks, idle CPUs, pressure.
 
 use crate::api::instance::Vmalloc;
+use crate::error::AllocError;
 use crate::flush::CpuEpoch;
 use crate::machine::Machine;
 use crate::machine::frames::Frames;
 use crate::reclaim::cache::Evict;
 use crate::state::core::Ctx;
 use crate::state::enter::CpuGuard;
+use crate::state::visit::Quiesced;
 
 /// What a tick found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -94,6 +96,21 @@ impl<M: Machine> Vmalloc<M> {
             ctx.evict_all(Evict::Purged);
             ctx.wait_for_grace(true)
         })
+    }
+
+    /// Enters every CPU, in order, and keeps everybody else out until what it returns is dropped:
+    /// nobody is inside the library then, and none of its locks is held. For a fork and for
+    /// debuggers. Calls that only look ([`Vmalloc::whatis`], [`Vmalloc::areas`],
+    /// [`Vmalloc::list`]) work meanwhile. Calls on other CPUs wait, NMIs and calls of this CPU are
+    /// refused, and what these free is left to the owners.
+    ///
+    /// # Errors
+    /// [`AllocError::WrongContext`] in the middle of another call; [`AllocError::NotInitialised`].
+    ///
+    /// # Cost
+    /// O(CPUs), and interrupts are off on this CPU until the end.
+    pub fn quiesce(&self) -> Result<Quiesced<'_, M>, AllocError> {
+        Quiesced::enter(self.ctx().ok_or(AllocError::NotInitialised)?).map_err(AllocError::WrongContext)
     }
 
     /// Gives up to `frames` frames back to the machine's source, from what is

@@ -1,7 +1,7 @@
 //! Owning areas: freed when they are dropped.
 
 use crate::api::instance::Vmalloc;
-use crate::area::{Caller, Info, Req};
+use crate::area::{Caller, Req};
 use crate::error::AllocError;
 use crate::machine::format::Prot;
 use crate::machine::{Addressable, Machine};
@@ -63,11 +63,6 @@ impl<'v, M: Machine> Area<'v, M> {
     /// Its length in bytes, as asked for.
     pub fn bytes(&self) -> usize {
         self.bytes
-    }
-
-    /// What the listing knows of it.
-    pub fn info(&self) -> Option<Info> {
-        self.vm.find(self.start().0)
     }
 
     /// The frames behind it, by page. They are handed out by that: whoever maps

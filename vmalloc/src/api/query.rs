@@ -27,13 +27,9 @@ impl<M: Machine> Vmalloc<M> {
         let next = || ctx.find(at.page_start().add_pages(1)).and_then(|next| next.area());
         let above = || next().filter(|area| area.start > at);
         let Some(found) = ctx.find(at) else { return beside(None, 0, above(), at) };
-        let Some(copy) = found.slot().snapshot() else { return What::Changing };
-        let info = copy.info(found.start, found.chunk.region());
-        let inside = copy.pages > 0 && info.range().contains(at);
         let state = found.chunk.state(found.index);
-        if !found.is_same() || copy.sequence != found.sequence() {
-            return What::Changing;
-        }
+        let Some((copy, info)) = found.record() else { return What::Changing };
+        let inside = copy.pages > 0 && info.range().contains(at);
         match state {
             State::Live if copy.is_building() => What::Changing,
             State::Live if inside => What::Inside { area: info, offset: at.0 - found.start.0 },
@@ -81,11 +77,7 @@ impl<M: Machine> Vmalloc<M> {
         }
         let slots = self.ctx().into_iter().flat_map(Ctx::slots);
         for found in slots.filter(|found| found.chunk.state(found.index) == State::Stale) {
-            let Some(copy) = found.slot().snapshot() else { continue };
-            let was = copy.info(found.start, found.chunk.region());
-            if !found.is_same() || copy.sequence != found.sequence() {
-                continue;
-            }
+            let Some((_, was)) = found.record() else { continue };
             write_range(out, &was)?;
             writeln!(out, " unpurged vm_area")?;
         }

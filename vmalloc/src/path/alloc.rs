@@ -13,7 +13,8 @@
 //! # Rules
 //! - **E1** `prepare` changes nothing that a caller could see, and `commit` can fail in
 //!   three ways only: an entry is in use (T2), the machine refuses the mapping, or frames
-//!   that come by the run are short, which are supplied. Else
+//!   that come by the run are short, which are supplied. Else, and where the machine refuses
+//!   the whole area at last ([`Event::Publish`]),
 //!   the slot is undone like a freed one, so that even half of an area is flushed before
 //!   its pages are used again.
 //! - **G2** A live page is never reached through a stale translation: its entry was last
@@ -28,6 +29,7 @@ use crate::error::AllocError;
 use crate::frames::release;
 use crate::gfp::Gfp;
 use crate::machine::Machine;
+use crate::machine::event::Event;
 use crate::machine::frames::Frames;
 use crate::path::backing::{Backing, Fresh};
 use crate::path::plan::Plan;
@@ -45,8 +47,8 @@ use core::ptr::NonNull;
 
 /// What came of looking and taking once.
 enum Attempt<'v, M: Machine> {
-    /// The area is whole.
-    Done(NonNull<u8>),
+    /// The area is whole, unless the machine refuses it.
+    Done(Result<NonNull<u8>, AllocError>),
     /// Something is lacking, and nothing has changed.
     Lacks(CpuGuard<'v, M>, Lack),
     /// The area has begun: its slot, and what came of its first slice.
@@ -77,7 +79,7 @@ pub(crate) fn alloc<M: Machine, B: Backing<M>>(
         && let Ok(cpu) = CpuGuard::enter(ctx)
     {
         match attempt(cpu, plan, backing, Call::first(caches)) {
-            Attempt::Done(area) => return Ok(area),
+            Attempt::Done(Ok(area)) => return Ok(area),
             // Nothing has changed: it is looked at again, and supplied.
             Attempt::Lacks(..) | Attempt::Parked(..) => (),
             begun => return go_on(ctx, req, kind, caller, backing, Some(begun)),
@@ -120,7 +122,7 @@ fn reuse<M: Machine>(mut cpu: CpuGuard<'_, M>, place: Place, plan: Plan<'_>) -> 
         drop(AreaBuilder { ctx, found, pages: plan.pages, mapped: plan.pages });
         return None;
     }
-    Some(finish::<M, Fresh>(ctx, plan, found, false))
+    finish::<M, Fresh>(ctx, plan, found, false, true).ok()
 }
 
 /// Prepares and commits, and leaves the CPU if that is all.
@@ -137,14 +139,14 @@ fn attempt<'v, M: Machine, B: Backing<M>>(
             let found = cpu.reuse(place, plan);
             drop(cpu);
             match found.slot().is_reported() {
-                false => Attempt::Done(finish::<M, B>(ctx, plan, found, false)),
+                false => Attempt::Done(finish::<M, Fresh>(ctx, plan, found, false, true)),
                 true => Attempt::Spoilt(found),
             }
         }
         Ok(Kit::Clean(kit)) => match cpu.commit(kit, plan, backing) {
             (found, Ok(pages), whole) if pages == plan.pages => {
                 drop(cpu);
-                Attempt::Done(finish::<M, B>(ctx, plan, found, whole))
+                Attempt::Done(finish::<M, B>(ctx, plan, found, whole, M::ALIASES))
             }
             (found, first, _) => Attempt::Begun(cpu.moved(), found, first),
         },
@@ -193,7 +195,7 @@ fn supply<M: Machine, B: Backing<M>>(
             None => attempt(CpuGuard::enter(ctx).map_err(AllocError::WrongContext)?, plan, backing, call),
         };
         latest = Some(match attempted {
-            Attempt::Done(area) => return Ok(area),
+            Attempt::Done(area) => return area,
             Attempt::Lacks(mut cpu, lack) => {
                 (cpu, call) = cpu.supply(plan, call, lack)?;
                 match call.take_place() {
@@ -211,7 +213,7 @@ fn supply<M: Machine, B: Backing<M>>(
             Attempt::Parked(cpu, place) => {
                 let found = cpu.reuse_in_slices(place, plan);
                 if !found.slot().is_reported() {
-                    return Ok(finish::<M, B>(ctx, plan, found, false));
+                    return finish::<M, Fresh>(ctx, plan, found, false, true);
                 }
                 Attempt::Spoilt(found)
             }
@@ -242,7 +244,7 @@ fn fill<M: Machine, B: Backing<M>>(
 ) -> Result<NonNull<u8>, AllocError> {
     let pages = PageRange::new(area.found.start, plan.pages);
     fill_pages(inside, (area.found.chunk, pages), &mut area.mapped, plan, backing, first)?;
-    Ok(finish::<M, B>(area.ctx, plan, area.complete(), false))
+    finish::<M, B>(area.ctx, plan, area.complete(), false, M::ALIASES)
 }
 
 /// Maps `pages` of a slot of `chunk`, a slice at a time (L3), and leaves the CPU. `first`
@@ -279,27 +281,43 @@ pub(crate) fn fill_pages<M: Machine, B: Backing<M>>(
     }
 }
 
-/// The frames are in place: the area is cleared if asked for, and whole.
+/// The frames are in place: the machine is told, the area is cleared if asked for and if its
+/// pages are `dirty`, and whole.
+///
+/// # Errors
+/// The machine refuses the area, which is undone.
 #[inline(always)]
-fn finish<M: Machine, B: Backing<M>>(ctx: Ctx<'_, M>, plan: Plan<'_>, found: Found, whole: bool) -> NonNull<u8> {
+fn finish<M: Machine, B: Backing<M>>(
+    ctx: Ctx<'_, M>,
+    plan: Plan<'_>,
+    found: Found,
+    whole: bool,
+    dirty: bool,
+) -> Result<NonNull<u8>, AllocError> {
+    let Plan { pages, kind, caller, .. } = plan;
+    let noted = ctx.machine.note(Event::Publish { start: found.start, pages, kind, caller });
+    noted.map_err(|number| {
+        drop(AreaBuilder { ctx, found, pages, mapped: if B::MAPS { pages } else { 0 } });
+        AllocError::Refused(number)
+    })?;
     if whole {
-        return pointer(found.start);
+        return Ok(pointer(found.start));
     }
-    if B::FRESH && plan.req.gfp.contains(Gfp::ZERO) {
-        if breaks!(PublishUncleared) {
-            found.publish();
-        }
-        clear(ctx, found, plan.pages);
+    if B::FRESH && dirty && plan.req.gfp.contains(Gfp::ZERO) {
+        clear(ctx, found, pages);
     }
     if !B::FRESH && plan.adopts() {
-        adopt(ctx, found, plan.pages);
+        adopt(ctx, found, pages);
     }
-    found.publish()
+    Ok(found.publish())
 }
 
 /// Clears the pages of an area, through whatever way the machine has.
 #[inline(never)]
 fn clear<M: Machine>(ctx: Ctx<'_, M>, found: Found, pages: usize) {
+    if breaks!(PublishUncleared) {
+        found.publish();
+    }
     for piece in ctx.pieces(found.place(), PageRange::new(found.start, pages)) {
         piece.frames().for_each(|(at, frame)| ctx.machine.zero(frame, at));
     }

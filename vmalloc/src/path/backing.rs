@@ -3,6 +3,7 @@
 //! | | frames | who gives them back |
 //! |---|---|---|
 //! | [`Fresh`] | the call allocates them | a flush after the free |
+//! | [`Fresh`], in place | the pages' own, counted ([`Machine::ALIASES`]) | a flush after the free |
 //! | [`Given`], [`COUNTED`] | the caller's; the area becomes one more holder (G3) | the last holder |
 //! | [`Given`], [`UNCOUNTED`] | the caller's, for a short time (P4) | nobody: they leave aliases |
 //! | [`Device`] | none: adjacent physical memory | nobody |
@@ -26,6 +27,7 @@ use crate::path::supply::Lack;
 use crate::state::core::Ctx;
 use crate::state::cpu::CpuLocal;
 use crate::state::enter::CpuGuard;
+use crate::sync::Ordering::Relaxed;
 use crate::table::PteRange;
 use crate::units::{Node, PAGE_SHIFT, PageRange, Pfn};
 
@@ -94,6 +96,8 @@ pub(crate) enum From {
     Magazine,
     /// The source, in runs: mirrored machines, and what the magazine does not serve.
     Source,
+    /// The pages themselves.
+    InPlace,
 }
 
 impl<M: Machine> Backing<M> for Fresh {
@@ -101,11 +105,15 @@ impl<M: Machine> Backing<M> for Fresh {
     type Taken = From;
 
     fn limit(self, machine: &M) -> usize {
-        machine.frames().total()
+        machine.page_limit()
     }
 
     #[inline(always)]
     fn take(self, cpu: &mut CpuGuard<'_, M>, plan: Plan<'_>, _: usize, pages: usize) -> Result<From, Lack> {
+        if !M::ALIASES {
+            let charged = cpu.core.charge(pages).then_some(From::InPlace);
+            return charged.ok_or(Lack::Short(Shortage::Frames(pages)));
+        }
         if cpu.magazine.has(pages) && cpu.serves(plan) && !(M::MIRRORED && pages > 1) {
             return Ok(From::Magazine);
         }
@@ -121,6 +129,12 @@ impl<M: Machine> Backing<M> for Fresh {
         plan: Plan<'_>,
         _: usize,
     ) -> Result<usize, Partial> {
+        if !M::ALIASES {
+            let first = Pfn::containing(entries.start().0 as u64);
+            let mapped = entries.map_run(first, plan.req.prot, plan.req.memory);
+            cpu.core.in_place.fetch_add(entries.pages() - mapped, Relaxed);
+            return mirror(cpu.machine, entries, first, mapped, plan.req);
+        }
         if from == From::Source {
             return map_runs(cpu.machine, cpu.node, entries, plan.req);
         }
@@ -153,9 +167,6 @@ impl<M: Machine, const HELD: bool> Backing<M> for Given<'_, HELD> {
 
     #[inline(always)]
     fn check(self, _machine: &M, _pages: usize) -> Result<(), AllocError> {
-        if !M::ALIASES {
-            return Err(AllocError::NoAliases);
-        }
         nameable::<M>(self.0)
     }
 
@@ -195,13 +206,8 @@ impl<M: Machine> Backing<M> for Device {
     /// A device is no memory (frames with descriptors are somebody's), and ends where
     /// entries can still name it.
     fn check(self, machine: &M, pages: usize) -> Result<(), AllocError> {
-        if !M::ALIASES {
-            return Err(AllocError::NoAliases);
-        }
         let last = self.0.0.checked_add(pages as u64 - 1).map_or(Pfn(u64::MAX), Pfn);
-        if !is_nameable::<M>(last) {
-            return Err(AllocError::BadFrame(last));
-        }
+        nameable::<M>(&[last])?;
         let mut frames = (0..pages as u64).map(|page| self.0.offset(page));
         let memory = frames.find(|&frame| machine.frames().page(frame).is_some());
         memory.map_or(Ok(()), |frame| Err(AllocError::BadFrame(frame)))
@@ -258,10 +264,14 @@ fn is_nameable<M: Machine>(frame: Pfn) -> bool {
     frame.0 < <M::Table as Format>::MAX_PFN
 }
 
-/// Whether entries can name all of `frames`: the highest bit of any tells.
+/// Whether given frames can be mapped, and entries can name all of them: the highest bit of any
+/// tells.
 #[inline(always)]
 fn nameable<M: Machine>(frames: &[Pfn]) -> Result<(), AllocError> {
     const { assert!(<M::Table as Format>::MAX_PFN.is_power_of_two()) };
+    if !M::ALIASES {
+        return Err(AllocError::NoAliases);
+    }
     let all = frames.iter().fold(0, |all, frame| all | frame.0);
     if is_nameable::<M>(Pfn(all)) { Ok(()) } else { Err(unnameable::<M>(frames)) }
 }

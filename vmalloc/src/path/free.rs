@@ -125,7 +125,7 @@ impl<M: Machine> CpuGuard<'_, M> {
     fn free_to_batch(mut self, found: &Found, kind: Kind, entries: PteRange<M::Table>, by: Caller) {
         let (ctx, pages, place) = (self.ctx(), entries.pages(), (found.chunk, found.index));
         let report = &mut |at, word| ctx.report_bad_entry_once(place, at, word);
-        self.count_free(Way::AtOnce, pages);
+        self.note_free(Way::AtOnce, found, pages, by);
         if kind == Kind::MapRam {
             self.open.add_bare(found.chunk, found.index, pages);
             found.slot().freed_by(by);

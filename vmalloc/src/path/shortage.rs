@@ -13,6 +13,7 @@
 use crate::area::Req;
 use crate::error::{AllocError, Shortage};
 use crate::gfp::Gfp;
+use crate::machine::event::Event;
 use crate::machine::frames::Frames;
 use crate::machine::{Context, Level, Machine};
 use crate::path::plan::Plan;
@@ -115,7 +116,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         let (Shortage::Frames(wanted) | Shortage::Tables(wanted)) = short else { return false };
         let taken = {
             let mut reserve = core.reserve.lock();
-            let enough = reserve.len() >= wanted;
+            let enough = reserve.len() >= wanted && (M::ALIASES || short == Shortage::Tables(wanted));
             let frames = core::iter::from_fn(|| reserve.take(machine)).take(if enough { wanted } else { 0 });
             frames.map(|frame| self.stock.put(machine, frame)).count()
         };
@@ -169,7 +170,8 @@ impl<M: Machine> CpuGuard<'_, M> {
                 AllocError::WouldWait(self.outside(|| machine.context()))
             }
             Shortage::Frames(_) => {
-                let got = machine.frames().free_now().min(plan.pages - 1);
+                let free = if M::ALIASES { machine.frames().free_now() } else { self.core.in_place.load(Relaxed) };
+                let got = free.min(plan.pages - 1);
                 AllocError::NoFrames { wanted: plan.pages, got, node: plan.req.node.unwrap_or_default() }
             }
             Shortage::Tables(wanted) => {
@@ -187,6 +189,7 @@ impl<M: Machine> Ctx<'_, M> {
     #[cold]
     #[inline(never)]
     pub(crate) fn refused(self, req: &Req, error: AllocError) -> AllocError {
+        let _ = self.machine.note(Event::Failure { bytes: req.bytes, error });
         let Ok(cpu) = CpuGuard::enter(self) else { return error };
         count(&cpu.cpu.counters.failures, 1);
         drop(cpu);

@@ -149,7 +149,7 @@ impl<M: Machine> CpuGuard<'_, M> {
     #[inline(always)]
     pub(crate) fn free_to_cache(mut self, found: &Found, park: Option<PteRange<M::Table>>, pages: usize, by: Caller) {
         let (ctx, slot, kept) = (self.ctx(), found.slot(), park.is_none());
-        self.count_free(Way::AtOnce, pages);
+        self.note_free(Way::AtOnce, found, pages, by);
         let park = || {
             slot.freed_plain_by(by, kept);
             if let Some(entries) = park {
@@ -237,7 +237,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         if !found.lives() {
             return Some(Err(self.core.double_free(found)));
         }
-        self.count_free(how, pages);
+        self.note_free(how, found, pages, by);
         let park = || {
             slot.freed_plain_by(by, kept);
             if !kept {
@@ -260,7 +260,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         if !self.claim(found, how, pages) {
             return Err(self.core.double_free(found));
         }
-        self.count_free(how, pages);
+        self.note_free(how, found, pages, by);
         let bound = self.core.cpu(found.chunk.owner()).bound.pages();
         let kept = self.core.retire() == Retire::Keep && bound + pages <= self.core.budget;
         found.slot().freed_plain_by(by, kept);

@@ -65,9 +65,16 @@ impl<M: Machine> CpuGuard<'_, M> {
         let (core, mut asked) = (self.core, CpuSet::EMPTY);
         // On a machine whose flush covers all CPUs, no CPU has to be asked.
         let epochs = core.epochs().take(if M::MIRRORED { 0 } else { usize::MAX });
+        let flush = || {
+            count(&self.cpu.counters.flushes, 1);
+            self.ctx().flush_here()
+        };
         let holds = Holds { tables, aliases: batch.has_aliases, narrow };
-        let pending = core.flush_epochs.seal_and_ask(batch, holds, || self.flush(), epochs, |cpu| asked.insert(cpu));
-        self.kick(asked);
+        let pending = core.flush_epochs.seal_and_ask(batch, holds, flush, epochs, |cpu| asked.insert(cpu));
+        if !asked.is_empty() {
+            count(&self.cpu.counters.kicks, asked.iter().count() as u64);
+            self.machine.kick(&asked);
+        }
         self.sealed = Some(pending);
         self.poll();
         narrow.map_or(Covers::Everything, Covers::Pages)
@@ -79,19 +86,6 @@ impl<M: Machine> CpuGuard<'_, M> {
         let (chunk, slot) = self.open.only().filter(|_| self.core.flush_epochs.has_no_aliases())?;
         let pages = chunk.slot(slot).pages();
         (pages <= SLICE).then(|| PageRange::new(self.core.address_of(chunk, slot), pages))
-    }
-
-    fn kick(&self, asked: CpuSet) {
-        if !asked.is_empty() {
-            count(&self.cpu.counters.kicks, asked.iter().count() as u64);
-            self.machine.kick(&asked);
-        }
-    }
-
-    /// Flushes this CPU, or all CPUs where the machine can.
-    fn flush(&mut self) {
-        count(&self.cpu.counters.flushes, 1);
-        self.ctx().flush_here();
     }
 
     /// Step 3: if grace has come for the sealed batch, it becomes the expired batch.

@@ -12,6 +12,7 @@
 use crate::area::Kind;
 use crate::frames::{release, release_all};
 use crate::machine::Machine;
+use crate::machine::event::Event;
 use crate::machine::frames::Frames;
 use crate::space::chunk::ChunkRef;
 use crate::space::slot::{Slot, slots_of};
@@ -73,6 +74,7 @@ impl<M: Machine> CpuGuard<'_, M> {
             // A slot is work even if it has no pages.
             work += collected + 1;
         }
+        let _ = self.machine.note(Event::Retire(pages));
         batch.gone += pages;
         count(&self.cpu.counters.redeemed, slots);
         count(&self.cpu.counters.redeemed_pages, pages as u64);
@@ -98,7 +100,7 @@ impl<M: Machine> CpuGuard<'_, M> {
             (slots, pages) = (slots + 1, pages + chunk.slot(slot).pages());
         }
         let stale = chunk.stale(batch) & !clean;
-        if stale != 0 && slots + pages < budget && !chunk.is_runs() {
+        if M::ALIASES && stale != 0 && slots + pages < budget && !chunk.is_runs() {
             let (these, more, their_pages) = self.collect_usual(chunk, stale, budget - slots - pages);
             (clean, slots, pages) = (clean | these, slots + more, pages + their_pages);
         }
@@ -167,6 +169,10 @@ impl<M: Machine> CpuGuard<'_, M> {
         let (ctx, kind) = (self.ctx(), area.kind());
         let mut frames = [Pfn(0); SLICE];
         let collected = piece.take_frames(&mut frames, &mut |at, word| ctx.report_bad_entry_again(area, at, word));
+        if !M::ALIASES {
+            self.core.in_place.fetch_add(collected, Relaxed);
+            return;
+        }
         for &frame in frames[..collected].iter().rev() {
             let page = ctx.machine.frames().page(frame);
             let last = match page {
@@ -185,9 +191,8 @@ impl<M: Machine> CpuGuard<'_, M> {
     fn pool(&mut self, area: &Slot, piece: PteRange<M::Table>) {
         let (ctx, depot) = (self.ctx(), self.core.depot(self.node));
         let report = &mut |at, word| ctx.report_bad_entry_again(area, at, word);
-        let Some(places) = self.magazine.room(ctx.machine, depot, piece.pages()) else {
-            return self.return_singly(area, piece);
-        };
+        let room = self.magazine.room(ctx.machine, depot, piece.pages());
+        let Some(places) = room.filter(|_| M::ALIASES) else { return self.return_singly(area, piece) };
         let got = piece.take_frames(places, report);
         pooled(&places[..got]);
         // SAFETY: the only entries that held them are absent, after grace (G3).

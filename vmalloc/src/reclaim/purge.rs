@@ -11,6 +11,7 @@
 //! for all CPUs.
 
 use crate::flush::Pending;
+use crate::machine::event::Event;
 use crate::machine::{Context, Machine};
 use crate::reclaim::cache::Evict;
 use crate::reclaim::close::Covers;
@@ -29,16 +30,6 @@ impl<M: Machine> Ctx<'_, M> {
     /// Purges everything on all CPUs. Returns the pages that were reclaimed.
     pub(crate) fn purge(self) -> usize {
         self.evict_all(Evict::Purged);
-        self.flush_all()
-    }
-
-    /// Evicts the cached slots of all CPUs, and drains all remote frees.
-    pub(crate) fn evict_all(self, why: Evict) {
-        self.visit_each(|cpu| cpu.drain_remote_frees() || cpu.evict(why) > 0);
-    }
-
-    /// As [`Ctx::purge`], but cached slots stay.
-    pub(crate) fn flush_all(self) -> usize {
         let before = self.core.redeemed_pages();
         let mut rounds = 0;
         loop {
@@ -48,9 +39,17 @@ impl<M: Machine> Ctx<'_, M> {
             let left = self.purge_round();
             rounds += 1;
             if !left || (rounds >= PURGE_ROUNDS && self.core.tables.load(Relaxed) >= tables) {
-                return self.core.redeemed_pages().wrapping_sub(before);
+                break;
             }
         }
+        let pages = self.core.redeemed_pages().wrapping_sub(before);
+        let _ = self.machine.note(Event::Purge(pages));
+        pages
+    }
+
+    /// Evicts the cached slots of all CPUs, and drains all remote frees.
+    pub(crate) fn evict_all(self, why: Evict) {
+        self.visit_each(|cpu| cpu.drain_remote_frees() || cpu.evict(why) > 0);
     }
 
     /// One round. Returns whether another round may reclaim more.
@@ -61,7 +60,10 @@ impl<M: Machine> Ctx<'_, M> {
             self.visit_each(|cpu| cpu.sweep(region.id));
         }
         let mut left = false;
-        self.visit_all(|cpu| left |= !cpu.is_drained());
+        self.visit_each(|cpu| {
+            left |= !cpu.is_drained();
+            false
+        });
         left && graced
     }
 
@@ -69,34 +71,21 @@ impl<M: Machine> Ctx<'_, M> {
     /// come.
     pub(crate) fn flush_round(self) -> bool {
         let mut tables = false;
-        self.drain_all();
-        self.visit_all(|cpu| {
+        self.visit_each(|cpu| cpu.reclaim_some());
+        self.visit_each(|cpu| {
             cpu.seal();
             tables |= cpu.sealed.as_ref().is_some_and(|sealed| !cpu.tables[sealed.peek().index].is_empty());
+            false
         });
         let graced = self.wait_for_grace(tables);
-        self.drain_all();
-        graced
-    }
-
-    /// Drains the expired batches of all CPUs, one slice in a section (L3).
-    fn drain_all(self) {
         self.visit_each(|cpu| cpu.reclaim_some());
+        graced
     }
 
     /// Calls `f` inside each CPU in turn, on each as long as `f` returns that there is more (L3).
     pub(crate) fn visit_each(self, mut f: impl FnMut(&mut CpuGuard<'_, M>) -> bool) {
         for index in 0..self.core.cpus() {
             while Visit::enter(self, index).is_ok_and(|mut cpu| f(&mut cpu)) {}
-        }
-    }
-
-    /// Calls `f` inside each CPU in turn.
-    fn visit_all(self, mut f: impl FnMut(&mut CpuGuard<'_, M>)) {
-        for index in 0..self.core.cpus() {
-            if let Ok(mut cpu) = Visit::enter(self, index) {
-                f(&mut cpu);
-            }
         }
     }
 
@@ -157,8 +146,10 @@ impl<M: Machine> Ctx<'_, M> {
     /// Gives the frames in magazines, preallocs and depots back to the source.
     pub(crate) fn drain_stocks(self) {
         let machine = self.machine;
-        self.visit_each(|cpu| cpu.magazine.give_some(machine) > 0);
-        self.visit_all(|cpu| cpu.stock.trim(machine, 0));
+        self.visit_each(|cpu| {
+            cpu.stock.trim(machine, 0);
+            cpu.magazine.give_some(machine) > 0
+        });
         self.trim_depots(0);
     }
 }

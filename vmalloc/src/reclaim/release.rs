@@ -12,6 +12,7 @@
 use crate::area::{Caller, Kind};
 use crate::error::FreeError;
 use crate::machine::Machine;
+use crate::machine::event::Event;
 use crate::space::chunk::ChunkRef;
 use crate::state::cpu::SLICE;
 use crate::state::enter::CpuGuard;
@@ -48,7 +49,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         } else if !self.claim(found, how, bound) {
             return Err(self.core.double_free(found));
         }
-        self.count_free(how, pages);
+        self.note_free(how, found, pages, by);
         found.slot().freed_by(by);
         self.unmap(found, how, PageRange::new(found.start, bound));
         Ok(())
@@ -86,8 +87,10 @@ impl<M: Machine> CpuGuard<'_, M> {
         uncount(&self.cpu.counters.alloc_pages, pages as u64);
     }
 
+    /// Counts a free that has claimed its area, and tells the machine.
     #[inline(always)]
-    pub(crate) fn count_free(&self, how: Way, pages: usize) {
+    pub(crate) fn note_free(&self, how: Way, found: &Found, pages: usize, freer: Caller) {
+        let _ = self.machine.note(Event::Claim { start: found.start, pages, freer });
         let counters = &self.cpu.counters;
         count(if how == Way::Remote { &counters.remote_frees } else { &counters.local_frees }, 1);
         count(&counters.free_pages, pages as u64);
@@ -120,11 +123,19 @@ impl<M: Machine> CpuGuard<'_, M> {
         self.hand_over(found);
     }
 
+    /// Parks the entries of a slice, or clears those that hold no frames.
     pub(crate) fn unmap_slice(&mut self, found: &Found, slice: PageRange) {
+        let (ctx, place) = (self.ctx(), (found.chunk, found.index));
         match found.slot().kind() {
-            Kind::MapRam => self.clear_entries((found.chunk, found.index), slice),
+            Kind::MapRam => {
+                ctx.each_piece(found.place(), slice, |piece| {
+                    piece.clear(&mut |at, word| ctx.report_bad_entry_once(place, at, word));
+                    ctx.machine.unmapped(PageRange::new(piece.start(), piece.pages()));
+                });
+                self.note_alias();
+            }
             Kind::Reserved => _ = self.clear_mapped(found, slice, |_, _| ()),
-            _ => self.park_entries((found.chunk, found.index), slice),
+            _ => self.park_entries(place, slice),
         }
     }
 
@@ -139,16 +150,6 @@ impl<M: Machine> CpuGuard<'_, M> {
             piece.park(&mut |at, word| ctx.report_bad_entry_once((chunk, index), at, word));
         });
         ctx.machine.unmapped(slice);
-    }
-
-    /// Clears the entries of a slice of a `map_ram` area.
-    pub(crate) fn clear_entries(&mut self, (chunk, index): (ChunkRef, u32), slice: PageRange) {
-        let ctx = self.ctx();
-        ctx.each_piece((chunk, Some(index)), slice, |piece| {
-            piece.clear(&mut |at, word| ctx.report_bad_entry_once((chunk, index), at, word));
-            ctx.machine.unmapped(PageRange::new(piece.start(), piece.pages()));
-        });
-        self.note_alias();
     }
 
     /// Hands a claimed slot, whose entries are parked or cleared, to its owner (R1).

@@ -22,6 +22,7 @@
 
 use crate::area::{Caller, Kind};
 use crate::error::FreeError;
+use crate::machine::event::Event;
 use crate::machine::{Level, Machine};
 use crate::space::chunk::ChunkRef;
 use crate::space::slot::{Slot, slots_of};
@@ -30,8 +31,8 @@ use crate::state::cpu::SLICE;
 use crate::state::deferred::Deferred;
 use crate::state::enter::CpuGuard;
 use crate::state::lookup::Found;
-use crate::state::stats::{count, count_shared, uncount};
-use crate::sync::breaks;
+use crate::state::stats::{count, uncount};
+use crate::sync::{Ordering::Relaxed, breaks};
 use crate::units::{PageRange, VirtAddr};
 
 impl<M: Machine> CpuGuard<'_, M> {
@@ -110,6 +111,7 @@ impl<M: Machine> Ctx<'_, M> {
         if !found.claim() {
             return Err(self.core.double_free(&found));
         }
+        let _ = self.machine.note(Event::Claim { start: found.start, pages, freer: by });
         found.slot().freed_by(by);
         self.core.defer(&found, pages);
         Ok(())
@@ -137,8 +139,9 @@ impl<M: Machine> Core<M> {
     /// Leaves a claimed slot, with its entries, to its owner.
     fn defer(&self, found: &Found, pages: usize) {
         let owner = self.cpu(found.chunk.owner());
-        count_shared(&owner.counters.deferred_frees, 1);
-        count_shared(&owner.counters.deferred_pages, pages as u64);
+        // Other callers count here too.
+        owner.counters.deferred_frees.fetch_add(1, Relaxed);
+        owner.counters.deferred_pages.fetch_add(pages as u64, Relaxed);
         if !found.slot().kind().keeps() {
             self.flush_epochs.note_alias();
         }
@@ -153,7 +156,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         // This CPU has cleared the entries of the others itself.
         slots_of(others).for_each(|slot| self.noted(chunk.slot(slot)));
         self.deferred = deferred;
-        deferred.map_or(0, |deferred| deferred.slots())
+        deferred.map_or(0, |deferred| deferred.slots)
     }
 
     /// Parks up to a slice of the first marked slot. When all of it is parked, receives the slot

@@ -21,14 +21,6 @@ use crate::units::{PageRange, VirtAddr};
 /// Bookkeeping frames that a CPU keeps for the next run.
 pub(super) const KEEP: usize = 16;
 
-/// What a run is taken for.
-enum For {
-    /// A new chunk of this class, with this number of slots.
-    Chunk(Class, usize),
-    /// One area: a slot of a run chunk.
-    Area(ChunkRef, u32),
-}
-
 impl<'v, M: Machine> CpuGuard<'v, M> {
     pub(super) fn region(&self, id: RegionId) -> &'v Region<M::Lock> {
         &self.core.regions[id.0 as usize]
@@ -43,7 +35,11 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
             align: class.align(),
             within: (0, self.region(id).grains()),
         };
-        let chunk = self.take_run(id, &run, For::Chunk(class, slots))?;
+        let chunk = self.take_run(id, &run, |cpu, shared, range| {
+            let chunk = cpu.take_header(shared);
+            chunk.become_class(class, slots, range.start, id, cpu.index);
+            (chunk, None)
+        })?;
         self.cpu_chunks(id).add(chunk);
         count(&self.cpu.counters.chunks_made, 1);
         Ok(())
@@ -51,7 +47,13 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
 
     /// Gives the slot `slot` of the run chunk `chunk` a run of its own.
     pub(crate) fn take_run_for(&mut self, id: RegionId, place: (ChunkRef, u32), run: &RunFit) -> Result<(), Shortage> {
-        self.take_run(id, run, For::Area(place.0, place.1)).map(drop)
+        let region = self.region(id);
+        let label = |_: &mut Self, _: &mut Shared, range: PageRange| {
+            let grains = (range.pages >> region.grain_shift) as u32;
+            place.0.slot(place.1).place(region.grain_of(range.start).unwrap_or(0), grains);
+            (place.0, Some(place.1))
+        };
+        self.take_run(id, run, label).map(drop)
     }
 
     /// Puts a chunk of slots for runs on the CPU's chunks.
@@ -87,8 +89,14 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         unsafe { ChunkRef::create(machine, frame) }
     }
 
-    /// Takes a run: grains and unit entries (R3).
-    fn take_run(&mut self, id: RegionId, run: &RunFit, whom: For) -> Result<ChunkRef, Shortage> {
+    /// Takes a run: grains and unit entries (R3). `label` writes down which chunk or slot has it,
+    /// before its grains point there.
+    fn take_run(
+        &mut self,
+        id: RegionId,
+        run: &RunFit,
+        label: impl FnOnce(&mut Self, &mut Shared, PageRange) -> (ChunkRef, Option<u32>),
+    ) -> Result<ChunkRef, Shortage> {
         let (machine, region) = (self.machine, self.region(id));
         let fit = region.fit(run);
         self.populate(1 + region.arena_stock + region.units.frames_needed(fit.grains))?;
@@ -99,12 +107,14 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
             Ok(start) => start,
             Err(widest) => {
                 drop(shared);
-                return Err(self.too_narrow(region, run, widest));
+                self.stock.trim(machine, KEEP);
+                let pages = run.pages + ((run.below as usize) << region.grain_shift);
+                return Err(Shortage::Addresses { pages, widest: (widest as usize) << region.grain_shift });
             }
         };
         let (start, grains) = (start + run.below, fit.grains - run.below);
         let range = region.pages_of(start, grains);
-        let (chunk, slot) = self.label(&mut shared, region, range, whom);
+        let (chunk, slot) = label(self, &mut shared, range);
         let entry = UnitEntry::new(chunk, slot);
         region.units.set(machine, &mut self.stock, start, grains, entry.0);
         drop(shared);
@@ -112,36 +122,6 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         self.core.bookkeeping.fetch_add(before - self.stock.len(), Relaxed);
         self.stock.trim(machine, KEEP);
         Ok(chunk)
-    }
-
-    #[cold]
-    fn too_narrow(&mut self, region: &Region<M::Lock>, run: &RunFit, widest: u32) -> Shortage {
-        let machine = self.machine;
-        self.stock.trim(machine, KEEP);
-        let pages = run.pages + ((run.below as usize) << region.grain_shift);
-        Shortage::Addresses { pages, widest: (widest as usize) << region.grain_shift }
-    }
-
-    /// Writes down which chunk or slot has the run, before its grains point there.
-    fn label(
-        &mut self,
-        shared: &mut Shared,
-        region: &Region<M::Lock>,
-        range: PageRange,
-        whom: For,
-    ) -> (ChunkRef, Option<u32>) {
-        match whom {
-            For::Chunk(class, slots) => {
-                let chunk = self.take_header(shared);
-                chunk.become_class(class, slots, range.start, region.id, self.index);
-                (chunk, None)
-            }
-            For::Area(chunk, slot) => {
-                let grains = (range.pages >> region.grain_shift) as u32;
-                chunk.slot(slot).place(region.grain_of(range.start).unwrap_or(0), grains);
-                (chunk, Some(slot))
-            }
-        }
     }
 
     /// Gives up an empty chunk, off its CPU's chunks.

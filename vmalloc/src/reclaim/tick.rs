@@ -48,8 +48,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         }
         self.release_empties(false);
         self.core.regions.iter().for_each(|region| _ = self.sweep(region.id));
-        let more = self.age();
-        more || remote_frees || self.expired.is_some() || self.is_pressed()
+        self.age() || remote_frees || self.expired.is_some() || self.is_pressed()
     }
 }
 

@@ -21,7 +21,6 @@ pub(crate) struct RegionConfig {
 pub struct Config {
     pub(crate) regions: ArrayVec<RegionConfig, MAX_REGIONS>,
     pub(crate) surplus_regions: usize,
-    pub(crate) placement: Placement,
     pub(crate) policy: Policy,
     pub(crate) atomic_reserve: usize,
     pub(crate) batch_pages: Option<usize>,
@@ -35,7 +34,6 @@ impl Config {
         let none = Config {
             regions: ArrayVec::new(),
             surplus_regions: 0,
-            placement: Placement::Classes,
             policy: Policy::Unmap,
             atomic_reserve: 0,
             batch_pages: None,
@@ -47,7 +45,8 @@ impl Config {
 
     /// Adds a region with the placement chosen so far. The first one added is region 1.
     pub fn add_region(mut self, region: Range<usize>) -> Config {
-        let new = RegionConfig { start: region.start, end: region.end, placement: self.placement };
+        let placement = self.regions.last().map_or(Placement::Classes, |last| last.placement);
+        let new = RegionConfig { start: region.start, end: region.end, placement };
         if self.regions.try_push(new).is_err() {
             self.surplus_regions += 1;
         }
@@ -56,7 +55,6 @@ impl Config {
 
     /// Chooses the placement for all regions, those named already and those added later.
     pub fn placement(mut self, placement: Placement) -> Config {
-        self.placement = placement;
         self.regions.iter_mut().for_each(|region| region.placement = placement);
         self
     }

@@ -53,6 +53,8 @@ pub(crate) struct Core<M: Machine> {
     pub(crate) init_bookkeeping: usize,
     /// The time at which a failure was last logged.
     pub(crate) warned_ns: AtomicU64,
+    /// The pages that areas may still have in place ([`Machine::ALIASES`]).
+    pub(crate) in_place: AtomicUsize,
 }
 
 /// An initialised instance: its machine and its core. Internal functions are methods of it.
@@ -123,7 +125,7 @@ impl<M: Machine> Core<M> {
     pub(crate) fn new(machine: &M, config: &Config) -> Result<Core<M>, InitError> {
         let cpus = machine.cpus();
         let depots = [const { Depot::new() }; MAX_NODES];
-        let total = machine.frames().total();
+        let total = machine.page_limit();
         let usual = (total / 64 / cpus as usize).clamp(64, 4096);
         // No batch gets larger than memory.
         let batch_pages = config.batch_pages.map_or(usual, |pages| pages.min(total));
@@ -175,7 +177,13 @@ impl<M: Machine> Core<M> {
             init_frames: kept + config.atomic_reserve + tables,
             init_bookkeeping: kept,
             warned_ns: AtomicU64::new(0),
+            in_place: AtomicUsize::new(total),
         })
+    }
+
+    /// Takes pages that are their own frames. Returns false if there are too few.
+    pub(crate) fn charge(&self, pages: usize) -> bool {
+        self.in_place.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(pages)).is_ok()
     }
 
     /// The CPU with this index.

@@ -8,7 +8,8 @@ use crate::space::remote::RemoteFrees;
 #[derive(Clone, Copy, Debug)]
 pub struct Deferred {
     pub(crate) chunk: ChunkRef,
-    pub(crate) slots: u64,
+    /// The marked slots that are left, as a mask.
+    pub slots: u64,
     pub(crate) done: usize,
 }
 
@@ -25,11 +26,6 @@ impl Deferred {
         let marked = chunk.take_deferred(posted);
         let slots = marked & live;
         ((slots != 0).then_some(Deferred { chunk, slots, done: 0 }), marked & !live)
-    }
-
-    /// Its slots.
-    pub fn slots(&self) -> u64 {
-        self.slots
     }
 
     /// Called by the owner when the entries of the first slot are parked. The slot is received like

@@ -18,7 +18,7 @@ use crate::area::{Info, Kind};
 use crate::error::FreeError;
 use crate::machine::Machine;
 use crate::space::chunk::ChunkRef;
-use crate::space::slot::Slot;
+use crate::space::slot::{Slot, Snapshot};
 use crate::state::batch::Batch;
 use crate::state::config::MAX_REGIONS;
 use crate::state::core::{Core, Ctx};
@@ -100,11 +100,6 @@ impl SlotRef {
         SlotRef { found, life: found.chunk.sequence(), sequence: found.slot().sequence() }
     }
 
-    /// The slot's sequence when it was looked up.
-    pub(crate) fn sequence(&self) -> u32 {
-        self.sequence
-    }
-
     /// Whether chunk and slot are unchanged since the lookup.
     #[inline]
     pub fn is_same(&self) -> bool {
@@ -113,9 +108,7 @@ impl SlotRef {
         let chunk = breaks!(ChunkReborn) || self.chunk.sequence() == self.life;
         chunk && self.slot().sequence() == self.sequence
     }
-}
 
-impl SlotRef {
     /// Whether it is a complete area that starts at `at`.
     #[inline]
     pub fn is_area_at(&self, at: VirtAddr) -> bool {
@@ -146,12 +139,18 @@ impl SlotRef {
         (self.is_area() && self.is_same()).then_some(seen)
     }
 
-    /// The area in the slot, if there is one and it is unchanged since the lookup (R2).
-    pub fn area(&self) -> Option<Info> {
+    /// A copy of what the slot records, if chunk and slot are unchanged since the lookup (R2).
+    pub(crate) fn record(&self) -> Option<(Snapshot, Info)> {
         let copy = self.slot().snapshot()?;
         let info = copy.info(self.start, self.chunk.region());
+        (copy.sequence == self.sequence && self.is_same()).then_some((copy, info))
+    }
+
+    /// The area in the slot, if there is one and it is unchanged since the lookup (R2).
+    pub fn area(&self) -> Option<Info> {
+        let (_, info) = self.record()?;
         // The order matters: after the last check another area may be there.
-        (self.is_area() && copy.sequence == self.sequence && self.is_same()).then_some(info)
+        (self.is_area() && self.is_same()).then_some(info)
     }
 
     /// Hands out a frame of the area: `hold` makes the caller one of its holders. `look` comes

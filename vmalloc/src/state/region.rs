@@ -192,11 +192,6 @@ impl<L: lock_api::RawMutex> Region<L> {
         inside.then_some(whole)
     }
 
-    /// The number of grains from address 0 to the region's first one.
-    fn phase(&self) -> u64 {
-        (self.base.0 >> PAGE_SHIFT >> self.grain_shift) as u64
-    }
-
     /// Leaves the empty leaf tables of `range` to a later sweep.
     pub(crate) fn leave(&self, shared: &mut Shared, range: PageRange) {
         let (first, end) = shared.unswept;
@@ -209,7 +204,7 @@ impl<L: lock_api::RawMutex> Region<L> {
         Fit {
             grains: u32::try_from(grains).unwrap_or(u32::MAX).saturating_add(run.below),
             align: (run.align >> self.grain_shift).max(1) as u32,
-            phase: (self.phase() as u32).wrapping_add(run.below),
+            phase: ((self.base.0 >> PAGE_SHIFT >> self.grain_shift) as u32).wrapping_add(run.below),
             within: run.within.0..run.within.1,
         }
     }

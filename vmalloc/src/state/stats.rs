@@ -101,12 +101,6 @@ pub(crate) fn uncount(counter: &AtomicU64, n: u64) {
     count(counter, n.wrapping_neg());
 }
 
-/// As [`count`], for a counter that others write too: an NMI, or another CPU.
-#[inline]
-pub(crate) fn count_shared(counter: &AtomicU64, n: u64) {
-    counter.fetch_add(n, Relaxed);
-}
-
 /// The state of an instance in numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {

@@ -1,10 +1,13 @@
-//! Visiting another CPU (L4).
+//! Visiting another CPU (L4), or all of them.
 //!
 //! A visitor holds its own CPU as well, so that an NMI that interrupts it is refused. It takes the
 //! CPU with the lower index first. If the other one is taken, it releases the first and tries
 //! again. So visitors of each other never deadlock, and one of them always makes progress.
+//!
+//! [`Quiesced`] holds every CPU, taken in the order of their indices: nobody is inside the library,
+//! and no lock of the instance is held.
 
-use crate::machine::{Context, Machine};
+use crate::machine::{Context, Machine, Pinned};
 use crate::state::core::Ctx;
 use crate::state::cpu::PerCpu;
 use crate::state::enter::{CpuGuard, must_not_wait, refuse};
@@ -78,5 +81,46 @@ impl<'v, M: Machine> Deref for Visit<'v, M> {
 impl<M: Machine> DerefMut for Visit<'_, M> {
     fn deref_mut(&mut self) -> &mut Self::Target {
         &mut self.guard
+    }
+}
+
+/// Every CPU of an instance is held ([`Vmalloc::quiesce`](crate::Vmalloc::quiesce)). Dropping this
+/// lets the others go on.
+pub struct Quiesced<'v, M: Machine> {
+    ctx: Ctx<'v, M>,
+    pinned: Pinned,
+}
+
+impl<'v, M: Machine> Quiesced<'v, M> {
+    /// Enters every CPU.
+    ///
+    /// # Errors
+    /// The caller's context, if it interrupted a call that holds anything (L4).
+    pub(crate) fn enter(ctx: Ctx<'v, M>) -> Result<Quiesced<'v, M>, Context> {
+        let Ctx { machine, core } = ctx;
+        let pinned = machine.pin();
+        if M::THREADS && machine.is_nested() {
+            return Err(refuse(machine, pinned));
+        }
+        for index in 0..core.cpus() {
+            while let Err(holder) = core.cpu(index).take(pinned.cpu + 1) {
+                if must_not_wait(machine, &pinned, holder) {
+                    (0..index).for_each(|taken| core.cpu(taken).release());
+                    return Err(refuse(machine, pinned));
+                }
+                machine.relax();
+            }
+        }
+        Ok(Quiesced { ctx, pinned })
+    }
+}
+
+impl<M: Machine> Drop for Quiesced<'_, M> {
+    fn drop(&mut self) {
+        let Ctx { machine, core } = self.ctx;
+        (0..core.cpus()).for_each(|index| core.cpu(index).release());
+        let Pinned { cpu, saved } = self.pinned;
+        // SAFETY: our own pin, the youngest.
+        unsafe { machine.unpin(Pinned { cpu, saved }) };
     }
 }

@@ -40,17 +40,8 @@ impl AtomicU64 {
         &mut self.0
     }
 
-    pub(crate) fn fetch_update(
-        &self,
-        set: Ordering,
-        fetch: Ordering,
-        value: impl FnMut(u64) -> Option<u64>,
-    ) -> Result<u64, u64> {
-        let _ = (set, fetch, value);
-        unreachable!()
-    }
-
     absent! {
+        fetch_update(set: Ordering, fetch: Ordering, value: impl FnMut(u64) -> Option<u64>) -> Result<u64, u64>;
         load(order: Ordering) -> u64;
         store(value: u64, order: Ordering) -> ();
         swap(value: u64, order: Ordering) -> u64;

@@ -274,12 +274,12 @@ fn drain_deferred(owner: &mut Owner, entries: &[AtomicU64; 2]) {
         };
         chunk.receive(posted, |live| {
             (deferred, _) = Deferred::of(chunk, posted, live);
-            let left = deferred.map_or(0, |deferred| deferred.slots());
+            let left = deferred.map_or(0, |deferred| deferred.slots);
             take_in(live & !left);
             left
         });
         while let Some(these) = deferred {
-            let slot = these.slots().trailing_zeros();
+            let slot = these.slots.trailing_zeros();
             assert!(chunk.is_claimed(slot), "R6: its claim lasts");
             assert_eq!(entries[slot as usize].swap(0, Relaxed), 1, "R6: once, and nobody else");
             deferred = these.receive_first(&mut take_in);

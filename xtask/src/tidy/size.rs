@@ -15,8 +15,9 @@ const BAR: usize = 8_800;
 /// The lines that it must not grow beyond. This number only goes down: whoever makes the
 /// library smaller lowers it, until it is the bar.
 const CEILING: usize = 10_629;
-/// Files that no release links.
-const PROOFS: [&str; 2] = ["vmalloc/src/sync/interleave.rs", "vmalloc/src/machine/faulty.rs"];
+/// Files that no release links. A build with `absent.rs` has failed.
+const PROOFS: [&str; 3] =
+    ["vmalloc/src/sync/interleave.rs", "vmalloc/src/machine/faulty.rs", "vmalloc/src/sync/absent.rs"];
 
 /// A library over the ceiling.
 pub fn check(tree: &Tree) -> Vec<Finding> {

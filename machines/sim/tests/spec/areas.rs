@@ -420,7 +420,7 @@ fn an_owning_area_frees_itself_unless_it_is_given_up() {
     let rig = rig(2);
     let owned = rig.area(Req::bytes(9000)).unwrap();
     assert_eq!((owned.bytes(), owned.frames().count()), (9000, 3));
-    assert_eq!(owned.info().map(|info| info.start), Some(owned.start()));
+    assert_eq!(rig.find(owned.start().0).map(|info| info.start), Some(owned.start()));
     assert_eq!(rig.sim.load(1, owned.start()), Ok(0), "cleared to begin with");
     drop(owned);
     assert_eq!(rig.stats().areas, 0);

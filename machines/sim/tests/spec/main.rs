@@ -6,6 +6,7 @@ mod cache;
 mod common;
 mod counts;
 mod entries;
+mod events;
 mod extremes;
 mod foreign;
 mod found;
@@ -19,6 +20,7 @@ mod parts;
 mod policies;
 mod pressure;
 #[cfg(debug_assertions)]
+mod quiesce;
 mod refusals;
 mod regions;
 mod roots;

@@ -160,6 +160,8 @@ fn clean(rig: &Rig, prey: Prey, tally: &Tally, was_freed: bool) {
     rig.purge();
     assert_eq!(rig.check(), Ok(()));
     assert_eq!((rig.stats().areas, rig.stats().pages, rig.stats().waiting_pages), (0, 0, 0));
+    let noted = rig.sim.noted();
+    assert_eq!((noted.publishes - noted.claims, noted.pages), (0, 0), "each area was published and claimed");
 }
 
 /// Lets an NMI come at each step of `act` in turn, one a round, on CPU 0; with each

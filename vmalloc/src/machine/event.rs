@@ -1,0 +1,43 @@
+//! Events: what the library tells the machine of areas.
+
+use crate::area::{Caller, Kind};
+use crate::error::AllocError;
+use crate::units::VirtAddr;
+
+/// Something that has happened, for [`Machine::note`](super::Machine::note).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// An area is complete, and its caller gets it next. The machine may refuse it here. It may be
+    /// asked again for the same call, after a purge.
+    Publish {
+        /// The address of its first page.
+        start: VirtAddr,
+        /// Its pages, without guards.
+        pages: usize,
+        /// Its kind.
+        kind: Kind,
+        /// Who asked for it.
+        caller: Caller,
+    },
+    /// A free has claimed an area: no other free can have it. If two CPUs free one area at the same
+    /// moment, both may be told ([`FreeError::DoubleFree`](crate::FreeError::DoubleFree)).
+    Claim {
+        /// The address of its first page.
+        start: VirtAddr,
+        /// Its pages, without guards.
+        pages: usize,
+        /// Who freed it.
+        freer: Caller,
+    },
+    /// So many pages of freed areas were reclaimed after grace, perhaps none: a step of reclaim.
+    Retire(usize),
+    /// A purge of all CPUs is over, in which so many pages were reclaimed.
+    Purge(usize),
+    /// A call was refused, and nothing has changed.
+    Failure {
+        /// The bytes of the request.
+        bytes: usize,
+        /// What the caller is told.
+        error: AllocError,
+    },
+}
