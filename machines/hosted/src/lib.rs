@@ -17,7 +17,7 @@
 //! | page tables | the same entries in the same frames, but no MMU reads them |
 //! | the MMU | the process's: each binding is one `mremap` (`mirror.rs`) |
 //! | a TLB flush | what was unmapped since the last one goes, in few calls; for all threads at once |
-//! | a CPU | an index that a thread enters ([`prefer`]); a busy one fails over to the next |
+//! | a CPU | an index that belongs to one thread while it lives; surplus threads share them ([`prefer`]) |
 //! | an interrupt | a thread that says so ([`in_interrupt`]) |
 //! | an NMI | a signal handler in the middle of a call |
 //!

@@ -47,6 +47,7 @@ impl Hosted {
     /// device; `None` where there is no frame for the root table.
     pub(crate) fn new(mirror: Mirror, ram: usize, cpus: u32) -> Result<Option<Hosted>, BadMap> {
         const { assert!(STORAGE_ALIGN <= align_of::<u128>()) };
+        cpu::prepare();
         let map = [MemoryRange { first: Pfn(0), frames: ram / PAGE_SIZE, node: Node(0) }];
         let words = Zones::<RawMutex>::storage_for(&map).div_ceil(size_of::<u128>());
         let mut descriptors = vec![0u128; words];
