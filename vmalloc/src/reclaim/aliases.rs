@@ -81,7 +81,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         true
     }
 
-    fn pool_frame(&mut self, frame: Pfn) {
+    pub(crate) fn pool_frame(&mut self, frame: Pfn) {
         let (machine, depot) = (self.machine, self.core.depot(self.node));
         // SAFETY: it has no holder, and no CPU reaches it (G3).
         unsafe { self.magazine.push(machine, depot, frame) }

@@ -162,11 +162,11 @@ impl<M: Machine> CpuGuard<'_, M> {
         frames[..last].iter().rev().for_each(|&frame| _ = self.give_up(frame, source.page(frame)));
     }
 
-    /// Drops one holder of each frame of the entries: others may hold some (G3).
-    #[cold]
+    /// Drops one holder of each frame of the entries, if others may hold some (G3). On a machine of
+    /// several nodes all frames come this way.
     #[inline(never)]
     fn return_singly(&mut self, area: &Slot, piece: PteRange<M::Table>) {
-        let (ctx, kind) = (self.ctx(), area.kind());
+        let (ctx, kind, own) = (self.ctx(), area.kind(), area.own_pages().is_some());
         let mut frames = [Pfn(0); SLICE];
         let collected = piece.take_frames(&mut frames, &mut |at, word| ctx.report_bad_entry_again(area, at, word));
         if !M::ALIASES {
@@ -174,14 +174,13 @@ impl<M: Machine> CpuGuard<'_, M> {
             return;
         }
         for &frame in frames[..collected].iter().rev() {
-            let page = ctx.machine.frames().page(frame);
-            let last = match page {
-                _ if kind == Kind::Ioremap => false,
-                Some(page) => breaks!(IgnoreCounts) || release(page),
-                None => kind != Kind::Vmap,
-            };
-            if last {
-                self.give_up(frame, page);
+            match ctx.machine.frames().page(frame) {
+                // Nobody else holds it, and no CPU reaches it after grace.
+                _ if own => self.pool_frame(frame),
+                _ if kind == Kind::Ioremap => {}
+                None if kind == Kind::Vmap => {}
+                Some(page) if !breaks!(IgnoreCounts) && !release(page) => {}
+                page => _ = self.give_up(frame, page),
             }
         }
     }
