@@ -60,6 +60,7 @@ impl WaitingFrames {
         let frame = Pfn(self.head);
         // F5: every frame on the list has a descriptor.
         let page = if self.head == END { None } else { source.page(frame) }?;
+        debug_assert!(self.len > 0, "Q1: {frame:?} is on the list of waiting frames, and in another place");
         (self.head, self.len) = (next(page), self.len - 1);
         Some((frame, page))
     }

@@ -55,15 +55,14 @@ impl<M: Machine> CpuGuard<'_, M> {
 impl<M: Machine> Ctx<'_, M> {
     /// Fills the reserve again after it was used.
     pub(crate) fn fill_reserve(self) {
-        let machine = self.machine;
         // If there are no frames now, a later call fills it.
         let Ok(cpu) = CpuGuard::enter(self) else { return };
         let missing = self.core.reserve_frames.saturating_sub(self.core.reserve.lock().len());
         let mut more = Prealloc::new();
-        let _ = more.fill(machine, cpu.node, missing);
+        let _ = more.fill(self.machine, cpu.node, missing);
         let mut reserve = self.core.reserve.lock();
-        while let Some(frame) = more.take(machine) {
-            reserve.put(machine, frame);
+        while let Some(frame) = more.take(self.machine) {
+            reserve.put(self.machine, frame);
         }
     }
 
