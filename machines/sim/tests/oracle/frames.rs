@@ -50,7 +50,7 @@ impl<F: Format> Hand<'_, F> {
         let expected = {
             let model = self.model();
             let area = model.around(page).filter(|area| area.kind != Kind::Ioremap);
-            area.and_then(|area| area.frames.get((page - area.start) / PAGE_SIZE)).copied()
+            area.and_then(|area| area.frame_of(page))
         };
         // An interrupt might free the area that is expected here.
         let held = self.quietly(|| self.vm.hold_frame(page + self.below(PAGE_SIZE)));
@@ -86,7 +86,7 @@ impl<F: Format> Hand<'_, F> {
     }
 
     /// Frames that the driver holds; some of them several times.
-    fn some_held(&self) -> Vec<Pfn> {
+    pub fn some_held(&self) -> Vec<Pfn> {
         let model = self.model();
         match model.held.len() {
             0 => Vec::new(),

@@ -2,7 +2,7 @@
 
 use super::model::{Area, Model, Page};
 use super::rng::Rng;
-use super::setup::Setup;
+use super::setup::{Acts, Setup};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use vmalloc::machine::format::{Format, Prot};
@@ -106,6 +106,7 @@ impl<F: Format> Hand<'_, F> {
             270..500 => self.free_any(),
             500..640 => self.look_around(),
             640..680 => self.scribble(),
+            680..720 if self.setup().acts == Acts::Parts => self.change_part(),
             680..720 => self.map_frames(),
             720..760 => self.hold_page(),
             760..800 => self.let_go(),
@@ -113,6 +114,7 @@ impl<F: Format> Hand<'_, F> {
             820..840 => self.map_device(),
             840..850 => self.reserve(),
             850..854 => self.reserve_at_offsets(),
+            854..900 if self.setup().acts.others(self.below(2)) => self.change_part(),
             854..900 => self.free_badly(),
             900..910 => self.ask_nonsense(),
             other => self.pass_time(other - 910),

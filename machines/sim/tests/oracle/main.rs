@@ -17,6 +17,7 @@
 //! - **free**: what is freed twice, or is no area, is refused, named, and
 //!   nothing has changed;
 //! - **refusal**: what is refused could not be had;
+//! - parts of reservations that are bound and unbound by hand, and areas that shrink, keep all of these;
 //! - **leak**: in the end everything is given back.
 
 mod bad;
@@ -24,6 +25,7 @@ mod frames;
 mod hand;
 mod make;
 mod model;
+mod parts;
 mod promises;
 mod rng;
 #[cfg(interleave)]

@@ -21,6 +21,10 @@ pub struct Area {
     pub prot: Prot,
     /// By page; none for a reservation.
     pub frames: Vec<Pfn>,
+    /// Of a reservation: the pages that are bound by hand.
+    pub parts: BTreeMap<usize, Pfn>,
+    /// Pages that it had before it shrank: their addresses are its own still.
+    reach: usize,
     /// Where `starts` holds it.
     place: usize,
 }
@@ -28,7 +32,18 @@ pub struct Area {
 impl Area {
     pub fn new(start: usize, bytes: usize, kind: Kind) -> Area {
         let pages = bytes.div_ceil(PAGE_SIZE);
-        Area { start, pages, bytes, kind, guard: Guard::After, prot: Prot::RW, frames: Vec::new(), place: 0 }
+        Area {
+            start,
+            pages,
+            bytes,
+            kind,
+            guard: Guard::After,
+            prot: Prot::RW,
+            frames: Vec::new(),
+            parts: BTreeMap::new(),
+            reach: pages,
+            place: 0,
+        }
     }
 
     pub fn end(&self) -> usize {
@@ -37,7 +52,7 @@ impl Area {
 
     /// First address after the guard.
     pub fn extent(&self) -> usize {
-        self.end() + if self.guard == Guard::After { PAGE_SIZE } else { 0 }
+        self.start + self.reach * PAGE_SIZE + if self.guard == Guard::After { PAGE_SIZE } else { 0 }
     }
 
     /// The lowest address that is its own: a stack has the page below it, which
@@ -51,9 +66,15 @@ impl Area {
         !matches!(self.kind, Kind::Ioremap | Kind::MapRam)
     }
 
-    /// The frames that the driver has to hold while the area lives (P4).
-    pub fn lent(&self) -> &[Pfn] {
-        if self.kind == Kind::MapRam { &self.frames } else { &[] }
+    /// The frames that the driver has to hold while the area lives (P4), or a part of it (P6).
+    pub fn lent(&self) -> Vec<Pfn> {
+        if self.kind == Kind::MapRam { self.frames.clone() } else { self.parts.values().copied().collect() }
+    }
+
+    /// The frame of the page that holds `at`.
+    pub fn frame_of(&self, at: usize) -> Option<Pfn> {
+        let page = (at - self.start) / PAGE_SIZE;
+        self.frames.get(page).or_else(|| self.parts.get(&page)).copied()
     }
 }
 
@@ -163,12 +184,54 @@ impl Model {
     }
 
     pub fn page(&self, at: usize) -> Page {
-        match self.around(at) {
-            Some(area) => match area.frames.get((at - area.start) / PAGE_SIZE) {
-                Some(&frame) => Page::Bound { frame, prot: area.prot },
-                None => Page::Barred,
-            },
+        match self.around(at).and_then(|area| Some((area.frame_of(at)?, area.prot))) {
+            Some((frame, prot)) => Page::Bound { frame, prot },
             None => self.gone.get(&(at & !(PAGE_SIZE - 1))).map_or(Page::Barred, |&gone| Page::Gone(gone)),
+        }
+    }
+
+    /// A CPU may reach `frame` by `page` until the next flush.
+    fn goes(&mut self, page: usize, frame: Pfn) {
+        let life = self.frame(frame).life;
+        self.gone.insert(page, Gone { frame, life, free: self.frees });
+    }
+
+    /// Pages of the reservation at `start` are bound from `first` on; the frames are lent.
+    pub fn bind(&mut self, start: usize, first: usize, frames: &[Pfn]) {
+        frames.iter().for_each(|&frame| self.frame(frame).lent += 1);
+        let area = self.live.get_mut(&start).expect("a live area");
+        area.parts.extend(frames.iter().enumerate().map(|(n, &frame)| (first + n, frame)));
+    }
+
+    /// Pages of a reservation were bound for a moment, by a call that was refused.
+    pub fn bound_in_vain(&mut self, start: usize, first: usize, frames: &[Pfn]) {
+        self.frees += 1;
+        for (n, &frame) in frames.iter().enumerate() {
+            if !self.live[&start].parts.contains_key(&(first + n)) {
+                self.goes(start + (first + n) * PAGE_SIZE, frame);
+            }
+        }
+    }
+
+    /// Pages of a reservation are bound no more. Returns their frames, which stay lent.
+    pub fn unbind(&mut self, start: usize, pages: Range<usize>) -> Vec<Pfn> {
+        self.frees += 1;
+        let area = self.live.get_mut(&start).expect("a live area");
+        let taken: Vec<_> = pages.filter_map(|page| Some((page, area.parts.remove(&page)?))).collect();
+        taken.iter().for_each(|&(page, frame)| self.goes(start + page * PAGE_SIZE, frame));
+        taken.into_iter().map(|(_, frame)| frame).collect()
+    }
+
+    /// The area at `start` has `bytes` bytes from now on, and gives its last pages up.
+    pub fn shorten(&mut self, start: usize, bytes: usize) {
+        self.frees += 1;
+        let area = self.live.get_mut(&start).expect("a live area");
+        (area.bytes, area.pages) = (bytes, bytes.div_ceil(PAGE_SIZE));
+        let (left, gone) = (area.pages, area.frames.split_off(area.pages));
+        self.live_pages -= gone.len();
+        for (n, frame) in gone.into_iter().enumerate() {
+            self.frame(frame).holders -= 1;
+            self.goes(start + (left + n) * PAGE_SIZE, frame);
         }
     }
 
@@ -254,6 +317,9 @@ impl Model {
             known.holders -= holds;
             let gone = Gone { frame, life: known.life, free: self.frees };
             self.gone.insert(start + n * PAGE_SIZE, gone);
+        }
+        for (&page, &frame) in &area.parts {
+            self.goes(start + page * PAGE_SIZE, frame);
         }
         if self.freed.len() == FREED {
             self.freed.pop_front();

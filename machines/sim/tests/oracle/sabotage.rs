@@ -5,6 +5,7 @@
 //! The library and the machine can be broken in a build with `--cfg interleave`
 //! alone: `cargo xtask test interleave` runs these.
 
+use super::setup::Acts;
 use super::{Setup, Tables};
 use std::cell::Cell;
 use std::panic::catch_unwind;
@@ -119,9 +120,29 @@ fn g3_a_frame_that_is_pooled_while_cpus_reach_it_is_noticed() {
     is_caught(Library(Rule::IgnoreAliases), &["given to a new holder", "the frame was given back", "reused"]);
 }
 
+/// Runs without any mapping of given frames: what is noticed comes by parts alone.
+fn is_caught_by_parts(rule: Rule, words: &[&str]) {
+    let parts = |seed| Setup { acts: Acts::Parts, ..setup(seed, Policy::Unmap) };
+    let (seed, told) = (1..=RUNS)
+        .find_map(|seed| Some((seed, story(&parts(seed), Some(Library(rule)))?)))
+        .expect("nothing was noticed");
+    assert!(words.iter().any(|&word| told.contains(word)), "{told}");
+    assert_eq!(story(&parts(seed), None), None);
+}
+
+#[test]
+fn g3_a_frame_of_a_part_or_a_tail_that_is_pooled_while_cpus_reach_it_is_noticed() {
+    is_caught_by_parts(Rule::IgnoreAliases, &["given to a new holder", "the frame was given back", "reused"]);
+}
+
+#[test]
+fn g1_a_flush_that_is_skipped_is_noticed_by_parts() {
+    is_caught_by_parts(Rule::SkipFlush, &["stale: "]);
+}
+
 #[test]
 fn g6_a_guard_that_is_mapped_is_noticed() {
-    is_caught(Library(Rule::MapGuard), &["guard: "]);
+    is_caught(Library(Rule::MapGuard), &["guard: ", "frame: of the page"]);
 }
 
 #[test]

@@ -20,9 +20,28 @@ pub enum Tables {
     Two,
 }
 
+/// What a run does beside areas that are made and freed whole.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Acts {
+    /// Everything.
+    All,
+    /// Nothing by parts.
+    Whole,
+    /// Parts, and no mappings of given frames.
+    Parts,
+}
+
+impl Acts {
+    /// Whether an act is one by parts, where a coin fell so.
+    pub fn others(self, coin: usize) -> bool {
+        self != Acts::Whole && coin == 0
+    }
+}
+
 /// A run.
 #[derive(Clone, Debug)]
 pub struct Setup {
+    pub acts: Acts,
     pub seed: u64,
     pub ops: usize,
     pub tables: Tables,
@@ -61,6 +80,7 @@ impl Setup {
         let splits = tables == Tables::Two && first_frame == Pfn(16) && frames > 1024 && rng.below(2) == 0;
         let region_pages = rng.pick(&[1500, 4000, 10_000, 60_000]);
         Setup {
+            acts: Acts::All,
             seed,
             ops,
             tables,

@@ -43,7 +43,7 @@ impl<F: Format> Hand<'_, F> {
         }
     }
 
-    fn flush_aliases(&self) {
+    pub fn flush_aliases(&self) {
         let free = self.model().frees();
         self.sim().set_context(Context::Task);
         self.vm.unmap_aliases();

@@ -43,14 +43,14 @@ impl<F: Format> Hand<'_, F> {
         if strict && !stolen {
             self.model().flushed(&area, free);
         }
-        self.take_back(area.lent());
+        self.take_back(&area.lent());
         self.use_after(&area);
     }
 
     /// Frames that were lent are the driver's alone again: it gives some of them
     /// up at once, while CPUs still reach them. Not from an interrupt, for the
     /// call that it came into may be about to lend them.
-    fn take_back(&self, frames: &[Pfn]) {
+    pub fn take_back(&self, frames: &[Pfn]) {
         frames.iter().for_each(|&frame| self.model().frame(frame).lent -= 1);
         if self.sim().context() == Context::HardIrq {
             return;

@@ -1,0 +1,105 @@
+//! Parts of reservations that are bound and unbound by hand, and areas that shrink.
+
+use super::hand::Hand;
+use super::model::Page;
+use super::unmake::pointer;
+use vmalloc::machine::format::{Format, MemType};
+use vmalloc::units::PAGE_SIZE;
+use vmalloc::{AllocError, Kind};
+
+impl<F: Format> Hand<'_, F> {
+    /// One of the things below. Nobody else ends the area meanwhile (P5), so interrupts do
+    /// nothing.
+    pub fn change_part(&self) {
+        self.quietly(|| match self.below(5) {
+            0 | 1 => self.fill_part(),
+            2 | 3 => self.empty_part(),
+            _ => self.shrink(),
+        });
+    }
+
+    /// Some live area of a kind that is right.
+    fn some_area(&self, is_right: impl Fn(Kind, usize) -> bool) -> Option<usize> {
+        let model = self.model();
+        let right: Vec<_> = model.areas().filter(|area| is_right(area.kind, area.pages)).collect();
+        (!right.is_empty()).then(|| right[self.below(right.len())].start)
+    }
+
+    /// Binds frames of the driver's to pages of a reservation.
+    fn fill_part(&self) {
+        let Some(start) = self.some_area(|kind, _| kind == Kind::Reserved) else { return self.reserve() };
+        let mut frames = self.some_held();
+        let (pages, prot) = {
+            let model = self.model();
+            let area = model.area(start);
+            (area.pages, area.prot)
+        };
+        frames.truncate(pages);
+        if frames.is_empty() {
+            return self.take_frame();
+        }
+        let first = self.below(pages - frames.len() + 1);
+        let at = start + first * PAGE_SIZE;
+        let page = |n: usize| self.model().page(at + n * PAGE_SIZE);
+        if (0..frames.len()).any(|n| matches!(page(n), Page::Gone(_))) {
+            // P5: what was unmapped of these pages is flushed first.
+            self.flush_aliases();
+        }
+        let in_use = (0..frames.len()).find(|&n| matches!(page(n), Page::Bound { .. }));
+        // SAFETY: P5: nobody else knows of the reservation now. P6: the driver holds the frames as
+        // long as the model says that they are lent.
+        let made = unsafe { self.vm.map_part(at, &frames, prot, MemType::WriteBack) };
+        match made {
+            Ok(()) => {
+                assert_eq!(in_use, None, "refusal: a bound page of {start:#x} was bound again");
+                self.model().bind(start, first, &frames);
+                (0..frames.len()).for_each(|n| self.look(at + n * PAGE_SIZE));
+                return self.write(at + self.below(frames.len()) * PAGE_SIZE);
+            }
+            Err(AllocError::InUse(odd)) => {
+                assert_eq!(Some(odd.0), in_use.map(|n| at + n * PAGE_SIZE), "refusal: of a part of {start:#x}");
+            }
+            Err(AllocError::NoTables { .. } | AllocError::WouldWait(_)) => {}
+            Err(error) => panic!("refusal: a part of {start:#x}: {error:?}"),
+        }
+        self.model().bound_in_vain(start, first, &frames);
+    }
+
+    /// Unbinds some pages of a reservation, bound or not. The driver gives some of their frames
+    /// up at once, while CPUs still reach them.
+    fn empty_part(&self) {
+        let Some(start) = self.some_area(|kind, _| kind == Kind::Reserved) else { return };
+        let (pages, bound) = {
+            let model = self.model();
+            let area = model.area(start);
+            (area.pages, area.parts.keys().next().copied())
+        };
+        let first = bound.filter(|_| !self.one_in(4)).unwrap_or(self.below(pages));
+        let end = first + 1 + self.below((pages - first).min(20));
+        let at = start + first * PAGE_SIZE;
+        // SAFETY: P5: nobody else knows of the reservation now.
+        let cleared = unsafe { self.vm.unmap_part(at, end - first) }.expect("a part of a reservation");
+        let frames = self.model().unbind(start, first..end);
+        assert_eq!(cleared, frames.len(), "place: pages bound of {at:#x} and {} more", end - first - 1);
+        self.take_back(&frames);
+        [at, start + (end - 1) * PAGE_SIZE].into_iter().for_each(|page| self.look(page));
+        self.write(at);
+    }
+
+    /// An area of memory gives its last pages back.
+    fn shrink(&self) {
+        let owns = |kind: Kind| matches!(kind, Kind::Vmalloc | Kind::Stack | Kind::VmapOwned);
+        let Some(start) = self.some_area(|kind, pages| owns(kind) && pages > 1) else { return };
+        let pages = self.model().area(start).pages;
+        let bytes = 1 + self.below((pages - 1) * PAGE_SIZE);
+        // SAFETY: V1: what is used later is used to see it caught.
+        let shrunk = unsafe { self.vm.shrink(pointer(start), bytes) };
+        assert_eq!(shrunk, Ok(()), "free: {start:#x} does not shrink to {bytes} bytes");
+        self.model().shorten(start, bytes);
+        let left = bytes.div_ceil(PAGE_SIZE);
+        for page in [0, left - 1, left, pages - 1] {
+            self.look(start + page * PAGE_SIZE);
+        }
+        self.write(start + left * PAGE_SIZE);
+    }
+}
