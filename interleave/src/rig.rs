@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 use std::rc::Rc;
 use vmalloc::gfp::Gfp;
 use vmalloc::machine::Level;
-use vmalloc::machine::format::MemType;
+use vmalloc::machine::format::{MemType, Prot};
 use vmalloc::table::X86_64;
 use vmalloc::units::{PAGE_SIZE, Pfn, VirtAddr};
 use vmalloc::{AllocError, Config, FreeError, Policy, Req};
@@ -138,6 +138,28 @@ impl Rig {
 
     pub fn reserve_pages(&self, pages: usize) -> Result<usize, AllocError> {
         self.told("reserves", self.reserve(Req::pages(pages)))
+    }
+
+    /// Binds frames to pages of a reservation.
+    pub fn bind(&self, at: usize, frames: &[Pfn]) -> Result<(), AllocError> {
+        self.sim.tell("binds a part", at);
+        // SAFETY: P5, P6: scripts share no reservation, flush before they bind again, and hold
+        // their frames until they are unbound.
+        unsafe { self.map_part(at, frames, Prot::RW, MemType::WriteBack) }
+    }
+
+    /// Unbinds pages of a reservation.
+    pub fn unbind(&self, at: usize, pages: usize) -> Result<usize, AllocError> {
+        self.sim.tell("unbinds a part", at);
+        // SAFETY: P5, as for `bind`.
+        unsafe { self.unmap_part(at, pages) }
+    }
+
+    /// Gives the last pages of an area back.
+    pub fn shorten(&self, at: usize, pages: usize) -> Result<(), FreeError> {
+        self.sim.tell("shrinks", at);
+        // SAFETY: V1, as for `give`.
+        unsafe { self.shrink(pointer(at), pages * PAGE_SIZE) }
     }
 
     /// Pages of the device.

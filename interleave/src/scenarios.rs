@@ -7,6 +7,7 @@ mod dead;
 mod finders;
 mod frees;
 mod nmis;
+mod parts;
 
 use crate::rig::Trial;
 use vmalloc::internals::interleave::Rule;
@@ -22,7 +23,7 @@ pub struct Scenario {
 
 /// All of them, the mixes last.
 pub fn all() -> impl Iterator<Item = &'static Scenario> {
-    [dead::ALL, aliases::ALL, frees::ALL, finders::ALL, nmis::ALL, crate::mix::ALL].into_iter().flatten()
+    [dead::ALL, aliases::ALL, frees::ALL, finders::ALL, nmis::ALL, parts::ALL, crate::mix::ALL].into_iter().flatten()
 }
 
 pub fn named(name: &str) -> Option<&'static Scenario> {

@@ -41,7 +41,7 @@ impl Hand {
 
     /// Does one thing.
     pub fn act(&mut self, rig: &Rig) {
-        match self.random.below(32) {
+        match self.random.below(33) {
             0..=4 => self.make(rig),
             5..=11 => self.end_one(rig),
             12 | 13 => self.map_short(rig),
@@ -60,6 +60,7 @@ impl Hand {
             28 => self.sleep(rig),
             29 => self.leave(rig),
             30 => rig.set_policy(self.random.pick(&[Policy::Unmap, Policy::Park, Policy::Keep, Policy::Strict])),
+            31 => self.shrink(rig),
             _ => rig.sim.faults().fail_at(self.random.below(6)),
         }
         rig.pause_for(self.random.below(2));
@@ -149,6 +150,22 @@ impl Hand {
             Err(_) if self.world().was_contested(area.at) => self.world().refused.push(area),
             Err(why) => panic!("free: the live {area:x?} was refused: {why}"),
         }
+    }
+
+    /// An area of memory gives its last pages back, and lives on.
+    fn shrink(&mut self, rig: &Rig) {
+        let Some(mut area) = self.pick() else { return };
+        if let What::Own(_) = area.what
+            && area.pages > 1
+        {
+            let left = 1 + self.random.below(area.pages as u64 - 1) as usize;
+            self.world().busy.push(area.at);
+            rig.shorten(area.at, left).unwrap_or_else(|why| panic!("free: the live {area:x?} does not shrink: {why}"));
+            self.world().busy.retain(|&at| at != area.at);
+            area.pages = left;
+            engine::at_once(|| self.check(rig, &area));
+        }
+        self.world().live.push(area);
     }
 
     fn check(&self, rig: &Rig, area: &Live) {

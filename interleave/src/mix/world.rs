@@ -43,6 +43,8 @@ pub struct Live {
 #[derive(Default)]
 pub struct World {
     pub live: Vec<Live>,
+    /// Areas that live, and that one CPU is changing.
+    pub busy: Vec<usize>,
     dead: VecDeque<usize>,
     /// Addresses that are or were freed.
     contested: HashMap<usize, Contest>,
@@ -80,7 +82,7 @@ impl World {
     /// The dead address, `n` back, unless an area that is known lives there.
     pub fn dead(&self, n: usize) -> Option<usize> {
         let &at = self.dead.iter().rev().nth(n % DEAD)?;
-        self.live.iter().all(|area| area.at != at).then_some(at)
+        (self.live.iter().all(|area| area.at != at) && !self.busy.contains(&at)).then_some(at)
     }
 
     /// Somebody frees `at`, which is nobody's.
