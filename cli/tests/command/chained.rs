@@ -24,6 +24,48 @@ fn the_chain_of_2_6_is_printed_with_its_arguments_and_ends_with_the_address() {
 }
 
 #[test]
+fn each_age_prints_its_own_chain() {
+    let ages: [(&[&str], &[&str]); 4] = [
+        (&["--age", "2.6"], &["vmalloc", "__vmalloc", "get_vm_area", "kmalloc", "alloc_page", "map_vm_area"]),
+        (
+            &["--age", "3.0"],
+            &[
+                "vmalloc",
+                "__vmalloc_node",
+                "__get_vm_area_node",
+                "__vmalloc_area_node",
+                "kmalloc",
+                "alloc_page",
+                "map_vm_area",
+                "kmemleak_alloc",
+            ],
+        ),
+        (
+            &["--age", "4.x"],
+            &[
+                "vmalloc",
+                "__vmalloc_node_flags",
+                "__vmalloc_node",
+                "__vmalloc_node_range",
+                "__get_vm_area_node",
+                "__vmalloc_area_node",
+                "kmalloc",
+                "alloc_page",
+                "map_vm_area",
+                "clear_vm_uninitialized_flag",
+                "kmemleak_vmalloc",
+            ],
+        ),
+        (&[], &["vmalloc", "__vmalloc_node", "__vmalloc_node_range", "kmemleak_vmalloc"]),
+    ];
+    for (age, chain) in ages {
+        let run = command(&[&["chain", "4096"], age].concat());
+        let calls = run.out.lines().filter_map(|line| line.trim().split_once('(')).map(|(name, _)| name);
+        assert_eq!(calls.collect::<Vec<_>>(), chain, "{age:?}");
+    }
+}
+
+#[test]
 fn the_calls_are_written_as_json() {
     let json = scratch("chain.json");
     let run = command(&["chain", "4096", "--age", "4.x", "--json", json.to_str().unwrap()]);

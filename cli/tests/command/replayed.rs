@@ -125,6 +125,24 @@ fn differences_are_printed_and_count_only_when_asked() {
 }
 
 #[test]
+fn the_trace_is_placed_as_an_old_kernel_would_and_both_stand_beside_each_other() {
+    let boot = trace("boot.txt.gz");
+    for age in ["2.6", "3.0"] {
+        let (run, report) = report(&format!("historic-{age}"), &[&boot, "--historic", age]);
+        assert_clean(age, run.code, &report);
+        let past = &report["historic"];
+        assert_eq!((&past["age"], number(past, "refused")), (&Value::from(age), 0));
+        assert!(number(past, "steps") > number(past, "made"), "a real walk over a list: {past:#}");
+        assert!(number(past, "span_pages") > 0 && past["elapsed_s"].as_f64().unwrap() > 0.0);
+        let title = run.out.lines().find(|line| line.contains("placed")).expect("a table");
+        assert!(title.contains("here") && title.contains(age), "{title}");
+        for row in ["address span", "search steps", "flushes", "ns a call"] {
+            assert!(run.out.contains(row), "{row}");
+        }
+    }
+}
+
+#[test]
 fn a_report_that_cannot_be_written_is_an_error() {
     let run = replay(&[&trace("boot.txt.gz"), "--json", "/no/such/folder/report.json"]);
     assert_eq!(run.code, 1);

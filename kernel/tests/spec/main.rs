@@ -10,6 +10,7 @@ mod common;
 mod device;
 mod failures;
 mod family;
+mod judge;
 mod listing;
 mod names;
 mod past;
