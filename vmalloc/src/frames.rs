@@ -45,6 +45,6 @@ pub use zones::{MAX_NODES, STORAGE_ALIGN, ZoneStats, Zones};
 
 pub(crate) use count::{hold, hold_known, release, release_all, twice};
 pub(crate) use depot::Depot;
-pub(crate) use magazine::Magazine;
+pub(crate) use magazine::{MAX_BULK, Magazine};
 pub(crate) use runs::Runs;
 pub(crate) use waiting::{DeferredFrames, WaitingFrames};

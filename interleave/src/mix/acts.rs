@@ -83,7 +83,7 @@ impl Hand {
     }
 
     fn make(&mut self, rig: &Rig) {
-        let pages = self.random.pick(&[1, 1, 2, 3, 16, 70, 300]);
+        let pages = self.random.pick(&[1, 1, 2, 3, 16, 70, 140, 300]);
         let req = match self.random.below(6) {
             0 => Req::stack(pages),
             1 => Req::pages(pages).guard(Guard::None),
@@ -329,7 +329,7 @@ impl Hand {
 
     /// An area is left to NMIs, which free it.
     fn leave_to_nmis(&mut self, rig: &Rig) {
-        let pages = self.random.pick(&[1, 3, 70]);
+        let pages = self.random.pick(&[1, 3, 140]);
         let since = self.world().now();
         let Some(at) = expect_area(rig.make(Req::pages(pages))) else { return };
         if self.world().is_contested(at, since) {

@@ -79,7 +79,7 @@ fn twice(trial: &mut Trial) {
 }
 
 /// Pages of an area that is unmapped in two sections.
-const LARGE: usize = 70;
+const LARGE: usize = 140;
 
 /// The owner frees an area of two slices, which it keeps in one section, and collects
 /// it; CPU 1, for which there is no room to keep it, unmaps it slice by slice, and is
@@ -88,7 +88,7 @@ fn twice_and_reused(trial: &mut Trial) {
     let rates = Rates { interrupt: 1, ..Rates::NEVER };
     let rig = Rig::new(Shape { policy: Policy::Keep, bound: Some(LARGE + 30), rates, ..Shape::new(2, trial.seed) });
     let make = |pages| rig.make(Req::pages(pages)).expect("an area");
-    let (cached, area) = (make(60), make(LARGE));
+    let (cached, area) = (make(100), make(LARGE));
     rig.give(cached).expect("it lives");
     let frames: Vec<_> = (0..LARGE).map(|_| rig.frame().expect("a frame")).collect();
     let made = Arc::new(AtomicBool::new(false));

@@ -29,11 +29,11 @@ pub const ALL: &[Scenario] = &[
 fn undone(trial: &mut Trial) {
     let rig = trial.quiet(2);
     // There is a slot for it, but there are not frames enough.
-    let neighbour = rig.make(Req::pages(70)).expect("an area");
+    let neighbour = rig.make(Req::pages(140)).expect("an area");
     let sim = rig.sim.clone();
     rig.set_nmi(0, move |vm| {
         sim.faults().fail_from(1);
-        if let Ok(at) = vm.alloc(Req::pages(70).gfp(Gfp::ATOMIC | Gfp::NOWARN)) {
+        if let Ok(at) = vm.alloc(Req::pages(140).gfp(Gfp::ATOMIC | Gfp::NOWARN)) {
             // SAFETY: V1: nobody has used it.
             unsafe { vm.free(at) }.expect("free: an area of an NMI's");
         }
@@ -48,7 +48,7 @@ fn undone(trial: &mut Trial) {
 }
 
 /// Pages of an area whose entries its owner retires in three sections.
-const LARGE: usize = 150;
+const LARGE: usize = 300;
 
 /// An NMI frees an area of CPU 0's, which retires its entries in its ticks; CPU 1 frees
 /// it too. One of the two has.

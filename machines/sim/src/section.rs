@@ -38,20 +38,21 @@ pub enum What {
 const KINDS: usize = 6;
 const NAMES: [&str; KINDS] = ["read", "written", "reached", "asked", "moved", "locked"];
 
-/// Pages, slots, or units of addresses, that the library does in one go (L3).
-const SLICE: u64 = 64;
+/// Pages that the library maps or parks in one go (L3).
+const SLICE: u64 = 128;
+/// Slots, or units of addresses, that it does in one go.
+const WORK: u64 = 64;
 
 /// The most that one section may do of each, in the order of [`What`].
 ///
 /// - Read: a slice of units is given up, and each was the last under a leaf table,
 ///   which is looked through; and a few tables more.
-/// - Written: a free retires a slice, and redeems somewhat more than one, of which
-///   the last area may be a whole slice; or an allocation binds one, and links a
-///   table that it lays in.
+/// - Written: a free parks a slice, and reclaims up to two, since the last area may be a
+///   whole one; or an allocation maps one, and links a table.
 /// - Reached: a slice of units is given up, at the price of some twenty frames each.
 /// - Asked, moved: a slice of frames one by one, or a few batches.
 /// - Locked: a slice of units is given up, at the price of two locks each.
-pub const BOUNDS: Work = Work([72 * 512, 5 * SLICE, 24 * SLICE, 4 * SLICE, 5 * SLICE, 2 * SLICE + 32]);
+pub const BOUNDS: Work = Work([72 * 512, 3 * SLICE + 16, 24 * WORK, 4 * WORK, 5 * WORK, 2 * WORK + 32]);
 
 /// Work, by kind.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]

@@ -10,6 +10,7 @@
 //! - **Q5** A count that has reached its limit stays there. The frame is then never given back,
 //!   which is safe.
 
+use crate::frames::magazine::MAX_BULK;
 use crate::machine::frames::{Frames, Page};
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sync::breaks;
@@ -88,11 +89,13 @@ pub fn hold_known<F: Frames>(source: &F, frames: &[Pfn]) {
     source.each_page(frames, |_, page| page.into_iter().for_each(hold));
 }
 
-/// Removes a holder from each of up to 64 `frames` and moves the frames that have none left to the
+/// Removes a holder from each of up to [`MAX_BULK`] `frames` and moves the frames that have none left to the
 /// front. Returns how many those are. A frame without a descriptor has no count and is never among
 /// them.
 pub fn release_all<F: Frames>(source: &F, frames: &mut [Pfn]) -> usize {
-    let mut last = 0u64;
+    const { assert!(MAX_BULK <= u128::BITS as usize) };
+    debug_assert!(frames.len() <= MAX_BULK);
+    let mut last = 0u128;
     source.each_page(frames, |n, page| {
         if page.is_some_and(release) {
             last |= 1 << n;

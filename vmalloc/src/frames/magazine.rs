@@ -35,7 +35,7 @@ use core::mem::swap;
 use lock_api::RawMutex;
 
 /// The most frames to reserve or accept at once, and to exchange with the source at once.
-pub(crate) const MAX_BULK: usize = 64;
+pub(crate) const MAX_BULK: usize = 128;
 
 /// One CPU's free frames. Closed until [`Magazine::open`]. Dropping an open magazine leaks its
 /// frames.

@@ -3,12 +3,13 @@
 //! [`Runs::take`] asks for the largest block that fits, then for blocks that continue it, and tries
 //! lower orders when the source refuses. Frames go back as the largest aligned blocks (F4).
 
+use crate::frames::magazine::MAX_BULK;
 use crate::machine::frames::{Frames, MAX_ORDER, Want};
 use crate::units::Pfn;
 use arrayvec::ArrayVec;
 
-/// The most runs in one [`Runs`].
-pub const MAX_RUNS: usize = 64;
+/// The most runs in one [`Runs`]: that many frames always find room.
+pub const MAX_RUNS: usize = MAX_BULK;
 
 /// Adjacent frames.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -22,7 +22,7 @@
 //! - **G6** The page after a live area has had no translation since grace: a slot has one
 //!   page more than its area, and nothing ever maps it. The page below a stack is the
 //!   stack's own ([`region`](crate::state::region)).
-//! - L3: Interrupts come in between two slices of 64 pages.
+//! - L3: Interrupts come in between two slices of 128 pages.
 
 use crate::area::{Caller, Kind, Req};
 use crate::error::AllocError;
@@ -47,8 +47,10 @@ use core::ptr::NonNull;
 
 /// What came of looking and taking once.
 enum Attempt<'v, M: Machine> {
-    /// The area is whole, unless the machine refuses it.
-    Done(Result<NonNull<u8>, AllocError>),
+    /// The area is whole.
+    Done(NonNull<u8>),
+    /// The machine has refused the area, which is undone.
+    Refused(AllocError),
     /// Something is lacking, and nothing has changed.
     Lacks(CpuGuard<'v, M>, Lack),
     /// The area has begun: its slot, and what came of its first slice.
@@ -57,6 +59,13 @@ enum Attempt<'v, M: Machine> {
     Parked(CpuGuard<'v, M>, Place),
     /// An entry of a cached slot was not what it had to be (T2): no area can be made of it.
     Spoilt(Found),
+}
+
+impl<M: Machine> Attempt<'_, M> {
+    #[inline(always)]
+    fn of(finished: Result<NonNull<u8>, AllocError>) -> Self {
+        finished.map_or_else(Attempt::Refused, Attempt::Done)
+    }
 }
 
 /// Makes an area of any kind, on `backing`.
@@ -79,7 +88,7 @@ pub(crate) fn alloc<M: Machine, B: Backing<M>>(
         && let Ok(cpu) = CpuGuard::enter(ctx)
     {
         match attempt(cpu, plan, backing, Call::first(caches)) {
-            Attempt::Done(Ok(area)) => return Ok(area),
+            Attempt::Done(area) => return Ok(area),
             // Nothing has changed: it is looked at again, and supplied.
             Attempt::Lacks(..) | Attempt::Parked(..) => (),
             begun => return go_on(ctx, req, kind, caller, backing, Some(begun)),
@@ -139,14 +148,14 @@ fn attempt<'v, M: Machine, B: Backing<M>>(
             let found = cpu.reuse(place, plan);
             drop(cpu);
             match found.slot().is_reported() {
-                false => Attempt::Done(finish::<M, Fresh>(ctx, plan, found, false, true)),
+                false => Attempt::of(finish::<M, Fresh>(ctx, plan, found, false, true)),
                 true => Attempt::Spoilt(found),
             }
         }
         Ok(Kit::Clean(kit)) => match cpu.commit(kit, plan, backing) {
             (found, Ok(pages), whole) if pages == plan.pages => {
                 drop(cpu);
-                Attempt::Done(finish::<M, B>(ctx, plan, found, whole, M::ALIASES))
+                Attempt::of(finish::<M, B>(ctx, plan, found, whole, M::ALIASES))
             }
             (found, first, _) => Attempt::Begun(cpu.moved(), found, first),
         },
@@ -195,7 +204,8 @@ fn supply<M: Machine, B: Backing<M>>(
             None => attempt(CpuGuard::enter(ctx).map_err(AllocError::WrongContext)?, plan, backing, call),
         };
         latest = Some(match attempted {
-            Attempt::Done(area) => return area,
+            Attempt::Done(area) => return Ok(area),
+            Attempt::Refused(error) => return Err(error),
             Attempt::Lacks(mut cpu, lack) => {
                 (cpu, call) = cpu.supply(plan, call, lack)?;
                 match call.take_place() {

@@ -124,7 +124,7 @@ impl<M: Machine> CpuGuard<'_, M> {
     #[inline(always)]
     fn free_to_batch(mut self, found: &Found, kind: Kind, entries: PteRange<M::Table>, by: Caller) {
         let (ctx, pages, place) = (self.ctx(), entries.pages(), (found.chunk, found.index));
-        let report = &mut |at, word| ctx.report_bad_entry_once(place, at, word);
+        let report = move |at, word| ctx.report_bad_entry_once(place, at, word);
         self.note_free(Way::AtOnce, found, pages, by);
         if kind == Kind::MapRam {
             self.open.add_bare(found.chunk, found.index, pages);

@@ -15,7 +15,7 @@
 //! - G3: What is unmapped leaves aliases: the open batch knows of them, and a frame that
 //!   its caller gives up before the flush waits by itself ([`aliases`](crate::reclaim::aliases)).
 //! - E1: A part is mapped whole or not at all.
-//! - L3: 64 pages a section.
+//! - L3: A slice a section.
 
 use crate::area::{Caller, Kind, Req};
 use crate::error::{AllocError, FreeError};
@@ -126,7 +126,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         for page in slice.slices(1) {
             let Some(piece) = ctx.look(found.chunk, page.start) else { continue };
             if let Some((_, frame)) = piece.frames().next() {
-                piece.clear(&mut |at, word| ctx.report_bad_entry(found.slot(), at, word));
+                piece.clear(|at, word| ctx.report_bad_entry(found.slot(), at, word));
                 ctx.machine.unmapped(page);
                 self.note_alias();
                 gone(self, frame);

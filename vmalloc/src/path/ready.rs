@@ -1,6 +1,6 @@
 //! Prepare and commit: what a call takes is looked at as a whole, then taken as a whole.
 //!
-//! A slice is up to 64 adjacent pages whose entries lie in one leaf table. What an area
+//! A slice is up to 128 adjacent pages whose entries lie in one leaf table. What an area
 //! takes for its first slice is a [`Clean`] kit: the next clean slot of its class, or one
 //! with a run of its own; its entries; and frames. Under Park and Keep a cached slot is a
 //! kit by itself.

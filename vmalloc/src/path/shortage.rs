@@ -19,9 +19,12 @@ use crate::machine::{Context, Level, Machine};
 use crate::path::plan::Plan;
 use crate::space::chunk::BATCHES;
 use crate::state::core::Ctx;
+use crate::state::cpu::SLICE;
 use crate::state::enter::CpuGuard;
 use crate::state::stats::count;
 use crate::sync::Ordering::Relaxed;
+use crate::units::Pfn;
+use arrayvec::ArrayVec;
 
 /// How far a call has come in the table above.
 #[derive(Clone, Copy, Default, Debug)]
@@ -60,6 +63,8 @@ impl<M: Machine> CpuGuard<'_, M> {
         short: Shortage,
         tries: &mut Tries,
     ) -> Result<(), AllocError> {
+        // What was tried before has reclaimed a slice or two (L3).
+        self.preempt_point();
         loop {
             tries.step += 1;
             let gained = match tries.step {
@@ -114,18 +119,17 @@ impl<M: Machine> CpuGuard<'_, M> {
     fn take_reserve(&mut self, short: Shortage) -> bool {
         let (machine, core) = (self.machine, self.core);
         let (Shortage::Frames(wanted) | Shortage::Tables(wanted)) = short else { return false };
-        let taken = {
-            let mut reserve = core.reserve.lock();
-            let enough = reserve.len() >= wanted && (M::ALIASES || short == Shortage::Tables(wanted));
-            let frames = core::iter::from_fn(|| reserve.take(machine)).take(if enough { wanted } else { 0 });
-            frames.map(|frame| self.stock.put(machine, frame)).count()
-        };
-        if taken < wanted {
+        let (is_frames, node) = (short == Shortage::Frames(wanted), self.node);
+        let mut frames = ArrayVec::<Pfn, SLICE>::new();
+        let mut reserve = core.reserve.lock();
+        if reserve.len() < wanted || (is_frames && (!M::ALIASES || wanted > SLICE)) {
             return false;
         }
-        let node = self.node;
-        for _ in 0..if matches!(short, Shortage::Frames(_)) { wanted } else { 0 } {
-            let Some(frame) = self.stock.take(machine) else { return false };
+        for frame in core::iter::from_fn(|| reserve.take(machine)).take(wanted) {
+            if is_frames { frames.push(frame) } else { self.stock.put(machine, frame) }
+        }
+        drop(reserve);
+        for frame in frames {
             // SAFETY: it came from the source by way of the reserve.
             unsafe { self.magazine.push(machine, core.depot(node), frame) }
         }

@@ -17,7 +17,7 @@ use crate::path::ready::{Partial, Place};
 use crate::path::shortage::Tries;
 use crate::reclaim::tables::Unlinked;
 use crate::space::chunk::ChunkRef;
-use crate::state::cpu::SLICE;
+use crate::state::cpu::{SLICE, WORK};
 use crate::state::enter::CpuGuard;
 use crate::units::PageRange;
 
@@ -151,6 +151,7 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
     fn find_slot(&mut self, plan: Plan<'_>) -> Result<Option<Place>, Shortage> {
         self.catch_up_with_clock();
         self.drain_remote_frees();
+        self.preempt_point();
         self.poll();
         let Some(class) = plan.class else { return self.take_own_run(plan).map(Some) };
         if self.reclaim_for(plan) {
@@ -167,10 +168,10 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
     /// areas as many pages as they have: what waits belongs to all sizes, and a
     /// chunk costs less than a batch. False = there is none.
     fn reclaim_for(&mut self, plan: Plan<'_>) -> bool {
-        const HALF: usize = SLICE / 2;
+        const HALF: usize = WORK / 2;
         let mut left = if plan.pages > SLICE { plan.pages } else { HALF };
         loop {
-            let work = self.reclaim(left.min(SLICE));
+            let work = self.reclaim(left.min(WORK));
             let found = plan.class.is_some_and(|class| self.cpu_chunks(plan.req.region).next(class).is_some());
             left = left.saturating_sub(work);
             if found || work == 0 || left == 0 {
@@ -182,7 +183,7 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
 
     /// Takes a slot of a run chunk, with a run of its own.
     fn take_own_run(&mut self, plan: Plan<'_>) -> Result<Place, Shortage> {
-        self.reclaim(SLICE);
+        self.reclaim(WORK);
         let region = plan.req.region;
         let place = match self.cpu_chunks(region).take(None) {
             Some(place) => place,

@@ -49,7 +49,7 @@ use crate::space::class::Class;
 use crate::space::slot::{Label, Slot};
 use crate::state::cached::Evicting;
 use crate::state::core::{Core, Ctx};
-use crate::state::cpu::{PerCpu, SLICE};
+use crate::state::cpu::{PerCpu, SLICE, WORK};
 use crate::state::enter::CpuGuard;
 use crate::state::lookup::{Found, SlotRef};
 use crate::state::stats::{Counters, count};
@@ -414,7 +414,7 @@ impl<M: Machine> CpuGuard<'_, M> {
                     // section begins before the slot is chosen: meanwhile another caller may have
                     // left a slot half evicted, or this may be another CPU.
                     self.preempt_point();
-                    if work >= SLICE || self.cached.evicting.is_some() {
+                    if work >= WORK || self.cached.evicting.is_some() {
                         break;
                     }
                     let Some((chunk, slot)) = self.cpu_chunks(region).slot_cache.take_oldest(class) else { break };
@@ -441,7 +441,7 @@ pub(crate) fn miss<M: Machine>(ctx: Ctx<'_, M>, cpu: &PerCpu, slot: &Slot) {
 #[inline(never)]
 pub(crate) fn restore<M: Machine>(ctx: Ctx<'_, M>, found: &Found, slice: PageRange) {
     ctx.each_piece(found.place(), slice, |piece| {
-        piece.restore(&mut |at, word| ctx.report_bad_entry(found.slot(), at, word));
+        piece.restore(|at, word| ctx.report_bad_entry(found.slot(), at, word));
     });
     ctx.machine.sync(slice);
 }
@@ -450,7 +450,7 @@ impl<M: Machine> Ctx<'_, M> {
     /// Mapped → parked.
     #[inline(never)]
     fn park(self, place: (ChunkRef, u32), entries: PteRange<M::Table>) {
-        entries.park(&mut |at, word| self.report_bad_entry_once(place, at, word));
+        entries.park(move |at, word| self.report_bad_entry_once(place, at, word));
         self.machine.unmapped(PageRange::new(entries.start(), entries.pages()));
     }
 }

@@ -26,7 +26,7 @@ pub(crate) enum Covers {
 }
 
 impl<M: Machine> CpuGuard<'_, M> {
-    /// Amortised reclaim: for every half slice of work that frees add to the open batch, reclaims
+    /// Amortised reclaim: for every 32 pages of work that frees add to the open batch, reclaims
     /// about a slice of the expired one, and seals the open batch if it is full. It reclaims about
     /// twice what frees add, so the expired batch is empty before the open one is full (G4, L3).
     #[inline]
@@ -40,11 +40,10 @@ impl<M: Machine> CpuGuard<'_, M> {
     #[inline(never)]
     pub(crate) fn reclaim_step(&mut self) {
         self.poll();
-        // For one-page areas this is twice what was added since the last step. For the largest
-        // areas that go to the batch at once, it is more than one area, or one area in a chunk of
-        // its own.
-        self.reclaim(SLICE + 2);
-        self.open.step();
+        // This is twice what was added since the last step. For the largest areas that go to the
+        // batch at once, it is more than one area, or one area in a chunk of its own.
+        let added = self.open.step();
+        self.reclaim((2 * added).min(SLICE) + 2);
         if self.open.pages >= self.core.batch_pages {
             self.seal();
         }

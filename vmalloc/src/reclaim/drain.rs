@@ -17,7 +17,7 @@ use crate::machine::frames::Frames;
 use crate::space::chunk::ChunkRef;
 use crate::space::slot::{Slot, slots_of};
 use crate::state::batch::{Batch, CHUNK};
-use crate::state::cpu::SLICE;
+use crate::state::cpu::{SLICE, WORK};
 use crate::state::enter::CpuGuard;
 use crate::state::entries::{at_hand, at_hand_from};
 use crate::state::stats::count;
@@ -26,9 +26,9 @@ use crate::table::PteRange;
 use crate::units::{PageRange, Pfn};
 
 /// The work that a table page counts as.
-const TABLE: usize = SLICE / 8;
+const TABLE: usize = WORK / 8;
 /// The work that a check of one leaf table counts as.
-const LEAF: usize = SLICE / 16;
+const LEAF: usize = WORK / 16;
 
 impl<M: Machine> CpuGuard<'_, M> {
     /// Step 4 of a [purge](super::purge): drains the expired batch by about `budget`, in the unit
@@ -117,21 +117,20 @@ impl<M: Machine> CpuGuard<'_, M> {
     fn collect_usual(&mut self, chunk: ChunkRef, stale: u64, budget: usize) -> (u64, usize, usize) {
         let (ctx, depot) = (self.ctx(), self.core.depot(self.node));
         let Some(places) = self.magazine.room(ctx.machine, depot, SLICE) else { return (0, 0, 0) };
-        let (mut these, mut slots, mut pages, mut got) = (0, 0, 0, 0);
-        for slot in slots_of(stale) {
-            if slots + pages >= budget {
-                break;
-            }
+        let (mut left, mut work, mut got) = (stale, 0, 0);
+        while left != 0 && work < budget {
+            let slot = left.trailing_zeros();
             let Some(piece) = usual_piece::<M>(chunk, slot, SLICE - got) else { break };
-            let report = &mut |at, word| ctx.report_bad_entry_again(chunk.slot(slot), at, word);
+            let report = move |at, word| ctx.report_bad_entry_again(chunk.slot(slot), at, word);
             got += piece.take_frames(&mut places[got..], report);
-            (slots, pages) = (slots + 1, pages + piece.pages());
-            these |= 1 << slot;
+            work += 1 + piece.pages();
+            left &= left - 1;
         }
         pooled(&places[..got]);
         // SAFETY: the only entries that held them are absent, after grace (G3).
         unsafe { self.magazine.accept(SLICE, got) }
-        (these, slots, pages)
+        let (these, slots) = (stale ^ left, (stale ^ left).count_ones() as usize);
+        (these, slots, work - slots)
     }
 
     /// Takes frames that others may hold out of the entries, and drops one holder of each. Frames
@@ -144,7 +143,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         let Some(places) = self.magazine.room(ctx.machine, depot, piece.pages()) else {
             return self.return_singly(area, piece);
         };
-        let collected = piece.take_frames(places, &mut |at, word| ctx.report_bad_entry_again(area, at, word));
+        let collected = piece.take_frames(places, |at, word| ctx.report_bad_entry_again(area, at, word));
         let last = release_all(ctx.machine.frames(), &mut places[..collected]);
         // Aliases are checked after the holds are dropped, never before: in between, another CPU
         // may unmap one of the frames elsewhere and drop its own hold.
@@ -168,7 +167,7 @@ impl<M: Machine> CpuGuard<'_, M> {
     fn return_singly(&mut self, area: &Slot, piece: PteRange<M::Table>) {
         let (ctx, kind, own) = (self.ctx(), area.kind(), area.own_pages().is_some());
         let mut frames = [Pfn(0); SLICE];
-        let collected = piece.take_frames(&mut frames, &mut |at, word| ctx.report_bad_entry_again(area, at, word));
+        let collected = piece.take_frames(&mut frames, |at, word| ctx.report_bad_entry_again(area, at, word));
         if !M::ALIASES {
             self.core.in_place.fetch_add(collected, Relaxed);
             return;
@@ -189,7 +188,7 @@ impl<M: Machine> CpuGuard<'_, M> {
     #[inline(never)]
     fn pool(&mut self, area: &Slot, piece: PteRange<M::Table>) {
         let (ctx, depot) = (self.ctx(), self.core.depot(self.node));
-        let report = &mut |at, word| ctx.report_bad_entry_again(area, at, word);
+        let report = |at, word| ctx.report_bad_entry_again(area, at, word);
         let room = self.magazine.room(ctx.machine, depot, piece.pages());
         let Some(places) = room.filter(|_| M::ALIASES) else { return self.return_singly(area, piece) };
         let got = piece.take_frames(places, report);

@@ -16,7 +16,7 @@ use crate::machine::{Context, Machine};
 use crate::reclaim::cache::Evict;
 use crate::reclaim::close::Covers;
 use crate::state::core::Ctx;
-use crate::state::cpu::SLICE;
+use crate::state::cpu::WORK;
 use crate::state::enter::CpuGuard;
 use crate::state::visit::Visit;
 use crate::sync::Ordering::Relaxed;
@@ -49,7 +49,9 @@ impl<M: Machine> Ctx<'_, M> {
 
     /// Evicts the cached slots of all CPUs, and drains all remote frees.
     pub(crate) fn evict_all(self, why: Evict) {
-        self.visit_each(|cpu| cpu.drain_remote_frees() || cpu.evict(why) > 0);
+        // Each has a section of its own (L3).
+        self.visit_each(|cpu| cpu.drain_remote_frees());
+        self.visit_each(|cpu| cpu.evict(why) > 0);
     }
 
     /// One round. Returns whether another round may reclaim more.
@@ -159,7 +161,7 @@ impl<M: Machine> CpuGuard<'_, M> {
     pub(crate) fn reclaim_some(&mut self) -> bool {
         let more = self.drain_remote_frees();
         self.poll();
-        self.reclaim(SLICE) > 0 || more
+        self.reclaim(WORK) > 0 || more
     }
 
     /// Drains the expired batch of the caller's own CPU, one slice in a section (L3). Returns the
@@ -168,7 +170,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         let mut pages = 0;
         loop {
             self.poll();
-            match self.reclaim(SLICE) {
+            match self.reclaim(WORK) {
                 0 => return pages,
                 more => pages += more,
             }

@@ -129,7 +129,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         match found.slot().kind() {
             Kind::MapRam => {
                 ctx.each_piece(found.place(), slice, |piece| {
-                    piece.clear(&mut |at, word| ctx.report_bad_entry_once(place, at, word));
+                    piece.clear(move |at, word| ctx.report_bad_entry_once(place, at, word));
                     ctx.machine.unmapped(PageRange::new(piece.start(), piece.pages()));
                 });
                 self.note_alias();
@@ -147,7 +147,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         }
         let ctx = self.ctx();
         ctx.each_piece((chunk, Some(index)), slice, |piece| {
-            piece.park(&mut |at, word| ctx.report_bad_entry_once((chunk, index), at, word));
+            piece.park(move |at, word| ctx.report_bad_entry_once((chunk, index), at, word));
         });
         ctx.machine.unmapped(slice);
     }

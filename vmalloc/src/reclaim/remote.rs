@@ -27,7 +27,7 @@ use crate::machine::{Level, Machine};
 use crate::space::chunk::ChunkRef;
 use crate::space::slot::{Slot, slots_of};
 use crate::state::core::{Core, Ctx};
-use crate::state::cpu::SLICE;
+use crate::state::cpu::{SLICE, WORK};
 use crate::state::deferred::Deferred;
 use crate::state::enter::CpuGuard;
 use crate::state::lookup::Found;
@@ -42,7 +42,7 @@ impl<M: Machine> CpuGuard<'_, M> {
     pub(crate) fn drain_remote_frees(&mut self) -> bool {
         self.take_dropped();
         let mut work = 0;
-        while work < SLICE {
+        while work < WORK {
             if let Some(deferred) = self.deferred.take() {
                 work += self.retire_deferred(deferred);
                 continue;

@@ -4,7 +4,7 @@ use crate::machine::Machine;
 use crate::machine::prealloc::Prealloc;
 use crate::space::class::Class;
 use crate::state::core::Ctx;
-use crate::state::cpu::SLICE;
+use crate::state::cpu::WORK;
 use crate::state::enter::CpuGuard;
 
 /// The number of ticks after which an open batch is sealed (G4).
@@ -23,7 +23,7 @@ impl<M: Machine> CpuGuard<'_, M> {
                 }
                 let surplus = if all { usize::MAX } else { empties.saturating_sub(class.spares()).div_ceil(4) };
                 for _ in 0..surplus {
-                    if units >= SLICE {
+                    if units >= WORK {
                         return true;
                     }
                     let Some(chunk) = self.cpu_chunks(region).take_empty(Some(class), all) else { break };
@@ -40,7 +40,7 @@ impl<M: Machine> CpuGuard<'_, M> {
     pub(crate) fn tick(&mut self) -> bool {
         let remote_frees = self.drain_remote_frees();
         self.poll();
-        self.reclaim(SLICE);
+        self.reclaim(WORK);
         let waits = self.open.waits() || !self.tables[self.open.index].is_empty();
         self.open.ticks = if waits { (self.open.ticks + 1).min(OLD) } else { 0 };
         if self.open.ticks == OLD {

@@ -19,17 +19,17 @@
 
 use crate::frames::WaitingFrames;
 use crate::space::chunk::{Chunk, ChunkRef};
-use crate::state::cpu::SLICE;
+use crate::state::cpu::WORK;
 use crate::sync::Ordering::Relaxed;
 use crate::units::Pfn;
 use arrayvec::ArrayVec;
 use core::ptr::null_mut;
 
 /// The work that frees add between two steps of reclaiming.
-const STEP: isize = SLICE as isize / 2;
+const STEP: isize = WORK as isize / 2;
 /// The work that a chunk adds to a batch, in addition to its slots: the CPU looks at its tables and
 /// moves it between lists. That takes about as long as eight pages of one area.
-pub(crate) const CHUNK: usize = SLICE / 8;
+pub(crate) const CHUNK: usize = WORK / 8;
 
 /// The most table pages in one batch.
 pub(crate) const MAX_TABLES: usize = 64;
@@ -148,8 +148,11 @@ impl Batch {
     }
 
     /// Notes a step. The next one is due when the work reaches the next multiple of [`STEP`].
-    pub(crate) fn step(&mut self) {
+    /// Returns the work that was added since the last one.
+    pub(crate) fn step(&mut self) -> usize {
+        let added = STEP - self.left;
         self.left = (self.left - 1).rem_euclid(STEP) + 1;
+        added as usize
     }
 
     #[inline]

@@ -18,11 +18,12 @@
 //!   wait. On a machine of threads the index proves nothing, so the machine marks the thread
 //!   ([`Machine::is_nested`]), and a signal handler in the middle of a call is refused in the same
 //!   way.
-//! - **L3** A section inside a CPU does at most [`SLICE`] pages of work.
+//! - **L3** A section inside a CPU maps or parks at most [`SLICE`] pages, and reclaims at most
+//!   twice as many.
 
 use crate::area::RegionId;
 use crate::flush::{CpuEpoch, Looks, Pending};
-use crate::frames::{DeferredFrames, Magazine};
+use crate::frames::{DeferredFrames, MAX_BULK, Magazine};
 use crate::machine::Machine;
 use crate::machine::prealloc::Prealloc;
 use crate::space::bins::CpuChunks;
@@ -40,8 +41,12 @@ use arrayvec::ArrayVec;
 use core::cell::UnsafeCell;
 use core::ptr::NonNull;
 
-/// The most pages of work in one section inside a CPU (L3).
-pub(crate) const SLICE: usize = 64;
+/// The most pages that are mapped or parked in one section inside a CPU (L3).
+pub(crate) const SLICE: usize = 128;
+/// The pages of work that reclaiming does at a time, where nothing larger was added.
+pub(crate) const WORK: usize = SLICE / 2;
+
+const _: () = assert!(SLICE <= MAX_BULK, "a slice of frames comes and goes at once");
 
 /// One CPU's frame.
 #[repr(C)]

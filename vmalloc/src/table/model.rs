@@ -261,7 +261,7 @@ impl<'m, F: Mmu> Pair<'m, F> {
         let (mut taken, mut reported) = (Vec::new(), Vec::new());
         for piece in self.walker.pieces(self.range(span)) {
             let mut places = [Pfn(0); 2 * NEAR];
-            let collected = piece.take_frames(&mut places, &mut |at, _| reported.push(at));
+            let collected = piece.take_frames(&mut places, |at, _| reported.push(at));
             taken.extend(&places[..collected]);
         }
         assert_eq!((taken, reported), (frames, expected));
@@ -269,8 +269,8 @@ impl<'m, F: Mmu> Pair<'m, F> {
 
     fn clear(&mut self, span: Span) {
         for piece in self.walker.pieces(self.range(span)) {
-            piece.park(&mut |_, _| ());
-            piece.take_frames(&mut [Pfn(0); 2 * NEAR], &mut |_, _| ());
+            piece.park(|_, _| ());
+            piece.take_frames(&mut [Pfn(0); 2 * NEAR], |_, _| ());
         }
         for page in self.pages(span) {
             self.model.pages.remove(&page);

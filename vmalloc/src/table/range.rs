@@ -123,20 +123,20 @@ impl<F: Format> PteRange<F> {
     /// Parks the pages: each is unmapped, and its frame stays in the entry. Reports a page that was
     /// not mapped, and clears its entry if that is bad (T2).
     #[inline(always)]
-    pub fn park(self, report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) {
+    pub fn park(self, report: impl FnMut(VirtAddr, F::Word)) {
         self.change_all(Park, report);
     }
 
     /// Unmaps the pages and clears their entries. The frames belong to somebody else. Reports as
     /// [`PteRange::park`] does.
     #[inline(always)]
-    pub fn clear(self, report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) {
+    pub fn clear(self, report: impl FnMut(VirtAddr, F::Word)) {
         self.change_all(Clear, report);
     }
 
     /// Maps parked pages to their frames again. Reports as [`PteRange::park`] does.
     #[inline]
-    pub fn restore(self, report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) {
+    pub fn restore(self, report: impl FnMut(VirtAddr, F::Word)) {
         self.change_all(Restore, report);
     }
 
@@ -147,7 +147,7 @@ impl<F: Format> PteRange<F> {
     /// # Panics
     /// If there are fewer places than pages.
     #[inline]
-    pub fn take_frames(self, places: &mut [Pfn], report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) -> usize {
+    pub fn take_frames(self, places: &mut [Pfn], report: impl FnMut(VirtAddr, F::Word)) -> usize {
         assert!(places.len() >= self.len, "a place for each page");
         self.change_all(TakeFrames(places.as_mut_ptr()), report)
     }
@@ -173,7 +173,7 @@ impl<F: Format> PteRange<F> {
 
     /// Changes all entries but those that `change` refuses, which are reported. Returns how many.
     #[inline(always)]
-    fn change_all(self, change: impl Change<F>, report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) -> usize {
+    fn change_all(self, change: impl Change<F>, report: impl FnMut(VirtAddr, F::Word)) -> usize {
         let n = self.change(change);
         if n == self.len { n } else { self.change_rest(n, change, report) }
     }
@@ -181,15 +181,10 @@ impl<F: Format> PteRange<F> {
     /// Goes on at page `n`, which `change` has refused.
     #[cold]
     #[inline(never)]
-    fn change_rest(
-        self,
-        mut n: usize,
-        change: impl Change<F>,
-        report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized),
-    ) -> usize {
+    fn change_rest(self, mut n: usize, change: impl Change<F>, mut report: impl FnMut(VirtAddr, F::Word)) -> usize {
         let mut changed = n;
         while n < self.len {
-            self.unexpected(n, self.cell(n).load(), report);
+            self.unexpected(n, self.cell(n).load(), &mut report);
             let more = self.part(n + 1, self.len - n - 1).change(change.after(changed));
             (n, changed) = (n + 1 + more, changed + more);
         }
@@ -232,7 +227,7 @@ impl<F: Format> PteRange<F> {
     /// Reports the unexpected entry of page `n`, and clears it if it is bad (T2).
     #[cold]
     #[inline(never)]
-    fn unexpected(self, n: usize, word: F::Word, report: &mut (impl FnMut(VirtAddr, F::Word) + ?Sized)) {
+    fn unexpected(self, n: usize, word: F::Word, report: &mut impl FnMut(VirtAddr, F::Word)) {
         report(self.page(n), word);
         if F::decode(word, 1) == Entry::Bad {
             self.cell(n).store(F::ABSENT);

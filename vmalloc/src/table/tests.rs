@@ -35,11 +35,11 @@ fn map<F: Mmu>(walker: Walker<'_, Boxed<F>>, range: PageRange, first: u64) {
 fn unmap<F: Mmu>(walker: Walker<'_, Boxed<F>>, range: PageRange) -> (Vec<u64>, Vec<String>) {
     let (mut frames, mut unexpected) = (Vec::new(), Vec::new());
     for piece in walker.pieces(range) {
-        piece.park(&mut |at, word| unexpected.push(format!("park {at}: {word:#x}")));
+        piece.park(|at, word| unexpected.push(format!("park {at}: {word:#x}")));
     }
     for piece in walker.pieces(range) {
         let mut places = [Pfn(0); 1024];
-        let taken = piece.take_frames(&mut places, &mut |at, word| unexpected.push(format!("take {at}: {word:#x}")));
+        let taken = piece.take_frames(&mut places, |at, word| unexpected.push(format!("take {at}: {word:#x}")));
         frames.extend(places[..taken].iter().map(|frame| frame.0));
     }
     (frames, unexpected)
@@ -165,15 +165,15 @@ fn a_bad_leaf_is_reported_and_cleared_by_take_frames_and_restore_too() {
     let walker = prepared(&machine, &[range]);
     let piece = walker.pieces(range).next().unwrap();
     piece.map(&[Pfn(7), Pfn(8), Pfn(9)], Prot::RW, MemType::WriteBack);
-    piece.park(&mut |_, _| panic!("they are leaves"));
+    piece.park(|_, _| panic!("they are leaves"));
     X86_64::plant(&machine, range.start, 1, 0x10);
     let mut unexpected = Vec::new();
-    piece.restore(&mut |at, word| unexpected.push((at, word)));
+    piece.restore(|at, word| unexpected.push((at, word)));
     assert_eq!(unexpected, [(range.start, 0x10)]);
-    piece.park(&mut |_, _| {});
+    piece.park(|_, _| {});
     X86_64::plant(&machine, range.start, 1, 0x20);
     let mut frames = [Pfn(0); 3];
-    let taken = piece.take_frames(&mut frames, &mut |at, word| unexpected.push((at, word)));
+    let taken = piece.take_frames(&mut frames, |at, word| unexpected.push((at, word)));
     assert_eq!(unexpected[1..], [(range.start, 0x20)]);
     assert_eq!(frames[..taken], [Pfn(8), Pfn(9)]);
     assert!((0..3).all(|n| walker.entry(range.start.add_pages(n)) == Entry::Absent));
@@ -230,7 +230,7 @@ fn a_leaf_that_is_not_exact_breaks_t3_and_nothing_else() {
     // Writable but clean: the MMU would write the entry.
     X86_64::plant(&machine, range.start, 1, X86_64::leaf(Pfn(5), Prot::RW, MemType::WriteBack) ^ 0x40);
     assert_eq!(walker.check(range), Err(Broken { rule: "T3", at: range.start.0 }));
-    walker.pieces(range).for_each(|piece| piece.park(&mut |_, _| panic!("it is a leaf")));
+    walker.pieces(range).for_each(|piece| piece.park(|_, _| panic!("it is a leaf")));
     assert_eq!(walker.check(range), Err(Broken { rule: "T3", at: range.start.0 }), "waiting");
 }
 

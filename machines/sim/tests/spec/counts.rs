@@ -8,7 +8,7 @@ use vmalloc_sim::Bank;
 
 const DEVICE: Bank = Bank { first: Pfn(0xf_0000), frames: 8, node: None };
 /// Pages of areas of one slice, of several, and with a run of their own.
-const SIZES: [usize; 6] = [1, 3, 64, 65, 512, 700];
+const SIZES: [usize; 6] = [1, 3, 128, 129, 512, 700];
 
 type Free = fn(&Rig, At) -> Result<(), FreeError>;
 

@@ -80,15 +80,15 @@ fn areas_that_were_published_and_not_claimed_are_those_that_live() {
 fn an_area_that_the_machine_refuses_at_last_is_undone_and_the_caller_is_told_its_number() {
     for policy in POLICIES {
         let rig = boot(quiet(1).node(64 << 20).bank(DEVICE), Config::region(REGION).policy(policy));
-        let given = rig.frames(70);
+        let given = rig.frames(140);
         // So that there are cached slots.
-        for pages in [2, 70] {
+        for pages in [2, 140] {
             let cached = rig.alloc(Req::pages(pages)).expect("memory enough");
             rig.give(cached).expect("it lives");
         }
         rig.sim.set_quota(Some(1));
         let before = (rig.stats().areas, rig.stats().pages, rig.areas().count(), rig.sim.noted().pages);
-        for pages in [2, 70] {
+        for pages in [2, 140] {
             let given = &given[..pages];
             // SAFETY: P1, P2, P4: the frames are held, and a refusal does not take them over.
             let refused = unsafe {
@@ -107,7 +107,7 @@ fn an_area_that_the_machine_refuses_at_last_is_undone_and_the_caller_is_told_its
         let after = (rig.stats().areas, rig.stats().pages, rig.areas().count(), rig.sim.noted().pages);
         assert_eq!((after, rig.check()), (before, Ok(())));
         rig.sim.set_quota(None);
-        let area = rig.alloc(Req::pages(70)).expect("memory enough");
+        let area = rig.alloc(Req::pages(140)).expect("memory enough");
         rig.give(area).expect("it lives");
         rig.give_frames(&given);
     }

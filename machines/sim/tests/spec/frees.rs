@@ -33,7 +33,7 @@ fn is_double(error: &FreeError) -> bool {
 
 /// Pages of areas that are freed in one section, in several, and with a run
 /// of their own.
-const SIZES: [usize; 5] = [1, 64, 65, 512, 700];
+const SIZES: [usize; 5] = [1, 128, 129, 512, 700];
 
 #[test]
 fn a_double_free_is_refused_from_wherever_the_two_come() {

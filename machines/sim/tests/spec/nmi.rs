@@ -63,7 +63,7 @@ impl Tally {
 type Handler = fn(&Instance, &Prey, &Tally);
 
 fn allocates(vm: &Instance, prey: &Prey, tally: &Tally) {
-    for request in [Req::pages(1), Req::pages(100), Req::pages(520)] {
+    for request in [Req::pages(1), Req::pages(200), Req::pages(520)] {
         tally.note(vm.alloc(request));
     }
     tally.note(vm.reserve(Req::pages(9)));
@@ -200,7 +200,7 @@ fn nothing(_: &Rig) {}
 /// Areas of each CPU wait, some of them in other CPUs' mail, and some in open loads.
 fn litter(rig: &Rig) {
     for cpu in 0..3 {
-        let areas = rig.sim.on(cpu, || [1, 70].map(|pages| rig.alloc(Req::pages(pages)).unwrap()));
+        let areas = rig.sim.on(cpu, || [1, 140].map(|pages| rig.alloc(Req::pages(pages)).unwrap()));
         for (n, area) in areas.into_iter().enumerate() {
             rig.sim.on((cpu + n as u32) % 3, || rig.give(area)).unwrap();
         }
@@ -211,7 +211,7 @@ fn litter(rig: &Rig) {
 fn an_nmi_at_any_step_of_an_allocation_and_a_free_is_served_or_refused() {
     for policy in [Policy::Unmap, Policy::Park, Policy::Strict] {
         at_every_step(policy, nothing, |rig| {
-            let areas = [1, 70, 513].map(|pages| rig.alloc(Req::pages(pages)).unwrap());
+            let areas = [1, 140, 513].map(|pages| rig.alloc(Req::pages(pages)).unwrap());
             areas.into_iter().for_each(|area| rig.give(area).unwrap());
         });
     }
@@ -221,7 +221,7 @@ fn an_nmi_at_any_step_of_an_allocation_and_a_free_is_served_or_refused() {
 fn an_nmi_at_any_step_of_a_remote_free_is_served_or_refused() {
     for policy in [Policy::Unmap, Policy::Keep] {
         at_every_step(policy, nothing, |rig| {
-            let area = rig.sim.on(2, || rig.alloc(Req::pages(70))).unwrap();
+            let area = rig.sim.on(2, || rig.alloc(Req::pages(140))).unwrap();
             rig.give(area).unwrap();
             rig.sim.on(2, || rig.tick());
         });
@@ -365,11 +365,10 @@ fn what_an_nmi_frees_is_counted_at_once_and_taken_apart_by_its_owner_a_slice_at_
     assert_eq!(waiting(area, PAGES, &rig), 0, "its entries are left to CPU 1");
     rig.sim.on(0, || rig.tick());
     assert_eq!(waiting(area, PAGES, &rig), 0, "CPU 0 has nothing to do with it");
-    for ticks in 1..=4 {
+    for ticks in 1..=2 {
         let more = rig.sim.on(1, || rig.tick()).work;
-        let retired = waiting(area, PAGES, &rig);
-        assert!(retired <= 64 * ticks && retired >= (64 * ticks).min(PAGES) - 64, "{retired} after {ticks} ticks");
-        assert_eq!(more, ticks < 4);
+        assert_eq!(waiting(area, PAGES, &rig), (128 * ticks).min(PAGES), "after {ticks} ticks");
+        assert_eq!(more, ticks < 2);
     }
     assert!(matches!(rig.give(area), Err(FreeError::DoubleFree { .. })));
     rig.purge();

@@ -41,7 +41,7 @@ fn under_unmap_a_use_after_free_reads_the_same_frame_until_the_flush_and_faults_
 #[test]
 fn under_strict_a_use_after_free_faults_at_once_on_every_cpu() {
     let rig = boot(busy(3), Config::region(REGION).policy(Policy::Strict));
-    for (round, pages) in [1, 64, 65, 300, 700].into_iter().cycle().take(20).enumerate() {
+    for (round, pages) in [1, 64, 128, 129, 300, 700].into_iter().cycle().take(24).enumerate() {
         rig.sim.set_cpu(round as u32 % 3);
         let area = rig.alloc(Req::pages(pages)).unwrap();
         rig.stamp(area, pages, 1);

@@ -206,7 +206,7 @@ fn the_machine_s_last_resort_is_asked_and_what_it_frees_is_used() {
     let count = Arc::clone(&asked);
     rig.set_shortage(move |vm, short| {
         count.fetch_add(1, Relaxed);
-        assert!(matches!(short, Shortage::Frames(1..=64) | Shortage::Tables(_)));
+        assert!(matches!(short, Shortage::Frames(1..=128) | Shortage::Tables(_)));
         let Some(victim) = cache.lock().unwrap().pop() else { return false };
         // SAFETY: V1: the cache's areas are nobody else's.
         unsafe { vm.free(crate::common::at(victim.0)) }.unwrap();

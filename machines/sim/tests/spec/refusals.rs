@@ -38,20 +38,20 @@ fn freed(rig: &Rig, made: Result<At, AllocError>) -> Result<(), AllocError> {
 const OPERATIONS: [Operation; 20] = [
     op("1 page", 0, |rig, _, gfp| made(rig, Req::pages(1), gfp)),
     op("64 pages", 0, |rig, _, gfp| made(rig, Req::pages(64), gfp)),
-    op("65 pages", 0, |rig, _, gfp| made(rig, Req::pages(65), gfp)),
+    op("129 pages", 0, |rig, _, gfp| made(rig, Req::pages(129), gfp)),
     op("600 pages", 0, |rig, _, gfp| made(rig, Req::pages(600), gfp)),
     op("2000 pages", 0, |rig, _, gfp| made(rig, Req::pages(2000), gfp)),
     op("a stack", 0, |rig, _, gfp| made(rig, Req::stack(4), gfp | Gfp::ZERO)),
     op("an aligned area", 0, |rig, _, gfp| made(rig, Req::pages(3).align(PAGE << 6), gfp)),
     op("an area aligned to more than a slot", 0, |rig, _, gfp| made(rig, Req::pages(3).align(PAGE << 11), gfp)),
     op("an area in a range", 0, |rig, _, gfp| {
-        made(rig, Req::pages(70).within(REGION.start + (5 << 30)..REGION.start + (6 << 30)), gfp)
+        made(rig, Req::pages(140).within(REGION.start + (5 << 30)..REGION.start + (6 << 30)), gfp)
     }),
     op("a cleared area", 0, |rig, _, gfp| made(rig, Req::pages(130), gfp | Gfp::ZERO)),
-    op("an area of the other node", 0, |rig, _, gfp| made(rig, Req::pages(70).node(Node(1)), gfp)),
-    op("an area of one node only", 0, |rig, _, gfp| made(rig, Req::pages(70).node(Node(1)), gfp | Gfp::THISNODE)),
-    op("an area of low memory", 0, |rig, _, gfp| made(rig, Req::pages(70), gfp | Gfp::DMA32)),
-    op("an owning area", 0, |rig, _, gfp| rig.area(Req::pages(70).gfp(gfp)).map(drop)),
+    op("an area of the other node", 0, |rig, _, gfp| made(rig, Req::pages(140).node(Node(1)), gfp)),
+    op("an area of one node only", 0, |rig, _, gfp| made(rig, Req::pages(140).node(Node(1)), gfp | Gfp::THISNODE)),
+    op("an area of low memory", 0, |rig, _, gfp| made(rig, Req::pages(140), gfp | Gfp::DMA32)),
+    op("an owning area", 0, |rig, _, gfp| rig.area(Req::pages(140).gfp(gfp)).map(drop)),
     op("vmap", 130, |rig, frames, gfp| {
         // SAFETY: P1: the caller holds the frames.
         let at = unsafe { rig.vmap(frames, Req::bytes(0).gfp(gfp)) }?;

@@ -18,7 +18,7 @@ const MANY: usize = 1500;
 fn large_areas(rig: &Rig) {
     let frames = rig.frames(MANY);
     for cpu in [0, 1] {
-        for size in [64, 65, 500, MANY] {
+        for size in [128, 129, 500, MANY] {
             for gfp in [Gfp::KERNEL, Gfp::KERNEL | Gfp::ZERO, Gfp::KERNEL | Gfp::DMA32] {
                 let area = rig.alloc(Req::pages(size).gfp(gfp)).unwrap();
                 rig.sim.on(cpu, || rig.give(area)).unwrap();

@@ -52,7 +52,7 @@ fn a_refusal_gives_all_back_and_says_what_there_was() {
 #[test]
 fn memory_too_scattered_for_one_record_gives_part_of_it() {
     let real = only(400, |frame| frame % 2 == 0);
-    let runs = Runs::take(&real.zones, WANT, 100).unwrap();
+    let runs = Runs::take(&real.zones, WANT, 150).unwrap();
     assert_eq!(runs.frames(), MAX_RUNS);
     // SAFETY: `take` returned them.
     unsafe { runs.give_back_from(0, &real.zones) }
