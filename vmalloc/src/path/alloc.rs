@@ -47,10 +47,8 @@ use core::ptr::NonNull;
 
 /// What came of looking and taking once.
 enum Attempt<'v, M: Machine> {
-    /// The area is whole.
-    Done(NonNull<u8>),
-    /// The machine has refused the area, which is undone.
-    Refused(AllocError),
+    /// The area is whole, unless the machine refuses it.
+    Done(Result<NonNull<u8>, AllocError>),
     /// Something is lacking, and nothing has changed.
     Lacks(CpuGuard<'v, M>, Lack),
     /// The area has begun: its slot, and what came of its first slice.
@@ -59,13 +57,6 @@ enum Attempt<'v, M: Machine> {
     Parked(CpuGuard<'v, M>, Place),
     /// An entry of a cached slot was not what it had to be (T2): no area can be made of it.
     Spoilt(Found),
-}
-
-impl<M: Machine> Attempt<'_, M> {
-    #[inline(always)]
-    fn of(finished: Result<NonNull<u8>, AllocError>) -> Self {
-        finished.map_or_else(Attempt::Refused, Attempt::Done)
-    }
 }
 
 /// Makes an area of any kind, on `backing`.
@@ -88,7 +79,7 @@ pub(crate) fn alloc<M: Machine, B: Backing<M>>(
         && let Ok(cpu) = CpuGuard::enter(ctx)
     {
         match attempt(cpu, plan, backing, Call::first(caches)) {
-            Attempt::Done(area) => return Ok(area),
+            Attempt::Done(Ok(area)) => return Ok(area),
             // Nothing has changed: it is looked at again, and supplied.
             Attempt::Lacks(..) | Attempt::Parked(..) => (),
             begun => return go_on(ctx, req, kind, caller, backing, Some(begun)),
@@ -148,14 +139,14 @@ fn attempt<'v, M: Machine, B: Backing<M>>(
             let found = cpu.reuse(place, plan);
             drop(cpu);
             match found.slot().is_reported() {
-                false => Attempt::of(finish::<M, Fresh>(ctx, plan, found, false, true)),
+                false => Attempt::Done(finish::<M, Fresh>(ctx, plan, found, false, true)),
                 true => Attempt::Spoilt(found),
             }
         }
         Ok(Kit::Clean(kit)) => match cpu.commit(kit, plan, backing) {
             (found, Ok(pages), whole) if pages == plan.pages => {
                 drop(cpu);
-                Attempt::of(finish::<M, B>(ctx, plan, found, whole, M::ALIASES))
+                Attempt::Done(finish::<M, B>(ctx, plan, found, whole, M::ALIASES))
             }
             (found, first, _) => Attempt::Begun(cpu.moved(), found, first),
         },
@@ -204,8 +195,7 @@ fn supply<M: Machine, B: Backing<M>>(
             None => attempt(CpuGuard::enter(ctx).map_err(AllocError::WrongContext)?, plan, backing, call),
         };
         latest = Some(match attempted {
-            Attempt::Done(area) => return Ok(area),
-            Attempt::Refused(error) => return Err(error),
+            Attempt::Done(area) => return area,
             Attempt::Lacks(mut cpu, lack) => {
                 (cpu, call) = cpu.supply(plan, call, lack)?;
                 match call.take_place() {

@@ -48,10 +48,10 @@ pub(crate) fn free<M: Machine>(
         return Ok(());
     }
     let Ok(mut cpu) = CpuGuard::enter(ctx) else { return ctx.free_deferred(at, by, frees, count) };
-    match cpu.batched(at, frees, count, retire) {
-        Some((found, kind, entries)) => cpu.free_to_batch(&found, kind, entries, by),
-        None => return cpu.moved().free_by_claim(at, by, frees, count),
-    }
+    let Some((found, kind, entries)) = cpu.batched(at, frees, count, retire) else {
+        return cpu.moved().free_by_claim(at, by, frees, count);
+    };
+    cpu.free_to_batch(&found, kind, entries, by);
     Ok(())
 }
 

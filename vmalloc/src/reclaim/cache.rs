@@ -343,14 +343,7 @@ impl<M: Machine> CpuGuard<'_, M> {
 
     /// Evicts all cached slots of this CPU. Returns the work done.
     pub(crate) fn evict_own(&mut self) -> usize {
-        let mut work = 0;
-        loop {
-            match self.evict(Evict::Purged) {
-                0 => return work,
-                more => work += more,
-            }
-            self.preempt_point();
-        }
+        self.in_sections(|cpu| cpu.evict(Evict::Purged))
     }
 
     /// The oldest slot of the class that was used the longest ago (W2).

@@ -167,14 +167,9 @@ impl<M: Machine> CpuGuard<'_, M> {
     /// Drains the expired batch of the caller's own CPU, one slice in a section (L3). Returns the
     /// pages reclaimed.
     pub(crate) fn drain(&mut self) -> usize {
-        let mut pages = 0;
-        loop {
-            self.poll();
-            match self.reclaim(WORK) {
-                0 => return pages,
-                more => pages += more,
-            }
-            self.preempt_point();
-        }
+        self.in_sections(|cpu| {
+            cpu.poll();
+            cpu.reclaim(WORK)
+        })
     }
 }

@@ -144,25 +144,18 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
             if self.tables[self.open.index].is_full() {
                 return false;
             }
-            let (more, leaf) = self.next_unswept(region, &mut shared);
+            let (from, end) = shared.unswept;
+            let (leaf, next) = self.ctx().walker().next_leaf(from, end);
+            shared.unswept = next.map_or(NOWHERE, |at| (at, end));
+            region.unswept.store(next.is_some(), Relaxed);
             if let Some((at, span)) = leaf.and_then(|leaf| region.under(leaf, leaf_shift::<M>())) {
                 self.prune(region, &mut shared, at, span);
             }
-            if !more {
+            if next.is_none() {
                 return false;
             }
         }
         true
-    }
-
-    /// The next leaf table that may be one of those, if it is nearby; and whether there may be
-    /// more.
-    fn next_unswept(&self, region: &Region<M::Lock>, shared: &mut Shared) -> (bool, Option<VirtAddr>) {
-        let (from, end) = shared.unswept;
-        let (leaf, next) = self.ctx().walker().next_leaf(from, end);
-        shared.unswept = next.map_or(NOWHERE, |at| (at, end));
-        region.unswept.store(next.is_some(), Relaxed);
-        (next.is_some(), leaf)
     }
 
     /// After grace: frees the table page and its grains.

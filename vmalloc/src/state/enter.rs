@@ -71,6 +71,19 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         }
     }
 
+    /// Repeats `step`, each in a section of its own (L3), until one has nothing to do. Returns the
+    /// work of all.
+    pub(crate) fn in_sections(&mut self, step: impl Fn(&mut Self) -> usize) -> usize {
+        let mut work = 0;
+        loop {
+            match step(self) {
+                0 => return work,
+                more => work += more,
+            }
+            self.preempt_point();
+        }
+    }
+
     #[cold]
     #[inline(never)]
     fn enter_again(&mut self, mut pinned: Pinned) {

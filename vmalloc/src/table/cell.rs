@@ -24,9 +24,8 @@ impl<F: Format> Cell<F> {
         const GROUP: usize = 16;
         // SAFETY: the caller's promise.
         let is_absent = |n: usize| unsafe { F::Word::load(self.0.add(n).as_ptr()) } == F::ABSENT;
-        let are_absent = |n: usize| (n..n + GROUP).fold(true, |all, n| all & is_absent(n));
         let mut n = 0;
-        while n + GROUP <= len && are_absent(n) {
+        while n + GROUP <= len && (n..n + GROUP).fold(true, |all, n| all & is_absent(n)) {
             n += GROUP;
         }
         while n < len && is_absent(n) {
