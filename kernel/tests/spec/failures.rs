@@ -187,7 +187,7 @@ fn heads(kernel: &Tested<'_>) -> Vec<String> {
 fn each_step_that_is_refused_is_told_by_its_name() {
     let rig = quiet();
     let kernel = rig.kernel();
-    let (size, mut told) = (70 * PAGE, std::collections::BTreeSet::new());
+    let (size, mut told) = (140 * PAGE, std::collections::BTreeSet::new());
     for n in 1.. {
         rig.reclaim(usize::MAX);
         rig.sim.faults().fail_from(n);
