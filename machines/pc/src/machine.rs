@@ -42,7 +42,7 @@ pub fn vm() -> &'static Vmalloc<Pc> {
 }
 
 /// Frames that only requests from interrupts may take.
-const ATOMIC_RESERVE: usize = 64;
+const ATOMIC_RESERVE: usize = 128;
 
 /// Pages of a region under the placement *lowest*, whose grains they are (`Config`): 8 TiB.
 const MOST_PAGES: usize = 1 << 31;

@@ -4,7 +4,7 @@
 //! therefore always has the number of stacks that it was opened with. That bounds the frames in it,
 //! and an exchange never needs memory.
 
-use super::magazine::MAX_BULK;
+use super::magazine::BATCH;
 use super::stack::{Held, Stack};
 use crate::machine::Machine;
 use crate::machine::frames::Frames;
@@ -72,14 +72,14 @@ impl<L: RawMutex> Depot<L> {
         exchange(full, &mut chains.empty, &mut chains.full)
     }
 
-    /// Returns up to `MAX_BULK` frames to the source if the depot has more than `keep`, without
+    /// Returns up to `BATCH` frames to the source if the depot has more than `keep`, without
     /// holding the lock. Returns how many.
     pub fn trim<M: Machine>(&self, machine: &M, keep: usize) -> usize {
         if self.frames() <= keep {
             return 0;
         }
         let Some(mut stack) = Held::unchain(&mut self.chains.lock().full) else { return 0 };
-        let given = stack.give_top(machine, stack.len().min(MAX_BULK));
+        let given = stack.give_top(machine, stack.len().min(BATCH));
         let mut chains = self.chains.lock();
         let is_empty = stack.len() == 0;
         stack.chain(if is_empty { &mut chains.empty } else { &mut chains.full });

@@ -36,6 +36,8 @@ use lock_api::RawMutex;
 
 /// The most frames to reserve or accept at once, and to exchange with the source at once.
 pub(crate) const MAX_BULK: usize = 128;
+/// The frames that come from the source, or go back, at a time, if a call needs no more.
+pub(super) const BATCH: usize = 64;
 
 /// One CPU's free frames. Closed until [`Magazine::open`]. Dropping an open magazine leaks its
 /// frames.
@@ -201,11 +203,11 @@ impl Magazine {
         }
     }
 
-    /// Returns up to `MAX_BULK` frames to the source. Returns how many.
+    /// Returns up to `BATCH` frames to the source. Returns how many.
     pub fn give_some<M: Machine>(&mut self, machine: &M) -> usize {
         let Some(Stacks { loaded, spare }) = &mut self.stacks else { return 0 };
         let stack = if spare.len() > 0 { spare } else { loaded };
-        stack.give_top(machine, stack.len().min(MAX_BULK))
+        stack.give_top(machine, stack.len().min(BATCH))
     }
 
     /// Closes the magazine and returns its frames and stacks to the source. Returns the number of
@@ -224,7 +226,7 @@ impl Magazine {
         n: usize,
     ) -> Result<(), usize> {
         debug_assert!(n <= MAX_BULK && self.serves(want));
-        let bulk = (self.full / 2).min(MAX_BULK);
+        let bulk = (self.full / 2).min(BATCH);
         let Some(stacks) = &mut self.stacks else { return if n == 0 { Ok(()) } else { Err(0) } };
         stacks.gather(depot, n);
         let have = stacks.loaded.len();
@@ -250,7 +252,7 @@ impl Stacks {
             if self.loaded.len() >= n {
                 return;
             }
-            // Each stack has fewer than 64 frames, so they fit into one.
+            // Each stack has fewer than 128 frames, so they fit into one.
             self.loaded.pour(&mut self.spare);
             if self.loaded.len() >= n || !depot.swap_for_full(&mut self.spare) {
                 return;
@@ -282,7 +284,7 @@ impl Stacks {
         }
         if !has_room(&self.spare) {
             let lacking = self.spare.len() + n - full;
-            self.spare.give_top(machine, lacking.max(MAX_BULK.min(full / 2)).min(self.spare.len()));
+            self.spare.give_top(machine, lacking.max(BATCH.min(full / 2)).min(self.spare.len()));
         }
         swap(&mut self.loaded, &mut self.spare);
     }

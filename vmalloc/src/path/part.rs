@@ -68,7 +68,7 @@ pub(crate) fn shrink<M: Machine>(ctx: Ctx<'_, M>, at: VirtAddr, bytes: usize) ->
     let pages = found.freeable(|kind| kind.allocates() || kind == Kind::VmapOwned, None)?;
     let left = bytes.div_ceil(PAGE_SIZE);
     let page = |frame| ctx.machine.frames().page(frame);
-    if left == 0 || left >= pages || ctx.frame_at(at).and_then(page).is_none() {
+    if !M::ALIASES || left == 0 || left >= pages || ctx.frame_at(at).and_then(page).is_none() {
         return Ok(());
     }
     let Ok(mut cpu) = CpuGuard::enter(ctx) else { return Ok(()) };
@@ -84,6 +84,8 @@ pub(crate) fn shrink<M: Machine>(ctx: Ctx<'_, M>, at: VirtAddr, bytes: usize) ->
         });
         cpu.reclaim_after();
     }
+    // The pages after it may still be reached: no area may reuse the slot before grace (G6).
+    found.slot().share();
     found.slot().shorten(left, bytes);
     count(&cpu.cpu.counters.free_pages, (pages - left) as u64);
     found.chunk.unclaim(1 << found.index);

@@ -121,6 +121,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         let (Shortage::Frames(wanted) | Shortage::Tables(wanted)) = short else { return false };
         let (is_frames, node) = (short == Shortage::Frames(wanted), self.node);
         let mut frames = ArrayVec::<Pfn, SLICE>::new();
+        let wanted = if is_frames { wanted.saturating_sub(self.magazine.len()) } else { wanted };
         let mut reserve = core.reserve.lock();
         if reserve.len() < wanted || (is_frames && (!M::ALIASES || wanted > SLICE)) {
             return false;

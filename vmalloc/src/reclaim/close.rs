@@ -8,7 +8,7 @@ use crate::flush::{Grace, Holds};
 use crate::machine::{Flush, Machine};
 use crate::state::batch::Batch;
 use crate::state::core::Ctx;
-use crate::state::cpu::SLICE;
+use crate::state::cpu::{SLICE, WORK};
 use crate::state::enter::CpuGuard;
 use crate::state::stats::count;
 use crate::sync::{Ordering::Relaxed, breaks};
@@ -41,9 +41,9 @@ impl<M: Machine> CpuGuard<'_, M> {
     pub(crate) fn reclaim_step(&mut self) {
         self.poll();
         // This is twice what was added since the last step. For the largest areas that go to the
-        // batch at once, it is more than one area, or one area in a chunk of its own.
+        // batch at once, it is two areas, even if each is in a chunk of its own.
         let added = self.open.step();
-        self.reclaim((2 * added).min(SLICE) + 2);
+        self.reclaim((2 * added).min(SLICE + WORK) + 2);
         if self.open.pages >= self.core.batch_pages {
             self.seal();
         }

@@ -120,7 +120,9 @@ impl<M: Machine> CpuGuard<'_, M> {
         let (mut left, mut work, mut got) = (stale, 0, 0);
         while left != 0 && work < budget {
             let slot = left.trailing_zeros();
-            let Some(piece) = usual_piece::<M>(chunk, slot, SLICE - got) else { break };
+            let Some(pages) = chunk.usual_pages(slot, SLICE - got) else { break };
+            let (start, page) = chunk.place(slot);
+            let Some(piece) = at_hand_from::<M>(chunk, PageRange::new(start, pages), || page) else { break };
             let report = move |at, word| ctx.report_bad_entry_again(chunk.slot(slot), at, word);
             got += piece.take_frames(&mut places[got..], report);
             work += 1 + piece.pages();
@@ -250,13 +252,4 @@ impl<M: Machine> CpuGuard<'_, M> {
         let before = chunk.give(slot, batch);
         self.cpu_chunks(chunk.region()).slot_freed(chunk, before);
     }
-}
-
-/// The entries of a stale slot of a class chunk, if they hold only frames of its own, are at most
-/// `most` in one leaf table that the chunk has cached, and nobody claims the slot.
-#[inline(always)]
-fn usual_piece<M: Machine>(chunk: ChunkRef, slot: u32, most: usize) -> Option<PteRange<M::Table>> {
-    let pages = chunk.usual_pages(slot, most)?;
-    let (start, page) = chunk.place(slot);
-    at_hand_from::<M>(chunk, PageRange::new(start, pages), || page)
 }

@@ -339,3 +339,22 @@ fn g4_bare_addresses_that_wait_press_nobody() {
         assert_eq!(rig.check(), Ok(()));
     }
 }
+
+/// Areas of the largest size that one section frees, each in a chunk with no other of its batch.
+#[test]
+fn batches_of_large_areas_each_in_its_own_chunk_do_not_grow() {
+    let rig = boot(quiet(1).node(512 << 20), Config::region(REGION).batch_pages(8 * 128));
+    let mut areas: Vec<_> = (0..700).map(|_| rig.alloc(Req::pages(128)).unwrap()).collect();
+    areas.sort();
+    // By chunk, which is 16 MiB at most.
+    let mut chunks = std::collections::BTreeMap::<usize, Vec<_>>::new();
+    areas.into_iter().for_each(|area| chunks.entry(addr(area).0 >> 24).or_default().push(area));
+    let mut most = 0;
+    while chunks.values().any(|chunk| !chunk.is_empty()) {
+        for area in chunks.values_mut().filter_map(Vec::pop) {
+            rig.give(area).unwrap();
+            most = most.max(rig.stats().waiting_pages / 128);
+        }
+    }
+    assert!(most <= 10, "G4: {most} areas of a batch of 8 wait");
+}

@@ -308,3 +308,30 @@ fn a_request_for_more_addresses_than_there_are_leaves_no_frames_with_its_cpu() {
         rig.purge();
     });
 }
+
+#[test]
+fn the_reserve_serves_what_is_missing_of_an_area_and_no_more() {
+    let rig = boot(quiet(1), Config::region(REGION).atomic_reserve(90));
+    let warm = rig.alloc(Req::pages(100)).unwrap();
+    rig.give(warm).unwrap();
+    // Addresses and tables are there; now only frames run out.
+    let slot = rig.reserve(Req::pages(100)).unwrap();
+    let mut areas = Vec::new();
+    while let Ok(a) = rig.alloc(Req::pages(1).gfp(Gfp::KERNEL | Gfp::NOWARN)) {
+        areas.push(a);
+    }
+    rig.give(slot).unwrap();
+    rig.purge();
+    while let Ok(a) = rig.alloc(Req::pages(1).gfp(Gfp::KERNEL | Gfp::NOWARN)) {
+        areas.push(a);
+    }
+    areas.drain(..40).for_each(|a| rig.give(a).unwrap());
+    rig.purge();
+    let area = rig.alloc(Req::pages(100).gfp(Gfp::ATOMIC));
+    rig.sim.take_log();
+    if let Ok(a) = area {
+        rig.give(a).unwrap()
+    }
+    areas.into_iter().for_each(|a| rig.give(a).unwrap());
+    assert!(area.is_ok(), "40 free and 90 in reserve");
+}

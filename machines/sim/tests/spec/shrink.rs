@@ -101,3 +101,20 @@ fn what_is_no_area_of_memory_is_refused_and_nothing_to_give_back_is_nothing() {
     [area, bare].into_iter().for_each(|area| rig.give(area).unwrap());
     assert!(matches!(shrink(&rig, area, PAGE), Err(FreeError::DoubleFree { .. })));
 }
+
+#[test]
+fn the_page_after_an_area_is_never_one_that_was_shrunk_away_before_grace() {
+    for policy in [vmalloc::Policy::Park, vmalloc::Policy::Keep] {
+        let rig = boot(quiet(2), Config::region(REGION).policy(policy));
+        let area = rig.alloc(Req::pages(72)).unwrap();
+        rig.stamp(area, 72, 1);
+        let _ = rig.sim.load(1, page_of(area, 66));
+        // SAFETY: V1.
+        unsafe { rig.shrink(area, 66 * PAGE) }.unwrap();
+        rig.give(area).unwrap();
+        let next = rig.alloc(Req::pages(66)).unwrap();
+        assert!(rig.sim.load(1, page_of(next, 66)).is_err(), "{policy:?}: its guard is reached");
+        rig.give(next).unwrap();
+        rig.settled();
+    }
+}
