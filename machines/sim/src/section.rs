@@ -47,12 +47,12 @@ const WORK: u64 = 64;
 ///
 /// - Read: a slice of units is given up, and each was the last under a leaf table,
 ///   which is looked through; and a few tables more.
-/// - Written: a free parks a slice, and reclaims up to two, since the last area may be a
-///   whole one; or an allocation maps one, and links a table.
+/// - Written: a free parks a slice, and reclaims up to two and a half, of which the last area
+///   may be a whole one; or an allocation drains and reclaims, maps a slice, and links a table.
 /// - Reached: a slice of units is given up, at the price of some twenty frames each.
-/// - Asked, moved: a slice of frames one by one, or a few batches.
+/// - Asked, moved: what is reclaimed, two and a half slices, one by one; or a few batches.
 /// - Locked: a slice of units is given up, at the price of two locks each.
-pub const BOUNDS: Work = Work([72 * 512, 3 * SLICE + 16, 24 * WORK, 4 * WORK, 5 * WORK, 2 * WORK + 32]);
+pub const BOUNDS: Work = Work([72 * 512, 5 * SLICE, 24 * WORK, 3 * SLICE, 4 * SLICE, 2 * WORK + 32]);
 
 /// Work, by kind.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
