@@ -244,3 +244,13 @@ pub fn give_frames(rig: &Rig, frames: &[Pfn]) {
     // SAFETY: P3: tests give up what they hold.
     frames.iter().for_each(|&frame| unsafe { rig.free_frame(frame) });
 }
+
+/// Refuses the array of an area's frames: the area is as it was.
+#[cfg(debug_assertions)]
+pub fn refuse_array(rig: &Rig, kernel: &Tested<'_>, area: usize) {
+    let before = (rig.state(), kernel.find_vm_area(area));
+    rig.sim.faults().fail_from(1);
+    assert!(kernel.pages(area, GFP).is_err());
+    rig.sim.faults().fail_at(0);
+    assert_eq!((rig.state(), kernel.find_vm_area(area)), before);
+}

@@ -201,11 +201,7 @@ fn each_step_that_is_refused_is_told_by_its_name() {
         }
     }
     let area = kernel.vmalloc(600 * PAGE).map(number).unwrap();
-    let before = (rig.state(), kernel.find_vm_area(area));
-    rig.sim.faults().fail_from(1);
-    assert!(kernel.pages(area, GFP).is_err());
-    rig.sim.faults().fail_at(0);
-    assert_eq!((rig.state(), kernel.find_vm_area(area)), before);
+    refuse_array(&rig, &kernel, area);
     told.extend(heads(&kernel));
     vfree(&kernel, area).unwrap();
     let text = |what: &str| format!("insmod: vmalloc error: size {size}, {what}");

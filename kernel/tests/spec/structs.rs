@@ -117,10 +117,6 @@ fn an_array_that_is_refused_leaves_the_area_as_it_was() {
     let rig = quiet();
     let kernel = rig.kernel();
     let area = kernel.vmalloc(600 * PAGE).map(number).unwrap();
-    let before = (rig.state(), kernel.find_vm_area(area));
-    rig.sim.faults().fail_from(1);
-    assert!(kernel.pages(area, GFP).is_err());
-    rig.sim.faults().fail_at(0);
-    assert_eq!((rig.state(), kernel.find_vm_area(area)), before);
+    refuse_array(&rig, &kernel, area);
     // What is left is freed with the subsystem, or by the instance.
 }

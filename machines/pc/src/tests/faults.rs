@@ -40,15 +40,15 @@ pub fn under_strict_a_use_after_free_faults_at_once() -> Outcome {
         super::put(&AREA, made(pages)?)?;
         touch_everywhere();
         AREA.look().map_or(Ok(()), super::Stamped::free)?;
-        cpu::on_all(|_| note(nothing_is_reached()));
+        cpu::on_all(|_| note(nothing_is_reached(&AREA)));
         AREA.take();
     }
     Ok(())
 }
 
-/// Each page of the area that is shown faults here.
-fn nothing_is_reached() -> Outcome {
-    let Some(area) = AREA.look() else { return Ok(()) };
+/// Each page of the area that is shown at `of` faults on this CPU.
+pub(super) fn nothing_is_reached(of: &Place) -> Outcome {
+    let Some(area) = of.look() else { return Ok(()) };
     for page in 0..area.pages {
         let at = area.at.addr().get() + page * PAGE_SIZE;
         check!(trap::load(at) == Err(Fault { at }), "{at:#x} was freed and can be read");
@@ -79,7 +79,7 @@ fn faults_after(policy: Policy, flush: fn()) -> Outcome {
         let before = vm().whatis(area.at.addr().get());
         check!(matches!(before, What::Freed { .. }), "a freed area is said to be {before:?}");
         flush();
-        cpu::on_all(|_| note(nothing_is_reached()));
+        cpu::on_all(|_| note(nothing_is_reached(&AREA)));
         AREA.take();
     }
     Ok(())

@@ -1,5 +1,6 @@
 //! The traditional subsystem around the library, through the translation of the hardware.
 
+use super::faults::nothing_is_reached;
 use super::random::Random;
 use super::table::{Place, Stamped};
 use super::{Outcome, Wrong, check, note, stamp};
@@ -39,16 +40,6 @@ fn read() -> Outcome {
     AREA.look().map_or(Ok(()), |area| area.verify())
 }
 
-/// Each page of the area that is shown faults here.
-fn nothing_is_reached() -> Outcome {
-    let Some(area) = AREA.look() else { return Ok(()) };
-    for page in 0..area.pages {
-        let at = area.at.addr().get() + page * PAGE_SIZE;
-        check!(trap::load(at) == Err(Fault { at }), "{at:#x} was freed and can be read");
-    }
-    Ok(())
-}
-
 pub fn each_age_makes_memory_that_every_cpu_reads_and_that_faults_after_its_end() -> Outcome {
     type Make = fn(usize) -> Result<NonNull<u8>, Error>;
     let makes: [Make; 4] = [
@@ -69,7 +60,7 @@ pub fn each_age_makes_memory_that_every_cpu_reads_and_that_faults_after_its_end(
         cpu::on_all(|_| note(read()));
         vfree(at)?;
         vm().purge();
-        cpu::on_all(|_| note(nothing_is_reached()));
+        cpu::on_all(|_| note(nothing_is_reached(&AREA)));
         AREA.take();
     }
     Ok(())
@@ -114,7 +105,7 @@ pub fn parts_of_a_sparse_area_come_and_go_and_holes_fault() -> Outcome {
         }
         // SAFETY: Y1, Y3: as above.
         right(unsafe { kernel().vm_area_unmap_pages(&area, start, end) })?;
-        cpu::on_all(|_| note(nothing_is_reached()));
+        cpu::on_all(|_| note(nothing_is_reached(&AREA)));
         AREA.take();
     }
     // SAFETY: P3: they are the test's.
