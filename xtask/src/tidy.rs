@@ -1,7 +1,8 @@
 //! Checks over the tree that the compiler does not make.
 //!
 //! - **dead files**: a `.rs` file that no crate reaches ([`modules`]).
-//! - **length**: functions over 60 lines, files over 600 ([`length`]).
+//! - **length**: functions over 60 lines, files over 600, and a library whose usual function is
+//!   long ([`length`]).
 //! - **floors**: a room of the library that names one above its own floor ([`floors`]).
 //! - **size**: a library with more lines of code than before ([`size`]).
 //! - **surface**: a method of `Vmalloc` outside of its room, and internals that are public
@@ -69,6 +70,7 @@ pub struct Report {
     /// Sorted by place.
     pub findings: Vec<Finding>,
     lengths: length::Lengths,
+    library: length::Lengths,
     size: size::Size,
 }
 
@@ -78,6 +80,8 @@ impl fmt::Display for Report {
             writeln!(f, "{finding}")?;
         }
         writeln!(f, "tidy: {}", self.size)?;
+        let bars = format_args!("bars: median {}, p90 {}", length::MEDIAN, length::P90);
+        writeln!(f, "tidy: vmalloc/src has {} ({bars})", self.library)?;
         writeln!(f, "tidy: {}; {} findings", self.lengths, self.findings.len())
     }
 }
@@ -107,7 +111,8 @@ fn report(tree: &Tree) -> Report {
     let mut findings = tree.broken.clone();
     findings.extend(checks.iter().flat_map(|check| check(tree)));
     findings.sort();
-    Report { findings, lengths: length::Lengths::of(tree), size: size::Size::of(tree) }
+    let (lengths, library) = (length::Lengths::of(tree), length::Lengths::of_library(tree));
+    Report { findings, lengths, library, size: size::Size::of(tree) }
 }
 
 #[cfg(test)]
@@ -127,7 +132,8 @@ mod tests {
              vmalloc/src/lib.rs:2: unwrap() in what ships: say why it holds, or refuse\n\
              vmalloc/src/units.rs:1: todo! in what ships\n\
              tidy: vmalloc/src has 3 lines of code (bar 8,800)\n\
-             tidy: 2 functions, median 1 lines, longest 1; 3 findings\n"
+             tidy: vmalloc/src has 2 functions, median 1 lines, p90 1, longest 1 (bars: median 5, p90 15)\n\
+             tidy: 2 functions, median 1 lines, p90 1, longest 1; 3 findings\n"
         );
     }
 

@@ -12,10 +12,16 @@ const FUNCTION: usize = 60;
 const FILE: usize = 600;
 /// In the library, apart from its tests and models.
 const LIBRARY_FILE: usize = 500;
+/// Half of the library's functions are not longer than this.
+pub const MEDIAN: usize = 5;
+/// Nine of ten of them are not longer than this.
+pub const P90: usize = 15;
 
-/// Functions and files over their limit.
+/// Functions and files over their limit, and a library whose functions have grown long.
 pub fn check(tree: &Tree) -> Vec<Finding> {
-    tree.sources.iter().flat_map(check_source).collect()
+    let mut findings: Vec<Finding> = tree.sources.iter().flat_map(check_source).collect();
+    findings.extend(Lengths::of_library(tree).over());
+    findings
 }
 
 fn check_source(source: &Source) -> Vec<Finding> {
@@ -34,23 +40,45 @@ fn check_source(source: &Source) -> Vec<Finding> {
     findings
 }
 
-/// How long the functions of a tree are.
+/// How long the functions of a tree are, from the shortest to the longest.
 pub struct Lengths(Vec<usize>);
 
 impl Lengths {
     /// Of all functions, those of tests among them.
     pub fn of(tree: &Tree) -> Lengths {
-        let mut lengths: Vec<usize> = tree.sources.iter().flat_map(functions).map(|f| f.lines).collect();
+        Lengths::sorted(tree.sources.iter())
+    }
+
+    /// Of the library's functions, without those in its files of tests and models.
+    pub fn of_library(tree: &Tree) -> Lengths {
+        let library = |source: &&Source| source.path.starts_with("vmalloc/src/") && !source.test;
+        Lengths::sorted(tree.sources.iter().filter(library))
+    }
+
+    fn sorted<'a>(sources: impl Iterator<Item = &'a Source>) -> Lengths {
+        let mut lengths: Vec<usize> = sources.flat_map(functions).map(|f| f.lines).collect();
         lengths.sort_unstable();
         Lengths(lengths)
+    }
+
+    /// The length that `percent` of the functions do not exceed.
+    fn percentile(&self, percent: usize) -> usize {
+        self.0.get(self.0.len() * percent / 100).copied().unwrap_or(0)
+    }
+
+    fn over(&self) -> Vec<Finding> {
+        let bars = [("median", 50, MEDIAN), ("p90", 90, P90)];
+        let over = bars.into_iter().filter(|&(_, percent, bar)| self.percentile(percent) > bar);
+        let what =
+            |(name, percent, bar)| format!("the {name} function has {} lines; bar {bar}", self.percentile(percent));
+        over.map(|bar| Finding::new("vmalloc/src", 0, what(bar))).collect()
     }
 }
 
 impl fmt::Display for Lengths {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let median = self.0.get(self.0.len() / 2).unwrap_or(&0);
-        let longest = self.0.last().unwrap_or(&0);
-        write!(f, "{} functions, median {median} lines, longest {longest}", self.0.len())
+        let (median, p90, longest) = (self.percentile(50), self.percentile(90), self.0.last().unwrap_or(&0));
+        write!(f, "{} functions, median {median} lines, p90 {p90}, longest {longest}", self.0.len())
     }
 }
 
@@ -143,6 +171,29 @@ mod tests {
     fn the_median_is_that_of_all_functions() {
         let text = [1, 2, 3].map(|n| function(&format!("f{n}"), n * n + 1)).concat();
         let tree = Tree::of(&[("a/src/lib.rs", &text)]);
-        assert_eq!(Lengths::of(&tree).to_string(), "3 functions, median 5 lines, longest 10");
+        assert_eq!(Lengths::of(&tree).to_string(), "3 functions, median 5 lines, p90 10, longest 10");
+    }
+
+    #[test]
+    fn a_library_whose_usual_function_is_long_is_found_and_so_is_one_with_many_long_functions() {
+        let said = |lengths: [usize; 10]| {
+            let text = lengths.map(|lines| function("f", lines)).concat();
+            let tree = Tree::of(&[("vmalloc/src/lib.rs", &text)]);
+            check(&tree).into_iter().map(|finding| finding.what).collect::<Vec<_>>()
+        };
+        assert_eq!(said([5, 5, 5, 5, 5, 5, 15, 15, 15, 15]), [""; 0]);
+        assert_eq!(said([5, 5, 5, 5, 5, 6, 15, 15, 15, 15]), ["the median function has 6 lines; bar 5"]);
+        assert_eq!(said([5, 5, 5, 5, 5, 5, 5, 5, 5, 16]), ["the p90 function has 16 lines; bar 15"]);
+    }
+
+    #[test]
+    fn other_crates_and_the_library_s_tests_may_have_longer_functions() {
+        let long = function("f", 30);
+        let tree = Tree::of(&[
+            ("a/src/lib.rs", &long),
+            ("vmalloc/src/lib.rs", "#[cfg(test)] mod tests;"),
+            ("vmalloc/src/tests.rs", &long),
+        ]);
+        assert_eq!(check(&tree), []);
     }
 }
