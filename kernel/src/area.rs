@@ -13,7 +13,7 @@
 
 use crate::array::PageArray;
 use crate::call::Value;
-use crate::error::Error;
+use crate::error::{Error, lacks_addresses};
 use crate::flags::VmFlags;
 use crate::gfp::GfpFlags;
 use crate::host::{Host, Kern};
@@ -125,7 +125,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
 
     /// Says that no hole was wide enough.
     fn no_addresses(&self, error: &AllocError, (request, size): (&Request, usize), age: Age) {
-        if !matches!(error, AllocError::NoAddresses { .. }) || !self.may_warn(request.gfp_mask) {
+        if !lacks_addresses(error) || !self.may_warn(request.gfp_mask) {
             return;
         }
         let guarded = size + if request.vm_flags.contains(VmFlags::NO_GUARD) { 0 } else { PAGE_SIZE };

@@ -1,6 +1,7 @@
 //! Why a call was refused, and the number that the traditional interface has for it.
 
 use core::fmt;
+use vmalloc::error::Shortage;
 use vmalloc::machine::Context;
 use vmalloc::machine::format::MemType;
 use vmalloc::units::Pfn;
@@ -121,6 +122,11 @@ impl Error {
     }
 }
 
+/// Whether no hole was wide enough, or none that is flushed.
+pub(crate) const fn lacks_addresses(error: &AllocError) -> bool {
+    matches!(error, AllocError::NoAddresses { .. } | AllocError::WouldWait(_, Shortage::Addresses { .. }))
+}
+
 /// The traditional number for an error of the library.
 const fn errno_of(error: &AllocError) -> Errno {
     match error {
@@ -128,6 +134,7 @@ const fn errno_of(error: &AllocError) -> Errno {
         | AllocError::InUse(_)
         | AllocError::Restricted(_)
         | AllocError::WrongContext(_)
+        | AllocError::WouldWait(..)
         | AllocError::NotInitialised => Errno::EBUSY,
         AllocError::ZeroSize
         | AllocError::BadAlign(_)
@@ -138,10 +145,7 @@ const fn errno_of(error: &AllocError) -> Errno {
         | AllocError::BadNode { .. } => Errno::EINVAL,
         AllocError::BadRange { .. } => Errno::ERANGE,
         AllocError::TooLarge { .. } => Errno::E2BIG,
-        AllocError::NoFrames { .. }
-        | AllocError::NoTables { .. }
-        | AllocError::WouldWait(_)
-        | AllocError::Refused(_) => Errno::ENOMEM,
+        AllocError::NoFrames { .. } | AllocError::NoTables { .. } | AllocError::Refused(_) => Errno::ENOMEM,
     }
 }
 

@@ -20,6 +20,7 @@ use crate::records::Record;
 use crate::vm_struct::VmStruct;
 use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use vmalloc::AllocError;
+use vmalloc::error::Shortage;
 use vmalloc::machine::Machine;
 use vmalloc::units::{PAGE_SHIFT, PAGE_SIZE, PageRange, Pfn, VirtAddr};
 
@@ -87,7 +88,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     ///
     /// # Errors
     /// [`Error::NoArea`], [`Error::OutsideArea`]; [`Error::Alloc`]: EBUSY for a page that
-    /// is bound, EINVAL for a frame that no entry can name, ENOMEM for want of tables.
+    /// is bound, or that waits for a flush where nobody may wait, EINVAL for a frame that no entry can name, ENOMEM for want of tables.
     ///
     /// # Safety
     /// Y3.
@@ -246,7 +247,8 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         if record.stale <= self.flushes.covered.load(SeqCst) || self.flush_all() {
             return Ok(());
         }
-        Err(AllocError::WouldWait(self.machine().context()).into())
+        let stale = Shortage::Addresses { pages: 1, widest: 0 };
+        Err(AllocError::WouldWait(self.machine().context(), stale).into())
     }
 }
 

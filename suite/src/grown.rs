@@ -65,7 +65,7 @@ impl<M: Machine, G: Ground> Suite<'_, M, G> {
                     self.ground.store(area, 1);
                     self.free(area)
                 }
-                Err(AllocError::NoAddresses { .. } | AllocError::WouldWait(_)) => self.expected(),
+                Err(AllocError::NoAddresses { .. } | AllocError::WouldWait(..)) => self.expected(),
                 Err(AllocError::NoFrames { .. } | AllocError::NoTables { .. }) => self.expected(),
                 Err(why) => Err(why.into()),
             }

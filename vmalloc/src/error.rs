@@ -71,8 +71,8 @@ pub enum AllocError {
         /// The number of nodes.
         nodes: usize,
     },
-    /// A flush would free memory, but the caller must not wait for it.
-    WouldWait(Context),
+    /// A flush would give back what is short, but the caller must not wait for it.
+    WouldWait(Context, Shortage),
     /// The call is not possible here: it has interrupted another call on this CPU, which holds what
     /// it needs.
     WrongContext(Context),
@@ -119,7 +119,7 @@ impl fmt::Display for AllocError {
             AllocError::NotOut(frame) => write!(f, "{frame:?} is no frame that was given out"),
             AllocError::NoAliases => f.write_str("given frames cannot be mapped on this machine: allocate, and copy"),
             AllocError::BadNode { node, nodes } => write!(f, "no node {}: there are {nodes}", node.0),
-            AllocError::WouldWait(context) => write!(f, "would have to wait for a flush, but runs in {context:?}"),
+            AllocError::WouldWait(context, short) => write!(f, "{short:?} wait for a flush, and {context:?} must not"),
             AllocError::WrongContext(context) => write!(f, "this CPU is inside a call already ({context:?})"),
             AllocError::NotInitialised => f.write_str("the instance is not initialised"),
             AllocError::Refused(number) => write!(f, "the machine refused with error {number}"),

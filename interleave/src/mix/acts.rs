@@ -362,7 +362,7 @@ fn expect_area(made: Result<usize, AllocError>) -> Option<usize> {
             AllocError::NoFrames { .. }
             | AllocError::NoAddresses { .. }
             | AllocError::NoTables { .. }
-            | AllocError::WouldWait(_),
+            | AllocError::WouldWait(..),
         ) => None,
         Err(why) => panic!("refusal: {why}"),
     }

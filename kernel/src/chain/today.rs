@@ -6,7 +6,7 @@
 
 use super::v4::MIN_COUNT;
 use crate::call::Value;
-use crate::error::Error;
+use crate::error::{Error, lacks_addresses};
 use crate::gfp::GfpFlags;
 use crate::host::{Host, Kern};
 use crate::kernel::{Kernel, page_align};
@@ -17,6 +17,7 @@ use crate::warn::Once;
 use core::ptr::NonNull;
 use vmalloc::area::Guard;
 use vmalloc::area::Req;
+use vmalloc::error::Shortage;
 use vmalloc::machine::Machine;
 use vmalloc::units::PAGE_SIZE;
 use vmalloc::{AllocError, Gfp};
@@ -131,7 +132,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         let (size, gfp) = (request.size, request.gfp_mask);
         let again = if tries_on { ". Retrying." } else { "" };
         match *error {
-            AllocError::NoAddresses { .. } => {
+            _ if lacks_addresses(error) => {
                 let (start, end) = (request.start, request.end);
                 if self.may_warn(gfp) {
                     let guarded = page_align(size).map_or(size, |bytes| bytes + PAGE_SIZE);
@@ -142,7 +143,11 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
                 }
                 self.warn_alloc(gfp, format_args!("vmalloc error: size {size}, vm_struct allocation failed{again}"));
             }
-            AllocError::NoTables { .. } | AllocError::InUse(_) | AllocError::Restricted(_) | AllocError::Refused(_) => {
+            AllocError::NoTables { .. }
+            | AllocError::WouldWait(_, Shortage::Tables(_))
+            | AllocError::InUse(_)
+            | AllocError::Restricted(_)
+            | AllocError::Refused(_) => {
                 self.warn_alloc(gfp, format_args!("vmalloc error: size {size}, failed to map pages{again}"));
             }
             _ => self.warn_alloc(gfp, format_args!("vmalloc error: size {size}, failed to allocate pages{again}")),

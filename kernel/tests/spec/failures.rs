@@ -3,7 +3,9 @@
 use crate::common::*;
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering::SeqCst;
+use vmalloc::{AllocError, Config, Placement};
 use vmalloc_kernel::{Errno, Error, GfpFlags, Kern, Pgprot, Request};
+use vmalloc_sim::{Rates, Sim};
 
 type Make = fn(&Tested<'_>) -> Result<NonNull<u8>, Error>;
 
@@ -100,9 +102,12 @@ fn areas_are_made_by_tasks_and_not_in_interrupts() {
 }
 
 /// A region of 64 pages, in which the lowest hole is taken.
+fn few_addresses() -> Config {
+    Config::region(START..START + 64 * PAGE).placement(Placement::Lowest)
+}
+
 fn narrow() -> Rig {
-    let config = vmalloc::Config::region(START..START + 64 * PAGE).placement(vmalloc::Placement::Lowest);
-    boot(vmalloc_sim::Sim::builder().rates(vmalloc_sim::Rates::NEVER), config)
+    boot(Sim::builder().rates(Rates::NEVER), few_addresses())
 }
 
 fn said(kernel: &Tested<'_>) -> Vec<(Kern, String)> {
@@ -207,6 +212,31 @@ fn each_step_that_is_refused_is_told_by_its_name() {
     let text = |what: &str| format!("insmod: vmalloc error: size {size}, {what}");
     let array = format!("insmod: vmalloc error: size {}, failed to allocated page array size 4800", 600 * PAGE);
     assert_eq!(told, [text("failed to allocate pages"), text("failed to map pages"), array].into());
+}
+
+#[test]
+fn a_refusal_that_a_flush_would_have_helped_is_ebusy_whatever_is_short() {
+    for (config, pages, told) in
+        [(Config::region(REGION), 9000, "failed to allocate pages"), (few_addresses(), 50, "Address range restricted")]
+    {
+        let rig = boot(Sim::builder().cpus(2).rates(Rates::NEVER), config);
+        let kernel = rig.kernel();
+        let area = kernel.vmalloc(pages * PAGE).map(number).unwrap();
+        vfree(&kernel, area).unwrap();
+        for gfp in [GfpFlags::ATOMIC, GfpFlags::NOWAIT] {
+            let refused = kernel.__vmalloc(pages * PAGE, gfp).map(number).unwrap_err();
+            assert!(matches!(refused, Error::Alloc(AllocError::WouldWait(..))), "{refused}");
+            assert_eq!(refused.errno(), Errno::EBUSY, "CPU 1 has not flushed yet");
+        }
+        let lines = said(&kernel);
+        assert!(lines.iter().any(|line| line.1.contains(told)), "{lines:?}");
+        // Nothing waits any more: what is short is short.
+        let area = kernel.vmalloc(pages * PAGE).map(number).unwrap();
+        let refused = kernel.__vmalloc(pages * PAGE, GfpFlags::ATOMIC).map(number).unwrap_err();
+        assert!(!matches!(refused, Error::Alloc(AllocError::WouldWait(..))), "{refused}");
+        vfree(&kernel, area).unwrap();
+        rig.state();
+    }
 }
 
 #[test]

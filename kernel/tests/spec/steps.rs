@@ -114,7 +114,7 @@ fn a_flush_that_was_left_out_is_made_up_for_before_the_page_is_bound_again() {
     }
     // Where nobody may wait it is refused, and nothing changes.
     rig.sim.set_context(Context::Atomic);
-    assert_eq!(map(&kernel, &area, 0, &some[..4]).unwrap_err().errno(), Errno::ENOMEM);
+    assert_eq!(map(&kernel, &area, 0, &some[..4]).unwrap_err().errno(), Errno::EBUSY);
     assert_eq!(kernel.vmalloc_to_page(area.addr), None);
     rig.sim.set_context(Context::Task);
     map(&kernel, &area, 0, &some[..4]).unwrap();

@@ -169,11 +169,12 @@ impl<M: Machine> CpuGuard<'_, M> {
 
     fn failure(&mut self, plan: Plan<'_>, short: Shortage) -> AllocError {
         let (machine, waiting) = (self.machine, self.core.waiting.load(Relaxed));
+        // Any freed area may lie beside a hole that is too narrow.
+        let enough = if let Shortage::Frames(n) | Shortage::Tables(n) = short { n } else { 1 };
+        let waits = waiting >= enough && !self.may_wait(plan);
         match short {
+            _ if waits => AllocError::WouldWait(self.outside(|| machine.context()), short),
             Shortage::Addresses { pages, widest } => AllocError::NoAddresses { pages, widest },
-            Shortage::Frames(n) | Shortage::Tables(n) if waiting >= n && !self.may_wait(plan) => {
-                AllocError::WouldWait(self.outside(|| machine.context()))
-            }
             Shortage::Frames(_) => {
                 let free = if M::ALIASES { machine.frames().free_now() } else { self.core.in_place.load(Relaxed) };
                 let got = free.min(plan.pages - 1);

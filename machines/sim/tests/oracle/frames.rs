@@ -144,7 +144,7 @@ impl<F: Format> Hand<'_, F> {
     fn mapped(&self, made: Result<NonNull<u8>, AllocError>, frames: Vec<Pfn>, kind: Kind, prot: Prot) {
         let at = match made {
             Ok(at) => at.addr().get(),
-            Err(AllocError::NoAddresses { .. } | AllocError::NoTables { .. } | AllocError::WouldWait(_)) => return,
+            Err(AllocError::NoAddresses { .. } | AllocError::NoTables { .. } | AllocError::WouldWait(..)) => return,
             Err(error) => panic!("refusal: {kind:?} of {frames:?}: {error:?}"),
         };
         let mut area = Area::new(at, frames.len() * PAGE_SIZE, kind);
@@ -187,7 +187,7 @@ impl<F: Format> Hand<'_, F> {
                 area.frames = (0..area.pages).map(|n| DEVICE.first.offset((first + n) as u64)).collect();
                 self.look_then_enter(area);
             }
-            Err(AllocError::NoAddresses { .. } | AllocError::NoTables { .. } | AllocError::WouldWait(_)) => {}
+            Err(AllocError::NoAddresses { .. } | AllocError::NoTables { .. } | AllocError::WouldWait(..)) => {}
             Err(error) => panic!("refusal: ioremap of {bytes} bytes at {phys:#x}: {error:?}"),
         }
     }

@@ -195,7 +195,7 @@ impl<F: Format> Hand<'_, F> {
                     self.enter(area, &self.usable(region), PAGE_SIZE);
                 }
             }
-            Err(AllocError::NoAddresses { .. } | AllocError::NoTables { .. } | AllocError::WouldWait(_)) => {}
+            Err(AllocError::NoAddresses { .. } | AllocError::NoTables { .. } | AllocError::WouldWait(..)) => {}
             Err(error) => panic!("refusal: congruent {parts:x?}: {error:?}"),
         }
     }
@@ -243,7 +243,7 @@ impl<F: Format> Hand<'_, F> {
         match error {
             AllocError::NoFrames { .. } | AllocError::NoTables { .. } => self.judge_shortage(ask, error),
             AllocError::NoAddresses { .. } => self.judge_gap(ask, error),
-            AllocError::WouldWait(_) => {}
+            AllocError::WouldWait(..) => {}
             other => panic!("refusal: {ask:x?}: {other:?}"),
         }
     }

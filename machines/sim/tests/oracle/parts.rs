@@ -59,7 +59,7 @@ impl<F: Format> Hand<'_, F> {
             Err(AllocError::InUse(odd)) => {
                 assert_eq!(Some(odd.0), in_use.map(|n| at + n * PAGE_SIZE), "refusal: of a part of {start:#x}");
             }
-            Err(AllocError::NoTables { .. } | AllocError::WouldWait(_)) => {}
+            Err(AllocError::NoTables { .. } | AllocError::WouldWait(..)) => {}
             Err(error) => panic!("refusal: a part of {start:#x}: {error:?}"),
         }
         self.model().bound_in_vain(start, first, &frames);

@@ -53,7 +53,7 @@ impl Tally {
         match made {
             Ok(area) => self.made.lock().unwrap().push(addr(area).0),
             Err(AllocError::WrongContext(Context::Nmi)) => _ = self.refused.fetch_add(1, Relaxed),
-            Err(AllocError::WouldWait(Context::Nmi) | AllocError::NoFrames { .. } | AllocError::NoTables { .. })
+            Err(AllocError::WouldWait(Context::Nmi, _) | AllocError::NoFrames { .. } | AllocError::NoTables { .. })
                 if self.short => {}
             Err(error) => panic!("{error}"),
         }
