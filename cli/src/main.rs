@@ -7,6 +7,7 @@
 //!   qemu      runs the bare-metal machine      boot      lends it the terminal
 //!   bench     measures, beside Linux and others
 //!   chain     prints the calls behind a vmalloc
+//!   show      who holds what, from a vmallocinfo
 //!   scullv    mounts the memory device
 //! ```
 //!
@@ -23,6 +24,7 @@ mod qemu;
 mod replay;
 mod report;
 mod scullv;
+mod show;
 mod trace;
 
 use anyhow::{Context, Result};
@@ -55,6 +57,10 @@ fn main() -> ExitCode {
         },
         Command::Chain(options) => match chain::prepare(options) {
             Ok(chain) => ended(chain.run()),
+            Err(error) => failed(UNUSABLE, &error),
+        },
+        Command::Show(options) => match show::prepare(options) {
+            Ok(shown) => ended(shown.run()),
             Err(error) => failed(UNUSABLE, &error),
         },
         Command::Scullv(options) => match scullv::prepare(options) {

@@ -1,8 +1,11 @@
 //! The command line.
 
+pub mod show;
+
 use crate::qemu::Board;
 use crate::qemu::tools::Source;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use show::{SHOW_EXAMPLES, Show};
 use std::path::PathBuf;
 use vmalloc::area::{Placement, Policy};
 use vmalloc::units::{MAX_CPUS, PAGE_SIZE};
@@ -44,6 +47,13 @@ pub enum Command {
     /// entered.
     #[command(after_long_help = CHAIN_EXAMPLES)]
     Chain(Chain),
+    /// Show who holds a kernel's vmalloc space, from its /proc/vmallocinfo
+    ///
+    /// Reads a listing of any kernel since 2.6 and sums it by caller, module, kind,
+    /// node and size; names the largest areas and the holes between them; draws the
+    /// address space. Of two listings it shows what grew.
+    #[command(after_long_help = SHOW_EXAMPLES)]
+    Show(Show),
     /// Mount the memory device of Linux Device Drivers, for all programs to use
     ///
     /// Each device is a file whose bytes lie in vmalloc'd areas of this

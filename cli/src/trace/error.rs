@@ -15,6 +15,9 @@ pub enum TraceError {
     /// The compressed data is damaged.
     #[error("{file}:{line}: the gzip data is damaged or cut short here: {cause}")]
     Gzip { file: String, line: usize, cause: io::Error },
+    /// A listing without a line of one.
+    #[error("{file}: the listing has no areas: lines that begin with 0x<start>-0x<end> and a size in bytes")]
+    NoAreas { file: String },
     /// A line is not right.
     #[error("{file}:{line}: {reason}")]
     Line { file: String, line: usize, reason: Reason },
@@ -85,6 +88,8 @@ pub enum Reason {
     NoChunk,
     #[error("more areas than this program can number")]
     TooMany,
-    #[error("not a line of a vmallocinfo listing: {0:?}")]
+    #[error("not a line of a vmallocinfo listing: {0:?}; expected 0x<start>-0x<end> and a size in bytes")]
     NoListing(String),
+    #[error("after an area's range its size is expected, in bytes, not {0:?}")]
+    NoSize(String),
 }

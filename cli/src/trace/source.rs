@@ -57,7 +57,12 @@ impl<'r> Lines<'r> {
 
     /// The error that the present line is wrong for `reason`.
     pub fn blame(&self, reason: Reason) -> TraceError {
-        TraceError::Line { file: self.name.clone(), line: self.line, reason }
+        self.blame_at(self.line, reason)
+    }
+
+    /// The error that an earlier line is wrong for `reason`.
+    pub fn blame_at(&self, line: usize, reason: Reason) -> TraceError {
+        TraceError::Line { file: self.name.clone(), line, reason }
     }
 
     fn failed(&self, cause: io::Error) -> TraceError {

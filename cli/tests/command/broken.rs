@@ -26,6 +26,7 @@ fn free(time: u32, addr: &str, size: &str) -> String {
     format!("{time} 0 free addr={addr} size={size} kind=? by=vfree caller=f task=a:1\n")
 }
 
+const EXPECTED: &str = "expected 0x<start>-0x<end> and a size in bytes";
 const HERE: &str = "0xffffc90000004000";
 
 #[test]
@@ -118,7 +119,8 @@ fn a_listing_that_is_none() {
     std::fs::write(&path, "0x1000-0x2000 4096 f+0x1/0x2 vmalloc\nhello\n").unwrap();
     let run = replay(&[&trace("boot.txt.gz"), "--expect", path.to_str().unwrap()]);
     assert_eq!((run.code, run.out.as_str()), (2, ""));
-    let message = format!("vmalloc: {}:2: not a line of a vmallocinfo listing: \"hello\"\n", path.display());
+    let message =
+        format!("vmalloc: {}:2: not a line of a vmallocinfo listing: \"hello\"; {EXPECTED}\n", path.display());
     assert_eq!(run.err, message);
 }
 

@@ -5,3 +5,4 @@ mod broken;
 mod chained;
 mod common;
 mod replayed;
+mod shown;

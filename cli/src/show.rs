@@ -1,0 +1,90 @@
+//! `vmalloc show`: who holds a kernel's vmalloc space.
+//!
+//! ```text
+//!   summary   a listing, summed up while it is read      holes    addresses between areas
+//!   growth    what changed between two                   tables   for people
+//!   json      for programs                               svg      the picture
+//! ```
+
+mod growth;
+mod holes;
+mod json;
+mod summary;
+mod svg;
+mod tables;
+#[cfg(test)]
+mod tests;
+
+use crate::listing;
+use crate::listing::reader::Areas;
+use crate::options::show::{By, Show};
+use crate::trace::error::TraceError;
+use anyhow::{Context, Result, anyhow, ensure};
+use std::io::{ErrorKind, stdin};
+use std::path::Path;
+use summary::Summary;
+
+/// This machine's listing.
+const OWN: &str = "/proc/vmallocinfo";
+
+/// What was read, and how to show it.
+pub struct Shown {
+    options: Show,
+    first: Summary,
+    later: Option<Summary>,
+}
+
+/// Reads all that is given.
+pub fn prepare(options: Show) -> Result<Shown> {
+    let both = [&options.listing, &options.later];
+    ensure!(both.iter().any(|path| path.as_deref() != Some(Path::new("-"))), "stdin is one listing, not two");
+    let top = options.top as usize;
+    let first = match &options.listing {
+        Some(path) => summed(path, top)?,
+        None => summed(Path::new(OWN), top).map_err(|error| match error {
+            TraceError::Open { ref cause, .. } if cause.kind() == ErrorKind::PermissionDenied => {
+                anyhow!("{error}; only root may: sudo cat {OWN} | vmalloc show -")
+            }
+            error => error.into(),
+        })?,
+    };
+    let later = options.later.as_deref().map(|path| summed(path, top)).transpose()?;
+    Ok(Shown { options, first, later })
+}
+
+fn summed(path: &Path, top: usize) -> Result<Summary, TraceError> {
+    if path == Path::new("-") {
+        return Summary::new("stdin", Areas::new("stdin", stdin().lock())?, top);
+    }
+    let name = path.display().to_string();
+    Summary::new(&name, Areas::new(&name, listing::open(path)?)?, top)
+}
+
+impl Shown {
+    /// Draws and prints.
+    pub fn run(&self) -> Result<bool> {
+        if let Some(path) = &self.options.svg {
+            let picture = svg::draw(&self.first);
+            std::fs::write(path, picture).with_context(|| format!("{}: cannot be written", path.display()))?;
+        }
+        super::print(&self.text()?)?;
+        Ok(true)
+    }
+
+    fn text(&self) -> Result<String> {
+        let (top, by, first) = (self.options.top as usize, self.options.by, &self.first);
+        if self.options.json {
+            let report = match &self.later {
+                Some(later) => json::grown([first, later], by.unwrap_or(By::Caller)),
+                None => json::shown(first, by, top),
+            };
+            return Ok(serde_json::to_string_pretty(&report)? + "\n");
+        }
+        let mut out = String::new();
+        match &self.later {
+            Some(later) => tables::write_growth(&mut out, [first, later], by.unwrap_or(By::Caller), top)?,
+            None => tables::write(&mut out, first, by, top)?,
+        }
+        Ok(out)
+    }
+}
