@@ -95,6 +95,7 @@ mod records;
 mod request;
 mod scope;
 mod slab;
+mod sync;
 mod user;
 mod vfree;
 mod vm_struct;

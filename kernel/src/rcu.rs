@@ -24,9 +24,9 @@ use crate::gfp::GfpFlags;
 use crate::host::{Host, Kern};
 use crate::kernel::Kernel;
 use crate::memory::Place;
+use crate::sync::{AtomicUsize, Ordering::*, breaks};
 use core::mem::take;
 use core::ptr::with_exposed_provenance;
-use core::sync::atomic::{AtomicUsize, Ordering::*};
 use vmalloc::machine::{Context, Machine};
 use vmalloc::units::{PAGE_SIZE, Pfn};
 
@@ -154,6 +154,10 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         loop {
             let words = [at.addr(), before].map(usize::to_ne_bytes);
             self.write_place(place.plus(offset), words.as_flattened())?;
+            if breaks!(HeadStored) {
+                self.rcu_heads.store(head, Release);
+                return self.free_ready(STEP).map(drop);
+            }
             match self.rcu_heads.compare_exchange_weak(before, head, Release, Relaxed) {
                 Ok(_) => return self.free_ready(STEP).map(drop),
                 Err(now) => before = now,

@@ -18,7 +18,7 @@ use crate::gfp::GfpFlags;
 use crate::host::Host;
 use crate::kernel::Kernel;
 use crate::map::Map;
-use core::sync::atomic::Ordering::Relaxed;
+use crate::sync::Ordering::Relaxed;
 use vmalloc::machine::Machine;
 use vmalloc::machine::format::MemType;
 use vmalloc::{Caller, Info, Kind};

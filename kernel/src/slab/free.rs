@@ -7,6 +7,7 @@ use crate::call::Value;
 use crate::error::Error;
 use crate::host::Host;
 use crate::kernel::Kernel;
+use crate::sync::breaks;
 use vmalloc::machine::Machine;
 
 impl<M: Machine, H: Host> Kernel<'_, M, H> {
@@ -34,6 +35,10 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
             return Ok(());
         }
         let machine = self.machine();
+        if breaks!(LookedAtBefore) {
+            let (sheet, n) = self.locked(&self.slab, |slab| slab.object(machine, at))??;
+            return self.locked(&self.slab, |slab| slab.take_back(machine, sheet, n)).map(drop);
+        }
         if let Some(gone) = self.locked(&self.slab, |slab| slab.put(machine, at))?? {
             self.give_block(gone.first, gone.order);
         }
@@ -123,19 +128,24 @@ impl Slab {
 
     /// An object comes back, and the sheet with it if it was the last.
     fn put<M: Machine>(&mut self, machine: &M, at: usize) -> Result<Option<Sheet>, Error> {
-        let (mut sheet, n) = self.object(machine, at)?;
+        let (sheet, n) = self.object(machine, at)?;
+        Ok(self.take_back(machine, sheet, n))
+    }
+
+    /// The `n`-th object of the sheet, which is out, comes back.
+    fn take_back<M: Machine>(&mut self, machine: &M, mut sheet: SheetRef, n: usize) -> Option<Sheet> {
         if sheet.class as usize == CLASSES {
-            return Ok(self.remove(machine, sheet));
+            return self.remove(machine, sheet);
         }
         let was_full = !sheet.has_room();
         sheet.put(n);
         if sheet.used == 0 && self.has_another(sheet) {
-            return Ok(self.remove(machine, sheet));
+            return self.remove(machine, sheet);
         }
         if was_full {
             self.push(sheet);
         }
-        Ok(None)
+        None
     }
 
     /// Whether its list has one more sheet: the last one is kept, so that an object

@@ -65,6 +65,12 @@ pub enum Rule {
     CacheShared,
     /// W2: cached pages are not counted and never given back.
     ForgetCached,
+    /// Of the subsystem: a free looks at an object in one section, and takes it back in the next
+    /// one without another look.
+    LookedAtBefore,
+    /// Of the subsystem: a block that waits for a grace period takes the place of those that came
+    /// meanwhile.
+    HeadStored,
 }
 
 /// The functions that a proof installs.
@@ -106,7 +112,8 @@ pub(crate) fn pooled(frames: &[Pfn]) {
     }
 }
 
-pub(crate) fn breaks(rule: Rule) -> bool {
+/// Returns whether the rule must be broken.
+pub fn breaks(rule: Rule) -> bool {
     let at = BREAKS.load(Relaxed);
     // SAFETY: as in `step`.
     !at.is_null() && (unsafe { transmute::<*mut (), fn(Rule) -> bool>(at) })(rule)
