@@ -55,8 +55,10 @@ pub(crate) struct Record {
     pub(crate) requested: usize,
     /// The physical address of a device.
     pub(crate) phys: Option<u64>,
-    /// How a device is cached.
+    /// How a device is cached that the library maps.
     pub(crate) memory: Option<MemType>,
+    /// How the area's own pages are cached.
+    pub(crate) cached: MemType,
     /// The flush that covers what was unmapped last; 0 = none is owed.
     pub(crate) stale: usize,
     /// The request by which the area was made (J7).
@@ -88,6 +90,7 @@ impl Record {
             requested,
             phys: None,
             memory: None,
+            cached: MemType::WriteBack,
             stale: 0,
             made: None,
         }

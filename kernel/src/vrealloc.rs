@@ -11,7 +11,7 @@
 
 use crate::call::Value;
 use crate::error::Error;
-use crate::flags::VmFlags;
+use crate::flags::{Pgprot, VmFlags};
 use crate::gfp::GfpFlags;
 use crate::host::{Host, Kern};
 use crate::kernel::Kernel;
@@ -24,7 +24,7 @@ use core::ptr::NonNull;
 use core::slice;
 use vmalloc::area::Req;
 use vmalloc::machine::Machine;
-use vmalloc::machine::format::{Entry, Prot};
+use vmalloc::machine::format::{Entry, MemType};
 use vmalloc::machine::frames::Frames;
 use vmalloc::units::{Node, PAGE_SIZE, Pfn};
 use vmalloc::{AllocError, Gfp};
@@ -200,9 +200,9 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
 
     fn gain_page(&self, area: &VmStruct, record: &Record, n: usize, request: &Request) -> Result<(), Error> {
         let array = record.array.ok_or(Error::NoArea(area.addr))?;
-        let frame = self.alloc_page(request.gfp_mask, request.node)?;
+        let (frame, prot) = (self.alloc_page(request.gfp_mask, request.node)?, self.pgprot_of(area));
         // SAFETY: Y3: the frame is the area's, and Y4.
-        let mapped = unsafe { self.map_kernel_range_noflush(area.addr + n * PAGE_SIZE, request.prot, &[frame]) };
+        let mapped = unsafe { self.map_kernel_range_noflush(area.addr + n * PAGE_SIZE, prot, &[frame]) };
         let kept = mapped.and_then(|()| self.set_page(&array, n, frame));
         kept.inspect_err(|_| self.give_frame(frame))?;
         self.with_record(area.addr, |record| record.nr_pages = n + 1);
@@ -270,15 +270,13 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         Ok(())
     }
 
-    /// What the area's pages allow: those of a successor allow the same. Its memory is ordinary:
-    /// an entry does not tell of which kind it is.
-    fn protection_of(&self, area: &VmStruct) -> Prot {
+    /// What the area's pages allow, and how they are cached, which an entry does not tell: those
+    /// that it gains, and those of a successor, are the same.
+    fn pgprot_of(&self, area: &VmStruct) -> Pgprot {
         // SAFETY: Y7: the caller holds the area, so its tables stay linked.
         let last = unsafe { self.walk(area.addr) }.up().next().map(|entry| entry.says());
-        match last {
-            Some(Entry::Leaf { prot, .. }) => prot,
-            _ => Prot::RW,
-        }
+        let Some(Entry::Leaf { prot, .. }) = last else { return Pgprot::KERNEL };
+        Pgprot { prot, memory: self.record(area.addr).map_or(MemType::WriteBack, |record| record.cached) }
     }
 }
 
@@ -310,13 +308,14 @@ impl<M: Machine, H: Host> Moved<'_, '_, M, H> {
         let kernel = self.kernel;
         // SAFETY: `take` has written them all.
         let frames = unsafe { slice::from_raw_parts(self.at.as_ptr(), self.held) };
-        let like = Req::bytes(0).prot(kernel.protection_of(area)).align(request.align.max(PAGE_SIZE));
+        let Pgprot { prot, memory } = kernel.pgprot_of(area);
+        let like = Req::bytes(0).prot(prot).memory(memory).align(request.align.max(PAGE_SIZE));
         let like = like.gfp(request.gfp_mask.library() | Gfp::NOWARN);
         // SAFETY: P2: each frame is held by this, once.
         let new = unsafe { kernel.vm.vmap_owned(frames, like.caller(request.caller)) }?;
         let flags = area.flags.difference(VmFlags::NO_GUARD);
         let mut record = Record::new(new.addr().get(), flags, Built::Whole, request.size);
-        record.nr_pages = self.held;
+        (record.nr_pages, record.cached) = (self.held, memory);
         self.held = 0;
         let kept = kernel.keep_record(record, request.gfp_mask);
         let moved = VmStruct { addr: new.addr().get(), ..*area };

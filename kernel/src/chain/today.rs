@@ -19,6 +19,7 @@ use vmalloc::area::Guard;
 use vmalloc::area::Req;
 use vmalloc::error::Shortage;
 use vmalloc::machine::Machine;
+use vmalloc::machine::format::MemType;
 use vmalloc::units::PAGE_SIZE;
 use vmalloc::{AllocError, Gfp};
 
@@ -154,15 +155,15 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         }
     }
 
-    /// Flags that the library does not know are kept beside it.
+    /// Flags that the library does not know are kept beside it, and what no entry tells.
     fn note_flags(&self, at: NonNull<u8>, request: &Request) -> Result<(), Error> {
         use crate::flags::VmFlags;
         let (flags, start) = (request.vm_flags.difference(VmFlags::NO_GUARD), at.addr().get());
-        if flags.is_empty() {
+        if flags.is_empty() && request.prot.memory == MemType::WriteBack {
             return self.forget_left_over(start);
         }
         let mut record = Record::new(start, flags | VmFlags::ALLOC, Built::Whole, request.size);
-        record.nr_pages = request.size.div_ceil(PAGE_SIZE);
+        (record.nr_pages, record.cached) = (request.size.div_ceil(PAGE_SIZE), request.prot.memory);
         self.keep_record(record, request.gfp_mask)
     }
 

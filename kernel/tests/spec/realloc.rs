@@ -139,6 +139,41 @@ fn an_area_that_moves_keeps_its_protection() {
     vfree(&kernel, new).unwrap();
 }
 
+/// The entry of a page, without its frame and what the MMU stores in it.
+fn bits(kernel: &Tested<'_>, at: usize) -> u64 {
+    // SAFETY: Y7: tests hold the area.
+    let word = unsafe { kernel.walk(at) }.up().next().expect("an entry").word();
+    u64::from_str_radix(&format!("{word:x}"), 16).expect("a number") & !(0x000f_ffff_ffff_f000 | 0x60)
+}
+
+#[test]
+fn an_area_that_moves_or_grows_in_place_keeps_its_memory_type() {
+    let rig = quiet();
+    let kernel = rig.kernel();
+    let plain = kernel.vmalloc(PAGE).map(number).unwrap();
+    let prot = Pgprot::KERNEL_NOCACHE;
+    let request = Request { prot, ..kernel.request(4 * PAGE) };
+    let whole = kernel.__vmalloc_node(&request).map(number).unwrap();
+    let parts = kernel.v2_6().__vmalloc(4 * PAGE, GFP, prot).map(number).unwrap();
+    let uncached = bits(&kernel, whole);
+    assert_ne!(bits(&kernel, plain), uncached);
+    for area in [whole, parts] {
+        assert_eq!(vrealloc(&kernel, area, 2 * PAGE, GFP), Ok(area));
+        let mut area = vrealloc(&kernel, area, 3 * PAGE, GFP).unwrap();
+        // It moves once, and once more.
+        for pages in [3, 50, 100] {
+            area = vrealloc(&kernel, area, pages * PAGE, GFP).unwrap();
+            assert!((0..pages).all(|page| bits(&kernel, area + page * PAGE) == uncached), "{pages} pages");
+        }
+        vfree(&kernel, area).unwrap();
+    }
+    // The next area there is an ordinary one.
+    let next = kernel.vmalloc(4 * PAGE).map(number).unwrap();
+    assert_eq!(bits(&kernel, next), bits(&kernel, plain));
+    [plain, next].into_iter().for_each(|area| vfree(&kernel, area).unwrap());
+    rig.state();
+}
+
 #[test]
 fn what_no_vmalloc_made_is_not_resized() {
     let rig = quiet();
