@@ -35,6 +35,7 @@ use replay::progress::Progress;
 use replay::{Findings, Manner, historic, players};
 use report::{Report, table};
 use std::io::{ErrorKind, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use trace::error::TraceError;
 use trace::script::Script;
@@ -107,8 +108,14 @@ fn run(options: &Replay, script: &Script, expected: Option<&[Entry]>) -> Result<
     let historic = historic::beside(options, script, manner);
     let report = Report { historic, ..Report::new(options, manner, script, &found, compared.as_ref()) };
     if let Some(path) = &options.json {
-        let text = serde_json::to_string_pretty(&report)? + "\n";
-        std::fs::write(path, text).with_context(|| format!("{}: cannot be written", path.display()))?;
+        write_file(path, &(serde_json::to_string_pretty(&report)? + "\n"))?;
+    }
+    let title = format!("{}, at the end of its replay on {}", report.trace, report.machine);
+    if let Some(path) = &options.svg {
+        write_file(path, &show::drawn(&title, &found.listing)?)?;
+    }
+    if let Some(path) = &options.snapshot {
+        write_file(path, &show::snapshot(&title, &found.listing)?)?;
     }
     print(&told(options, &report, &found, compared.as_ref())?)?;
     Ok(report.ok)
@@ -147,6 +154,11 @@ fn told(options: &Replay, report: &Report, found: &Findings, compared: Option<&C
         eprintln!("vmalloc: {}", table::verdict(report));
     }
     Ok(out)
+}
+
+/// Writes `text` into the file at `path`.
+fn write_file(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, text).with_context(|| format!("{}: cannot be written", path.display()))
 }
 
 /// Prints `text`; somebody who stops reading it is no error.

@@ -137,6 +137,8 @@ Examples:
           In a kernel without anything else, on CPUs with real TLBs (QEMU)
   vmalloc replay --cpus 1 --historic 2.6
           The same trace by 2.6's list beside it: span, search steps, flushes, time
+  vmalloc replay --placement lowest --svg map.svg --snapshot areas.json
+          Draws the address space at the end, and writes its areas as JSON
   vmalloc replay --loops 100 --json report.json --quiet
           A longer run for the figures, without a word
 
@@ -186,6 +188,12 @@ pub struct Replay {
     /// Write the report to this file, as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Draw the address space at the end into this file
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+    /// Write the areas at the end, their sums and the holes to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub snapshot: Option<PathBuf>,
     /// Print nothing but errors, and what was asked for by name
     #[arg(long, short)]
     pub quiet: bool,

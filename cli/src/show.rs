@@ -16,14 +16,17 @@ mod tables;
 mod tests;
 
 use crate::listing;
+use crate::listing::area::Area;
 use crate::listing::reader::Areas;
 use crate::options::show::{By, Show};
 use crate::trace::error::TraceError;
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Result, anyhow, ensure};
 use std::io::{ErrorKind, stdin};
 use std::path::Path;
 use summary::Summary;
 
+/// The largest areas and holes that a snapshot names.
+const SNAPSHOT_TOP: usize = 20;
 /// This machine's listing.
 const OWN: &str = "/proc/vmallocinfo";
 
@@ -53,19 +56,33 @@ pub fn prepare(options: Show) -> Result<Shown> {
 }
 
 fn summed(path: &Path, top: usize) -> Result<Summary, TraceError> {
-    if path == Path::new("-") {
-        return Summary::new("stdin", Areas::new("stdin", stdin().lock())?, top);
-    }
-    let name = path.display().to_string();
-    Summary::new(&name, Areas::new(&name, listing::open(path)?)?, top)
+    let summary = if path == Path::new("-") {
+        Summary::new("stdin", Areas::new("stdin", stdin().lock())?, top)?
+    } else {
+        let name = path.display().to_string();
+        Summary::new(&name, Areas::new(&name, listing::open(path)?)?, top)?
+    };
+    if summary.spans.is_empty() { Err(TraceError::NoAreas { file: summary.name }) } else { Ok(summary) }
+}
+
+/// A picture of the areas that an instance of ours has listed, under a title.
+pub fn drawn(title: &str, listing: &str) -> Result<String, TraceError> {
+    Ok(svg::draw(&Summary::new(title, Areas::new(title, listing.as_bytes())?, 0)?))
+}
+
+/// All that such a listing says, as JSON.
+pub fn snapshot(title: &str, listing: &str) -> Result<String> {
+    let areas = || Areas::new(title, listing.as_bytes());
+    let summary = Summary::new(title, areas()?, SNAPSHOT_TOP)?;
+    let list: Vec<Area> = areas()?.collect::<Result<_, _>>()?;
+    Ok(serde_json::to_string_pretty(&json::snapshot(&summary, &list, SNAPSHOT_TOP))? + "\n")
 }
 
 impl Shown {
     /// Draws and prints.
     pub fn run(&self) -> Result<bool> {
         if let Some(path) = &self.options.svg {
-            let picture = svg::draw(&self.first);
-            std::fs::write(path, picture).with_context(|| format!("{}: cannot be written", path.display()))?;
+            super::write_file(path, &svg::draw(&self.first))?;
         }
         super::print(&self.text()?)?;
         Ok(true)

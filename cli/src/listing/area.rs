@@ -194,12 +194,9 @@ impl Draft {
         let mut longer = self.clone();
         let mut known = false;
         for word in text.split_whitespace() {
-            match longer.part(word) {
-                Part::Known => known = true,
-                Part::Name => {}
-                Part::Foreign => return false,
-            }
-            if longer.take(word).is_err() {
+            let part = longer.part(word);
+            known |= matches!(part, Part::Known);
+            if matches!(part, Part::Foreign) || longer.take(word).is_err() {
                 return false;
             }
         }
@@ -207,6 +204,11 @@ impl Draft {
             *self = longer;
         }
         known
+    }
+
+    /// Takes the next word, if it is one that a listing can have here.
+    pub fn take_known(&mut self, word: &str) -> bool {
+        matches!(self.part(word), Part::Known) && self.take(word).is_ok()
     }
 
     fn part(&self, word: &str) -> Part {
@@ -223,15 +225,18 @@ impl Draft {
                 "phys" => area.phys.is_none() && hexadecimal(value.trim_start_matches("0x")).is_some(),
                 _ => {
                     area.nodes.len() < MOST_NODES
+                        && decimal(value).is_some()
                         && node(key).is_some_and(|node| area.nodes.iter().all(|(other, _)| *other != node))
                 }
             }
         } else {
             area.caller.is_none() && word.contains("+0x")
         };
+        let name =
+            area.caller.is_none() && self.size.is_some() && !word.contains(['=', '[']) && decimal(word).is_none();
         match known {
             true => Part::Known,
-            false if area.caller.is_none() && self.size.is_some() && !word.contains(['=', '[']) => Part::Name,
+            false if name => Part::Name,
             false => Part::Foreign,
         }
     }

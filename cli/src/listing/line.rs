@@ -50,6 +50,15 @@ fn area(text: &str) -> Result<Option<Draft>, Reason> {
     Ok(Some(draft))
 }
 
+/// The area of a line that a terminal has broken in the middle of a word. All its words must
+/// be those of a listing: else anything could be the end of a caller.
+pub fn rejoined(text: &str) -> Option<Draft> {
+    let mut words = text.split_whitespace();
+    let (start, end) = words.by_ref().find_map(range)?;
+    let mut draft = Draft::new(start, end);
+    words.all(|word| draft.take_known(word)).then_some(draft)
+}
+
 /// `0x<start>-0x<end>`, after a file's name and a line's number if a search has put them there.
 fn range(word: &str) -> Option<(Address, Address)> {
     let word = word.rsplit_once(':').map_or(word, |(_, range)| range);

@@ -134,6 +134,21 @@ fn a_line_that_a_mailer_has_broken_anywhere_is_read_whole() {
 }
 
 #[test]
+fn a_line_that_a_terminal_has_broken_in_a_word_is_read_whole() {
+    let long = "[   12.3] 0xffffae2a50b02000-0xffffae2a50c28000 1204224 ram_init+0x2d/0x70 [cas] pages=293 vmalloc user vpages N0=200 N1=93";
+    let second = long.find("ae2a50c28000").unwrap();
+    for at in second..long.len() {
+        let (before, after) = long.split_at(at);
+        let broken = format!("{before}\n{after}\n{NEXT}");
+        assert_eq!(areas(&broken), Ok(vec![area(long), area(NEXT)]), "{broken:?}");
+    }
+    let narrow: Vec<String> =
+        long.as_bytes()[second - 2..].chunks(9).map(|part| String::from_utf8(part.to_vec()).unwrap()).collect();
+    let broken = format!("{}{}", &long[..second - 2], narrow.join("\n"));
+    assert_eq!(areas(&broken), Ok(vec![area(long)]), "{broken:?}");
+}
+
+#[test]
 fn crashs_table_is_read_without_callers() {
     let new = "   VMAP_AREA         VM_STRUCT                 ADDRESS RANGE                SIZE\n\
                ffff90ba01053ec0  ffff90ba011529c0  ffffab3ec0000000 - ffffab3ec0005000    20480\n";

@@ -20,6 +20,13 @@ pub fn shown(summary: &Summary, by: Option<By>, top: usize) -> Json {
     Json::Object(fields)
 }
 
+/// A listing with all its areas, freed ones among them.
+pub fn snapshot(summary: &Summary, areas: &[Area], top: usize) -> Json {
+    let mut snapshot = shown(summary, None, top);
+    snapshot["list"] = areas.iter().map(whole).collect();
+    snapshot
+}
+
 fn totals(summary: &Summary) -> Map<String, Json> {
     let fields = [
         ("listing", json!(summary.name)),
@@ -51,6 +58,16 @@ fn area(area: &Area) -> Json {
         "kind": area.words.to_string(),
         "pages": area.pages,
     })
+}
+
+/// All that a listing says of an area.
+fn whole(of: &Area) -> Json {
+    let mut fields = area(of);
+    fields["phys"] = of.phys.map(address).into();
+    fields["nodes"] =
+        of.nodes.iter().map(|(node, pages)| (format!("N{node}"), json!(pages))).collect::<Map<_, _>>().into();
+    fields["freed"] = (!of.is_live()).into();
+    fields
 }
 
 fn holes(summary: &Summary, top: usize) -> Json {

@@ -120,9 +120,6 @@ impl Summary {
         for area in areas {
             summary.add(&area?);
         }
-        if summary.spans.is_empty() {
-            return Err(TraceError::NoAreas { file: name.to_owned() });
-        }
         if summary.hidden == 0 {
             summary.spans.sort_unstable();
         }

@@ -16,7 +16,8 @@ pub fn write(out: &mut String, summary: &Summary, by: Option<By>, top: usize) ->
     if let Some(by) = by {
         return writeln!(out, "\n{}", sums(summary, by, top));
     }
-    By::ALL.iter().try_for_each(|by| writeln!(out, "\n{}", sums(summary, *by, top)))?;
+    let told = By::ALL.iter().filter(|by| !summary.rows(**by).is_empty());
+    told.into_iter().try_for_each(|by| writeln!(out, "\n{}", sums(summary, *by, top)))?;
     writeln!(out, "\n{}", largest(summary))?;
     write_holes(out, summary, top)
 }

@@ -124,11 +124,11 @@ fn holes_are_between_areas_whatever_their_order_and_none_is_between_two_regions(
 }
 
 #[test]
-fn a_listing_without_areas_is_refused() {
-    for nothing in ["", "\n\n", "# cat /proc/vmallocinfo\n"] {
-        let error = Summary::new("list", Areas::new("list", nothing.as_bytes()).unwrap(), 1).unwrap_err();
-        assert!(error.to_string().starts_with("list: the listing has no areas"), "{error}");
-    }
+fn nothing_is_drawn_of_an_instance_without_areas_and_its_snapshot_is_empty() {
+    let picture = drawn("nothing", "").unwrap();
+    assert!(picture.contains("nothing: 0 areas") && fills(&picture).is_empty(), "{picture}");
+    let snapshot: serde_json::Value = serde_json::from_str(&snapshot("nothing", "").unwrap()).unwrap();
+    assert_eq!((&snapshot["areas"], &snapshot["list"]), (&0.into(), &serde_json::Value::Array(vec![])));
 }
 
 #[test]

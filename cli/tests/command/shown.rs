@@ -204,6 +204,45 @@ fn what_a_replay_lists_is_shown_with_the_same_totals() {
 }
 
 #[test]
+fn a_replay_draws_its_end_and_writes_it_as_json() {
+    let [svg, snapshot, list] =
+        ["end.svg", "end.json", "end.txt"].map(|name| scratch(name).to_str().unwrap().to_owned());
+    let run = command(&[
+        "replay",
+        &trace("boot.txt.gz"),
+        "--machine",
+        "sim",
+        "--info",
+        "-q",
+        "--svg",
+        &svg,
+        "--snapshot",
+        &snapshot,
+    ]);
+    assert_eq!((run.code, run.err.as_str()), (0, ""));
+    let picture = std::fs::read_to_string(svg).unwrap();
+    assert!(picture.contains("boot.txt.gz, at the end of its replay on sim: 371 areas, 12.4 MiB"), "{picture}");
+    std::fs::write(&list, &run.out).unwrap();
+    let (shown, snapshot) = (json(&[&list]), std::fs::read_to_string(snapshot).unwrap());
+    let snapshot: Value = serde_json::from_str(&snapshot).unwrap();
+    for (name, value) in shown.as_object().unwrap().iter().filter(|(name, _)| *name != "listing") {
+        assert_eq!(&snapshot[name], value, "{name}");
+    }
+    let all = snapshot["list"].as_array().unwrap();
+    assert_eq!(all.len(), run.out.lines().count());
+    let live = all.iter().filter(|area| area["freed"] == false);
+    assert_eq!(live.map(|area| area["bytes"].as_u64().unwrap()).sum::<u64>(), 12_980_224);
+    let stack = all.iter().find(|area| area["caller"] == "kernel_clone+0xc2").unwrap();
+    assert_eq!((&stack["bytes"], &stack["pages"], &stack["nodes"]["N0"]), (&20480.into(), &4.into(), &4.into()));
+    assert!(run.out.starts_with(&format!("{}-", all[0]["start"].as_str().unwrap())), "{}", all[0]);
+    for option in ["--svg", "--snapshot"] {
+        let run = command(&["replay", &trace("boot.txt.gz"), "-q", option, "/no/such/folder/file"]);
+        assert_eq!((run.code, run.out.as_str()), (1, ""));
+        assert!(run.err.starts_with("vmalloc: /no/such/folder/file: cannot be written"), "{}", run.err);
+    }
+}
+
+#[test]
 fn every_name_of_the_shown_is_explained() {
     let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
     let (boot, mix) = (trace("boot.vmallocinfo.gz"), trace("mix.vmallocinfo.gz"));
