@@ -17,7 +17,7 @@ pub mod compare;
 mod line;
 pub mod reader;
 #[cfg(test)]
-mod tests;
+pub mod tests;
 
 use crate::trace::error::TraceError;
 pub use compare::{Comparison, Entry, compare};

@@ -205,8 +205,8 @@ fn random(seed: &mut u64) -> usize {
     *seed as usize
 }
 
-#[test]
-fn listings_damaged_at_random_are_read_or_refused_and_never_more() {
+/// `text`, damaged at a few random places.
+pub fn damaged(text: &str, seed: &mut u64) -> Vec<u8> {
     const PARTS: [&[u8]; 12] = [
         b"0x",
         b"-",
@@ -216,30 +216,36 @@ fn listings_damaged_at_random_are_read_or_refused_and_never_more() {
         b"]",
         b"=",
         b"N99999999999=1",
-        b"18446744073709551616",
+        b"18446744073709551615",
         b"+0x",
         b"/",
         b"unpurged",
     ];
+    let mut bytes = text.as_bytes().to_vec();
+    for _ in 0..1 + random(seed) % 6 {
+        let at = random(seed) % bytes.len();
+        match random(seed) % 4 {
+            0 => bytes[at] = random(seed) as u8,
+            1 => drop(bytes.splice(at..at, PARTS[random(seed) % PARTS.len()].iter().copied())),
+            2 => drop(bytes.drain(at..(at + random(seed) % 30).min(bytes.len() - 1).max(at))),
+            _ => bytes[at] = b"0123456789abcdefx-()=[]+N\n >"[random(seed) % 28],
+        }
+    }
+    bytes
+}
+
+#[test]
+fn listings_damaged_at_random_are_read_or_refused_and_never_more() {
     let base = format!(
-        "{LINE}\n{NEXT}\nffff90ba01053ec0  ffffab3ec0000000 - ffffab3ec0005000    20480\n0x(ptrval)-0x(ptrval) 4096 vm_map_ram\n"
+        "{LINE}\n{NEXT}\nffff90ba01053ec0  ffffab3ec0000000 - ffffab3ec0005000    20480\n\
+         0x(ptrval)-0x(ptrval) 4096 vm_map_ram\n"
     );
     let mut seed = 0x9e37_79b9_7f4a_7c15;
     let (mut read, mut refused) = (0, 0);
     for _ in 0..20_000 {
-        let mut bytes = base.clone().into_bytes();
-        for _ in 0..1 + random(&mut seed) % 6 {
-            let at = random(&mut seed) % bytes.len();
-            match random(&mut seed) % 4 {
-                0 => bytes[at] = random(&mut seed) as u8,
-                1 => drop(bytes.splice(at..at, PARTS[random(&mut seed) % PARTS.len()].iter().copied())),
-                2 => drop(bytes.drain(at..(at + random(&mut seed) % 30).min(bytes.len() - 1).max(at))),
-                _ => bytes[at] = b"0123456789abcdefx-()=[]+N\n >"[random(&mut seed) % 28],
-            }
-        }
-        let all: Result<Vec<Area>, _> = Areas::new("list", bytes.as_slice()).and_then(Iterator::collect);
+        let bytes = damaged(&base, &mut seed);
         let lines = bytes.split(|byte| *byte == b'\n').count();
-        match all {
+        match Areas::new("list", bytes.as_slice()).and_then(Iterator::collect::<Result<Vec<Area>, _>>) {
             Ok(areas) => {
                 assert!(areas.len() <= lines);
                 areas.iter().for_each(|area| drop((Entry::of(area), area.page_shift(), area.has_guard())));

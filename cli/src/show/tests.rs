@@ -137,14 +137,14 @@ fn what_grew_stands_first_with_what_is_new_and_what_is_gone() {
         let (start, size) = (at << 24, (pages + 1) * 4096);
         format!("{start:#x}-{:#x} {size} {caller}+0x1/0x2 pages={pages} vmalloc\n", start + size)
     };
-    let before = [line(1, 1, "leaks"), line(2, 8, "gone"), line(3, 2, "same"), line(4, 4, "less")].concat();
-    let after =
-        [line(1, 1, "leaks"), line(2, 9, "leaks"), line(3, 2, "same"), line(4, 3, "less"), line(5, 1, "new")].concat();
+    let before = [line(1, 1, "leaks"), line(2, 8, "was"), line(3, 2, "same"), line(4, 4, "less")].concat();
+    let after = [line(1, 1, "leaks"), line(2, 9, "leaks"), line(3, 2, "same"), line(4, 3, "less"), line(5, 1, "fresh")]
+        .concat();
     let growth = Growth::between(&summary(&before), &summary(&after), By::Caller);
     let names = |changes: &[growth::Change]| changes.iter().map(|change| change.name.clone()).collect::<Vec<_>>();
     assert_eq!(
         (names(&growth.grown), names(&growth.shrunk)),
-        (vec!["leaks".into(), "new".into()], vec!["gone".into(), "less".into()])
+        (vec!["leaks".into(), "fresh".into()], vec!["was".into(), "less".into()])
     );
     assert_eq!(growth.same, 1);
     let leaks = &growth.grown[0];
@@ -205,6 +205,27 @@ fn a_pictures_size_is_bounded_and_the_least_area_is_seen() {
 }
 
 #[test]
+fn a_cell_is_pale_where_less_than_half_of_it_is_in_use() {
+    // Rows are of 4 MiB here, and cells of 8 KiB.
+    let spread = |bytes: u64| -> String {
+        let line = |at: u64| format!("{:#x}-{:#x} {bytes} f vmap\n", at << 21, (at << 21) + bytes);
+        (1..=40).map(line).collect::<String>()
+            + "0x40000000-0x40200000 2097152 g ioremap\n0x50000000-0x52000000 33554432 h sparse\n"
+    };
+    let vmap = |picture: &str| {
+        picture
+            .lines()
+            .filter(|line| line.contains("height=\"14\" fill=\"#56b4e9\""))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let pale = |picture: &str| vmap(picture).iter().filter(|line| line.contains("fill-opacity")).count();
+    let (full, little) = (svg::draw(&summary(&spread(1 << 20))), svg::draw(&summary(&spread(512))));
+    assert_eq!((vmap(&full).len() > 1, pale(&full)), (true, 0), "{full}");
+    assert_eq!((vmap(&little).len() > 1, pale(&little)), (true, vmap(&little).len()), "{little}");
+}
+
+#[test]
 fn hidden_areas_are_drawn_in_the_order_of_the_listing() {
     let text = "0x(ptrval)-0x(ptrval) 8192 f vmap\n0x(ptrval)-0x(ptrval) 8192 g ioremap\n0x(ptrval)-0x(ptrval) 4096 vm_map_ram\n";
     let picture = svg::draw(&summary(text));
@@ -234,6 +255,23 @@ fn numbers_that_no_kernel_has_are_summed_without_a_fault() {
     let mut out = String::new();
     tables::write(&mut out, &got, None, 1).unwrap();
     tables::write_growth(&mut out, [&got, &summary(CAS)], By::Size, 1).unwrap();
+}
+
+#[test]
+fn a_listing_damaged_at_random_is_shown_and_drawn_or_refused() {
+    let mut seed = 7;
+    let mut shown = 0;
+    for _ in 0..2000 {
+        let bytes = crate::listing::tests::damaged(CAS, &mut seed);
+        let areas = Areas::new("list", bytes.as_slice()).unwrap();
+        let Ok(got) = Summary::new("list", areas, 3) else { continue };
+        let mut out = String::new();
+        tables::write(&mut out, &got, None, 3).unwrap();
+        tables::write_growth(&mut out, [&got, &summary(CAS)], By::Kind, 3).unwrap();
+        assert!(json::shown(&got, None, 3).is_object() && svg::draw(&got).ends_with("</svg>\n"));
+        shown += 1;
+    }
+    assert!(shown > 200, "{shown}");
 }
 
 /// The totals of `text` are those that the library itself tells of `vm`'s areas.
