@@ -1,6 +1,7 @@
 //! Addresses between areas.
 
-use super::summary::Span;
+use super::summary::{Row, Span, Sum, class, power};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// Where the kernel itself and its modules begin, on 64-bit machines that have them at the
@@ -14,6 +15,8 @@ pub struct Holes {
     pub bytes: u64,
     /// The largest, the largest first.
     pub largest: Vec<Range<u64>>,
+    /// By the logarithm of the size, rounded up.
+    classes: BTreeMap<u32, Sum>,
 }
 
 impl Holes {
@@ -33,11 +36,18 @@ impl Holes {
 
     fn add(&mut self, hole: Range<u64>, top: usize) {
         self.count += 1;
-        self.bytes = self.bytes.saturating_add(hole.end - hole.start);
+        let bytes = hole.end - hole.start;
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.classes.entry(class(bytes)).or_default().add(Sum { areas: 1, bytes, pages: 0 });
         self.largest.push(hole);
         if self.largest.len() >= top.saturating_mul(2).max(64) {
             self.sort(top);
         }
+    }
+
+    /// How many there are by size, in powers of two, and their bytes.
+    pub fn rows(&self) -> impl Iterator<Item = Row> + '_ {
+        self.classes.iter().map(|(class, sum)| Row { name: power(*class), sum: *sum })
     }
 
     fn sort(&mut self, top: usize) {

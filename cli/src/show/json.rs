@@ -77,7 +77,13 @@ fn holes(summary: &Summary, top: usize) -> Json {
     let holes = Holes::between(&summary.spans, top);
     let largest =
         holes.largest.iter().map(|hole| json!({ "start": address(hole.start), "bytes": hole.end - hole.start }));
-    json!({ "count": holes.count, "bytes": holes.bytes, "largest": largest.collect::<Json>() })
+    let sizes = holes.rows().map(|row| json!({ "name": row.name, "count": row.sum.areas, "bytes": row.sum.bytes }));
+    json!({
+        "count": holes.count,
+        "bytes": holes.bytes,
+        "by_size": sizes.collect::<Json>(),
+        "largest": largest.collect::<Json>(),
+    })
 }
 
 /// An address as text: numbers of JSON may lose its last digits.

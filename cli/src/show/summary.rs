@@ -241,12 +241,12 @@ fn by_bytes(mut rows: Vec<Row>) -> Vec<Row> {
 }
 
 /// The logarithm of `size`, rounded up.
-fn class(size: u64) -> u32 {
+pub fn class(size: u64) -> u32 {
     u64::BITS - size.saturating_sub(1).leading_zeros()
 }
 
 /// 2 to the power of `shift` bytes.
-fn power(shift: u32) -> String {
+pub fn power(shift: u32) -> String {
     let unit = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"][shift as usize / 10];
     format!("up to {} {unit}", 1u64 << (shift % 10))
 }

@@ -90,8 +90,18 @@ fn write_holes(out: &mut String, summary: &Summary, top: usize) -> fmt::Result {
         let free = hole.end - hole.start;
         table.add_row([format!("{:#x}", hole.start), format!("{:#x}", hole.end), grouped(free), bytes(free)]);
     }
+    writeln!(out, "\n{table}\n\n{}\n", hole_sizes(&holes))?;
     let free = bytes(holes.bytes);
-    writeln!(out, "\n{table}\n\nBetween the areas: {}, {free} together.", counted(holes.count, "hole"))
+    writeln!(out, "Between the areas: {}, {free} together.", counted(holes.count, "hole"))
+}
+
+fn hole_sizes(holes: &Holes) -> Table {
+    let mut table = numbers(&["holes", "count", "bytes", "share"], 3);
+    for Row { name, sum } in holes.rows() {
+        let share = format!("{:.1}%", 100.0 * sum.bytes as f64 / holes.bytes.max(1) as f64);
+        table.add_row([name, grouped(sum.areas), grouped(sum.bytes), share]);
+    }
+    table
 }
 
 /// Writes what grew and what shrank; `top` rows of each.

@@ -116,6 +116,10 @@ fn holes_are_between_areas_whatever_their_order_and_none_is_between_two_regions(
     let largest = [0xffff_ae2a_5231_3000..0xffff_ae2a_6000_0000, 0xffff_ae2a_4ff9_a000..0xffff_ae2a_50b0_2000];
     assert_eq!((holes.count, holes.largest.as_slice()), (4, &largest[..]));
     assert_eq!(holes.bytes, 0xdced000 + 0xb68000 + 0x22e000 + 0xf8000);
+    let rows: Vec<_> = holes.rows().map(|row| (row.name, row.sum.areas, row.sum.bytes)).collect();
+    let sizes = [("up to 1 MiB", 1, 0xf8000), ("up to 4 MiB", 1, 0x22e000), ("up to 16 MiB", 1, 0xb68000)];
+    assert_eq!(rows[..3], sizes.map(|(name, count, bytes)| (name.to_owned(), count, bytes)));
+    assert_eq!(rows[3..], [("up to 256 MiB".to_owned(), 1, 0xdced000)]);
     let reversed: String = CAS.lines().rev().map(|line| format!("{line}\n")).collect();
     assert_eq!(Holes::between(&summary(&reversed).spans, 2), holes);
     let overlapping = "0x10000-0x20000 65536 f\n0x12000-0x14000 8192 g\n0x30000-0x40000 65536 f";

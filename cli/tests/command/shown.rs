@@ -47,6 +47,7 @@ fn a_listing_is_summed_by_what_people_ask_for() {
     line(&run.out, &["up to 2 MiB", " 3 "]);
     line(&run.out, &["0xffffae2a50e58000", "ram_init+0x2d [cas]", "21,737,472"]);
     line(&run.out, &["0xffffae2a564cc000", "0xffffae2a62000000", "196,296,704"]);
+    line(&run.out, &["up to 256 MiB", " 1 ", "196,296,704", "70.7%"]);
     line(&run.out, &["Between the areas: 4 holes"]);
 }
 
@@ -59,6 +60,19 @@ fn one_table_is_shown_when_asked_and_as_many_rows() {
     line(&run.out, &["15 more"]);
     let all = command(&["show", &trace("boot.vmallocinfo.gz"), "--top", "1", "--by", "size"]);
     assert!(all.out.contains("up to 4 MiB") && !all.out.contains("more"), "sizes are few: {}", all.out);
+}
+
+#[test]
+fn without_a_file_this_machines_listing_is_shown_if_it_may_be_read() {
+    const OWN: &str = "/proc/vmallocinfo";
+    let run = command(&["show", "--by", "kind"]);
+    if std::fs::read_to_string(OWN).is_ok_and(|text| !text.is_empty()) {
+        assert_eq!((run.code, run.err.as_str()), (0, ""));
+        assert!(run.out.starts_with(OWN) && run.out.contains("vmalloc"), "{}", run.out);
+    } else {
+        assert_eq!((run.code, run.out.as_str()), (2, ""));
+        assert!(run.err.starts_with(&format!("vmalloc: {OWN}: ")), "{}", run.err);
+    }
 }
 
 #[test]
