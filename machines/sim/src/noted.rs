@@ -11,7 +11,7 @@ pub const OVER_QUOTA: i32 = 122;
 pub struct Noted {
     /// Areas that were published.
     pub publishes: u64,
-    /// Areas that were refused because of the quota.
+    /// Areas, or more pages of them, that were refused because of the quota.
     pub refusals: u64,
     /// Areas that a free has claimed.
     pub claims: u64,
@@ -43,6 +43,13 @@ impl Noted {
                 // Two CPUs that free one area at the same moment may both be told.
                 self.pages = self.pages.saturating_sub(pages);
             }
+            Event::Resize { from, to, .. }
+                if to > from && self.quota.is_some_and(|quota| self.pages + to - from > quota) =>
+            {
+                self.refusals += 1;
+                return Err(OVER_QUOTA);
+            }
+            Event::Resize { from, to, .. } => self.pages = (self.pages + to).saturating_sub(from),
             Event::Retire(pages) => self.retired += pages,
             Event::Purge(_) => self.purges += 1,
             Event::Failure { .. } => self.failures += 1,

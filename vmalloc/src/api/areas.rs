@@ -68,6 +68,25 @@ impl<M: Machine> Vmalloc<M> {
         part::shrink(self.ctx().ok_or(FreeError::NotInitialised)?, VirtAddr(at.addr().get()), bytes)
     }
 
+    /// Gives an area of memory more pages behind its last one, so that it has `like.bytes` bytes:
+    /// it starts where it did. `like` says of which frames, and how they are mapped. If the area
+    /// has shrunk before and CPUs may still reach what it gave back, it waits for a flush.
+    ///
+    /// # Errors
+    /// [`AllocError::NoAddresses`] where the area's slot has no room, which says how many pages it
+    /// could have; [`AllocError::BadRange`] where no area of memory starts there, or one of more
+    /// pages; [`AllocError::WouldWait`]; and those of [`Vmalloc::alloc`]. The area is as it was
+    /// then.
+    ///
+    /// # Safety
+    /// - V1, for the pages behind the area; and nobody else grows, shrinks or frees it meanwhile.
+    ///
+    /// # Cost
+    /// O(pages that it gains). Source: `vrealloc`.
+    pub unsafe fn grow(&self, at: NonNull<u8>, like: Req) -> Result<(), AllocError> {
+        part::grow(self.ctx().ok_or(AllocError::NotInitialised)?, VirtAddr(at.addr().get()), &like)
+    }
+
     /// Frees an area of a kind that `frees` accepts, of `count` pages where the caller names
     /// them.
     #[inline(always)]

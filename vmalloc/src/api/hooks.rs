@@ -5,7 +5,7 @@ use crate::error::AllocError;
 use crate::flush::CpuEpoch;
 use crate::machine::Machine;
 use crate::machine::frames::Frames;
-use crate::reclaim::cache::Evict;
+use crate::reclaim::cache::PURGED;
 use crate::state::core::Ctx;
 use crate::state::enter::CpuGuard;
 use crate::state::visit::Quiesced;
@@ -93,7 +93,7 @@ impl<M: Machine> Vmalloc<M> {
     /// False = it cannot be told: the caller may not wait, or a flush failed.
     pub fn unmap_aliases(&self) -> bool {
         self.ctx().is_none_or(|ctx| {
-            ctx.evict_all(Evict::Purged);
+            ctx.evict_all(PURGED);
             ctx.wait_for_grace(true)
         })
     }

@@ -9,7 +9,7 @@
 use crate::area::Policy;
 use crate::machine::format::Format;
 use crate::machine::{Level, Machine};
-use crate::reclaim::cache::Evict;
+use crate::reclaim::cache::AGED;
 use crate::state::config::{Config, InitError};
 use crate::state::core::{Core, Ctx};
 use crate::sync::plain::{AtomicBool, Ordering::*};
@@ -88,7 +88,7 @@ impl<M: Machine> Vmalloc<M> {
     pub fn set_policy(&self, policy: Policy) {
         let Some(ctx) = self.ctx() else { return };
         if ctx.core.policy.swap(policy as u8, Relaxed) != policy as u8 {
-            ctx.evict_all(Evict::Aged);
+            ctx.evict_all(AGED);
         }
     }
 

@@ -29,6 +29,16 @@ pub enum Event {
         /// Who freed it.
         freer: Caller,
     },
+    /// An area has got, or gets, `to` pages in place of `from`. The machine may refuse it where that
+    /// is more; the opposite is told where the call then fails.
+    Resize {
+        /// The address of its first page.
+        start: VirtAddr,
+        /// The pages that it had, without guards.
+        from: usize,
+        /// The pages that it has from here on.
+        to: usize,
+    },
     /// So many pages of freed areas were reclaimed after grace, perhaps none: a step of reclaim.
     Retire(usize),
     /// A purge of all CPUs is over, in which so many pages were reclaimed.

@@ -304,7 +304,7 @@ fn finish<M: Machine, B: Backing<M>>(
         return Ok(pointer(found.start));
     }
     if B::FRESH && dirty && plan.req.gfp.contains(Gfp::ZERO) {
-        clear(ctx, found, pages);
+        clear_pages(ctx, found, PageRange::new(found.start, pages));
     }
     if !B::FRESH && plan.adopts() {
         adopt(ctx, found, pages);
@@ -312,13 +312,13 @@ fn finish<M: Machine, B: Backing<M>>(
     Ok(found.publish())
 }
 
-/// Clears the pages of an area, through whatever way the machine has.
+/// Clears pages of an area, through whatever way the machine has.
 #[inline(never)]
-fn clear<M: Machine>(ctx: Ctx<'_, M>, found: Found, pages: usize) {
+pub(crate) fn clear_pages<M: Machine>(ctx: Ctx<'_, M>, found: Found, pages: PageRange) {
     if breaks!(PublishUncleared) {
         found.publish();
     }
-    for piece in ctx.pieces(found.place(), PageRange::new(found.start, pages)) {
+    for piece in ctx.pieces(found.place(), pages) {
         piece.frames().for_each(|(at, frame)| ctx.machine.zero(frame, at));
     }
 }

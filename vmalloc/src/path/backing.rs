@@ -41,7 +41,7 @@ pub(crate) trait Backing<M: Machine>: Copy {
     /// Whether anything is mapped.
     const MAPS: bool = true;
     /// What [`Backing::take`] tells [`Backing::map`].
-    type Taken: Copy;
+    type Taken: Copy + Default;
 
     /// Pages that an area of it may have at most.
     fn limit(self, _machine: &M) -> usize {
@@ -68,7 +68,10 @@ pub(crate) trait Backing<M: Machine>: Copy {
     ///
     /// # Errors
     /// What is lacking.
-    fn take(self, cpu: &mut CpuGuard<'_, M>, plan: Plan<'_>, done: usize, pages: usize) -> Result<Self::Taken, Lack>;
+    #[inline(always)]
+    fn take(self, _: &mut CpuGuard<'_, M>, _: Plan<'_>, _done: usize, _pages: usize) -> Result<Self::Taken, Lack> {
+        Ok(Self::Taken::default())
+    }
 
     /// Maps the pages that `entries` are of, up to the first that cannot be mapped, and
     /// returns how many.
@@ -77,12 +80,14 @@ pub(crate) trait Backing<M: Machine>: Copy {
     /// The machine's refusal, or frames that no CPU keeps are lacking.
     fn map(
         self,
-        cpu: &mut CpuGuard<'_, M>,
-        taken: Self::Taken,
+        _: &mut CpuGuard<'_, M>,
+        _: Self::Taken,
         entries: PteRange<M::Table>,
-        plan: Plan<'_>,
-        done: usize,
-    ) -> Result<usize, Partial>;
+        _: Plan<'_>,
+        _done: usize,
+    ) -> Result<usize, Partial> {
+        Ok(entries.pages())
+    }
 }
 
 /// Frames that the call allocates.
@@ -90,9 +95,10 @@ pub(crate) trait Backing<M: Machine>: Copy {
 pub(crate) struct Fresh;
 
 /// Where fresh frames come from.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum From {
     /// The CPU's magazine, which has them.
+    #[default]
     Magazine,
     /// The source, in runs: mirrored machines, and what the magazine does not serve.
     Source,
@@ -133,7 +139,7 @@ impl<M: Machine> Backing<M> for Fresh {
             let first = Pfn::containing(entries.start().0 as u64);
             let mapped = entries.map_run(first, plan.req.prot, plan.req.memory);
             cpu.core.in_place.fetch_add(entries.pages() - mapped, Relaxed);
-            return mirror(cpu.machine, entries, first, mapped, plan.req);
+            return mirror(cpu.machine, entries, mapped, plan.req, |page| first.offset(page as u64));
         }
         if from == From::Source {
             return map_runs(cpu.machine, cpu.node, entries, plan.req);
@@ -143,7 +149,7 @@ impl<M: Machine> Backing<M> for Fresh {
         let mapped = entries.map(frames, plan.req.prot, plan.req.memory);
         // From here on the frames are the entries', mirrored or not.
         cpu.magazine.commit(mapped);
-        mirror(cpu.machine, entries, first, mapped, plan.req)
+        mirror(cpu.machine, entries, mapped, plan.req, |page| first.offset(page as u64))
     }
 }
 
@@ -192,7 +198,7 @@ impl<M: Machine, const HELD: bool> Backing<M> for Given<'_, HELD> {
         if HELD && mapped < frames.len() {
             unhold(cpu.machine, &frames[mapped..]);
         }
-        mirror_given(cpu.machine, entries, &frames[..mapped], plan.req)
+        mirror(cpu.machine, entries, mapped, plan.req, |page| frames[page])
     }
 }
 
@@ -217,10 +223,6 @@ impl<M: Machine> Backing<M> for Device {
         Some(self.0.phys())
     }
 
-    fn take(self, _: &mut CpuGuard<'_, M>, _: Plan<'_>, _: usize, _: usize) -> Result<(), Lack> {
-        Ok(())
-    }
-
     fn map(
         self,
         cpu: &mut CpuGuard<'_, M>,
@@ -231,7 +233,7 @@ impl<M: Machine> Backing<M> for Device {
     ) -> Result<usize, Partial> {
         let first = self.0.offset(done as u64);
         let mapped = entries.map_run(first, plan.req.prot, plan.req.memory);
-        mirror(cpu.machine, entries, first, mapped, plan.req)
+        mirror(cpu.machine, entries, mapped, plan.req, |page| first.offset(page as u64))
     }
 }
 
@@ -242,21 +244,6 @@ pub(crate) struct Nothing;
 impl<M: Machine> Backing<M> for Nothing {
     const MAPS: bool = false;
     type Taken = ();
-
-    fn take(self, _: &mut CpuGuard<'_, M>, _: Plan<'_>, _: usize, _: usize) -> Result<(), Lack> {
-        Ok(())
-    }
-
-    fn map(
-        self,
-        _: &mut CpuGuard<'_, M>,
-        _: (),
-        entries: PteRange<M::Table>,
-        _: Plan<'_>,
-        _: usize,
-    ) -> Result<usize, Partial> {
-        Ok(entries.pages())
-    }
 }
 
 /// Whether an entry can name the frame.
@@ -338,37 +325,22 @@ fn map_runs<M: Machine>(machine: &M, node: Node, entries: PteRange<M::Table>, re
     Ok(mapped)
 }
 
-/// Makes pages reachable, all of which were mapped to adjacent frames, where the MMU
-/// does not read the entries; and returns how many were mapped.
+/// Makes pages reachable where the MMU does not read the entries, by runs of adjacent frames,
+/// and returns how many were mapped. `frame` names a page's frame.
 #[inline(always)]
 fn mirror<M: Machine>(
     machine: &M,
     entries: PteRange<M::Table>,
-    first: Pfn,
     mapped: usize,
     req: &Req,
+    frame: impl Fn(usize) -> Pfn,
 ) -> Result<usize, Partial> {
-    if M::MIRRORED && mapped == entries.pages() {
-        mirror_run(machine, entries, first, req, mapped)?;
-    }
-    Ok(mapped)
-}
-
-/// As [`mirror`], for any frames.
-#[inline(always)]
-fn mirror_given<M: Machine>(
-    machine: &M,
-    entries: PteRange<M::Table>,
-    frames: &[Pfn],
-    req: &Req,
-) -> Result<usize, Partial> {
-    let mapped = frames.len();
     let mut start = 0;
     while M::MIRRORED && mapped == entries.pages() && start < mapped {
-        let adjacent = |&i: &usize| frames[i].0 == frames[start].0 + (i - start) as u64;
-        let end = (start..mapped).take_while(adjacent).last().map_or(start + 1, |last| last + 1);
-        mirror_run(machine, entries.part(start, end - start), frames[start], req, mapped)?;
-        start = end;
+        let adjacent = |&i: &usize| frame(i).0 == frame(start).0 + (i - start) as u64;
+        let pages = (start..mapped).take_while(adjacent).count();
+        mirror_run(machine, entries.part(start, pages), frame(start), req, mapped)?;
+        start += pages;
     }
     Ok(mapped)
 }

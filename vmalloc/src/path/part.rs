@@ -18,12 +18,14 @@
 //! - L3: A slice a section.
 
 use crate::area::{Caller, Kind, Req};
-use crate::error::{AllocError, FreeError};
+use crate::error::{AllocError, FreeError, Shortage};
 use crate::frames::release;
+use crate::gfp::Gfp;
 use crate::machine::Machine;
+use crate::machine::event::Event;
 use crate::machine::frames::Frames;
-use crate::path::alloc::fill_pages;
-use crate::path::backing::{Backing, Given, UNCOUNTED};
+use crate::path::alloc::{clear_pages, fill_pages};
+use crate::path::backing::{Backing, Fresh, Given, UNCOUNTED};
 use crate::path::plan::Plan;
 use crate::path::supply::Call;
 use crate::state::core::Ctx;
@@ -61,20 +63,29 @@ pub(crate) fn unmap<M: Machine>(ctx: Ctx<'_, M>, at: usize, pages: usize) -> Res
     clear(ctx, &reservation(ctx, range)?, range)
 }
 
+/// Whether an area of this kind can have more or fewer pages: they are its own memory.
+fn owns(kind: Kind) -> bool {
+    kind.allocates() || kind == Kind::VmapOwned
+}
+
+/// Whether frames of the area can wait for a flush by themselves: they have descriptors.
+fn can_wait<M: Machine>(ctx: Ctx<'_, M>, at: VirtAddr) -> bool {
+    M::ALIASES && ctx.frame_at(at).and_then(|frame| ctx.machine.frames().page(frame)).is_some()
+}
+
 /// Gives the pages of an area of memory beyond its first `bytes` bytes back. Where frames have
-/// no descriptors they cannot wait for a flush by themselves: they stay.
+/// no descriptors they stay.
 pub(crate) fn shrink<M: Machine>(ctx: Ctx<'_, M>, at: VirtAddr, bytes: usize) -> Result<(), FreeError> {
     let found = ctx.find_start(at)?;
-    let pages = found.freeable(|kind| kind.allocates() || kind == Kind::VmapOwned, None)?;
-    let left = bytes.div_ceil(PAGE_SIZE);
-    let page = |frame| ctx.machine.frames().page(frame);
-    if !M::ALIASES || left == 0 || left >= pages || ctx.frame_at(at).and_then(page).is_none() {
+    let (pages, left) = (found.freeable(owns, None)?, bytes.div_ceil(PAGE_SIZE));
+    if left == 0 || left >= pages || !can_wait(ctx, at) {
         return Ok(());
     }
     let Ok(mut cpu) = CpuGuard::enter(ctx) else { return Ok(()) };
     if !found.claim() {
         return Err(ctx.core.double_free(&found));
     }
+    let page = |frame| ctx.machine.frames().page(frame);
     for slice in PageRange::new(at.add_pages(left), pages - left).slices(SLICE) {
         cpu.preempt_point();
         cpu.clear_mapped(&found, slice, |cpu, frame| {
@@ -86,10 +97,40 @@ pub(crate) fn shrink<M: Machine>(ctx: Ctx<'_, M>, at: VirtAddr, bytes: usize) ->
     }
     // The pages after it may still be reached: no area may reuse the slot before grace (G6).
     found.slot().share();
-    found.slot().shorten(left, bytes);
+    found.slot().resize(left, bytes);
     count(&cpu.cpu.counters.free_pages, (pages - left) as u64);
     found.chunk.unclaim(1 << found.index);
+    let _ = ctx.machine.note(Event::Resize { start: at, from: pages, to: left });
     Ok(())
+}
+
+/// Maps new frames behind an area's last page, as `req` says, where its slot has room for them.
+pub(crate) fn grow<M: Machine>(ctx: Ctx<'_, M>, at: VirtAddr, req: &Req) -> Result<(), AllocError> {
+    let (bad, pages) = (AllocError::BadRange { start: at.0, end: at.0 }, req.bytes.div_ceil(PAGE_SIZE));
+    let found = ctx.find_start(at).map_err(|_| bad)?;
+    let was = found.area().filter(|was| owns(was.kind) && was.pages <= pages).ok_or(bad)?;
+    let widest = ctx.core.room(&found);
+    if pages > widest || !can_wait(ctx, at) {
+        return Err(AllocError::NoAddresses { pages, widest });
+    }
+    // G2: Pages that it has given back may still be reached.
+    let is_stale = found.slot().is_shared() && !ctx.core.flush_epochs.has_no_aliases();
+    if is_stale && !ctx.wait_for_grace(true) {
+        return Err(AllocError::WouldWait(ctx.machine.context(), Shortage::Addresses { pages, widest }));
+    }
+    let mut cpu = CpuGuard::enter(ctx).map_err(AllocError::WrongContext)?;
+    let told = Event::Resize { start: at, from: was.pages, to: pages };
+    cpu.outside(|| ctx.machine.note(told)).map_err(AllocError::Refused)?;
+    count(&cpu.cpu.counters.alloc_pages, (pages - was.pages) as u64);
+    let plan = Plan { req, kind: was.kind, caller: was.caller, pages, class: None };
+    let (mut mapped, whole) = (was.pages, (found.chunk, PageRange::new(at, pages)));
+    let filled = fill_pages((cpu, Call::new(false)), whole, &mut mapped, plan, Fresh, Ok(0));
+    if filled.is_ok() && req.gfp.contains(Gfp::ZERO) {
+        clear_pages(ctx, *found, PageRange::new(at.add_pages(was.pages), pages - was.pages));
+    }
+    found.slot().resize(pages, req.bytes);
+    // What is mapped of it goes back.
+    filled.inspect_err(|_| _ = shrink(ctx, at, was.bytes))
 }
 
 fn clear<M: Machine>(ctx: Ctx<'_, M>, found: &SlotRef, range: PageRange) -> Result<usize, AllocError> {

@@ -83,26 +83,14 @@ fn is_handed_out(slot: &Slot) -> bool {
     slot.is_shared() && !breaks!(CacheShared)
 }
 
-/// Why a cached slot is evicted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Evict {
-    /// Its class has not needed it for a while.
-    Aged,
-    /// The CPU is over its budget.
-    Over,
-    /// A purge, or a shortage.
-    Purged,
-}
-
-impl Evict {
-    fn counter(self, counters: &Counters) -> &AtomicU64 {
-        match self {
-            Evict::Aged => &counters.warm_aged,
-            Evict::Over => &counters.warm_over,
-            Evict::Purged => &counters.warm_purged,
-        }
-    }
-}
+/// Why a cached slot is evicted: the counter that tells.
+pub(crate) type Evict = fn(&Counters) -> &AtomicU64;
+/// Its class has not needed it for a while.
+pub(crate) const AGED: Evict = |counters| &counters.warm_aged;
+/// The CPU is over its budget.
+const OVER: Evict = |counters| &counters.warm_over;
+/// A purge, or a shortage.
+pub(crate) const PURGED: Evict = |counters| &counters.warm_purged;
 
 impl<M: Machine> Core<M> {
     /// What a free does with entries now.
@@ -322,7 +310,7 @@ impl<M: Machine> CpuGuard<'_, M> {
     #[cold]
     #[inline(never)]
     fn enforce_budget(&mut self) {
-        while self.cpu.bound.pages() > self.core.budget && self.evict(Evict::Over) > 0 {
+        while self.cpu.bound.pages() > self.core.budget && self.evict(OVER) > 0 {
             if self.cpu.bound.pages() > self.core.budget {
                 self.preempt_point();
             }
@@ -343,7 +331,7 @@ impl<M: Machine> CpuGuard<'_, M> {
 
     /// Evicts all cached slots of this CPU. Returns the work done.
     pub(crate) fn evict_own(&mut self) -> usize {
-        self.in_sections(|cpu| cpu.evict(Evict::Purged))
+        self.in_sections(|cpu| cpu.evict(PURGED))
     }
 
     /// The oldest slot of the class that was used the longest ago (W2).
@@ -373,7 +361,7 @@ impl<M: Machine> CpuGuard<'_, M> {
             return slice;
         }
         self.cpu.bound.remove(pages);
-        count(why.counter(&self.cpu.counters), 1);
+        count(why(&self.cpu.counters), 1);
         self.open.add_evicted(chunk, slot, pages);
         self.reclaim_after();
         slice.max(1)
@@ -387,7 +375,7 @@ impl<M: Machine> CpuGuard<'_, M> {
 
     /// Evicts a slice of the overdue slots. Returns false if there are none.
     pub(crate) fn evict_overdue(&mut self) -> bool {
-        self.is_overdue() && self.evict(Evict::Aged) > 0
+        self.is_overdue() && self.evict(AGED) > 0
     }
 
     /// The tick's part of eviction: first what is overdue, otherwise half of what a few classes
@@ -411,7 +399,7 @@ impl<M: Machine> CpuGuard<'_, M> {
                         break;
                     }
                     let Some((chunk, slot)) = self.cpu_chunks(region).slot_cache.take_oldest(class) else { break };
-                    work += self.retire_some(Evicting { chunk, slot, done: 0 }, Evict::Aged);
+                    work += self.retire_some(Evicting { chunk, slot, done: 0 }, AGED);
                 }
             }
         }

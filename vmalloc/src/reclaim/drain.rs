@@ -231,16 +231,10 @@ impl<M: Machine> CpuGuard<'_, M> {
     #[inline(never)]
     fn collect_slowly(&mut self, chunk: ChunkRef, slot: u32, pages: PageRange) {
         let area = chunk.slot(slot);
-        if area.kind().allocates() && (!area.is_shared() || breaks!(IgnoreCounts)) {
-            self.ctx().pieces((chunk, Some(slot)), pages).for_each(|piece| self.pool(area, piece));
-        } else {
-            self.collect_held(chunk, slot, pages);
-        }
-    }
-
-    /// Returns the frames of a slice, of which others may hold some (G3).
-    fn collect_held(&mut self, chunk: ChunkRef, slot: u32, pages: PageRange) {
-        self.ctx().pieces((chunk, Some(slot)), pages).for_each(|piece| self.return_singly(chunk.slot(slot), piece));
+        // Where others may hold some frames, each is looked at (G3).
+        let own = area.kind().allocates() && (!area.is_shared() || breaks!(IgnoreCounts));
+        let put = if own { Self::pool } else { Self::return_singly };
+        self.ctx().pieces((chunk, Some(slot)), pages).for_each(|piece| put(self, area, piece));
     }
 
     /// Makes a drained slot free.

@@ -13,7 +13,7 @@
 use crate::flush::Pending;
 use crate::machine::event::Event;
 use crate::machine::{Context, Machine};
-use crate::reclaim::cache::Evict;
+use crate::reclaim::cache::{Evict, PURGED};
 use crate::reclaim::close::Covers;
 use crate::state::core::Ctx;
 use crate::state::cpu::WORK;
@@ -29,7 +29,7 @@ const PURGE_ROUNDS: usize = 4;
 impl<M: Machine> Ctx<'_, M> {
     /// Purges everything on all CPUs. Returns the pages that were reclaimed.
     pub(crate) fn purge(self) -> usize {
-        self.evict_all(Evict::Purged);
+        self.evict_all(PURGED);
         let before = self.core.redeemed_pages();
         let mut rounds = 0;
         loop {

@@ -301,11 +301,11 @@ impl Slot {
     /// Shortens an area that is given up before it was complete to the `pages` pages that are
     /// mapped. Its entries are not plain any more, so no other area reuses them (W1).
     pub fn truncate(&self, pages: usize) {
-        self.shorten(pages, self.bytes.load(Relaxed))
+        self.resize(pages, self.bytes.load(Relaxed))
     }
 
-    /// As [`Slot::truncate`], of a claimed area that lives on with `bytes` bytes.
-    pub fn shorten(&self, pages: usize, bytes: usize) {
+    /// As [`Slot::truncate`], of an area that lives on with so many pages and bytes.
+    pub fn resize(&self, pages: usize, bytes: usize) {
         self.change(|slot| {
             slot.meta.fetch_and(!PLAIN, SeqCst);
             slot.pages.store(pages, Relaxed);

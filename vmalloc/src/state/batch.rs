@@ -91,27 +91,21 @@ impl Batch {
     /// Adds live slots of `chunk`, which have `pages` pages in all.
     #[inline(always)]
     pub fn add(&mut self, chunk: ChunkRef, slots: u64, pages: usize) {
-        if chunk.retire(slots, self.index) {
-            self.chain(chunk);
-        }
+        self.chain_if(chunk.retire(slots, self.index), chunk);
         self.charge(slots.count_ones() as usize, pages);
     }
 
     /// Adds a live slot of `pages` pages that has no frames in its entries.
     #[inline(always)]
     pub fn add_bare(&mut self, chunk: ChunkRef, slot: u32, pages: usize) {
-        if chunk.retire(1 << slot, self.index) {
-            self.chain(chunk);
-        }
+        self.chain_if(chunk.retire(1 << slot, self.index), chunk);
         chunk.mark_bare(1 << slot);
         self.charge(0, pages);
     }
 
     /// Adds a cached slot of `pages` pages whose entries are parked.
     pub fn add_evicted(&mut self, chunk: ChunkRef, slot: u32, pages: usize) {
-        if chunk.evict(slot, self.index) {
-            self.chain(chunk);
-        }
+        self.chain_if(chunk.evict(slot, self.index), chunk);
         self.charge(1, pages);
     }
 
@@ -119,19 +113,14 @@ impl Batch {
     /// freeing the slot. It waits for another flush (R4). Returns whether it was moved.
     #[inline]
     pub fn postpone_claimed(&mut self, chunk: ChunkRef, slot: u32) -> bool {
-        let claimed = chunk.is_claimed(slot);
-        if claimed {
-            self.postpone(chunk, slot);
-        }
-        claimed
+        chunk.is_claimed(slot) && self.postpone(chunk, slot)
     }
 
     #[cold]
-    fn postpone(&mut self, chunk: ChunkRef, slot: u32) {
-        if chunk.postpone(slot, self.index ^ 1) {
-            self.chain(chunk);
-        }
+    fn postpone(&mut self, chunk: ChunkRef, slot: u32) -> bool {
+        self.chain_if(chunk.postpone(slot, self.index ^ 1), chunk);
         self.charge(1, chunk.slot(slot).bound_pages());
+        true
     }
 
     /// Charges the batch with this many more slots and pages.
@@ -155,11 +144,14 @@ impl Batch {
         added as usize
     }
 
-    #[inline]
-    fn chain(&mut self, chunk: ChunkRef) {
-        self.left -= CHUNK as isize;
-        chunk.next_in_batch(self.index).store(self.head, Relaxed);
-        self.head = chunk.as_ptr();
+    /// Adds the chunk, if the batch has no slot of it yet.
+    #[inline(always)]
+    fn chain_if(&mut self, is_new: bool, chunk: ChunkRef) {
+        if is_new {
+            self.left -= CHUNK as isize;
+            chunk.next_in_batch(self.index).store(self.head, Relaxed);
+            self.head = chunk.as_ptr();
+        }
     }
 
     /// The first stale slot.

@@ -124,3 +124,31 @@ fn a_quota_is_open_again_when_its_areas_are_freed() {
     rig.give(area).expect("it lives");
     assert_eq!((rig.sim.noted().publishes, rig.sim.noted().claims, rig.sim.noted().failures), (2, 2, 1));
 }
+
+#[test]
+fn a_quota_knows_what_areas_have_that_shrink_and_grow() {
+    let rig = boot(quiet(2), Config::region(REGION));
+    rig.sim.set_quota(Some(20));
+    let area = rig.alloc(Req::pages(18)).expect("within the quota");
+    // SAFETY: V1: nobody uses what it gives back.
+    let shrink = |pages: usize| unsafe { rig.shrink(area, pages << 12) }.expect("it lives");
+    // SAFETY: V1: nobody uses what is behind it.
+    let grow = |pages: usize| unsafe { rig.grow(area, Req::pages(pages)) };
+    shrink(3);
+    assert_eq!(rig.sim.noted().pages, 3);
+    let other = rig.alloc(Req::pages(10)).expect("the area has given it up");
+    let before = rig.picture();
+    assert_eq!(grow(11), Err(AllocError::Refused(OVER_QUOTA)));
+    assert_eq!(rig.picture(), before);
+    assert_eq!(grow(10), Ok(()));
+    assert_eq!((rig.sim.noted().pages, rig.sim.noted().refusals), (20, 1));
+    rig.give(other).expect("it lives");
+    // Where it fails on the way the opposite is told.
+    let all: Vec<_> = std::iter::from_fn(|| rig.alloc_frame(vmalloc::Gfp::KERNEL, None).ok()).collect();
+    assert!(matches!(grow(18), Err(AllocError::NoFrames { .. })));
+    assert_eq!(rig.sim.noted().pages, 10);
+    rig.give_frames(&all);
+    rig.give(area).expect("it lives");
+    assert_eq!(rig.sim.noted().pages, 0);
+    rig.settled();
+}

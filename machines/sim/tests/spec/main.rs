@@ -12,6 +12,7 @@ mod foreign;
 mod found;
 mod frees;
 mod given;
+mod grow;
 mod in_use;
 mod listing;
 mod looks;
