@@ -21,7 +21,8 @@
 //!   cleared, and the walk goes on. An entry in use is never overwritten: `PteRange::map` stops
 //!   before it. A present entry above level 1 belongs to the embedder if it links no table, or a
 //!   table under which pages cannot be written or executed (`Walker::foreign`). It is neither
-//!   overwritten nor cleared. A table whose link differs from what the format writes is the
+//!   overwritten nor cleared. No table is linked where a large page of the library's is mapped or
+//!   parked. A table whose link differs from what the format writes is the
 //!   embedder's too, and stays linked.
 //! - **T3** An entry is read and written by one aligned atomic access of its width. Accessed is
 //!   always set, and dirty is set in writable entries, so the MMU never writes an entry.
@@ -73,12 +74,14 @@ const NEARBY: usize = 4;
 /// The entry word of the machine `M`.
 pub(crate) type Word<M> = <<M as Machine>::Table as Format>::Word;
 
-/// A walker over the tables of a machine.
-pub struct Walker<'m, M: Machine> {
+/// A walker over the tables of a machine. It maps pages by entries of `LEVEL`: above level 1 these
+/// are large pages, and their table is the leaf table.
+pub struct Walker<'m, M: Machine, const LEVEL: u8 = 1> {
     machine: &'m M,
 }
 
-/// An embedder's entry in a place where the library needs to link a table (T2).
+/// An entry in a place where the library needs to link a table (T2): the embedder's, or a large
+/// page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Foreign {
     /// The first page of the range in question that the entry covers.
@@ -117,7 +120,7 @@ struct EntryRef<F: Format> {
 }
 
 impl<'m, M: Machine> Walker<'m, M> {
-    /// A walker over `machine`'s tables.
+    /// A walker over `machine`'s tables, for pages.
     ///
     /// # Safety
     /// - T1. While the walker, or a `LeafTable` or `PteRange` from it, is used for some pages,
@@ -127,16 +130,18 @@ impl<'m, M: Machine> Walker<'m, M> {
     pub const unsafe fn new(machine: &'m M) -> Walker<'m, M> {
         Walker { machine }
     }
+}
 
+impl<M: Machine, const LEVEL: u8> Walker<'_, M, LEVEL> {
     /// The most frames that [`Walker::link_tables`] takes for any `pages` pages.
     pub(crate) fn tables_needed(&self, pages: usize) -> usize {
         // One table of 2^bits pages for the first page, and one more for each border behind it.
         let bits = table_bits::<M::Table>;
         let worst = |level| 1 + (pages.saturating_add((1 << bits(level)) - 2) >> bits(level));
-        if pages == 0 { 0 } else { (1..self.levels()).map(worst).sum() }
+        if pages == 0 { 0 } else { (LEVEL..self.levels()).map(worst).sum() }
     }
 
-    /// The first entry of the embedder's in the way of the tables of `range`.
+    /// The first entry of the embedder's, or large page, in the way of the tables of `range`.
     ///
     /// # Cost
     /// A visit to each entry for `range` in the linked tables above the leaf tables.
@@ -145,11 +150,11 @@ impl<'m, M: Machine> Walker<'m, M> {
     }
 
     /// Links the missing tables of `range`. A bad entry is reported and counts as missing. Tables
-    /// under an entry of the embedder's are left out (T2).
+    /// under an entry of the embedder's or a large page are left out (T2).
     ///
     /// Cannot fail: `prealloc` holds [`Walker::tables_needed`] frames.
     pub(crate) fn link_tables(&self, range: PageRange, prealloc: &mut Prealloc) {
-        self.link_tables_in(self.root(), pages_of(range), 1, prealloc)
+        self.link_tables_in(self.root(), pages_of(range), LEVEL, prealloc)
     }
 
     /// The number of frames that [`Walker::link_root_tables`] needs for `range` now.
@@ -179,16 +184,10 @@ impl<'m, M: Machine> Walker<'m, M> {
         self.levels() == 2
     }
 
-    /// The leaf table for `at`, if one is linked.
-    #[inline]
-    pub(crate) fn leaf_table(&self, at: VirtAddr) -> Option<LeafTable<M::Table>> {
-        self.leaf(at).map(|(_, table)| table)
-    }
-
     /// The leaf table for `at` and its frame, if one is linked.
-    pub(crate) fn leaf(&self, at: VirtAddr) -> Option<(Pfn, LeafTable<M::Table>)> {
-        match self.descend(page_of(at), 2) {
-            (_, _, Entry::Table(frame)) => Some((frame, LeafTable::new(self.below(2, frame).words))),
+    pub(crate) fn leaf(&self, at: VirtAddr) -> Option<(Pfn, LeafTable<M::Table, LEVEL>)> {
+        match self.descend(page_of(at), LEVEL + 1) {
+            (_, _, Entry::Table(frame)) => Some((frame, LeafTable::new(self.below(LEVEL + 1, frame).words))),
             _ => None,
         }
     }
@@ -199,16 +198,16 @@ impl<'m, M: Machine> Walker<'m, M> {
     ///
     /// Cannot fail: `prealloc` holds one frame per level.
     pub(crate) fn relink(&self, at: VirtAddr, frame: Pfn, prealloc: &mut Prealloc) {
-        let (entry, word, says) = self.descend(page_of(at), 2);
-        if says == Entry::Absent || matches!(says, Entry::Foreign | Entry::Restricted) {
+        let (entry, word, says) = self.descend(page_of(at), LEVEL + 1);
+        if !matches!(says, Entry::Table(_) | Entry::Bad) {
             self.report_bad_entry(entry.level, at, word);
         }
-        self.link_tables_in(self.root(), page_of(at)..page_of(at) + 1, 2, prealloc);
-        let (entry, word, says) = self.descend(page_of(at), 2);
+        self.link_tables_in(self.root(), page_of(at)..page_of(at) + 1, LEVEL + 1, prealloc);
+        let (entry, word, says) = self.descend(page_of(at), LEVEL + 1);
         if says == Entry::Bad {
             self.report_bad_entry(entry.level, at, word);
         }
-        if entry.level == 2 && matches!(says, Entry::Absent | Entry::Bad) {
+        if entry.level == LEVEL + 1 && matches!(says, Entry::Absent | Entry::Bad) {
             let _ = entry.cell.exchange(word, M::Table::table(frame));
         }
     }
@@ -222,11 +221,11 @@ impl<'m, M: Machine> Walker<'m, M> {
             if page >= end {
                 break;
             }
-            let (entry, _, says) = self.descend(page, 2);
+            let (entry, _, says) = self.descend(page, LEVEL + 1);
             let bits = table_bits::<M::Table>(entry.level - 1);
             let first = page >> bits << bits;
             page = first + (entry.absent().max(1) << bits);
-            if entry.level == 2 && matches!(says, Entry::Table(_)) {
+            if matches!(says, Entry::Table(_)) {
                 return (Some(address_of(first)), rest(page));
             }
         }
@@ -239,10 +238,11 @@ impl<'m, M: Machine> Walker<'m, M> {
     /// No leaf table is linked. The error says why, and for how many pages. A bad link is cleared
     /// and reported here. The caller reports any other, because it knows whether there must be a
     /// table (T2).
-    pub(crate) fn piece(&self, range: PageRange) -> Result<PteRange<M::Table>, Gap<Word<M>>> {
-        let (entry, word, says) = self.descend(page_of(range.start), 2);
-        if let (2, Entry::Table(frame)) = (entry.level, says) {
-            return Ok(PteRange::new(LeafTable::new(self.below(2, frame).words), range.start, range.pages));
+    pub(crate) fn piece(&self, range: PageRange) -> Result<PteRange<M::Table, LEVEL>, Gap<Word<M>>> {
+        let (entry, word, says) = self.descend(page_of(range.start), LEVEL + 1);
+        if let Entry::Table(frame) = says {
+            let table = LeafTable::new(self.below(LEVEL + 1, frame).words);
+            return Ok(PteRange::new(table, range.start, range.pages >> table_bits::<M::Table>(LEVEL - 1)));
         }
         if says == Entry::Bad {
             self.clear_bad(&entry, word);
@@ -251,8 +251,8 @@ impl<'m, M: Machine> Walker<'m, M> {
         Err(Gap { at: range.start, pages: covered - (entry.page & (covered - 1)), level, word })
     }
 
-    /// The leaf entry of the page at `at`, or the upper entry that ends the walk. Changes and
-    /// reports nothing.
+    /// The leaf entry of the page at `at`, or the upper entry that ends the walk: of a large page, the
+    /// entry names the first frame. Changes and reports nothing.
     #[inline]
     pub fn entry(&self, at: VirtAddr) -> Entry {
         self.descend(page_of(at), 1).2
@@ -261,10 +261,9 @@ impl<'m, M: Machine> Walker<'m, M> {
     /// The frame that the page at `at` is mapped to, and its protection.
     #[inline]
     pub fn translate(&self, at: VirtAddr) -> Option<(Pfn, Prot)> {
-        match self.entry(at) {
-            Entry::Leaf { frame, prot } => Some((frame, prot)),
-            _ => None,
-        }
+        let (entry, _, Entry::Leaf { frame, prot }) = self.descend(page_of(at), 1) else { return None };
+        let within = entry.page & ((1 << table_bits::<M::Table>(entry.level - 1)) - 1);
+        Some((frame.offset(within as u64), prot))
     }
 
     /// `range`, widened to whole entries of the root.
@@ -316,8 +315,8 @@ impl<'m, M: Machine> Walker<'m, M> {
         table.parts(pages).find_map(|part| {
             let found = |restricts| Some(Foreign { at: address_of(part.start), level: table.level, restricts });
             match table.entry(part.start).decode() {
-                Entry::Table(frame) if table.level > 2 => self.foreign_in(self.below(table.level, frame), part),
-                Entry::Foreign => found(false),
+                Entry::Table(frame) if table.level > LEVEL + 1 => self.foreign_in(self.below(table.level, frame), part),
+                Entry::Foreign | Entry::Leaf { .. } | Entry::Parked(_) => found(false),
                 Entry::Restricted => found(true),
                 _ => None,
             }
@@ -337,15 +336,15 @@ impl<'m, M: Machine> Walker<'m, M> {
     }
 
     /// The table that `entry` links. Links a new one if there is none; returns `None` if the entry
-    /// is the embedder's.
+    /// is the embedder's or a large page.
     fn link(&self, entry: EntryRef<M::Table>, prealloc: &mut Prealloc) -> Option<Table<M::Table>> {
         loop {
             let word = entry.cell.load();
             match M::Table::decode(word, entry.level) {
                 Entry::Table(frame) => return Some(self.below(entry.level, frame)),
                 Entry::Absent => {}
-                Entry::Foreign | Entry::Restricted => return None,
-                _ => self.report_bad_entry(entry.level, address_of(entry.page), word),
+                Entry::Foreign | Entry::Restricted | Entry::Leaf { .. } | Entry::Parked(_) => return None,
+                Entry::Bad => self.report_bad_entry(entry.level, address_of(entry.page), word),
             }
             let frame = prealloc.take(self.machine);
             debug_assert!(frame.is_some(), "prepare with too small a prealloc");
@@ -366,13 +365,13 @@ impl<'m, M: Machine> Walker<'m, M> {
     }
 }
 
-impl<M: Machine> Clone for Walker<'_, M> {
+impl<M: Machine, const LEVEL: u8> Clone for Walker<'_, M, LEVEL> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<M: Machine> Copy for Walker<'_, M> {}
+impl<M: Machine, const LEVEL: u8> Copy for Walker<'_, M, LEVEL> {}
 
 impl<F: Format> Table<F> {
     /// The entry for `page`.

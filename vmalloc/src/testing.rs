@@ -418,12 +418,13 @@ unsafe impl Format for NoTables {
     const NAME: &'static str = "none";
     const LEVELS: u8 = 1;
     const MAX_LEVELS: u8 = 1;
+    const LEAF_LEVELS: u8 = 1;
     const INDEX_BITS: u32 = 0;
     const MAX_PFN: u64 = u64::MAX >> 1;
     const ABSENT: u64 = 0;
     const HIDES: bool = false;
 
-    fn leaf(frame: Pfn, _prot: Prot, _memory: MemType) -> u64 {
+    fn leaf(frame: Pfn, _prot: Prot, _memory: MemType, _level: u8) -> u64 {
         Self::leaf_like(1, frame)
     }
     fn leaf_like(form: u64, frame: Pfn) -> u64 {

@@ -270,7 +270,7 @@ fn undone_meanwhile(trial: &mut Trial) {
         if rig.sim.peek(second) != (1, Entry::Absent) {
             return;
         }
-        let theirs = X86_64::leaf(Pfn(7), Prot::RW, MemType::WriteBack);
+        let theirs = X86_64::leaf(Pfn(7), Prot::RW, MemType::WriteBack, 1);
         crate::engine::at_once(|| rig.sim.poke(second, 1, theirs));
         tells.fetch_max(2, Relaxed);
         assert_eq!(rig.make(Req::pages(2)), Err(AllocError::InUse(second)));

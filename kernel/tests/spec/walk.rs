@@ -1,8 +1,9 @@
 //! The walk by level, and entries that make no sense.
 
 use crate::common::*;
-use vmalloc::machine::format::Entry;
-use vmalloc::units::VirtAddr;
+use vmalloc::machine::format::{Entry, Format, MemType, Prot};
+use vmalloc::table::X86_64;
+use vmalloc::units::{Pfn, VirtAddr};
 use vmalloc_kernel::{Kern, Level, VmFlags};
 use vmalloc_sim::Sim;
 
@@ -76,6 +77,29 @@ fn a_bad_entry_above_the_pages_is_told_by_its_level_cleared_and_walked_past() {
         unsafe { kernel.free_vm_area(&area) }.unwrap();
         give_frames(&rig, &some);
     }
+}
+
+#[test]
+fn a_large_page_of_the_library_ends_the_walk_at_its_level_mapped_or_parked() {
+    let rig = quiet();
+    let kernel = rig.kernel();
+    let area = kernel.vmalloc(3000 * PAGE).map(number).unwrap();
+    let inside = area + 7 * PAGE;
+    // SAFETY: Y7: the area is held.
+    let link = unsafe { kernel.walk(inside) }.entry(Level::Pmd).unwrap().word();
+    let good = u64::from_str_radix(&format!("{link:x}"), 16).unwrap();
+    let mapped = X86_64::leaf(Pfn(512), Prot::RW, MemType::WriteBack, 2);
+    for (word, says) in
+        [(mapped, Entry::Leaf { frame: Pfn(512), prot: Prot::RW }), (X86_64::park(mapped), Entry::Parked(Pfn(512)))]
+    {
+        rig.sim.poke(VirtAddr(inside), 2, word);
+        // SAFETY: Y7: the area is held.
+        let last = unsafe { kernel.walk(inside) }.up().next().unwrap();
+        assert_eq!((last.level, last.says()), (Level::Pmd, says));
+        assert_eq!((last.leaf(), last.none(), last.bad()), (word == mapped, false, false));
+    }
+    rig.sim.poke(VirtAddr(inside), 2, good);
+    vfree(&kernel, area).unwrap();
 }
 
 /// A word that the format never writes above the pages: not present, and not 0.

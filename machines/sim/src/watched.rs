@@ -55,14 +55,15 @@ unsafe impl<F: Format> Format for Watched<F> {
     const NAME: &'static str = F::NAME;
     const LEVELS: u8 = F::LEVELS;
     const MAX_LEVELS: u8 = F::MAX_LEVELS;
+    const LEAF_LEVELS: u8 = F::LEAF_LEVELS;
     const INDEX_BITS: u32 = F::INDEX_BITS;
     const MAX_PFN: u64 = F::MAX_PFN;
     const ABSENT: Self::Word = WatchedWord(F::ABSENT);
     const HIDES: bool = F::HIDES;
 
     #[inline]
-    fn leaf(frame: Pfn, prot: Prot, memory: MemType) -> Self::Word {
-        WatchedWord(F::leaf(frame, prot, memory))
+    fn leaf(frame: Pfn, prot: Prot, memory: MemType, level: u8) -> Self::Word {
+        WatchedWord(F::leaf(frame, prot, memory, level))
     }
 
     #[inline]
@@ -86,12 +87,12 @@ unsafe impl<F: Format> Format for Watched<F> {
     }
 
     #[inline]
-    fn park_all<const N: usize>(words: [Self::Word; N]) -> Option<[Self::Word; N]> {
-        F::park_all(words.map(|word| word.0)).map(|words| words.map(WatchedWord))
+    fn park_all<const N: usize>(words: [Self::Word; N], level: u8) -> Option<[Self::Word; N]> {
+        F::park_all(words.map(|word| word.0), level).map(|words| words.map(WatchedWord))
     }
 
     #[inline]
-    fn parked_all<const N: usize>(words: [Self::Word; N]) -> Option<[Pfn; N]> {
-        F::parked_all(words.map(|word| word.0))
+    fn parked_all<const N: usize>(words: [Self::Word; N], level: u8) -> Option<[Pfn; N]> {
+        F::parked_all(words.map(|word| word.0), level)
     }
 }

@@ -14,8 +14,7 @@ use crate::state::region::Region;
 use crate::state::stats::Stats;
 use crate::state::visit::Visit;
 use crate::sync::Ordering::Relaxed;
-use crate::table::Walker;
-use crate::units::{PAGE_SHIFT, PAGE_SIZE, PageRange, VirtAddr};
+use crate::units::{PAGE_SIZE, VirtAddr};
 
 impl<M: Machine> Vmalloc<M> {
     /// Checks the instance: shelves (S1, C2), arenas (A rules), entries
@@ -40,9 +39,7 @@ impl<M: Machine> Vmalloc<M> {
         }
         for region in &core.regions {
             check_arena(ctx, region)?;
-            let range = PageRange::new(region.base, region.bytes >> PAGE_SHIFT);
-            // SAFETY: T1: nobody else calls, so no table goes away.
-            unsafe { Walker::new(self.machine()) }.check(range)?;
+            ctx.walker().check(region.pages())?;
         }
         self.check_cached(ctx)?;
         self.check_areas(ctx)
@@ -59,8 +56,7 @@ impl<M: Machine> Vmalloc<M> {
         for found in ctx.slots().filter(|found| found.chunk.cached_slots() >> found.index & 1 != 0) {
             let slot = found.slot();
             (slots, pages) = (slots + 1, pages + slot.pages());
-            // SAFETY: T1: nobody else calls.
-            let entry = |page: usize| unsafe { Walker::new(self.machine()) }.entry(found.start.add_pages(page));
+            let entry = |page: usize| ctx.walker().entry(found.start.add_pages(page));
             let right = |page: usize| match entry(page) {
                 Entry::Leaf { prot, .. } => slot.is_kept() && prot.contains(Prot::RW),
                 Entry::Parked(_) => !slot.is_kept() || is_half_retired(&found),
@@ -87,8 +83,7 @@ impl<M: Machine> Vmalloc<M> {
             let by_hand = || !expected && ctx.find(area.start).is_some_and(|found| found.slot().is_shared());
             let right = |page: usize| bound(page) == expected || by_hand();
             (0..area.pages).try_for_each(|page| Broken::unless(right(page), "G2", area.start.add_pages(page).0))?;
-            // SAFETY: T1: nobody else calls.
-            let is_mapped = |at| unsafe { Walker::new(self.machine()) }.translate(at).is_some();
+            let is_mapped = |at| ctx.walker().translate(at).is_some();
             let (below, beyond) = (VirtAddr(area.start.0 - PAGE_SIZE), area.range().end());
             Broken::unless(area.guard == Guard::None || !is_mapped(beyond), "G6", beyond.0)?;
             Broken::unless(area.kind != Kind::Stack || !is_mapped(below), "G6", below.0)?;

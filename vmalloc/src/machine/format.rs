@@ -58,17 +58,17 @@ pub enum Entry {
     Absent,
     /// A link to the next lower table, which is in this frame.
     Table(Pfn),
-    /// The page (above level 1: a large page) is mapped to this frame.
+    /// The page (above level 1: a large page of the library's) is mapped to this frame.
     Leaf {
-        /// The frame, or the first one.
+        /// The frame; of a large page, the first one.
         frame: Pfn,
         /// The allowed accesses.
         prot: Prot,
     },
-    /// Parked: was a leaf, and its frame waits for grace.
+    /// Parked: was a leaf, and its frame (of a large page, the first one) waits for grace.
     Parked(Pfn),
-    /// Above level 1: present and no table. It is a large page of the embedder's, and is left alone
-    /// (T2).
+    /// Above level 1: present, and neither a table nor a leaf that this format writes. It is a large
+    /// page of the embedder's, and is left alone (T2).
     Foreign,
     /// Above level 1: a table under which pages cannot be written, or cannot be executed. It is
     /// left alone, and nothing is mapped under it (T2).
@@ -108,7 +108,7 @@ pub trait Word: Copy + Eq + Debug + LowerHex + Send + Sync + 'static {
 ///   `leaf`, `table` and `park`; if the format cannot express a protection, it returns the one
 ///   that the MMU applies. Above level 1, `decode` returns `Table` for every entry through which
 ///   the MMU walks on without a restriction, and never `Bad` for a present entry. At level 1 it
-///   never returns `Table`. The MMU does not cache `ABSENT` and parked words. Index bits are those
+///   never returns `Table`, and above [`Format::LEAF_LEVELS`] it never returns `Leaf` or `Parked`. The MMU does not cache `ABSENT` and parked words. Index bits are those
 ///   of the MMU.
 pub unsafe trait Format: Copy + Eq + Debug + 'static {
     /// The type of an entry.
@@ -119,6 +119,9 @@ pub unsafe trait Format: Copy + Eq + Debug + 'static {
     const LEVELS: u8;
     /// The most levels that the format can have.
     const MAX_LEVELS: u8;
+    /// The levels, from 1 on, at which the library may write leaves. Never that of the root, whose
+    /// entries other roots have copied (M1).
+    const LEAF_LEVELS: u8;
     /// The address bits that select an entry, the same number at each level.
     const INDEX_BITS: u32;
     /// The number of frames that an entry can name.
@@ -130,9 +133,10 @@ pub unsafe trait Format: Copy + Eq + Debug + 'static {
     /// policy Park.
     const HIDES: bool;
 
-    /// The entry that maps a page to `frame`. Accessed is set, and dirty is set with
-    /// [`Prot::WRITE`] only (T3).
-    fn leaf(frame: Pfn, prot: Prot, memory: MemType) -> Self::Word;
+    /// The entry of `level` that maps a page to `frame`. Above level 1 that is a large page, and
+    /// `frame` is the first of its frames, a multiple of their number. Accessed is set, and dirty is
+    /// set with [`Prot::WRITE`] only (T3).
+    fn leaf(frame: Pfn, prot: Prot, memory: MemType, level: u8) -> Self::Word;
     /// The leaf for `frame` that otherwise equals `form`, which is a leaf for frame 0.
     fn leaf_like(form: Self::Word, frame: Pfn) -> Self::Word;
     /// The entry that links the table in `frame`.
@@ -142,19 +146,19 @@ pub unsafe trait Format: Copy + Eq + Debug + 'static {
     /// Parks a leaf, or restores a parked entry: the function is its own inverse.
     fn park(word: Self::Word) -> Self::Word;
 
-    /// Parks leaves of level 1; `None` if a word is not a leaf. The default is right for every
+    /// Parks leaves of `level`; `None` if a word is not a leaf. The default is right for every
     /// format. A format that can test many words at once is faster.
     #[inline]
-    fn park_all<const N: usize>(words: [Self::Word; N]) -> Option<[Self::Word; N]> {
-        let leaves = words.iter().all(|&word| matches!(Self::decode(word, 1), Entry::Leaf { .. }));
+    fn park_all<const N: usize>(words: [Self::Word; N], level: u8) -> Option<[Self::Word; N]> {
+        let leaves = words.iter().all(|&word| matches!(Self::decode(word, level), Entry::Leaf { .. }));
         leaves.then(|| words.map(Self::park))
     }
-    /// The frames of parked entries; `None` if a word is not parked. The default is as above.
+    /// The frames of parked entries of `level`; `None` if a word is not parked. The default is as above.
     #[inline]
-    fn parked_all<const N: usize>(words: [Self::Word; N]) -> Option<[Pfn; N]> {
+    fn parked_all<const N: usize>(words: [Self::Word; N], level: u8) -> Option<[Pfn; N]> {
         let mut frames = [Pfn(0); N];
         for (place, word) in frames.iter_mut().zip(words) {
-            let Entry::Parked(frame) = Self::decode(word, 1) else { return None };
+            let Entry::Parked(frame) = Self::decode(word, level) else { return None };
             *place = frame;
         }
         Some(frames)

@@ -5,7 +5,7 @@
 //! frame. An MMU that still walks the frame as a table therefore finds nothing present in it.
 
 use super::Machine;
-use super::format::{Entry, Format, MemType, Prot, Word};
+use super::format::{Format, MemType, Prot, Word};
 use super::frames::{Frames, Want};
 use crate::units::{Node, Pfn};
 
@@ -49,7 +49,7 @@ impl Prealloc {
     /// Adds a frame whose bytes are zero.
     pub fn put<M: Machine>(&mut self, machine: &M, frame: Pfn) {
         // The parked entry that names the next frame.
-        let parked = |next| M::Table::park(M::Table::leaf(next, Prot::RW, MemType::WriteBack));
+        let parked = |next| M::Table::park(M::Table::leaf(next, Prot::RW, MemType::WriteBack, 1));
         let link = self.head.map_or(M::Table::ABSENT, parked);
         // SAFETY: W1 by M2; the frame belongs to the list from here on.
         unsafe { Word::store(machine.virt(frame).cast().as_ptr(), link) }
@@ -63,10 +63,7 @@ impl Prealloc {
         let word = machine.virt(frame).cast::<<M::Table as Format>::Word>().as_ptr();
         // SAFETY: W1 by M2; the frame belongs to the list, and `put` wrote its word.
         let link = unsafe { Word::load(word) };
-        self.head = match M::Table::decode(link, 1) {
-            Entry::Parked(next) => Some(next),
-            _ => None,
-        };
+        self.head = M::Table::parked_all([link], 1).map(|[next]| next);
         // SAFETY: as above.
         unsafe { Word::store(word, M::Table::ABSENT) }
         self.len -= 1;

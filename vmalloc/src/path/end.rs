@@ -6,7 +6,6 @@ use crate::machine::prealloc::Prealloc;
 use crate::path::free::free;
 use crate::state::core::Ctx;
 use crate::state::visit::Visit;
-use crate::table::Walker;
 
 impl<M: Machine> Ctx<'_, M> {
     /// Frees all that lives, and waits for it (I3).
@@ -26,8 +25,7 @@ impl<M: Machine> Ctx<'_, M> {
         let mut tables = Prealloc::new();
         self.pinned(|_| {
             for region in &self.core.regions {
-                // SAFETY: T1: nothing lives in the region any more.
-                let walker = unsafe { Walker::new(self.machine) };
+                let walker = self.walker();
                 walker.free_tables(walker.widened(region.pages()), &mut |table| tables.put(self.machine, table));
             }
         });

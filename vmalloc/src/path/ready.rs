@@ -269,7 +269,7 @@ impl<M: Machine> CpuGuard<'_, M> {
 fn entries<M: Machine>(ctx: Ctx<'_, M>, chunk: ChunkRef, rest: PageRange) -> Result<PteRange<M::Table>, Lack> {
     let pages = in_one_table::<M>(rest.start, rest.pages.min(SLICE));
     let slice = PageRange::new(rest.start, pages);
-    let walk = || Some(PteRange::new(ctx.walker().leaf_table(slice.start)?, slice.start, pages));
+    let walk = || Some(PteRange::new(ctx.walker().leaf(slice.start)?.1, slice.start, pages));
     let entries = if chunk.is_runs() { walk() } else { at_hand::<M>(chunk, slice) };
     entries.ok_or(Lack::Table(chunk, slice))
 }

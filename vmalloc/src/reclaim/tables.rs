@@ -70,7 +70,7 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         let whole = self.region(chunk.region()).pages_of(0, chunk.units()).pages;
         let whole = PageRange::new(chunk.address(0), whole);
         if first == (whole.end().0 - 1) >> shift
-            && let Some(table) = self.ctx().walker().leaf_table(whole.start)
+            && let Some((_, table)) = self.ctx().walker().leaf(whole.start)
         {
             chunk.cache_entries(PteRange::new(table, whole.start, whole.pages).into_raw());
         }

@@ -232,6 +232,26 @@ impl<M: Machine> Core<M> {
     pub(crate) fn depots(&self, f: impl FnMut(&Depot<M::Lock>) -> usize) -> usize {
         self.depots.iter().map(f).sum()
     }
+
+    /// Gives every frame back.
+    pub(crate) fn destroy(self, machine: &M) {
+        let mut give = |frame: Pfn| {
+            // SAFETY: it was taken from the source as a single frame, and nothing uses it any more.
+            unsafe { machine.frames().free(frame, 0) }
+        };
+        for index in 0..self.cpu_count {
+            // SAFETY: I2, and nobody is inside any more: the CPU is moved out
+            // of its frame.
+            let mut cpu = unsafe { self.cpus.add(index as usize).read().read() };
+            cpu.own().seal(machine, &mut give);
+        }
+        self.depots(|depot| depot.destroy(machine));
+        self.reserve.into_inner().trim(machine, 0);
+        give(self.directory);
+        for mut region in self.regions {
+            region.destroy(machine, &mut give);
+        }
+    }
 }
 
 /// Takes this number of frames, or none.
@@ -240,13 +260,11 @@ fn populate<M: Machine>(machine: &M, wanted: usize) -> Result<Prealloc, InitErro
     if wanted > machine.frames().total() {
         return Err(InitError::NoMemory { wanted, got: machine.frames().free_now() });
     }
-    match stock.fill(machine, Node(0), wanted) {
-        Ok(()) => Ok(stock),
-        Err(got) => {
-            stock.trim(machine, 0);
-            Err(InitError::NoMemory { wanted, got })
-        }
-    }
+    stock.fill(machine, Node(0), wanted).map_err(|got| {
+        stock.trim(machine, 0);
+        InitError::NoMemory { wanted, got }
+    })?;
+    Ok(stock)
 }
 
 /// Checks that no entry of the embedder is in the way above the leaf tables of a region (T2).
@@ -286,26 +304,4 @@ fn new_cpu<M: Machine>(machine: &M, stock: &mut Prealloc, index: u32, regions: u
     // SAFETY: I2: a fresh frame, and a CPU fits one.
     unsafe { at.write(cpu) };
     at
-}
-
-impl<M: Machine> Core<M> {
-    /// Gives every frame back.
-    pub(crate) fn destroy(self, machine: &M) {
-        let mut give = |frame: Pfn| {
-            // SAFETY: it was taken from the source as a single frame, and nothing uses it any more.
-            unsafe { machine.frames().free(frame, 0) }
-        };
-        for index in 0..self.cpu_count {
-            // SAFETY: I2, and nobody is inside any more: the CPU is moved out
-            // of its frame.
-            let mut cpu = unsafe { self.cpus.add(index as usize).read().read() };
-            cpu.own().seal(machine, &mut give);
-        }
-        self.depots(|depot| depot.destroy(machine));
-        self.reserve.into_inner().trim(machine, 0);
-        give(self.directory);
-        for mut region in self.regions {
-            region.destroy(machine, &mut give);
-        }
-    }
 }

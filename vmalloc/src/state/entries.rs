@@ -26,7 +26,7 @@ impl Found {
 
 impl<'v, M: Machine> Ctx<'v, M> {
     /// A walker for the tables under pages that stay outside of the arena during the walk: the
-    /// caller holds the slot, is pinned, or holds the region's lock (T1).
+    /// caller holds the slot, is pinned, or holds the region's lock, or nobody else calls (T1).
     pub(crate) fn walker(self) -> Walker<'v, M> {
         // SAFETY: T1: see above.
         unsafe { Walker::new(self.machine) }
@@ -56,7 +56,7 @@ impl<'v, M: Machine> Ctx<'v, M> {
     /// The entry of the page at `at`, which belongs to a slot of `chunk`. Changes nothing and
     /// reports nothing.
     pub(crate) fn look(self, chunk: ChunkRef, at: VirtAddr) -> Option<PteRange<M::Table>> {
-        let walk = || Some(PteRange::new(self.walker().leaf_table(at)?, at, 1));
+        let walk = || Some(PteRange::new(self.walker().leaf(at)?.1, at, 1));
         at_hand::<M>(chunk, PageRange::new(at, 1)).or_else(walk)
     }
 }

@@ -185,9 +185,8 @@ impl<L: lock_api::RawMutex> Region<L> {
 
     /// The grains that lie wholly inside `range`; `None` if it leaves the region.
     pub(crate) fn grains_within(&self, range: (usize, usize)) -> Option<(u32, u32)> {
-        let shift = PAGE_SHIFT + self.grain_shift;
         let offset = |at: usize| at.saturating_sub(self.base.0);
-        let whole = (offset(range.0).div_ceil(1 << shift) as u32, (offset(range.1) >> shift) as u32);
+        let whole = (offset(range.0).div_ceil(1 << self.shift) as u32, (offset(range.1) >> self.shift) as u32);
         let inside = self.start <= range.0 && range.0 < range.1 && offset(range.1) <= self.bytes;
         inside.then_some(whole)
     }
@@ -208,14 +207,7 @@ impl<L: lock_api::RawMutex> Region<L> {
             within: run.within.0..run.within.1,
         }
     }
-}
 
-/// The number of address bits that a leaf table translates.
-pub(crate) const fn leaf_shift<M: Machine>() -> u32 {
-    PAGE_SHIFT + <M::Table as Format>::INDEX_BITS
-}
-
-impl<L: lock_api::RawMutex> Region<L> {
     /// Gives all bookkeeping back, when all grains are in the arena.
     pub(crate) fn destroy<M: Machine>(&mut self, machine: &M, give: &mut impl FnMut(Pfn)) {
         let shared = self.shared.get_mut();
@@ -226,4 +218,9 @@ impl<L: lock_api::RawMutex> Region<L> {
         shared.arena.destroy(machine, &mut *give);
         self.units.destroy(machine, give);
     }
+}
+
+/// The number of address bits that a leaf table translates.
+pub(crate) const fn leaf_shift<M: Machine>() -> u32 {
+    PAGE_SHIFT + <M::Table as Format>::INDEX_BITS
 }

@@ -10,7 +10,7 @@ use core::ops::Range;
 const MEM_TYPES: [MemType; 5] =
     [MemType::WriteBack, MemType::WriteThrough, MemType::UncachedMinus, MemType::Uncached, MemType::WriteCombining];
 
-impl<M: Machine> Walker<'_, M> {
+impl<M: Machine, const LEVEL: u8> Walker<'_, M, LEVEL> {
     /// Checks that every entry for `range`, at each level, is one that the format writes (T2), and
     /// that leaves are exact to the bit (T3).
     ///
@@ -30,8 +30,8 @@ impl<M: Machine> Walker<'_, M> {
             match M::Table::decode(word, table.level) {
                 Entry::Absent => {}
                 Entry::Table(frame) => self.check_in(self.below(table.level, frame), part)?,
-                Entry::Leaf { .. } if is_exact::<M::Table>(word) => {}
-                Entry::Parked(_) if is_exact::<M::Table>(M::Table::park(word)) => {}
+                Entry::Leaf { .. } if is_exact::<M::Table>(word, table.level) => {}
+                Entry::Parked(_) if is_exact::<M::Table>(M::Table::park(word), table.level) => {}
                 Entry::Bad | Entry::Foreign | Entry::Restricted => return broken("T2"),
                 _ => return broken("T3"),
             }
@@ -42,7 +42,7 @@ impl<M: Machine> Walker<'_, M> {
 
 /// Whether `word` is exactly what the format would write. For speed, decoding tests only the bits
 /// that all leaves share.
-fn is_exact<F: Format>(word: F::Word) -> bool {
-    let Entry::Leaf { frame, prot } = F::decode(word, 1) else { return false };
-    MEM_TYPES.iter().any(|&memory| F::leaf(frame, prot, memory) == word)
+fn is_exact<F: Format>(word: F::Word, level: u8) -> bool {
+    let Entry::Leaf { frame, prot } = F::decode(word, level) else { return false };
+    MEM_TYPES.iter().any(|&memory| F::leaf(frame, prot, memory, level) == word)
 }

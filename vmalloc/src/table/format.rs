@@ -37,8 +37,12 @@ mod bit {
     pub const GLOBAL: u32 = 1 << 8;
     /// Ignored by the MMU. The library sets it in a parked entry.
     pub const MARK: u32 = 1 << 9;
-    /// Ignored by the MMU and not used.
+    /// Ignored by the MMU and not used, apart from [`OWN`].
     pub const SPARE: u32 = 3 << 10;
+    /// Ignored by the MMU. The library sets it in its large pages, to tell them from the embedder's.
+    pub const OWN: u32 = 1 << 10;
+    /// [`PAT`] in a large page.
+    pub const LARGE_PAT: u32 = 1 << 12;
 
     /// The bits that are the same in all leaves, and their values.
     pub const LEAF_FIXED: u32 = PRESENT | USER | ACCESSED | GLOBAL | MARK | SPARE;
@@ -56,13 +60,14 @@ mod bit {
 /// The index into the PAT for each [`MemType`]. Linux programs the PAT as WB, WC, UC−, UC, WB, WP,
 /// UC−, WT.
 #[inline]
-const fn cache_bits(memory: MemType) -> u32 {
+const fn cache_bits(memory: MemType, level: u8) -> u32 {
     match memory {
         MemType::WriteBack => 0,
         MemType::WriteCombining => bit::PWT,
         MemType::UncachedMinus => bit::PCD,
         MemType::Uncached => bit::PCD | bit::PWT,
-        MemType::WriteThrough => bit::PAT | bit::PCD | bit::PWT,
+        MemType::WriteThrough if level == 1 => bit::PAT | bit::PCD | bit::PWT,
+        MemType::WriteThrough => bit::LARGE_PAT | bit::PCD | bit::PWT,
     }
 }
 

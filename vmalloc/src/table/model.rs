@@ -1,7 +1,8 @@
 //! A model of the tables that is too simple to be wrong: a map of pages and a set of tables.
 //!
 //! The test below runs each step on the walker and on the model. After each step it compares the
-//! walker, the model and an MMU for every page near the borders.
+//! walker, the model and an MMU for every page near the borders. `LEVEL` is that of the entries
+//! that map the pages: at level 2 the same steps are made on large pages.
 
 extern crate std;
 
@@ -14,7 +15,7 @@ use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
 
-/// A page that is mapped or parked.
+/// A page, large above level 1, that is mapped or parked.
 #[derive(Clone, Copy)]
 struct Page {
     seen: Seen,
@@ -22,6 +23,8 @@ struct Page {
 }
 
 struct Model {
+    /// Of the entries that map pages.
+    lowest: u8,
     levels: u8,
     index_bits: u32,
     pages: BTreeMap<usize, Page>,
@@ -33,7 +36,7 @@ impl Model {
     fn tables_of(&self, pages: &[usize]) -> BTreeSet<(u8, usize)> {
         let path = |page: &usize| {
             let (page, bits) = (*page, self.index_bits);
-            (1..self.levels).map(move |level| (level, page >> (level as u32 * bits)))
+            (self.lowest..self.levels).map(move |level| (level, page >> (level as u32 * bits)))
         };
         pages.iter().flat_map(path).collect()
     }
@@ -43,12 +46,16 @@ impl Model {
     }
 
     fn has_table(&self, page: usize) -> bool {
-        self.tables.contains(&(1, page >> self.index_bits))
+        self.tables.contains(&self.leaf_table(page))
+    }
+
+    fn leaf_table(&self, page: usize) -> (u8, usize) {
+        (self.lowest, page >> (self.lowest as u32 * self.index_bits))
     }
 
     fn is_empty(&self, (level, number): (u8, usize)) -> bool {
         match level {
-            1 => !self.pages.keys().any(|page| page >> self.index_bits == number),
+            lowest if lowest == self.lowest => !self.pages.keys().any(|&page| self.leaf_table(page).1 == number),
             _ => !self.tables.iter().any(|&(l, n)| l == level - 1 && n >> self.index_bits == number),
         }
     }
@@ -56,7 +63,7 @@ impl Model {
     /// Removes every empty table inside `first..first + pages`. Returns how many.
     fn free_tables(&mut self, first: usize, pages: usize) -> usize {
         let before = self.tables.len();
-        for level in 1..self.levels {
+        for level in self.lowest..self.levels {
             let span = 1 << (level as u32 * self.index_bits);
             let inside = |n: usize| n * span >= first && (n + 1) * span <= first + pages;
             let of_level = self.tables.iter().copied().filter(|&(l, n)| l == level && inside(n));
@@ -135,35 +142,43 @@ fn op(max_pfn: u64) -> impl Strategy<Value = Op> {
 }
 
 /// The walker and the model.
-struct Pair<'m, F: Mmu> {
+struct Pair<'m, F: Mmu, const LEVEL: u8> {
     machine: &'m Boxed<F>,
-    walker: Walker<'m, Boxed<F>>,
+    walker: Walker<'m, Boxed<F>, LEVEL>,
     model: Model,
     borders: [usize; 3],
 }
 
-impl<'m, F: Mmu> Pair<'m, F> {
+impl<'m, F: Mmu, const LEVEL: u8> Pair<'m, F, LEVEL> {
+    /// The pages that an entry maps.
+    const EACH: usize = 1 << PteRange::<F, LEVEL>::ORDER;
+
     fn new(machine: &'m Boxed<F>, levels: u8) -> Self {
-        // SAFETY: T1: one thread, which uses no table after giving it back.
-        let walker = unsafe { Walker::new(machine) };
-        let model = Model { levels, index_bits: F::INDEX_BITS, pages: BTreeMap::new(), tables: BTreeSet::new() };
+        let (walker, index_bits) = (Walker::at_level(machine), F::INDEX_BITS);
+        let model = Model { lowest: LEVEL, levels, index_bits, pages: BTreeMap::new(), tables: BTreeSet::new() };
         Pair { machine, walker, model, borders: F::borders(levels) }
     }
 
     fn range(&self, span: Span) -> PageRange {
         // The last border may have fewer than NEAR pages behind it.
-        around(self.borders[span.border], span.before, span.pages)
+        around(self.borders[span.border], span.before * Self::EACH, span.pages * Self::EACH)
+    }
+
+    /// The `n`-th of adjacent frames of that size, the first of which contains the frame `first`.
+    fn frame(first: u64, n: u64) -> Pfn {
+        let each = Self::EACH as u64;
+        Pfn((first / each + n) * each)
     }
 
     fn step(&mut self, op: Op) {
         match op {
             Op::LinkTables(span) => self.prepare(span),
             Op::Map(span, frame, prot, memory) => {
-                let frames: Vec<_> = (0..span.pages as u64).rev().map(|n| Pfn(frame + n)).collect();
+                let frames: Vec<_> = (0..span.pages as u64).rev().map(|n| Self::frame(frame, n)).collect();
                 self.bind(span, &frames, prot, memory, |p, f, prot| p.map(f, prot, memory))
             }
             Op::MapRun(span, frame, prot, memory) => {
-                let frames: Vec<_> = (0..span.pages as u64).map(|n| Pfn(frame + n)).collect();
+                let frames: Vec<_> = (0..span.pages as u64).map(|n| Self::frame(frame, n)).collect();
                 self.bind(span, &frames, prot, memory, |p, f, prot| p.map_run(f[0], prot, memory))
             }
             Op::Restore(span) => self.flip(span, true, |p, report| p.restore(report)),
@@ -180,7 +195,7 @@ impl<'m, F: Mmu> Pair<'m, F> {
     fn pages(&self, span: Span) -> Vec<usize> {
         let range = self.range(span);
         let first = range.start.0 >> PAGE_SHIFT;
-        (first..first + range.pages).collect()
+        (first..first + range.pages).step_by(Self::EACH).collect()
     }
 
     /// The pages of `span` that have a leaf table.
@@ -192,7 +207,7 @@ impl<'m, F: Mmu> Pair<'m, F> {
         let pages = self.pages(span);
         let missing = self.model.missing(&pages);
         assert_eq!(self.walker.missing(self.range(span)), missing);
-        assert!(missing <= self.walker.tables_needed(span.pages));
+        assert!(missing <= self.walker.tables_needed(self.range(span).pages));
         let mut prealloc = self.machine.prealloc(missing);
         self.walker.link_tables(self.range(span), &mut prealloc);
         assert!(prealloc.is_empty());
@@ -206,7 +221,7 @@ impl<'m, F: Mmu> Pair<'m, F> {
         frames: &[Pfn],
         prot: u8,
         memory: MemType,
-        write: impl Fn(PteRange<F>, &[Pfn], Prot) -> usize,
+        write: impl Fn(PteRange<F, LEVEL>, &[Pfn], Prot) -> usize,
     ) {
         let prot = Prot::from_bits_truncate(prot);
         let pages = self.pages(span);
@@ -232,7 +247,7 @@ impl<'m, F: Mmu> Pair<'m, F> {
 
     /// Parks or restores: pages that are parked as `from` says change, and the others that have a
     /// table are reported.
-    fn flip(&mut self, span: Span, from: bool, change: impl Fn(PteRange<F>, &mut dyn FnMut(VirtAddr, F::Word))) {
+    fn flip(&mut self, span: Span, from: bool, change: impl Fn(PteRange<F, LEVEL>, &mut dyn FnMut(VirtAddr, F::Word))) {
         let mut expected = Vec::new();
         for page in self.reachable(span) {
             match self.model.pages.get_mut(&page) {
@@ -279,7 +294,7 @@ impl<'m, F: Mmu> Pair<'m, F> {
 
     fn unlink(&mut self, span: Span) {
         let at = self.range(span).start;
-        let table = (1, at.0 >> PAGE_SHIFT >> F::INDEX_BITS);
+        let table = self.model.leaf_table(at.0 >> PAGE_SHIFT);
         let linked = self.model.tables.contains(&table);
         let empty = self.model.is_empty(table);
         let frame = self.walker.unlink(at);
@@ -309,7 +324,7 @@ impl<'m, F: Mmu> Pair<'m, F> {
 
     fn compare(&self) {
         for border in self.borders {
-            let near = around(border, NEAR, 2 * NEAR);
+            let near = around(border, NEAR * Self::EACH, 2 * NEAR * Self::EACH);
             self.compare_pages(near);
             assert_eq!(self.walker.check(near), Ok(()));
         }
@@ -318,26 +333,30 @@ impl<'m, F: Mmu> Pair<'m, F> {
     }
 
     fn compare_pages(&self, range: PageRange) {
-        for at in range.slices(1).map(|page| page.start) {
-            let page = at.0 >> PAGE_SHIFT;
+        let first = range.start.0 >> PAGE_SHIFT;
+        for page in (first..first + range.pages).step_by(Self::EACH) {
             let seen = self.model.pages.get(&page).filter(|page| !page.waits).map(|page| page.seen);
-            assert_eq!(F::access(self.machine, at), seen, "the MMU at {at}");
-            assert_eq!(self.walker.entry(at), self.model.entry(page), "the walker at {at}");
-            assert_eq!(self.walker.translate(at), seen.map(|seen| (seen.frame, prot_of(&seen))));
-            assert_eq!(self.walker.leaf_table(at).is_some(), self.model.has_table(page));
+            // The first small page in it, and the last.
+            for within in [0, Self::EACH - 1].into_iter().take(Self::EACH) {
+                let at = VirtAddr((page + within) << PAGE_SHIFT);
+                let seen = seen.map(|seen| Seen { frame: seen.frame.offset(within as u64), ..seen });
+                assert_eq!(F::access(self.machine, at), seen, "the MMU at {at}");
+                assert_eq!(self.walker.entry(at), self.model.entry(page), "the walker at {at}");
+                assert_eq!(self.walker.translate(at), seen.map(|seen| (seen.frame, prot_of(&seen))));
+                assert_eq!(self.walker.leaf(at).is_some(), self.model.has_table(page));
+            }
         }
         let frames =
             self.walker.pieces(range).flat_map(PteRange::frames).map(|(at, frame)| (at.0 >> PAGE_SHIFT, frame));
-        let first = range.start.0 >> PAGE_SHIFT;
         let known = self.model.pages.range(first..first + range.pages).filter(|(_, page)| !page.waits);
         assert!(frames.eq(known.map(|(&page, found)| (page, found.seen.frame))));
     }
 }
 
 /// Runs the steps on both, then frees everything: only the root may be left.
-fn agree<F: Mmu>(levels: u8, ops: Vec<Op>) {
+fn agree<F: Mmu, const LEVEL: u8>(levels: u8, ops: Vec<Op>) {
     let machine = Boxed::<F>::new(levels);
-    let mut pair = Pair::new(&machine, levels);
+    let mut pair = Pair::<F, LEVEL>::new(&machine, levels);
     for op in ops {
         pair.step(op);
     }
@@ -352,16 +371,24 @@ fn agree<F: Mmu>(levels: u8, ops: Vec<Op>) {
 proptest! {
     #[test]
     fn four_levels_agree_with_the_model_and_the_mmu(ops in prop::collection::vec(op(1 << 40), 1..60)) {
-        agree::<X86_64>(4, ops)
+        agree::<X86_64, 1>(4, ops)
     }
 
     #[test]
     fn five_levels_agree_with_the_model_and_the_mmu(ops in prop::collection::vec(op(1 << 40), 1..60)) {
-        agree::<X86_64>(5, ops)
+        agree::<X86_64, 1>(5, ops)
+    }
+
+    #[test]
+    fn large_pages_agree_with_the_model_and_the_mmu_in_the_same_functions(
+        ops in prop::collection::vec(op((1 << 40) - (NEAR << 9) as u64), 1..60),
+        levels in 4..=5u8,
+    ) {
+        agree::<X86_64, 2>(levels, ops)
     }
 
     #[test]
     fn two_levels_of_32_bits_agree_with_the_model_and_the_mmu(ops in prop::collection::vec(op(1 << 20), 1..60)) {
-        agree::<X86_32>(2, ops)
+        agree::<X86_32, 1>(2, ops)
     }
 }

@@ -6,19 +6,19 @@ use crate::machine::format::{Entry, Format, entries};
 use crate::units::{PageRange, Pfn, VirtAddr};
 use core::ops::Range;
 
-impl<M: Machine> Walker<'_, M> {
+impl<M: Machine, const LEVEL: u8> Walker<'_, M, LEVEL> {
     /// Unlinks the leaf table of `at` and returns its frame. The caller keeps the frame until
     /// grace, because a CPU may still walk into it.
     ///
     /// A table with entries in use stays linked; that is a bug of the caller and is reported. A
     /// table that somebody else has linked stays too (T2).
     pub(crate) fn unlink(&self, at: VirtAddr) -> Option<Pfn> {
-        let (entry, word, Entry::Table(frame)) = self.descend(page_of(at), 2) else { return None };
+        let (entry, word, Entry::Table(frame)) = self.descend(page_of(at), LEVEL + 1) else { return None };
         if !links::<M>(word, frame) {
             return None;
         }
-        if let Some(used) = first_used(self.below(2, frame), entry.page) {
-            self.report_bad_entry(1, address_of(used.page), used.cell.load());
+        if let Some(used) = first_used(self.below(LEVEL + 1, frame), entry.page) {
+            self.report_bad_entry(LEVEL, address_of(used.page), used.cell.load());
             return None;
         }
         entry.cell.exchange(word, M::Table::ABSENT).ok().map(|()| frame)

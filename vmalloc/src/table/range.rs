@@ -1,10 +1,14 @@
 //! The hot path: the entries of adjacent pages in one leaf table.
 //!
+//! `LEVEL` is that of the entries. Above level 1, what is called a page here is a large one, and its
+//! frame is the first of 2^[`ORDER`](PteRange::ORDER) frames. The code is the same.
+//!
 //! Each method is one loop with one load and one store per page (T3). The loop takes entries in
 //! groups first and one by one at the end. The caller says in which state the entries must be. An
 //! entry in another state is refused or reported (T2), out of line.
 
 use super::cell::Cell;
+use super::table_bits;
 use crate::machine::format::{Entry, Format, MemType, Prot, entries};
 use crate::units::{PAGE_SHIFT, Pfn, VirtAddr};
 use core::ptr::NonNull;
@@ -15,11 +19,11 @@ const GROUP: usize = 4;
 /// A linked leaf table, for callers that own pages of it (T1). A caller may store it as a number,
 /// because a table does not move while it is linked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct LeafTable<F: Format>(NonNull<F::Word>);
+pub struct LeafTable<F: Format, const LEVEL: u8 = 1>(NonNull<F::Word>);
 
-impl<F: Format> LeafTable<F> {
+impl<F: Format, const LEVEL: u8> LeafTable<F, LEVEL> {
     #[inline]
-    pub(super) const fn new(words: NonNull<F::Word>) -> LeafTable<F> {
+    pub(super) const fn new(words: NonNull<F::Word>) -> Self {
         LeafTable(words)
     }
 
@@ -35,7 +39,7 @@ impl<F: Format> LeafTable<F> {
     /// - T1. `raw` came from [`LeafTable::into_raw`] of the same format. The table has been linked
     ///   ever since, and stays linked while this value or a [`PteRange`] of it is used.
     #[inline]
-    pub unsafe fn from_raw(raw: usize) -> LeafTable<F> {
+    pub unsafe fn from_raw(raw: usize) -> Self {
         let words = core::ptr::with_exposed_provenance_mut(raw);
         // SAFETY: it was a NonNull before `into_raw`.
         LeafTable(unsafe { NonNull::new_unchecked(words) })
@@ -44,21 +48,32 @@ impl<F: Format> LeafTable<F> {
 
 /// Adjacent pages whose entries lie in one leaf table.
 #[derive(Clone, Copy, Debug)]
-pub struct PteRange<F: Format> {
+pub struct PteRange<F: Format, const LEVEL: u8 = 1> {
     first: NonNull<F::Word>,
     at: VirtAddr,
     len: usize,
 }
 
-impl<F: Format> PteRange<F> {
+impl<F: Format, const LEVEL: u8> PteRange<F, LEVEL> {
+    /// The order of the frames that one entry maps, and that [`PteRange::take_frames`] takes out of
+    /// it.
+    pub const ORDER: u32 = {
+        assert!(LEVEL <= F::LEAF_LEVELS, "the format has leaves at this level");
+        table_bits::<F>(LEVEL - 1)
+    };
+    const SHIFT: u32 = PAGE_SHIFT + Self::ORDER;
+
     /// The `len` pages from `at`, in their leaf table `table`.
     ///
     /// # Panics
-    /// If the pages reach beyond the table.
+    /// If the pages reach beyond the table, or are large and begin in the middle of one.
     #[inline]
-    pub fn new(table: LeafTable<F>, at: VirtAddr, len: usize) -> PteRange<F> {
-        let index = at.0 >> PAGE_SHIFT & (entries::<F>() - 1);
-        assert!(len <= entries::<F>() - index, "the pages lie in one table");
+    pub fn new(table: LeafTable<F, LEVEL>, at: VirtAddr, len: usize) -> Self {
+        let index = at.0 >> Self::SHIFT & (entries::<F>() - 1);
+        assert!(
+            len <= entries::<F>() - index && is_whole::<F>(at.0 >> PAGE_SHIFT, LEVEL),
+            "the pages lie in one table"
+        );
         // SAFETY: the index lies inside the table.
         PteRange { first: unsafe { table.0.add(index) }, at, len }
     }
@@ -75,7 +90,7 @@ impl<F: Format> PteRange<F> {
     ///   these pages. The table has been linked ever since, and stays linked while this range is
     ///   used.
     #[inline(always)]
-    pub unsafe fn within(raw: usize, page: usize, at: VirtAddr, len: usize) -> PteRange<F> {
+    pub unsafe fn within(raw: usize, page: usize, at: VirtAddr, len: usize) -> Self {
         let first: *mut F::Word = core::ptr::with_exposed_provenance_mut(raw);
         // SAFETY: T1: `raw` came from a NonNull, and the range contains these pages.
         PteRange { first: unsafe { NonNull::new_unchecked(first.add(page)) }, at, len }
@@ -97,41 +112,46 @@ impl<F: Format> PteRange<F> {
     ///
     /// # Panics
     /// If it has fewer.
-    pub fn part(self, first: usize, len: usize) -> PteRange<F> {
+    pub fn part(self, first: usize, len: usize) -> Self {
         assert!(first <= self.len && len <= self.len - first, "a part of the range");
         // SAFETY: the pages are the range's, or none.
         PteRange { first: unsafe { self.first.add(first) }, at: self.page(first), len }
     }
 
     /// Maps each page to its frame in `frames`. Stops before the first page whose entry is in use
-    /// (T2). Returns the number of pages mapped.
+    /// (T2), or whose frame is no multiple of the frames of a large page. Returns the number of
+    /// pages mapped.
     ///
     /// # Panics
     /// If the numbers of frames and pages differ.
     #[inline(always)]
     pub fn map(self, frames: &[Pfn], prot: Prot, memory: MemType) -> usize {
         assert!(frames.len() == self.len, "a frame for each page");
-        self.change(Map { frames: frames.as_ptr(), form: F::leaf(Pfn(0), prot, memory) })
+        let frames = frames.as_ptr();
+        // SAFETY: there is a frame for each page.
+        let frame = move |n| unsafe { *frames.add(n) };
+        self.change(Map { frame, form: F::leaf(Pfn(0), prot, memory, LEVEL) })
     }
 
     /// As [`PteRange::map`], with the adjacent frames from `first` on.
     #[inline]
     pub fn map_run(self, first: Pfn, prot: Prot, memory: MemType) -> usize {
-        self.change(MapRun { first, form: F::leaf(Pfn(0), prot, memory) })
+        let frame = move |n| first.offset((n << Self::ORDER) as u64);
+        self.change(Map { frame, form: F::leaf(Pfn(0), prot, memory, LEVEL) })
     }
 
     /// Parks the pages: each is unmapped, and its frame stays in the entry. Reports a page that was
     /// not mapped, and clears its entry if that is bad (T2).
     #[inline(always)]
     pub fn park(self, report: impl FnMut(VirtAddr, F::Word)) {
-        self.change_all(Park, report);
+        self.change_all(Unmap::<true>, report);
     }
 
     /// Unmaps the pages and clears their entries. The frames belong to somebody else. Reports as
     /// [`PteRange::park`] does.
     #[inline(always)]
     pub fn clear(self, report: impl FnMut(VirtAddr, F::Word)) {
-        self.change_all(Clear, report);
+        self.change_all(Unmap::<false>, report);
     }
 
     /// Maps parked pages to their frames again. Reports as [`PteRange::park`] does.
@@ -155,8 +175,8 @@ impl<F: Format> PteRange<F> {
     /// Whether each page is mapped as ordinary memory, for reading and writing, to a frame that
     /// `fits`.
     pub fn is_plain(self, fits: impl Fn(Pfn) -> bool) -> bool {
-        let plain = |frame| F::leaf(frame, Prot::RW, MemType::WriteBack);
-        (0..self.len).map(|n| self.cell(n).load()).all(|word| match F::decode(word, 1) {
+        let plain = |frame| F::leaf(frame, Prot::RW, MemType::WriteBack, LEVEL);
+        (0..self.len).map(|n| self.cell(n).load()).all(|word| match F::decode(word, LEVEL) {
             Entry::Leaf { frame, .. } => word == plain(frame) && fits(frame),
             _ => false,
         })
@@ -165,7 +185,7 @@ impl<F: Format> PteRange<F> {
     /// The pages that are mapped, and their frames.
     #[inline]
     pub fn frames(self) -> impl Iterator<Item = (VirtAddr, Pfn)> {
-        (0..self.len).filter_map(move |n| match F::decode(self.cell(n).load(), 1) {
+        (0..self.len).filter_map(move |n| match F::decode(self.cell(n).load(), LEVEL) {
             Entry::Leaf { frame, .. } => Some((self.page(n), frame)),
             _ => None,
         })
@@ -206,7 +226,7 @@ impl<F: Format> PteRange<F> {
     /// has all registers and costs the caller none.
     #[inline(never)]
     fn change_groups(first: NonNull<F::Word>, len: usize, change: impl Change<F>) -> usize {
-        let (range, mut n) = (PteRange::<F> { first, at: VirtAddr(0), len }, 0);
+        let (range, mut n) = (Self { first, at: VirtAddr(0), len }, 0);
         while n < len / GROUP * GROUP && range.change_group::<GROUP>(n, change) {
             n += GROUP;
         }
@@ -217,7 +237,7 @@ impl<F: Format> PteRange<F> {
     #[inline(always)]
     fn change_group<const N: usize>(self, first: usize, change: impl Change<F>) -> bool {
         let cells: [Cell<F>; N] = core::array::from_fn(|i| self.cell(first + i));
-        let next = change.next(first, cells.each_ref().map(Cell::load));
+        let next = change.next::<N, LEVEL>(first, cells.each_ref().map(Cell::load));
         if let Some(words) = next {
             cells.iter().zip(words).for_each(|(cell, word)| cell.store(word));
         }
@@ -229,14 +249,14 @@ impl<F: Format> PteRange<F> {
     #[inline(never)]
     fn unexpected(self, n: usize, word: F::Word, report: &mut impl FnMut(VirtAddr, F::Word)) {
         report(self.page(n), word);
-        if F::decode(word, 1) == Entry::Bad {
+        if F::decode(word, LEVEL) == Entry::Bad {
             self.cell(n).store(F::ABSENT);
         }
     }
 
     #[inline]
     fn page(self, n: usize) -> VirtAddr {
-        VirtAddr(self.at.0.wrapping_add(n << PAGE_SHIFT))
+        VirtAddr(self.at.0.wrapping_add(n << Self::SHIFT))
     }
 
     /// The entry of page `n`.
@@ -253,7 +273,7 @@ impl<F: Format> PteRange<F> {
 trait Change<F: Format>: Copy {
     /// The new words for the entries from page `first` on, which hold `words`; `None` if one of
     /// them is unexpected.
-    fn next<const N: usize>(self, first: usize, words: [F::Word; N]) -> Option<[F::Word; N]>;
+    fn next<const N: usize, const LEVEL: u8>(self, first: usize, words: [F::Word; N]) -> Option<[F::Word; N]>;
 
     /// The change of the pages after a refused one, where `changed` pages before it were changed.
     fn after(self, _changed: usize) -> Self {
@@ -261,24 +281,15 @@ trait Change<F: Format>: Copy {
     }
 }
 
-/// absent → leaf. There is a frame for each page.
+/// absent → leaf, of the frame that `frame` returns for each page.
 #[derive(Clone, Copy)]
-struct Map<W> {
-    frames: *const Pfn,
+struct Map<G, W> {
+    frame: G,
     form: W,
 }
-/// absent → leaf, of adjacent frames.
+/// leaf → parked, or absent.
 #[derive(Clone, Copy)]
-struct MapRun<W> {
-    first: Pfn,
-    form: W,
-}
-/// leaf → parked.
-#[derive(Clone, Copy)]
-struct Park;
-/// leaf → absent.
-#[derive(Clone, Copy)]
-struct Clear;
+struct Unmap<const PARK: bool>;
 /// parked → leaf.
 #[derive(Clone, Copy)]
 struct Restore;
@@ -286,52 +297,43 @@ struct Restore;
 #[derive(Clone, Copy)]
 struct TakeFrames(*mut Pfn);
 
+/// Whether a page of `level` may begin at the page `number`, or its frames at that frame.
+#[inline(always)]
+const fn is_whole<F: Format>(number: usize, level: u8) -> bool {
+    number.is_multiple_of(1 << table_bits::<F>(level - 1))
+}
+
 fn all_absent<F: Format, const N: usize>(words: [F::Word; N]) -> bool {
     words.iter().fold(true, |absent, &word| absent & (word == F::ABSENT))
 }
 
-impl<F: Format> Change<F> for Map<F::Word> {
+impl<F: Format, G: Fn(usize) -> Pfn + Copy> Change<F> for Map<G, F::Word> {
     #[inline(always)]
-    fn next<const N: usize>(self, first: usize, words: [F::Word; N]) -> Option<[F::Word; N]> {
-        // SAFETY: `map` has a frame for each page.
-        let leaf = |i| F::leaf_like(self.form, unsafe { *self.frames.add(first + i) });
-        all_absent::<F, N>(words).then(|| core::array::from_fn(leaf))
+    fn next<const N: usize, const LEVEL: u8>(self, first: usize, words: [F::Word; N]) -> Option<[F::Word; N]> {
+        let leaf = |i| F::leaf_like(self.form, (self.frame)(first + i));
+        let fits = |i| is_whole::<F>((self.frame)(first + i).0 as usize, LEVEL);
+        (all_absent::<F, N>(words) && (0..N).all(fits)).then(|| core::array::from_fn(leaf))
     }
 }
 
-impl<F: Format> Change<F> for MapRun<F::Word> {
+impl<F: Format, const PARK: bool> Change<F> for Unmap<PARK> {
     #[inline(always)]
-    fn next<const N: usize>(self, first: usize, words: [F::Word; N]) -> Option<[F::Word; N]> {
-        let leaf = |i| F::leaf_like(self.form, self.first.offset((first + i) as u64));
-        all_absent::<F, N>(words).then(|| core::array::from_fn(leaf))
-    }
-}
-
-impl<F: Format> Change<F> for Park {
-    #[inline(always)]
-    fn next<const N: usize>(self, _first: usize, words: [F::Word; N]) -> Option<[F::Word; N]> {
-        F::park_all(words)
-    }
-}
-
-impl<F: Format> Change<F> for Clear {
-    #[inline(always)]
-    fn next<const N: usize>(self, _first: usize, words: [F::Word; N]) -> Option<[F::Word; N]> {
-        F::park_all(words).map(|_| [F::ABSENT; N])
+    fn next<const N: usize, const LEVEL: u8>(self, _first: usize, words: [F::Word; N]) -> Option<[F::Word; N]> {
+        F::park_all(words, LEVEL).map(|parked| if PARK { parked } else { [F::ABSENT; N] })
     }
 }
 
 impl<F: Format> Change<F> for Restore {
     #[inline(always)]
-    fn next<const N: usize>(self, _first: usize, words: [F::Word; N]) -> Option<[F::Word; N]> {
-        F::parked_all(words).map(|_| words.map(F::park))
+    fn next<const N: usize, const LEVEL: u8>(self, _first: usize, words: [F::Word; N]) -> Option<[F::Word; N]> {
+        F::parked_all(words, LEVEL).map(|_| words.map(F::park))
     }
 }
 
 impl<F: Format> Change<F> for TakeFrames {
     #[inline(always)]
-    fn next<const N: usize>(self, first: usize, words: [F::Word; N]) -> Option<[F::Word; N]> {
-        let frames = F::parked_all(words)?;
+    fn next<const N: usize, const LEVEL: u8>(self, first: usize, words: [F::Word; N]) -> Option<[F::Word; N]> {
+        let frames = F::parked_all(words, LEVEL)?;
         // SAFETY: `take_frames` has a place for each page, and each page yields at most one frame.
         unsafe { self.0.add(first).cast::<[Pfn; N]>().write(frames) }
         Some([F::ABSENT; N])

@@ -215,25 +215,36 @@ fn assert_preset(word: u64) {
 const PAGES_64: [u64; 5] = [1 << 48, 1 << 39, 1 << 30, 1 << 21, 1 << 12];
 const FRAME_64: u64 = 0x000f_ffff_ffff_f000;
 
+/// The physical address in the entry of a page of `span` bytes. SDM tables 4-16 and 4-18: below it
+/// is the PAT, at bit 12, and then bits that must be 0.
+fn large_page(pte: u64, span: u64) -> u64 {
+    assert!(span <= 1 << 30, "no page is larger: {pte:#x}");
+    assert_eq!(pte & FRAME_64 & (span - 1) & !(1 << 12), 0, "reserved: {pte:#x}");
+    pte & FRAME_64 & !(span - 1)
+}
+
 impl Mmu for X86_64 {
     // SDM §4.5.4: PML5E, PML4E, PDPTE, PDE and PTE are 8 bytes each, selected by
     // bits 56:48, 47:39, 38:30, 29:21 and 20:12 of the address.
     fn access(machine: &Boxed<X86_64>, at: VirtAddr) -> Option<Seen> {
-        let (mut table, mut write, mut exec, mut pte) = (machine.root().phys(), true, true, 0);
-        for span in &PAGES_64[5 - machine.levels as usize..] {
-            pte = machine.word64(table + 8 * (at.0 as u64 / span % 512)).load(SeqCst);
+        let (mut table, mut write, mut exec) = (machine.root().phys(), true, true);
+        for &span in &PAGES_64[5 - machine.levels as usize..] {
+            let pte = machine.word64(table + 8 * (at.0 as u64 / span % 512)).load(SeqCst);
             if bit(pte, 0) == 0 {
                 return None;
             }
             assert_preset(pte);
-            assert!(*span == 1 << 12 || bit(pte, 7) == 0, "a large page: {pte:#x}");
             write &= bit(pte, 1) == 1;
             exec &= bit(pte, 63) == 0;
+            if span == 1 << 12 || bit(pte, 7) == 1 {
+                let (base, pat) = if span == 1 << 12 { (pte & FRAME_64, 7) } else { (large_page(pte, span), 12) };
+                assert_eq!((bit(pte, 6), bit(pte, 8)), (bit(pte, 1), 1), "dirty with writable only, global");
+                let memory = memory_type(bit(pte, pat), bit(pte, 4), bit(pte, 3));
+                return Some(Seen { frame: Pfn::containing(base + at.0 as u64 % span), write, exec, memory });
+            }
             table = pte & FRAME_64;
         }
-        assert_eq!((bit(pte, 6), bit(pte, 8)), (bit(pte, 1), 1), "dirty with writable only, global");
-        let memory = memory_type(bit(pte, 7), bit(pte, 4), bit(pte, 3));
-        Some(Seen { frame: Pfn::containing(table), write, exec, memory })
+        None
     }
 
     fn locate(machine: &Boxed<X86_64>, at: VirtAddr, level: u8) -> u64 {
@@ -311,10 +322,18 @@ pub fn around(border: usize, before: usize, pages: usize) -> PageRange {
     PageRange::new(VirtAddr(border - before * PAGE_SIZE), pages)
 }
 
-impl<M: Machine> Walker<'_, M> {
+impl<'m, M: Machine, const LEVEL: u8> Walker<'m, M, LEVEL> {
+    /// A walker for pages that entries of `LEVEL` map.
+    pub fn at_level(machine: &'m M) -> Self {
+        // T1: the tests use no table after giving it back.
+        Walker { machine }
+    }
+}
+
+impl<M: Machine, const LEVEL: u8> Walker<'_, M, LEVEL> {
     /// The parts of `range` under each linked leaf table.
-    pub fn pieces(self, range: PageRange) -> impl Iterator<Item = PteRange<M::Table>> {
-        let parts = cut(pages_of(range), table_bits::<M::Table>(1));
+    pub fn pieces(self, range: PageRange) -> impl Iterator<Item = PteRange<M::Table, LEVEL>> {
+        let parts = cut(pages_of(range), table_bits::<M::Table>(LEVEL));
         parts.filter_map(move |part| self.piece(PageRange::new(address_of(part.start), part.len())).ok())
     }
 
@@ -325,9 +344,9 @@ impl<M: Machine> Walker<'_, M> {
 
     fn missing_in(&self, table: Table<M::Table>, pages: Range<usize>) -> usize {
         let missing = |part: Range<usize>| match table.entry(part.start).decode() {
-            Entry::Table(frame) if table.level > 2 => self.missing_in(self.below(table.level, frame), part),
+            Entry::Table(frame) if table.level > LEVEL + 1 => self.missing_in(self.below(table.level, frame), part),
             Entry::Table(_) => 0,
-            _ => (1..table.level).map(|level| cut(part.clone(), table_bits::<M::Table>(level)).count()).sum(),
+            _ => (LEVEL..table.level).map(|level| cut(part.clone(), table_bits::<M::Table>(level)).count()).sum(),
         };
         table.parts(pages).map(missing).sum()
     }

@@ -2,6 +2,8 @@
 
 extern crate std;
 
+mod large;
+
 use super::testing::{Boxed, Mmu, around};
 use super::{Foreign, LeafTable, PteRange, Walker, X86_32, X86_64};
 use crate::error::Broken;
@@ -73,7 +75,7 @@ fn a_bad_link_is_cleared<F: Mmu>(levels: u8, borders: &[usize]) {
     plant_each::<F>(levels, borders, |machine, walker, range, line| {
         assert_eq!(walker.entry(range.start), Entry::Bad);
         assert_eq!(walker.translate(range.start), None);
-        assert_eq!(walker.leaf_table(range.start), None);
+        assert_eq!(walker.leaf(range.start), None);
         assert_eq!(walker.unlink(range.start), None);
         assert_eq!(walker.check(range), Err(Broken { rule: "T2", at: range.start.0 }));
         assert!(machine.logged().is_empty(), "looking reports nothing");
@@ -198,16 +200,16 @@ fn mapping_stops_before_the_first_entry_in_use_and_overwrites_none() {
 #[test]
 fn what_formats_do_to_many_words_is_what_they_do_to_each() {
     fn check<F: Mmu>() {
-        let leaf = |n| F::leaf(Pfn(n), Prot::RW, MemType::WriteBack);
+        let leaf = |n| F::leaf(Pfn(n), Prot::RW, MemType::WriteBack, 1);
         let leaves = [1, 2, 3, 4].map(leaf);
-        assert!(F::park_all(leaves) == Some(leaves.map(F::park)));
-        assert_eq!(F::parked_all(leaves.map(F::park)), Some([1, 2, 3, 4].map(Pfn)));
+        assert!(F::park_all(leaves, 1) == Some(leaves.map(F::park)));
+        assert_eq!(F::parked_all(leaves.map(F::park), 1), Some([1, 2, 3, 4].map(Pfn)));
         for unexpected in 0..4 {
             for word in [F::ABSENT, F::table(Pfn(5)), F::park(leaf(6))] {
                 let mut words = leaves;
                 words[unexpected] = word;
-                assert!(F::park_all(words).is_none());
-                assert_eq!(F::parked_all(words.map(F::park)), None);
+                assert!(F::park_all(words, 1).is_none());
+                assert_eq!(F::parked_all(words.map(F::park), 1), None);
             }
         }
     }
@@ -228,7 +230,7 @@ fn a_leaf_that_is_not_exact_breaks_t3_and_nothing_else() {
     let range = around(BORDERS_4[0], 1, 1);
     let walker = prepared(&machine, &[range]);
     // Writable but clean: the MMU would write the entry.
-    X86_64::plant(&machine, range.start, 1, X86_64::leaf(Pfn(5), Prot::RW, MemType::WriteBack) ^ 0x40);
+    X86_64::plant(&machine, range.start, 1, X86_64::leaf(Pfn(5), Prot::RW, MemType::WriteBack, 1) ^ 0x40);
     assert_eq!(walker.check(range), Err(Broken { rule: "T3", at: range.start.0 }));
     walker.pieces(range).for_each(|piece| piece.park(|_, _| panic!("it is a leaf")));
     assert_eq!(walker.check(range), Err(Broken { rule: "T3", at: range.start.0 }), "waiting");
@@ -241,7 +243,7 @@ fn a_table_in_use_is_not_unlinked() {
     let walker = prepared(&machine, &[range]);
     map(walker, PageRange::new(range.start, 1), 9);
     assert_eq!(walker.unlink(range.start.add_pages(3)), None);
-    let word = X86_64::leaf(Pfn(9), Prot::RW, MemType::WriteBack);
+    let word = X86_64::leaf(Pfn(9), Prot::RW, MemType::WriteBack, 1);
     assert_eq!(machine.logged(), [format!("bad entry at level 1 for {}: {word:#x}", range.start)]);
     assert_eq!(walker.missing(range), 0);
 }
@@ -310,10 +312,10 @@ fn a_leaf_table_can_be_kept_as_a_number() {
     let machine = Boxed::<X86_64>::new(4);
     let range = around(BORDERS_4[0], 8, 8);
     let walker = prepared(&machine, &[range]);
-    let raw = walker.leaf_table(range.start).unwrap().into_raw();
+    let raw = walker.leaf(range.start).unwrap().1.into_raw();
     // SAFETY: T1: `walker` keeps it linked.
     let table = unsafe { LeafTable::<X86_64>::from_raw(raw) };
-    assert_eq!(Some(table), walker.leaf_table(range.start));
+    assert_eq!(Some(table), walker.leaf(range.start).map(|(_, table)| table));
     let piece = PteRange::new(table, range.start.add_pages(6), 2);
     assert_eq!(piece.map(&[Pfn(3), Pfn(1)], Prot::RO, MemType::WriteBack), 2);
     assert_eq!((piece.start(), piece.pages()), (range.start.add_pages(6), 2));
@@ -326,7 +328,7 @@ fn a_leaf_table_can_be_kept_as_a_number() {
 fn a_range_does_not_reach_beyond_its_table() {
     let machine = Boxed::<X86_64>::new(4);
     let range = around(BORDERS_4[0], 2, 2);
-    let table = prepared(&machine, &[range]).leaf_table(range.start).unwrap();
+    let table = prepared(&machine, &[range]).leaf(range.start).unwrap().1;
     PteRange::new(table, range.start, 3);
 }
 
@@ -341,7 +343,7 @@ fn a_piece_takes_as_many_frames_as_it_has_pages() {
 
 #[test]
 fn words_of_64_bits_are_those_of_the_manual() {
-    let leaf = |prot, memory| X86_64::leaf(Pfn(0x1_2345_6789), prot, memory);
+    let leaf = |prot, memory| X86_64::leaf(Pfn(0x1_2345_6789), prot, memory, 1);
     assert_eq!(leaf(Prot::RW, MemType::WriteBack), 0x8000_1234_5678_9163);
     assert_eq!(leaf(Prot::RO, MemType::WriteBack), 0x8000_1234_5678_9121);
     assert_eq!(leaf(Prot::RX, MemType::WriteBack), 0x0000_1234_5678_9121);
@@ -355,7 +357,7 @@ fn words_of_64_bits_are_those_of_the_manual() {
 
 #[test]
 fn words_of_32_bits_are_those_of_the_manual() {
-    let leaf = |prot, memory| X86_32::leaf(Pfn(0xc_ba98), prot, memory);
+    let leaf = |prot, memory| X86_32::leaf(Pfn(0xc_ba98), prot, memory, 1);
     assert_eq!(leaf(Prot::RW, MemType::WriteBack), 0xcba9_8163);
     assert_eq!(leaf(Prot::RX, MemType::UncachedMinus), 0xcba9_8131);
     assert_eq!(leaf(Prot::RO, MemType::WriteThrough), 0xcba9_81b9);
@@ -377,7 +379,7 @@ fn decoding_inverts<F: Mmu>() {
         assert_eq!(F::decode(F::table(frame), 1), Entry::Bad, "a table at level 1");
         for prot in [Prot::RO, Prot::RW, Prot::RX, Prot::all()] {
             let told = if F::HAS_NX { prot } else { prot | Prot::EXEC };
-            let word = F::leaf(frame, prot, MemType::Uncached);
+            let word = F::leaf(frame, prot, MemType::Uncached, 1);
             assert_eq!(F::decode(word, 1), Entry::Leaf { frame, prot: told });
             assert_eq!(F::decode(F::park(word), 1), Entry::Parked(frame));
             assert!(F::park(F::park(word)) == word);
@@ -406,7 +408,7 @@ fn decoding_inverts_all_that_the_formats_write_at_its_level_and_refuses_it_at_ot
 
 #[test]
 fn one_flipped_bit_is_bad_where_all_entries_agree_on_it() {
-    let leaf = X86_64::leaf(Pfn(5), Prot::RW, MemType::WriteBack);
+    let leaf = X86_64::leaf(Pfn(5), Prot::RW, MemType::WriteBack, 1);
     let bad = |word: u64, level| (0..64).filter(move |n| X86_64::decode(word ^ 1 << n, level) == Entry::Bad);
     assert!(bad(leaf, 1).eq([0, 2, 5, 8, 9, 10, 11].into_iter().chain(52..63)));
     assert!(bad(X86_64::park(leaf), 1).eq([0, 2, 5, 8, 9, 10, 11].into_iter().chain(52..63)));

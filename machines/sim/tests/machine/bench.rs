@@ -58,7 +58,7 @@ impl<F: Format> Bench<F> {
 
     pub fn bind(&self, at: VirtAddr, frame: Pfn, prot: Prot) {
         self.reach(at, 1);
-        self.sim.poke(at, 1, F::leaf(frame, prot, MemType::WriteBack));
+        self.sim.poke(at, 1, F::leaf(frame, prot, MemType::WriteBack, 1));
     }
 
     /// Binds a frame of its own to `at`.
@@ -71,7 +71,7 @@ impl<F: Format> Bench<F> {
     /// The page waits for grace.
     pub fn retire(&self, at: VirtAddr) {
         let (_, Entry::Leaf { frame, prot }) = self.sim.peek(at) else { panic!("{at} is not bound") };
-        self.sim.poke(at, 1, F::park(F::leaf(frame, prot, MemType::WriteBack)));
+        self.sim.poke(at, 1, F::park(F::leaf(frame, prot, MemType::WriteBack, 1)));
     }
 
     /// The page is collected.

@@ -131,7 +131,7 @@ fn a_page_that_is_cleared_inside_a_section_is_noticed() {
 /// Writes an entry as the library does: the machine is not told.
 fn write(b: &Bench<X86_64>, at: VirtAddr, frame: Pfn) {
     type Entry = <Watched<X86_64> as Format>::Word;
-    let entry = Watched::<X86_64>::leaf(frame, Prot::RW, MemType::WriteBack);
+    let entry = Watched::<X86_64>::leaf(frame, Prot::RW, MemType::WriteBack, 1);
     let table = b.sim.virt(b.table_of(at, 2)).cast::<Entry>();
     // SAFETY: W1: the table is the bench's, and the index lies in it.
     unsafe { Entry::store(table.add(at.0 >> 12 & 511).as_ptr(), entry) }

@@ -196,7 +196,7 @@ fn t2_a_mapping_with_a_bad_entry_is_told_once() {
         rig.purge();
         assert_eq!(rig.complaints(), [line(1, page_of(area, 1), word)]);
         let mapped = rig.map(&frames).unwrap();
-        rig.sim.poke(page_of(mapped, 1), 1, X86_64::leaf(frames[0], Prot::RW, MemType::WriteBack) | 1 << 9);
+        rig.sim.poke(page_of(mapped, 1), 1, X86_64::leaf(frames[0], Prot::RW, MemType::WriteBack, 1) | 1 << 9);
         rig.unmap(mapped).unwrap();
         rig.purge();
         assert_eq!(rig.complaints().len(), 1);

@@ -70,7 +70,7 @@ fn extra(rig: &Rig, frames: &[Pfn]) -> Vec<u32> {
 
 /// What lies in the regions' first tables, where nothing is but what is poked.
 fn poke(rig: &Rig, at: VirtAddr, frame: Option<Pfn>) {
-    let entry = frame.map_or(X86_64::ABSENT, |frame| X86_64::leaf(frame, Prot::RW, MemType::WriteBack));
+    let entry = frame.map_or(X86_64::ABSENT, |frame| X86_64::leaf(frame, Prot::RW, MemType::WriteBack, 1));
     rig.sim.poke(at, 1, entry);
 }
 

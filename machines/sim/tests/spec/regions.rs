@@ -289,7 +289,7 @@ fn somebody_else_s_entry_in_the_region_is_told_and_left_alone() {
     let area = rig.alloc(Req::pages(1)).unwrap();
     let frame = rig.frames(1)[0];
     let foreign = page_of(area, 5);
-    rig.sim.poke(foreign, 1, X86_64::leaf(frame, Prot::RW, Default::default()));
+    rig.sim.poke(foreign, 1, X86_64::leaf(frame, Prot::RW, Default::default(), 1));
     let refused = rig.alloc(Req::pages(8));
     assert_eq!(refused, Err(AllocError::InUse(foreign)));
     assert!(rig.sim.frames().free_now() > 0);

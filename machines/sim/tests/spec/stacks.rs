@@ -200,7 +200,7 @@ fn somebody_elses_page_in_the_middle_of_a_stack_gives_the_page_below_back_too() 
     let frame = rig.frames(1)[0];
     let foreign = VirtAddr(START + 6 * PAGE);
     let first = rig.alloc(Req::pages(1)).unwrap();
-    rig.sim.poke(foreign, 1, X86_64::leaf(frame, Prot::RW, Default::default()));
+    rig.sim.poke(foreign, 1, X86_64::leaf(frame, Prot::RW, Default::default(), 1));
     assert_eq!(rig.alloc(Req::stack(4)), Err(AllocError::InUse(foreign)));
     rig.sim.poke(foreign, 1, X86_64::ABSENT);
     rig.give(first).unwrap();

@@ -47,15 +47,16 @@ unsafe impl Format for X86_32 {
     const NAME: &'static str = "x86-32";
     const LEVELS: u8 = 2;
     const MAX_LEVELS: u8 = 2;
+    const LEAF_LEVELS: u8 = 1;
     const INDEX_BITS: u32 = 10;
     const MAX_PFN: u64 = 1 << 20;
     const ABSENT: u32 = 0;
     const HIDES: bool = false;
 
     #[inline]
-    fn leaf(frame: Pfn, prot: Prot, memory: MemType) -> u32 {
+    fn leaf(frame: Pfn, prot: Prot, memory: MemType, _level: u8) -> u32 {
         let write = if prot.contains(Prot::WRITE) { bit::WRITE | bit::DIRTY } else { 0 };
-        Self::leaf_like(bit::LEAF | write | cache_bits(memory), frame)
+        Self::leaf_like(bit::LEAF | write | cache_bits(memory, 1), frame)
     }
 
     #[inline]
