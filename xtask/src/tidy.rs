@@ -4,6 +4,7 @@
 //! - **length**: functions over 60 lines, files over 600, and a library whose usual function is
 //!   long ([`length`]).
 //! - **floors**: a room of the library that names one above its own floor ([`floors`]).
+//! - **circles**: files of one room of the library that name each other in a ring ([`circles`]).
 //! - **size**: a library with more lines of code than before ([`size`]).
 //! - **surface**: a method of `Vmalloc` outside of its room, and internals that are public
 //!   ([`surface`]).
@@ -21,6 +22,7 @@
 mod atomics;
 mod callers;
 mod calls;
+mod circles;
 pub mod floors;
 mod length;
 mod modules;
@@ -97,6 +99,7 @@ fn report(tree: &Tree) -> Report {
         modules::check,
         length::check,
         floors::check,
+        circles::check,
         size::check,
         surface::check,
         unsafety::check,
