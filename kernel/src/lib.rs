@@ -22,6 +22,7 @@
 //!   device     ioremap and its siblings       ioremap   devices in areas that callers made
 //!   early      areas before the instance serves
 //!   notify     who is asked for help          historic  the allocators of 2.6 and 3.0
+//!   layout     where the parts of an address space lie, on six machines
 //!   ─────────
 //!   records, map, radix, pool                 what is kept beside the library
 //!   memory     bytes behind addresses         warn      messages
@@ -81,6 +82,7 @@ mod host;
 mod ioremap;
 mod kernel;
 mod kvmalloc;
+pub mod layout;
 mod listing;
 mod map;
 mod mapping;

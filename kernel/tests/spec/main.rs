@@ -11,6 +11,7 @@ mod device;
 mod failures;
 mod family;
 mod judge;
+mod layout;
 mod listing;
 mod names;
 mod past;
