@@ -40,8 +40,8 @@ mod stack;
 mod waiting;
 mod zones;
 
-pub use map::{BadMap, MemoryRange};
-pub use zones::{MAX_NODES, STORAGE_ALIGN, ZoneStats, Zones};
+pub use map::{BadMap, MAX_NODES, MemoryRange};
+pub use zones::{STORAGE_ALIGN, ZoneStats, Zones};
 
 pub(crate) use count::{hold, hold_known, release, release_all, twice};
 pub(crate) use depot::Depot;

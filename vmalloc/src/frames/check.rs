@@ -2,8 +2,9 @@
 
 use super::buddy::{Buddy, ORDERS};
 use super::descriptor::{Block, Descriptors, Home, NONE, State, Tag};
+use super::map::MAX_NODES;
 use super::node::NodeZones;
-use super::zones::{MAX_NODES, Zones};
+use super::zones::Zones;
 use crate::error::Broken;
 use crate::machine::frames::MAX_ORDER;
 use crate::sync::plain::Ordering::Relaxed;

@@ -20,6 +20,9 @@ use crate::machine::frames::{MAX_ORDER, Page};
 use crate::sync::plain::{AtomicU32, Ordering::Relaxed};
 use crate::units::{Node, Pfn};
 
+/// All zones, from the lowest addresses up.
+pub(super) const KINDS: [ZoneKind; 4] = [ZoneKind::Dma, ZoneKind::Dma32, ZoneKind::Normal, ZoneKind::HighMem];
+
 /// The end of a list.
 pub(super) const NONE: u32 = u32::MAX;
 
@@ -74,7 +77,7 @@ impl Tag {
 
     pub fn home(self) -> Home {
         let [_, _, zone, node] = self.0.to_le_bytes();
-        let zone = super::node::KINDS[zone as usize % super::node::KINDS.len()];
+        let zone = KINDS[zone as usize % KINDS.len()];
         Home { zone, node: Node(node) }
     }
 }
@@ -210,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_tag_gives_back_what_was_packed() {
-        for zone in super::super::node::KINDS {
+        for zone in super::KINDS {
             let home = Home { zone, node: Node(5) };
             for state in [State::Hole, State::Inside, State::Free(7), State::Out(10)] {
                 let tag = Tag::new(state, home);

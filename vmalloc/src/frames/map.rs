@@ -2,12 +2,13 @@
 
 use super::descriptor::{Descriptor, Descriptors, Home, NONE, State, Tag};
 use super::node::NodeZones;
-use super::zones::MAX_NODES;
 use crate::gfp::ZoneKind;
 use crate::machine::frames::MAX_ORDER;
 use crate::units::{Node, Pfn};
 use core::fmt;
 
+/// The most nodes that [`Zones`](super::Zones) can serve.
+pub const MAX_NODES: usize = 8;
 /// The end of the DMA zone: 16 MiB.
 const DMA_END: u64 = 16 << 20 >> 12;
 /// The end of the DMA32 zone: 4 GiB.

@@ -5,13 +5,10 @@
 //! both cases a lower zone keeps its **reserve** for requests that name it.
 
 use super::buddy::Buddy;
-use super::descriptor::{Block, Descriptors, Home, State};
+use super::descriptor::{Block, Descriptors, Home, KINDS, State};
 use crate::gfp::ZoneKind;
 use crate::machine::frames::{MAX_ORDER, Want};
 use crate::units::{Node, Pfn};
-
-/// All zones, from the lowest addresses up.
-pub(super) const KINDS: [ZoneKind; 4] = [ZoneKind::Dma, ZoneKind::Dma32, ZoneKind::Normal, ZoneKind::HighMem];
 
 /// The zones of one node.
 #[derive(Debug)]

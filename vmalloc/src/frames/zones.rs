@@ -44,7 +44,7 @@
 
 use super::buddy::{Buddy, ORDERS};
 use super::descriptor::{Descriptor, Descriptors, State};
-use super::map::{self, BadMap, MemoryRange, Span};
+use super::map::{self, BadMap, MAX_NODES, MemoryRange, Span};
 use super::node::NodeZones;
 use crate::gfp::ZoneKind;
 use crate::machine::frames::{Frames, MAX_ORDER, Page, Want};
@@ -56,8 +56,6 @@ use core::ptr::NonNull;
 use core::slice;
 use lock_api::{Mutex, RawMutex};
 
-/// The most nodes that [`Zones`] can serve.
-pub const MAX_NODES: usize = 8;
 /// The alignment of the storage of the descriptors.
 pub const STORAGE_ALIGN: usize = align_of::<Descriptor>();
 

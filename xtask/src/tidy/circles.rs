@@ -16,9 +16,7 @@ type Graph = BTreeMap<Module, BTreeSet<Module>>;
 /// The rings that were there before this check: the room, and its files that may name each other.
 /// None may be added.
 const KNOWN: &[(&str, &[&str])] = &[
-    ("frames", &["buddy", "descriptor", "node"]),
     ("frames", &["depot", "magazine"]),
-    ("frames", &["map", "zones"]),
     ("path", &["backing", "plan", "ready", "shortage", "supply"]),
     ("state", &["batch", "cpu"]),
 ];

@@ -3,7 +3,7 @@
 extern crate std;
 
 use super::*;
-use crate::frames::node::KINDS;
+use crate::frames::descriptor::KINDS;
 use crate::testing::{TestLock, TestZones, ram};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
