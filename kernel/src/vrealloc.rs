@@ -3,7 +3,7 @@
 //! | Area | Shrinks | Grows within what it has | Grows beyond |
 //! |---|---|---|---|
 //! | by parts | in place; frames go back | in place, with new frames | another area; frames move |
-//! | of the library's own | in place; frames go back | in place | another area; frames move |
+//! | of the library's own | in place; frames go back | in place | in place as far as its slot reaches; else as above |
 //!
 //! **Frames move, bytes do not.** Each frame gains a holder, the new area takes it over,
 //! and the old area, once it is freed, holds it no more. Only what may not stay on its node, or
@@ -100,7 +100,13 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         }
         let area = self.resizable(at.addr())?;
         let bytes = self.told_size(request)?;
-        if bytes > area.area_size() || !self.may_stay(&area, request) {
+        let stays = self.may_stay(&area, request);
+        if stays && bytes > area.area_size() && self.grows_in_place(&area, request) {
+            self.refit(&area, request.size);
+            self.clear_gained(&area, request)?;
+            return Ok(pointer(area.addr));
+        }
+        if bytes > area.area_size() || !stays {
             return self.move_area(&area, request).inspect_err(|error| self.tell_refusal(request, error)).map(Some);
         }
         match self.record(area.addr).filter(|record| record.built == Built::ByParts) {
@@ -147,7 +153,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     fn resize_whole(&self, area: &VmStruct, request: &Request) -> Result<(), Error> {
         let (size, left) = (request.size, request.size.div_ceil(PAGE_SIZE));
         if left < area.nr_pages {
-            return self.shrink_whole(area, size, left);
+            return self.shrink_whole(area, size);
         }
         self.clear_gained(area, request)?;
         let mut record = Record::new(area.addr, area.flags.difference(VmFlags::NO_GUARD), Built::Whole, size);
@@ -158,19 +164,32 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         }
     }
 
-    /// The pages of an area of the library's own from `left` on go back. Its array is that of
+    /// The pages of an area of the library's own behind `size` bytes go back. Its array is that of
     /// more pages, and is made anew where somebody asks for it.
-    fn shrink_whole(&self, area: &VmStruct, size: usize, left: usize) -> Result<(), Error> {
+    fn shrink_whole(&self, area: &VmStruct, size: usize) -> Result<(), Error> {
         let start = pointer(area.addr).ok_or(Error::NoArea(area.addr))?;
         // SAFETY: V1: Y4: nobody uses what is given up.
         unsafe { self.vm.shrink(start, size) }?;
-        let pages = self.vm.find(area.addr).map_or(left, |info| info.pages);
+        self.refit(area, size);
+        Ok(())
+    }
+
+    /// Whether an area of the library's own has got pages for so many bytes where it is.
+    fn grows_in_place(&self, area: &VmStruct, request: &Request) -> bool {
+        let gfp = self.host.scope().apply(request.gfp_mask).difference(GfpFlags::ZERO);
+        let like = self.wanted(&Request { prot: self.pgprot_of(area), ..*request }, gfp);
+        // SAFETY: V1: nothing is behind an area but its guard; Y4.
+        pointer(area.addr).is_some_and(|start| unsafe { self.vm.grow(start, like) }.is_ok())
+    }
+
+    /// Its record follows an area that has other pages than before.
+    fn refit(&self, area: &VmStruct, size: usize) {
+        let pages = self.vm.find(area.addr).map_or(0, |info| info.pages);
         let array = self.with_record(area.addr, |record| {
             (record.requested, record.nr_pages) = (size, pages);
             record.array.take()
         });
         array.flatten().inspect(|array| self.free_array(array));
-        Ok(())
     }
 
     fn clear_gained(&self, area: &VmStruct, request: &Request) -> Result<(), Error> {

@@ -118,7 +118,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     }
 
     /// What the library is asked for.
-    fn wanted(&self, request: &Request, gfp: GfpFlags) -> Req {
+    pub(crate) fn wanted(&self, request: &Request, gfp: GfpFlags) -> Req {
         let highmem = if gfp.names_a_zone() { GfpFlags::empty() } else { GfpFlags::HIGHMEM };
         let req = Req::bytes(request.size).align(request.align.max(PAGE_SIZE)).caller(request.caller);
         let req = req.gfp((gfp | highmem).library() | Gfp::NOWARN).prot(request.prot.prot).memory(request.prot.memory);

@@ -62,9 +62,9 @@ fn shrinking_an_area_of_the_librarys_own_gives_pages_back_in_place() {
         assert_eq!(kernel.vmalloc_to_page(area + 2 * PAGE), None);
         assert!(before - rig.state().1 >= pages - 2, "frames are the machine's again");
         assert_eq!(kernel.pages(area, GFP).unwrap().len(), 2, "an array of what is left");
-        // Beyond what is left it moves.
+        // It has its addresses yet, and grows where it is.
         let new = vrealloc(&kernel, area, 3 * PAGE, GFP | GfpFlags::ZERO).unwrap();
-        assert_ne!(new, area);
+        assert_eq!(new, area);
         rig.check_stamps(new, 1, 9);
         rig.assert_zero(new + 2 * PAGE, PAGE);
         vfree(&kernel, new).unwrap();
@@ -137,6 +137,32 @@ fn an_area_that_moves_keeps_its_protection() {
     assert_ne!(new, area);
     assert!(rig.sim.store(rig.sim.cpu(), vmalloc::units::VirtAddr(new), 1).is_err(), "it is read only still");
     vfree(&kernel, new).unwrap();
+}
+
+#[test]
+fn vrealloc_grows_an_area_where_it_is_as_far_as_its_slot_reaches() {
+    let rig = rig(2);
+    let kernel = rig.kernel();
+    for (pages, most) in [(17, 18), (130, 144), (1000, 1023)] {
+        let area = kernel.vmalloc(pages * PAGE - 8).map(number).unwrap();
+        rig.stamp(area, pages - 1, 6);
+        kernel.pages(area, GFP).unwrap();
+        let frames: Vec<_> = (0..pages).map(|page| kernel.vmalloc_to_page(area + page * PAGE)).collect();
+        assert_eq!(vrealloc(&kernel, area, most * PAGE - 16, GFP | GfpFlags::ZERO), Ok(area));
+        let view = kernel.find_vm_area(area).unwrap();
+        let told = (view.nr_pages, view.requested_size, view.size);
+        assert_eq!(told, (most, most * PAGE - 16, (most + 1) * PAGE));
+        assert!((0..pages).all(|page| kernel.vmalloc_to_page(area + page * PAGE) == frames[page]));
+        rig.sim.on(1, || rig.check_stamps(area, pages - 1, 6));
+        rig.assert_zero(area + pages * PAGE - 8, 8);
+        rig.assert_zero(area + pages * PAGE, (most - pages) * PAGE - 16);
+        assert_eq!(kernel.pages(area, GFP).unwrap().len(), most);
+        let new = vrealloc(&kernel, area, (most + 1) * PAGE, GFP).unwrap();
+        assert_ne!(new, area, "its slot is full");
+        rig.check_stamps(new, pages - 1, 6);
+        vfree(&kernel, new).unwrap();
+    }
+    rig.state();
 }
 
 /// The entry of a page, without its frame and what the MMU stores in it.

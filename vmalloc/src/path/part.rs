@@ -26,7 +26,7 @@ use crate::machine::event::Event;
 use crate::machine::frames::Frames;
 use crate::path::alloc::{clear_pages, fill_pages};
 use crate::path::backing::{Backing, Fresh, Given, UNCOUNTED};
-use crate::path::plan::Plan;
+use crate::path::plan::{Plan, check_node};
 use crate::path::supply::Call;
 use crate::state::core::Ctx;
 use crate::state::cpu::SLICE;
@@ -107,7 +107,7 @@ pub(crate) fn shrink<M: Machine>(ctx: Ctx<'_, M>, at: VirtAddr, bytes: usize) ->
 /// Maps new frames behind an area's last page, as `req` says, where its slot has room for them.
 pub(crate) fn grow<M: Machine>(ctx: Ctx<'_, M>, at: VirtAddr, req: &Req) -> Result<(), AllocError> {
     let (bad, pages) = (AllocError::BadRange { start: at.0, end: at.0 }, req.bytes.div_ceil(PAGE_SIZE));
-    let found = ctx.find_start(at).map_err(|_| bad)?;
+    let found = check_node(ctx.machine, req).and_then(|()| ctx.find_start(at).map_err(|_| bad))?;
     let was = found.area().filter(|was| owns(was.kind) && was.pages <= pages).ok_or(bad)?;
     let widest = ctx.core.room(&found);
     if pages > widest || !can_wait(ctx, at) {

@@ -1,7 +1,7 @@
 //! Every number that a caller gives is checked: the largest are refused by name, or
 //! mean what they say, and nothing is changed.
 
-use crate::common::{PAGE, REGION, Rig, START, State, at, boot, quiet};
+use crate::common::{PAGE, REGION, Rig, START, State, addr, at, boot, quiet};
 use std::ops::Range;
 use vmalloc::area::{Guard, RegionId};
 use vmalloc::gfp::Gfp;
@@ -223,4 +223,31 @@ fn units_are_counted_modulo_their_width() {
         (VirtAddr(0), true)
     );
     assert_eq!(Node(u8::MAX), Node(255));
+}
+
+#[test]
+fn a_device_that_is_mapped_anew_each_time_and_never_unmapped_is_told_with_its_caller_until_no_gap_is_left() {
+    let device = 0xf_0000_0010;
+    for placement in [Placement::Classes, Placement::Lowest] {
+        let rig = boot(quiet(1), Config::region(START..START + (4 << 20)).placement(placement));
+        let mut maps = Vec::new();
+        let error = loop {
+            match rig.ioremap(device, 100, MemType::Uncached) {
+                Ok(at) => maps.push(at),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, AllocError::NoAddresses { pages: 2, .. }), "{error}");
+        let told = |line: &&str| line.contains("extremes.rs:") && line.contains(" phys=0x0000000f00000000 ioremap");
+        assert_eq!(rig.listing().lines().filter(told).count(), maps.len());
+        // Classes have no use for the rest of the region's first unit, whose first page is nobody's.
+        assert!(maps.len() >= 440, "{placement:?}: {} of 512", maps.len());
+        for at in maps {
+            assert_eq!(addr(at).0 % PAGE, 0x10);
+            // SAFETY: V1: nobody uses it.
+            unsafe { rig.iounmap(at) }.unwrap();
+        }
+        rig.purge();
+        assert!(rig.ioremap(device, 3 << 20, MemType::Uncached).is_ok(), "{placement:?}: what was freed is one gap");
+    }
 }

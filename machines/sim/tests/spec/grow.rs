@@ -142,6 +142,8 @@ fn what_is_no_area_of_memory_does_not_grow_and_the_same_size_is_nothing() {
     for at in [bare, alias, at(page_of(area, 1).0)] {
         assert!(matches!(grow(&rig, at, 18), Err(AllocError::BadRange { .. })));
     }
+    let nowhere = grow_as(&rig, area, Req::pages(18).node(vmalloc::units::Node(9)));
+    assert!(matches!(nowhere, Err(AllocError::BadNode { .. })), "{nowhere:?}");
     assert!(matches!(grow(&rig, area, 17), Err(AllocError::BadRange { .. })), "it is larger");
     assert_eq!(grow(&rig, area, 18), Ok(()));
     assert_eq!(rig.picture(), before);
