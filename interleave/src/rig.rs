@@ -162,6 +162,13 @@ impl Rig {
         unsafe { self.shrink(pointer(at), pages * PAGE_SIZE) }
     }
 
+    /// Gives an area more pages, where it is.
+    pub fn extend(&self, at: usize, pages: usize) -> Result<(), AllocError> {
+        self.sim.tell("grows", at);
+        // SAFETY: V1, as for `give`.
+        unsafe { self.grow(pointer(at), Req::pages(pages)) }
+    }
+
     /// Pages of the device.
     pub fn map_device(&self, pages: usize) -> Result<usize, AllocError> {
         let phys = DEVICE.first.0 * PAGE_SIZE as u64;

@@ -31,6 +31,12 @@ pub const ALL: &[Scenario] = &[
         run: |trial| tail(trial, 150, ticks),
         notices: &[],
     },
+    Scenario {
+        name: "an area shrinks and grows again while another CPU ticks",
+        cpus: 2,
+        run: grown_again,
+        notices: &[Rule::GrowStale],
+    },
     Scenario { name: "a tail is given back while another CPU holds a page of it", cpus: 2, run: held, notices: &[] },
 ];
 
@@ -108,6 +114,26 @@ fn held(trial: &mut Trial) {
     });
     trial.race(&rig, vec![gives, holds]);
     rig.check_stamps(at, 1, 9);
+    rig.give(at).expect("free: it lives");
+    rig.finish(false);
+}
+
+/// CPU 1 has used an area, which CPU 0 makes smaller and larger again: CPU 1 reaches the new
+/// frames, and none that was given back.
+fn grown_again(trial: &mut Trial) {
+    let rig = trial.quiet(2);
+    let at = rig.sim.on(1, || rig.make(vmalloc::Req::pages(4))).expect("an area");
+    rig.stamp(at, 4, 5);
+    (0..4).for_each(|n| _ = rig.sim.load(1, VirtAddr(at).add_pages(n)).expect("content: a live page"));
+    let pauses = trial.random.below(6);
+    let grows = act(move |rig: &Rig| {
+        rig.pause_for(pauses);
+        rig.shorten(at, 1).expect("free: a live area");
+        rig.extend(at, 4).expect("memory");
+        rig.stamp(at, 4, 5);
+    });
+    trial.race(&rig, vec![grows, act(|rig: &Rig| ticks(rig))]);
+    rig.sim.on(1, || rig.check_stamps(at, 4, 5));
     rig.give(at).expect("free: it lives");
     rig.finish(false);
 }

@@ -65,6 +65,8 @@ pub enum Rule {
     CacheShared,
     /// W2: cached pages are not counted and never given back.
     ForgetCached,
+    /// G2: an area grows over pages that it gave back and that CPUs may still reach.
+    GrowStale,
     /// Of the subsystem: a free looks at an object in one section, and takes it back in the next
     /// one without another look.
     LookedAtBefore,
