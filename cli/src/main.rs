@@ -8,6 +8,7 @@
 //!   bench     measures, beside Linux and others
 //!   chain     prints the calls behind a vmalloc
 //!   show      who holds what, from a vmallocinfo
+//!   layout    where the parts of an address space lie
 //!   scullv    mounts the memory device
 //! ```
 //!
@@ -18,6 +19,7 @@
 mod bench;
 mod boot;
 mod chain;
+mod layout;
 mod listing;
 mod options;
 mod qemu;
@@ -62,6 +64,10 @@ fn main() -> ExitCode {
         },
         Command::Show(options) => match show::prepare(options) {
             Ok(shown) => ended(shown.run()),
+            Err(error) => failed(UNUSABLE, &error),
+        },
+        Command::Layout(options) => match layout::prepare(options) {
+            Ok(laid) => ended(laid.run()),
             Err(error) => failed(UNUSABLE, &error),
         },
         Command::Scullv(options) => match scullv::prepare(options) {

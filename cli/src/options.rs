@@ -1,10 +1,12 @@
 //! The command line.
 
+pub mod layout;
 pub mod show;
 
 use crate::qemu::Board;
 use crate::qemu::tools::Source;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use layout::{LAYOUT_EXAMPLES, Layout};
 use show::{SHOW_EXAMPLES, Show};
 use std::path::PathBuf;
 use vmalloc::area::{Placement, Policy};
@@ -54,6 +56,12 @@ pub enum Command {
     /// address space. Of two listings it shows what grew.
     #[command(after_long_help = SHOW_EXAMPLES)]
     Show(Show),
+    /// Show where the parts of an address space lie, on several machines
+    ///
+    /// Computes direct map, vmalloc, permanent kmap, fixmap and what else there is from
+    /// the machine's memory and from boot parameters, with sizes and holes.
+    #[command(after_long_help = LAYOUT_EXAMPLES)]
+    Layout(Layout),
     /// Mount the memory device of Linux Device Drivers, for all programs to use
     ///
     /// Each device is a file whose bytes lie in vmalloc'd areas of this

@@ -1,8 +1,10 @@
 //! The report of a replay: one set of numbers, told in two ways.
 //!
 //! [`Report`] is what `--json` writes, field by field: its names are stable,
-//! and cli/README.md explains them. [`table`] tells people the same.
+//! and cli/README.md explains them. [`table`] tells people the same. [`picture`] draws addresses,
+//! for other commands too.
 
+pub mod picture;
 pub mod table;
 
 use crate::listing::Comparison;

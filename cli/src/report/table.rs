@@ -183,6 +183,7 @@ pub fn bytes(n: u64) -> String {
         0..=0xfffff => format!("{} KiB", grouped(n.div_ceil(1 << 10))),
         0x10_0000..=0x3fff_ffff => format!("{:.1} MiB", n as f64 / (1u64 << 20) as f64),
         0x4000_0000..=0xff_ffff_ffff => format!("{:.2} GiB", n as f64 / (1u64 << 30) as f64),
-        _ => format!("{:.2} TiB", n as f64 / (1u64 << 40) as f64),
+        0x100_0000_0000..=0x3_ffff_ffff_ffff => format!("{:.2} TiB", n as f64 / (1u64 << 40) as f64),
+        _ => format!("{:.2} PiB", n as f64 / (1u64 << 50) as f64),
     }
 }

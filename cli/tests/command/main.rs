@@ -4,5 +4,6 @@ mod booted;
 mod broken;
 mod chained;
 mod common;
+mod laid;
 mod replayed;
 mod shown;

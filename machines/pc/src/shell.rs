@@ -51,6 +51,7 @@ const ALL: &[Command] = &[
     command("stats", "", "what the library holds and has counted", look::stats),
     command("cpus", "", "what each CPU has counted", look::cpus),
     command("map", "", "the regions of the address space, drawn", look::map),
+    command("layout", "", "the parts of the address space, their sizes and holes", look::layout),
     command("vmallocinfo", "", "the areas, as Linux lists them", areas::list),
     command("vmalloc", "SIZE [ALIGN]", "an area of memory", areas::vmalloc),
     command("vmap", "PAGES", "an area of frames, one allocated after the other", areas::vmap),

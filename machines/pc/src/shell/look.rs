@@ -1,4 +1,4 @@
-//! Memory, CPUs, the map of the address space, policies.
+//! Memory, CPUs, the address space, policies.
 
 use super::Done;
 use super::words::{Complaint, Words};
@@ -11,6 +11,7 @@ use vmalloc::area::{Info, RegionId};
 use vmalloc::machine::Machine;
 use vmalloc::machine::frames::Frames;
 use vmalloc::units::PAGE_SIZE;
+use vmalloc_kernel::layout::X86_64;
 
 /// Cells of the drawing of a region.
 const CELLS: usize = 64;
@@ -92,6 +93,26 @@ pub fn map<'t>(_: &mut Words<'t>) -> Done<'t> {
         }
         println!("{:#018x} └", range.end);
         below = Some(range.end);
+    }
+    Ok(())
+}
+
+/// The parts of the address space with sizes and holes, and how many addresses kernels of this
+/// kind have for each.
+pub fn layout<'t>(_: &mut Words<'t>) -> Done<'t> {
+    let layout = X86_64 { levels: memory::levels() }.layout().map_err(Complaint::NoLayout)?;
+    println!("{}", layout.machine);
+    let mut below = None;
+    for (name, part) in memory::map() {
+        if let Some(end) = below.filter(|&end| end < part.start) {
+            println!("{end:#018x}-{:#018x}   hole of {}", part.start, Bytes(part.start - end));
+        }
+        print!("{:#018x}-{:#018x} {name}, {}", part.start, part.end, Bytes(part.end - part.start));
+        match layout.parts().iter().find(|all| (all.start..all.end).contains(&(part.start as u64))) {
+            Some(all) => println!(" of {}", Bytes(all.bytes() as usize)),
+            None => println!(),
+        }
+        below = Some(part.end);
     }
     Ok(())
 }
