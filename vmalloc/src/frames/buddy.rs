@@ -50,21 +50,24 @@ impl Buddy {
         Some((self.take(d, order)?, order))
     }
 
-    /// Takes free blocks of order 0 until `into` is full or there are none left. Returns how many.
-    /// The result is that of as many calls of [`Buddy::take`].
-    pub fn take_singles(&mut self, d: Descriptors, into: &mut [Pfn]) -> usize {
-        let (mut index, mut got) = (self.heads[0], 0);
-        while got < into.len() && index != NONE {
-            let block = d.at(index);
-            block.set_state(State::Out(0));
-            into[got] = d.frame(index);
-            (index, got) = (block.next().load(Relaxed), got + 1);
+    /// Takes whole free blocks as single frames, the smallest first, while they fit into `into`.
+    /// Returns how many frames. The result is that of as many calls of [`Buddy::take_up_to`].
+    pub fn take_whole(&mut self, d: Descriptors, into: &mut [Pfn]) -> usize {
+        let mut got = 0;
+        for order in 0..ORDERS {
+            let (mut head, frames) = (self.heads[order], 1 << order);
+            while head != NONE && into.len() - got >= frames {
+                let next = d.at(head).next().load(Relaxed);
+                (0..frames).for_each(|n| into[got + n] = d.give_out(head + n as u32));
+                (head, got) = (next, got + frames);
+                self.blocks[order] -= 1;
+            }
+            self.heads[order] = head;
+            if head != NONE {
+                d.at(head).prev().store(NONE, Relaxed);
+                break;
+            }
         }
-        if index != NONE {
-            d.at(index).prev().store(NONE, Relaxed);
-        }
-        self.heads[0] = index;
-        self.blocks[0] -= got;
         self.free -= got;
         got
     }

@@ -151,6 +151,13 @@ impl<'a> Descriptors<'a> {
         self.base.offset(index as u64)
     }
 
+    /// Makes the frame at `index` an allocated block of its own.
+    #[inline]
+    pub fn give_out(self, index: u32) -> Pfn {
+        self.at(index).set_state(State::Out(0));
+        self.frame(index)
+    }
+
     /// The descriptor at `index`.
     #[inline]
     pub fn at(self, index: u32) -> &'a Descriptor {

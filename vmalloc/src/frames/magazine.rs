@@ -31,7 +31,7 @@ use crate::machine::frames::{Frames, Want};
 use crate::machine::prealloc::Prealloc;
 use crate::sync::pooled;
 use crate::units::{Node, Pfn};
-use core::mem::swap;
+use core::mem::{swap, take};
 use lock_api::RawMutex;
 
 /// The most frames to reserve or accept at once, and to exchange with the source at once.
@@ -50,6 +50,9 @@ pub struct Magazine {
     mixed: bool,
     /// The number of frames at which a stack is full.
     full: usize,
+    /// Whether the next call that needs frames gets no more than it needs, because it has done
+    /// other long work.
+    pub(crate) few: bool,
 }
 
 struct Stacks {
@@ -65,7 +68,7 @@ pub(super) fn full_at(total: usize, cpus: u32) -> usize {
 impl Magazine {
     /// A closed magazine.
     pub const fn new() -> Magazine {
-        Magazine { stacks: None, node: Node(0), zone: ZoneKind::Normal, mixed: false, full: 0 }
+        Magazine { stacks: None, node: Node(0), zone: ZoneKind::Normal, mixed: false, full: 0, few: false }
     }
 
     /// Opens an empty magazine for a CPU of `node`, with two frames of the prealloc. Returns false,
@@ -89,6 +92,7 @@ impl Magazine {
             zone: source.highest_zone(),
             mixed: source.nodes() > 1,
             full: full_at(source.total(), machine.cpus()),
+            few: false,
         };
         true
     }
@@ -116,7 +120,7 @@ impl Magazine {
     /// # Errors
     /// The number of frames in the magazine, fewer than `n`. Neither the depot nor the source had
     /// more for `want`.
-    #[inline]
+    #[inline(never)]
     pub fn reserve<M: Machine, L: RawMutex>(
         &mut self,
         machine: &M,
@@ -124,7 +128,18 @@ impl Magazine {
         want: Want,
         n: usize,
     ) -> Result<(), usize> {
-        if self.has(n) { Ok(()) } else { self.fetch(machine, depot, want, n) }
+        if self.has(n) {
+            return Ok(());
+        }
+        debug_assert!(n <= MAX_BULK && self.serves(want));
+        let bulk = if take(&mut self.few) { 0 } else { (self.full / 2).min(BATCH) };
+        let Some(stacks) = &mut self.stacks else { return if n == 0 { Ok(()) } else { Err(0) } };
+        stacks.gather(depot, n);
+        let have = stacks.loaded.len();
+        if have < n {
+            stacks.refill(machine, want, bulk.min(machine.frames().free_now() / 8).max(n - have), n);
+        }
+        if stacks.loaded.len() < n { Err(stacks.loaded.len()) } else { Ok(()) }
     }
 
     /// Whether `n` frames are loaded.
@@ -215,25 +230,6 @@ impl Magazine {
     pub fn close<M: Machine>(&mut self, machine: &M) -> usize {
         let Some(Stacks { loaded, spare }) = self.stacks.take() else { return 0 };
         loaded.destroy(machine) + spare.destroy(machine)
-    }
-
-    #[cold]
-    fn fetch<M: Machine, L: RawMutex>(
-        &mut self,
-        machine: &M,
-        depot: &Depot<L>,
-        want: Want,
-        n: usize,
-    ) -> Result<(), usize> {
-        debug_assert!(n <= MAX_BULK && self.serves(want));
-        let bulk = (self.full / 2).min(BATCH);
-        let Some(stacks) = &mut self.stacks else { return if n == 0 { Ok(()) } else { Err(0) } };
-        stacks.gather(depot, n);
-        let have = stacks.loaded.len();
-        if have < n {
-            stacks.refill(machine, want, bulk.min(machine.frames().free_now() / 8).max(n - have), n);
-        }
-        if stacks.loaded.len() < n { Err(stacks.loaded.len()) } else { Ok(()) }
     }
 }
 

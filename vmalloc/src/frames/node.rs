@@ -62,26 +62,22 @@ impl NodeZones {
     /// Takes single frames until `into` is full or the node has no more for this request. Returns
     /// how many.
     pub fn take_many(&mut self, d: Descriptors, mut want: Want, into: &mut [Pfn]) -> usize {
-        let mut got = if want.next.is_none() { self.take_singles(d, want, into) } else { 0 };
+        let mut got = 0;
+        // Whole blocks first, since there are many small ones after a while.
+        if want.next.is_none()
+            && let Some(zone) = self.candidates(want).find(|zone| room(zone, want) > 0)
+        {
+            let most = into.len().min(room(zone, want));
+            got = zone.take_whole(d, &mut into[..most]);
+        }
         while got < into.len()
             && let Some((head, order)) = self.take_piece(d, want, into.len() - got)
         {
-            for (index, slot) in (head..head + (1 << order)).zip(&mut into[got..]) {
-                d.at(index).set_state(State::Out(0));
-                *slot = d.frame(index);
-            }
+            (0..1 << order).for_each(|n| into[got + n] = d.give_out(head + n as u32));
             got += 1 << order;
             want.next = want.next.map(|_| d.frame(head).offset(1 << order));
         }
         got
-    }
-
-    /// Takes free blocks of order 0 from the zone that serves the request. They come first because
-    /// there are many of them after a while.
-    fn take_singles(&mut self, d: Descriptors, want: Want, into: &mut [Pfn]) -> usize {
-        let Some(zone) = self.candidates(want).find(|zone| room(zone, want) > 0) else { return 0 };
-        let most = into.len().min(room(zone, want));
-        zone.take_singles(d, &mut into[..most])
     }
 
     /// Frees a block. Returns false, and changes nothing, unless all of its frames are allocated.

@@ -198,7 +198,7 @@ fn supply<M: Machine, B: Backing<M>>(
             Attempt::Done(area) => return area,
             Attempt::Lacks(mut cpu, lack) => {
                 (cpu, call) = cpu.supply(plan, call, lack)?;
-                match call.take_place() {
+                match call.place.take() {
                     Some(place) => {
                         let found = cpu.begin(place, plan, backing);
                         Attempt::Begun(cpu, found, Ok(if B::MAPS { 0 } else { plan.pages }))
@@ -265,7 +265,7 @@ pub(crate) fn fill_pages<M: Machine, B: Backing<M>>(
                 if *mapped == pages.pages {
                     return Ok(());
                 }
-                call.progress();
+                call.tries.progress();
                 cpu.preempt_point();
             }
             Err(Partial { mapped: these, lack }) => {

@@ -52,7 +52,7 @@ pub(crate) struct Call {
     pub(crate) missed: bool,
     /// The slot with a run of its own that it was supplied with: the area begins in it
     /// before the CPU is left, since only the owner of a chunk may take slots of it.
-    place: Option<Place>,
+    pub(crate) place: Option<Place>,
     /// Remote frees were drained for it.
     pub(crate) drained: bool,
     /// It was supplied with anything else.
@@ -60,7 +60,7 @@ pub(crate) struct Call {
     /// For a slot.
     slots: Tries,
     /// For what its next slice takes.
-    tries: Tries,
+    pub(crate) tries: Tries,
 }
 
 impl Call {
@@ -81,17 +81,6 @@ impl Call {
             slots: Tries::new(),
             tries: Tries::new(),
         }
-    }
-
-    /// Takes the slot with a run of its own.
-    #[inline(always)]
-    pub(crate) fn take_place(&mut self) -> Option<Place> {
-        self.place.take()
-    }
-
-    /// A slice was mapped.
-    pub(crate) fn progress(&mut self) {
-        self.tries.progress();
     }
 }
 

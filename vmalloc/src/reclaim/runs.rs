@@ -9,7 +9,7 @@
 use crate::area::RegionId;
 use crate::error::Shortage;
 use crate::machine::Machine;
-use crate::reclaim::tables::PRUNED;
+use crate::reclaim::tables::{KEEP, PRUNED};
 use crate::space::chunk::ChunkRef;
 use crate::space::class::Class;
 use crate::state::enter::CpuGuard;
@@ -17,9 +17,6 @@ use crate::state::region::{Region, RunFit, Shared, UnitEntry, leaf_shift};
 use crate::state::stats::count;
 use crate::sync::Ordering::Relaxed;
 use crate::units::{PageRange, VirtAddr};
-
-/// Bookkeeping frames that a CPU keeps for the next run.
-pub(super) const KEEP: usize = 16;
 
 impl<'v, M: Machine> CpuGuard<'v, M> {
     pub(super) fn region(&self, id: RegionId) -> &'v Region<M::Lock> {
@@ -41,6 +38,7 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
             (chunk, None)
         })?;
         self.cpu_chunks(id).add(chunk);
+        self.magazine.few = true;
         count(&self.cpu.counters.chunks_made, 1);
         Ok(())
     }

@@ -21,6 +21,8 @@ use crate::sync::Ordering::Relaxed;
 use crate::table::{Foreign, PteRange};
 use crate::units::{PageRange, Pfn, VirtAddr};
 
+/// Bookkeeping frames that a CPU keeps for the next run and its tables.
+pub(super) const KEEP: usize = 16;
 /// The most leaf tables that are unlinked in one section.
 pub(super) const PRUNED: usize = 4;
 
@@ -158,11 +160,15 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         true
     }
 
-    /// After grace: frees the table page and its grains.
+    /// After grace: the table page is cleared memory for the next table or header, or is freed; its
+    /// grains go back to the arena.
     pub(crate) fn reclaim_table(&mut self, held: HeldTable) {
         let (machine, region) = (self.machine, self.region(RegionId(held.region)));
         region.shared.lock().arena.free(machine, held.grains.0, held.grains.1);
         self.core.tables.fetch_sub(1, Relaxed);
+        if self.stock.len() < KEEP {
+            return self.stock.put(machine, held.table);
+        }
         // SAFETY: `link` took it from the bookkeeping frames, `unlink` took it out of the tree, and
         // no CPU can walk into it any more (G3).
         unsafe { machine.frames().free(held.table, 0) }

@@ -2,6 +2,7 @@
 
 use crate::machine::Machine;
 use crate::machine::prealloc::Prealloc;
+use crate::reclaim::tables::KEEP;
 use crate::space::class::Class;
 use crate::state::core::Ctx;
 use crate::state::cpu::WORK;
@@ -48,6 +49,8 @@ impl<M: Machine> CpuGuard<'_, M> {
         }
         self.release_empties(false);
         self.core.regions.iter().for_each(|region| _ = self.sweep(region.id));
+        // The next chunks find cleared frames. Without memory their calls ask again.
+        let _ = self.populate(KEEP);
         self.age() || remote_frees || self.expired.is_some() || self.is_pressed()
     }
 }
