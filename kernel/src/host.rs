@@ -4,6 +4,7 @@
 
 use crate::call::Call;
 use crate::gfp::GfpFlags;
+use crate::kmemleak::Root;
 use crate::scope::Scope;
 use core::fmt;
 use core::ptr::NonNull;
@@ -51,6 +52,20 @@ pub trait Host: Sync {
     /// The current task's name (`comm`).
     fn comm(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("swapper/0")
+    }
+    /// The current task's number (`pid`).
+    fn pid(&self) -> u32 {
+        0
+    }
+    /// Return addresses of the caller's stack, the innermost first, for the leak detector; how
+    /// many they are.
+    fn stack(&self, _into: &mut [usize]) -> usize {
+        0
+    }
+    /// The `n`-th part of memory from which references lead to objects, for the leak detector:
+    /// data, CPUs' own data, stacks, registers. `None` = there are no more.
+    fn root(&self, _n: usize) -> Option<Root> {
+        None
     }
     /// The stack of the caller, a line a frame, for warnings.
     fn backtrace(&self, _line: &mut dyn FnMut(fmt::Arguments<'_>)) {}

@@ -10,6 +10,7 @@
 use crate::call::{Argument, Call};
 use crate::error::Error;
 use crate::host::{Bare, Host, Kern};
+use crate::kmemleak::Kmemleak;
 use crate::mapping::Flushes;
 use crate::rcu::Waiting;
 use crate::records::Records;
@@ -40,6 +41,7 @@ pub struct Kernel<'v, M: Machine, H: Host = Bare> {
     pub(crate) rcu_heads: AtomicUsize,
     pub(crate) quiet: Quiet,
     pub(crate) flushes: Flushes,
+    pub(crate) leaks: Option<&'v Kmemleak<M::Lock>>,
 }
 
 // SAFETY: what is inside is behind locks, or atomic; the pointers that the locks
@@ -61,6 +63,7 @@ impl<'v, M: Machine, H: Host> Kernel<'v, M, H> {
             rcu_heads: AtomicUsize::new(0),
             quiet: Quiet::new(),
             flushes: Flushes::new(),
+            leaks: None,
         }
     }
 
@@ -167,6 +170,7 @@ impl<H: Host> Drop for Entered<'_, H> {
 
 impl<M: Machine, H: Host> Drop for Kernel<'_, M, H> {
     fn drop(&mut self) {
+        self.forget_all_freed();
         self.free_all_waiting();
         self.free_all_areas();
         self.free_slab();

@@ -23,6 +23,7 @@
 //!   early      areas before the instance serves
 //!   notify     who is asked for help          historic  the allocators of 2.6 and 3.0
 //!   layout     where the parts of an address space lie, on six machines
+//!   kmemleak   memory that nothing points to  events    a machine whose events somebody hears
 //!   ─────────
 //!   records, map, radix, pool                 what is kept beside the library
 //!   memory     bytes behind addresses         warn      messages
@@ -65,6 +66,8 @@
 //!   may map.
 //! - **Y7** While an entry of a table is used, the tables that lead to its page stay linked:
 //!   the caller holds an area that has the page, or keeps everybody else out.
+//! - **Y8** The bytes can be read from the call on, until the leak detector hears that they are
+//!   gone. Others may write to them.
 #![no_std]
 
 mod area;
@@ -74,6 +77,7 @@ mod chain;
 mod device;
 mod early;
 mod error;
+mod events;
 mod family;
 mod flags;
 mod gfp;
@@ -81,6 +85,7 @@ pub mod historic;
 mod host;
 mod ioremap;
 mod kernel;
+pub mod kmemleak;
 mod kvmalloc;
 pub mod layout;
 mod listing;
@@ -115,6 +120,7 @@ pub use call::{Argument, Call, Value};
 pub use chain::{V2_6, V3_0, V4};
 pub use early::{EarlyAreas, MAX_EARLY};
 pub use error::{Errno, Error};
+pub use events::WithEvents;
 pub use flags::{Pgprot, VmFlags, VmFlags30};
 pub use gfp::GfpFlags;
 pub use host::{Bare, Host, Kern, Tracked};

@@ -150,6 +150,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         if self.machine().context() == Context::Nmi {
             return Err(Error::WrongContext(Context::Nmi));
         }
+        self.ignore_own(at.addr());
         let mut before = self.rcu_heads.load(Relaxed);
         loop {
             let words = [at.addr(), before].map(usize::to_ne_bytes);
@@ -180,6 +181,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         }
         self.not_in_interrupt()?;
         self.block_at(at)?;
+        self.ignore_own(at.addr());
         let machine = self.machine();
         while !self.locked(&self.waiting, |waiting| waiting.new.push(machine, at.addr()))? {
             let Ok(page) = self.bookkeeping_frame((GfpFlags::KERNEL | GfpFlags::NOWARN).library()) else {

@@ -76,7 +76,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     #[track_caller]
     fn unmap_area(&self, at: usize) -> Result<(), Error> {
         if let Some(record) = self.take_record(at, |record| record.flags.contains(VmFlags::MAP))? {
-            self.host.untracked(at);
+            self.untrack(at);
             return self.free_recorded(record);
         }
         let start = pointer(at).ok_or(Error::NoArea(at))?;
@@ -90,11 +90,13 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         let is_device = |record: &Record| record.memory.is_some();
         match self.take_record(at, |record| is_right(record.flags) && !is_device(record))? {
             Some(record) => {
-                self.host.untracked(at);
+                self.untrack(at);
                 self.free_recorded(record)
             }
             None => {
-                self.free_unrecorded(at)?;
+                // The address may be another's as soon as the area is freed.
+                let forgotten = self.forget_freed(at);
+                self.free_unrecorded(at).inspect_err(|_| self.remember(forgotten))?;
                 self.host.untracked(at);
                 Ok(())
             }
@@ -154,6 +156,12 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
             self.free_array(array);
         }
         self.host.untracked(record.start);
+    }
+
+    /// The leak detector hears that an area is about to go.
+    fn untrack(&self, at: usize) {
+        self.host.untracked(at);
+        self.forget_freed(at);
     }
 
     /// Gives the frames back that an area by parts has as its own. CPUs may still reach

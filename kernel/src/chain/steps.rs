@@ -44,9 +44,11 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         let bytes = pages.checked_mul(ELEMENT).ok_or(Error::Overflow { count: pages, size: ELEMENT })?;
         if bytes <= PAGE_SIZE {
             let at = self.slab_array(bytes, nested, node)?;
+            self.ignore_own(at.addr().get());
             return Ok(PageArray { at: at.addr().get(), len: pages });
         }
         let at = new_area(bytes, nested | GfpFlags::HIGHMEM)?.addr().get();
+        self.ignore_own(at);
         let array = PageArray { at, len: pages };
         self.wipe(Place::Area(at), bytes).inspect_err(|_| self.free_array(&array))?;
         Ok(array)
@@ -127,7 +129,9 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
 
     /// The leak detector hears of an area (`kmemleak_alloc`, `kmemleak_vmalloc`).
     pub(crate) fn track(&self, at: usize, bytes: usize, min_count: u32, gfp: GfpFlags) {
-        self.host.tracked(&crate::host::Tracked { at, bytes, min_count, gfp });
+        let area = crate::host::Tracked { at, bytes, min_count, gfp };
+        self.host.tracked(&area);
+        self.track_area(&area);
     }
 }
 

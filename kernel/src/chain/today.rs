@@ -79,7 +79,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         self.told_size(request)?;
         let at = self.until_it_succeeds(request)?;
         self.note_flags(at, request).inspect_err(|_| self.undo(at))?;
-        self.kmemleak_vmalloc(at, request);
+        self.tell_kmemleak(at, request);
         Ok(at)
     }
 
@@ -174,9 +174,9 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     }
 
     /// The leak detector hears of the page-aligned size.
-    fn kmemleak_vmalloc(&self, at: NonNull<u8>, request: &Request) {
+    fn tell_kmemleak(&self, at: NonNull<u8>, request: &Request) {
         if request.vm_flags.contains(crate::flags::VmFlags::DEFER_KMEMLEAK) {
-            return;
+            return self.kmemleak_free(at.addr().get());
         }
         let (at, size) = (at.addr().get(), request.size.next_multiple_of(PAGE_SIZE));
         let arguments = [("area", Value::Address(at)), ("size", Value::Number(size)), request.gfp_argument()];

@@ -86,6 +86,9 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
             // SAFETY: J5: the object is the caller's from now on, and has as many bytes.
             unsafe { at.as_ptr().write_bytes(0, bytes) };
         }
+        if let Some(leaks) = self.leaks {
+            self.track_slab(leaks, at.addr().get(), self.ksize(at.as_ptr())?);
+        }
         Ok(at)
     }
 

@@ -34,6 +34,15 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         if at == 0 || at == ZERO_SIZE_PTR.addr().get() {
             return Ok(());
         }
+        if self.leaks.is_some() {
+            let forgotten = self.forget_freed(at);
+            return self.put_untracked(at).inspect_err(|_| self.remember(forgotten));
+        }
+        self.put_untracked(at)
+    }
+
+    #[inline(always)]
+    fn put_untracked(&self, at: usize) -> Result<(), Error> {
         let machine = self.machine();
         if breaks!(LookedAtBefore) {
             let (sheet, n) = self.locked(&self.slab, |slab| slab.object(machine, at))??;

@@ -1,0 +1,132 @@
+//! A scan in slices, and what happens between them.
+
+use crate::kmemleak::*;
+use vmalloc::Req;
+use vmalloc_kernel::kmemleak::{CHUNK, OBJECTS, Progress, Scan};
+
+/// Advances a scan a step at a time, with `between` after each; the steps.
+fn steps(scan: &mut Scan, kernel: &Tested<'_>, mut between: impl FnMut(usize)) -> (usize, Progress) {
+    for step in 1.. {
+        match scan.advance(kernel, 1) {
+            Progress::More => between(step),
+            end => return (step, end),
+        }
+    }
+    unreachable!()
+}
+
+#[test]
+fn a_step_reads_a_chunk_or_looks_at_so_many_objects() {
+    let rig = rig();
+    let kernel = rig.kernel();
+    let alone = steps(&mut kernel.kmemleak_begin().unwrap(), &kernel, |_| ()).0;
+    let area = kernel.vzalloc(1 << 20).map(number).unwrap();
+    rig.point(0, area);
+    rig.sim.advance(6 * SECOND);
+    let scanned = steps(&mut kernel.kmemleak_begin().unwrap(), &kernel, |_| ()).0;
+    let least = (1 << 20) / CHUNK;
+    assert!((least..least + 8).contains(&(scanned - alone)), "{scanned} steps, {alone} without the area");
+    // White, it is summed up.
+    rig.point(0, 0);
+    let summed = steps(&mut kernel.kmemleak_begin().unwrap(), &kernel, |_| ()).0;
+    assert!((least..least + 8).contains(&(summed - alone)), "{summed} steps, {alone} without the area");
+    let objects = 10 * OBJECTS;
+    (0..objects).for_each(|_| kernel.kmemleak_ignore(object(&kernel)));
+    // They are reset, looked through for white ones, and counted.
+    let many = steps(&mut kernel.kmemleak_begin().unwrap(), &kernel, |_| ()).0;
+    assert!((30..=34).contains(&(many - summed)), "{many} steps, {summed} without the objects");
+}
+
+#[test]
+fn areas_that_are_freed_between_two_steps_are_not_read() {
+    let rig = rig();
+    let kernel = rig.kernel();
+    let mut areas: Vec<usize> = (0..20).map(|_| kernel.vzalloc(pages(20)).map(number).unwrap()).collect();
+    let mut objects: Vec<usize> = (0..20).map(|_| object(&kernel)).collect();
+    areas.iter().zip(&objects).enumerate().for_each(|(n, (&area, &object))| {
+        rig.point(n, area);
+        rig.store(area + pages(19), object);
+        set(object, 0, area + pages(10));
+    });
+    let mut scan = kernel.kmemleak_begin().unwrap();
+    let (count, end) = steps(&mut scan, &kernel, |step| {
+        if step % 7 == 0 {
+            areas.pop().into_iter().for_each(|area| vfree(&kernel, area));
+            rig.vm().purge();
+        }
+        if step % 11 == 0 {
+            objects.pop().into_iter().for_each(|object| kfree(&kernel, object));
+            // Its record and its memory serve another.
+            objects.insert(0, self::object(&kernel));
+        }
+    });
+    assert!(count > 100 && areas.len() < 10, "{count} steps, {} areas left", areas.len());
+    assert_eq!(end, Progress::Done(0));
+    areas.iter().for_each(|&area| rig.assert_colours(&[(area, Colour::Grey)]));
+}
+
+#[test]
+fn a_later_scan_ends_an_earlier_one_and_begins_anew() {
+    let rig = rig();
+    let kernel = rig.kernel();
+    let list = [0; 10].map(|_| object(&kernel));
+    rig.point(0, list[0]);
+    list.windows(2).for_each(|pair| set(pair[0], 0, pair[1]));
+    let mut first = kernel.kmemleak_begin().unwrap();
+    assert_eq!(first.advance(&kernel, 6), Progress::More);
+    let mut second = kernel.kmemleak_begin().unwrap();
+    assert_eq!(first.advance(&kernel, 1), Progress::Overtaken);
+    assert_eq!(second.advance(&kernel, usize::MAX), Progress::Done(0));
+    assert_eq!(second.advance(&kernel, 1), Progress::Done(0), "it stays over");
+    list.iter().for_each(|&one| rig.assert_colours(&[(one, Colour::Grey)]));
+    // One that is dropped in the middle harms nobody.
+    kernel.kmemleak_begin().unwrap().advance(&kernel, 6);
+    kfree(&kernel, list[9]);
+    assert_eq!(kernel.kmemleak_scan(), 0);
+    let mut third = kernel.kmemleak_begin().unwrap();
+    kernel.kmemleak_write("off").unwrap();
+    assert_eq!(third.advance(&kernel, 1), Progress::Overtaken);
+}
+
+#[test]
+fn a_root_in_an_area_is_read_as_long_as_it_is_there() {
+    struct Stack<'r>(&'r AtomicUsize);
+    impl Host for Stack<'_> {
+        fn root(&self, n: usize) -> Option<Root> {
+            (n == 0).then(|| Root::in_area(RootKind::Stack, self.0.load(SeqCst), pages(2)))
+        }
+    }
+    let rig = rig();
+    let place = AtomicUsize::new(0);
+    let kernel = Kernel::new(rig.vm(), Stack(&place)).with_kmemleak(rig.leaks());
+    let held = kernel.kzalloc(64, GFP).map(number).unwrap();
+    let stack = rig.vm().alloc(Req::pages(2)).unwrap();
+    place.store(number(stack), SeqCst);
+    rig.store(number(stack) + pages(1) + 800, held);
+    rig.sim.advance(6 * SECOND);
+    kernel.kmemleak_scan();
+    rig.assert_colours(&[(held, Colour::Grey)]);
+    // SAFETY: V1: nobody uses it.
+    unsafe { rig.vm().free(stack) }.unwrap();
+    rig.vm().purge();
+    kernel.kmemleak_scan();
+    rig.assert_colours(&[(held, Colour::White)]);
+}
+
+#[cfg(debug_assertions)]
+#[test]
+fn without_memory_for_an_object_the_detector_is_off_and_the_allocation_is_not_refused() {
+    let rig = rig();
+    let kernel = rig.kernel();
+    let mut made = vec![object(&kernel)];
+    // The slab has objects in stock; the detector wants a frame before long.
+    rig.sim.faults().fail_from(1);
+    made.extend((0..40).map(|_| object(&kernel)));
+    rig.sim.faults().fail_at(0);
+    let log = rig.sim.take_log();
+    assert_eq!(log.len(), 1, "{log:?}");
+    assert_eq!(log[0].1, "kmemleak: no memory for an object; it is off from here on");
+    assert!(rig.leaks().len(&rig.sim) < made.len() && kernel.kmemleak_begin().is_none());
+    made.iter().for_each(|&one| kfree(&kernel, one));
+    assert_eq!(rig.leaks().len(&rig.sim), 0, "frees are heard of");
+}
