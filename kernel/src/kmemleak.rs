@@ -17,7 +17,8 @@
 //!
 //! A [`Kmemleak`] is a value of the embedder's: its machine hands events to [`Kmemleak::note`],
 //! and a [`Kernel`](crate::Kernel) is told of it by [`Kernel::with_kmemleak`](crate::Kernel::with_kmemleak). An area that was made by the
-//! library alone is heard of as well.
+//! library alone is heard of as well. Where the machine tells no events, or areas are older than the detector,
+//! [`Kernel::kmemleak_adopt`](crate::Kernel::kmemleak_adopt) finds them.
 //!
 //! # The reference of the `vm_struct`
 //! The `min_count` of an area is 2 because the `vm_struct` holds its address: in the form of 3.0
@@ -122,9 +123,10 @@ impl<L: RawMutex> Kmemleak<L> {
                 let area = self.new_object(machine, start.0, pages * PAGE_SIZE, origin());
                 let held = AREA_MIN_COUNT - 1;
                 let area = Object { min_count: AREA_MIN_COUNT, held, place: Place::Area, by_event: true, ..area };
-                self.track(machine, Object { caller: Some(caller), ..area }, true);
+                self.track(machine, Object { caller: Some(caller), ..area }, Over::Evict);
             }
             Event::Publish { start, pages, .. } => self.evict(machine, start.0, pages * PAGE_SIZE),
+            Event::Resize { start, to, .. } => self.resize(machine, start.0, to * PAGE_SIZE),
             Event::Claim { start, .. } => _ = self.forget(machine, start.0, |object| object.place == Place::Area),
             _ => (),
         }
@@ -171,11 +173,12 @@ impl<L: RawMutex> Kmemleak<L> {
         machine.clock_ns().or_else(|| self.locked(machine, |state| state.schedule.told_ns)?).unwrap_or(0)
     }
 
-    /// Adds an object. Where the memory is known to be new, what was there before is gone.
-    fn track<M: Machine>(&self, machine: &M, object: Object, new: bool) {
+    /// Adds an object.
+    fn track<M: Machine>(&self, machine: &M, object: Object, over: Over) {
         loop {
-            match self.locked(machine, |state| state.add(&object, new)) {
+            match self.locked(machine, |state| state.add(&object, over)) {
                 None | Some(Added::Done) => return,
+                Some(Added::Overlaps(_)) if over == Over::Leave => return,
                 Some(Added::Overlaps(Overlaps(there))) => {
                     let (start, end) = (there.start, there.end);
                     let line =
@@ -222,6 +225,14 @@ impl<L: RawMutex> Kmemleak<L> {
         while self.locked(machine, |state| state.evict(start, bytes)) == Some(true) {}
     }
 
+    fn resize<M: Machine>(&self, machine: &M, start: usize, size: usize) {
+        self.locked(machine, |state| {
+            let area = state.store.get(start).filter(|object| object.place == Place::Area)?;
+            state.store.resize(area, size);
+            Some(())
+        });
+    }
+
     /// Calls `f` under the lock; `None` for a caller that has interrupted the holder.
     fn locked<M: Machine, R>(&self, machine: &M, f: impl FnOnce(&mut State) -> R) -> Option<R> {
         let was = machine.pin();
@@ -241,6 +252,17 @@ impl<L: RawMutex> Kmemleak<L> {
     }
 }
 
+/// What happens to an object that overlaps a new one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Over {
+    /// It is gone: the memory is known to be new.
+    Evict,
+    /// It stays, and the new one is refused, which is told.
+    Refuse,
+    /// It stays: the new one is known already.
+    Leave,
+}
+
 /// What became of an object.
 enum Added {
     Done,
@@ -256,7 +278,7 @@ impl State {
         old.map(|old| self.store.remove(old)).is_some()
     }
 
-    fn add(&mut self, object: &Object, new: bool) -> Added {
+    fn add(&mut self, object: &Object, over: Over) -> Added {
         if !self.on || object.size == 0 {
             return Added::Done;
         }
@@ -264,7 +286,7 @@ impl State {
             return Added::Lacks;
         }
         let mut object = object.clone();
-        while let Some(old) = self.store.overlapping(object.start, object.size).filter(|_| new) {
+        while let Some(old) = self.store.overlapping(object.start, object.size).filter(|_| over == Over::Evict) {
             let old = self.store.remove(old);
             if old.start == object.start {
                 // An area that an event told of, and then the function that made it.

@@ -5,13 +5,13 @@
 
 use super::object::{BLACK, GREY, Object, Place};
 use super::origin::origin_of;
-use super::{Kmemleak, State};
+use super::{AREA_MIN_COUNT, Kmemleak, Origin, Over, State};
 use crate::gfp::GfpFlags;
 use crate::host::{Host, Kern, Tracked};
 use crate::kernel::Kernel;
 use crate::vm_struct::VmStruct;
-use vmalloc::What;
 use vmalloc::machine::Machine;
+use vmalloc::{Kind, What};
 
 impl<'v, M: Machine, H: Host> Kernel<'v, M, H> {
     /// The same, with a leak detector: it hears of objects of the slab, and of areas that this
@@ -52,7 +52,26 @@ impl<'v, M: Machine, H: Host> Kernel<'v, M, H> {
     /// # Source
     /// `kmemleak_vmalloc`.
     pub fn kmemleak_vmalloc(&self, area: &VmStruct, size: usize, gfp: GfpFlags) {
-        self.track_area(&Tracked { at: area.addr, bytes: size, min_count: super::AREA_MIN_COUNT as u32, gfp });
+        self.track_area(&Tracked { at: area.addr, bytes: size, min_count: AREA_MIN_COUNT as u32, gfp });
+    }
+
+    /// Every area of the library's that the detector has not heard of is an object from here on, as if it was
+    /// made now by somebody unknown: where the machine tells no events, before each scan; or else once, for areas that
+    /// are older than the detector.
+    ///
+    /// # Cost
+    /// O(areas), each with a search under the lock.
+    pub fn kmemleak_adopt(&self) {
+        let Some(leaks) = self.leaks else { return };
+        for info in self.vm.areas().filter(|info| matches!(info.kind, Kind::Vmalloc | Kind::Stack)) {
+            let (start, size) = (info.start.0, info.range().bytes());
+            let earlier = |object: &Object| object.caller.is_some_and(|caller| caller != info.caller);
+            leaks.forget(self.machine(), start, |object| !object.by_event && earlier(object));
+            let area = leaks.new_object(self.machine(), start, size, Origin::default());
+            let (min_count, place) = (AREA_MIN_COUNT, Place::Area);
+            let area = Object { min_count, held: min_count - 1, place, caller: Some(info.caller), ..area };
+            leaks.track(self.machine(), area, Over::Leave);
+        }
     }
 
     /// The block is no object any more. What no detector knows is nothing.
@@ -84,7 +103,7 @@ impl<'v, M: Machine, H: Host> Kernel<'v, M, H> {
         let Some(object) = whole.flatten() else { return self.tell_unknown("free_part", ptr) };
         for left in [object.start..ptr, ptr + size..object.end()].into_iter().filter(|left| !left.is_empty()) {
             let rest = Object { start: left.start, size: left.len(), checksum: 0, reported: false, ..object.clone() };
-            self.with_leaks(|leaks| leaks.track(self.machine(), rest, false));
+            self.with_leaks(|leaks| leaks.track(self.machine(), rest, Over::Refuse));
         }
     }
 
@@ -177,7 +196,7 @@ impl<'v, M: Machine, H: Host> Kernel<'v, M, H> {
         let Some(leaks) = self.leaks.filter(|_| start != 0) else { return };
         let object = leaks.new_object(self.machine(), start, size, origin_of(&self.host));
         let place = self.place_of_object(start);
-        leaks.track(self.machine(), how(Object { place, ..object }), false);
+        leaks.track(self.machine(), how(Object { place, ..object }), Over::Refuse);
     }
 
     fn place_of_object(&self, at: usize) -> Place {
@@ -190,7 +209,7 @@ impl<'v, M: Machine, H: Host> Kernel<'v, M, H> {
         let object = leaks.new_object(self.machine(), area.at, area.bytes, origin_of(&self.host));
         let min_count = area.min_count as i32;
         let object = Object { min_count, held: min_count - 1, place: Place::Area, ..object };
-        leaks.track(self.machine(), object, true);
+        leaks.track(self.machine(), object, Over::Evict);
     }
 
     /// The slab has given out an object.
@@ -198,7 +217,7 @@ impl<'v, M: Machine, H: Host> Kernel<'v, M, H> {
     #[inline(never)]
     pub(crate) fn track_slab(&self, leaks: &Kmemleak<M::Lock>, at: usize, bytes: usize) {
         let object = leaks.new_object(self.machine(), at, bytes, origin_of(&self.host));
-        leaks.track(self.machine(), object, true);
+        leaks.track(self.machine(), object, Over::Evict);
     }
 
     /// What this crate keeps for itself: no scan sees its references.
@@ -224,7 +243,7 @@ impl<'v, M: Machine, H: Host> Kernel<'v, M, H> {
     /// The free was refused: the object is one as before.
     pub(crate) fn remember(&self, forgotten: Option<Forgotten>) {
         if let (Some(Forgotten(object)), Some(leaks)) = (forgotten, self.leaks) {
-            leaks.track(self.machine(), object, false);
+            leaks.track(self.machine(), object, Over::Refuse);
         }
     }
 

@@ -126,7 +126,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
             state.schedule.told_ns = Some(now_ns);
             (state.on && state.schedule.is_due(now_ns), state.schedule.running.take())
         })?;
-        let mut scan = running.or_else(|| if is_due { self.kmemleak_begin() } else { None })?;
+        let mut scan = running.or_else(|| if is_due { self.begin_at(leaks, now_ns) } else { None })?;
         let progress = scan.advance(self, steps);
         if progress == Progress::More {
             self.set(leaks, |state| state.schedule.running = state.schedule.on.then_some(scan));

@@ -86,7 +86,11 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     /// Begins a scan; `None` where no detector is, or it is off.
     pub fn kmemleak_begin(&self) -> Option<Scan> {
         let leaks = self.leaks?;
-        let began_ns = leaks.now(self.machine());
+        self.begin_at(leaks, leaks.now(self.machine()))
+    }
+
+    /// Begins a scan at this time of the machine's clock.
+    pub(super) fn begin_at(&self, leaks: &Kmemleak<M::Lock>, began_ns: u64) -> Option<Scan> {
         let begin = |state: &mut State| {
             state.scan += 1;
             state.scanned_ns = began_ns;

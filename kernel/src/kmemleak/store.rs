@@ -106,6 +106,14 @@ impl Store {
         }
     }
 
+    /// The object has so many bytes from here on, if it overlaps no other then (O2).
+    pub(super) fn resize(&mut self, mut object: ObjectRef, size: usize) {
+        let next = self.tree.at_or_above(object.start.saturating_add(1));
+        let room = next.map_or(usize::MAX, |next| next.start - object.start);
+        object.size = size.min(room);
+        self.highest = self.highest.max(object.end());
+    }
+
     /// Adds a part that is scanned to an object; nothing is lacking.
     pub(super) fn add_part(&mut self, mut object: ObjectRef, range: Range<usize>) {
         let part = ScanArea { range, next: object.areas };

@@ -237,6 +237,56 @@ fn an_area_whose_end_nobody_told_is_forgotten_by_the_next_scan_or_area() {
 }
 
 #[test]
+fn areas_that_nobody_told_of_are_adopted_and_keep_what_is_known_of_others() {
+    let rig = rig();
+    let kernel = rig.kernel();
+    let told = kernel.vzalloc(pages(1)).map(number).unwrap();
+    rig.hears.store(false, SeqCst);
+    let area = rig.vm().alloc(Req::pages(2).zeroed()).unwrap();
+    let places = rig.vm().reserve(Req::pages(2)).unwrap();
+    rig.sim.advance(10 * SECOND);
+    kernel.kmemleak_adopt();
+    assert_eq!((rig.leaks().len(&rig.sim), rig.colour(number(places))), (2, None));
+    // It is as old as the detector knows.
+    assert_eq!(kernel.kmemleak_scan(), 1);
+    rig.assert_colours(&[(told, White), (number(area), White)]);
+    assert_eq!(rig.scan(&kernel), 1);
+    // Adopted again, it is the same.
+    kernel.kmemleak_adopt();
+    assert_eq!(rig.scan(&kernel), 0);
+    // SAFETY: V1: nobody uses them.
+    [area, places].into_iter().for_each(|one| unsafe { rig.vm().free(one) }.unwrap());
+    kernel.kmemleak_scan();
+    assert_eq!(rig.leaks().len(&rig.sim), 1);
+    assert_eq!(rig.sim.take_log(), []);
+}
+
+#[test]
+fn an_area_that_was_resized_is_scanned_up_to_its_end_of_now() {
+    let rig = rig();
+    let kernel = rig.kernel();
+    // A slot of this size has room for one page more.
+    let at = (1..200).find_map(|n| {
+        let area = rig.vm().alloc(Req::pages(n).zeroed()).unwrap();
+        // SAFETY: V1: nobody knows the area.
+        let grown = unsafe { rig.vm().grow(area, Req::pages(n + 1).zeroed()) };
+        grown.is_ok().then_some((number(area), n))
+    });
+    let (area, pages_before) = at.expect("some class has room");
+    let held = object(&kernel);
+    let last = area + pages(pages_before);
+    rig.store(last + 80, held);
+    rig.point(0, last);
+    rig.scan(&kernel);
+    rig.assert_colours(&[(area, Grey), (held, Grey)]);
+    let start = std::ptr::NonNull::new(with_exposed_provenance_mut(area)).unwrap();
+    // SAFETY: V1: nobody uses the tail.
+    unsafe { rig.vm().shrink(start, pages(pages_before)) }.unwrap();
+    rig.scan(&kernel);
+    rig.assert_colours(&[(area, White), (held, White)]);
+}
+
+#[test]
 fn per_cpu_blocks_are_scanned_and_never_reported() {
     let rig = rig();
     let kernel = rig.kernel();
