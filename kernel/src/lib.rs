@@ -19,6 +19,7 @@
 //!   names      functions over a static of the embedder's: `traditional_names!`
 //!   walk       page tables, level by level    listing   /proc/vmallocinfo
 //!   rcu        frees after a grace period
+//!   meminfo    /proc/meminfo, sums by node and caller     fragments   the holes
 //!   device     ioremap and its siblings       ioremap   devices in areas that callers made
 //!   early      areas before the instance serves
 //!   notify     who is asked for help          historic  the allocators of 2.6 and 3.0
@@ -80,6 +81,7 @@ mod error;
 mod events;
 mod family;
 mod flags;
+mod fragments;
 mod gfp;
 pub mod historic;
 mod host;
@@ -91,6 +93,7 @@ pub mod layout;
 mod listing;
 mod map;
 mod mapping;
+mod meminfo;
 mod memory;
 mod names;
 mod notify;
@@ -122,9 +125,11 @@ pub use early::{EarlyAreas, MAX_EARLY};
 pub use error::{Errno, Error};
 pub use events::WithEvents;
 pub use flags::{Pgprot, VmFlags, VmFlags30};
+pub use fragments::{Fragmentation, HOLE_SIZES};
 pub use gfp::GfpFlags;
 pub use host::{Bare, Host, Kern, Tracked};
 pub use kernel::Kernel;
+pub use meminfo::{Account, Accounted, Filter, MemInfo};
 pub use notify::{MAX_NOTIFIERS, Notifier, Notifiers};
 pub use rcu::RCU_HEAD;
 pub use request::{Age, Request};

@@ -136,6 +136,20 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         None
     }
 
+    /// A copy of the record of an area, if it has one; `None` where another caller has the lock.
+    pub(crate) fn record_without_waiting(&self, info: &Info) -> Option<Option<Record>> {
+        let machine = self.machine();
+        let was = machine.pin();
+        let found = self.records.try_lock().map(|records| {
+            let record = records.get(machine, info.start.0)?;
+            // SAFETY: what the map names is a record, and the lock keeps others out.
+            Some(*unsafe { record.as_ref() }).filter(|record| record.is_of(info))
+        });
+        // SAFETY: our own pin, the youngest.
+        unsafe { machine.unpin(was) };
+        found
+    }
+
     /// A copy of the record for the area that starts at `start`.
     pub(crate) fn record(&self, start: usize) -> Option<Record> {
         self.with_record(start, |record| *record)

@@ -23,6 +23,7 @@ mod names;
 mod past;
 mod rcu;
 mod realloc;
+mod seen;
 mod slab;
 mod steps;
 mod structs;

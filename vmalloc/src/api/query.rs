@@ -9,6 +9,7 @@ use crate::area::{Caller, Info, Kind, RegionId, What};
 use crate::machine::Machine;
 use crate::machine::frames::Frames;
 use crate::state::core::{Ctx, MAX_NODES};
+use crate::state::enter::CpuGuard;
 use crate::state::slots::State;
 use crate::units::VirtAddr;
 use core::fmt;
@@ -55,6 +56,19 @@ impl<M: Machine> Vmalloc<M> {
         Some(region.start..region.base.0 + region.bytes)
     }
 
+    /// The pages of the widest hole of a region, guards included: a wider area finds no place
+    /// before others are freed. `None` where there is no such region, and in the middle of another
+    /// call.
+    ///
+    /// # Cost
+    /// O(1), under the region's lock.
+    pub fn widest_hole(&self, id: RegionId) -> Option<usize> {
+        let ctx = self.ctx()?;
+        let region = ctx.core.regions.get(id.0 as usize)?;
+        let _cpu = CpuGuard::enter(ctx).ok()?;
+        Some((region.shared.lock().arena.widest() as usize) << region.grain_shift)
+    }
+
     /// The live areas, by address.
     ///
     /// # Cost
@@ -72,9 +86,7 @@ impl<M: Machine> Vmalloc<M> {
     /// # Cost
     /// O(1) an area and a page of memory.
     pub fn list(&self, out: &mut dyn fmt::Write) -> fmt::Result {
-        for area in self.areas() {
-            self.list_area(out, &area)?;
-        }
+        self.areas().try_for_each(|area| self.list_area(out, &area))?;
         let slots = self.ctx().into_iter().flat_map(Ctx::slots);
         for found in slots.filter(|found| found.chunk.state(found.index) == State::Stale) {
             let Some((_, was)) = found.record() else { continue };
@@ -91,31 +103,25 @@ impl<M: Machine> Vmalloc<M> {
             Caller::At(place) => write!(out, " {}:{}", place.file(), place.line())?,
             Caller::Return(pc) => write!(out, " {}", fmt::from_fn(|f| self.machine().symbol(pc, f)))?,
         }
-        let owned = area.kind.allocates() || area.kind == Kind::VmapOwned;
-        if owned {
-            write!(out, " pages={}", area.pages)?;
+        let owned = if area.kind.allocates() || area.kind == Kind::VmapOwned { area.pages } else { 0 };
+        if owned > 0 {
+            write!(out, " pages={owned}")?;
         }
-        if let Some(phys) = area.phys {
-            write!(out, " phys={phys:#018x}")?;
-        }
+        area.phys.map_or(Ok(()), |phys| write!(out, " phys={phys:#018x}"))?;
         if !area.kind.word().is_empty() {
             write!(out, " {}", area.kind.word())?;
         }
-        if owned {
-            self.list_nodes(out, area)?;
-        }
+        self.list_nodes(out, area.start, owned)?;
         writeln!(out)
     }
 
-    /// ` N<node>=<pages>` for each node that the area's frames are of.
-    fn list_nodes(&self, out: &mut dyn fmt::Write, area: &Info) -> fmt::Result {
+    /// ` N<node>=<pages>` for each node that frames of `owned` pages are of.
+    fn list_nodes(&self, out: &mut dyn fmt::Write, start: VirtAddr, owned: usize) -> fmt::Result {
         let mut pages = [0usize; MAX_NODES];
-        let frames = (0..area.pages).filter_map(|page| self.frame_at(area.start.add_pages(page).0));
+        let frames = (0..owned).filter_map(|page| self.frame_at(start.add_pages(page).0));
         frames.for_each(|frame| pages[self.machine().frames().node_of(frame).0 as usize % MAX_NODES] += 1);
-        for (node, &pages) in pages.iter().enumerate().filter(|&(_, &pages)| pages > 0) {
-            write!(out, " N{node}={pages}")?;
-        }
-        Ok(())
+        let mut present = pages.iter().enumerate().filter(|&(_, &pages)| pages > 0);
+        present.try_for_each(|(node, pages)| write!(out, " N{node}={pages}"))
     }
 }
 
@@ -127,8 +133,10 @@ fn beside(below: Option<Info>, past: usize, above: Option<Info>, at: VirtAddr) -
     }
 }
 
-/// The traditional range and size, with the guard: `0x…-0x… %7ld`.
+/// The traditional range and size, with the guard: `0x…-0x… %7ld`. Addresses have the digits of
+/// their machine's pointers: 8 below 4 GiB.
 fn write_range(out: &mut dyn fmt::Write, area: &Info) -> fmt::Result {
     let (start, size) = (area.start.0, area.size());
-    write!(out, "{start:#018x}-{:#018x} {size:7}", start + size)
+    let width = if u32::try_from(start + size).is_ok() { 10 } else { 18 };
+    write!(out, "{start:#0width$x}-{:#0width$x} {size:7}", start + size)
 }
