@@ -129,6 +129,12 @@ const BOOTS: &[Boot] = &[
             "pages=2 vmalloc",
         ],
     },
+    Boot {
+        machine: &["-smp", "2"],
+        line: b"-- vmalloc 8192; vmalloc 12288; kmemleak scan; sleep 6; kmemleak scan; kmemleak; kmemleak scam",
+        code: FAILED,
+        says: &["kmemleak: 1 new suspected memory leaks", "(size 8192):", "shell/areas.rs:", "no command of kmemleak"],
+    },
     crash("-- crash guard", &["guard: 0x18 bytes past the end of the area of 5000 bytes", "tests/crash.rs"]),
     crash("-- crash freed", &["in the freed area of 5000 bytes", "freed by machines/pc/src/tests/crash.rs"]),
     crash("-- crash overflow", &["BUG: stack guard page was hit", "(stack is "]),

@@ -20,8 +20,9 @@ pub(super) struct Store {
     parts: Pool<ScanArea>,
     grey: Option<ObjectRef>,
     serial: u64,
-    /// The lowest start and the highest end of all objects that there were.
-    lowest: usize,
+    /// The lowest start of all objects that there were, inverted, and their highest end: a detector that
+    /// is a static lies in a root, and must not lead to an object itself.
+    not_lowest: usize,
     highest: usize,
     len: usize,
 }
@@ -36,7 +37,7 @@ pub(super) struct Overlaps(pub(super) Range<usize>);
 impl Store {
     pub(super) const fn new() -> Store {
         let (objects, parts) = (Pool::new(), Pool::new());
-        Store { tree: Tree::new(), objects, parts, grey: None, serial: 0, lowest: usize::MAX, highest: 0, len: 0 }
+        Store { tree: Tree::new(), objects, parts, grey: None, serial: 0, not_lowest: 0, highest: 0, len: 0 }
     }
 
     /// Objects.
@@ -73,7 +74,7 @@ impl Store {
         let (start, end) = (object.start, object.end());
         let fresh = Object { serial: self.serial, areas: None, links: Links::default(), ..object };
         let Some(record) = self.objects.take(fresh) else { return Ok(()) };
-        (self.lowest, self.highest) = (self.lowest.min(start), self.highest.max(end));
+        (self.not_lowest, self.highest) = (self.not_lowest.max(!start), self.highest.max(end));
         self.len += 1;
         // SAFETY: O1: it came from the pool.
         self.tree.add(unsafe { ObjectRef::new(record) });
@@ -127,7 +128,7 @@ impl Store {
 
     /// The object that holds `at`.
     pub(super) fn holding(&self, at: usize) -> Option<ObjectRef> {
-        if (self.lowest..self.highest).contains(&at) { self.tree.holding(at) } else { None }
+        if (!self.not_lowest..self.highest).contains(&at) { self.tree.holding(at) } else { None }
     }
 
     /// An object that overlaps these bytes.

@@ -62,7 +62,7 @@ impl Rig {
     }
 
     pub fn kernel(&self) -> Tested<'_> {
-        let host = Roots { data: &self.data, stack: &self.stack, lines: Mutex::default() };
+        let host = Roots { data: &self.data, stack: &self.stack, leaks: self.leaks(), lines: Mutex::default() };
         Kernel::new(self.vm(), host).with_kmemleak(self.leaks())
     }
 
@@ -111,6 +111,8 @@ impl Drop for Rig {
 pub struct Roots<'r> {
     data: &'r [AtomicUsize],
     stack: &'r [AtomicUsize],
+    /// The detector is a root as well, as one that is a static would be.
+    leaks: &'r Kmemleak<SoloLock>,
     lines: Mutex<Vec<String>>,
 }
 
@@ -136,6 +138,11 @@ impl Host for Roots<'_> {
         2
     }
     fn root(&self, n: usize) -> Option<Root> {
+        if n == 2 {
+            let start = std::ptr::from_ref(self.leaks).expose_provenance();
+            // SAFETY: Y8: the detector outlives the host.
+            return Some(unsafe { Root::memory(RootKind::Data, start, size_of_val(self.leaks)) });
+        }
         let (kind, words) = [(RootKind::Data, self.data), (RootKind::Stack, self.stack)].get(n).copied()?;
         // SAFETY: Y8: the words outlive the host.
         Some(unsafe { Root::memory(kind, words.as_ptr().expose_provenance(), size_of_val(words)) })

@@ -22,6 +22,8 @@ pub use local::{Counters, Local};
 use crate::vm;
 use acpi::Topology;
 use core::hint::spin_loop;
+use core::ops::Range;
+use core::ptr::from_ref;
 use core::sync::atomic::{AtomicU32, Ordering::*};
 use spin::Once;
 use vmalloc::units::Node;
@@ -79,6 +81,17 @@ pub fn node_of(cpu: u32) -> Node {
 /// What a CPU has counted since the start.
 pub fn counters(cpu: u32) -> &'static Counters {
     &local::of(cpu).counters
+}
+
+/// What a CPU that has started has for itself, as bytes.
+pub fn own_bytes(cpu: u32) -> Range<usize> {
+    let start = from_ref(local::of(cpu)).expose_provenance();
+    start..start + size_of::<Local>()
+}
+
+/// The stack of a CPU that has started.
+pub fn stack_of(cpu: u32) -> Range<usize> {
+    local::of(cpu).stack()
 }
 
 /// Starts all other CPUs, one after the other.

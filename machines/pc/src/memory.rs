@@ -33,6 +33,7 @@ use early::Early;
 use ram::Ram;
 use spin::{Mutex, Once};
 use tables::Tables;
+pub use tables::data;
 use vmalloc::frames::{STORAGE_ALIGN, Zones};
 use vmalloc::machine::frames::Frames;
 use vmalloc::units::{PAGE_SIZE, Pfn};

@@ -6,6 +6,7 @@
 //!   areas    making areas, looking at them, giving them back
 //!   look     memory, CPUs, the map, policies
 //!   files    the memory devices
+//!   leaks    areas that nothing points to any more
 //!   walk     the walk to an address, entry by entry
 //! ```
 //!
@@ -16,6 +17,7 @@
 mod areas;
 mod editor;
 mod files;
+mod leaks;
 mod look;
 mod walk;
 mod words;
@@ -52,6 +54,8 @@ const ALL: &[Command] = &[
     command("cpus", "", "what each CPU has counted", look::cpus),
     command("map", "", "the regions of the address space, drawn", look::map),
     command("layout", "", "the parts of the address space, their sizes and holes", look::layout),
+    command("kmemleak", "[scan|clear|…]", "areas that nothing points to, found by two scans", leaks::kmemleak),
+    command("sleep", "SECONDS", "waits", look::sleep),
     command("vmallocinfo", "", "the areas, as Linux lists them", areas::list),
     command("vmalloc", "SIZE [ALIGN]", "an area of memory", areas::vmalloc),
     command("vmap", "PAGES", "an area of frames, one allocated after the other", areas::vmap),

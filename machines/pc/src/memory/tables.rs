@@ -46,6 +46,13 @@ pub fn image() -> Range<usize> {
     start.addr()..end.addr()
 }
 
+/// The addresses of the image's data, which are read from anywhere.
+pub fn data() -> Range<usize> {
+    // SAFETY: addresses only.
+    let (start, end) = unsafe { (from_ref(&data_start), from_ref(&image_end)) };
+    start.expose_provenance()..end.addr()
+}
+
 /// The frames of the image, its boot part too.
 pub fn image_frames() -> Range<u64> {
     // SAFETY: an address only.

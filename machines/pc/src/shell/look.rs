@@ -3,7 +3,7 @@
 use super::Done;
 use super::words::{Complaint, Words};
 use crate::memory::{self, Summary};
-use crate::{boot, cpu, vm};
+use crate::{boot, clock, cpu, vm};
 use core::fmt;
 use core::ops::Range;
 use core::sync::atomic::Ordering::Relaxed;
@@ -69,6 +69,11 @@ pub fn policy<'t>(words: &mut Words<'t>) -> Done<'t> {
         vm().set_policy(boot::policy(name).ok_or(Complaint::Unknown(name))?);
     }
     println!("policy {:?}", vm().policy());
+    Ok(())
+}
+
+pub fn sleep<'t>(words: &mut Words<'t>) -> Done<'t> {
+    (0..words.number("how many seconds")?).for_each(|_| clock::delay_us(1_000_000));
     Ok(())
 }
 

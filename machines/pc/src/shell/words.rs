@@ -7,6 +7,7 @@ use core::fmt;
 use core::ptr::{NonNull, with_exposed_provenance_mut};
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use vmalloc::error::{AllocError, FreeError};
+use vmalloc_kernel::kmemleak::CommandError;
 use vmalloc_kernel::layout::LayoutError;
 
 /// The words of a line, one after the other.
@@ -38,6 +39,8 @@ pub enum Complaint<'t> {
     Refused(vmalloc_scullv::Error),
     /// Kernels have no layout for this machine.
     NoLayout(LayoutError),
+    /// The leak detector takes no such command.
+    NoScan(CommandError),
     /// Nothing was played.
     NoReplay(NoReplay),
     /// What went wrong has been printed.
@@ -172,6 +175,7 @@ impl fmt::Display for Complaint<'_> {
             Complaint::NotCanonical(at) => write!(f, "{at:#x} is not canonical: no table leads there"),
             Complaint::Refused(why) => why.fmt(f),
             Complaint::NoLayout(why) => why.fmt(f),
+            Complaint::NoScan(why) => why.fmt(f),
             Complaint::NoReplay(why) => why.fmt(f),
             Complaint::Said | Complaint::PowerOff => Ok(()),
         }
