@@ -90,6 +90,15 @@ pub enum Error {
     DoubleFree(usize),
     /// A frame has a descriptor, and must not be mapped by number alone.
     HasDescriptor(Pfn),
+    /// Nobody has an address of the frame by `kmap`.
+    NotMapped(Pfn),
+    /// A page that is not the newest that this CPU has by `kmap_local`.
+    NotNewest {
+        /// The page.
+        at: usize,
+        /// The newest; 0 = there is none.
+        newest: usize,
+    },
     /// A frame that no direct mapping reaches, and no temporary one.
     NotReachable(Pfn),
     /// Adjacent frames that the direct mapping does not show side by side.
@@ -180,6 +189,8 @@ impl fmt::Display for Error {
             Error::NotItsStart { at, start } => write!(f, "{at:#x} is inside of the object at {start:#x}"),
             Error::DoubleFree(at) => write!(f, "double free of {at:#x}"),
             Error::HasDescriptor(frame) => write!(f, "{frame:?} is memory with a descriptor"),
+            Error::NotMapped(frame) => write!(f, "{frame:?} is mapped by nobody"),
+            Error::NotNewest { at, newest } => write!(f, "{at:#x} is not the newest of this CPU, which is {newest:#x}"),
             Error::NotReachable(frame) => write!(f, "{frame:?} has no direct mapping"),
             Error::NotContiguous(frame) => write!(f, "the direct mapping breaks behind {frame:?}"),
             Error::OtherMemory { requested, got } => write!(f, "mapped as {got:?} already, and not as {requested:?}"),

@@ -107,6 +107,18 @@ pub trait Host: Sync {
     /// The leak detector hears that the object at `at` is gone (`kmemleak_free`).
     fn untracked(&self, _at: usize) {}
 
+    /// The current task sleeps until [`Host::pkmap_wake`] is called, or a tick has passed: all
+    /// entries of the permanent kmap are used.
+    fn pkmap_wait(&self) {
+        self.sleep_tick();
+    }
+    /// An entry of the permanent kmap has no user any more: who sleeps looks again.
+    fn pkmap_wake(&self) {}
+    /// The current task stays on its CPU (`migrate_disable`). Calls nest.
+    fn migrate_disable(&self) {}
+    /// Ends what [`Host::migrate_disable`] began.
+    fn migrate_enable(&self) {}
+
     /// Where the bytes of a frame without a direct mapping can be reached for a
     /// moment (`kmap_local_page`); `None` = nowhere.
     fn kmap(&self, _frame: Pfn) -> Option<NonNull<u8>> {

@@ -2,8 +2,8 @@
 //!
 //! # Rules
 //! - **J1** Three locks: the slab's, that of the areas' records, and that of the blocks that
-//!   wait for a grace period. They are taken while pinned, nobody holds two, and under neither is anything allocated, freed,
-//!   mapped or waited for.
+//!   wait for a grace period; and that of a permanent kmap. They are taken while pinned, nobody
+//!   holds two, and under none is anything allocated, freed, mapped or waited for.
 //! - **J2** A caller that interrupted the holder of a lock, an NMI, is refused and
 //!   never waits.
 

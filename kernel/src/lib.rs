@@ -23,8 +23,8 @@
 //!   device     ioremap and its siblings       ioremap   devices in areas that callers made
 //!   early      areas before the instance serves
 //!   notify     who is asked for help          historic  the allocators of 2.6 and 3.0
-//!   layout     where the parts of an address space lie, on six machines
 //!   kmemleak   memory that nothing points to  events    a machine whose events somebody hears
+//!   kmap       kmap, kmap_local, fixmap      layout    where the parts of an address space lie
 //!   ─────────
 //!   records, map, radix, pool                 what is kept beside the library
 //!   memory     bytes behind addresses         warn      messages
@@ -87,6 +87,7 @@ pub mod historic;
 mod host;
 mod ioremap;
 mod kernel;
+pub mod kmap;
 pub mod kmemleak;
 mod kvmalloc;
 pub mod layout;

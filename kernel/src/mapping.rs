@@ -16,7 +16,6 @@ use crate::error::Error;
 use crate::flags::{Pgprot, VmFlags};
 use crate::host::Host;
 use crate::kernel::Kernel;
-use crate::records::Record;
 use crate::sync::{AtomicUsize, Ordering::SeqCst};
 use crate::vm_struct::VmStruct;
 use vmalloc::AllocError;
@@ -99,7 +98,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     pub unsafe fn map_kernel_range_noflush(&self, at: usize, prot: Pgprot, frames: &[Pfn]) -> Result<(), Error> {
         let pages = pages_at(at, frames.len())?;
         let record = self.area_by_parts(pages)?;
-        self.flush_if_stale(&record)?;
+        self.flush_if_stale(record.stale)?;
         // SAFETY: P5: the area is flushed, and Y3; P6: Y3.
         unsafe { self.vm.map_part(at, frames, prot.prot, prot.memory) }?;
         Ok(())
@@ -217,7 +216,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         // SAFETY: P5: Y1 and Y3.
         let cleared = unsafe { self.vm.unmap_part(at, pages.pages) }?;
         // After the entries are cleared: a flush with this tag has begun later.
-        self.with_record(record.start, |record| record.stale = self.flushes.tag.load(SeqCst));
+        self.with_record(record.start, |record| record.stale = self.flushes.tag());
         Ok(cleared)
     }
 
@@ -242,9 +241,10 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         done
     }
 
-    /// Makes up for a flush that was left out.
-    fn flush_if_stale(&self, record: &Record) -> Result<(), Error> {
-        if record.stale <= self.flushes.covered.load(SeqCst) || self.flush_all() {
+    /// Makes up for a flush that was left out: no flush with the tag `stale`, or a later one,
+    /// has been done.
+    pub(crate) fn flush_if_stale(&self, stale: usize) -> Result<(), Error> {
+        if stale <= self.flushes.covered.load(SeqCst) || self.flush_all() {
             return Ok(());
         }
         let stale = Shortage::Addresses { pages: 1, widest: 0 };
@@ -264,6 +264,11 @@ pub(crate) struct Flushes {
 impl Flushes {
     pub(crate) const fn new() -> Flushes {
         Flushes { tag: AtomicUsize::new(1), covered: AtomicUsize::new(0) }
+    }
+
+    /// The tag of the flush that covers what has been unmapped.
+    pub(crate) fn tag(&self) -> usize {
+        self.tag.load(SeqCst)
     }
 }
 

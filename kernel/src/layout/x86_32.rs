@@ -27,7 +27,7 @@ const RESERVE: u64 = 128 * MIB;
 const GAP: u64 = 2 * PAGE;
 /// The least direct map that a parameter may leave.
 const LEAST_LOW: u64 = 64 * MIB;
-/// Fixmap slots that do not depend on the number of CPUs; the first is a hole.
+/// Fixmap slots that do not depend on the number of CPUs: 1 and on. Those of CPUs follow.
 const COMMON_SLOTS: u64 = 128;
 /// Fixmap slots of a CPU: those of kmap_local.
 const CPU_SLOTS: u64 = 16;

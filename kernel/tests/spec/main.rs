@@ -11,6 +11,7 @@ mod device;
 mod failures;
 mod family;
 mod judge;
+mod kmap;
 mod kmemleak;
 mod kmemleak_colours;
 mod kmemleak_commands;
