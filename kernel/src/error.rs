@@ -110,6 +110,15 @@ pub enum Error {
         /// What there is.
         got: MemType,
     },
+    /// Somebody has written past the area, which was told; it lives on.
+    OutOfBounds {
+        /// The first byte that was written.
+        at: usize,
+        /// The area's first byte.
+        start: usize,
+        /// The bytes that were asked for.
+        size: usize,
+    },
     /// Not from here.
     WrongContext(Context),
     /// A fatal signal waits for the task.
@@ -194,6 +203,9 @@ impl fmt::Display for Error {
             Error::NotReachable(frame) => write!(f, "{frame:?} has no direct mapping"),
             Error::NotContiguous(frame) => write!(f, "the direct mapping breaks behind {frame:?}"),
             Error::OtherMemory { requested, got } => write!(f, "mapped as {got:?} already, and not as {requested:?}"),
+            Error::OutOfBounds { at, start, size } => {
+                write!(f, "vmalloc-out-of-bounds: {at:#x} is past the {size} bytes at {start:#x}, and was written to")
+            }
             Error::WrongContext(context) => write!(f, "not from here ({context:?})"),
             Error::Interrupted => f.write_str("a fatal signal waits"),
         }

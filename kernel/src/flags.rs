@@ -21,7 +21,7 @@ bitflags::bitflags! {
         const UNINITIALIZED = 0x20;
         /// No unmapped page after the area.
         const NO_GUARD = 0x40;
-        /// Shadowed by an address checker: never set here, there is none.
+        /// Its last bytes are watched (`Kernel::with_redzones`).
         const KASAN = 0x80;
         /// The direct mapping's permissions are reset when it is freed.
         const FLUSH_RESET_PERMS = 0x100;

@@ -14,6 +14,7 @@ use crate::kmemleak::Kmemleak;
 use crate::mapping::Flushes;
 use crate::rcu::Waiting;
 use crate::records::Records;
+use crate::redzone::Redzones;
 use crate::slab::Slab;
 use crate::sync::AtomicUsize;
 use crate::warn::Quiet;
@@ -41,6 +42,7 @@ pub struct Kernel<'v, M: Machine, H: Host = Bare> {
     pub(crate) rcu_heads: AtomicUsize,
     pub(crate) quiet: Quiet,
     pub(crate) flushes: Flushes,
+    pub(crate) redzones: Redzones,
     pub(crate) leaks: Option<&'v Kmemleak<M::Lock>>,
 }
 
@@ -63,6 +65,7 @@ impl<'v, M: Machine, H: Host> Kernel<'v, M, H> {
             rcu_heads: AtomicUsize::new(0),
             quiet: Quiet::new(),
             flushes: Flushes::new(),
+            redzones: Redzones::new(),
             leaks: None,
         }
     }

@@ -20,6 +20,7 @@
 //!   walk       page tables, level by level    listing   /proc/vmallocinfo
 //!   rcu        frees after a grace period
 //!   meminfo    /proc/meminfo, sums by node and caller     fragments   the holes
+//!   redzone    writes past an area, in its last page
 //!   device     ioremap and its siblings       ioremap   devices in areas that callers made
 //!   early      areas before the instance serves
 //!   notify     who is asked for help          historic  the allocators of 2.6 and 3.0
@@ -103,6 +104,7 @@ mod radix;
 mod rcu;
 mod realloc;
 mod records;
+mod redzone;
 mod request;
 mod scope;
 mod slab;
@@ -133,6 +135,7 @@ pub use kernel::Kernel;
 pub use meminfo::{Account, Accounted, Filter, MemInfo};
 pub use notify::{MAX_NOTIFIERS, Notifier, Notifiers};
 pub use rcu::RCU_HEAD;
+pub use redzone::{Overrun, RedzoneStats};
 pub use request::{Age, Request};
 pub use scope::{Scope, ScopeGuard};
 pub use slab::ZERO_SIZE_PTR;

@@ -108,7 +108,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
 }
 
 /// A caller, as the machine prints it.
-struct Symbol<'a, M>(&'a M, Caller);
+pub(crate) struct Symbol<'a, M>(pub(crate) &'a M, pub(crate) Caller);
 
 impl<M: Machine> fmt::Display for Symbol<'_, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

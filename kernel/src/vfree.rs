@@ -19,7 +19,8 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     ///
     /// # Errors
     /// [`Error::NotAligned`] and [`Error::Free`], after the message that the traditional
-    /// function warns with. Nothing has changed then.
+    /// function warns with; [`Error::OutOfBounds`] where the area is watched and somebody has
+    /// written past it (J9). Nothing has changed then.
     ///
     /// # Safety
     /// Y1.
@@ -38,6 +39,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
             self.printk(Kern::Err, format_args!("Trying to vfree() bad address ({})", Pointer(at)));
             return Err(Error::NotAligned(at));
         }
+        self.unbroken(at)?;
         self.free_area(at, |flags| !flags.contains(VmFlags::MAP) || flags.contains(VmFlags::MAP_PUT_PAGES)).inspect_err(
             |_| {
                 self.printk(Kern::Err, format_args!("Trying to vfree() nonexistent vm area ({})", Pointer(at)));

@@ -90,6 +90,21 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     /// Y4.
     #[track_caller]
     unsafe fn resized(&self, at: *const u8, request: &Request) -> Result<Option<NonNull<u8>>, Error> {
+        let watched = self.unwatch(at.addr())?;
+        // SAFETY: Y4, handed on.
+        let resized = unsafe { self.resized_unwatched(at, request) };
+        match (&resized, watched.zip(pointer(at.addr()))) {
+            (Ok(Some(new)), _) if !at.is_null() => self.watch(*new, request.size, request.gfp_mask),
+            (Err(_), Some((size, old))) => self.watch(old, size, request.gfp_mask),
+            _ => (),
+        }
+        resized
+    }
+
+    /// # Safety
+    /// Y4.
+    #[track_caller]
+    unsafe fn resized_unwatched(&self, at: *const u8, request: &Request) -> Result<Option<NonNull<u8>>, Error> {
         if request.size == 0 {
             // SAFETY: Y4, handed on.
             unsafe { self.vfree(at) }?;

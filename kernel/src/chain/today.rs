@@ -80,6 +80,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         let at = self.until_it_succeeds(request)?;
         self.note_flags(at, request).inspect_err(|_| self.undo(at))?;
         self.tell_kmemleak(at, request);
+        self.watch(at, request.size, request.gfp_mask);
         Ok(at)
     }
 

@@ -53,7 +53,9 @@ impl<M: Machine, H: Host> V2_6<'_, '_, M, H> {
         let furnished = self.0.furnish(&area, &request, &mut |bytes, gfp| self.__vmalloc(bytes, gfp, Pgprot::KERNEL));
         furnished.map_err(|failed| self.0.take_back(&area, failed))?;
         self.0.with_record(area.addr, |record| record.requested = size);
-        crate::vfree::pointer(area.addr).ok_or(Error::NoArea(area.addr))
+        let at = crate::vfree::pointer(area.addr).ok_or(Error::NoArea(area.addr))?;
+        self.0.watch(at, size, gfp);
+        Ok(at)
     }
 
     /// Takes `size` bytes of addresses, page by page, and a guard.

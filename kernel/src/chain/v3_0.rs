@@ -63,6 +63,7 @@ impl<M: Machine, H: Host> V3_0<'_, '_, M, H> {
         let area = self.0.get_area_as(&wanted, Age::V3_0)?;
         let at = self.__vmalloc_area_node(&area, request)?;
         self.kmemleak_alloc(at, request.size, MIN_COUNT, request.gfp_mask);
+        self.0.watch(at, request.size, request.gfp_mask);
         Ok(at)
     }
 

@@ -81,6 +81,7 @@ impl<M: Machine, H: Host> V4<'_, '_, M, H> {
         let at = crate::vfree::pointer(area.addr).ok_or(Error::NoArea(area.addr))?;
         self.clear_vm_uninitialized_flag(&area);
         self.kmemleak_vmalloc(&area, request.size, request.gfp_mask);
+        self.0.watch(at, request.size, request.gfp_mask);
         Ok(at)
     }
 

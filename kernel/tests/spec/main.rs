@@ -24,6 +24,7 @@ mod names;
 mod past;
 mod rcu;
 mod realloc;
+mod redzone;
 mod seen;
 mod slab;
 mod steps;

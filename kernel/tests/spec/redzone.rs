@@ -1,0 +1,170 @@
+//! Redzones: a write past the bytes that were asked for, inside the last page.
+
+use crate::common::*;
+use vmalloc::error::Broken;
+use vmalloc::units::VirtAddr;
+use vmalloc_kernel::{Bare, Error, Kern, Kernel, Request, VmFlags};
+
+/// Writes one byte of an area, whatever it was asked for.
+fn poke(rig: &Rig, at: usize, byte: u8) {
+    rig.sim.write_bytes(rig.sim.cpu(), VirtAddr(at), &[byte]).expect("a page of an area");
+}
+
+fn watched(rig: &Rig) -> Tested<'_> {
+    rig.kernel().with_redzones()
+}
+
+#[test]
+fn a_write_past_an_area_is_told_when_it_is_freed_with_address_area_and_caller() {
+    let rig = quiet();
+    rig.sim.set_symbolizer(|pc, f| write!(f, "bch2_sort+{pc:#x}/0x90"));
+    let kernel = watched(&rig);
+    let by = Request { caller: vmalloc::Caller::Return(0x21), ..kernel.request(5000) };
+    let area = kernel.__vmalloc_node(&by).map(number).unwrap();
+    poke(&rig, area + 4999, 0x55);
+    poke(&rig, area + 5002, 0);
+    let before = rig.state();
+    let refused = Err(Error::OutOfBounds { at: area + 5002, start: area, size: 5000 });
+    assert_eq!(vfree(&kernel, area), refused);
+    let line = format!(
+        "BUG: vmalloc-out-of-bounds at {:#x}: 0x00, 2 bytes past the area of 5000 bytes at {area:#x} by bch2_sort+0x21/0x90",
+        area + 5002
+    );
+    assert_eq!(kernel.host().said(), [(Kern::Err, line)]);
+    assert_eq!(rig.state(), before, "a refused free changes nothing");
+    vfree(&kernel, area).expect("it was told");
+    let stats = kernel.redzone_stats();
+    assert_eq!((stats.written, stats.checked, stats.caught, stats.left_out), (1, 2, 1, 0));
+}
+
+#[test]
+fn each_byte_of_the_tail_is_watched_and_none_before_it() {
+    let rig = quiet();
+    let kernel = watched(&rig);
+    let area = kernel.vmalloc(PAGE + 3).map(number).unwrap();
+    for at in area..area + PAGE + 3 {
+        poke(&rig, at, 0x41);
+    }
+    assert_eq!(kernel.check(), Ok(()));
+    for at in area + PAGE + 3..area + 2 * PAGE {
+        for byte in [0, 0x41] {
+            poke(&rig, at, byte);
+            assert_eq!(kernel.check(), Err(Broken { rule: "J8", at }));
+            assert_eq!(kernel.check_redzones(), 1);
+        }
+    }
+    assert_eq!(kernel.redzone_stats().caught, 2 * (PAGE - 3));
+    vfree(&kernel, area).unwrap();
+}
+
+#[test]
+fn overruns_are_told_on_demand_once_each_and_check_names_the_rule_and_repairs_nothing() {
+    let rig = quiet();
+    let kernel = watched(&rig);
+    let areas = [100, 5000, 9000].map(|size| (size, kernel.vmalloc(size).map(number).unwrap()));
+    assert_eq!((kernel.check(), kernel.check_redzones()), (Ok(()), 0));
+    areas.iter().skip(1).for_each(|&(size, area)| poke(&rig, area + size, 1));
+    let broken = kernel.check().unwrap_err();
+    assert_eq!((broken.rule, kernel.check()), ("J8", Err(broken)));
+    assert_eq!(kernel.host().said(), []);
+    assert_eq!((kernel.check_redzones(), kernel.host().said().len()), (2, 2));
+    assert_eq!((kernel.check_redzones(), kernel.check()), (0, Ok(())));
+    areas.iter().for_each(|&(_, area)| vfree(&kernel, area).unwrap());
+    assert_eq!(kernel.redzone_stats().caught, 2);
+}
+
+#[test]
+fn areas_of_each_age_are_watched_but_not_what_user_space_may_map_nor_whole_pages() {
+    let rig = quiet();
+    let kernel = watched(&rig);
+    let size = 2 * PAGE + 10;
+    let ages = [kernel.v2_6().vmalloc(size), kernel.v3_0().vmalloc(size), kernel.v4().vmalloc(size)];
+    for area in ages.map(|made| made.map(number).unwrap()) {
+        poke(&rig, area + size, 7);
+        assert_eq!(vfree(&kernel, area), Err(Error::OutOfBounds { at: area + size, start: area, size }));
+        vfree(&kernel, area).unwrap();
+    }
+    let user = kernel.vmalloc_user(size).map(number).unwrap();
+    let whole = kernel.vmalloc(2 * PAGE).map(number).unwrap();
+    let past = rig.alloc(vmalloc::Req::bytes(size)).map(number).unwrap();
+    [user, past].iter().for_each(|area| poke(&rig, area + size, 7));
+    let flags = [user, whole, past].map(|area| kernel.find_vm_area(area).unwrap().flags.contains(VmFlags::KASAN));
+    assert_eq!(flags, [false; 3]);
+    [user, whole, past].iter().for_each(|&area| vfree(&kernel, area).unwrap());
+}
+
+#[test]
+fn vrealloc_looks_at_the_tail_and_watches_that_of_the_new_size() {
+    let rig = quiet();
+    let kernel = watched(&rig);
+    // SAFETY: Y4: the tests use simulated memory through the simulator.
+    let vrealloc = |area: usize, size| unsafe { kernel.vrealloc(at(area), size, GFP) };
+    let mut area = kernel.vmalloc(5000).map(number).unwrap();
+    poke(&rig, area + 5000, 1);
+    assert_eq!(vrealloc(area, 6000), Err(Error::OutOfBounds { at: area + 5000, start: area, size: 5000 }));
+    for size in [6000, 8192, 100, 40 * PAGE + 5, 3 * PAGE + 1] {
+        area = vrealloc(area, size).unwrap().map(number).unwrap();
+        poke(&rig, area + size - 1, 0x41);
+        assert_eq!(kernel.check(), Ok(()), "{size} bytes are the caller's");
+        if size % PAGE != 0 {
+            poke(&rig, area + size, 0x41);
+            assert_eq!(kernel.check_redzones(), 1, "behind {size} bytes");
+        }
+    }
+    assert_eq!(vrealloc(area, 0), Ok(None));
+}
+
+#[cfg(debug_assertions)]
+#[test]
+fn a_refused_vrealloc_leaves_the_area_watched_and_an_area_whose_record_finds_no_memory_is_not() {
+    let rig = quiet();
+    let kernel = watched(&rig);
+    let area = kernel.vmalloc(5000).map(number).unwrap();
+    rig.sim.faults().fail_from(1);
+    // SAFETY: Y4.
+    let refused = unsafe { kernel.vrealloc(at(area), 4000 * PAGE, GFP) };
+    rig.sim.faults().fail_at(0);
+    assert!(refused.is_err());
+    poke(&rig, area + 5000, 1);
+    assert_eq!(kernel.check_redzones(), 1);
+    vfree(&kernel, area).unwrap();
+    drop(kernel);
+    let kernel = watched(&rig);
+    let warm = rig.kernel().vmalloc(5000).map(number).unwrap();
+    vfree(&kernel, warm).unwrap();
+    rig.purge();
+    for n in 1..8 {
+        rig.sim.faults().fail_at(n);
+        let made = kernel.vmalloc(5000).map(number);
+        rig.sim.faults().fail_at(0);
+        if let Ok(area) = made {
+            vfree(&kernel, area).unwrap();
+        }
+    }
+    let stats = kernel.redzone_stats();
+    assert!(stats.written > 0 && stats.written + stats.left_out <= 7, "{stats:?}");
+}
+
+#[test]
+fn without_redzones_nothing_is_written_or_looked_at() {
+    let rig = quiet();
+    let kernel = rig.kernel();
+    let area = kernel.vmalloc(5000).map(number).unwrap();
+    poke(&rig, area + 5000, 1);
+    assert_eq!((kernel.check(), kernel.check_redzones()), (Ok(()), 0));
+    vfree(&kernel, area).unwrap();
+    assert_eq!(kernel.redzone_stats(), Default::default());
+}
+
+#[test]
+fn in_a_process_an_overrun_of_one_byte_is_caught_at_the_free() {
+    let vm = vmalloc_hosted::builder().memory(16 << 20).build().unwrap();
+    let kernel = Kernel::new(&vm, Bare).with_redzones();
+    let area = kernel.vmalloc(5000).unwrap();
+    // SAFETY: the last page of the area is the area's.
+    unsafe { area.add(5000).write(0x55) };
+    // SAFETY: Y1.
+    let freed = || unsafe { kernel.vfree(area.as_ptr()) };
+    assert_eq!(freed(), Err(Error::OutOfBounds { at: number(area) + 5000, start: number(area), size: 5000 }));
+    assert_eq!(freed(), Ok(()));
+}
