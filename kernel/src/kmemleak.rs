@@ -156,6 +156,7 @@ impl<L: RawMutex> Kmemleak<L> {
             held: 0,
             count: 0,
             by_event: false,
+            leaving: false,
             no_scan: false,
             reported: false,
             checksum: 0,
@@ -286,7 +287,9 @@ impl State {
             return Added::Lacks;
         }
         let mut object = object.clone();
-        while let Some(old) = self.store.overlapping(object.start, object.size).filter(|_| over == Over::Evict) {
+        while let Some(old) =
+            self.store.overlapping(object.start, object.size).filter(|old| over == Over::Evict || old.leaving)
+        {
             let old = self.store.remove(old);
             if old.start == object.start {
                 // An area that an event told of, and then the function that made it.

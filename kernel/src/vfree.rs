@@ -97,8 +97,10 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
             }
             None => {
                 // The address may be another's as soon as the area is freed.
-                let forgotten = self.forget_freed(at);
-                self.free_unrecorded(at).inspect_err(|_| self.remember(forgotten))?;
+                let leaving = self.begin_free(at);
+                let freed = self.free_unrecorded(at);
+                self.end_free(leaving, freed.is_ok());
+                freed?;
                 self.host.untracked(at);
                 Ok(())
             }

@@ -231,20 +231,34 @@ impl<'v, M: Machine, H: Host> Kernel<'v, M, H> {
 
     /// Takes an object out whose memory is about to be freed. Areas that the machine's events
     /// tell of stay: their end is an event.
-    fn forget_object(&self, at: usize, is_one: impl FnOnce(&Object) -> bool) -> Option<Forgotten> {
-        self.leaks?.forget(self.machine(), at, is_one).map(Forgotten)
+    fn forget_object(&self, at: usize, is_one: impl FnOnce(&Object) -> bool) {
+        self.with_leaks(|leaks| leaks.forget(self.machine(), at, is_one));
     }
 
-    /// As [`Kernel::forget_object`], for what this crate frees.
-    pub(crate) fn forget_freed(&self, at: usize) -> Option<Forgotten> {
-        self.forget_object(at, |object| !object.by_event)
+    /// As [`Kernel::forget_object`], for an area that this crate is about to free.
+    pub(crate) fn forget_freed(&self, at: usize) {
+        self.forget_object(at, |object| !object.by_event);
     }
 
-    /// The free was refused: the object is one as before.
-    pub(crate) fn remember(&self, forgotten: Option<Forgotten>) {
-        if let (Some(Forgotten(object)), Some(leaks)) = (forgotten, self.leaks) {
-            leaks.track(self.machine(), object, Over::Refuse);
-        }
+    /// Nothing reads the object at `at` from here on, until it is known whether it is freed.
+    pub(crate) fn begin_free(&self, at: usize) -> Option<Leaving> {
+        let leaving = self.with_state(|state| {
+            let mut object = state.store.get(at).filter(|object| !object.by_event)?;
+            object.leaving = true;
+            Some(Leaving { at, serial: object.serial })
+        });
+        leaving.flatten()
+    }
+
+    /// It was freed, or that was refused, and it is an object as before.
+    pub(crate) fn end_free(&self, leaving: Option<Leaving>, freed: bool) {
+        let Some(Leaving { at, serial }) = leaving else { return };
+        self.with_state(|state| match state.store.get(at).filter(|object| object.serial == serial) {
+            Some(object) if freed => _ = state.store.remove(object),
+            Some(mut object) => object.leaving = false,
+            // Its memory was given out again, to another one.
+            None => (),
+        });
     }
 
     /// The subsystem is dropped: so are its objects.
@@ -256,8 +270,11 @@ impl<'v, M: Machine, H: Host> Kernel<'v, M, H> {
     }
 }
 
-/// An object that was taken out.
-pub(crate) struct Forgotten(Object);
+/// An object whose memory is being freed.
+pub(crate) struct Leaving {
+    at: usize,
+    serial: u64,
+}
 
 impl State {
     fn forget_some(&mut self, from: usize) -> Option<usize> {

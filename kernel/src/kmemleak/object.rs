@@ -88,6 +88,8 @@ pub(super) struct Object {
     pub(super) count: i32,
     /// The library's own events tell its end.
     pub(super) by_event: bool,
+    /// Its memory is being freed: nothing reads it.
+    pub(super) leaving: bool,
     pub(super) no_scan: bool,
     pub(super) reported: bool,
     pub(super) checksum: u32,

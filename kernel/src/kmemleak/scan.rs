@@ -162,7 +162,7 @@ impl Scan {
     }
 
     fn count(&mut self, object: &mut Object) {
-        if object.is_suspect(self.began_ns) && !object.reported {
+        if object.is_suspect(self.began_ns) && !object.reported && !object.leaving {
             object.reported = true;
             self.found += 1;
         }

@@ -141,9 +141,9 @@ impl Store {
         self.tree.at_or_above(at)
     }
 
-    /// The object with this start and serial, if it is still there.
+    /// The object with this start and serial, if it is still there and is not being freed.
     pub(super) fn same(&self, start: usize, serial: u64) -> Option<ObjectRef> {
-        self.get(start).filter(|object| object.serial == serial)
+        self.get(start).filter(|object| object.serial == serial && !object.leaving)
     }
 
     /// Puts a grey object among those that wait to be scanned.

@@ -35,8 +35,10 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
             return Ok(());
         }
         if self.leaks.is_some() {
-            let forgotten = self.forget_freed(at);
-            return self.put_untracked(at).inspect_err(|_| self.remember(forgotten));
+            let leaving = self.begin_free(at);
+            let put = self.put_untracked(at);
+            self.end_free(leaving, put.is_ok());
+            return put;
         }
         self.put_untracked(at)
     }

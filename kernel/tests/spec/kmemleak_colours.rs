@@ -335,7 +335,9 @@ fn what_the_subsystem_keeps_for_itself_is_not_suspected() {
 fn a_free_that_is_refused_leaves_the_object_an_object() {
     let rig = rig();
     let kernel = rig.kernel();
-    let one = object(&kernel);
+    let (one, held, hidden) = (object(&kernel), object(&kernel), object(&kernel));
+    (0..2).for_each(|n| set(one, 2 * n, [held, hidden][n]));
+    kernel.kmemleak_scan_area(one, 8, GFP);
     // SAFETY: what is refused changes nothing.
     unsafe {
         assert!(kernel.kfree(at(one + 8)).is_err());
@@ -344,15 +346,23 @@ fn a_free_that_is_refused_leaves_the_object_an_object() {
     }
     assert_eq!(rig.colour(one), Some(White));
     // What the slab does not know stays an object of whoever told of it.
-    let words = [0usize; 8];
-    let start = words.as_ptr().expose_provenance();
+    let mut words = [0usize; 8];
+    let start = words.as_mut_ptr().expose_provenance();
     // SAFETY: Y8: the words live on.
     unsafe { kernel.kmemleak_alloc(start, 64, 1, GFP) };
     // SAFETY: what is refused changes nothing.
     assert!(unsafe { kernel.kfree(at(start)) }.is_err());
     assert_eq!(rig.colour(start), Some(White));
+    kernel.kmemleak_scan_area(start, 8, GFP);
+    // SAFETY: as above.
+    assert!(unsafe { kernel.kfree(at(start)) }.is_err());
+    set(start, 0, held);
+    set(start, 2, hidden);
+    rig.point(0, start);
+    rig.scan(&kernel);
+    rig.assert_colours(&[(start, Grey), (held, Grey), (hidden, White)]);
     kernel.kmemleak_free(start);
-    kfree(&kernel, one);
+    [one, held, hidden].iter().for_each(|&one| kfree(&kernel, one));
     assert_eq!(rig.leaks().len(&rig.sim), 0);
 }
 

@@ -1,7 +1,8 @@
 //! A scan in slices, and what happens between them.
 
 use crate::kmemleak::*;
-use vmalloc::Req;
+use std::sync::Arc;
+use vmalloc::{Req, Vmalloc};
 use vmalloc_kernel::kmemleak::{CHUNK, OBJECTS, Progress, Scan};
 
 /// Advances a scan a step at a time, with `between` after each; the steps.
@@ -111,6 +112,43 @@ fn a_root_in_an_area_is_read_as_long_as_it_is_there() {
     rig.vm().purge();
     kernel.kmemleak_scan();
     rig.assert_colours(&[(held, Colour::White)]);
+}
+
+#[test]
+fn an_nmi_that_frees_an_area_in_the_middle_of_the_detector_is_heard_or_made_up_for() {
+    let rig = rig();
+    let kernel = rig.kernel();
+    let (mut came, mut unheard) = (0, 0);
+    for n in 1..60 {
+        let area = rig.vm().alloc(Req::pages(2)).unwrap();
+        let kept = rig.vm().alloc(Req::pages(1).zeroed()).map(number).unwrap();
+        let freed = Arc::new(AtomicBool::new(false));
+        let (done, vm, start) = (freed.clone(), std::ptr::from_ref(rig.vm()).addr(), number(area));
+        std::ptr::from_ref(rig.vm()).expose_provenance();
+        rig.sim.set_nmi(n, move |_| {
+            // SAFETY: the instance outlives the test, which takes the handler off.
+            let vm = unsafe { &*std::ptr::with_exposed_provenance::<Vmalloc<Told>>(vm) };
+            // SAFETY: V1: nobody uses it.
+            let gone = unsafe { vm.free(std::ptr::NonNull::new(with_exposed_provenance_mut(start)).unwrap()) };
+            done.store(gone.is_ok(), SeqCst);
+        });
+        rig.point(0, kept);
+        kernel.kmemleak_scan();
+        rig.sim.set_nmi(0, |_| ());
+        if freed.load(SeqCst) {
+            came += 1;
+            unheard += rig.colour(start).is_some() as usize;
+            kernel.kmemleak_scan();
+            assert_eq!(rig.colour(start), None, "after {n} steps");
+        } else {
+            // SAFETY: V1: nobody uses it.
+            unsafe { rig.vm().free(area) }.unwrap();
+        }
+        rig.assert_colours(&[(kept, Colour::Grey)]);
+        vfree(&kernel, kept);
+        assert_eq!(rig.leaks().len(&rig.sim), 0);
+    }
+    assert!(came > 20, "{came} NMIs, {unheard} of them unheard");
 }
 
 #[cfg(debug_assertions)]
