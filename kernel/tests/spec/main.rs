@@ -10,6 +10,7 @@ mod common;
 mod device;
 mod failures;
 mod family;
+mod highmem;
 mod judge;
 mod kmap;
 mod kmemleak;
