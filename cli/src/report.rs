@@ -199,8 +199,8 @@ impl Report {
             areas_at_end: end.areas,
             frames_held: Held {
                 waiting: end.waiting_pages,
-                bound: end.bound_pages,
-                stocked: end.stocked_frames,
+                bound: end.cached_pages,
+                stocked: end.pooled_frames,
                 reserve: end.reserve_frames,
                 tables: end.table_frames,
                 bookkeeping: end.bookkeeping_frames,

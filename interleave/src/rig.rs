@@ -74,7 +74,7 @@ impl Rig {
             .build();
         let config = Config::region(START..START + (1 << 30)).atomic_reserve(0).policy(shape.policy);
         let config = shape.load.map_or(config.clone(), |pages| config.batch_pages(pages));
-        let config = shape.bound.map_or(config.clone(), |pages| config.bound_pages(pages));
+        let config = shape.bound.map_or(config.clone(), |pages| config.cached_pages(pages));
         let booted = Booted::new(sim.clone(), config).expect("memory for the bookkeeping");
         Rc::new(Rig { sim, booted: Some(booted) })
     }

@@ -53,7 +53,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     /// # Cost
     /// A sum over CPUs. Source: the shrinker's count, of pooled areas.
     pub fn shrink_count(&self) -> usize {
-        self.vm.stats().bound_slots
+        self.vm.stats().cached_slots
     }
 
     /// Gives all of that up, and returns how many areas it was.

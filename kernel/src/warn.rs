@@ -105,7 +105,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     fn show_mem(&self) {
         let (frames, stats) = (self.machine().frames(), self.vm.stats());
         self.printk(Kern::Warning, format_args!("Mem-Info:"));
-        let (free, stocked) = (frames.free_now(), stats.stocked_frames);
+        let (free, stocked) = (frames.free_now(), stats.pooled_frames);
         let (waiting, vmalloc) = (stats.waiting_pages, stats.pages);
         self.printk(Kern::Warning, format_args!("free:{free} free_pcp:{stocked} unpurged:{waiting} vmalloc:{vmalloc}"));
         self.printk(Kern::Warning, format_args!("{} pages RAM", frames.total()));

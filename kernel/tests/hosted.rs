@@ -24,7 +24,7 @@ fn with_kernel(act: impl FnOnce(&Kernel<'_, Hosted>)) {
         vm.reclaim(usize::MAX);
         vm.check().expect("every rule holds");
         let stats = vm.stats();
-        vm.machine().frames().free_now() + stats.table_frames + stats.bookkeeping_frames + stats.stocked_frames
+        vm.machine().frames().free_now() + stats.table_frames + stats.bookkeeping_frames + stats.pooled_frames
     };
     let before = free(&vm);
     {

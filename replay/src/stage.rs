@@ -73,7 +73,7 @@ pub fn unexplained_frames<M: Machine>(vm: &Vmalloc<M>) -> usize {
     let (stats, frames) = (vm.stats(), vm.machine().frames());
     let out = frames.total() - frames.free_now();
     let root = 1;
-    let held = stats.stocked_frames + stats.reserve_frames + stats.bound_pages;
+    let held = stats.pooled_frames + stats.reserve_frames + stats.cached_pages;
     let known = held + stats.table_frames + stats.bookkeeping_frames + root;
     out.saturating_sub(known)
 }

@@ -152,8 +152,8 @@ fn sum_up(findings: &mut Findings, record: &Record) -> Result<(), BadRecord> {
         }
         _ => {
             let end = &mut findings.end;
-            (end.areas, end.waiting_pages, end.bound_pages) = (count("areas")?, count("waiting")?, count("bound")?);
-            (end.stocked_frames, end.reserve_frames) = (count("stocked")?, count("reserve")?);
+            (end.areas, end.waiting_pages, end.cached_pages) = (count("areas")?, count("waiting")?, count("bound")?);
+            (end.pooled_frames, end.reserve_frames) = (count("stocked")?, count("reserve")?);
             (end.table_frames, end.bookkeeping_frames) = (count("tables")?, count("bookkeeping")?);
             (end.counts.flushes, end.counts.kicks) = (number("flushes")?, number("kicks")?);
             end.counts.purges = number("purges")?;
@@ -199,7 +199,7 @@ mod tests {
         assert_eq!((found.counted.errors, found.stopped), (vec!["too few".to_owned()], true));
         assert_eq!(found.latency.of(Call::Purge).values().collect::<Vec<_>>(), [(10, 2), (30, 1)]);
         assert_eq!(
-            (found.peaks.of_pages, found.end.areas, found.end.bound_pages, found.end.counts.purges),
+            (found.peaks.of_pages, found.end.areas, found.end.cached_pages, found.end.counts.purges),
             (4, 5, 14, 13)
         );
         assert_eq!(found.listing, "0x3-0x4  8192 g+0x1 vmalloc\n");

@@ -174,7 +174,7 @@ impl Served {
     /// Bytes of memory that nobody uses: free frames, and those in stock.
     pub fn free(&self) -> usize {
         let stats = self.vm().stats();
-        (self.vm().machine().frames().free_now() + stats.stocked_frames) * PAGE_SIZE
+        (self.vm().machine().frames().free_now() + stats.pooled_frames) * PAGE_SIZE
     }
 
     /// What was done so far, for people.

@@ -61,7 +61,7 @@ impl Rig {
         assert_eq!(self.check(), Ok(()));
         self.sim.audit();
         let stats = self.stats();
-        let held = stats.table_frames + stats.bookkeeping_frames + stats.stocked_frames + stats.reserve_frames;
+        let held = stats.table_frames + stats.bookkeeping_frames + stats.pooled_frames + stats.reserve_frames;
         (self.areas().collect(), self.sim.leaked_frames() - held)
     }
 

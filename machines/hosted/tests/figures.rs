@@ -57,8 +57,8 @@ fn frames_out(vm: &Vmalloc<Hosted>) -> usize {
 
 fn frames_told(vm: &Vmalloc<Hosted>) -> usize {
     let stats = vm.stats();
-    let held = stats.stocked_frames + stats.reserve_frames + stats.table_frames + stats.bookkeeping_frames;
-    held + stats.pages + stats.waiting_pages + stats.bound_pages
+    let held = stats.pooled_frames + stats.reserve_frames + stats.table_frames + stats.bookkeeping_frames;
+    held + stats.pages + stats.waiting_pages + stats.cached_pages
 }
 
 #[test]

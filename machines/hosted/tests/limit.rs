@@ -118,5 +118,5 @@ fn what_stays_mapped_is_given_up_before_the_budget_is_spent() {
         }
     }
     let counts = vm.stats().counts;
-    assert!(counts.warm_frees == 40 && counts.warm_purged > 0 && counts.failures == 0, "{counts:?}");
+    assert!(counts.cache_frees == 40 && counts.cache_purged > 0 && counts.failures == 0, "{counts:?}");
 }

@@ -236,7 +236,7 @@ fn dropping_the_driver_gives_back_every_frame() {
         vm.reclaim(usize::MAX);
         let (stats, frames) = (vm.stats(), vmalloc::machine::Machine::frames(vm.machine()));
         use vmalloc::machine::frames::Frames;
-        frames.total() - frames.free_now() - stats.table_frames - stats.bookkeeping_frames - stats.stocked_frames
+        frames.total() - frames.free_now() - stats.table_frames - stats.bookkeeping_frames - stats.pooled_frames
     };
     let before = out(&vm);
     for (order, qset) in [(0, 1), (4, 500), (1, 2000)] {

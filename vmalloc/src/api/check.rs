@@ -45,7 +45,7 @@ impl<M: Machine> Vmalloc<M> {
         self.check_areas(ctx)
     }
 
-    /// What is cached is bound, as its form says, and nothing behind it is (W1,
+    /// The pages of a cached slot are mapped, as its form says, and nothing behind it is (W1,
     /// G6); and it is counted (W2).
     fn check_cached(&self, ctx: Ctx<'_, M>) -> Result<(), Broken> {
         let is_half_retired = |found: &Found| {
@@ -67,10 +67,10 @@ impl<M: Machine> Vmalloc<M> {
             Broken::unless(entry(slot.pages()) == Entry::Absent, "G6", at(slot.pages()))?;
         }
         let stats = self.stats();
-        Broken::unless((stats.bound_slots, stats.bound_pages) == (slots, pages), "W2", stats.bound_pages)
+        Broken::unless((stats.cached_slots, stats.cached_pages) == (slots, pages), "W2", stats.cached_pages)
     }
 
-    /// Every page of an area is bound, its guards are not (G6), and the counters
+    /// Every page of an area is mapped, its guards are not (G6), and the counters
     /// say how many there are.
     fn check_areas(&self, ctx: Ctx<'_, M>) -> Result<(), Broken> {
         let (mut areas, mut pages, mut end) = (0, 0, 0);
@@ -78,10 +78,10 @@ impl<M: Machine> Vmalloc<M> {
             Broken::unless(area.start.0 >= end, "S1", area.start.0)?;
             end = area.start.0 + area.size();
             (areas, pages) = (areas + 1, pages + area.pages);
-            let bound = |page: usize| self.frame_at(area.start.add_pages(page).0).is_some();
+            let mapped = |page: usize| self.frame_at(area.start.add_pages(page).0).is_some();
             let expected = area.kind != Kind::Reserved;
             let by_hand = || !expected && ctx.find(area.start).is_some_and(|found| found.slot().is_shared());
-            let right = |page: usize| bound(page) == expected || by_hand();
+            let right = |page: usize| mapped(page) == expected || by_hand();
             (0..area.pages).try_for_each(|page| Broken::unless(right(page), "G2", area.start.add_pages(page).0))?;
             let is_mapped = |at| ctx.walker().translate(at).is_some();
             let (below, beyond) = (VirtAddr(area.start.0 - PAGE_SIZE), area.range().end());
@@ -102,10 +102,10 @@ impl<M: Machine> Vmalloc<M> {
         for index in 0..core.cpus() {
             let cpu = core.cpu(index);
             cpu.counters.add_to(&mut stats.counts);
-            stats.bound_slots += cpu.bound.slots();
-            stats.bound_pages += cpu.bound.pages();
+            stats.cached_slots += cpu.cache_size.slots();
+            stats.cached_pages += cpu.cache_size.pages();
             if let Ok(here) = Visit::enter(ctx, index) {
-                stats.stocked_frames += here.magazine.len() + here.stock.len();
+                stats.pooled_frames += here.magazine.len() + here.prealloc.len();
                 stats.waiting_pages += here.waiting();
             }
         }
@@ -134,7 +134,7 @@ impl<M: Machine> Core<M> {
         let reserved = |region: &Region<M::Lock>| (region.shared.lock().arena.used() as usize) << region.grain_shift;
         Stats {
             reserved_pages: self.regions.iter().map(reserved).sum(),
-            stocked_frames: self.depots(|depot| depot.frames()),
+            pooled_frames: self.depots(|depot| depot.frames()),
             reserve_frames: self.reserve.lock().len(),
             ..Stats::default()
         }

@@ -114,7 +114,7 @@ impl<M: Machine> Vmalloc<M> {
     }
 
     /// Gives up to `frames` frames back to the machine's source, from what is
-    /// free, waits for a flush, or lies in stock. Returns how many.
+    /// free, waits for a flush, or lies in a magazine. Returns how many.
     pub fn reclaim(&self, frames: usize) -> usize {
         let Some(ctx) = self.ctx().filter(|&ctx| CpuGuard::enter(ctx).is_ok()) else { return 0 };
         let before = self.machine().frames().free_now();

@@ -83,7 +83,7 @@ impl<M: Machine> Vmalloc<M> {
         Ok(())
     }
 
-    /// What a free does from now on. What is bound by the policy before is
+    /// What a free does from now on. What is cached by the policy before is
     /// retired.
     pub fn set_policy(&self, policy: Policy) {
         let Some(ctx) = self.ctx() else { return };

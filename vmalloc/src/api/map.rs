@@ -115,14 +115,14 @@ impl<M: Machine> Vmalloc<M> {
     /// # Errors
     /// [`AllocError::BadRange`] where the pages are not all of one reservation, or
     /// `at` is not the start of a page; [`AllocError::InUse`] for the first page that
-    /// is bound; [`AllocError::BadFrame`] for a frame that no entry can name;
+    /// is mapped; [`AllocError::BadFrame`] for a frame that no entry can name;
     /// [`AllocError::NoTables`], [`AllocError::WouldWait`]. Nothing has changed then.
     ///
     /// # Safety
     /// - P5. Nobody else maps, unmaps or frees the reservation meanwhile, and what was
     ///   unmapped of these pages was flushed since ([`Vmalloc::unmap_aliases`]).
     /// - P6. The caller holds each frame until [`Vmalloc::unmap_part`] has returned
-    ///   for its page, or [`Vmalloc::free`] for the reservation, which unbinds what is bound
+    ///   for its page, or [`Vmalloc::free`] for the reservation, which unmaps what is mapped
     ///   still. What is a frame of the machine's source goes back by [`Vmalloc::free_frame`].
     ///
     /// # Cost
@@ -133,7 +133,7 @@ impl<M: Machine> Vmalloc<M> {
         part::map(ctx, at, frames, &Req::pages(frames.len()).prot(prot).memory(memory), Caller::here())
     }
 
-    /// Unbinds what is bound of the `pages` pages from `at` on, which lie in an area
+    /// Unmaps what is mapped of the `pages` pages from `at` on, which lie in an area
     /// that [`Vmalloc::reserve`] made, and returns how many pages that was. CPUs may
     /// reach the frames until the next flush.
     ///

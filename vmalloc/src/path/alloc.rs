@@ -230,7 +230,7 @@ fn supply<M: Machine, B: Backing<M>>(
 /// more: a process has a limited number of them.
 fn may_be_granted_later<M: Machine>(ctx: Ctx<'_, M>, error: &AllocError) -> bool {
     let core = ctx.core;
-    matches!(error, AllocError::Refused(_)) && (0..core.cpus()).any(|index| core.cpu(index).bound.slots() > 0)
+    matches!(error, AllocError::Refused(_)) && (0..core.cpus()).any(|index| core.cpu(index).cache_size.slots() > 0)
 }
 
 /// Maps the rest of an area whose first slice was not all of it, or not mapped to the

@@ -37,7 +37,7 @@ impl<M: Machine> Ctx<'_, M> {
         (0..self.core.cpus()).all(|index| {
             Visit::enter(self, index).is_ok_and(|mut cpu| {
                 while cpu.drain_remote_frees() {}
-                cpu.is_drained() && cpu.cpu.bound.pages() == 0
+                cpu.is_drained() && cpu.cpu.cache_size.pages() == 0
             })
         }) && self.areas().next().is_none()
     }

@@ -127,7 +127,7 @@ impl<M: Machine> CpuGuard<'_, M> {
             return false;
         }
         for frame in core::iter::from_fn(|| reserve.take(machine)).take(wanted) {
-            if is_frames { frames.push(frame) } else { self.stock.put(machine, frame) }
+            if is_frames { frames.push(frame) } else { self.prealloc.put(machine, frame) }
         }
         drop(reserve);
         for frame in frames {

@@ -77,7 +77,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         };
         self.open.waiting_frames.push(frame, page);
         self.open.charge(1, 1);
-        count(&self.cpu.counters.loose_frames, 1);
+        count(&self.cpu.counters.alias_frames, 1);
         true
     }
 
@@ -98,17 +98,17 @@ impl<M: Machine> CpuGuard<'_, M> {
     /// many it took off the list.
     pub(crate) fn reclaim_waiting_frames(&mut self, batch: &mut Batch, most: usize) -> usize {
         let source = self.machine.frames();
-        let mut redeemed = 0;
-        while redeemed < most
+        let mut reclaimed = 0;
+        while reclaimed < most
             && let Some((frame, page)) = batch.waiting_frames.pop(source)
         {
-            redeemed += 1;
+            reclaimed += 1;
             // `hold_frame` may have held the frame for a moment, for an address that was being
             // unmapped. Then that holder is the last one and pools it.
             if release(page) {
                 self.pool_frame(frame);
             }
         }
-        redeemed
+        reclaimed
     }
 }

@@ -86,11 +86,11 @@ fn is_handed_out(slot: &Slot) -> bool {
 /// Why a cached slot is evicted: the counter that tells.
 pub(crate) type Evict = fn(&Counters) -> &AtomicU64;
 /// Its class has not needed it for a while.
-pub(crate) const AGED: Evict = |counters| &counters.warm_aged;
+pub(crate) const AGED: Evict = |counters| &counters.cache_aged;
 /// The CPU is over its budget.
-const OVER: Evict = |counters| &counters.warm_over;
+const OVER: Evict = |counters| &counters.cache_over;
 /// A purge, or a shortage.
-pub(crate) const PURGED: Evict = |counters| &counters.warm_purged;
+pub(crate) const PURGED: Evict = |counters| &counters.cache_purged;
 
 impl<M: Machine> Core<M> {
     /// What a free does with entries now.
@@ -98,7 +98,7 @@ impl<M: Machine> Core<M> {
     pub(crate) fn retire(&self) -> Retire {
         const { assert!((Policy::Unmap as u8) < Policy::Park as u8 && (Policy::Strict as u8) < Policy::Park as u8) };
         match self.policy.load(Relaxed) {
-            policy if policy < self.warm_from as u8 => Retire::Clear,
+            policy if policy < self.caches_from as u8 => Retire::Clear,
             policy if policy == Policy::Keep as u8 => Retire::Keep,
             _ => Retire::Park,
         }
@@ -125,10 +125,10 @@ impl<M: Machine> CpuGuard<'_, M> {
             self.cpu_chunks(region).slot_cache.take(class, (chunk, index), now);
         }
         if !breaks!(ForgetCached) {
-            self.cpu.bound.remove(chunk.slot(index).pages());
+            self.cpu.cache_size.remove(chunk.slot(index).pages());
         }
         chunk.begin_again(index, &label);
-        count(&self.cpu.counters.warm_hits, 1);
+        count(&self.cpu.counters.cache_hits, 1);
         Found { chunk, index, start: chunk.address(index) }
     }
 
@@ -148,7 +148,7 @@ impl<M: Machine> CpuGuard<'_, M> {
             return self.moved().leave_stale(found, pages, kept);
         }
         self.add_to_cache(found.chunk, found.index, pages);
-        if self.cpu.bound.pages() > self.core.budget {
+        if self.cpu.cache_size.pages() > self.core.budget {
             self.moved().leave_within_budget();
         }
     }
@@ -249,7 +249,7 @@ impl<M: Machine> CpuGuard<'_, M> {
             return Err(self.core.double_free(found));
         }
         self.note_free(how, found, pages, by);
-        let bound = self.core.cpu(found.chunk.owner()).bound.pages();
+        let bound = self.core.cpu(found.chunk.owner()).cache_size.pages();
         let kept = self.core.retire() == Retire::Keep && bound + pages <= self.core.budget;
         found.slot().freed_plain_by(by, kept);
         if kept {
@@ -264,7 +264,7 @@ impl<M: Machine> CpuGuard<'_, M> {
     /// the slot is cached now, or stale.
     pub(crate) fn accept_remote(&mut self, chunk: ChunkRef, slot: u32) -> bool {
         let (area, pages) = (chunk.slot(slot), chunk.slot(slot).pages());
-        let has_room = self.cpu.bound.pages() + pages <= self.core.budget;
+        let has_room = self.cpu.cache_size.pages() + pages <= self.core.budget;
         let may_park = has_room && self.core.retire() == Retire::Park;
         if !(area.is_kept() || may_park) {
             return false;
@@ -288,9 +288,9 @@ impl<M: Machine> CpuGuard<'_, M> {
         let now = self.cached.clock;
         self.cpu_chunks(chunk.region()).slot_cache.push(class, chunk, slot, now);
         if !breaks!(ForgetCached) {
-            self.cpu.bound.add(pages);
+            self.cpu.cache_size.add(pages);
         }
-        count(&self.cpu.counters.warm_frees, 1);
+        count(&self.cpu.counters.cache_frees, 1);
     }
 
     /// Makes a slot stale that was marked cached and must not be. This is rare and takes one
@@ -310,8 +310,8 @@ impl<M: Machine> CpuGuard<'_, M> {
     #[cold]
     #[inline(never)]
     fn enforce_budget(&mut self) {
-        while self.cpu.bound.pages() > self.core.budget && self.evict(OVER) > 0 {
-            if self.cpu.bound.pages() > self.core.budget {
+        while self.cpu.cache_size.pages() > self.core.budget && self.evict(OVER) > 0 {
+            if self.cpu.cache_size.pages() > self.core.budget {
                 self.preempt_point();
             }
         }
@@ -360,7 +360,7 @@ impl<M: Machine> CpuGuard<'_, M> {
             self.cached.evicting = Some(evicting);
             return slice;
         }
-        self.cpu.bound.remove(pages);
+        self.cpu.cache_size.remove(pages);
         count(why(&self.cpu.counters), 1);
         self.open.add_evicted(chunk, slot, pages);
         self.reclaim_after();
@@ -370,7 +370,7 @@ impl<M: Machine> CpuGuard<'_, M> {
     /// Whether some cached slots must be evicted now, however recently they were used.
     fn is_overdue(&self) -> bool {
         let budget = if self.core.caches() { self.core.budget } else { 0 };
-        self.cached.evicting.is_some() || self.cpu.bound.pages() > budget
+        self.cached.evicting.is_some() || self.cpu.cache_size.pages() > budget
     }
 
     /// Evicts a slice of the overdue slots. Returns false if there are none.
@@ -381,7 +381,7 @@ impl<M: Machine> CpuGuard<'_, M> {
     /// The tick's part of eviction: first what is overdue, otherwise half of what a few classes
     /// have not needed lately, about a slice in all. Returns whether more is overdue.
     pub(crate) fn age(&mut self) -> bool {
-        if self.cpu.bound.pages() == 0 || self.evict_overdue() {
+        if self.cpu.cache_size.pages() == 0 || self.evict_overdue() {
             return self.is_overdue();
         }
         self.cached.ticks = self.cached.ticks.wrapping_add(1);
@@ -411,7 +411,7 @@ impl<M: Machine> CpuGuard<'_, M> {
 /// slot is marked so (W1).
 #[inline(never)]
 pub(crate) fn miss<M: Machine>(ctx: Ctx<'_, M>, cpu: &PerCpu, slot: &Slot) {
-    count(&cpu.counters.warm_misses, 1);
+    count(&cpu.counters.cache_misses, 1);
     if ctx.machine.frames().nodes() == 1 {
         slot.mark_plain();
     }

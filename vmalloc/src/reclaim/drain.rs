@@ -76,8 +76,8 @@ impl<M: Machine> CpuGuard<'_, M> {
         }
         let _ = self.machine.note(Event::Retire(pages));
         batch.gone += pages;
-        count(&self.cpu.counters.redeemed, slots);
-        count(&self.cpu.counters.redeemed_pages, pages as u64);
+        count(&self.cpu.counters.reclaimed, slots);
+        count(&self.cpu.counters.reclaimed_pages, pages as u64);
         if drained {
             self.core.waiting.fetch_sub(batch.pages, Relaxed);
         } else {
@@ -213,7 +213,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         let (kind, pages) = (area.kind(), area.pages());
         if !kind.keeps() || pages == 0 {
             // Pages of a reservation hold no frames.
-            return area.bound_pages();
+            return area.mapped_pages();
         }
         let slice = (pages - batch.done).min(SLICE);
         let at = self.core.address_of(chunk, slot).add_pages(batch.done);

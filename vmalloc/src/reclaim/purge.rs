@@ -30,7 +30,7 @@ impl<M: Machine> Ctx<'_, M> {
     /// Purges everything on all CPUs. Returns the pages that were reclaimed.
     pub(crate) fn purge(self) -> usize {
         self.evict_all(PURGED);
-        let before = self.core.redeemed_pages();
+        let before = self.core.reclaimed_pages();
         let mut rounds = 0;
         loop {
             // Draining may unlink tables and so fill the other batch. The loop ends when nothing is
@@ -42,7 +42,7 @@ impl<M: Machine> Ctx<'_, M> {
                 break;
             }
         }
-        let pages = self.core.redeemed_pages().wrapping_sub(before);
+        let pages = self.core.reclaimed_pages().wrapping_sub(before);
         let _ = self.machine.note(Event::Purge(pages));
         pages
     }
@@ -149,7 +149,7 @@ impl<M: Machine> Ctx<'_, M> {
     pub(crate) fn drain_stocks(self) {
         let machine = self.machine;
         self.visit_each(|cpu| {
-            cpu.stock.trim(machine, 0);
+            cpu.prealloc.trim(machine, 0);
             cpu.magazine.give_some(machine) > 0
         });
         self.trim_depots(0);

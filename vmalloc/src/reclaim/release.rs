@@ -41,25 +41,25 @@ impl<M: Machine> CpuGuard<'_, M> {
         if caches && let Some(done) = self.cache_slowly(found, pages, by) {
             return done;
         }
-        let bound = found.slot().bound_pages();
-        let how = self.way_of(found, bound);
+        let mapped = found.slot().mapped_pages();
+        let how = self.way_of(found, mapped);
         if how == Way::AtOnce && !caches {
             // Nothing could happen to the slot since the lookup: this CPU was not left.
-            self.open.add(found.chunk, 1 << found.index, bound);
-        } else if !self.claim(found, how, bound) {
+            self.open.add(found.chunk, 1 << found.index, mapped);
+        } else if !self.claim(found, how, mapped) {
             return Err(self.core.double_free(found));
         }
         self.note_free(how, found, pages, by);
         found.slot().freed_by(by);
-        self.unmap(found, how, PageRange::new(found.start, bound));
+        self.unmap(found, how, PageRange::new(found.start, mapped));
         Ok(())
     }
 
-    /// The way in which this CPU frees a slot of which `bound` pages have entries.
+    /// The way in which this CPU frees a slot of which `mapped` pages have entries.
     #[inline]
-    pub(crate) fn way_of(&self, found: &Found, bound: usize) -> Way {
+    pub(crate) fn way_of(&self, found: &Found, mapped: usize) -> Way {
         match found.chunk.owner() == self.index {
-            true if bound <= SLICE => Way::AtOnce,
+            true if mapped <= SLICE => Way::AtOnce,
             true => Way::InSlices,
             false => Way::Remote,
         }
@@ -98,19 +98,19 @@ impl<M: Machine> CpuGuard<'_, M> {
 
     /// Parks or clears the entries of a claimed slot, and hands the slot to its owner.
     #[inline]
-    pub(crate) fn unmap(&mut self, found: &Found, how: Way, bound: PageRange) {
+    pub(crate) fn unmap(&mut self, found: &Found, how: Way, mapped: PageRange) {
         if how == Way::AtOnce {
-            self.unmap_slice(found, bound);
+            self.unmap_slice(found, mapped);
             self.reclaim_after();
         } else {
-            self.unmap_in_slices(found, bound);
+            self.unmap_in_slices(found, mapped);
         }
     }
 
     #[inline(never)]
-    fn unmap_in_slices(&mut self, found: &Found, bound: PageRange) {
-        for slice in bound.slices(SLICE) {
-            if slice.start != bound.start {
+    fn unmap_in_slices(&mut self, found: &Found, mapped: PageRange) {
+        for slice in mapped.slices(SLICE) {
+            if slice.start != mapped.start {
                 self.preempt_point();
             }
             self.unmap_slice(found, slice);

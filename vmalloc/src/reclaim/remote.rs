@@ -71,7 +71,7 @@ impl<M: Machine> CpuGuard<'_, M> {
             if chunk.slot(slot).is_plain() && self.accept_remote(chunk, slot) {
                 slots &= !(1 << slot);
             } else {
-                pages += chunk.slot(slot).bound_pages();
+                pages += chunk.slot(slot).mapped_pages();
             }
         }
         if slots != 0 {
@@ -118,14 +118,14 @@ impl<M: Machine> Ctx<'_, M> {
     }
 
     /// Undoes a slot that an NMI began while it was inside its CPU, which another caller has
-    /// entered since. `bound` of its pages have frames. It counts as freed.
+    /// entered since. `mapped` of its pages have frames. It counts as freed.
     #[cold]
-    pub(crate) fn abandon_deferred(self, found: &Found, bound: usize) {
+    pub(crate) fn abandon_deferred(self, found: &Found, mapped: usize) {
         let (slot, pages) = (found.slot(), found.slot().pages());
         if breaks!(HoleForgotten) {
             return;
         }
-        slot.truncate(bound);
+        slot.truncate(mapped);
         // U1: nobody else can free it. But a late free of the slot's previous area may claim it for
         // a moment, on another CPU.
         while !found.chunk.claim(found.index) {
@@ -166,10 +166,10 @@ impl<M: Machine> CpuGuard<'_, M> {
         let index = slots.trailing_zeros();
         let found = Found::of(self.core, chunk, index);
         let slot = found.slot();
-        let bound = slot.bound_pages();
-        let slice = (bound - done).min(SLICE);
+        let mapped = slot.mapped_pages();
+        let slice = (mapped - done).min(SLICE);
         self.unmap_slice(&found, PageRange::new(found.start.add_pages(done), slice));
-        if done + slice < bound {
+        if done + slice < mapped {
             self.deferred = Some(Deferred { chunk, slots, done: done + slice });
             return slice;
         }

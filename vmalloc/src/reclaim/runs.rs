@@ -57,9 +57,9 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
     /// Puts a chunk of slots for runs on the CPU's chunks.
     pub(crate) fn grow_runs(&mut self, id: RegionId) -> Result<(), Shortage> {
         self.populate(1)?;
-        let before = self.stock.len();
+        let before = self.prealloc.len();
         let header = self.take_header(&mut self.region(id).shared.lock());
-        self.core.bookkeeping.fetch_add(before - self.stock.len(), Relaxed);
+        self.core.bookkeeping.fetch_add(before - self.prealloc.len(), Relaxed);
         header.become_runs(id, self.index);
         self.cpu_chunks(id).add(header);
         Ok(())
@@ -68,9 +68,9 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
     /// Takes bookkeeping frames before a lock is taken.
     pub(super) fn populate(&mut self, frames: usize) -> Result<(), Shortage> {
         let (machine, node) = (self.machine, self.node);
-        let filled = self.stock.fill(machine, node, frames);
+        let filled = self.prealloc.fill(machine, node, frames);
         filled.map_err(|_| {
-            self.stock.trim(machine, KEEP);
+            self.prealloc.trim(machine, KEEP);
             Shortage::Tables(frames)
         })
     }
@@ -82,8 +82,8 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
             return header;
         }
         let machine = self.machine;
-        let frame = self.stock.take(machine).expect("R3: laid in before");
-        // SAFETY: H1: fresh from the stock, and never given back (C1).
+        let frame = self.prealloc.take(machine).expect("R3: populated before");
+        // SAFETY: H1: fresh from the prealloc, and never given back (C1).
         unsafe { ChunkRef::create(machine, frame) }
     }
 
@@ -97,15 +97,15 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
     ) -> Result<ChunkRef, Shortage> {
         let (machine, region) = (self.machine, self.region(id));
         let fit = region.fit(run);
-        self.populate(1 + region.arena_stock + region.units.frames_needed(fit.grains))?;
+        self.populate(1 + region.arena_frames + region.units.frames_needed(fit.grains))?;
 
-        let before = self.stock.len();
+        let before = self.prealloc.len();
         let mut shared = region.shared.lock();
-        let start = match shared.arena.take(machine, &mut self.stock, &fit) {
+        let start = match shared.arena.take(machine, &mut self.prealloc, &fit) {
             Ok(start) => start,
             Err(widest) => {
                 drop(shared);
-                self.stock.trim(machine, KEEP);
+                self.prealloc.trim(machine, KEEP);
                 let pages = run.pages + ((run.below as usize) << region.grain_shift);
                 return Err(Shortage::Addresses { pages, widest: (widest as usize) << region.grain_shift });
             }
@@ -114,11 +114,11 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         let range = region.pages_of(start, grains);
         let (chunk, slot) = label(self, &mut shared, range);
         let entry = UnitEntry::new(chunk, slot);
-        region.units.set(machine, &mut self.stock, start, grains, entry.0);
+        region.units.set(machine, &mut self.prealloc, start, grains, entry.0);
         drop(shared);
 
-        self.core.bookkeeping.fetch_add(before - self.stock.len(), Relaxed);
-        self.stock.trim(machine, KEEP);
+        self.core.bookkeeping.fetch_add(before - self.prealloc.len(), Relaxed);
+        self.prealloc.trim(machine, KEEP);
         Ok(chunk)
     }
 
@@ -146,7 +146,7 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
     fn release_run(&mut self, id: RegionId, (start, grains): (u32, u32), below: u32) {
         let (machine, region) = (self.machine, self.region(id));
         // `prune` needs the frames, and does nothing without them.
-        let _ = self.populate(region.arena_stock);
+        let _ = self.populate(region.arena_frames);
         let mut shared = region.shared.lock();
         region.units.clear(machine, start, grains);
         let (start, grains) = (start - below, grains + below);

@@ -50,9 +50,9 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
             return Err(Unlinked::InTheWay(foreign));
         }
         self.populate(self.ctx().walker().tables_needed(slice.pages)).map_err(Unlinked::Short)?;
-        let before = self.stock.len();
-        self.ctx().walker().link_tables(slice, &mut self.stock);
-        self.core.tables.fetch_add(before - self.stock.len(), Relaxed);
+        let before = self.prealloc.len();
+        self.ctx().walker().link_tables(slice, &mut self.prealloc);
+        self.core.tables.fetch_add(before - self.prealloc.len(), Relaxed);
         if !chunk.is_runs() {
             self.cache_leaves(chunk, slice);
         }
@@ -99,9 +99,9 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
     fn mend(&mut self, chunk: ChunkRef, index: usize, at: VirtAddr, frame: Pfn) {
         let levels = self.machine.levels() as usize;
         if self.populate(levels).is_ok() {
-            let before = self.stock.len();
-            self.ctx().walker().relink(at, frame, &mut self.stock);
-            self.core.tables.fetch_add(before - self.stock.len(), Relaxed);
+            let before = self.prealloc.len();
+            self.ctx().walker().relink(at, frame, &mut self.prealloc);
+            self.core.tables.fetch_add(before - self.prealloc.len(), Relaxed);
         } else {
             // Without memory it is only reported.
             let _ = self.ctx().walker().piece(PageRange::new(at, 1));
@@ -122,13 +122,13 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         }
         // Taking the grains out of the arena may need frames. Without frames, or without room in
         // the batch, the empty table stays linked until `sweep` finds it.
-        if self.stock.len() < region.arena_stock || self.tables[batch].is_full() {
+        if self.prealloc.len() < region.arena_frames || self.tables[batch].is_full() {
             return region.leave(shared, region.pages_of(at, span));
         }
         let Some(table) = self.ctx().walker().unlink(region.address(at)) else { return };
-        let before = self.stock.len();
-        let held = shared.arena.take_at(machine, &mut self.stock, at, span);
-        self.core.bookkeeping.fetch_add(before - self.stock.len(), Relaxed);
+        let before = self.prealloc.len();
+        let held = shared.arena.take_at(machine, &mut self.prealloc, at, span);
+        self.core.bookkeeping.fetch_add(before - self.prealloc.len(), Relaxed);
         debug_assert!(held, "T1: the grains were free a moment ago");
         self.tables[batch].push(HeldTable { table, region: region.id.0, grains: (at, span) });
         count(&self.cpu.counters.tables_pruned, 1);
@@ -138,7 +138,7 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
     /// open batch has room. Returns whether there may be more.
     pub(crate) fn sweep(&mut self, id: RegionId) -> bool {
         let region = self.region(id);
-        if !region.unswept.load(Relaxed) || self.populate(region.arena_stock).is_err() {
+        if !region.unswept.load(Relaxed) || self.populate(region.arena_frames).is_err() {
             return false;
         }
         let mut shared = region.shared.lock();
@@ -166,8 +166,8 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         let (machine, region) = (self.machine, self.region(RegionId(held.region)));
         region.shared.lock().arena.free(machine, held.grains.0, held.grains.1);
         self.core.tables.fetch_sub(1, Relaxed);
-        if self.stock.len() < KEEP {
-            return self.stock.put(machine, held.table);
+        if self.prealloc.len() < KEEP {
+            return self.prealloc.put(machine, held.table);
         }
         // SAFETY: `link` took it from the bookkeeping frames, `unlink` took it out of the tree, and
         // no CPU can walk into it any more (G3).

@@ -230,7 +230,7 @@ impl Slot {
     /// The pages of the area that may be mapped: none if it only reserves addresses, and none of
     /// them was mapped by hand.
     #[inline]
-    pub fn bound_pages(&self) -> usize {
+    pub fn mapped_pages(&self) -> usize {
         if self.kind() == Kind::Reserved && !self.is_shared() { 0 } else { self.pages() }
     }
 

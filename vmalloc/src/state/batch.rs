@@ -119,7 +119,7 @@ impl Batch {
     #[cold]
     fn postpone(&mut self, chunk: ChunkRef, slot: u32) -> bool {
         self.chain_if(chunk.postpone(slot, self.index ^ 1), chunk);
-        self.charge(1, chunk.slot(slot).bound_pages());
+        self.charge(1, chunk.slot(slot).mapped_pages());
         true
     }
 

@@ -7,12 +7,12 @@ use crate::sync::plain::AtomicUsize;
 /// One CPU's cached slots and their pages. Only the caller inside the CPU writes them; anybody may
 /// read them.
 #[derive(Debug, Default)]
-pub(crate) struct Bound {
+pub(crate) struct CacheSize {
     slots: AtomicUsize,
     pages: AtomicUsize,
 }
 
-impl Bound {
+impl CacheSize {
     #[inline]
     pub(crate) fn pages(&self) -> usize {
         self.pages.load(Relaxed)

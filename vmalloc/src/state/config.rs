@@ -25,7 +25,7 @@ pub struct Config {
     pub(crate) atomic_reserve: usize,
     pub(crate) batch_pages: Option<usize>,
     pub(crate) waiting_pages: Option<usize>,
-    pub(crate) bound_pages: Option<usize>,
+    pub(crate) cached_pages: Option<usize>,
 }
 
 impl Config {
@@ -38,7 +38,7 @@ impl Config {
             atomic_reserve: 0,
             batch_pages: None,
             waiting_pages: None,
-            bound_pages: None,
+            cached_pages: None,
         };
         none.add_region(region)
     }
@@ -86,8 +86,8 @@ impl Config {
 
     /// Lets each CPU cache this number of pages of freed areas under the policies Park and Keep, at
     /// most 32,767. The default is RAM/256/CPUs, within 1 and 16 MiB.
-    pub fn bound_pages(mut self, pages: usize) -> Config {
-        self.bound_pages = Some(pages);
+    pub fn cached_pages(mut self, pages: usize) -> Config {
+        self.cached_pages = Some(pages);
         self
     }
 
@@ -95,7 +95,7 @@ impl Config {
     pub(crate) fn budget(&self, total: usize, cpus: u32) -> usize {
         const MIB: usize = (1 << 20) / crate::units::PAGE_SIZE;
         let usual = (total / 256 / cpus.max(1) as usize).clamp(MIB, 16 * MIB);
-        self.bound_pages.unwrap_or(usual).min(crate::space::cache::MAX_CACHED_PAGES)
+        self.cached_pages.unwrap_or(usual).min(crate::space::cache::MAX_CACHED_PAGES)
     }
 }
 

@@ -40,7 +40,7 @@ pub(crate) struct Core<M: Machine> {
     pub(crate) reserve_frames: usize,
     pub(crate) policy: AtomicU8,
     /// The first policy, in the order of their numbers, that caches slots.
-    pub(crate) warm_from: Policy,
+    pub(crate) caches_from: Policy,
     /// The pages that each CPU may cache.
     pub(crate) budget: usize,
     /// Pages in sealed batches.
@@ -140,23 +140,23 @@ impl<M: Machine> Core<M> {
         let roots: usize = regions.iter().map(|region| walker.missing_in_root(region.pages())).sum();
         let kept = 1 + cpus as usize * (1 + config.regions.len() + 2) + nodes * stacks;
         let wanted = (kept + roots).saturating_add(config.atomic_reserve);
-        let mut stock = populate(machine, wanted)?;
-        let directory = take(machine, &mut stock);
+        let mut prealloc = populate(machine, wanted)?;
+        let directory = take(machine, &mut prealloc);
         let table = machine.virt(directory).cast::<NonNull<PerCpu>>();
         for index in 0..cpus {
-            let cpu = new_cpu(machine, &mut stock, index, config.regions.len());
+            let cpu = new_cpu(machine, &mut prealloc, index, config.regions.len());
             // SAFETY: I2: the directory is a frame of ours with room for
             // MAX_CPUS pointers.
             unsafe { table.add(index as usize).write(cpu) };
         }
         for depot in &depots[..nodes] {
             // SAFETY: Q6: the machine is the instance's for ever.
-            unsafe { depot.open(machine, &mut stock, stacks) };
+            unsafe { depot.open(machine, &mut prealloc, stacks) };
         }
         // Regions that share an entry of the root were counted twice.
-        regions.iter().for_each(|region| walker.link_root_tables(region.pages(), &mut stock));
-        let tables = config.atomic_reserve + roots - stock.len();
-        stock.trim(machine, config.atomic_reserve);
+        regions.iter().for_each(|region| walker.link_root_tables(region.pages(), &mut prealloc));
+        let tables = config.atomic_reserve + roots - prealloc.len();
+        prealloc.trim(machine, config.atomic_reserve);
         Ok(Core {
             regions,
             flush_epochs: FlushEpochs::default(),
@@ -164,10 +164,10 @@ impl<M: Machine> Core<M> {
             directory,
             cpu_count: cpus,
             depots,
-            reserve: Mutex::new(stock),
+            reserve: Mutex::new(prealloc),
             reserve_frames: config.atomic_reserve,
             policy: AtomicU8::new(config.policy as u8),
-            warm_from: if parks(machine) { Policy::Park } else { Policy::Keep },
+            caches_from: if parks(machine) { Policy::Park } else { Policy::Keep },
             budget: config.budget(total, cpus),
             waiting: AtomicUsize::new(0),
             waiting_pages: config.waiting_pages.unwrap_or(total / 32),
@@ -201,8 +201,8 @@ impl<M: Machine> Core<M> {
     }
 
     /// The pages reclaimed so far, by all CPUs.
-    pub(crate) fn redeemed_pages(&self) -> usize {
-        let pages = |index| self.cpu(index).counters.redeemed_pages.load(Relaxed) as usize;
+    pub(crate) fn reclaimed_pages(&self) -> usize {
+        let pages = |index| self.cpu(index).counters.reclaimed_pages.load(Relaxed) as usize;
         (0..self.cpus()).map(pages).fold(0, usize::wrapping_add)
     }
 
@@ -256,15 +256,15 @@ impl<M: Machine> Core<M> {
 
 /// Takes this number of frames, or none.
 fn populate<M: Machine>(machine: &M, wanted: usize) -> Result<Prealloc, InitError> {
-    let mut stock = Prealloc::new();
+    let mut prealloc = Prealloc::new();
     if wanted > machine.frames().total() {
         return Err(InitError::NoMemory { wanted, got: machine.frames().free_now() });
     }
-    stock.fill(machine, Node(0), wanted).map_err(|got| {
-        stock.trim(machine, 0);
+    prealloc.fill(machine, Node(0), wanted).map_err(|got| {
+        prealloc.trim(machine, 0);
         InitError::NoMemory { wanted, got }
     })?;
-    Ok(stock)
+    Ok(prealloc)
 }
 
 /// Checks that no entry of the embedder is in the way above the leaf tables of a region (T2).
@@ -283,23 +283,23 @@ fn parks<M: Machine>(machine: &M) -> bool {
     hides && !M::MIRRORED
 }
 
-fn take<M: Machine>(machine: &M, stock: &mut Prealloc) -> Pfn {
-    stock.take(machine).expect("I2: laid in by Core::new")
+fn take<M: Machine>(machine: &M, prealloc: &mut Prealloc) -> Pfn {
+    prealloc.take(machine).expect("I2: populated by Core::new")
 }
 
 /// Makes a CPU and its lists of chunks, each in a frame of its own.
-fn new_cpu<M: Machine>(machine: &M, stock: &mut Prealloc, index: u32, regions: usize) -> NonNull<PerCpu> {
+fn new_cpu<M: Machine>(machine: &M, prealloc: &mut Prealloc, index: u32, regions: usize) -> NonNull<PerCpu> {
     let shelves = (0..regions).map(|_| {
-        let frame = take(machine, stock);
+        let frame = take(machine, prealloc);
         let cpu_chunks = machine.virt(frame).cast::<CpuChunks>();
         // SAFETY: I2: a fresh frame, large and aligned enough.
         unsafe { cpu_chunks.write(CpuChunks::default()) };
         (frame, cpu_chunks)
     });
     let shelves = shelves.collect();
-    let frame = take(machine, stock);
+    let frame = take(machine, prealloc);
     let mut cpu = PerCpu::new(index, machine.node_of(index), frame, shelves);
-    cpu.own().open(machine, stock);
+    cpu.own().open(machine, prealloc);
     let at = machine.virt(frame).cast::<PerCpu>();
     // SAFETY: I2: a fresh frame, and a CPU fits one.
     unsafe { at.write(cpu) };

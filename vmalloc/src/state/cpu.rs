@@ -31,7 +31,7 @@ use crate::space::chunk::BATCHES;
 use crate::space::remote::{Drained, RemoteFrees};
 use crate::space::units::Near;
 use crate::state::batch::{Batch, Tables};
-use crate::state::cached::{Bound, Eviction};
+use crate::state::cached::{CacheSize, Eviction};
 use crate::state::config::MAX_REGIONS;
 use crate::state::deferred::Deferred;
 use crate::state::stats::Counters;
@@ -63,7 +63,7 @@ pub(crate) struct PerCpu {
     pub(crate) looks: Looks,
     pub(crate) counters: Counters,
     /// The cached slots of this CPU, in numbers.
-    pub(crate) bound: Bound,
+    pub(crate) cache_size: CacheSize,
     pub(super) own: UnsafeCell<CpuLocal>,
 }
 
@@ -78,7 +78,7 @@ pub(crate) struct CpuLocal {
     pub(crate) index: u32,
     pub(crate) node: Node,
     pub(crate) magazine: Magazine,
-    pub(crate) stock: Prealloc,
+    pub(crate) prealloc: Prealloc,
     pub(crate) open: Batch,
     pub(crate) sealed: Option<Pending<Batch>>,
     pub(crate) expired: Option<Batch>,
@@ -106,7 +106,7 @@ impl PerCpu {
             node,
             frame,
             magazine: Magazine::new(),
-            stock: Prealloc::new(),
+            prealloc: Prealloc::new(),
             open: Batch::new(0),
             sealed: None,
             expired: None,
@@ -125,7 +125,7 @@ impl PerCpu {
             holder: AtomicU32::new(0),
             looks: Looks::default(),
             counters: Counters::default(),
-            bound: Bound::default(),
+            cache_size: CacheSize::default(),
             own: UnsafeCell::new(own),
         }
     }
@@ -161,10 +161,10 @@ impl CpuLocal {
     }
 
     /// Opens the magazine, with frames that `init` took.
-    pub(crate) fn open<M: Machine>(&mut self, machine: &M, stock: &mut Prealloc) {
+    pub(crate) fn open<M: Machine>(&mut self, machine: &M, prealloc: &mut Prealloc) {
         // SAFETY: Q6: the machine is the instance's for ever.
-        let opened = unsafe { self.magazine.open(machine, stock, self.node) };
-        debug_assert!(opened, "I2: laid in by Core::new");
+        let opened = unsafe { self.magazine.open(machine, prealloc, self.node) };
+        debug_assert!(opened, "I2: populated by Core::new");
     }
 
     /// The batches of this CPU.
@@ -192,7 +192,7 @@ impl CpuLocal {
     /// Gives everything back, including its own frame. No area is live any more.
     pub(crate) fn seal<M: Machine>(&mut self, machine: &M, give: &mut impl FnMut(Pfn)) {
         self.magazine.close(machine);
-        self.stock.trim(machine, 0);
+        self.prealloc.trim(machine, 0);
         for region in 0..self.shelves.len() {
             while let Some(header) = self.cpu_chunks(RegionId(region as u8)).take_empty(None, true) {
                 give(header.frame());

@@ -96,7 +96,7 @@ pub(crate) struct Region<L: lock_api::RawMutex> {
     whole: usize,
     /// The pages of the largest area of a class that needs no further checks; 0 under Lowest.
     pub(crate) usual: usize,
-    pub(crate) arena_stock: usize,
+    pub(crate) arena_frames: usize,
     pub(crate) units: UnitTable,
     pub(crate) shared: Mutex<L, Shared>,
     /// Empty leaf tables may be linked that `prune` had to leave.
@@ -131,7 +131,7 @@ impl<L: lock_api::RawMutex> Region<L> {
             shift: PAGE_SHIFT + grain_shift,
             whole: (grains as usize) << (PAGE_SHIFT + grain_shift),
             usual: if grain_shift == 0 { 0 } else { MAX_SLOT_PAGES.min(frames).min(grains as usize) },
-            arena_stock: arena.frames_needed(),
+            arena_frames: arena.frames_needed(),
             units: UnitTable::new(grains),
             shared: Mutex::new(Shared { arena, headers: None, unswept: NOWHERE }),
             unswept: AtomicBool::new(false),

@@ -55,12 +55,12 @@ counters! {
     /// Purges that waited for grace.
     purges,
     /// Slots reclaimed after grace.
-    redeemed,
+    reclaimed,
     /// Their pages.
-    redeemed_pages,
+    reclaimed_pages,
     /// Frames that waited for a flush after their last holder was gone, because some CPU might
     /// still reach them.
-    loose_frames,
+    alias_frames,
     /// Chunks made.
     chunks_made,
     /// Chunks given up.
@@ -75,19 +75,19 @@ counters! {
     /// Frees that lost a race with another free of the same area.
     raced_frees,
     /// Areas allocated from a cached slot (policies Park and Keep).
-    warm_hits,
+    cache_hits,
     /// Areas that could have used a cached slot, but there was none of their size.
-    warm_misses,
+    cache_misses,
     /// Freed areas that stayed cached.
-    warm_frees,
+    cache_frees,
     /// Cached slots evicted because their class had not needed them for a while, or because the
     /// policy had changed.
-    warm_aged,
+    cache_aged,
     /// Cached slots evicted because the CPU was over its budget.
-    warm_over,
+    cache_over,
     /// Cached slots evicted by a purge, by a shortage of memory or addresses, or by
     /// `unmap_aliases`.
-    warm_purged,
+    cache_purged,
 }
 
 /// Adds to a counter that only the caller writes.
@@ -115,11 +115,11 @@ pub struct Stats {
     /// Pages that wait for a flush.
     pub waiting_pages: usize,
     /// Cached slots (policies Park and Keep).
-    pub bound_slots: usize,
+    pub cached_slots: usize,
     /// Their pages.
-    pub bound_pages: usize,
+    pub cached_pages: usize,
     /// Free frames in magazines and depots.
-    pub stocked_frames: usize,
+    pub pooled_frames: usize,
     /// Frames in the reserve.
     pub reserve_frames: usize,
     /// Frames used as page tables.

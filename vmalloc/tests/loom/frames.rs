@@ -72,9 +72,9 @@ fn a_table_that_somebody_walks_to_is_not_reused_after_a_flush_of_all_cpus() {
         let batch = flush_epochs.seal((), true);
         let everywhere = || Looks::are_over(looks.iter(), thread::yield_now);
         let flushed = flush_epochs.flush_everywhere(everywhere);
-        let redeemed = batch.reclaim(&flush_epochs.grace_so_far()).is_ok();
-        assert_eq!(flushed, redeemed);
-        reused.store(redeemed, Relaxed);
+        let reclaimed = batch.reclaim(&flush_epochs.grace_so_far()).is_ok();
+        assert_eq!(flushed, reclaimed);
+        reused.store(reclaimed, Relaxed);
         walker.join().unwrap();
         assert!(flush_epochs.flush_everywhere(everywhere), "nobody looks any more");
     });

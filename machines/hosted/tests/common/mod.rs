@@ -83,7 +83,7 @@ pub fn seconds() -> Duration {
 /// All frames, wherever they are, while no area lives and nothing waits.
 pub fn frames_in_all(vm: &Vmalloc<Hosted>) -> usize {
     let stats = vm.stats();
-    let held = stats.table_frames + stats.bookkeeping_frames + stats.reserve_frames + stats.stocked_frames;
+    let held = stats.table_frames + stats.bookkeeping_frames + stats.reserve_frames + stats.pooled_frames;
     vm.machine().frames().free_now() + held
 }
 
@@ -94,7 +94,7 @@ pub fn assert_nothing_is_left(vm: &Vmalloc<Hosted>, frames: usize) {
     vm.purge();
     assert_eq!(vm.check(), Ok(()));
     let stats = vm.stats();
-    assert_eq!((stats.areas, stats.pages, stats.waiting_pages, stats.bound_pages), (0, 0, 0, 0));
+    assert_eq!((stats.areas, stats.pages, stats.waiting_pages, stats.cached_pages), (0, 0, 0, 0));
     let mut list = String::new();
     vm.list(&mut list).unwrap();
     assert_eq!(list, "", "a slot with a claim is listed as unpurged");

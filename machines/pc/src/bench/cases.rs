@@ -38,9 +38,9 @@ fn tell(case: Case, found: &Difference, results: Results) {
     let (counts, stats) = (cost.counts, vm().stats());
     print!("@case name={} loops={loops} clock={}", Coded(case), cost.clock);
     print!(" allocs={} pages={}", counts.allocs, counts.alloc_pages);
-    print!(" collected={} flushes={}", counts.redeemed_pages, counts.flushes);
+    print!(" collected={} flushes={}", counts.reclaimed_pages, counts.flushes);
     print!(" kicks={} purges={} chunks={}", counts.kicks, counts.purges, counts.chunks_made);
-    print!(" held={}", stats.waiting_pages + stats.bound_pages + stats.stocked_frames);
+    print!(" held={}", stats.waiting_pages + stats.cached_pages + stats.pooled_frames);
     println!(" passed={} failed={} xfailed={}", results.passed, results.failed, results.xfailed);
 }
 

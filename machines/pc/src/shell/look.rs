@@ -37,8 +37,8 @@ pub fn mem<'t>(_: &mut Words<'t>) -> Done<'t> {
         Bytes(zones.total() * PAGE_SIZE),
         stats.pages,
         stats.waiting_pages,
-        stats.bound_pages,
-        stats.stocked_frames,
+        stats.cached_pages,
+        stats.pooled_frames,
         stats.reserve_frames,
         stats.table_frames,
         stats.bookkeeping_frames,
@@ -81,7 +81,7 @@ pub fn purge<'t>(_: &mut Words<'t>) -> Done<'t> {
     let before = vm().stats();
     vm().purge();
     let after = vm().stats();
-    let gone = (before.waiting_pages + before.bound_pages).saturating_sub(after.waiting_pages + after.bound_pages);
+    let gone = (before.waiting_pages + before.cached_pages).saturating_sub(after.waiting_pages + after.cached_pages);
     println!("{gone} pages of freed areas given back, after {} flushes", after.counts.since(&before.counts).flushes);
     Ok(())
 }

@@ -268,7 +268,7 @@ impl<F: Format> Hand<'_, F> {
             return;
         }
         let stats = self.quietly(|| self.vm.stats());
-        let idle = stats.waiting_pages + stats.bound_pages + stats.stocked_frames;
+        let idle = stats.waiting_pages + stats.cached_pages + stats.pooled_frames;
         let spare = self.sim().frames().free_now() + idle;
         let (total, pages) = (self.sim().frames().total(), ask.bytes.div_ceil(PAGE_SIZE));
         assert!(spare < pages + 64 + total / 8, "refusal: {error:?} of {ask:x?}, with {spare} frames: {stats:?}");

@@ -28,12 +28,12 @@ struct Seen {
     flushes: u64,
     purges: u64,
     tables_pruned: u64,
-    loose_frames: u64,
+    alias_frames: u64,
     chunks_released: u64,
-    warm_hits: u64,
-    warm_aged: u64,
-    warm_over: u64,
-    warm_purged: u64,
+    cache_hits: u64,
+    cache_aged: u64,
+    cache_over: u64,
+    cache_purged: u64,
     /// The most that one section did.
     longest: Work,
 }
@@ -49,12 +49,12 @@ impl Seen {
             flushes: machine.flushes,
             purges: library.purges,
             tables_pruned: library.tables_pruned,
-            loose_frames: library.loose_frames,
+            alias_frames: library.alias_frames,
             chunks_released: library.chunks_released,
-            warm_hits: library.warm_hits,
-            warm_aged: library.warm_aged,
-            warm_over: library.warm_over,
-            warm_purged: library.warm_purged,
+            cache_hits: library.cache_hits,
+            cache_aged: library.cache_aged,
+            cache_over: library.cache_over,
+            cache_purged: library.cache_purged,
             longest,
         }
     }
@@ -68,12 +68,12 @@ impl Seen {
         self.flushes += more.flushes;
         self.purges += more.purges;
         self.tables_pruned += more.tables_pruned;
-        self.loose_frames += more.loose_frames;
+        self.alias_frames += more.alias_frames;
         self.chunks_released += more.chunks_released;
-        self.warm_hits += more.warm_hits;
-        self.warm_aged += more.warm_aged;
-        self.warm_over += more.warm_over;
-        self.warm_purged += more.warm_purged;
+        self.cache_hits += more.cache_hits;
+        self.cache_aged += more.cache_aged;
+        self.cache_over += more.cache_over;
+        self.cache_purged += more.cache_purged;
         self.longest = self.longest.most(&more.longest);
     }
 
@@ -87,11 +87,11 @@ impl Seen {
             ("purges", self.purges),
             ("tables_pruned", self.tables_pruned),
             ("chunks_released", self.chunks_released),
-            ("loose_frames", self.loose_frames),
-            ("warm_hits", self.warm_hits),
-            ("warm_aged", self.warm_aged),
-            ("warm_over", self.warm_over),
-            ("warm_purged", self.warm_purged),
+            ("alias_frames", self.alias_frames),
+            ("cache_hits", self.cache_hits),
+            ("cache_aged", self.cache_aged),
+            ("cache_over", self.cache_over),
+            ("cache_purged", self.cache_purged),
         ];
         met.into_iter().find(|&(_, met)| (met as usize) < acts / RARELY)
     }

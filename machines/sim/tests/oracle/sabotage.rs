@@ -39,7 +39,7 @@ fn setup(seed: u64, policy: Policy) -> Setup {
         highmem: None,
         placement: Placement::Classes,
         policy,
-        bound_pages: None,
+        cached_pages: None,
         target: 300,
         biggest: 130,
         region_pages: 10_000,

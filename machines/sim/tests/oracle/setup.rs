@@ -58,7 +58,7 @@ pub struct Setup {
     pub placement: Placement,
     pub policy: Policy,
     pub batch_pages: Option<usize>,
-    pub bound_pages: Option<usize>,
+    pub cached_pages: Option<usize>,
     pub reserve: usize,
     /// Pages of the largest areas.
     pub biggest: usize,
@@ -95,7 +95,7 @@ impl Setup {
             placement: rng.pick(&[Placement::Classes, Placement::Classes, Placement::Lowest]),
             policy: rng.pick(&[Policy::Unmap, Policy::Strict, Policy::Park, Policy::Keep]),
             batch_pages: rng.pick(&[None, Some(8), Some(64), Some(300)]),
-            bound_pages: rng.pick(&[None, Some(20), Some(150)]),
+            cached_pages: rng.pick(&[None, Some(20), Some(150)]),
             reserve: rng.pick(&[0, 16]),
             biggest: rng.pick(&[16, 130, 700]),
             target: rng.pick(&[60, 300, frames as usize / 2, frames as usize * 2]).min(region_pages * 2),
@@ -127,7 +127,7 @@ impl Setup {
         let config = Config::region(self.region(0)).placement(self.placement).policy(self.policy);
         let config = (1..self.regions).fold(config, |config, n| config.add_region(self.region(n)));
         let config = config.atomic_reserve(self.reserve);
-        let config = self.bound_pages.map_or(config.clone(), |pages| config.bound_pages(pages));
+        let config = self.cached_pages.map_or(config.clone(), |pages| config.cached_pages(pages));
         self.batch_pages.map_or(config.clone(), |pages| config.batch_pages(pages))
     }
 

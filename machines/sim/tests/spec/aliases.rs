@@ -33,7 +33,7 @@ fn a_frame_freed_while_a_cpu_reaches_it_is_nobodys_until_all_have_flushed() {
             let rig = still();
             let (ram, frames) = unmapped_on(cpu, &rig, pages);
             rig.give_frames(&frames);
-            assert_eq!(rig.stats().counts.loose_frames, pages as u64);
+            assert_eq!(rig.stats().counts.alias_frames, pages as u64);
             let others = all_frames(&rig);
             assert!(others.iter().all(|frame| !frames.contains(frame)), "{pages} pages, on CPU {cpu}");
             let last = page_of(ram, pages - 1);
@@ -66,7 +66,7 @@ fn frames_are_pooled_at_once_where_no_alias_is_left() {
     let (_, frames) = unmapped_on(1, &rig, 8);
     rig.purge();
     rig.give_frames(&frames);
-    assert_eq!((rig.stats().counts.loose_frames, rig.stats().waiting_pages), (0, 0));
+    assert_eq!((rig.stats().counts.alias_frames, rig.stats().waiting_pages), (0, 0));
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn ticks_redeem_frames_that_wait_by_themselves() {
     }
     assert_eq!(rig.stats().waiting_pages, 0);
     rig.give_frames(&rig.frames(1));
-    assert_eq!(rig.stats().counts.loose_frames, 2, "no load knows of aliases any more");
+    assert_eq!(rig.stats().counts.alias_frames, 2, "no load knows of aliases any more");
 }
 
 /// Time passes on `cpu`, and the others answer.
@@ -138,7 +138,7 @@ fn strict_forgets_a_mapping_before_its_unmapping_returns() {
             rig.give_frames(&frames);
         }
     }
-    assert_eq!(rig.stats().counts.loose_frames, 0);
+    assert_eq!(rig.stats().counts.alias_frames, 0);
 }
 
 #[test]

@@ -18,11 +18,11 @@ fn rig(policy: Policy) -> Rig {
 }
 
 fn hits<F: Format>(rig: &Rig<F>) -> u64 {
-    rig.stats().counts.warm_hits
+    rig.stats().counts.cache_hits
 }
 
 fn bound<F: Format>(rig: &Rig<F>) -> (usize, usize) {
-    (rig.stats().bound_slots, rig.stats().bound_pages)
+    (rig.stats().cached_slots, rig.stats().cached_pages)
 }
 
 fn frames_of<F: Format>(rig: &Rig<F>, at: At, pages: usize) -> Vec<Option<Pfn>> {
@@ -42,7 +42,7 @@ fn free_one<F: Format>(rig: &Rig<F>, req: Req) -> At {
 fn the_next_area_of_the_size_has_place_and_frames_of_the_last() {
     for policy in WARM {
         for pages in [1, 3, 17, 64, 128, 129, 200, 512] {
-            let rig = boot(busy(2), Config::region(REGION).policy(policy).bound_pages(1000));
+            let rig = boot(busy(2), Config::region(REGION).policy(policy).cached_pages(1000));
             let first = rig.alloc(Req::pages(pages)).unwrap();
             let frames = frames_of(&rig, first, pages);
             rig.stamp(first, pages, 7);
@@ -213,7 +213,7 @@ fn what_another_cpu_frees_is_warm_when_its_owner_finds_it() {
 
 #[test]
 fn a_remote_free_takes_apart_what_its_owner_has_no_room_for() {
-    let rig = boot(quiet(2), Config::region(REGION).policy(Policy::Keep).bound_pages(10));
+    let rig = boot(quiet(2), Config::region(REGION).policy(Policy::Keep).cached_pages(10));
     let areas: Vec<_> = (0..2).map(|_| rig.alloc(Req::pages(8)).unwrap()).collect();
     rig.give(areas[0]).unwrap();
     rig.sim.on(1, || rig.give(areas[1])).unwrap();
@@ -241,7 +241,7 @@ fn a_warm_slot_is_freed_and_by_whom_is_told() {
 #[test]
 fn the_budget_holds_and_the_class_that_was_not_used_for_longest_goes_first() {
     for policy in WARM {
-        let rig = boot(quiet(1), Config::region(REGION).policy(policy).bound_pages(100));
+        let rig = boot(quiet(1), Config::region(REGION).policy(policy).cached_pages(100));
         for pages in [30, 20, 10] {
             free_one(&rig, Req::pages(pages));
         }
@@ -249,7 +249,7 @@ fn the_budget_holds_and_the_class_that_was_not_used_for_longest_goes_first() {
         rig.give(used).unwrap();
         assert_eq!(bound(&rig), (3, 60));
         free_one(&rig, Req::pages(50));
-        assert_eq!((bound(&rig), rig.stats().counts.warm_over), ((3, 90), 1), "W2: {policy:?}");
+        assert_eq!((bound(&rig), rig.stats().counts.cache_over), ((3, 90), 1), "W2: {policy:?}");
         let hits_of = |pages| {
             let before = hits(&rig);
             rig.alloc(Req::pages(pages)).unwrap();
@@ -276,7 +276,7 @@ fn the_budget_is_a_part_of_memory() {
 #[test]
 fn what_nobody_needs_goes_by_the_tick() {
     for policy in WARM {
-        let rig = boot(quiet(1), Config::region(REGION).policy(policy).bound_pages(400));
+        let rig = boot(quiet(1), Config::region(REGION).policy(policy).cached_pages(400));
         let areas: Vec<_> = (0..20).map(|_| rig.alloc(Req::pages(5)).unwrap()).collect();
         areas.into_iter().for_each(|area| rig.give(area).unwrap());
         free_one(&rig, Req::pages(200));
@@ -293,14 +293,14 @@ fn what_nobody_needs_goes_by_the_tick() {
         assert_eq!(bound(&rig), (1, 5), "what is needed stays");
         (0..40).for_each(|_| _ = rig.tick());
         assert_eq!(bound(&rig), (0, 0));
-        assert_eq!(rig.stats().counts.warm_aged, 21);
+        assert_eq!(rig.stats().counts.cache_aged, 21);
     }
 }
 
 #[test]
 fn a_tick_that_is_interrupted_by_a_tick_loses_nothing_that_either_evicts() {
     for policy in WARM {
-        let config = Config::region(REGION).policy(policy).bound_pages(9000);
+        let config = Config::region(REGION).policy(policy).cached_pages(9000);
         let rig = boot(busy(1).rates(Rates { interrupt: 3, ..Rates::USUAL }), config);
         // Of every class of more than a slice, since each tick looks at a few.
         let areas: Vec<_> = (0..24).map(|n| rig.alloc(Req::pages(70 + n * 18)).unwrap()).collect();
@@ -349,7 +349,7 @@ fn a_tick_retires_a_slice_and_the_next_goes_on() {
 #[test]
 fn however_much_nobody_needs_a_tick_lets_go_of_a_slice_and_no_more() {
     for policy in WARM {
-        let rig = boot(quiet(1), Config::region(REGION).policy(policy).bound_pages(1000));
+        let rig = boot(quiet(1), Config::region(REGION).policy(policy).cached_pages(1000));
         let areas: Vec<_> = (0..150).map(|_| rig.alloc(Req::pages(5)).unwrap()).collect();
         areas.into_iter().for_each(|area| rig.give(area).unwrap());
         let mut most = 0;
@@ -438,7 +438,7 @@ fn who_must_not_wait_gives_up_its_own_all_the_same() {
 
 #[test]
 fn pressure_of_waiting_pages_leaves_warm_slots_alone() {
-    let rig = boot(quiet(1), Config::region(REGION).policy(Policy::Keep).waiting_pages(100).bound_pages(50));
+    let rig = boot(quiet(1), Config::region(REGION).policy(Policy::Keep).waiting_pages(100).cached_pages(50));
     free_one(&rig, Req::pages(7));
     for _ in 0..5 {
         free_one(&rig, Req::pages(400));
@@ -452,7 +452,7 @@ fn g4_a_call_that_finds_remote_frees_waits_for_flushes_all_the_same() {
     for policy in WARM {
         // An area of a class, and one with a run of its own.
         for (pages, remote) in [(1, false), (1, true), (600, false), (600, true)] {
-            let rig = boot(quiet(2), Config::region(REGION).policy(policy).waiting_pages(100).bound_pages(50));
+            let rig = boot(quiet(2), Config::region(REGION).policy(policy).waiting_pages(100).cached_pages(50));
             let small = rig.alloc(Req::pages(3)).unwrap();
             let large: Vec<_> = (0..10).map(|_| rig.alloc(Req::pages(60)).unwrap()).collect();
             if remote {
@@ -528,7 +528,7 @@ fn nothing_stays_under_the_lowest_placement_nor_of_runs() {
         let rig = boot(quiet(1), Config::region(REGION).placement(Placement::Lowest).policy(policy));
         free_one(&rig, Req::pages(2));
         assert_eq!(bound(&rig), (0, 0));
-        let rig = boot(quiet(1), Config::region(REGION).policy(policy).bound_pages(2000));
+        let rig = boot(quiet(1), Config::region(REGION).policy(policy).cached_pages(2000));
         free_one(&rig, Req::pages(600));
         assert_eq!(bound(&rig), (0, 0));
     }
@@ -554,7 +554,7 @@ fn w1_a_policy_that_changes_in_the_middle_of_a_free_is_the_one_that_counts() {
         // Two nodes: each entry is looked at, and interrupts come in between.
         let often = Rates { interrupt: 4, ..Rates::USUAL };
         let machine = busy(2).rates(often).node(32 << 20).node(32 << 20);
-        let rig = boot(machine, Config::region(REGION).policy(policy).bound_pages(2000));
+        let rig = boot(machine, Config::region(REGION).policy(policy).cached_pages(2000));
         let mut changed = 0;
         for _ in 0..60 {
             rig.set_policy(policy);

@@ -156,7 +156,7 @@ impl<F: Format> Rig<F> {
             reserved: stats.reserved_pages,
             waiting: stats.waiting_pages,
             free: self.sim.frames().free_now(),
-            held: stats.table_frames + stats.bookkeeping_frames + stats.stocked_frames + stats.reserve_frames,
+            held: stats.table_frames + stats.bookkeeping_frames + stats.pooled_frames + stats.reserve_frames,
         }
     }
 

@@ -58,11 +58,15 @@ fn each_area_and_each_of_its_pages_is_counted_once_when_it_is_made_freed_and_red
             let all = counts(&rig).since(&before);
             let frees = if cpu == 0 { (n, 0) } else { (0, n) };
             assert_eq!((all.local_frees, all.remote_frees, all.free_pages), (frees.0, frees.1, pages), "{policy:?}");
-            assert_eq!(all.redeemed + all.warm_hits, n, "{policy:?} from CPU {cpu}");
-            assert_eq!(all.warm_frees, all.warm_hits + all.warm_aged + all.warm_over + all.warm_purged, "{policy:?}");
-            if all.warm_hits == 0 {
+            assert_eq!(all.reclaimed + all.cache_hits, n, "{policy:?} from CPU {cpu}");
+            assert_eq!(
+                all.cache_frees,
+                all.cache_hits + all.cache_aged + all.cache_over + all.cache_purged,
+                "{policy:?}"
+            );
+            if all.cache_hits == 0 {
                 let never_bound = SIZES.iter().sum::<usize>() as u64;
-                assert_eq!(all.redeemed_pages, pages - never_bound, "{policy:?} from CPU {cpu}");
+                assert_eq!(all.reclaimed_pages, pages - never_bound, "{policy:?} from CPU {cpu}");
             }
             assert_eq!((all.failures, all.raced_frees), (0, 0));
         }

@@ -171,7 +171,7 @@ fn t2_no_area_is_made_of_a_parked_slot_with_a_bad_entry() {
             let area = rig.alloc(Req::pages(pages)).unwrap();
             let (at, frame) = (page_of(area, 1), rig.frame_at(page_of(area, 1).0).unwrap());
             rig.give(area).unwrap();
-            assert_eq!(rig.stats().bound_pages, pages, "it is parked");
+            assert_eq!(rig.stats().cached_pages, pages, "it is parked");
             rig.sim.poke(at, 1, word);
             let req = if zero { Req::pages(pages).zeroed() } else { Req::pages(pages) };
             let other = rig.alloc(req).unwrap();

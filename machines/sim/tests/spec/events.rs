@@ -70,7 +70,7 @@ fn areas_that_were_published_and_not_claimed_are_those_that_live() {
         rig.purge();
         let after = rig.sim.noted();
         assert_eq!(after.purges, before.purges + 1);
-        assert_eq!(after.retired as u64, rig.stats().counts.redeemed_pages);
+        assert_eq!(after.retired as u64, rig.stats().counts.reclaimed_pages);
         live.into_iter().for_each(|made| free(&rig, made));
         rig.give_frames(&given);
     }

@@ -90,7 +90,7 @@ fn the_last_pages_of_the_address_space_serve() {
 #[test]
 fn the_largest_settings_mean_without_a_limit() {
     for n in LARGE {
-        let config = Config::region(REGION).batch_pages(n).waiting_pages(n).bound_pages(n);
+        let config = Config::region(REGION).batch_pages(n).waiting_pages(n).cached_pages(n);
         let rig = boot(quiet(2), config);
         for _ in 0..100 {
             let area = rig.alloc(Req::pages(50)).unwrap();

@@ -249,7 +249,7 @@ fn what_another_cpu_freed_is_usable_after_ticks_of_its_owner() {
         rig.sim.serve_kicks();
     }
     assert_eq!(rig.stats().waiting_pages, 0);
-    assert_eq!(rig.stats().counts.redeemed, 63);
+    assert_eq!(rig.stats().counts.reclaimed, 63);
     for _ in 0..20 {
         rig.alloc(Req::pages(1)).unwrap();
     }

@@ -158,7 +158,7 @@ fn the_statistics_count_what_happens() {
     let rig = boot(quiet(2), Config::region(REGION).atomic_reserve(5));
     let fresh = rig.stats();
     assert_eq!((fresh.areas, fresh.pages, fresh.reserved_pages, fresh.waiting_pages), (0, 0, 0, 0));
-    assert_eq!((fresh.reserve_frames, fresh.table_frames, fresh.stocked_frames), (5, 1, 0));
+    assert_eq!((fresh.reserve_frames, fresh.table_frames, fresh.pooled_frames), (5, 1, 0));
     assert_eq!(fresh.init_frames, fresh.bookkeeping_frames + fresh.table_frames + 5);
     let areas: Vec<_> = (1..=10).map(|pages| rig.alloc(Req::pages(pages)).unwrap()).collect();
     let big = rig.alloc(Req::pages(600)).unwrap();
@@ -174,7 +174,7 @@ fn the_statistics_count_what_happens() {
     assert_eq!((stats.areas, stats.pages), (8, 52));
     assert_eq!(rig.purge(), 603);
     let stats = rig.stats();
-    assert_eq!((stats.waiting_pages, stats.counts.redeemed, stats.counts.redeemed_pages), (0, 3, 603));
+    assert_eq!((stats.waiting_pages, stats.counts.reclaimed, stats.counts.reclaimed_pages), (0, 3, 603));
     assert!(rig.alloc(Req::bytes(0)).is_err());
     assert_eq!(rig.stats().counts.failures, 1);
     assert_eq!(rig.stats().counts.allocs, 11, "a refusal is no area");

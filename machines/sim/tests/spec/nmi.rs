@@ -399,7 +399,7 @@ fn a_frame_whose_mapping_an_nmi_ended_is_not_given_out_while_a_cpu_reaches_it() 
     rig.purge();
     (0..2).for_each(|cpu| rig.sim.assert_faults(cpu, addr(ram)));
     rig.give_frames(&given);
-    assert_eq!(rig.stats().counts.loose_frames, 1, "it waited, and no alias is left");
+    assert_eq!(rig.stats().counts.alias_frames, 1, "it waited, and no alias is left");
 }
 
 #[test]

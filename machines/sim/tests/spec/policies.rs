@@ -220,9 +220,9 @@ fn a_free_redeems_once_in_half_a_slice_of_what_frees_leave() {
     rig.give(ours[59]).unwrap();
     assert_eq!(rig.stats().counts.closes, 1, "and the only CPU has flushed");
     let redeems = |area| {
-        let before = rig.stats().counts.redeemed;
+        let before = rig.stats().counts.reclaimed;
         rig.give(area).unwrap();
-        rig.stats().counts.redeemed > before
+        rig.stats().counts.reclaimed > before
     };
     let which: Vec<_> = (1..).zip(theirs).filter(|&(_, &area)| redeems(area)).map(|(n, _)| n).collect();
     assert_eq!(which, [12, 28], "these drain it");
@@ -235,9 +235,9 @@ fn l3_a_free_looks_at_few_chunks_where_each_has_but_one_slot_and_keeps_up_all_th
     let areas: Vec<_> = (0..CHUNKS * 64).map(|_| rig.alloc(Req::pages(1)).unwrap()).collect();
     let mut most = 0;
     for &area in areas.iter().skip(7).step_by(64).chain(areas.iter().skip(40).step_by(64)) {
-        let before = rig.stats().counts.redeemed;
+        let before = rig.stats().counts.reclaimed;
         rig.give(area).unwrap();
-        most = most.max(rig.stats().counts.redeemed - before);
+        most = most.max(rig.stats().counts.reclaimed - before);
         assert!(rig.stats().waiting_pages <= 2 * CHUNKS, "what waits is drained before the next batch is full");
     }
     let counts = rig.stats().counts;
@@ -268,9 +268,9 @@ fn a_tick_does_a_slice_and_says_that_more_is_to_be_done() {
     let mut works = false;
     areas.iter().for_each(|&area| rig.give(area).unwrap());
     for _ in 0..8 {
-        let before = rig.stats().counts.redeemed_pages;
+        let before = rig.stats().counts.reclaimed_pages;
         works |= rig.tick().work;
-        assert!(rig.stats().counts.redeemed_pages - before <= 128, "a tick is bounded");
+        assert!(rig.stats().counts.reclaimed_pages - before <= 128, "a tick is bounded");
     }
     assert!(works);
     while rig.tick().work {

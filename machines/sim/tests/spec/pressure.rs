@@ -292,7 +292,7 @@ fn a_reclaim_gives_back_all_that_lies_in_stock_however_much_that_is() {
         rig.give_frames(&held[..back]);
         rig.give(area).unwrap();
         rig.reclaim(usize::MAX);
-        assert_eq!(rig.stats().stocked_frames, 0, "{back} frames were given up");
+        assert_eq!(rig.stats().pooled_frames, 0, "{back} frames were given up");
         rig.give_frames(&held[back..]);
     }
 }
@@ -304,7 +304,7 @@ fn a_request_for_more_addresses_than_there_are_leaves_no_frames_with_its_cpu() {
         let half = rig.reserve(Req::pages(1 << 26)).unwrap();
         let refused = rig.reserve(Req::pages(1 << 26));
         assert!(matches!(refused, Err(AllocError::NoAddresses { .. })), "{refused:?}");
-        assert!(rig.stats().stocked_frames <= 16, "{} were laid in", rig.stats().stocked_frames);
+        assert!(rig.stats().pooled_frames <= 16, "{} were laid in", rig.stats().pooled_frames);
         rig.give(half).unwrap();
         rig.purge();
     });

@@ -43,7 +43,7 @@ fn however_large_an_area_is_no_section_is_longer_than_its_bound() {
         [Placement::Classes, Placement::Lowest].into_iter().flat_map(|p| POLICIES.map(|q| (p, q)))
     {
         let machine = quiet(2).node(32 << 20).node(32 << 20).bank(DEVICE);
-        let rig = boot(machine, Config::region(REGION).placement(placement).policy(policy).bound_pages(4 * MANY));
+        let rig = boot(machine, Config::region(REGION).placement(placement).policy(policy).cached_pages(4 * MANY));
         large_areas(&rig);
         let longest = rig.sim.longest_section();
         println!("{placement:?}, {policy:?}: {longest:?} of {BOUNDS:?}");
@@ -58,7 +58,7 @@ fn to_look_whether_an_area_may_stay_warm_is_done_by_slices_too() {
     // Frames may be of two nodes: each entry is looked at.
     let machine = || quiet(2).node(32 << 20).node(32 << 20);
     for policy in [Policy::Park, Policy::Keep] {
-        let rig = boot(machine(), Config::region(REGION).policy(policy).bound_pages(4 * MANY));
+        let rig = boot(machine(), Config::region(REGION).policy(policy).cached_pages(4 * MANY));
         for cpu in [0, 1] {
             let area = rig.alloc(Req::pages(500)).unwrap();
             rig.sim.on(cpu, || rig.give(area)).unwrap();
@@ -104,7 +104,7 @@ fn a_page_is_cleared_before_anybody_can_know_of_its_area() {
 #[test]
 fn mail_that_was_taken_out_is_not_lost_when_more_comes() {
     for policy in POLICIES {
-        let rig = boot(quiet(2), Config::region(REGION).policy(policy).bound_pages(50));
+        let rig = boot(quiet(2), Config::region(REGION).policy(policy).cached_pages(50));
         let nothing = rig.settled();
         let areas: Vec<_> = (0..400).map(|_| rig.alloc(Req::pages(1)).unwrap()).collect();
         let free = |range: std::ops::Range<usize>| {
@@ -129,7 +129,7 @@ fn freed_late(policy: Policy, cpu: u32, n: usize) -> bool {
     let always = Rates { interrupt: 1, ..Rates::NEVER };
     // Frames may be of two nodes, so that entries are looked at, slice by slice.
     let machine = quiet(2).node(32 << 20).node(32 << 20).rates(always);
-    let rig = boot(machine, Config::region(REGION).policy(policy).bound_pages(1000));
+    let rig = boot(machine, Config::region(REGION).policy(policy).cached_pages(1000));
     let area = rig.alloc(Req::pages(130)).unwrap();
     let (sim, place, moments) = (rig.sim.clone(), addr(area).0, AtomicUsize::new(0));
     rig.set_interrupt(move |vm, _| {

@@ -88,13 +88,13 @@ fn a_cached_slot_in_place_keeps_its_pages_and_is_cleared_for_those_who_ask() {
     for zeroed in [false, true, false] {
         let req = Req::pages(2);
         let area = vm.alloc(if zeroed { req.zeroed() } else { req }).expect("pages enough");
-        let reused = vm.stats().counts.warm_hits > 0;
+        let reused = vm.stats().counts.cache_hits > 0;
         assert_eq!(store(&vm, area, 2), zeroed || !reused);
         free(&vm, area);
     }
-    assert_eq!(vm.stats().counts.warm_hits, 2);
+    assert_eq!(vm.stats().counts.cache_hits, 2);
     vm.purge();
-    assert_eq!((vm.stats().bound_pages, window(&vm).reached.lock().len()), (0, 0));
+    assert_eq!((vm.stats().cached_pages, window(&vm).reached.lock().len()), (0, 0));
 }
 
 #[test]
