@@ -1,5 +1,6 @@
 //! Why a call was refused, and the number that the traditional interface has for it.
 
+use crate::quota::OVER_QUOTA;
 use core::fmt;
 use vmalloc::error::Shortage;
 use vmalloc::machine::Context;
@@ -23,6 +24,8 @@ pub enum Errno {
     EINVAL = 22,
     /// Outside of the area.
     ERANGE = 34,
+    /// Over a quota.
+    EDQUOT = 122,
 }
 
 /// Why a call was refused. Nothing has changed then, unless the function says what.
@@ -163,6 +166,7 @@ const fn errno_of(error: &AllocError) -> Errno {
         | AllocError::BadNode { .. } => Errno::EINVAL,
         AllocError::BadRange { .. } => Errno::ERANGE,
         AllocError::TooLarge { .. } => Errno::E2BIG,
+        AllocError::Refused(OVER_QUOTA) => Errno::EDQUOT,
         AllocError::NoFrames { .. } | AllocError::NoTables { .. } | AllocError::Refused(_) => Errno::ENOMEM,
     }
 }

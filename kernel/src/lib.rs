@@ -21,6 +21,7 @@
 //!   rcu        frees after a grace period
 //!   meminfo    /proc/meminfo, sums by node and caller     fragments   the holes
 //!   redzone    writes past an area, in its last page
+//!   quota      pages of a group, refused above a limit     tracepoint  three of them, by events
 //!   device     ioremap and its siblings       ioremap   devices in areas that callers made
 //!   early      areas before the instance serves
 //!   notify     who is asked for help          historic  the allocators of 2.6 and 3.0
@@ -100,6 +101,7 @@ mod memory;
 mod names;
 mod notify;
 mod pool;
+mod quota;
 mod radix;
 mod rcu;
 mod realloc;
@@ -109,6 +111,7 @@ mod request;
 mod scope;
 mod slab;
 mod sync;
+mod tracepoint;
 mod user;
 mod vfree;
 mod vm_struct;
@@ -134,11 +137,13 @@ pub use host::{Bare, Host, Kern, Tracked};
 pub use kernel::Kernel;
 pub use meminfo::{Account, Accounted, Filter, MemInfo};
 pub use notify::{MAX_NOTIFIERS, Notifier, Notifiers};
+pub use quota::{Charge, Group, OVER_QUOTA, Quotas};
 pub use rcu::RCU_HEAD;
 pub use redzone::{Overrun, RedzoneStats};
 pub use request::{Age, Request};
 pub use scope::{Scope, ScopeGuard};
 pub use slab::ZERO_SIZE_PTR;
+pub use tracepoint::{Tracepoint, Tracer};
 pub use user::UserMapping;
 pub use vm_struct::VmStruct;
 pub use walk::{EntryOf, EntryRef, Level, Path};

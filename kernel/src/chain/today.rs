@@ -10,6 +10,7 @@ use crate::error::{Error, lacks_addresses};
 use crate::gfp::GfpFlags;
 use crate::host::{Host, Kern};
 use crate::kernel::{Kernel, page_align};
+use crate::quota::OVER_QUOTA;
 use crate::records::{Built, Record};
 use crate::request::Request;
 use crate::scope::{Scope, ScopeGuard};
@@ -144,6 +145,9 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
                     self.printk(Kern::Warning, line);
                 }
                 self.warn_alloc(gfp, format_args!("vmalloc error: size {size}, vm_struct allocation failed{again}"));
+            }
+            AllocError::Refused(OVER_QUOTA) => {
+                self.warn_alloc(gfp, format_args!("vmalloc error: size {size}, over the quota{again}"));
             }
             AllocError::NoTables { .. }
             | AllocError::WouldWait(_, Shortage::Tables(_))

@@ -30,4 +30,5 @@ mod seen;
 mod slab;
 mod steps;
 mod structs;
+mod told;
 mod walk;

@@ -1,0 +1,178 @@
+//! What hangs on the events of the machine: quotas of groups, tracepoints.
+
+use crate::common::{GFP, PAGE, REGION, START, at, number};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use vmalloc::machine::event::Event;
+use vmalloc::table::X86_64;
+use vmalloc::{AllocError, Config, Vmalloc};
+use vmalloc_kernel::{
+    Charge, Errno, Error, Group, Kernel, OVER_QUOTA, Quotas, Tracepoint, Tracer, VmFlags, WithEvents,
+};
+use vmalloc_sim::{Rates, Sim};
+
+type Hears = Box<dyn Fn(&Sim<X86_64>, Event) -> Result<(), i32> + Send + Sync>;
+type Told = WithEvents<Sim<X86_64>, Hears>;
+
+fn instance(hears: impl Fn(Event) -> Result<(), i32> + Send + Sync + 'static) -> Vmalloc<Told> {
+    let sim: Sim<X86_64> = Sim::builder().rates(Rates::NEVER).build();
+    let hears: Hears = Box::new(move |_, event| hears(event));
+    let vm = Vmalloc::new(WithEvents::new(sim.clone(), hears));
+    // SAFETY: N1: the tables are new; N2: nobody knows the instance.
+    sim.unbounded(|| unsafe { vm.init(Config::region(REGION)) }).expect("memory for the bookkeeping");
+    sim.online_all(|| vm.cpu_online());
+    vm
+}
+
+/// An instance with quotas: the groups, and the number of the current task's.
+fn with_quotas(room: usize) -> (Vmalloc<Told>, &'static [Group], Arc<AtomicUsize>) {
+    let groups: &'static [Group] = Box::leak(Box::new([const { Group::unlimited() }; 3]));
+    let table: Vec<Charge> = (0..room).map(|_| Charge::none()).collect();
+    let quotas = Quotas::new(groups, table.leak());
+    let current = Arc::new(AtomicUsize::new(0));
+    let asked = current.clone();
+    (instance(move |event| quotas.note(asked.load(SeqCst), &event)), groups, current)
+}
+
+fn drop_unbounded(vm: Vmalloc<Told>) {
+    let sim = vm.machine().inner().clone();
+    sim.unbounded(|| drop(vm));
+}
+
+#[test]
+fn an_allocation_over_its_groups_quota_is_refused_by_name_and_nothing_is_charged() {
+    let (vm, groups, current) = with_quotas(64);
+    {
+        let kernel = Kernel::new(&vm, vmalloc_kernel::Bare);
+        // SAFETY: Y1: nobody uses it.
+        let vfree = |area| unsafe { kernel.vfree(at(area)) }.unwrap();
+        groups[1].set(Some(10));
+        current.store(1, SeqCst);
+        let first = kernel.vmalloc(6 * PAGE).map(number).unwrap();
+        let areas: Vec<_> = vm.areas().collect();
+        let refused = kernel.vmalloc(5 * PAGE).unwrap_err();
+        assert_eq!(refused, Error::Alloc(AllocError::Refused(OVER_QUOTA)));
+        assert_eq!((refused.errno(), Errno::EDQUOT as i32), (Errno::EDQUOT, OVER_QUOTA));
+        assert_eq!((vm.areas().collect::<Vec<_>>(), groups[1].used(), groups[1].refused() > 0), (areas, 6, true));
+        let second = kernel.vmalloc(4 * PAGE).map(number).unwrap();
+        assert_eq!(groups[1].used(), 10);
+        // The group of the task that frees does not matter.
+        current.store(2, SeqCst);
+        vfree(first);
+        assert_eq!((groups[1].used(), groups[2].used()), (4, 0));
+        vfree(second);
+        assert_eq!(groups[1].used(), 0);
+        let said = vm.machine().inner().take_log();
+        assert!(said.iter().any(|(_, line)| line.contains("vmalloc error: size 20480, over the quota")), "{said:?}");
+    }
+    drop_unbounded(vm);
+}
+
+#[test]
+fn a_group_without_a_quota_is_never_refused_and_nothing_is_counted() {
+    let (vm, groups, current) = with_quotas(1);
+    {
+        let kernel = Kernel::new(&vm, vmalloc_kernel::Bare);
+        groups[1].set(Some(0));
+        for group in [0, 2, 77] {
+            current.store(group, SeqCst);
+            let areas: Vec<usize> = (0..5).map(|_| kernel.vmalloc(9 * PAGE).map(number).unwrap()).collect();
+            // SAFETY: Y1: nobody uses them.
+            areas.iter().for_each(|&area| unsafe { kernel.vfree(at(area)) }.unwrap());
+        }
+        assert!(groups.iter().all(|group| (group.used(), group.refused()) == (0, 0)));
+    }
+    drop_unbounded(vm);
+}
+
+#[test]
+fn an_area_that_grows_is_charged_and_one_that_shrinks_gives_back() {
+    let (vm, groups, current) = with_quotas(8);
+    {
+        let kernel = Kernel::new(&vm, vmalloc_kernel::Bare);
+        groups[0].set(Some(8));
+        current.store(0, SeqCst);
+        let area = kernel.vmalloc(6 * PAGE).map(number).unwrap();
+        // SAFETY: Y4.
+        unsafe { kernel.vrealloc(at(area), 2 * PAGE, GFP) }.unwrap();
+        assert_eq!(groups[0].used(), 2);
+        // SAFETY: Y4.
+        let grown = unsafe { kernel.vrealloc(at(area), 5 * PAGE, GFP) }.unwrap().map(number);
+        assert_eq!((grown, groups[0].used()), (Some(area), 5));
+        // SAFETY: Y4.
+        assert!(unsafe { kernel.vrealloc(at(area), 9 * PAGE, GFP) }.is_err());
+        assert_eq!(groups[0].used(), 5);
+        // SAFETY: Y1: nobody uses it.
+        unsafe { kernel.vfree(at(area)) }.unwrap();
+        assert_eq!(groups[0].used(), 0);
+    }
+    drop_unbounded(vm);
+}
+
+#[test]
+fn where_the_table_has_no_room_an_area_is_refused_and_frames_of_others_are_not_charged() {
+    let (vm, groups, _current) = with_quotas(2);
+    {
+        let kernel = Kernel::new(&vm, vmalloc_kernel::Bare);
+        groups[0].set(Some(1000));
+        let areas = [1, 2].map(|pages| kernel.vmalloc(pages * PAGE).map(number).unwrap());
+        assert!(kernel.vmalloc(PAGE).is_err());
+        assert_eq!(groups[0].used(), 3);
+        let reserved = kernel.get_vm_area(50 * PAGE, VmFlags::ALLOC).unwrap();
+        assert_eq!(groups[0].used(), 3);
+        // SAFETY: Y1: nobody uses them.
+        unsafe {
+            kernel.free_vm_area(&reserved).unwrap();
+            areas.iter().for_each(|&area| kernel.vfree(at(area)).unwrap());
+        }
+        assert_eq!(groups[0].used(), 0);
+    }
+    drop_unbounded(vm);
+}
+
+#[test]
+fn three_tracepoints_tell_makes_frees_and_purges_with_their_fields() {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let (list, tracer) = (told.clone(), Tracer::new(REGION, 1));
+    let vm = instance(move |event| {
+        list.lock().unwrap().extend(tracer.tracepoint(&event));
+        Ok(())
+    });
+    let since = || std::mem::take(&mut *told.lock().unwrap());
+    let (vstart, vend) = (START, REGION.end - 1);
+    let area = vm.alloc(vmalloc::Req::pages(3)).map(number).unwrap();
+    let size = 4 * PAGE;
+    assert_eq!(since(), [Tracepoint::AllocVmapArea { addr: area, size, align: PAGE, vstart, vend, failed: false }]);
+    // SAFETY: V1: nobody uses it.
+    unsafe { vm.free(std::ptr::NonNull::new(at(area).cast_mut()).unwrap()) }.unwrap();
+    let nr_lazy_max = (32 << 20) / PAGE;
+    assert_eq!(since(), [Tracepoint::FreeVmapAreaNoflush { va_start: area, nr_lazy: 3, nr_lazy_max }]);
+    vm.purge();
+    assert_eq!(since(), [Tracepoint::PurgeVmapAreaLazy { start: area, end: area + size, npurged: 1 }]);
+    assert!(vm.alloc(vmalloc::Req::pages(1 << 20)).is_err());
+    let failed =
+        Tracepoint::AllocVmapArea { addr: 0, size: ((1 << 20) + 1) * PAGE, align: PAGE, vstart, vend, failed: true };
+    let heard = since();
+    assert!(heard.contains(&failed), "{heard:?}");
+    drop_unbounded(vm);
+}
+
+#[test]
+fn tracepoints_are_printed_as_tools_read_them() {
+    let alloc = Tracepoint::AllocVmapArea {
+        addr: START,
+        size: 20480,
+        align: PAGE,
+        vstart: START,
+        vend: REGION.end - 1,
+        failed: false,
+    };
+    assert_eq!(
+        alloc.to_string(),
+        "alloc_vmap_area: va_start: 18446683600570023936 size=20480 align=4096 vstart=0xffffc90000000000 vend=0xffffc97fffffffff failed=0"
+    );
+    let free = Tracepoint::FreeVmapAreaNoflush { va_start: START, nr_lazy: 5, nr_lazy_max: 65536 };
+    assert_eq!(free.to_string(), "free_vmap_area_noflush: va_start=0xffffc90000000000 nr_lazy=5 nr_lazy_max=65536");
+    let purge = Tracepoint::PurgeVmapAreaLazy { start: START, end: START + 0x5000, npurged: 1 };
+    assert_eq!(purge.to_string(), "purge_vmap_area_lazy: start=0xffffc90000000000 end=0xffffc90000005000 num_purged=1");
+}
