@@ -3,8 +3,8 @@
 use crate::common::{PAGE, number};
 use std::fmt;
 use std::ptr::NonNull;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use vmalloc::area::RegionId;
 use vmalloc::error::AllocError;
 use vmalloc::machine::{Context, Machine};
@@ -64,6 +64,10 @@ struct Rig {
 }
 
 fn rig(cpus: u32) -> Rig {
+    rig_with(cpus, Rates::NEVER)
+}
+
+fn rig_with(cpus: u32, rates: Rates) -> Rig {
     let machine = layout::X86_32 { highmem: Some(32 << 20), vmalloc: Some(64 << 20), ..layout::X86_32::new(96 << 20) };
     let layout = machine.layout().expect("a layout");
     let high_from = Pfn(layout.memory.expect("narrow").low >> 12);
@@ -72,7 +76,7 @@ fn rig(cpus: u32) -> Rig {
     let vmalloc = part("vmalloc").start..part("vmalloc").start + (64 << 20);
     let below = |name| part(name).start - PAGE..part(name).end;
     let config = Config::region(vmalloc).add_region(below("pkmap")).add_region(below("fixmap"));
-    let sim = Sim::builder().cpus(cpus).rates(Rates::NEVER).node(96 << 20).highmem(high_from).build();
+    let sim = Sim::builder().cpus(cpus).rates(rates).node(96 << 20).highmem(high_from).build();
     let booted = Booted::new(sim.clone(), config.placement(Placement::Lowest)).expect("memory for the bookkeeping");
     Rig { sim, booted, layout, high_from }
 }
@@ -456,6 +460,63 @@ fn a_slot_of_kmap_local_serves_the_next_frame_after_a_flush_of_its_own_cpu() {
     let again = push(&local, frames[0]).unwrap();
     assert_eq!(rig.load(again), 1, "each frame has its own bytes");
     pop(&local, again).unwrap();
+    drop(local);
+    drop(kernel);
+    rig.give(&frames);
+    rig.end();
+}
+
+/// What an interrupt maps for a moment, and how often it did; at most three lie in each other.
+struct Interrupt {
+    local: *const KmapLocal<'static, Sim<X86_32>, Task>,
+    sim: Sim<X86_32>,
+    frame: Pfn,
+    inside: AtomicU32,
+    done: Arc<AtomicU32>,
+}
+// SAFETY: the simulator's CPUs are one thread.
+unsafe impl Send for Interrupt {}
+// SAFETY: as above.
+unsafe impl Sync for Interrupt {}
+
+impl Interrupt {
+    fn serve(&self) {
+        if self.inside.fetch_add(1, SeqCst) < 3 {
+            // SAFETY: the test takes the handler off before the slots go.
+            let local = unsafe { &*self.local };
+            let at = push(local, self.frame).expect("there are more slots");
+            let value = self.done.fetch_add(1, SeqCst) as u64;
+            self.sim.store(0, VirtAddr(number(at)), value).unwrap();
+            assert_eq!(self.sim.load(0, VirtAddr(number(at))), Ok(value));
+            pop(local, at).expect("the newest");
+        }
+        self.inside.fetch_sub(1, SeqCst);
+    }
+}
+
+#[test]
+fn interrupts_map_and_unmap_in_the_middle_of_a_tasks_kmap_local() {
+    let rig = rig_with(1, Rates { speculate: 8, interrupt: 3, evict: 8 });
+    let kernel = rig.kernel();
+    let local = rig.local(&kernel);
+    let frames = rig.high(5);
+    let done = Arc::new(AtomicU32::new(0));
+    let of = ((&raw const local).cast(), rig.sim.clone(), frames[4], done.clone());
+    let interrupt = Interrupt { local: of.0, sim: of.1, frame: of.2, inside: AtomicU32::new(0), done: of.3 };
+    rig.booted.set_interrupt(move |_, _| interrupt.serve());
+    for round in 0..200u64 {
+        let mapped: Vec<_> = frames[..4].iter().map(|&frame| push(&local, frame).unwrap()).collect();
+        mapped.iter().for_each(|&at| rig.store(at, round + number(at) as u64));
+        rig.sim.step();
+        for &at in mapped.iter().rev() {
+            assert_eq!(rig.load(at), round + number(at) as u64);
+            pop(&local, at).unwrap();
+        }
+        assert_eq!((local.depth(), kernel.host().pinned.load(SeqCst)), (0, 0));
+    }
+    assert!(done.load(SeqCst) > 200, "{done:?} interrupts");
+    rig.booted.set_interrupt(|_, _| ());
+    assert_eq!(kernel.host().lines.lock().unwrap().len(), 0);
     drop(local);
     drop(kernel);
     rig.give(&frames);
