@@ -17,7 +17,7 @@
 //! - E1: A part is mapped whole or not at all.
 //! - L3: A slice a section.
 
-use crate::area::{Caller, Kind, Req};
+use crate::area::{Caller, Guard, Kind, Req};
 use crate::error::{AllocError, FreeError, Shortage};
 use crate::frames::release;
 use crate::gfp::Gfp;
@@ -109,7 +109,7 @@ pub(crate) fn grow<M: Machine>(ctx: Ctx<'_, M>, at: VirtAddr, req: &Req) -> Resu
     let (bad, pages) = (AllocError::BadRange { start: at.0, end: at.0 }, req.bytes.div_ceil(PAGE_SIZE));
     let found = check_node(ctx.machine, req).and_then(|()| ctx.find_start(at).map_err(|_| bad))?;
     let was = found.area().filter(|was| owns(was.kind) && was.pages <= pages).ok_or(bad)?;
-    let widest = ctx.core.room(&found);
+    let widest = ctx.core.room(&found, usize::from(was.guard == Guard::After));
     if pages > widest || !can_wait(ctx, at) {
         return Err(AllocError::NoAddresses { pages, widest });
     }

@@ -18,7 +18,6 @@ use crate::area::{Info, Kind};
 use crate::error::FreeError;
 use crate::machine::Machine;
 use crate::space::chunk::ChunkRef;
-use crate::space::class::Class;
 use crate::space::slot::{Slot, Snapshot};
 use crate::state::batch::Batch;
 use crate::state::config::MAX_REGIONS;
@@ -270,11 +269,11 @@ impl<M: Machine> Core<M> {
         if chunk.is_runs() { self.address_of_run(chunk, slot) } else { chunk.address(slot) }
     }
 
-    /// The pages that an area in the slot could have: all but its guard.
-    pub(crate) fn room(&self, found: &Found) -> usize {
+    /// The pages that an area in the slot could have: a class has a guard (K1), a run as it was asked.
+    pub(crate) fn room(&self, found: &Found, guard: usize) -> usize {
         let (start, grains) = found.slot().run();
-        let run = || self.regions[found.chunk.region().0 as usize].pages_of(start, grains).pages;
-        found.chunk.class().map_or_else(run, Class::stride) - 1
+        let run = || self.regions[found.chunk.region().0 as usize].pages_of(start, grains).pages - guard;
+        found.chunk.class().map_or_else(run, |class| class.stride() - 1)
     }
 
     #[cold]

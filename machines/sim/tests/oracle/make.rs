@@ -153,14 +153,19 @@ impl<F: Format> Hand<'_, F> {
     pub fn alloc_refused(&self) {
         let mut ask = self.some_ask();
         ask.plain = false;
-        self.refuse(1 + self.below(STEPS) as u64);
+        self.refuse_soon();
         let made = self.or_undone(|| self.vm.alloc(ask.req.clone()));
         self.refuse(0);
         self.judge(made, &ask);
     }
 
-    /// The step that comes so soon is refused, where refusals are compiled in.
-    fn refuse(&self, _step: u64) {
+    /// One of the next steps is refused.
+    pub fn refuse_soon(&self) {
+        self.refuse(1 + self.below(STEPS) as u64);
+    }
+
+    /// The step that comes so soon is refused, where refusals are compiled in; 0 = none.
+    pub fn refuse(&self, _step: u64) {
         #[cfg(debug_assertions)]
         self.sim().faults().fail_at(_step);
     }

@@ -23,7 +23,7 @@ pub struct Area {
     pub frames: Vec<Pfn>,
     /// Of a reservation: the pages that are bound by hand.
     pub parts: BTreeMap<usize, Pfn>,
-    /// Pages that it had before it shrank: their addresses are its own still.
+    /// The most pages that it has had: their addresses are its own still.
     reach: usize,
     /// Where `starts` holds it.
     place: usize,
@@ -48,6 +48,10 @@ impl Area {
 
     pub fn end(&self) -> usize {
         self.start + self.pages * PAGE_SIZE
+    }
+
+    pub fn reach(&self) -> usize {
+        self.reach
     }
 
     /// First address after the guard.
@@ -233,6 +237,24 @@ impl Model {
             self.frame(frame).holders -= 1;
             self.goes(start + (left + n) * PAGE_SIZE, frame);
         }
+    }
+
+    /// The area at `start` has `bytes` bytes from now on, with `frames` behind its last page.
+    pub fn lengthen(&mut self, start: usize, bytes: usize, frames: Vec<Pfn>) {
+        let area = self.live.get_mut(&start).expect("a live area");
+        self.live_pages += frames.len();
+        frames.iter().for_each(|&frame| self.frames.entry(frame).or_default().holders += 1);
+        area.frames.extend(frames);
+        (area.bytes, area.pages) = (bytes, bytes.div_ceil(PAGE_SIZE));
+        area.reach = area.reach.max(area.pages);
+        let (end, extent) = (area.end(), area.extent());
+        if let Some((_, above)) =
+            self.live.range(start + 1..).next().filter(|(_, above)| above.start < extent || above.floor() < end)
+        {
+            panic!("place: {:x?} grew over {above:x?}", self.live[&start]);
+        }
+        (start..extent).step_by(PAGE_SIZE).for_each(|page| _ = self.gone.remove(&page));
+        self.freed.retain(|freed| !(start..extent).contains(&freed.start));
     }
 
     pub fn frame(&mut self, frame: Pfn) -> &mut Frame {

@@ -1,20 +1,22 @@
-//! Parts of reservations that are bound and unbound by hand, and areas that shrink.
+//! Parts of reservations that are bound and unbound by hand, and areas that shrink and grow.
 
 use super::hand::Hand;
-use super::model::Page;
+use super::model::{Area, Page};
 use super::unmake::pointer;
 use vmalloc::machine::format::{Format, MemType};
-use vmalloc::units::PAGE_SIZE;
-use vmalloc::{AllocError, Kind};
+use vmalloc::machine::{Context, Machine};
+use vmalloc::units::{PAGE_SIZE, VirtAddr};
+use vmalloc::{AllocError, Gfp, Kind, Req};
 
 impl<F: Format> Hand<'_, F> {
     /// One of the things below. Nobody else ends the area meanwhile (P5), so interrupts do
     /// nothing.
     pub fn change_part(&self) {
-        self.quietly(|| match self.below(5) {
+        self.quietly(|| match self.below(7) {
             0 | 1 => self.fill_part(),
             2 | 3 => self.empty_part(),
-            _ => self.shrink(),
+            4 => self.shrink(),
+            _ => self.grow_any(),
         });
     }
 
@@ -86,9 +88,8 @@ impl<F: Format> Hand<'_, F> {
         self.write(at);
     }
 
-    /// An area of memory gives its last pages back.
+    /// An area of memory gives its last pages back, and perhaps gets others there at once.
     fn shrink(&self) {
-        let owns = |kind: Kind| matches!(kind, Kind::Vmalloc | Kind::Stack | Kind::VmapOwned);
         let Some(start) = self.some_area(|kind, pages| owns(kind) && pages > 1) else { return };
         let pages = self.model().area(start).pages;
         let bytes = 1 + self.below((pages - 1) * PAGE_SIZE);
@@ -101,5 +102,83 @@ impl<F: Format> Hand<'_, F> {
             self.look(start + page * PAGE_SIZE);
         }
         self.write(start + left * PAGE_SIZE);
+        if self.one_in(2) {
+            self.grow(start);
+        }
+    }
+    fn grow_any(&self) {
+        if let Some(start) = self.some_area(|kind, _| owns(kind)) {
+            self.grow(start);
+        }
+    }
+
+    /// The area of memory gets more pages behind its last one: where it has been before, or
+    /// farther. A step of it may be refused.
+    fn grow(&self, start: usize) {
+        let was = self.model().area(start).clone();
+        let most = if self.one_in(2) { was.reach() - was.pages } else { 20 };
+        let bytes = (was.pages + self.below(most + 1)) * PAGE_SIZE - self.pick(&[0, 1, 4095]);
+        let bytes = bytes.max(was.bytes);
+        let gfp = self.pick(&[Gfp::KERNEL, Gfp::KERNEL | Gfp::ZERO, Gfp::ATOMIC | Gfp::HIGHMEM]);
+        let refused = self.one_in(4);
+        if refused {
+            self.refuse_soon();
+        }
+        // SAFETY: V1: nobody uses what is behind it but to see it caught.
+        let grown = unsafe { self.vm.grow(pointer(start), Req::bytes(bytes).gfp(gfp).prot(was.prot)) };
+        self.refuse(0);
+        match grown {
+            Ok(()) => self.grown(&was, bytes, gfp),
+            Err(error) => {
+                let waits = !refused && self.sim().context() == Context::Task && gfp.contains(Gfp::WAIT);
+                assert!(
+                    may_be_refused(&was, bytes, waits, &error),
+                    "refusal: {was:x?} grows to {bytes} bytes: {error:?}"
+                );
+                // What it had gained is gone, and is reached until then.
+                self.flush_aliases();
+            }
+        }
+        let was = was.pages - 1;
+        (was..was + 3).for_each(|page| self.look(start + page * PAGE_SIZE));
+    }
+
+    /// `was` has grown to `bytes` bytes: its new pages are new memory, and each CPU reaches them.
+    fn grown(&self, was: &Area, bytes: usize, gfp: Gfp) {
+        let pages = bytes.div_ceil(PAGE_SIZE);
+        let page = |n: usize| was.start + n * PAGE_SIZE;
+        let frame = |n| self.vm.frame_at(page(n)).expect("G2: a page that an area gained is bound");
+        let frames: Vec<_> = (was.pages..pages).map(frame).collect();
+        for (n, &frame) in frames.iter().enumerate() {
+            let at = page(was.pages + n);
+            self.model().fresh(frame, &format!("page {} of {:#x}, which grew", was.pages + n, was.start));
+            self.sim().assert_reached_only_at(frame, Some(VirtAddr(at)));
+            let first =
+                self.sim().load(self.awake(), VirtAddr(at + self.below(512) * 8)).expect("content: of a new page");
+            assert!(first == 0 || !gfp.contains(Gfp::ZERO), "content: {at:#x} was asked for cleared");
+        }
+        self.model().lengthen(was.start, bytes, frames);
+        for n in was.pages..pages {
+            self.write(page(n));
+            self.look(page(n));
+        }
+        self.look(page(pages));
+    }
+}
+
+/// Whether an area of this kind can have more or fewer pages.
+fn owns(kind: Kind) -> bool {
+    matches!(kind, Kind::Vmalloc | Kind::Stack | Kind::VmapOwned)
+}
+
+/// Whether this may be the answer to a request for `bytes` bytes, from a caller who can wait or
+/// cannot.
+fn may_be_refused(was: &Area, bytes: usize, waits: bool, error: &AllocError) -> bool {
+    let wanted = bytes.div_ceil(PAGE_SIZE);
+    match *error {
+        AllocError::NoAddresses { pages, widest } => pages == wanted && pages > was.reach().max(widest),
+        AllocError::NoFrames { .. } | AllocError::NoTables { .. } => wanted > was.pages,
+        AllocError::WouldWait(..) => !waits,
+        _ => false,
     }
 }

@@ -141,6 +141,11 @@ fn g1_a_flush_that_is_skipped_is_noticed_by_parts() {
 }
 
 #[test]
+fn g2_an_area_that_grows_over_what_cpus_still_reach_is_noticed() {
+    is_caught_by_parts(Rule::GrowStale, &["bound to another frame before grace", "guard: "]);
+}
+
+#[test]
 fn g6_a_guard_that_is_mapped_is_noticed() {
     is_caught(Library(Rule::MapGuard), &["guard: ", "frame: of the page"]);
 }

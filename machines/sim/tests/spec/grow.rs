@@ -1,6 +1,7 @@
 //! Areas that get more pages behind their last one, and stay where they are.
 
 use crate::common::*;
+use vmalloc::area::Guard;
 use vmalloc::machine::Context;
 use vmalloc::machine::format::Prot;
 use vmalloc::{AllocError, Config, Gfp, Kind, Placement, Policy, Req};
@@ -151,6 +152,25 @@ fn what_is_no_area_of_memory_does_not_grow_and_the_same_size_is_nothing() {
     rig.give_frames(&frames);
     [area, bare].into_iter().for_each(|area| rig.give(area).unwrap());
     assert!(matches!(grow(&rig, area, 18), Err(AllocError::BadRange { .. })), "it was freed");
+}
+
+#[test]
+fn an_area_without_a_guard_has_its_whole_run_again() {
+    let rig = rig_quiet();
+    let make = |pages| rig.alloc(Req::pages(pages).guard(Guard::None)).unwrap();
+    // A class of 24 pages, whose guard stays (K1), and a run of 1,024.
+    for most in [24, 1024] {
+        let (area, other) = (make(most), make(most));
+        [area, other].into_iter().for_each(|at| rig.stamp(at, most, 3));
+        shrink(&rig, area, 9);
+        assert_eq!(grow(&rig, area, most + 1), Err(AllocError::NoAddresses { pages: most + 1, widest: most }));
+        grow(&rig, area, most).unwrap();
+        rig.stamp(area, most, 4);
+        rig.check_stamps(1, other, most, 3);
+        assert_eq!(rig.check(), Ok(()));
+        [area, other].into_iter().for_each(|at| rig.give(at).unwrap());
+    }
+    rig.settled();
 }
 
 #[cfg(debug_assertions)]
