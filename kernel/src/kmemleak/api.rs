@@ -286,3 +286,36 @@ impl State {
         next
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::Bare;
+    use crate::kmemleak::Colour;
+    use vmalloc::Config;
+    use vmalloc::table::X86_64;
+    use vmalloc_sim::{Booted, Rates, Sim};
+
+    #[test]
+    fn an_object_that_is_being_freed_is_not_read_unless_that_is_refused() {
+        let sim: Sim<X86_64> = Sim::builder().rates(Rates::NEVER).build();
+        let start = 0xffff_c900_0000_0000;
+        let booted = Booted::new(sim.clone(), Config::region(start..start + (1 << 30))).unwrap();
+        let mut leaks = Kmemleak::new();
+        let kernel = Kernel::new(&booted, Bare).with_kmemleak(&leaks);
+        let [holder, held] = [0; 2].map(|_| kernel.kzalloc(64, GfpFlags::KERNEL).unwrap());
+        // SAFETY: the object is the test's.
+        unsafe { holder.cast::<usize>().write(held.addr().get()) };
+        kernel.kmemleak_not_leak(holder.addr().get());
+        for (ended, colour) in [(false, Colour::White), (true, Colour::Grey)] {
+            let leaving = kernel.begin_free(holder.addr().get());
+            if ended {
+                kernel.end_free(leaving, false);
+            }
+            kernel.kmemleak_scan();
+            assert_eq!(leaks.colour(&sim, held.addr().get()), Some(colour));
+        }
+        drop(kernel);
+        leaks.give_back(&sim);
+    }
+}

@@ -22,8 +22,6 @@ pub const OBJECTS: usize = 64;
 /// The age from which an object is suspected, when a scan begins.
 const MIN_AGE_NS: u64 = 5_000_000_000;
 const WORD: usize = size_of::<usize>();
-/// The serial of no object.
-const NOBODY: u64 = 0;
 
 /// How far a scan is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -187,7 +185,7 @@ impl Scan {
             let bytes = piece_of(at, stop - at);
             // SAFETY: Y8: the host names the root.
             let piece = unsafe { kernel.read_at(root.place, at, bytes) };
-            leaks.locked(kernel.machine(), |state| state.look_at(&piece, NOBODY));
+            leaks.locked(kernel.machine(), |state| state.look_at(&piece));
             at += bytes;
         }
         Step::Root(n, at - aligned)
@@ -213,8 +211,8 @@ impl State {
         Some(from)
     }
 
-    fn look_at(&mut self, piece: &Piece, finder: u64) {
-        piece.words().iter().for_each(|&word| self.store.found(word, finder));
+    fn look_at(&mut self, piece: &Piece) {
+        piece.words().iter().for_each(|&word| self.store.found(word));
     }
 
     /// The counts of objects from `from` on begin anew, and those that are grey without a
@@ -271,7 +269,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
             let end = reader.start + part.end;
             let bytes = piece_of(at, end.saturating_sub(at));
             reader.offset = (at + bytes - reader.start).max(part.start + 1);
-            self.with_piece(leaks, &reader, (at, bytes), |state, piece| state.look_at(piece, reader.serial));
+            self.with_piece(leaks, &reader, (at, bytes), |state, piece| state.look_at(piece));
             read += bytes.max(WORD);
         }
         Step::Grey { reader: Some(reader), again }

@@ -167,13 +167,10 @@ impl Store {
         None
     }
 
-    /// A word was found outside of the object with the serial `finder`: if it leads into an
-    /// object, that has one reference more, and waits to be scanned when it has enough.
-    pub(super) fn found(&mut self, word: usize, finder: u64) {
-        let Some(mut object) = self.holding(word) else { return };
-        if object.serial == finder || !object.is_white() {
-            return;
-        }
+    /// A word was found: if it leads into an object, that has one reference more, and waits to be
+    /// scanned when it has enough. A reference of an object to itself is never one: only grey ones are scanned.
+    pub(super) fn found(&mut self, word: usize) {
+        let Some(mut object) = self.holding(word).filter(|object| object.is_white()) else { return };
         object.count += 1;
         if !object.is_white() {
             self.push_grey(object);

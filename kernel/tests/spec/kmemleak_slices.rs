@@ -67,6 +67,34 @@ fn areas_that_are_freed_between_two_steps_are_not_read() {
 }
 
 #[test]
+fn what_is_freed_while_it_waits_to_be_scanned_leaves_the_others_waiting() {
+    let rig = rig();
+    let kernel = rig.kernel();
+    let mut parents: Vec<usize> = (0..40).map(|_| object(&kernel)).collect();
+    let children: Vec<usize> = parents.iter().map(|_| object(&kernel)).collect();
+    parents.iter().zip(&children).enumerate().for_each(|(n, (&parent, &child))| {
+        set(parent, 0, child);
+        rig.point(n, parent);
+    });
+    rig.sim.advance(6 * SECOND);
+    kernel.kmemleak_scan();
+    let mut scan = kernel.kmemleak_begin().unwrap();
+    let waits = |parents: &[usize]| parents.iter().all(|&one| rig.colour(one) == Some(Colour::Grey));
+    while !waits(&parents) {
+        assert_eq!(scan.advance(&kernel, 1), Progress::More);
+    }
+    for n in [30, 20, 10] {
+        kfree(&kernel, parents.swap_remove(n));
+        rig.point(n, 0);
+        // The records serve others.
+        (0..2).for_each(|_| kernel.kmemleak_not_leak(object(&kernel)));
+    }
+    assert_eq!(scan.advance(&kernel, usize::MAX), Progress::Done(3));
+    let grey = children.iter().filter(|&&child| rig.colour(child) == Some(Colour::Grey)).count();
+    assert_eq!((grey, waits(&parents)), (37, true));
+}
+
+#[test]
 fn a_later_scan_ends_an_earlier_one_and_begins_anew() {
     let rig = rig();
     let kernel = rig.kernel();
