@@ -77,7 +77,6 @@ fn what_is_freed_while_it_waits_to_be_scanned_leaves_the_others_waiting() {
         rig.point(n, parent);
     });
     rig.sim.advance(6 * SECOND);
-    kernel.kmemleak_scan();
     let mut scan = kernel.kmemleak_begin().unwrap();
     let waits = |parents: &[usize]| parents.iter().all(|&one| rig.colour(one) == Some(Colour::Grey));
     while !waits(&parents) {
