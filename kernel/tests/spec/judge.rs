@@ -5,6 +5,7 @@ use crate::common::*;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{NonNull, with_exposed_provenance};
+use vmalloc::units::VirtAddr;
 use vmalloc_kernel::Error;
 
 /// What is judged.
@@ -13,6 +14,16 @@ trait Objects {
     fn resize(&self, at: usize, size: usize) -> Result<usize, Error>;
     fn end(&self, at: usize) -> Result<(), Error>;
     fn room(&self, at: usize) -> Result<usize, Error>;
+    /// Writes `mark` all over `size` bytes.
+    fn fill(&self, at: usize, size: usize, mark: u8) {
+        bytes(at, size).fill(mark);
+    }
+    fn says(&self, at: usize, size: usize, mark: u8) -> bool {
+        bytes(at, size).iter().all(|&byte| byte == mark)
+    }
+    fn is_second(&self, error: &Error) -> bool {
+        matches!(error, Error::DoubleFree(_) | Error::NotSlab(_))
+    }
 }
 
 impl Objects for Tested<'_> {
@@ -55,21 +66,21 @@ fn judge(objects: &impl Objects, steps: u64) {
             (2, Some(at)) => {
                 let (old, mark) = live.remove(&at).expect("it lives");
                 let now = objects.resize(at, size).expect("another one");
-                let kept = bytes(now, size.min(old)).iter().all(|&byte| byte == mark);
+                let kept = objects.says(now, size.min(old), mark);
                 assert!(kept, "content: of {old} bytes at {at:#x}, now {size} at {now:#x}");
                 enter(objects, &mut live, now, size, step);
             }
             (_, Some(at)) => {
                 let (size, mark) = live.remove(&at).expect("it lives");
-                assert!(bytes(at, size).iter().all(|&byte| byte == mark), "content: {size} bytes at {at:#x}");
+                assert!(objects.says(at, size, mark), "content: {size} bytes at {at:#x}");
                 objects.end(at).expect("a live object");
                 let again = objects.end(at).expect_err("a second free");
-                assert!(matches!(again, Error::DoubleFree(_) | Error::NotSlab(_)), "{again}");
+                assert!(objects.is_second(&again), "{again}");
             }
         }
     }
     for (at, (size, mark)) in live {
-        assert!(bytes(at, size).iter().all(|&byte| byte == mark), "content: {size} bytes at {at:#x}");
+        assert!(objects.says(at, size, mark), "content: {size} bytes at {at:#x}");
         objects.end(at).expect("a live object");
     }
 }
@@ -82,7 +93,7 @@ fn enter(objects: &impl Objects, live: &mut BTreeMap<usize, (usize, u8)>, at: us
     let below = live.range(..at + room).next_back().filter(|&(&other, &(size, _))| other + size > at);
     assert_eq!(below, None, "place: {size} bytes at {at:#x} lie over another object");
     let mark = step as u8 | 1;
-    bytes(at, size).fill(mark);
+    objects.fill(at, size, mark);
     live.insert(at, (size, mark));
 }
 
@@ -167,6 +178,85 @@ fn an_allocator_that_breaks_a_rule_is_noticed() {
         let kernel = rig.kernel();
         let broken = Broken { kernel: &kernel, how, calls: std::cell::Cell::new(0) };
         let noticed = catch_unwind(AssertUnwindSafe(|| rig.sim.unbounded(|| judge(&broken, 6000))));
+        assert!(noticed.is_err(), "{how:?} was not noticed");
+    }
+}
+
+/// Areas that `vrealloc` resizes; perhaps one rule is broken now and then. A page says its mark in
+/// its first word.
+struct Areas<'k, 'v> {
+    kernel: &'k Tested<'v>,
+    rig: &'k Rig,
+    how: Option<How>,
+    calls: std::cell::Cell<u32>,
+}
+
+impl Areas<'_, '_> {
+    fn is_due(&self) -> bool {
+        self.calls.set(self.calls.get() + 1);
+        self.calls.get().is_multiple_of(40)
+    }
+    fn pages(at: usize, size: usize) -> impl Iterator<Item = VirtAddr> {
+        (at..at + size).step_by(PAGE).map(VirtAddr)
+    }
+}
+
+impl Objects for Areas<'_, '_> {
+    fn make(&self, size: usize) -> Result<usize, Error> {
+        self.kernel.vmalloc(size).map(number)
+    }
+    fn resize(&self, at: usize, size: usize) -> Result<usize, Error> {
+        if matches!(self.how, Some(How::TwiceOut)) && self.is_due() {
+            // It says that it has grown, and has not.
+            return Ok(at);
+        }
+        // SAFETY: Y4: only what is returned is used.
+        let now = unsafe { self.kernel.vrealloc(with_exposed_provenance(at), size, GFP) }?;
+        let now = number(now.expect("an area"));
+        if matches!(self.how, Some(How::Lost)) && self.is_due() {
+            self.fill(now, 1, 0);
+        }
+        Ok(now)
+    }
+    fn end(&self, at: usize) -> Result<(), Error> {
+        // SAFETY: Y1: the judge forgets it.
+        match unsafe { self.kernel.vfree(with_exposed_provenance(at)) } {
+            Err(_) if matches!(self.how, Some(How::FreedTwice)) && self.is_due() => Ok(()),
+            ended => ended,
+        }
+    }
+    fn room(&self, at: usize) -> Result<usize, Error> {
+        let area = self.kernel.find_vm_area(at).filter(|area| area.addr == at);
+        area.map(|area| area.area_size()).ok_or(Error::NoArea(at))
+    }
+    fn fill(&self, at: usize, size: usize, mark: u8) {
+        Areas::pages(at, size).for_each(|page| self.rig.sim.store(0, page, mark.into()).expect("a live page"));
+    }
+    fn says(&self, at: usize, size: usize, mark: u8) -> bool {
+        Areas::pages(at, size).all(|page| self.rig.sim.load(0, page) == Ok(mark.into()))
+    }
+    fn is_second(&self, error: &Error) -> bool {
+        matches!(error, Error::Free(_) | Error::NoArea(_))
+    }
+}
+
+#[test]
+fn areas_by_chance_grow_and_shrink_lie_apart_and_keep_what_they_say() {
+    let rig = quiet();
+    {
+        let kernel = rig.kernel();
+        judge(&Areas { kernel: &kernel, rig: &rig, how: None, calls: Default::default() }, 1500);
+    }
+    rig.state();
+}
+
+#[test]
+fn a_vrealloc_that_breaks_a_rule_is_noticed() {
+    for how in [How::TwiceOut, How::Lost, How::FreedTwice] {
+        let rig = quiet();
+        let kernel = rig.kernel();
+        let broken = Areas { kernel: &kernel, rig: &rig, how: Some(how), calls: Default::default() };
+        let noticed = catch_unwind(AssertUnwindSafe(|| judge(&broken, 1500)));
         assert!(noticed.is_err(), "{how:?} was not noticed");
     }
 }
