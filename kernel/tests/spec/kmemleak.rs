@@ -35,7 +35,11 @@ pub struct Rig {
 
 pub fn rig() -> Rig {
     let sim: Machine = Sim::builder().rates(Rates::NEVER).build();
-    let leaks = Arc::new(Kmemleak::new());
+    // A copy of a constant, as a static would be: padding made at run time may hold addresses that
+    // other tests have left on the stack.
+    #[allow(clippy::declare_interior_mutable_const, reason = "each test has a copy of its own")]
+    const NEW: Kmemleak<SoloLock> = Kmemleak::new();
+    let leaks = Arc::new(NEW);
     let hears = Arc::new(AtomicBool::new(true));
     let (heard, ear) = (leaks.clone(), hears.clone());
     let hear: Hears = Box::new(move |machine, event| {
