@@ -44,7 +44,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         // batch at once, it is two areas, even if each is in a chunk of its own.
         let added = self.open.step();
         self.reclaim((2 * added).min(SLICE + WORK) + 2);
-        if self.open.pages >= self.core.batch_pages {
+        if self.open.pages + self.open.bare >= self.core.batch_pages {
             self.seal();
         }
     }

@@ -49,6 +49,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         } else if !self.claim(found, how, mapped) {
             return Err(self.core.double_free(found));
         }
+        self.open.bare += if how == Way::Remote { 0 } else { pages - mapped };
         self.note_free(how, found, pages, by);
         found.slot().freed_by(by);
         self.unmap(found, how, PageRange::new(found.start, mapped));
@@ -69,10 +70,7 @@ impl<M: Machine> CpuGuard<'_, M> {
     /// up. Returns false if another caller was first.
     #[inline]
     pub(crate) fn claim(&mut self, found: &SlotRef, how: Way, pages: usize) -> bool {
-        if how != Way::AtOnce {
-            return found.claim();
-        }
-        found.retire(&mut self.open, pages)
+        if how == Way::AtOnce { found.retire(&mut self.open, pages) } else { found.claim() }
     }
 
     #[inline(always)]

@@ -71,7 +71,8 @@ impl<M: Machine> CpuGuard<'_, M> {
             if chunk.slot(slot).is_plain() && self.accept_remote(chunk, slot) {
                 slots &= !(1 << slot);
             } else {
-                pages += chunk.slot(slot).mapped_pages();
+                let (mapped, all) = (chunk.slot(slot).mapped_pages(), chunk.slot(slot).pages());
+                (pages, self.open.bare) = (pages + mapped, self.open.bare + all - mapped);
             }
         }
         if slots != 0 {

@@ -54,6 +54,8 @@ pub struct Batch {
     head: *mut Chunk,
     /// The number of pages in the batch.
     pub(crate) pages: usize,
+    /// The pages of freed reservations in the batch: addresses, which press nobody (G4).
+    pub(crate) bare: usize,
     /// The work that frees may still add before a step is due. Pages, slots with frames in their
     /// entries, and chunks count as work.
     left: isize,
@@ -78,6 +80,7 @@ impl Batch {
             index,
             head: null_mut(),
             pages: 0,
+            bare: 0,
             left: STEP,
             gone: 0,
             done: 0,

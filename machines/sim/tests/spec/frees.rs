@@ -340,6 +340,19 @@ fn g4_bare_addresses_that_wait_press_nobody() {
     }
 }
 
+#[test]
+fn g4_bare_addresses_that_wait_make_a_batch_as_pages_do() {
+    let rig = boot(quiet(1), Config::region(REGION).batch_pages(64));
+    let before = rig.stats().reserved_pages;
+    for _ in 0..4_000 {
+        rig.give(rig.reserve(Req::pages(5)).unwrap()).unwrap();
+    }
+    let (stats, counts) = (rig.stats(), rig.stats().counts);
+    assert!(counts.closes > 4_000 * 5 / 64 / 2, "no tick has come, and {} batches were sealed", counts.closes);
+    assert!(stats.reserved_pages - before < 4 * 384, "{} pages are out for one area", stats.reserved_pages - before);
+    assert_eq!(rig.check(), Ok(()));
+}
+
 /// Areas of the largest size that one section frees, each in a chunk with no other of its batch.
 #[test]
 fn batches_of_large_areas_each_in_its_own_chunk_do_not_grow() {
