@@ -136,9 +136,10 @@ fn control(scenario: &Scenario, broken: Rule, seed: u64) -> (bool, String) {
     let told = String::from_utf8_lossy(&ended.stdout);
     let last = told.lines().last().unwrap_or_default();
     let (noticed, what) = match ended.status.signal() {
-        Some(signal @ (SIGILL | SIGTRAP | SIGABRT | SIGBUS | SIGSEGV)) => {
-            (true, format!("{last}  the process died of signal {signal}: a wild pointer"))
-        }
+        Some(signal @ (SIGILL | SIGTRAP | SIGABRT | SIGBUS | SIGSEGV)) => (
+            true,
+            format!("{last}  the process died of signal {signal}: a wild pointer, or a panic that waits for ever"),
+        ),
         Some(signal) => (false, format!("{last}  NOT NOTICED: somebody has ended the process by signal {signal}")),
         None => (ended.status.success(), last.into()),
     };

@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::gfp::GfpFlags;
 use crate::host::{Host, Kern};
 use crate::kernel::Kernel;
+use crate::sync::breaks;
 use core::ptr::{NonNull, with_exposed_provenance_mut};
 use vmalloc::machine::Machine;
 use vmalloc::machine::frames::{Frames, MAX_ORDER};
@@ -109,8 +110,10 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         let list = list_of(gfp.library().zone());
         let home = node.unwrap_or_else(|| self.home());
         loop {
+            let broken = breaks!(TakenInTwo);
+            let seen = if broken { self.locked(&self.slab, |slab| slab.next(home, list, class))? } else { None };
             if let Some(at) = self.locked(&self.slab, |slab| slab.take(home, list, class))? {
-                return Ok(at);
+                return Ok(seen.unwrap_or(at));
             }
             self.grow(class, gfp, (node, home))?;
         }
@@ -139,6 +142,12 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
 }
 
 impl Slab {
+    /// The object of the class that is taken next.
+    fn next(&self, node: Node, list: usize, class: usize) -> Option<NonNull<u8>> {
+        let at = self.first(node.0 as usize, list, class)?.next_object()?;
+        NonNull::new(with_exposed_provenance_mut(at))
+    }
+
     /// Takes an object of the class.
     fn take(&mut self, node: Node, list: usize, class: usize) -> Option<NonNull<u8>> {
         let mut sheet = self.first(node.0 as usize, list, class)?;

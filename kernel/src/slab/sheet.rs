@@ -81,15 +81,22 @@ impl Sheet {
         self.is_block() || self.out[n / 64] >> (n % 64) & 1 != 0
     }
 
-    /// Takes the lowest object that is not out.
-    pub(super) fn take(&mut self) -> Option<usize> {
-        let most = objects(self.class as usize);
+    /// The lowest object that is not out.
+    fn lowest(&self) -> Option<usize> {
         let word = self.out.iter().position(|&word| word != u64::MAX)?;
         let n = word * 64 + self.out[word].trailing_ones() as usize;
-        if n >= most {
-            return None;
-        }
-        self.out[word] |= 1 << (n % 64);
+        (n < objects(self.class as usize)).then_some(n)
+    }
+
+    /// The address of the object that is taken next.
+    pub(super) fn next_object(&self) -> Option<usize> {
+        Some(self.base + self.lowest()? * self.object_bytes())
+    }
+
+    /// Takes the lowest object that is not out.
+    pub(super) fn take(&mut self) -> Option<usize> {
+        let n = self.lowest()?;
+        self.out[n / 64] |= 1 << (n % 64);
         self.used += 1;
         Some(self.base + n * self.object_bytes())
     }

@@ -164,9 +164,11 @@ unsafe impl<F: Format> Machine for Sim<F> {
             s.cpu(self.running()).waits(self.running(), "waits");
             s.clock += TURN_NS;
             s.turns += 1;
-            if s.turns == PATIENCE {
+            if s.turns >= PATIENCE {
                 let kicked = s.cpus.iter().map(|c| c.kicked).collect::<Vec<_>>();
                 accuse(&format!("CPU {} waits for ever; kicks that nobody serves: {kicked:?}", self.running()));
+                // A panic is under way, and one of its destructors waits: nobody could end that.
+                std::process::abort();
             }
         }
         if turn::is_racing() {

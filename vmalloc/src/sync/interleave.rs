@@ -70,6 +70,9 @@ pub enum Rule {
     /// Of the subsystem: a free looks at an object in one section, and takes it back in the next
     /// one without another look.
     LookedAtBefore,
+    /// Of the subsystem: an allocation looks for an object in one section, and takes the next one
+    /// in another, but returns what it saw first.
+    TakenInTwo,
     /// Of the subsystem: a block that waits for a grace period takes the place of those that came
     /// meanwhile.
     HeadStored,
