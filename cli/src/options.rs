@@ -406,7 +406,7 @@ pub struct Profile {
     /// When freed areas become unreachable
     #[arg(long, value_enum, default_value_t = PolicyName::Unmap)]
     pub policy: PolicyName,
-    /// Loops [default: as many as give about two loads]
+    /// Loops [default: as many as give about two batches]
     #[arg(long, value_name = "N")]
     pub loops: Option<u32>,
     /// By line of the source, not by function

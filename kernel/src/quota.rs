@@ -14,7 +14,6 @@
 //! Frames that are somebody else's, and addresses alone, are not charged.
 
 use crate::sync::{AtomicUsize, Ordering::Relaxed};
-use vmalloc::Kind;
 use vmalloc::machine::event::Event;
 use vmalloc::units::PAGE_SIZE;
 
@@ -116,9 +115,7 @@ impl<'t> Quotas<'t> {
     /// O(1) on average while half of the table is free; nothing where no group has a quota.
     pub fn note(&self, group: usize, event: &Event) -> Result<(), i32> {
         match *event {
-            Event::Publish { start, pages, kind, .. } if kind.allocates() || kind == Kind::VmapOwned => {
-                self.publish(group, start.0, pages)
-            }
+            Event::Publish { start, pages, kind, .. } if kind.owns() => self.publish(group, start.0, pages),
             Event::Claim { start, pages, .. } => {
                 if let Some(group) = self.forget(start.0) {
                     group.give_back(pages);

@@ -45,7 +45,7 @@ pub struct VmStruct {
 
 impl VmStruct {
     pub(crate) fn new(info: &Info, record: Option<&Record>) -> VmStruct {
-        let owned = if info.kind.allocates() || info.kind == Kind::VmapOwned { info.pages } else { 0 };
+        let owned = if info.kind.owns() { info.pages } else { 0 };
         VmStruct {
             addr: info.start.0,
             size: info.size(),

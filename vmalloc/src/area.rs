@@ -52,6 +52,11 @@ impl Kind {
         matches!(self, Kind::Vmalloc | Kind::Stack)
     }
 
+    /// Whether the frames are the area's own: allocated for it, or taken over.
+    pub const fn owns(self) -> bool {
+        self.allocates() || matches!(self, Kind::VmapOwned)
+    }
+
     /// Whether the entries of a freed area of this kind keep its frames until the flush.
     pub(crate) const fn keeps(self) -> bool {
         !matches!(self, Kind::MapRam | Kind::Reserved)

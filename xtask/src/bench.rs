@@ -21,10 +21,10 @@ const HEAD: &str = "\
 |---:|---:|---:|---:|---:|
 ";
 const BESIDE: &str = "
-Instructions a pair, random replacement. The address layer alone takes and gives addresses: shelf, chunk, unit
-table, arena, loads of 128 slots. Beside it (design, section 7): prototype 177-226, `offset-allocator` 532-676,
+Instructions a pair, random replacement. The address layer alone takes and gives addresses: lists of chunks, chunk, unit
+table, arena, batches of 128 slots. Beside it (design, section 7): prototype 177-226, `offset-allocator` 532-676,
 Linux 716-1,680. Whole calls go through an instance: request, entering the CPU, look-up by address, label and
-caller, loads of 512 pages, flushes, grace, chunks and their tables; the span is theirs, after 8,000,000.
+caller, batches of 512 pages, flushes, grace, chunks and their tables; the span is theirs, after 8,000,000.
 Bars: the layer at most 350 instructions, the span at most 1.10.
 ";
 

@@ -18,12 +18,12 @@ From 7.2 on Linux frees pages in bulk, which these figures of 6.12 do not have.
 What ours leaves out: no memory cgroup hook, no pages[] array, no vmstat counters.";
 
 const THRESHOLD: &str = "\
-The same with Linux's own flush threshold: a load closes at 8,192 pages x fls(CPUs), and twice as many may wait.";
+The same with Linux's own flush threshold: a batch is sealed at 8,192 pages x fls(CPUs), and twice as many may wait.";
 
 const EVENTS: &str = "\
 What instructions do not show, an operation under Unmap. entries: page-table entries written (bound, made waiting,
 collected). Locked instructions: on lines that CPUs share; on lines of the CPU's own (its entry flag, its slots); locks
-taken. They are seen by stepping through two loads' worth of loops, instruction by instruction. Flushes, kicks (interrupts
+taken. They are seen by stepping through two batches' worth of loops, instruction by instruction. Flushes, kicks (interrupts
 to other CPUs) and new chunks: for a million pages. held: frames that wait or lie in stock at the end.";
 
 /// Writes the table of all cases.

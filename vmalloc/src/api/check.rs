@@ -17,7 +17,7 @@ use crate::sync::Ordering::Relaxed;
 use crate::units::{PAGE_SIZE, VirtAddr};
 
 impl<M: Machine> Vmalloc<M> {
-    /// Checks the instance: shelves (S1, C2), arenas (A rules), entries
+    /// Checks the instance: lists of chunks (S1, C2), arenas (A rules), entries
     /// against areas (G2, G6), counters against areas.
     ///
     /// # Errors

@@ -23,7 +23,7 @@ impl<M: Machine> Vmalloc<M> {
     /// ([`Vmalloc::hold_frame`] and its like), that call flushes when it is over.
     ///
     /// # Cost
-    /// Three batches, or a flush.
+    /// Three reads of memory, or a flush.
     pub fn on_kick(&self) {
         let Some(ctx) = self.ctx() else { return };
         ctx.pinned_anew(|cpu| ctx.catch_up(ctx.core.cpu(cpu)));

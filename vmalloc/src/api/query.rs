@@ -103,7 +103,7 @@ impl<M: Machine> Vmalloc<M> {
             Caller::At(place) => write!(out, " {}:{}", place.file(), place.line())?,
             Caller::Return(pc) => write!(out, " {}", fmt::from_fn(|f| self.machine().symbol(pc, f)))?,
         }
-        let owned = if area.kind.allocates() || area.kind == Kind::VmapOwned { area.pages } else { 0 };
+        let owned = if area.kind.owns() { area.pages } else { 0 };
         if owned > 0 {
             write!(out, " pages={owned}")?;
         }

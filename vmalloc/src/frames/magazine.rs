@@ -190,7 +190,7 @@ impl Magazine {
         }
     }
 
-    /// Room for `n` ≤ 64 free frames on top of the loaded stack. The caller writes frames there and
+    /// Room for `n` ≤ `MAX_BULK` free frames on top of the loaded stack. The caller writes frames there and
     /// calls [`Magazine::accept`]. The first frame written is the next to be taken, so the frames
     /// of a range of pages come out again in the order of the pages. Returns `None` if frames have
     /// to be pushed one by one: there are several nodes, or the memory is tiny.

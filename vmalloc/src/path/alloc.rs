@@ -188,7 +188,8 @@ fn supply<M: Machine, B: Backing<M>>(
     backing: B,
     first: Option<Attempt<'_, M>>,
 ) -> Result<NonNull<u8>, AllocError> {
-    let (mut latest, mut call) = (first, Call::new(B::FRESH && ctx.core.caches()));
+    let caches = B::FRESH && ctx.core.caches();
+    let (mut latest, mut call) = (first, Call { caches, ..Call::first(caches) });
     loop {
         let attempted = match latest {
             Some(attempt) => attempt,

@@ -51,7 +51,7 @@ pub(crate) fn map<M: Machine>(
     found.slot().share();
     let mut mapped = 0;
     let cpu = CpuGuard::enter(ctx).map_err(AllocError::WrongContext)?;
-    let filled = fill_pages((cpu, Call::new(false)), (found.chunk, range), &mut mapped, plan, backing, Ok(0));
+    let filled = fill_pages((cpu, Call::first(false)), (found.chunk, range), &mut mapped, plan, backing, Ok(0));
     filled.inspect_err(|_| {
         let _ = clear(ctx, &found, PageRange::new(range.start, mapped));
     })
@@ -63,11 +63,6 @@ pub(crate) fn unmap<M: Machine>(ctx: Ctx<'_, M>, at: usize, pages: usize) -> Res
     clear(ctx, &reservation(ctx, range)?, range)
 }
 
-/// Whether an area of this kind can have more or fewer pages: they are its own memory.
-fn owns(kind: Kind) -> bool {
-    kind.allocates() || kind == Kind::VmapOwned
-}
-
 /// Whether frames of the area can wait for a flush by themselves: they have descriptors.
 fn can_wait<M: Machine>(ctx: Ctx<'_, M>, at: VirtAddr) -> bool {
     M::ALIASES && ctx.frame_at(at).and_then(|frame| ctx.machine.frames().page(frame)).is_some()
@@ -77,7 +72,7 @@ fn can_wait<M: Machine>(ctx: Ctx<'_, M>, at: VirtAddr) -> bool {
 /// no descriptors they stay.
 pub(crate) fn shrink<M: Machine>(ctx: Ctx<'_, M>, at: VirtAddr, bytes: usize) -> Result<(), FreeError> {
     let found = ctx.find_start(at)?;
-    let (pages, left) = (found.freeable(owns, None)?, bytes.div_ceil(PAGE_SIZE));
+    let (pages, left) = (found.freeable(Kind::owns, None)?, bytes.div_ceil(PAGE_SIZE));
     if left == 0 || left >= pages || !can_wait(ctx, at) {
         return Ok(());
     }
@@ -108,7 +103,7 @@ pub(crate) fn shrink<M: Machine>(ctx: Ctx<'_, M>, at: VirtAddr, bytes: usize) ->
 pub(crate) fn grow<M: Machine>(ctx: Ctx<'_, M>, at: VirtAddr, req: &Req) -> Result<(), AllocError> {
     let (bad, pages) = (AllocError::BadRange { start: at.0, end: at.0 }, req.bytes.div_ceil(PAGE_SIZE));
     let found = check_node(ctx.machine, req).and_then(|()| ctx.find_start(at).map_err(|_| bad))?;
-    let was = found.area().filter(|was| owns(was.kind) && was.pages <= pages).ok_or(bad)?;
+    let was = found.area().filter(|was| was.kind.owns() && was.pages <= pages).ok_or(bad)?;
     let widest = ctx.core.room(&found, usize::from(was.guard == Guard::After));
     if pages > widest || !can_wait(ctx, at) {
         return Err(AllocError::NoAddresses { pages, widest });
@@ -124,7 +119,7 @@ pub(crate) fn grow<M: Machine>(ctx: Ctx<'_, M>, at: VirtAddr, req: &Req) -> Resu
     count(&cpu.cpu.counters.alloc_pages, (pages - was.pages) as u64);
     let plan = Plan { req, kind: was.kind, caller: was.caller, pages, class: None };
     let (mut mapped, whole) = (was.pages, (found.chunk, PageRange::new(at, pages)));
-    let filled = fill_pages((cpu, Call::new(false)), whole, &mut mapped, plan, Fresh, Ok(0));
+    let filled = fill_pages((cpu, Call::first(false)), whole, &mut mapped, plan, Fresh, Ok(0));
     if filled.is_ok() && req.gfp.contains(Gfp::ZERO) {
         clear_pages(ctx, *found, PageRange::new(at.add_pages(was.pages), pages - was.pages));
     }

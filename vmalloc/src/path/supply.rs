@@ -58,17 +58,12 @@ pub(crate) struct Call {
     /// It was supplied with anything else.
     pub(crate) supplied: bool,
     /// For a slot.
-    slots: Tries,
+    pub(crate) slots: Tries,
     /// For what its next slice takes.
     pub(crate) tries: Tries,
 }
 
 impl Call {
-    /// A call that looks at everything; freed areas stay cached?
-    pub(crate) const fn new(caches: bool) -> Call {
-        Call { caches, ..Call::first(caches) }
-    }
-
     /// A call's first attempt, which has looked at the cache already, if anything is cached.
     #[inline(always)]
     pub(crate) const fn first(missed: bool) -> Call {

@@ -27,8 +27,8 @@ pub(crate) enum Covers {
 
 impl<M: Machine> CpuGuard<'_, M> {
     /// Amortised reclaim: for every 32 pages of work that frees add to the open batch, reclaims
-    /// about a slice of the expired one, and seals the open batch if it is full. It reclaims about
-    /// twice what frees add, so the expired batch is empty before the open one is full (G4, L3).
+    /// about twice what was added from the expired one, and seals the open batch if it is full. So
+    /// the expired batch is empty before the open one is full (G4, L3).
     #[inline]
     pub(crate) fn reclaim_after(&mut self) {
         if self.open.is_due() {

@@ -68,11 +68,12 @@ impl<M: Machine> CpuGuard<'_, M> {
     pub(crate) fn receive(&mut self, chunk: ChunkRef, mut slots: u64) -> usize {
         let mut pages = 0;
         for slot in slots_of(slots) {
-            if chunk.slot(slot).is_plain() && self.accept_remote(chunk, slot) {
+            let area = chunk.slot(slot);
+            if area.is_plain() && self.accept_remote(chunk, slot) {
                 slots &= !(1 << slot);
             } else {
-                let (mapped, all) = (chunk.slot(slot).mapped_pages(), chunk.slot(slot).pages());
-                (pages, self.open.bare) = (pages + mapped, self.open.bare + all - mapped);
+                pages += area.mapped_pages();
+                self.open.bare += area.pages() - area.mapped_pages();
             }
         }
         if slots != 0 {

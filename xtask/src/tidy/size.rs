@@ -14,7 +14,7 @@ use std::fmt;
 const BAR: usize = 8_800;
 /// The lines that it must not grow beyond. This number only goes down: whoever makes the
 /// library smaller lowers it, until it is the bar.
-const CEILING: usize = 10_623;
+const CEILING: usize = 10_622;
 /// Files that no release links. A build with `absent.rs` has failed.
 const PROOFS: [&str; 3] =
     ["vmalloc/src/sync/interleave.rs", "vmalloc/src/machine/faulty.rs", "vmalloc/src/sync/absent.rs"];

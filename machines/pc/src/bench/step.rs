@@ -58,7 +58,7 @@ pub fn run(case: Case, loops: Option<usize>) -> Result<(), Error> {
     let loops = loops.unwrap_or(usual);
     let counters = Counters::new()?;
     clock::tick_every(0);
-    // Warm is what has been through two loads: chunks are made until then.
+    // Warm is what has been through two batches: chunks are made until then.
     let ran = suite(&Bare).run(case, loops.max(2 * usual)).and_then(|()| step_through(case, loops));
     clock::tick_every(settings().tick);
     println!("@steps name={} loops={loops}", Coded(case));

@@ -173,7 +173,7 @@ fn frames_of_a_vmap_and_frames_that_an_area_owns_wait_for_aliases_too() {
         (mapped, rig.vmap_owned(&frames[3..], Req::bytes(0)).unwrap())
     };
     rig.give_frames(&frames[..3]);
-    // Their loads are closed and ripe before that of the mapping for a short time.
+    // Their batches are sealed and expired before that of the mapping for a short time.
     rig.sim.on(2, || {
         rig.unmap(mapped).unwrap();
         rig.give(owned).unwrap();

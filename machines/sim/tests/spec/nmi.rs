@@ -197,7 +197,7 @@ fn at_each(rig: &Rig, short: bool, (name, handler): (&str, Handler), prepare: fn
 
 fn nothing(_: &Rig) {}
 
-/// Areas of each CPU wait, some of them in other CPUs' mail, and some in open loads.
+/// Areas of each CPU wait, some of them among the frees posted to other CPUs, and some in open batches.
 fn litter(rig: &Rig) {
     for cpu in 0..3 {
         let areas = rig.sim.on(cpu, || [1, 140].map(|pages| rig.alloc(Req::pages(pages)).unwrap()));
