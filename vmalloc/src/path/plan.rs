@@ -90,13 +90,17 @@ impl<'r> Plan<'r> {
 
     /// The run of its own that it needs.
     pub(crate) fn run<L: lock_api::RawMutex>(&self, region: &Region<L>) -> RunFit {
-        let whole = (0, region.grains());
         RunFit {
             pages: self.pages + guards_after(self.req),
             below: self.kind.guards_below(),
             align: (self.req.align >> PAGE_SHIFT).max(1),
-            within: self.req.within.and_then(|range| region.grains_within(range)).unwrap_or(whole),
+            within: self.within(region),
         }
+    }
+
+    /// The grains that it may have.
+    pub(crate) fn within<L: lock_api::RawMutex>(&self, region: &Region<L>) -> (u32, u32) {
+        self.req.within.and_then(|range| region.grains_within(range)).unwrap_or((0, region.grains()))
     }
 }
 
@@ -149,8 +153,7 @@ fn checked_size<M: Machine>(
     if let Some((start, end)) = req.within {
         region.grains_within((start, end)).ok_or(AllocError::BadRange { start, end })?;
     }
-    let classed = region.grain_shift != 0 && req.within.is_none();
-    Ok((pages, if classed { Class::of(pages, req.align >> PAGE_SHIFT) } else { None }))
+    Ok((pages, region.class_of(pages, req.align).filter(|_| req.within.is_none())))
 }
 
 /// Pages after an area that nobody maps.

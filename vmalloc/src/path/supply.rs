@@ -137,12 +137,12 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         self.drain_remote_frees();
         self.preempt_point();
         self.poll();
-        let Some(class) = plan.class else { return self.take_own_run(plan).map(Some) };
+        let Some(class) = plan.class else { return self.take_within(plan).map(Some) };
         if self.reclaim_for(plan) {
             return Ok(None);
         }
-        match self.grow(plan.req.region, class) {
-            // No room for a whole chunk: the area alone may fit.
+        match self.grow(plan.req.region, class, plan.within(&self.core.regions[plan.req.region.0 as usize])) {
+            // No room for a chunk with one slot: the area alone may fit.
             Err(Shortage::Addresses { .. }) => self.take_own_run(plan).map(Some),
             grown => grown.map(|()| None),
         }
@@ -162,6 +162,29 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
                 return found;
             }
             self.preempt_point();
+        }
+    }
+
+    /// Takes a place for an area that is confined to a range, or that no class serves: a slot of a
+    /// chunk that lies in the range, else a run of its own.
+    fn take_within(&mut self, plan: Plan<'_>) -> Result<Place, Shortage> {
+        let (id, region) = (plan.req.region, &self.core.regions[plan.req.region.0 as usize]);
+        let Some(class) = region.class_of(plan.pages, plan.req.align) else { return self.take_own_run(plan) };
+        let within = plan.within(region);
+        let range = region.pages_of(within.0, within.1.saturating_sub(within.0));
+        let found = |cpu: &mut Self| cpu.cpu_chunks(id).take_within(class, range);
+        if let Some(place) = found(self) {
+            return Ok(place);
+        }
+        self.reclaim(WORK);
+        self.preempt_point();
+        if let Some(place) = found(self) {
+            return Ok(place);
+        }
+        match self.grow(id, class, within) {
+            Ok(()) => found(self).ok_or(Shortage::Tables(1)),
+            Err(Shortage::Addresses { .. }) => self.take_own_run(plan),
+            Err(short) => Err(short),
         }
     }
 

@@ -23,24 +23,39 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         &self.core.regions[id.0 as usize]
     }
 
-    /// Makes a chunk of `class` and puts it on the CPU's chunks (R3).
-    pub(crate) fn grow(&mut self, id: RegionId, class: Class) -> Result<(), Shortage> {
-        let slots = class.slots_after(self.cpu_chunks(id).chunks(class));
-        let run = RunFit {
-            pages: class.units(slots) << self.region(id).grain_shift,
-            below: 0,
-            align: class.align(),
-            within: (0, self.region(id).grains()),
+    /// Makes a chunk of `class` inside `within` and puts it on the CPU's chunks (R3). Where no hole
+    /// is long enough, it makes a smaller one (K4).
+    pub(crate) fn grow(&mut self, id: RegionId, class: Class, within: (u32, u32)) -> Result<(), Shortage> {
+        let most = ((within.1.saturating_sub(within.0) / 8).max(1) as usize) << self.region(id).grain_shift;
+        let due = class.slots_after(self.cpu_chunks(id).chunks(class));
+        let mut slots = due.min(most / class.stride()).max(class.fewest());
+        let chunk = loop {
+            match self.take_chunk(id, class, slots, within) {
+                Err(Shortage::Addresses { .. }) if slots > class.fewest() => slots = class.fewest().max(slots / 2),
+                made => break made?,
+            }
+            self.preempt_point();
         };
-        let chunk = self.take_run(id, &run, |cpu, shared, range| {
-            let chunk = cpu.take_header(shared);
-            chunk.become_class(class, slots, range.start, id, cpu.index);
-            (chunk, None)
-        })?;
         self.cpu_chunks(id).add(chunk);
         self.magazine.few = true;
         count(&self.cpu.counters.chunks_made, 1);
         Ok(())
+    }
+
+    fn take_chunk(
+        &mut self,
+        id: RegionId,
+        class: Class,
+        slots: usize,
+        within: (u32, u32),
+    ) -> Result<ChunkRef, Shortage> {
+        let pages = class.units(slots) << self.region(id).grain_shift;
+        let run = RunFit { pages, below: 0, align: class.align(), within };
+        self.take_run(id, &run, |cpu, shared, range| {
+            let chunk = cpu.take_header(shared);
+            chunk.become_class(class, slots, range.start, id, cpu.index);
+            (chunk, None)
+        })
     }
 
     /// Gives the slot `slot` of the run chunk `chunk` a run of its own.

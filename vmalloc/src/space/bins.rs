@@ -17,14 +17,17 @@
 
 use super::cache::SlotCache;
 use super::chunk::{Chunk, ChunkRef};
-use super::class::{CLASSES, Class};
+use super::class::{CLASSES, Class, UNIT_SHIFT};
 use crate::error::Broken;
 use crate::sync::Ordering::*;
-use crate::units::PAGE_SIZE;
+use crate::units::{PAGE_SIZE, PageRange};
 use core::ptr::null_mut;
 
 /// How many chunks of a list a search for the lowest one looks at (S2).
 const SCAN_LIMIT: usize = 2;
+
+/// How many chunks of each list a search for one in a range looks at.
+const RANGE_SCAN_LIMIT: usize = 16;
 
 const NONE: u8 = 0;
 const PARTIAL: u8 = 1;
@@ -74,6 +77,12 @@ fn chunk(link: *mut Chunk) -> Option<ChunkRef> {
     unsafe { ChunkRef::from_ptr(link) }
 }
 
+/// The chunks of a list.
+#[inline]
+fn listed(head: *mut Chunk) -> impl Iterator<Item = ChunkRef> {
+    core::iter::successors(chunk(head), |at| chunk(at.next.load(Relaxed)))
+}
+
 impl CpuChunks {
     /// Takes a free slot of `class`, or of the run chunks for `None`.
     ///
@@ -82,6 +91,30 @@ impl CpuChunks {
     pub fn take(&mut self, class: Option<Class>) -> Option<(ChunkRef, u32)> {
         let (chunk, slot) = self.next_of(bin_of(class))?;
         chunk.take_this(slot);
+        Some((chunk, slot))
+    }
+
+    /// Takes a free slot of `class` in a chunk that lies in `range`, of the first chunks of each
+    /// list.
+    pub fn take_within(&mut self, class: Class, range: PageRange) -> Option<(ChunkRef, u32)> {
+        let (bin, lists) = (class.index(), [self.bins[class.index()].partial, self.bins[class.index()].empty]);
+        let listed = lists.into_iter().flat_map(|head| listed(head).take(RANGE_SCAN_LIMIT));
+        let inside = |at: &ChunkRef| {
+            let end = at.address(0).add_pages((at.units() as usize) << UNIT_SHIFT);
+            range.start <= at.address(0) && end <= range.end()
+        };
+        let (chunk, slot) = chunk(self.bins[bin].current)
+            .into_iter()
+            .chain(listed)
+            .filter(inside)
+            .find_map(|at| at.next_free().map(|slot| (at, slot)))?;
+        chunk.take_this(slot);
+        if self.bins[bin].current != chunk.as_ptr() {
+            self.unlink(bin, chunk);
+            if chunk.free_slots() != 0 {
+                self.link(bin, chunk, PARTIAL);
+            }
+        }
         Some((chunk, slot))
     }
 
@@ -116,9 +149,7 @@ impl CpuChunks {
 
     /// The lowest of the first few chunks of a list (S2).
     fn lowest(&self, head: *mut Chunk) -> Option<ChunkRef> {
-        let first = chunk(head)?;
-        let few = core::iter::successors(Some(first), |at| chunk(at.next.load(Relaxed))).take(SCAN_LIMIT);
-        few.min_by_key(|at| at.address(0))
+        listed(head).take(SCAN_LIMIT).min_by_key(|at| at.address(0))
     }
 
     /// Adds a chunk whose slots are all free.

@@ -8,7 +8,9 @@
 //! - **K2** A chunk of a class is a whole number of units, and at most 16 MiB and a unit. That
 //!   bounds what one live area can pin.
 //! - **K4** A CPU's first chunk of a class covers about 256 pages, and each further one twice as
-//!   much. A class that is hardly used pins little.
+//!   much. A class that is hardly used pins little. It covers at most a unit or an eighth of
+//!   the range that it may lie in, and where no hole is that long it has half as many places, and half of
+//!   those, down to one slot.
 //! - **K3** A slot of an aligned class starts at a multiple of its stride.
 //! - **K7** A chunk of an aligned class leaves the place of its first slot empty. The page below
 //!   each slot therefore belongs to the chunk and is never mapped: it is the last page of the slot
@@ -115,7 +117,12 @@ impl Class {
     /// (K4).
     pub fn slots_after(self, chunks: u32) -> usize {
         let pages = MAX_CHUNK_PAGES.min(FIRST_CHUNK_PAGES << chunks.min(8));
-        (pages / self.stride()).clamp(1 + self.is_aligned() as usize, MAX_SLOTS)
+        (pages / self.stride()).clamp(self.fewest(), MAX_SLOTS)
+    }
+
+    /// The number of places in the smallest chunk (K7).
+    pub const fn fewest(self) -> usize {
+        1 + self.is_aligned() as usize
     }
 
     /// The slots of a chunk with this number of places: all of them, except the first in an aligned

@@ -2,7 +2,8 @@
 //!
 //! A region is a range of addresses with an arena and a unit table. It is handed out in **runs** of
 //! grains. A run serves a chunk (placement Classes), or one area: an area larger than a slot, one
-//! confined to a sub-range, or any area under the placement Lowest.
+//! that no chunk has room for, or any area under the placement Lowest. A chunk may be asked to lie
+//! in a part of the region; areas confined to that part get its slots.
 //!
 //! # Rules
 //! - G6: The page below a stack belongs to the stack. A slot of a class has such a page (K7). A run
@@ -25,7 +26,7 @@ use crate::machine::Machine;
 use crate::machine::format::Format;
 use crate::space::arena::{Arena, Fit};
 use crate::space::chunk::ChunkRef;
-use crate::space::class::MAX_SLOT_PAGES;
+use crate::space::class::{Class, MAX_SLOT_PAGES};
 use crate::space::units::UnitTable;
 use crate::state::config::RegionConfig;
 use crate::sync::{AtomicBool, Ordering::Relaxed};
@@ -181,6 +182,11 @@ impl<L: lock_api::RawMutex> Region<L> {
     /// The pages of a run of grains.
     pub(crate) fn pages_of(&self, start: u32, grains: u32) -> PageRange {
         PageRange::new(self.address(start), (grains as usize) << self.grain_shift)
+    }
+
+    /// The class whose slots serve `pages` pages at a multiple of `align` bytes; none under Lowest.
+    pub(crate) fn class_of(&self, pages: usize, align: usize) -> Option<Class> {
+        Class::of(pages, align >> PAGE_SHIFT).filter(|_| self.grain_shift != 0)
     }
 
     /// The grains that lie wholly inside `range`; `None` if it leaves the region.

@@ -1,6 +1,6 @@
 //! Regions: where areas go, and the tables under them.
 
-use crate::common::{At, PAGE, REGION, START, addr, boot, busy, page_of, quiet};
+use crate::common::{At, PAGE, REGION, Rig, START, addr, boot, busy, page_of, quiet};
 use vmalloc::area::{Guard, RegionId};
 use vmalloc::gfp::Gfp;
 use vmalloc::machine::Machine;
@@ -297,4 +297,41 @@ fn somebody_else_s_entry_in_the_region_is_told_and_left_alone() {
     rig.purge();
     assert_eq!(rig.alloc(Req::pages(8)).map(addr), Ok(page_of(area, 2)));
     rig.give_frames(&[frame]);
+}
+
+/// Areas of `pages` pages that are reserved until there is no address left for one.
+fn reserve_all(rig: &Rig, req: impl Fn() -> Req) -> Vec<At> {
+    core::iter::from_fn(|| rig.reserve(req()).ok()).collect()
+}
+
+#[test]
+fn a_part_of_a_region_is_filled_and_whole_again_when_its_areas_have_gone() {
+    let part = START + (64 << 20)..START + (80 << 20);
+    for placement in [Placement::Lowest, Placement::Classes] {
+        for pages in [1, 4, 8, 20] {
+            let rig = boot(quiet(2), Config::region(START..START + (1 << 30)).placement(placement));
+            let held = reserve_all(&rig, || Req::pages(pages).within(part.clone()));
+            let fit = 4096 / (pages + 1);
+            assert!(held.len() * 10 >= fit * 9, "{placement:?}: {} of {fit} areas of {pages} pages", held.len());
+            assert!(held.iter().all(|&at| part.contains(&addr(at).0) && part.contains(&(addr(at).0 + pages * PAGE))));
+            held.into_iter().for_each(|at| rig.give(at).unwrap());
+            rig.purge();
+            let whole = rig.reserve(Req::bytes(15 << 20).within(part.clone())).unwrap();
+            rig.give(whole).unwrap();
+            assert_eq!(rig.settled().reserved, 0);
+        }
+    }
+}
+
+#[test]
+fn what_lies_between_aligned_areas_serves_small_ones() {
+    for placement in [Placement::Lowest, Placement::Classes] {
+        let rig = boot(quiet(1), Config::region(START..START + (64 << 20)).placement(placement));
+        let large = reserve_all(&rig, || Req::pages(600).align(2 << 20));
+        let small = reserve_all(&rig, || Req::pages(4));
+        let fit = ((64 << 20) / PAGE - large.len() * 601) / 5;
+        assert!(small.len() * 10 >= fit * 8, "{placement:?}: {} of {fit} beside {}", small.len(), large.len());
+        large.into_iter().chain(small).for_each(|at| rig.give(at).unwrap());
+        assert_eq!(rig.settled().reserved, 0);
+    }
 }
