@@ -29,17 +29,17 @@ mod scullv;
 mod show;
 mod trace;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Parser;
 use listing::{Comparison, Entry};
 use options::{Command, MachineName, Options, Replay};
 use replay::progress::Progress;
+use replay::recording::Recording;
 use replay::{Findings, Manner, historic, players};
 use report::{Report, table};
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::process::ExitCode;
-use trace::error::TraceError;
 use trace::script::Script;
 
 /// The trace that is built in: see traces/README.md.
@@ -52,7 +52,7 @@ fn main() -> ExitCode {
     match Options::parse().command {
         Command::Replay(options) => match inputs(&options) {
             Ok((script, expected)) => ended(run(&options, &script, expected.as_deref())),
-            Err(error) => failed(UNUSABLE, &error.into()),
+            Err(error) => failed(UNUSABLE, &error),
         },
         Command::Boot(options) => match boot::prepare(&options) {
             Ok(run) => ended(run.run()),
@@ -95,7 +95,10 @@ fn failed(code: u8, error: &anyhow::Error) -> ExitCode {
 }
 
 /// Reads what is given: the trace, and the listing to compare with.
-fn inputs(options: &Replay) -> Result<(Script, Option<Vec<Entry>>), TraceError> {
+fn inputs(options: &Replay) -> Result<(Script, Option<Vec<Entry>>)> {
+    if options.machine == MachineName::Pc && options.trace_out.is_some() {
+        bail!("--trace-out: the bare-metal machine tells no addresses");
+    }
     let script = match &options.trace {
         Some(path) => trace::load(path)?,
         None => trace::read("mix.txt.gz (built in)", MIX)?,
@@ -108,7 +111,9 @@ fn run(options: &Replay, script: &Script, expected: Option<&[Entry]>) -> Result<
     let recorded = script.steps.iter().map(|step| step.cpu + 1).max().unwrap_or(1);
     let cpus = options.cpus.unwrap_or(recorded);
     let manner = Manner { cpus, loops: options.loops, seed: options.seed };
-    let found = play(options, script, manner)?;
+    let recording = options.trace_out.as_deref().map(|path| Recording::begin(path, script, cpus)).transpose()?;
+    let found = play(options, script, manner, recording.as_ref())?;
+    recording.map_or(Ok(()), Recording::finish)?;
     let ours = listing::read("the instance's own listing", found.listing.as_bytes())?;
     let compared = expected.map(|theirs| listing::compare(&ours, theirs));
     let historic = historic::beside(options, script, manner);
@@ -127,16 +132,16 @@ fn run(options: &Replay, script: &Script, expected: Option<&[Entry]>) -> Result<
     Ok(report.ok)
 }
 
-fn play(options: &Replay, script: &Script, manner: Manner) -> Result<Findings> {
+fn play(options: &Replay, script: &Script, manner: Manner, recording: Option<&Recording<'_>>) -> Result<Findings> {
     let total = script.steps.len() as u64 * u64::from(manner.loops);
     let progress = Progress::new(total, &script.marks, options.quiet);
     Ok(match options.machine {
         MachineName::Hosted => {
-            let stage = replay::hosted::stage(options, script, manner.cpus, &progress)?;
+            let stage = replay::hosted::stage(options, script, manner.cpus, &progress, recording)?;
             players::play(stage, script, manner, &progress)
         }
         MachineName::Sim => {
-            let stage = replay::sim::stage(options, script, manner.cpus, &progress)?;
+            let stage = replay::sim::stage(options, script, manner.cpus, &progress, recording)?;
             players::play(stage, script, manner, &progress)
         }
         MachineName::Pc => replay::pc::play(options, script, manner, &progress)?,

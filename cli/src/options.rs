@@ -147,6 +147,8 @@ Examples:
           The same trace by 2.6's list beside it: span, search steps, flushes, time
   vmalloc replay --placement lowest --svg map.svg --snapshot areas.json
           Draws the address space at the end, and writes its areas as JSON
+  vmalloc replay --trace-out mine.txt; vmalloc replay mine.txt
+          Records where this allocator has put the areas, and replays that
   vmalloc replay --loops 100 --json report.json --quiet
           A longer run for the figures, without a word
 
@@ -202,6 +204,10 @@ pub struct Replay {
     /// Write the areas at the end, their sums and the holes to this file, as JSON
     #[arg(long, value_name = "FILE")]
     pub snapshot: Option<PathBuf>,
+    /// Write what is made, freed and purged, and where, to this file: a trace
+    /// that can be replayed
+    #[arg(long, value_name = "FILE")]
+    pub trace_out: Option<PathBuf>,
     /// Print nothing but errors, and what was asked for by name
     #[arg(long, short)]
     pub quiet: bool,

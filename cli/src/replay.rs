@@ -19,6 +19,7 @@ pub mod hosted;
 pub mod pc;
 pub mod players;
 pub mod progress;
+pub mod recording;
 mod setup;
 pub mod sim;
 

@@ -47,8 +47,8 @@ pub enum Op<'a> {
     Defer { addr: u64 },
     /// The addresses of freed areas were made usable again.
     Purge,
-    /// Frames were mapped for a short time.
-    MapRam { addr: u64, pages: u64 },
+    /// Frames were mapped for a short time: in a block, or in an area of their own.
+    MapRam { addr: u64, pages: u64, own: bool },
     /// ... and unmapped.
     UnmapRam { addr: u64, pages: u64 },
     /// Areas at fixed distances from each other were made.

@@ -5,6 +5,7 @@
 //! that is here.
 
 use crate::pattern::Page;
+use crate::script::Area;
 use core::fmt::Display;
 use core::ops::Range;
 use vmalloc::Vmalloc;
@@ -64,6 +65,30 @@ pub trait Stage: Sync {
 
     /// The workload enters a phase.
     fn phase(&self, number: u32);
+
+    /// Something happens in a step of the script's CPU `cpu`. A stage that records the run
+    /// keeps it; others need not know.
+    fn told(&self, _cpu: u32, _told: Told<'_>) {}
+}
+
+/// What happens in a run, told in an order in which it can happen again: an area is made
+/// before anybody can free it, and freed before its addresses can serve another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Told<'a> {
+    /// This area was made, and begins at this address.
+    Made(&'a Area, usize),
+    /// This area, which begins at this address, is about to be freed.
+    Freed(&'a Area, usize),
+    /// As [`Told::Freed`], in an interrupt.
+    Deferred(&'a Area, usize),
+    /// All CPUs are about to be purged.
+    Purge,
+    /// An area was refused.
+    Refused,
+    /// The workload enters the phase of this number.
+    Phase(u32),
+    /// The script is over; what is left is freed now.
+    End,
 }
 
 /// Frames that are out of the frame allocator, though nothing lives and

@@ -17,7 +17,7 @@ use crate::pattern::Page;
 use crate::peak::Peak;
 use crate::script::{Act, Area, AreaId, Make, Script, Step};
 use crate::slots::Slots;
-use crate::stage::Stage;
+use crate::stage::{Stage, Told};
 use crate::tally::Tally;
 use core::fmt::{self, Display};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -190,12 +190,14 @@ pub struct Worker<'r, S: Stage> {
     round: &'r Round<'r, S>,
     desk: Desk<'r, S::Fault>,
     steps: u64,
+    /// The script's CPU whose step it does.
+    cpu: u32,
 }
 
 impl<'r, S: Stage> Worker<'r, S> {
     /// A worker that has done nothing yet.
     pub fn new(round: &'r Round<'r, S>, desk: Desk<'r, S::Fault>) -> Self {
-        Worker { round, desk, steps: 0 }
+        Worker { round, desk, steps: 0, cpu: 0 }
     }
 
     /// Does the steps of `cpu` among `cpus`, until somebody stops the round.
@@ -208,10 +210,12 @@ impl<'r, S: Stage> Worker<'r, S> {
     /// Does one step. An allocation that is refused stops the whole replay:
     /// what follows would no longer be what the trace says.
     pub fn step(&mut self, step: &Step) {
+        self.cpu = step.cpu;
         match self.act(step.act) {
             Ok(()) => self.desk.tally.done(self.round.script, step.act),
             Err(failure) => {
                 if matches!(failure, Failure::Refused { .. }) {
+                    self.tell(Told::Refused);
                     self.round.stop();
                 }
                 self.desk.tally.failed(failure);
@@ -245,10 +249,12 @@ impl<'r, S: Stage> Worker<'r, S> {
             Act::Defer(id) => self.free(id, true),
             Act::Purge => {
                 let vm = self.round.stage.vm();
+                self.tell(Told::Purge);
                 self.timed(Call::Purge, || vm.purge());
                 Ok(())
             }
             Act::Mark(number) => {
+                self.tell(Told::Phase(number));
                 self.round.stage.phase(number);
                 Ok(())
             }
@@ -267,6 +273,7 @@ impl<'r, S: Stage> Worker<'r, S> {
         };
         let (at, result) = match made {
             Ok(at) => {
+                self.tell(Told::Made(area, at));
                 let result = self.prepare(&self.live(id, at));
                 self.round.peak.grow(area.pages(), || self.round.stage.vm().areas());
                 (Some(at), result)
@@ -293,6 +300,10 @@ impl<'r, S: Stage> Worker<'r, S> {
     fn live(&self, id: AreaId, at: usize) -> Live<'r> {
         let area = self.round.script.area(id);
         Live { id, area, at, frames: self.round.slots.frames(id, area) }
+    }
+
+    fn tell(&self, told: Told<'_>) {
+        self.round.stage.told(self.cpu, told);
     }
 
     /// Runs `act` and notes how long it took.

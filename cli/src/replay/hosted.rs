@@ -2,6 +2,7 @@
 
 use super::players::{Host, Remains, Vmas};
 use super::progress::Progress;
+use super::recording::Recording;
 use super::setup::{config, region_bytes, symbolizer};
 use crate::options::Replay;
 use crate::trace::script::Script;
@@ -15,7 +16,7 @@ use vmalloc::machine::Machine;
 use vmalloc::units::{PAGE_SIZE, Pfn};
 use vmalloc_hosted::Hosted;
 use vmalloc_replay::pattern::Page;
-use vmalloc_replay::stage::{Stage, unexplained_frames};
+use vmalloc_replay::stage::{Stage, Told, unexplained_frames};
 
 /// Bytes of the simulated device.
 const DEVICE: usize = 64 << 20;
@@ -28,12 +29,19 @@ const NAP: Duration = Duration::from_micros(20);
 pub struct HostedStage<'p> {
     vm: Vmalloc<Hosted>,
     progress: &'p Progress<'p>,
+    recording: Option<&'p Recording<'p>>,
     start: Instant,
     regions: Vec<Range<usize>>,
 }
 
 /// The stage that `options` ask for, with room for `script`.
-pub fn stage<'p>(options: &Replay, script: &Script, cpus: u32, progress: &'p Progress<'p>) -> Result<HostedStage<'p>> {
+pub fn stage<'p>(
+    options: &Replay,
+    script: &Script,
+    cpus: u32,
+    progress: &'p Progress<'p>,
+    recording: Option<&'p Recording<'p>>,
+) -> Result<HostedStage<'p>> {
     let builder = vmalloc_hosted::builder().memory(options.memory as usize).device(DEVICE).cpus(cpus);
     let builder = region_bytes(script).fold(builder, |builder, bytes| builder.region(bytes));
     let machine = builder.machine().context("the machine cannot be made")?;
@@ -43,7 +51,7 @@ pub fn stage<'p>(options: &Replay, script: &Script, cpus: u32, progress: &'p Pro
     // SAFETY: N1: the regions are the machine's own reservations; N2: nobody
     // else has the instance yet.
     unsafe { vm.init(config(options, &regions)) }.context("the library cannot begin")?;
-    Ok(HostedStage { vm, progress, start: Instant::now(), regions })
+    Ok(HostedStage { vm, progress, recording, start: Instant::now(), regions })
 }
 
 impl Stage for HostedStage<'_> {
@@ -107,6 +115,12 @@ impl Stage for HostedStage<'_> {
 
     fn phase(&self, number: u32) {
         self.progress.phase(number);
+    }
+
+    fn told(&self, cpu: u32, told: Told<'_>) {
+        if let Some(recording) = self.recording {
+            recording.note(&self.regions, || self.now(), cpu, told);
+        }
     }
 }
 

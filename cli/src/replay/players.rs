@@ -11,7 +11,7 @@ use vmalloc_replay::latency::Latency;
 use vmalloc_replay::pattern::Page;
 use vmalloc_replay::peak::Peak;
 use vmalloc_replay::slots::{self, Noted, Slot, Slots};
-use vmalloc_replay::stage::Stage;
+use vmalloc_replay::stage::{Stage, Told};
 use vmalloc_replay::tally::Tally;
 use vmalloc_replay::worker::{Desk, Part, Round, Worker, most_frames, most_parts};
 
@@ -128,6 +128,7 @@ impl<S: Host> Players<'_, S> {
         self.findings.stopped = stopped;
         if stopped || number == self.manner.loops {
             self.look();
+            self.stage.told(0, Told::End);
         }
         self.work(&round, |worker| self.stage.on(0, || worker.clear()));
         !stopped

@@ -5,6 +5,7 @@
 
 use super::players::{Host, Remains};
 use super::progress::Progress;
+use super::recording::Recording;
 use super::setup::{config, region_bytes, symbolizer};
 use crate::options::Replay;
 use crate::trace::script::Script;
@@ -18,7 +19,7 @@ use vmalloc::machine::{Context, Machine};
 use vmalloc::table::X86_64;
 use vmalloc::units::{PAGE_SIZE, Pfn, VirtAddr};
 use vmalloc_replay::pattern::Page;
-use vmalloc_replay::stage::Stage;
+use vmalloc_replay::stage::{Stage, Told};
 use vmalloc_sim::{Bank, Sim};
 
 /// Frames of the simulated device.
@@ -29,6 +30,7 @@ const GAP: u64 = 1 << 20;
 /// An instance on a simulated machine.
 pub struct SimStage<'p> {
     progress: &'p Progress<'p>,
+    recording: Option<&'p Recording<'p>>,
     start: Instant,
     sim: Sim<X86_64>,
     vm: Arc<Vmalloc<Sim<X86_64>>>,
@@ -37,7 +39,13 @@ pub struct SimStage<'p> {
 }
 
 /// The stage that `options` ask for, with the regions where `script` had them.
-pub fn stage<'p>(options: &Replay, script: &Script, cpus: u32, progress: &'p Progress<'p>) -> Result<SimStage<'p>> {
+pub fn stage<'p>(
+    options: &Replay,
+    script: &Script,
+    cpus: u32,
+    progress: &'p Progress<'p>,
+    recording: Option<&'p Recording<'p>>,
+) -> Result<SimStage<'p>> {
     let first = Pfn((options.memory >> 12) + GAP);
     let device = Bank { first, frames: DEVICE, node: None };
     let builder = Sim::builder().cpus(cpus).node(options.memory).bank(device).seed(options.seed);
@@ -58,6 +66,7 @@ pub fn stage<'p>(options: &Replay, script: &Script, cpus: u32, progress: &'p Pro
     sim.online_all(|| vm.cpu_online());
     Ok(SimStage {
         progress,
+        recording,
         start: Instant::now(),
         sim,
         vm,
@@ -123,6 +132,12 @@ impl Stage for SimStage<'_> {
 
     fn phase(&self, number: u32) {
         self.progress.phase(number);
+    }
+
+    fn told(&self, cpu: u32, told: Told<'_>) {
+        if let Some(recording) = self.recording {
+            recording.note(&self.regions, || self.now(), cpu, told);
+        }
     }
 }
 

@@ -90,7 +90,7 @@ impl<'a> Fields<'a> {
             "purge" => Op::Purge,
             "map_ram" => {
                 let (addr, pages) = self.mapping("map_ram")?;
-                Op::MapRam { addr, pages }
+                Op::MapRam { addr, pages, own: self.maybe("own")?.unwrap_or(0) != 0 }
             }
             "unmap_ram" => {
                 let (addr, pages) = self.mapping("unmap_ram")?;
@@ -234,7 +234,10 @@ mod tests {
         );
         assert_eq!(op("1 0 defer addr=0x4000 caller=f"), Op::Defer { addr: 0x4000 });
         assert_eq!(op("1 0 purge areas=0 start=0xffffffffffffffff end=0x0"), Op::Purge);
-        assert_eq!(op("1 0 map_ram addr=0x4000 count=3"), Op::MapRam { addr: 0x4000, pages: 3 });
+        for (text, own) in [("", false), (" own=0", false), (" own=1", true)] {
+            let line = format!("1 0 map_ram addr=0x4000 count=3{text}").leak();
+            assert_eq!(op(line), Op::MapRam { addr: 0x4000, pages: 3, own });
+        }
         assert_eq!(op("1 0 unmap_ram addr=0x4000 count=3"), Op::UnmapRam { addr: 0x4000, pages: 3 });
         let chunk = Pcpu { size: 8192, parts: 2, align: 4096 };
         assert_eq!(op("1 0 pcpu_alloc size=8192 nr=2 align=4096"), Op::PcpuAlloc(chunk));

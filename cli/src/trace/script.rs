@@ -105,9 +105,13 @@ impl Builder {
             }
             Op::Defer { addr } => Act::Defer(self.live.defer(line, addr)?),
             Op::Purge => Act::Purge,
-            Op::MapRam { addr, pages } => {
+            Op::MapRam { addr, pages, own } => {
                 let id = self.next_id()?;
-                self.live.map(line, id, addr, pages)?;
+                if own {
+                    self.live.map_own(line, id, addr, pages)?
+                } else {
+                    self.live.map(line, id, addr, pages)?
+                }
                 let area = self.plain(Make::MapRam, pages * PAGE);
                 self.add(area)
             }

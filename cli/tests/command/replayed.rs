@@ -159,3 +159,65 @@ fn every_name_of_the_report_is_explained() {
         assert!(readme.contains(&format!("`{name}`")), "{name}");
     }
 }
+
+/// The areas of a listing, sorted: size and what follows, but for addresses. A trace does not
+/// say which device is mapped.
+fn areas_of(listing: &str) -> Vec<String> {
+    let live = listing.lines().filter(|line| !line.contains("unpurged"));
+    let words = live.map(|line| line.split_whitespace().skip(1).filter(|word| !word.starts_with("phys=")));
+    let mut areas: Vec<String> = words.map(|words| words.collect::<Vec<_>>().join(" ")).collect();
+    areas.sort_unstable();
+    areas
+}
+
+/// Replays `trace` with `args`, and returns the listing at the end.
+fn listed(trace: &str, args: &[&str]) -> String {
+    let run = replay(&[&[trace, "--info", "--quiet"], args].concat());
+    assert_eq!((run.code, run.err.as_str()), (0, ""), "{trace} {args:?}");
+    run.out
+}
+
+#[test]
+fn a_run_is_written_as_a_trace_which_replays_to_the_same_listing() {
+    for name in ["boot.txt.gz", "mix.txt.gz"] {
+        for (machine, loops) in [("hosted", "1"), ("sim", "1"), ("hosted", "2")] {
+            let file = scratch(&format!("{name}-{machine}-{loops}.trace")).display().to_string();
+            let first = listed(&trace(name), &["--machine", machine, "--loops", loops, "--trace-out", &file]);
+            let again = scratch(&format!("{name}-{machine}-{loops}-again.trace")).display().to_string();
+            let second = listed(&file, &["--machine", machine, "--trace-out", &again]);
+            assert!(areas_of(&first).len() > 300, "{name} on {machine}");
+            assert_eq!(areas_of(&first), areas_of(&second), "{name} on {machine}");
+            let third = listed(&again, &["--machine", "hosted"]);
+            assert_eq!(areas_of(&first), areas_of(&third), "{name}: what was written of what was written");
+        }
+    }
+}
+
+#[test]
+fn a_written_trace_has_each_area_where_it_was() {
+    let file = scratch("where.trace").display().to_string();
+    let listing = listed(&trace("mix.txt.gz"), &["--machine", "sim", "--trace-out", &file]);
+    let text = std::fs::read_to_string(&file).unwrap();
+    let count = |op: &str| text.lines().filter(|line| line.split(' ').nth(2) == Some(op)).count();
+    assert_eq!(["map_ram", "unmap_ram", "defer", "mark"].map(count), [641, 641, 3552, 75]);
+    for line in listing.lines().filter(|line| !line.contains("unpurged") && !line.contains("pcpu_get")) {
+        let start = line.split('-').next().unwrap();
+        assert!(text.contains(&format!(" addr={start} ")), "{line}");
+    }
+}
+
+#[test]
+fn a_trace_that_cannot_be_written_is_an_error_and_the_bare_machine_tells_none() {
+    let run = replay(&[&trace("boot.txt.gz"), "--trace-out", "/no/such/folder/run.trace"]);
+    assert_eq!(run.code, 1);
+    assert!(run.err.starts_with("vmalloc: /no/such/folder/run.trace: cannot be written"), "{}", run.err);
+    let full = replay(&[&trace("boot.txt.gz"), "--trace-out", "/dev/full"]);
+    assert_eq!(full.code, 1);
+    assert!(full.err.starts_with("vmalloc: /dev/full: cannot be written"), "{}", full.err);
+    let file = scratch("bare.trace").display().to_string();
+    let bare = replay(&[&trace("boot.txt.gz"), "--machine", "pc", "--trace-out", &file]);
+    assert_eq!(
+        (bare.code, bare.err.as_str()),
+        (2, "vmalloc: --trace-out: the bare-metal machine tells no addresses\n")
+    );
+}

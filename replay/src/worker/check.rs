@@ -4,7 +4,7 @@ use super::make::Live;
 use super::{Failure, Odd, Worker, caller};
 use crate::script::{AreaId, Make};
 use crate::slots::Noted;
-use crate::stage::Stage;
+use crate::stage::{Stage, Told};
 use vmalloc::units::{PAGE_SIZE, Pfn};
 
 /// Where the bytes of a page are read.
@@ -42,6 +42,7 @@ impl<S: Stage> Worker<'_, S> {
             Make::Vmap | Make::MapRam => self.check_pages(&live, live.area.page_count()),
             Make::Reserve | Make::Pcpu(_) => Ok(()),
         };
+        self.tell(if deferred { Told::Deferred(live.area, at) } else { Told::Freed(live.area, at) });
         self.release(&live, deferred)?;
         let frames = self.check_frames(&live, live.area.page_count());
         self.free_frames(live.frames);

@@ -6,7 +6,8 @@
 //!   that it was made with.
 //! - A deferred area is given back once: by the free that follows.
 //! - Short-lived mappings lie in live blocks, do not overlap, and are gone
-//!   before their block is.
+//!   before their block is. Those that the trace says to have an area of their
+//!   own lie in no other, and are that area.
 
 use super::{AreaId, PAGE};
 use crate::trace::error::Reason;
@@ -81,6 +82,13 @@ impl Live {
         }
     }
 
+    /// As [`Live::map`], in an area of its own.
+    pub fn map_own(&mut self, line: usize, id: AreaId, addr: u64, pages: u64) -> Result<(), Reason> {
+        let own = Held { end: addr + pages * PAGE, id, kind: Kind::Block, since: line, deferred: None };
+        self.areas.add(addr, own)?;
+        self.maps.add(addr, own)
+    }
+
     /// Line `line` gives a mapping back.
     pub fn unmap(&mut self, line: usize, addr: u64, pages: u64) -> Result<AreaId, Reason> {
         let held = *self.maps.at(addr)?;
@@ -89,6 +97,9 @@ impl Live {
             return Err(Reason::WrongSize { addr, has, given: pages, unit: "pages" });
         }
         self.maps.remove(line, addr);
+        if self.areas.held.get(&addr).is_some_and(|area| area.id == held.id) {
+            self.areas.remove(line, addr);
+        }
         Ok(held.id)
     }
 

@@ -162,6 +162,21 @@ fn short_lived_mappings_live_in_blocks() {
 }
 
 #[test]
+fn a_short_lived_mapping_with_an_area_of_its_own_lies_in_no_other() {
+    let map = |at: u64, pages: u64| format!("map_ram addr={:#x} count={pages} caller=? own=1", at * PAGE);
+    let unmap = |at: u64| format!("unmap_ram addr={:#x} count=2 caller=?", at * PAGE);
+    let a = AreaId(0);
+    assert_eq!(acts(&[map(4, 2), unmap(4)]), [Act::Make(a), Act::Free(a)]);
+    assert!(script(&[map(4, 2), unmap(4), alloc(4, 3)]).is_ok(), "its addresses are free again");
+    let over = "the area 0x4000-0x6000 overlaps";
+    assert_eq!(refused(&[alloc(4, 3), map(4, 2)]), format!("t:2: {over} 0x4000-0x8000, which is live since line 1"));
+    assert_eq!(refused(&[map(4, 2), map(4, 2)]), format!("t:2: {over} 0x4000-0x6000, which is live since line 1"));
+    let freed = sized(4, 2, "vb", "?");
+    assert_eq!(refused(&[map(4, 2), freed]), "t:2: the block at 0x4000 is freed while the mapping at 0x4000 is live");
+    assert_eq!(refused(&[map(4, 2), unmap(4), unmap(4)]), "t:3: 0x4000 is freed, but line 2 has freed it already");
+}
+
+#[test]
 fn time_does_not_go_back_and_a_trace_is_not_empty() {
     let late = format!("7 0 {}\n6 0 {}\n", alloc(1, 1), free(1, 1));
     let error = read("t", late.as_bytes()).err().unwrap().to_string();
