@@ -169,6 +169,15 @@ impl Rig {
         unsafe { self.grow(pointer(at), Req::pages(pages)) }
     }
 
+    /// Gives pages of an area another protection.
+    pub fn forbid(&self, at: usize, pages: usize, prot: Prot) -> Result<(), AllocError> {
+        self.sim.tell("protects", at);
+        // SAFETY: V2, as V1 for `give`; scripts share no area that they protect.
+        let done = unsafe { self.protect(at, pages, prot) };
+        self.sim.tell("has protected", at);
+        done
+    }
+
     /// Pages of the device.
     pub fn map_device(&self, pages: usize) -> Result<usize, AllocError> {
         let phys = DEVICE.first.0 * PAGE_SIZE as u64;

@@ -8,6 +8,7 @@ mod finders;
 mod frees;
 mod nmis;
 mod parts;
+mod protect;
 mod subsystem;
 
 use crate::rig::Trial;
@@ -24,9 +25,19 @@ pub struct Scenario {
 
 /// All of them, the mixes last.
 pub fn all() -> impl Iterator<Item = &'static Scenario> {
-    [dead::ALL, aliases::ALL, frees::ALL, finders::ALL, nmis::ALL, parts::ALL, subsystem::ALL, crate::mix::ALL]
-        .into_iter()
-        .flatten()
+    [
+        dead::ALL,
+        aliases::ALL,
+        frees::ALL,
+        finders::ALL,
+        nmis::ALL,
+        parts::ALL,
+        protect::ALL,
+        subsystem::ALL,
+        crate::mix::ALL,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 pub fn named(name: &str) -> Option<&'static Scenario> {

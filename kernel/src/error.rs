@@ -160,6 +160,8 @@ const fn errno_of(error: &AllocError) -> Errno {
         AllocError::ZeroSize
         | AllocError::BadAlign(_)
         | AllocError::BadFrame(_)
+        | AllocError::NotMapped(_)
+        | AllocError::WriteExec
         | AllocError::SameFrame(_)
         | AllocError::NotOut(_)
         | AllocError::NoAliases

@@ -7,6 +7,7 @@ use core::fmt;
 use core::ptr::NonNull;
 use vmalloc::error::Shortage;
 use vmalloc::machine::event::Event;
+use vmalloc::machine::format::Prot;
 use vmalloc::machine::{Addressable, Context, Flush, Level, Machine, Pinned, Run};
 use vmalloc::units::{CpuSet, Node, PageRange, Pfn, VirtAddr};
 
@@ -92,6 +93,9 @@ unsafe impl<M: Machine, E: Fn(&M, Event) -> Result<(), i32> + Sync> Machine for 
     }
     fn mirror(&self, run: Run) -> Result<(), i32> {
         self.machine.mirror(run)
+    }
+    fn protect(&self, pages: PageRange, prot: Prot) -> Result<(), i32> {
+        self.machine.protect(pages, prot)
     }
     fn unmapped(&self, pages: PageRange) {
         self.machine.unmapped(pages)

@@ -78,7 +78,7 @@ impl Pgprot {
     /// `PAGE_KERNEL_RO`: read only.
     pub const KERNEL_RO: Pgprot = Pgprot { prot: Prot::RO, memory: MemType::WriteBack };
     /// `PAGE_KERNEL_EXEC`: read, write and execute.
-    pub const KERNEL_EXEC: Pgprot = Pgprot { prot: Prot::RW.union(Prot::EXEC), memory: MemType::WriteBack };
+    pub const KERNEL_EXEC: Pgprot = Pgprot { prot: Prot::RWX, memory: MemType::WriteBack };
     /// `PAGE_KERNEL_ROX`: read and execute.
     pub const KERNEL_ROX: Pgprot = Pgprot { prot: Prot::RX, memory: MemType::WriteBack };
     /// `PAGE_KERNEL_NOCACHE`: read and write, not cached (UC−).
@@ -86,7 +86,7 @@ impl Pgprot {
 
     /// The same without execution. Source: `pgprot_nx`, which `vmap` applies.
     pub const fn nx(self) -> Pgprot {
-        Pgprot { prot: self.prot.difference(Prot::EXEC), memory: self.memory }
+        Pgprot { prot: self.prot.difference(Prot::EXEC.union(Prot::BOTH)), memory: self.memory }
     }
 }
 

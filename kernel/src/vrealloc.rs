@@ -24,7 +24,7 @@ use core::ptr::NonNull;
 use core::slice;
 use vmalloc::area::Req;
 use vmalloc::machine::Machine;
-use vmalloc::machine::format::{Entry, MemType};
+use vmalloc::machine::format::{Entry, MemType, Prot};
 use vmalloc::machine::frames::Frames;
 use vmalloc::units::{Node, PAGE_SIZE, Pfn};
 use vmalloc::{AllocError, Gfp};
@@ -309,7 +309,9 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     fn pgprot_of(&self, area: &VmStruct) -> Pgprot {
         // SAFETY: Y7: the caller holds the area, so its tables stay linked.
         let last = unsafe { self.walk(area.addr) }.up().next().map(|entry| entry.says());
-        let Some(Entry::Leaf { prot, .. }) = last else { return Pgprot::KERNEL };
+        let Some(Entry::Leaf { mut prot, .. }) = last else { return Pgprot::KERNEL };
+        // Whoever made it so has meant it.
+        prot.set(Prot::BOTH, prot.contains(Prot::WRITE | Prot::EXEC));
         Pgprot { prot, memory: self.record(area.addr).map_or(MemType::WriteBack, |record| record.cached) }
     }
 }

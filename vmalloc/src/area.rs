@@ -182,6 +182,8 @@ pub struct Req {
     pub(crate) node: Option<Node>,
     pub(crate) region: RegionId,
     pub(crate) within: Option<(usize, usize)>,
+    /// `Plan::usual` leaves it to `Plan::checked`.
+    pub(crate) unusual: bool,
     pub(crate) prot: Prot,
     pub(crate) memory: MemType,
     pub(crate) guard: Guard,
@@ -200,6 +202,7 @@ impl Req {
             node: None,
             region: RegionId(0),
             within: None,
+            unusual: false,
             prot: Prot::RW,
             memory: MemType::WriteBack,
             guard: Guard::After,
@@ -269,12 +272,14 @@ impl Req {
     /// Addresses inside `range` of the region only, including the guard.
     pub const fn within(mut self, range: Range<usize>) -> Req {
         self.within = Some((range.start, range.end));
+        self.unusual = true;
         self
     }
 
-    /// The allowed accesses.
+    /// The allowed accesses. Stores and execution at once have to be meant: [`Prot::RWX`].
     pub const fn prot(mut self, prot: Prot) -> Req {
         self.prot = prot;
+        self.unusual |= prot.is_careless();
         self
     }
 

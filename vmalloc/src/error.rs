@@ -53,6 +53,10 @@ pub enum AllocError {
     InUse(VirtAddr),
     /// A table of the embedder's above this page forbids writing or execution.
     Restricted(VirtAddr),
+    /// This page is not mapped, or its entry is none that the library writes.
+    NotMapped(VirtAddr),
+    /// Stores and execution at once, without [`Prot::BOTH`](crate::machine::format::Prot::BOTH).
+    WriteExec,
     /// No entry of the format can name this frame.
     BadFrame(Pfn),
     /// The area would own this frame twice, but could free it only once.
@@ -74,7 +78,7 @@ pub enum AllocError {
     /// A flush would give back what is short, but the caller must not wait for it.
     WouldWait(Context, Shortage),
     /// The call is not possible here: it has interrupted another call on this CPU, which holds what
-    /// it needs.
+    /// it needs; or it waits for a flush, and the caller must not.
     WrongContext(Context),
     /// `init` has not been called.
     NotInitialised,
@@ -114,13 +118,15 @@ impl fmt::Display for AllocError {
             AllocError::Restricted(at) => {
                 write!(f, "a table above the page at {at}, of somebody else, forbids writing or execution")
             }
+            AllocError::NotMapped(at) => write!(f, "the page at {at} is not mapped"),
+            AllocError::WriteExec => f.write_str("to be written and executed at once, which has to be asked for"),
             AllocError::BadFrame(frame) => write!(f, "no entry can name {frame:?}"),
             AllocError::SameFrame(frame) => write!(f, "{frame:?} is given twice, and can be taken over once"),
             AllocError::NotOut(frame) => write!(f, "{frame:?} is no frame that was given out"),
             AllocError::NoAliases => f.write_str("given frames cannot be mapped on this machine: allocate, and copy"),
             AllocError::BadNode { node, nodes } => write!(f, "no node {}: there are {nodes}", node.0),
             AllocError::WouldWait(context, short) => write!(f, "{short:?} wait for a flush, and {context:?} must not"),
-            AllocError::WrongContext(context) => write!(f, "this CPU is inside a call already ({context:?})"),
+            AllocError::WrongContext(context) => write!(f, "not possible from here ({context:?})"),
             AllocError::NotInitialised => f.write_str("the instance is not initialised"),
             AllocError::Refused(number) => write!(f, "the machine refused with error {number}"),
         }

@@ -183,6 +183,15 @@ pub unsafe trait Machine: Sync + Sized {
     fn mirror(&self, _run: Run) -> Result<(), i32> {
         Ok(())
     }
+    /// The entries of `pages` are about to get another protection; CPUs may use the old one until
+    /// the next flush. A machine whose MMU does not read the entries changes it here.
+    ///
+    /// # Errors
+    /// The machine's own error number; here ENOSYS where [`Machine::MIRRORED`] is set. Nothing has
+    /// changed then.
+    fn protect(&self, _pages: PageRange, _prot: Prot) -> Result<(), i32> {
+        if Self::MIRRORED { Err(38) } else { Ok(()) }
+    }
     /// The entries of `pages` were cleared or parked. The pages may stay reachable until the next
     /// flush, but not after it.
     fn unmapped(&self, _pages: PageRange) {}

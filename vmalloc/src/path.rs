@@ -7,6 +7,7 @@ pub(crate) mod frames;
 pub(crate) mod free;
 pub(crate) mod part;
 pub(crate) mod plan;
+pub(crate) mod protect;
 pub(crate) mod ready;
 pub(crate) mod shortage;
 pub(crate) mod supply;

@@ -117,6 +117,12 @@ const BOOTS: &[Boot] = &[
         says: &["instead of", "0 of 1 tests were right"],
     },
     Boot {
+        machine: &["-smp", "4"],
+        line: b"flush=none -- tests became_read_only",
+        code: FAILED,
+        says: &["a store to 0x", "0 of 1 tests were right"],
+    },
+    Boot {
         machine: &["-smp", "2"],
         line: b"-- write scullv0 one two; read scullv0 4; ioctl scullv0 Torder 1; ioctl scullv0 Qorder; scullvmem; \
                write scullv0 x; scullvmem; vmallocinfo",

@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::thread;
 use vmalloc::frames::{BadMap, MemoryRange, STORAGE_ALIGN, Zones};
+use vmalloc::machine::format::Prot;
 use vmalloc::machine::frames::{Frames, Want};
 use vmalloc::machine::{Addressable, Context, Flush, Level, Machine, Pinned, Run};
 use vmalloc::table::X86_64;
@@ -192,6 +193,9 @@ unsafe impl Machine for Hosted {
     }
     fn mirror(&self, run: Run) -> Result<(), i32> {
         self.mirror.bind(run)
+    }
+    fn protect(&self, pages: PageRange, prot: Prot) -> Result<(), i32> {
+        self.mirror.protect(pages, prot)
     }
     fn unmapped(&self, pages: PageRange) {
         self.mirror.cleared(pages);

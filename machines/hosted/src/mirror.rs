@@ -167,6 +167,31 @@ impl Mirror {
         bound
     }
 
+    /// Lets `range`, which is open, be used as `prot` says.
+    ///
+    /// # Errors
+    /// EFAULT outside of the regions, [`BUDGET_SPENT`], or Linux's own number. It may be used as
+    /// before then.
+    pub fn protect(&self, range: PageRange, prot: Prot) -> Result<(), i32> {
+        let region = self.region_of(range).ok_or(libc::EFAULT)?;
+        self.book()?;
+        let (mut shape, pages) = (region.shape.lock(), region.pages(range));
+        let before = shape.vmas();
+        // SAFETY: O1: it is in the region. O2: its owner wants it.
+        let done = self.step(|| unsafe { os::protect(range, prot) });
+        if done.is_ok() {
+            shape.protect(pages, prot);
+        } else {
+            // Linux may have got as far as a border between two mappings.
+            for (pages, was) in shape.prots(pages) {
+                // SAFETY: as above.
+                let _ = unsafe { os::protect(region.range_of(pages), was) };
+            }
+        }
+        self.budget.settle(MOST, shape.vmas().wrapping_sub(before));
+        done
+    }
+
     /// The entries of `range` are cleared: it may go at the next flush.
     pub fn cleared(&self, range: PageRange) {
         debug_assert!(self.region_of(range).is_some(), "{range:?}");

@@ -63,10 +63,21 @@ impl Page {
     const NONE: Page = Page(0);
     const OPEN: u32 = 1 << 31;
     const PROT: u32 = 29;
+    const ACCESSES: Prot = Prot::WRITE.union(Prot::EXEC);
 
     fn new(frame: Pfn, prot: Prot, open: bool) -> Page {
         let open = if open { Page::OPEN } else { 0 };
-        Page((frame.0 + 1) as u32 | u32::from(prot.bits()) << Page::PROT | open)
+        Page((frame.0 + 1) as u32 | open).with(prot)
+    }
+
+    /// The same page with another protection.
+    fn with(self, prot: Prot) -> Page {
+        let prot = prot.intersection(Page::ACCESSES).bits();
+        Page(self.0 & !(u32::from(Page::ACCESSES.bits()) << Page::PROT) | u32::from(prot) << Page::PROT)
+    }
+
+    fn prot(self) -> Prot {
+        Prot::from_bits_truncate((self.0 >> Page::PROT) as u8).intersection(Page::ACCESSES)
     }
 
     fn is_open(self) -> bool {
@@ -115,6 +126,21 @@ impl Shape {
                 *word = Page::new(Pfn(frame), prot, run.contains(&at)).0;
             }
         });
+    }
+
+    /// The protection of `range`, which is open, was changed.
+    pub fn protect(&mut self, range: Range<usize>, prot: Prot) {
+        self.change(range, |words| words.iter_mut().for_each(|word| *word = Page(*word).with(prot).0));
+    }
+
+    /// `range`, which is open, by pages of one protection.
+    pub fn prots(&self, range: Range<usize>) -> impl Iterator<Item = (Range<usize>, Prot)> + '_ {
+        let mut at = range.start;
+        std::iter::from_fn(move || {
+            let (start, prot) = (at, self.page(at.min(range.end - 1)).prot());
+            at += (start..range.end).take_while(|&at| self.page(at).prot() == prot).count();
+            (start < at).then_some((start..at, prot))
+        })
     }
 
     /// `range` and the covers that would be left without an open page (V2)
@@ -282,6 +308,22 @@ mod tests {
         assert_eq!(shape.to_string(), "oooo|o|o|.");
         unbind(&mut shape, 1..3);
         assert_eq!(shape.to_string(), "o|..|o|o|o|.");
+    }
+
+    #[test]
+    fn pages_of_another_protection_are_vmas_of_their_own_until_they_are_alike() {
+        let mut shape = Shape::new(8);
+        bind_with(&mut shape, 1..7, Cover::default());
+        shape.protect(2..4, Prot::RO);
+        shape.protect(5..6, Prot::RWX);
+        assert_eq!((shape.to_string().as_str(), shape.vmas()), (".|o|oo|o|o|o|.", 7));
+        let prots: Vec<_> = shape.prots(1..6).collect();
+        let both = Prot::WRITE | Prot::EXEC;
+        assert_eq!(prots, [(1..2, Prot::RW), (2..4, Prot::RO), (4..5, Prot::RW), (5..6, both)]);
+        shape.protect(1..7, Prot::RX);
+        assert_eq!(shape.to_string(), ".|oooooo|.");
+        unbind(&mut shape, 1..7);
+        assert_eq!(shape.to_string(), "........");
     }
 
     #[test]

@@ -341,3 +341,49 @@ fn an_instance_that_cannot_begin_says_why() {
     let error = (0..5).fold(builder(), |b, _| b.region(1 << 20)).build().err().unwrap();
     assert!(error.to_string().contains("5 regions"), "{error}");
 }
+
+#[test]
+fn pages_that_become_read_only_cannot_be_written_until_they_may_be_again() {
+    let vm = instance();
+    let area = vm.alloc(Req::pages(8)).unwrap();
+    let at = |n| page(area, n).addr();
+    // SAFETY: the area is ours.
+    (0..8).for_each(|n| unsafe { page(area, n).write(n as u8) });
+    let writable = || (0..8).filter(|&n| is_writable(page(area, n).wrapping_add(9))).collect::<Vec<_>>();
+    // SAFETY: V2: nobody else uses the area.
+    let protect = |n, pages, prot| unsafe { vm.protect(at(n), pages, prot) };
+    protect(2, 3, Prot::RO).unwrap();
+    assert_eq!(writable(), [0, 1, 5, 6, 7]);
+    // SAFETY: live pages.
+    assert!((0..8).all(|n| unsafe { page(area, n).read() } == n as u8), "the bytes stay");
+    protect(4, 4, Prot::RX).unwrap();
+    assert_eq!(writable(), [0, 1]);
+    assert_eq!(protect(0, 8, Prot::WRITE | Prot::EXEC), Err(AllocError::WriteExec));
+    assert_eq!(protect(0, 9, Prot::RO).map_err(|why| why.to_string().contains("no range")), Err(true));
+    assert_eq!(vm.machine().vmas().used, maps_in(vm.machine().regions().next().unwrap()) + 2, "H3");
+    protect(0, 8, Prot::RW).unwrap();
+    assert_eq!(writable(), [0, 1, 2, 3, 4, 5, 6, 7]);
+    protect(1, 1, Prot::RO).unwrap();
+    free(&vm, area);
+    vm.purge();
+    assert!((0..8).all(|n| !is_readable(page(area, n))));
+    assert_eq!(vm.check(), Ok(()));
+}
+
+#[cfg(debug_assertions)]
+#[test]
+fn a_protection_that_linux_refuses_is_refused_by_number_and_all_pages_are_as_before() {
+    let vm = instance();
+    let area = vm.alloc(Req::pages(6)).unwrap();
+    // SAFETY: V2: nobody else uses the area.
+    let protect = |n, pages, prot| unsafe { vm.protect(page(area, n).addr(), pages, prot) };
+    protect(1, 2, Prot::RO).unwrap();
+    let vmas = vm.machine().vmas();
+    vm.machine().faults().fail_at(1);
+    assert_eq!(protect(0, 6, Prot::RX), Err(AllocError::Refused(libc::ENOMEM)));
+    vm.machine().faults().fail_at(0);
+    assert_eq!(vm.machine().vmas(), vmas);
+    let writable: Vec<_> = (0..6).filter(|&n| is_writable(page(area, n))).collect();
+    assert_eq!(writable, [0, 3, 4, 5]);
+    free(&vm, area);
+}

@@ -86,12 +86,14 @@ const ALL: &[Test] = tests! {
     contents:
         what_one_cpu_writes_all_read_through_their_own_tables
         frames_that_are_mapped_twice_are_the_same_memory
-        code_in_the_modules_region_runs_and_cannot_be_written;
+        code_in_the_modules_region_runs_and_cannot_be_written
+        code_that_is_written_in_place_runs_when_it_cannot_be_written_any_more;
     walk:
         the_tables_lead_where_the_library_says
         no_page_of_the_image_is_writable_and_executable;
     faults:
         the_pages_before_and_after_an_area_fault
+        a_store_to_pages_that_became_read_only_faults_on_every_cpu
         under_strict_a_use_after_free_faults_at_once
         under_unmap_a_use_after_free_faults_after_the_flush
         under_park_and_keep_a_use_after_free_faults_after_unmap_aliases

@@ -116,6 +116,8 @@ pub(crate) struct State {
     pub(crate) symbolizer: Option<Symbolizer>,
     /// Pages that were unmapped with nothing left in their entries.
     pub(crate) cleared: HashSet<usize>,
+    /// Pages whose protection is being changed.
+    pub(crate) protecting: HashSet<usize>,
     /// How long a section is, is not judged.
     pub(crate) unbounded: bool,
     /// The pages that the machine was told of.
@@ -145,6 +147,7 @@ impl State {
             on_shortage: None,
             symbolizer: None,
             cleared: HashSet::new(),
+            protecting: HashSet::new(),
             unbounded: false,
             told: Told::default(),
             recent: [0; RECENT],

@@ -3,6 +3,7 @@
 //! | Cached | The tables say | Verdict |
 //! |---|---|---|
 //! | page → frame | the same, with the same protection | fresh |
+//! | page → frame | the same, with another protection, while that is being changed | fresh |
 //! | page → frame | waiting, the same frame | a use after free, before grace: legal |
 //! | page → frame | nothing since it was unmapped | the same, for a frame that is somebody's: legal |
 //! | page → frame | another frame, another protection, or nothing | **stale**: reused before grace (G2, G3) |
@@ -20,6 +21,7 @@ use crate::cache::Cached;
 use crate::cpu::State;
 use crate::walk::{Place, covered};
 use crate::{Core, turn};
+use core::ops::Range;
 use vmalloc::machine::format::{Entry, Format, entries};
 use vmalloc::units::{PAGE_SHIFT, Pfn, VirtAddr};
 
@@ -53,6 +55,7 @@ impl<F: Format> Core<F> {
         let is_same = |frame: Pfn| frame.offset(inside as u64) == cached.frame;
         match now {
             Entry::Leaf { frame, prot } if is_same(frame) && prot == cached.prot => Ok(false),
+            Entry::Leaf { frame, .. } if is_same(frame) && s.protecting.contains(&cached.prefix) => Ok(false),
             Entry::Leaf { frame, .. } if is_same(frame) => Err("the protection was changed without a flush"),
             Entry::Leaf { .. } => Err("the page was bound to another frame before grace"),
             Entry::Parked(frame) if is_same(frame) => Ok(true),
@@ -113,6 +116,14 @@ impl<F: Format> Core<F> {
     pub(crate) fn judge_all(&self, s: &State) {
         for cpu in 0..s.cpus.len() as u32 {
             self.judge_cpu(s, cpu);
+        }
+    }
+
+    /// Judges what any CPU could use now of the pages with these numbers.
+    pub(crate) fn judge_pages(&self, s: &State, pages: Range<usize>) {
+        for (cpu, state) in s.cpus.iter().enumerate() {
+            let of_these = |c: &Cached| c.level == 1 && pages.contains(&c.prefix) && state.power.reaches(1);
+            state.entries().filter(of_these).for_each(|cached| _ = self.judge(s, cpu as u32, &cached));
         }
     }
 

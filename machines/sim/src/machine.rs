@@ -13,9 +13,11 @@ use crate::section::What;
 use crate::walk::{covered, overlap};
 use crate::{Core, ORDER, Sim, SoloLock, Watched, turn};
 use core::fmt;
+use core::ops::Range;
 use core::ptr::NonNull;
 use vmalloc::error::Shortage;
-use vmalloc::machine::format::{Entry, Format};
+use vmalloc::machine::event::Event as Told;
+use vmalloc::machine::format::{Entry, Format, Prot};
 use vmalloc::machine::{Context, Flush, Level, Machine, Pinned};
 use vmalloc::units::{CpuSet, Node, PAGE_SHIFT, PAGE_SIZE, PageRange, Pfn, VirtAddr};
 
@@ -147,6 +149,12 @@ unsafe impl<F: Format> Machine for Sim<F> {
         self.touch();
     }
 
+    fn protect(&self, pages: PageRange, _prot: Prot) -> Result<(), i32> {
+        self.state().protecting.extend(numbers(pages));
+        self.touch();
+        Ok(())
+    }
+
     fn unmapped(&self, pages: PageRange) {
         {
             let s = &mut *self.state();
@@ -205,8 +213,13 @@ unsafe impl<F: Format> Machine for Sim<F> {
         Some(self.state().clock)
     }
 
-    fn note(&self, event: vmalloc::machine::event::Event) -> Result<(), i32> {
-        self.state().noted.tell(event)
+    fn note(&self, event: Told) -> Result<(), i32> {
+        let s = &mut *self.state();
+        if let Told::Protect(pages, _) = event {
+            numbers(pages).for_each(|page| _ = s.protecting.remove(&page));
+            self.judge_pages(s, numbers(pages));
+        }
+        s.noted.tell(event)
     }
 
     fn log(&self, level: Level, line: fmt::Arguments<'_>) {
@@ -223,7 +236,7 @@ unsafe impl<F: Format> Machine for Sim<F> {
 }
 
 /// The numbers of pages.
-fn numbers(pages: PageRange) -> impl Iterator<Item = usize> {
+fn numbers(pages: PageRange) -> Range<usize> {
     let first = pages.start.0 >> PAGE_SHIFT;
     first..first + pages.pages
 }

@@ -19,6 +19,8 @@ pub struct Noted {
     pub pages: usize,
     /// Pages that were reclaimed.
     pub retired: usize,
+    /// Times that a protection was changed.
+    pub protects: u64,
     /// Purges.
     pub purges: u64,
     /// Calls that failed.
@@ -51,6 +53,7 @@ impl Noted {
             }
             Event::Resize { from, to, .. } => self.pages = (self.pages + to).saturating_sub(from),
             Event::Retire(pages) => self.retired += pages,
+            Event::Protect(..) => self.protects += 1,
             Event::Purge(_) => self.purges += 1,
             Event::Failure { .. } => self.failures += 1,
         }

@@ -5,10 +5,12 @@ use crate::api::instance::Vmalloc;
 use crate::area::{Caller, Guard, Kind, Req};
 use crate::error::{AllocError, FreeError};
 use crate::machine::Machine;
+use crate::machine::format::Prot;
 use crate::path::alloc::alloc;
 use crate::path::backing::{Fresh, Nothing};
 use crate::path::free::free;
 use crate::path::part;
+use crate::path::protect::protect;
 use crate::units::{PAGE_SIZE, VirtAddr};
 use core::ptr::NonNull;
 
@@ -87,6 +89,27 @@ impl<M: Machine> Vmalloc<M> {
         part::grow(self.ctx().ok_or(AllocError::NotInitialised)?, VirtAddr(at.addr().get()), &like)
     }
 
+    /// Changes the allowed accesses to the `pages` pages from `at` on, which are all mapped and
+    /// belong to one live area of any kind. When it returns no CPU uses the old protection any
+    /// more. Frames and memory types stay. A direct mapping of the frames is the embedder's.
+    ///
+    /// # Errors
+    /// [`AllocError::WriteExec`] for stores and execution at once that are not meant;
+    /// [`AllocError::BadRange`] where the pages are not all of one area, or `at` is not the start of
+    /// a page; [`AllocError::NotMapped`] for the first page that is not mapped;
+    /// [`AllocError::WrongContext`] for a caller that must not wait for a flush;
+    /// [`AllocError::Refused`] by [`Machine::protect`]. Nothing has changed then.
+    ///
+    /// # Safety
+    /// - V2. Nobody needs an access that is taken away, and nobody else frees, shrinks, unmaps or
+    ///   protects these pages meanwhile.
+    ///
+    /// # Cost
+    /// O(pages), and a flush of all CPUs. Source: `set_memory_ro` and its siblings.
+    pub unsafe fn protect(&self, at: usize, pages: usize, prot: Prot) -> Result<(), AllocError> {
+        protect(self.ctx().ok_or(AllocError::NotInitialised)?, at, pages, prot)
+    }
+
     /// Frees an area of a kind that `frees` accepts, of `count` pages where the caller names
     /// them.
     #[inline(always)]
@@ -133,8 +156,8 @@ impl<M: Machine> Vmalloc<M> {
         let end = parts.iter().map(|&(offset, bytes)| offset.saturating_add(bytes)).max().unwrap_or(0);
         // A probe of the whole extent finds a base at which all would fit;
         // then it makes room for the parts.
-        let range = like.within.unwrap_or((region.base.0, region.base.0 + region.bytes));
-        let whole = Req { bytes: end, align, within: Some(range), ..like.clone() }.caller(caller).guard(Guard::None);
+        let (start, stop) = like.within.unwrap_or((region.base.0, region.base.0 + region.bytes));
+        let whole = Req { bytes: end, align, ..like.clone() }.within(start..stop).caller(caller).guard(Guard::None);
         let base = self.reserve(whole)?.addr().get();
         if let [(0, _)] = parts {
             return Ok(base);

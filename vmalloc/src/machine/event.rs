@@ -2,7 +2,8 @@
 
 use crate::area::{Caller, Kind};
 use crate::error::AllocError;
-use crate::units::VirtAddr;
+use crate::machine::format::Prot;
+use crate::units::{PageRange, VirtAddr};
 
 /// Something that has happened, for [`Machine::note`](super::Machine::note).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,6 +40,8 @@ pub enum Event {
         /// The pages that it has from here on.
         to: usize,
     },
+    /// Pages of an area have another protection, and no CPU can use the old one any more.
+    Protect(PageRange, Prot),
     /// So many pages of freed areas were reclaimed after grace, perhaps none: a step of reclaim.
     Retire(usize),
     /// A purge of all CPUs is over, in which so many pages were reclaimed.

@@ -25,12 +25,24 @@ bitflags::bitflags! {
         const WRITE = 1;
         /// Execution is allowed.
         const EXEC = 2;
+        /// Stores and execution at once are meant. Without it a request for both is refused
+        /// ([`AllocError::WriteExec`](crate::AllocError::WriteExec)). Entries do not have it.
+        const BOTH = 4;
         /// Read and write, for data.
         const RW = Self::WRITE.bits();
         /// Read only.
         const RO = 0;
         /// Read and execute.
         const RX = Self::EXEC.bits();
+        /// Read, write and execute, on purpose.
+        const RWX = Self::WRITE.bits() | Self::EXEC.bits() | Self::BOTH.bits();
+    }
+}
+
+impl Prot {
+    /// Whether it allows stores and execution at once, and nobody has said that both are meant.
+    pub(crate) const fn is_careless(self) -> bool {
+        self.bits() & Prot::RWX.bits() == Prot::WRITE.bits() | Prot::EXEC.bits()
     }
 }
 
@@ -49,6 +61,12 @@ pub enum MemType {
     Uncached = 3,
     /// Write-combining.
     WriteCombining = 4,
+}
+
+impl MemType {
+    /// All of them.
+    pub(crate) const ALL: [MemType; 5] =
+        [MemType::WriteBack, MemType::WriteThrough, MemType::UncachedMinus, MemType::Uncached, MemType::WriteCombining];
 }
 
 /// The meaning of an entry.

@@ -26,7 +26,7 @@ use crate::machine::event::Event;
 use crate::machine::frames::Frames;
 use crate::path::alloc::{clear_pages, fill_pages};
 use crate::path::backing::{Backing, Fresh, Given, UNCOUNTED};
-use crate::path::plan::{Plan, check_node};
+use crate::path::plan::{Plan, check_node, check_prot};
 use crate::path::supply::Call;
 use crate::state::core::Ctx;
 use crate::state::cpu::SLICE;
@@ -34,6 +34,9 @@ use crate::state::enter::CpuGuard;
 use crate::state::lookup::{Found, SlotRef};
 use crate::state::stats::count;
 use crate::units::{PAGE_SHIFT, PAGE_SIZE, PageRange, Pfn, VirtAddr};
+
+/// What parts are parts of.
+const RESERVED: Option<Kind> = Some(Kind::Reserved);
 
 /// Maps `frames` to the pages from `at` on, as `req` says.
 pub(crate) fn map<M: Machine>(
@@ -43,8 +46,9 @@ pub(crate) fn map<M: Machine>(
     req: &Req,
     caller: Caller,
 ) -> Result<(), AllocError> {
+    check_prot(req.prot)?;
     let range = part_of(at, frames.len())?;
-    let found = reservation(ctx, range)?;
+    let found = area(ctx, range, RESERVED)?;
     let backing = Given::<UNCOUNTED>(frames);
     backing.check(ctx.machine, frames.len())?;
     let plan = Plan { req, kind: Kind::MapRam, caller, pages: frames.len(), class: None };
@@ -60,7 +64,7 @@ pub(crate) fn map<M: Machine>(
 /// Unmaps what is mapped of the `pages` pages from `at` on, and returns how many that was.
 pub(crate) fn unmap<M: Machine>(ctx: Ctx<'_, M>, at: usize, pages: usize) -> Result<usize, AllocError> {
     let range = part_of(at, pages)?;
-    clear(ctx, &reservation(ctx, range)?, range)
+    clear(ctx, &area(ctx, range, RESERVED)?, range)
 }
 
 /// Whether frames of the area can wait for a flush by themselves: they have descriptors.
@@ -101,6 +105,7 @@ pub(crate) fn shrink<M: Machine>(ctx: Ctx<'_, M>, at: VirtAddr, bytes: usize) ->
 
 /// Maps new frames behind an area's last page, as `req` says, where its slot has room for them.
 pub(crate) fn grow<M: Machine>(ctx: Ctx<'_, M>, at: VirtAddr, req: &Req) -> Result<(), AllocError> {
+    check_prot(req.prot)?;
     let (bad, pages) = (AllocError::BadRange { start: at.0, end: at.0 }, req.bytes.div_ceil(PAGE_SIZE));
     let found = check_node(ctx.machine, req).and_then(|()| ctx.find_start(at).map_err(|_| bad))?;
     let was = found.area().filter(|was| was.kind.owns() && was.pages <= pages).ok_or(bad)?;
@@ -137,18 +142,18 @@ fn clear<M: Machine>(ctx: Ctx<'_, M>, found: &SlotRef, range: PageRange) -> Resu
     Ok(cleared)
 }
 
-/// The reservation that holds all of `range`.
-fn reservation<M: Machine>(ctx: Ctx<'_, M>, range: PageRange) -> Result<SlotRef, AllocError> {
+/// The live area, of this kind if one is given, that holds all of `range`.
+pub(super) fn area<M: Machine>(ctx: Ctx<'_, M>, range: PageRange, kind: Option<Kind>) -> Result<SlotRef, AllocError> {
     let bad = AllocError::BadRange { start: range.start.0, end: range.end().0 };
     let found = ctx.find(range.start).filter(|found| found.is_area()).ok_or(bad)?;
     let first = (range.start.0 - found.start.0) >> PAGE_SHIFT;
     let fits = first.checked_add(range.pages).is_some_and(|end| end <= found.slot().pages());
-    let is_bare = found.slot().kind() == Kind::Reserved;
-    if fits && is_bare && found.is_same() { Ok(found) } else { Err(bad) }
+    let is_right = kind.is_none_or(|kind| found.slot().kind() == kind);
+    if fits && is_right && found.is_same() { Ok(found) } else { Err(bad) }
 }
 
 /// The pages that a caller names.
-fn part_of(at: usize, pages: usize) -> Result<PageRange, AllocError> {
+pub(super) fn part_of(at: usize, pages: usize) -> Result<PageRange, AllocError> {
     let end = pages.checked_mul(PAGE_SIZE).and_then(|bytes| at.checked_add(bytes));
     match end {
         Some(_) if at.is_multiple_of(PAGE_SIZE) && pages > 0 => Ok(PageRange::new(VirtAddr(at), pages)),

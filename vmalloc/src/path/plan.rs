@@ -39,7 +39,7 @@ impl<'r> Plan<'r> {
     ) -> Option<Plan<'r>> {
         let region = ctx.core.regions.get(req.region.0 as usize)?;
         let pages = req.bytes.wrapping_add(PAGE_SIZE - 1) >> PAGE_SHIFT;
-        if pages.wrapping_sub(1) >= region.usual || req.within.is_some() || !has_node(ctx.machine, req) {
+        if pages.wrapping_sub(1) >= region.usual || req.unusual || !has_node(ctx.machine, req) {
             return None;
         }
         let class = match req.align {
@@ -62,6 +62,7 @@ impl<'r> Plan<'r> {
         caller: Caller,
         backing: B,
     ) -> Result<Plan<'r>, AllocError> {
+        check_prot(req.prot)?;
         let (pages, class) = checked_size(ctx, (req, kind), backing.limit(ctx.machine))?;
         backing.check(ctx.machine, pages)?;
         Ok(Plan { req, kind, caller: req.caller.unwrap_or(caller), pages, class })
@@ -171,4 +172,9 @@ pub(crate) fn check_node<M: Machine>(machine: &M, req: &Req) -> Result<(), Alloc
     let node = req.node.unwrap_or_default();
     let bad = AllocError::BadNode { node, nodes: machine.frames().nodes() };
     if has_node(machine, req) { Ok(()) } else { Err(bad) }
+}
+
+/// Stores and execution at once are meant.
+pub(crate) fn check_prot(prot: Prot) -> Result<(), AllocError> {
+    if prot.is_careless() { Err(AllocError::WriteExec) } else { Ok(()) }
 }

@@ -115,6 +115,11 @@ impl Slot {
         self.meta.store(self.meta.load(Relaxed) | PLAIN, Relaxed);
     }
 
+    /// Marks the area as not plain: its entries change (W1).
+    pub fn unmark_plain(&self) {
+        self.meta.fetch_and(!PLAIN, SeqCst);
+    }
+
     #[inline(always)]
     fn label(&self, label: &Label, flags: u16) {
         let (caller, even) = word_of(label.caller);
@@ -307,7 +312,7 @@ impl Slot {
     /// As [`Slot::truncate`], of an area that lives on with so many pages and bytes.
     pub fn resize(&self, pages: usize, bytes: usize) {
         self.change(|slot| {
-            slot.meta.fetch_and(!PLAIN, SeqCst);
+            slot.unmark_plain();
             slot.pages.store(pages, Relaxed);
             slot.bytes.store(bytes, Relaxed);
         });

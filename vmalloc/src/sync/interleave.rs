@@ -67,6 +67,8 @@ pub enum Rule {
     ForgetCached,
     /// G2: an area grows over pages that it gave back and that CPUs may still reach.
     GrowStale,
+    /// G2: a new protection is not flushed for.
+    ProtectUnflushed,
     /// Of the subsystem: a free looks at an object in one section, and takes it back in the next
     /// one without another look.
     LookedAtBefore,

@@ -172,6 +172,23 @@ impl<F: Format, const LEVEL: u8> PteRange<F, LEVEL> {
         self.change_all(TakeFrames(places.as_mut_ptr()), report)
     }
 
+    /// Gives mapped pages another protection, and keeps their frames and memory types. Reports as
+    /// [`PteRange::park`] does.
+    pub fn protect(self, prot: Prot, mut report: impl FnMut(VirtAddr, F::Word)) {
+        for n in 0..self.len {
+            let word = self.cell(n).load();
+            match protected::<F>(word, prot, LEVEL) {
+                Some(word) => self.cell(n).store(word),
+                None => self.unexpected(n, word, &mut report),
+            }
+        }
+    }
+
+    /// Whether [`PteRange::protect`] would report nothing.
+    pub fn is_protectable(self) -> bool {
+        (0..self.len).all(|n| protected::<F>(self.cell(n).load(), Prot::RO, LEVEL).is_some())
+    }
+
     /// Whether each page is mapped as ordinary memory, for reading and writing, to a frame that
     /// `fits`.
     pub fn is_plain(self, fits: impl Fn(Pfn) -> bool) -> bool {
@@ -303,6 +320,13 @@ const fn is_whole<F: Format>(number: usize, level: u8) -> bool {
     number.is_multiple_of(1 << table_bits::<F>(level - 1))
 }
 
+/// The leaf `word` with another protection: its frame and memory type stay.
+fn protected<F: Format>(word: F::Word, prot: Prot, level: u8) -> Option<F::Word> {
+    let Entry::Leaf { frame, prot: was } = F::decode(word, level) else { return None };
+    let memory = MemType::ALL.into_iter().find(|&memory| F::leaf(frame, was, memory, level) == word)?;
+    Some(F::leaf(frame, prot, memory, level))
+}
+
 fn all_absent<F: Format, const N: usize>(words: [F::Word; N]) -> bool {
     words.iter().fold(true, |absent, &word| absent & (word == F::ABSENT))
 }
@@ -342,5 +366,30 @@ impl<F: Format> Change<F> for TakeFrames {
     fn after(self, changed: usize) -> Self {
         // SAFETY: as above; the places after those of the pages that were changed.
         TakeFrames(unsafe { self.0.add(changed) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::{X86_32, X86_64};
+
+    fn keeps_all_but_the_protection<F: Format>() {
+        let prots = [Prot::RO, Prot::RW, Prot::RX, Prot::RWX];
+        for (level, memory) in (1..=F::LEAF_LEVELS).flat_map(|level| MemType::ALL.map(|memory| (level, memory))) {
+            let frame = Pfn(3 << (F::INDEX_BITS * (level as u32 - 1)));
+            for (was, now) in prots.into_iter().flat_map(|was| prots.map(|now| (was, now))) {
+                let word = protected::<F>(F::leaf(frame, was, memory, level), now, level);
+                assert_eq!(word, Some(F::leaf(frame, now, memory, level)), "{} {was:?} {now:?} {memory:?}", F::NAME);
+            }
+            let parked = F::park(F::leaf(frame, Prot::RW, memory, level));
+            assert_eq!([F::ABSENT, parked].map(|word| protected::<F>(word, Prot::RO, level)), [None, None]);
+        }
+    }
+
+    #[test]
+    fn a_new_protection_leaves_frame_and_memory_type_alone() {
+        keeps_all_but_the_protection::<X86_64>();
+        keeps_all_but_the_protection::<X86_32>();
     }
 }

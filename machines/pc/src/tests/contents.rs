@@ -126,3 +126,26 @@ pub fn code_in_the_modules_region_runs_and_cannot_be_written() -> Outcome {
     check!(answer == 42 && stored.is_err() && freed.is_ok(), "{answer}, {stored:?}, {freed:?}");
     Ok(())
 }
+
+pub fn code_that_is_written_in_place_runs_when_it_cannot_be_written_any_more() -> Outcome {
+    // mov eax, 43; ret
+    let code = [0xb8u8, 43, 0, 0, 0, 0xc3];
+    let made = vm().alloc(Req::pages(2).region(RegionId(1)));
+    let at = made.map_err(|why| println!("  {why}")).map_err(|()| Wrong)?;
+    // SAFETY: the area is ours.
+    unsafe { at.copy_from_nonoverlapping(NonNull::from(&code).cast(), code.len()) };
+    // SAFETY: V2: nobody stores to it any more.
+    let protected = unsafe { vm().protect(at.addr().get(), 1, Prot::RX) };
+    check!(protected.is_ok(), "{protected:?}");
+    // SAFETY: the code above, which returns a number as C does.
+    let answer = unsafe { core::mem::transmute::<NonNull<u8>, extern "C" fn() -> u32>(at)() };
+    let store = |page: usize| {
+        // SAFETY: nobody's but ours; it may fault.
+        unsafe { crate::trap::store(at.addr().get() + page * 4096, 0) }
+    };
+    let stored = [store(0), store(1)].map(|stored| stored.is_ok());
+    // SAFETY: V1: it is used no more.
+    let freed = unsafe { vm().free(at) };
+    check!((answer, stored) == (43, [false, true]) && freed.is_ok(), "{answer}, {stored:?}, {freed:?}");
+    Ok(())
+}

@@ -6,6 +6,7 @@ use crate::boot::settings;
 use crate::trap::{self, Fault};
 use crate::{cpu, vm};
 use vmalloc::area::What;
+use vmalloc::machine::format::Prot;
 use vmalloc::units::PAGE_SIZE;
 use vmalloc::{Placement, Policy, Req};
 
@@ -52,6 +53,43 @@ pub(super) fn nothing_is_reached(of: &Place) -> Outcome {
     for page in 0..area.pages {
         let at = area.at.addr().get() + page * PAGE_SIZE;
         check!(trap::load(at) == Err(Fault { at }), "{at:#x} was freed and can be read");
+    }
+    Ok(())
+}
+
+/// Each page of the area that is shown can be stored to on this CPU, or faults.
+fn stores_end(may_be_stored: bool) -> Outcome {
+    let Some(area) = AREA.look() else { return Ok(()) };
+    for page in 0..area.pages {
+        let at = area.at.addr().get() + page * PAGE_SIZE;
+        let found = trap::load(at).map_err(|_| Wrong)?;
+        // SAFETY: the test's own, and what it says already.
+        let stored = unsafe { trap::store(at, found) };
+        check!(stored.is_ok() == may_be_stored, "a store to {at:#x}: {stored:?}");
+    }
+    area.verify()
+}
+
+fn stores_everywhere(may_be_stored: bool) {
+    match may_be_stored {
+        true => cpu::on_all(|_| note(stores_end(true))),
+        false => cpu::on_all(|_| note(stores_end(false))),
+    }
+}
+
+pub fn a_store_to_pages_that_became_read_only_faults_on_every_cpu() -> Outcome {
+    for pages in [1, 5, 64, 200] {
+        let area = made(pages)?;
+        super::put(&AREA, area)?;
+        stores_everywhere(true);
+        for (prot, may_be_stored) in [(Prot::RO, false), (Prot::RW, true), (Prot::RX, false)] {
+            // SAFETY: V2: the stores that need it may fault.
+            let protected = unsafe { vm().protect(area.at.addr().get(), pages, prot) };
+            check!(protected.is_ok(), "{prot:?}: {protected:?}");
+            stores_everywhere(may_be_stored);
+        }
+        AREA.take();
+        area.free()?;
     }
     Ok(())
 }

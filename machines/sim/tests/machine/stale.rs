@@ -2,6 +2,7 @@
 //! cannot fail proves nothing.
 
 use crate::bench::{Bench, bench};
+use vmalloc::machine::event::Event;
 use vmalloc::machine::format::{Entry, Format, Prot};
 use vmalloc::machine::prealloc::Prealloc;
 use vmalloc::machine::{Flush, Machine};
@@ -91,6 +92,22 @@ fn a_protection_that_changed_without_a_flush_is_noticed() {
     b.flush(0);
     assert_eq!(b.sim.store(0, AT, 2).unwrap_err().why, Why::ReadOnly);
     assert_eq!(b.sim.load(0, AT), Ok(1));
+}
+
+#[test]
+fn the_old_protection_may_be_used_until_the_change_is_said_to_be_over_and_not_after() {
+    let b = quiet();
+    let frame = b.map(AT);
+    b.sim.store(1, AT, 1).unwrap();
+    let over = Event::Protect(PageRange::new(AT, 1), Prot::RO);
+    b.sim.protect(PageRange::new(AT, 1), Prot::RO).unwrap();
+    b.bind(AT, frame, Prot::RO);
+    b.sim.audit();
+    b.sim.store(1, AT, 2).unwrap();
+    assert!(b.story(|sim| _ = sim.note(over)).contains("protection was changed"));
+    b.sim.on(1, || b.sim.flush(Flush::Everything));
+    b.sim.note(over).unwrap();
+    assert_eq!(b.sim.store(1, AT, 3).unwrap_err().why, Why::ReadOnly);
 }
 
 /// A table for `AT` that CPU 1 remembers, and that is linked no more.

@@ -217,7 +217,7 @@ impl<F: Format> Hand<'_, F> {
             Page::Barred => {}
             Page::Bound { frame, prot } => match sim.store(cpu, VirtAddr(page + spot(frame)), stamp) {
                 Ok(()) if prot.contains(Prot::WRITE) => model.frame(frame).word = Some(stamp),
-                Err(fault) if fault.why == Why::ReadOnly && prot == Prot::RO => {}
+                Err(fault) if fault.why == Why::ReadOnly && !prot.contains(Prot::WRITE) => {}
                 other => panic!("content: a store to {page:#x} on CPU {cpu}, {prot:?}: {other:?}"),
             },
             Page::Gone(gone) => {

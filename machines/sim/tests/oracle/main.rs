@@ -17,7 +17,8 @@
 //! - **free**: what is freed twice, or is no area, is refused, named, and
 //!   nothing has changed;
 //! - **refusal**: what is refused could not be had;
-//! - parts of reservations that are bound and unbound by hand, and areas that shrink and grow, keep all of these;
+//! - parts of reservations that are bound and unbound by hand, areas that shrink and grow, and pages
+//!   whose protection changes keep all of these;
 //! - **leak**: in the end everything is given back.
 
 mod bad;

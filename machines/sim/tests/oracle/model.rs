@@ -23,6 +23,8 @@ pub struct Area {
     pub frames: Vec<Pfn>,
     /// Of a reservation: the pages that are bound by hand.
     pub parts: BTreeMap<usize, Pfn>,
+    /// The pages whose protection was changed since they were bound.
+    protected: BTreeMap<usize, Prot>,
     /// The most pages that it has had: their addresses are its own still.
     reach: usize,
     /// Where `starts` holds it.
@@ -41,6 +43,7 @@ impl Area {
             prot: Prot::RW,
             frames: Vec::new(),
             parts: BTreeMap::new(),
+            protected: BTreeMap::new(),
             reach: pages,
             place: 0,
         }
@@ -73,6 +76,11 @@ impl Area {
     /// The frames that the driver has to hold while the area lives (P4), or a part of it (P6).
     pub fn lent(&self) -> Vec<Pfn> {
         if self.kind == Kind::MapRam { self.frames.clone() } else { self.parts.values().copied().collect() }
+    }
+
+    /// The protection of the page that holds `at`.
+    fn prot_of(&self, at: usize) -> Prot {
+        self.protected.get(&((at - self.start) / PAGE_SIZE)).copied().unwrap_or(self.prot)
     }
 
     /// The frame of the page that holds `at`.
@@ -188,7 +196,7 @@ impl Model {
     }
 
     pub fn page(&self, at: usize) -> Page {
-        match self.around(at).and_then(|area| Some((area.frame_of(at)?, area.prot))) {
+        match self.around(at).and_then(|area| Some((area.frame_of(at)?, area.prot_of(at)))) {
             Some((frame, prot)) => Page::Bound { frame, prot },
             None => self.gone.get(&(at & !(PAGE_SIZE - 1))).map_or(Page::Barred, |&gone| Page::Gone(gone)),
         }
@@ -221,9 +229,16 @@ impl Model {
     pub fn unbind(&mut self, start: usize, pages: Range<usize>) -> Vec<Pfn> {
         self.frees += 1;
         let area = self.live.get_mut(&start).expect("a live area");
+        area.protected.retain(|page, _| !pages.contains(page));
         let taken: Vec<_> = pages.filter_map(|page| Some((page, area.parts.remove(&page)?))).collect();
         taken.iter().for_each(|&(page, frame)| self.goes(start + page * PAGE_SIZE, frame));
         taken.into_iter().map(|(_, frame)| frame).collect()
+    }
+
+    /// Pages of the area at `start` have another protection from now on.
+    pub fn protect(&mut self, start: usize, pages: Range<usize>, prot: Prot) {
+        let area = self.live.get_mut(&start).expect("a live area");
+        area.protected.extend(pages.map(|page| (page, prot)));
     }
 
     /// The area at `start` has `bytes` bytes from now on, and gives its last pages up.
@@ -232,6 +247,7 @@ impl Model {
         let area = self.live.get_mut(&start).expect("a live area");
         (area.bytes, area.pages) = (bytes, bytes.div_ceil(PAGE_SIZE));
         let (left, gone) = (area.pages, area.frames.split_off(area.pages));
+        area.protected.split_off(&left);
         self.live_pages -= gone.len();
         for (n, frame) in gone.into_iter().enumerate() {
             self.frame(frame).holders -= 1;

@@ -3,7 +3,7 @@
 use super::hand::Hand;
 use super::model::{Area, Page};
 use super::unmake::pointer;
-use vmalloc::machine::format::{Format, MemType};
+use vmalloc::machine::format::{Format, MemType, Prot};
 use vmalloc::machine::{Context, Machine};
 use vmalloc::units::{PAGE_SIZE, VirtAddr};
 use vmalloc::{AllocError, Gfp, Kind, Req};
@@ -12,10 +12,11 @@ impl<F: Format> Hand<'_, F> {
     /// One of the things below. Nobody else ends the area meanwhile (P5), so interrupts do
     /// nothing.
     pub fn change_part(&self) {
-        self.quietly(|| match self.below(7) {
+        self.quietly(|| match self.below(9) {
             0 | 1 => self.fill_part(),
             2 | 3 => self.empty_part(),
             4 => self.shrink(),
+            5 | 6 => self.protect(),
             _ => self.grow_any(),
         });
     }
@@ -106,6 +107,36 @@ impl<F: Format> Hand<'_, F> {
             self.grow(start);
         }
     }
+
+    /// Some pages of an area get another protection, to which each CPU keeps when the call returns.
+    fn protect(&self) {
+        let Some(start) = self.some_area(|_, _| true) else { return };
+        let area = self.model().area(start).clone();
+        let first = self.below(area.pages);
+        let end = first + 1 + self.below((area.pages - first).min(self.pick(&[1, 10, 300])));
+        let page = |n: usize| start + n * PAGE_SIZE;
+        let unmapped = (first..end).find(|&n| area.frame_of(page(n)).is_none()).map(page);
+        let prot = self.pick(&[Prot::RO, Prot::RW, Prot::RX]);
+        // Before it some CPU uses the old protection.
+        [first, end - 1].into_iter().for_each(|n| self.write(page(n)));
+        // SAFETY: V2: nobody else knows of the area now, and what is used later is used to see it
+        // refused.
+        match unsafe { self.vm.protect(page(first), end - first, prot) } {
+            Ok(()) => {
+                assert_eq!(unmapped, None, "refusal: pages of {start:#x} are mapped that are not");
+                self.model().protect(start, first..end, prot);
+            }
+            Err(AllocError::NotMapped(at)) => assert_eq!(Some(at.0), unmapped, "refusal: of {start:#x}"),
+            Err(AllocError::WrongContext(from)) => assert_ne!(from, Context::Task, "refusal: of {start:#x}"),
+            Err(error) => panic!("refusal: pages {first}..{end} of {area:x?} become {prot:?}: {error:?}"),
+        }
+        self.sim().audit();
+        for n in [first.saturating_sub(1), first, end - 1, end] {
+            self.write(page(n));
+            self.look(page(n));
+        }
+    }
+
     fn grow_any(&self) {
         if let Some(start) = self.some_area(|kind, _| owns(kind)) {
             self.grow(start);

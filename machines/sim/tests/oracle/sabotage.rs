@@ -146,6 +146,11 @@ fn g2_an_area_that_grows_over_what_cpus_still_reach_is_noticed() {
 }
 
 #[test]
+fn g2_a_protection_that_is_not_flushed_for_is_noticed() {
+    is_caught_by_parts(Rule::ProtectUnflushed, &["the protection was changed without a flush"]);
+}
+
+#[test]
 fn g6_a_guard_that_is_mapped_is_noticed() {
     is_caught(Library(Rule::MapGuard), &["guard: ", "frame: of the page"]);
 }

@@ -20,6 +20,7 @@ mod nmi;
 mod parts;
 mod policies;
 mod pressure;
+mod protect;
 #[cfg(debug_assertions)]
 mod quiesce;
 mod refusals;
