@@ -11,7 +11,9 @@ use vmalloc::machine::format::Prot;
 use vmalloc::machine::{Addressable, Context, Flush, Level, Machine, Pinned, Run};
 use vmalloc::units::{CpuSet, Node, PageRange, Pfn, VirtAddr};
 
-/// The machine `M`, of whose events `E` hears. It may refuse an [`Event::Publish`] by an error number. It is called
+/// The machine `M`, of whose events `E` hears. It may refuse an [`Event::Publish`] by an error number, and an
+/// [`Event::Resize`] to more pages; the machine, which has agreed by then, is told that the area ended, or that it
+/// has as many pages as before. It is called
 /// by any context, with interrupts off perhaps, and calls nothing of the instance.
 #[derive(Debug)]
 pub struct WithEvents<M, E> {
@@ -28,6 +30,18 @@ impl<M: Machine, E: Fn(&M, Event) -> Result<(), i32> + Sync> WithEvents<M, E> {
     /// The machine inside.
     pub const fn inner(&self) -> &M {
         &self.machine
+    }
+
+    /// The machine has agreed to what `hears` refused: it is told of the end.
+    #[cold]
+    fn take_back(&self, event: Event) {
+        let _ = match event {
+            Event::Publish { start, pages, caller, .. } => {
+                self.machine.note(Event::Claim { start, pages, freer: caller })
+            }
+            Event::Resize { start, from, to } => self.machine.note(Event::Resize { start, from: to, to: from }),
+            _ => Ok(()),
+        };
     }
 }
 
@@ -121,7 +135,7 @@ unsafe impl<M: Machine, E: Fn(&M, Event) -> Result<(), i32> + Sync> Machine for 
     #[inline]
     fn note(&self, event: Event) -> Result<(), i32> {
         self.machine.note(event)?;
-        (self.hears)(&self.machine, event)
+        (self.hears)(&self.machine, event).inspect_err(|_| self.take_back(event))
     }
     fn log(&self, level: Level, line: fmt::Arguments<'_>) {
         self.machine.log(level, line)

@@ -40,6 +40,8 @@ pub struct Kernel<'v, M: Machine, H: Host = Bare> {
     pub(crate) waiting: Mutex<M::Lock, Waiting>,
     /// The head that came last, of those that no list has yet.
     pub(crate) rcu_heads: AtomicUsize,
+    /// Blocks that are ready, and are being freed.
+    pub(crate) rcu_freeing: AtomicUsize,
     pub(crate) quiet: Quiet,
     pub(crate) flushes: Flushes,
     pub(crate) redzones: Redzones,
@@ -63,6 +65,7 @@ impl<'v, M: Machine, H: Host> Kernel<'v, M, H> {
             recorded: AtomicUsize::new(0),
             waiting: Mutex::new(Waiting::new()),
             rcu_heads: AtomicUsize::new(0),
+            rcu_freeing: AtomicUsize::new(0),
             quiet: Quiet::new(),
             flushes: Flushes::new(),
             redzones: Redzones::new(),

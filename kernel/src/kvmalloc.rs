@@ -8,6 +8,7 @@
 
 use crate::call::Value;
 use crate::error::Error;
+use crate::flags::VmFlags;
 use crate::gfp::GfpFlags;
 use crate::host::{Host, Kern};
 use crate::kernel::Kernel;
@@ -22,6 +23,8 @@ use vmalloc::units::{Node, PAGE_SIZE};
 
 /// The most bytes that are served.
 const INT_MAX: usize = i32::MAX as usize;
+/// Areas whose memory is freed with them.
+const OWNS: VmFlags = VmFlags::ALLOC.union(VmFlags::MAP_PUT_PAGES);
 
 impl<M: Machine, H: Host> Kernel<'_, M, H> {
     /// `size` bytes, physically adjacent if that is easy, virtually in any case.
@@ -117,7 +120,8 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     /// As [`Kernel::kvfree`], and clears the first `bytes` bytes before.
     ///
     /// # Errors
-    /// As there, and [`Error::TooLarge`] where the block has not as many bytes.
+    /// As there, and [`Error::TooLarge`] where the block has not as many bytes. Nothing has changed
+    /// then.
     ///
     /// # Safety
     /// Y1.
@@ -133,18 +137,29 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         if bytes > limit {
             return Err(Error::TooLarge { bytes, limit });
         }
+        self.unbroken(at.addr())?;
         self.wipe(place, bytes)?;
         // SAFETY: Y1, handed on.
         unsafe { self.kvfree(at) }
     }
 
     /// The block that starts at `at`: where it is, and the bytes that it has.
+    ///
+    /// # Errors
+    /// [`Error::NoArea`], those of [`Kernel::ksize`], and [`Error::WrongFlags`] for an area whose
+    /// memory is not its own.
     pub(crate) fn block_at(&self, at: *const u8) -> Result<(Place, usize), Error> {
         if !self.is_vmalloc_addr(at) {
             return Ok((Place::Direct(at.addr()), self.ksize(at)?));
         }
         let area = self.find_vm_area(at.addr()).filter(|area| area.addr == at.addr());
-        area.map(|area| (Place::Area(area.addr), area.area_size())).ok_or(Error::NoArea(at.addr()))
+        let area = area.ok_or(Error::NoArea(at.addr()))?;
+        if !area.flags.intersects(OWNS) {
+            return Err(Error::WrongFlags { has: area.flags.bits(), about: OWNS.bits() });
+        }
+        // What is behind the bytes of a watched area is its redzone.
+        let watched = area.flags.contains(VmFlags::KASAN);
+        Ok((Place::Area(area.addr), if watched { area.requested_size } else { area.area_size() }))
     }
 }
 

@@ -28,7 +28,8 @@ macro_rules! traditional_names {
         }
 
         fn node(node: i32) -> Option<Node> {
-            u8::try_from(node).ok().map(Node)
+            // Above all that there are is refused, as any node that there is not.
+            (node >= 0).then(|| Node(u8::try_from(node).unwrap_or(u8::MAX)))
         }
 
         /// Allocates `size` bytes.

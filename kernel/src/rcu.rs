@@ -14,7 +14,9 @@
 //! takes a page for many blocks, or, where it gets none, waits for a grace period itself.
 //!
 //! # Rules
-//! - **J8** A block that waits is whole: nobody frees it, and it is in one list.
+//! - **J14** A block that waits is whole: nobody frees it, and it is in one list. A head has its block's
+//!   address mixed with the head before it, so that a head is told from other data: what is given
+//!   twice is refused, and where a head was written over, the list ends, which is told.
 //!
 //! Source: `kvfree_rcu(ptr, head)`, `kvfree_rcu_mightsleep(ptr)`, `kvfree_rcu_barrier()`.
 
@@ -37,6 +39,21 @@ pub const RCU_HEAD: usize = 2 * WORD;
 const STEP: usize = 2;
 /// Blocks that a page names, behind the link to the page before.
 const IN_PAGE: usize = PAGE_SIZE / WORD - 1;
+
+/// What a block's address is mixed with in a head. Odd: no data of zeros is a head.
+const fn mark(before: usize) -> usize {
+    before.rotate_left(usize::BITS / 2) ^ 0x9e37_79b9_7f4a_7c15_u64 as usize
+}
+
+/// What is ready.
+enum Ready {
+    /// A block.
+    Block(usize),
+    /// A page that named some.
+    Page(Pfn),
+    /// Blocks that cannot be found any more: the head here was written over.
+    Lost(usize),
+}
 
 /// Blocks in one state.
 #[derive(Default)]
@@ -129,8 +146,9 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     ///
     /// # Errors
     /// [`Error::NoArea`] or one of [`Kernel::ksize`] where no block starts at `at`;
-    /// [`Error::BadArgument`] for a head that does not lie in it; [`Error::WrongContext`] in an
-    /// NMI in the middle of a call. Nothing has changed then.
+    /// [`Error::WrongFlags`] for an area whose memory is not its own; [`Error::BadArgument`] for a head
+    /// that does not lie in it; [`Error::DoubleFree`] for one by which the block waits already;
+    /// [`Error::WrongContext`] in an NMI. Nothing has changed then.
     ///
     /// # Safety
     /// Y1, but for readers that the grace period waits for.
@@ -150,20 +168,40 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         if self.machine().context() == Context::Nmi {
             return Err(Error::WrongContext(Context::Nmi));
         }
-        self.ignore_own(at.addr());
+        if self.read_head(place.plus(offset))?.0 == at.addr() {
+            return Err(Error::DoubleFree(at.addr()));
+        }
+        self.push_head(at.addr(), place.plus(offset), head)?;
+        // What is ready is freed by a later call, where this one may not.
+        let _ = self.free_ready(STEP);
+        Ok(())
+    }
+
+    /// Adds a block to those that came with a head.
+    fn push_head(&self, block: usize, place: Place, head: usize) -> Result<(), Error> {
         let mut before = self.rcu_heads.load(Relaxed);
         loop {
-            let words = [at.addr(), before].map(usize::to_ne_bytes);
-            self.write_place(place.plus(offset), words.as_flattened())?;
+            let words = [block ^ mark(before), before].map(usize::to_ne_bytes);
+            self.write_place(place, words.as_flattened())?;
+            // Others may free it as soon as it is in the list.
+            self.ignore_own(block);
             if breaks!(HeadStored) {
                 self.rcu_heads.store(head, Release);
-                return self.free_ready(STEP).map(drop);
+                return Ok(());
             }
             match self.rcu_heads.compare_exchange_weak(before, head, Release, Relaxed) {
-                Ok(_) => return self.free_ready(STEP).map(drop),
+                Ok(_) => return Ok(()),
                 Err(now) => before = now,
             }
         }
+    }
+
+    /// The block of the head at `place`, if a head is there, and the head before it.
+    fn read_head(&self, place: Place) -> Result<(usize, usize), Error> {
+        let mut words = [[0; WORD]; 2];
+        self.read_place(place, words.as_flattened_mut())?;
+        let [block, before] = words.map(usize::from_ne_bytes);
+        Ok((block ^ mark(before), before))
     }
 
     /// As [`Kernel::kvfree_rcu`], without a head: it takes a page for every 511 blocks, or else
@@ -193,7 +231,8 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
             let spare = self.locked(&self.waiting, |waiting| waiting.new.give(machine, page))?;
             spare.inspect(|&page| self.give_frame(page));
         }
-        self.free_ready(STEP).map(drop)
+        let _ = self.free_ready(STEP);
+        Ok(())
     }
 
     /// Waits until all blocks are freed that were given before this. By a task.
@@ -206,10 +245,17 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     pub fn kvfree_rcu_barrier(&self) -> Result<(), Error> {
         let _call = self.enter("kvfree_rcu_barrier", &[]);
         self.not_in_interrupt()?;
-        while self.free_ready(usize::MAX)? {
+        while self.free_ready(usize::MAX)? || self.is_freeing() {
             self.host.synchronize_rcu();
+            // Who frees may be another task of a host without grace periods.
+            self.machine().relax();
         }
         Ok(())
+    }
+
+    /// Whether some CPU is freeing a block that was ready.
+    fn is_freeing(&self) -> bool {
+        self.rcu_freeing.load(Acquire) > 0 && !breaks!(BarrierEarly)
     }
 
     /// Frees up to `most` blocks whose grace period has passed. Whether others wait.
@@ -218,41 +264,65 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         loop {
             let (next, waits) = self.locked(&self.waiting, |waiting| {
                 let waits = waiting.advance(&self.host, &self.rcu_heads);
-                let next = if freed < most { self.next_ready(&mut waiting.ready) } else { Ok(None) };
-                next.map(|next| (next, waits))
-            })??;
-            let Some((block, page)) = next else { return Ok(waits) };
+                let next = if freed < most { self.next_ready(&mut waiting.ready) } else { None };
+                if next.is_some() {
+                    // Under the lock: whoever finds the list empty knows that.
+                    self.rcu_freeing.fetch_add(1, Relaxed);
+                }
+                (next, waits)
+            })?;
+            let Some(next) = next else { return Ok(waits) };
             freed += 1;
-            self.free_waited(block, page);
+            self.free_waited(next);
+            self.rcu_freeing.fetch_sub(1, Release);
         }
     }
 
-    fn free_waited(&self, block: usize, page: Option<Pfn>) {
-        if let Some(page) = page {
-            return self.give_frame(page);
-        }
+    fn free_waited(&self, ready: Ready) {
+        let block = match ready {
+            Ready::Block(block) => block,
+            Ready::Page(page) => return self.give_frame(page),
+            Ready::Lost(head) => {
+                let line =
+                    format_args!("kvfree_rcu: the head at {head:#x} was written over; blocks behind it are lost");
+                return self.printk(Kern::Err, line);
+            }
+        };
         // SAFETY: Y1: it was its giver's to free, and the grace period has passed.
-        if let Err(error) = unsafe { self.kvfree(with_exposed_provenance(block)) } {
+        let free = || unsafe { self.kvfree(with_exposed_provenance(block)) };
+        let freed = match free() {
+            // That was told, and nobody is left to free it again (J9).
+            Err(Error::OutOfBounds { .. }) => free(),
+            freed => freed,
+        };
+        if let Err(error) = freed {
             self.printk(Kern::Err, format_args!("kvfree_rcu: {block:#x}: {error}"));
         }
     }
 
-    /// The next block of those that are ready, or a page that named some.
-    fn next_ready(&self, ready: &mut List) -> Result<Option<(usize, Option<Pfn>)>, Error> {
-        if let Some(popped) = ready.pop(self.machine()) {
-            return Ok(Some(popped));
+    /// The next of what is ready.
+    fn next_ready(&self, ready: &mut List) -> Option<Ready> {
+        if let Some((block, page)) = ready.pop(self.machine()) {
+            return Some(page.map_or(Ready::Block(block), Ready::Page));
         }
-        if ready.head == 0 {
-            return Ok(None);
+        let head = take(&mut ready.head);
+        if head == 0 {
+            return None;
         }
-        // J8: the block that the head lies in is whole.
-        let is_area = self.is_vmalloc_addr(with_exposed_provenance(ready.head));
-        let place = if is_area { Place::Area(ready.head) } else { Place::Direct(ready.head) };
-        let mut words = [[0; WORD]; 2];
-        self.read_place(place, words.as_flattened_mut())?;
-        let [block, before] = words.map(usize::from_ne_bytes);
+        let Some((block, before)) = self.take_head(head) else { return Some(Ready::Lost(head)) };
         ready.head = before;
-        Ok(Some((block, None)))
+        Some(Ready::Block(block))
+    }
+
+    /// Reads a head, which is none from here on.
+    fn take_head(&self, head: usize) -> Option<(usize, usize)> {
+        let is_area = self.is_vmalloc_addr(with_exposed_provenance(head));
+        let place = if is_area { Place::Area(head) } else { Place::Direct(head) };
+        // J14: the block that the head lies in is whole.
+        let (block, before) = self.read_head(place).ok()?;
+        let most = self.total_pages().saturating_mul(PAGE_SIZE);
+        let is_head = block.is_multiple_of(WORD) && head.checked_sub(block).is_some_and(|offset| offset < most);
+        if is_head { self.write_place(place, &[0; RCU_HEAD]).ok().map(|()| (block, before)) } else { None }
     }
 
     /// Frees all blocks that wait: nobody reads any more.
@@ -263,8 +333,8 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         };
         lists[0].head = take(self.rcu_heads.get_mut());
         for list in &mut lists {
-            while let Ok(Some((block, page))) = self.next_ready(list) {
-                self.free_waited(block, page);
+            while let Some(ready) = self.next_ready(list) {
+                self.free_waited(ready);
             }
         }
     }

@@ -122,7 +122,7 @@ impl<'v, M: Machine, H: Host> Kernel<'v, M, H> {
     /// O(everything). Call it while nobody else calls.
     pub fn check(&self) -> Result<(), Broken> {
         self.vm.check()?;
-        let overrun = self.vm.areas().find_map(|info| self.overrun(&info));
+        let overrun = self.vm.areas().find_map(|info| self.look(&info, false));
         overrun.map_or(Ok(()), |overrun| Err(Broken { rule: "J8", at: overrun.at }))
     }
 
@@ -183,7 +183,7 @@ impl<'v, M: Machine, H: Host> Kernel<'v, M, H> {
 
     /// The overrun behind an area, which is told, and the canary is whole again.
     fn told_overrun(&self, info: &Info) -> Option<Overrun> {
-        let overrun = self.overrun(info)?;
+        let overrun = self.look(info, true)?;
         let Overrun { at, found, start, size, caller } = overrun;
         self.redzones.caught.fetch_add(1, Relaxed);
         let (past, caller) = (at - start - size, Symbol(self.machine(), caller));
@@ -191,25 +191,26 @@ impl<'v, M: Machine, H: Host> Kernel<'v, M, H> {
             "BUG: vmalloc-out-of-bounds at {at:#x}: {found:#04x}, {past} bytes past the area of {size} bytes at {start:#x} by {caller}"
         );
         self.printk(Kern::Err, line);
-        // It was readable a moment ago; what cannot be written is told again.
-        let _ = self.write_canary(start, size);
         Some(overrun)
     }
 
-    /// The first byte behind a watched area that is not the canary's.
-    fn overrun(&self, info: &Info) -> Option<Overrun> {
+    /// The first byte behind a watched area that is not the canary's; where that is to be repaired
+    /// the canary is whole again. Under the lock of the records: whoever frees or resizes the area
+    /// needs it first, so nothing of a later area there is read or written.
+    fn look(&self, info: &Info, repair: bool) -> Option<Overrun> {
         let record = self.record_of(info).filter(|record| record.flags.contains(VmFlags::KASAN))?;
         self.redzones.checked.fetch_add(1, Relaxed);
         let (start, size) = (record.start, record.requested);
-        let mut buffer = [0; BUFFER];
-        for from in tail(start, size).step_by(BUFFER) {
-            let part = &mut buffer[..BUFFER.min(tail(start, size).end - from)];
-            self.read_place(Place::Area(from), part).ok()?;
-            if let Some(place) = (0..part.len()).find(|&place| part[place] != canary(from + place)) {
-                return Some(Overrun { at: from + place, found: part[place], start, size, caller: info.caller });
-            }
-        }
-        None
+        let frame = self.vm.frame_at(start + size)?;
+        let look = |page: NonNull<u8>| {
+            self.with_record(start, |now| {
+                let is_same = *now == record && self.vm.frame_at(start + size) == Some(frame);
+                // SAFETY: Y2: the area lives as long as the lock is held, and `page` is its last one.
+                if is_same { unsafe { first_odd(page, tail(start, size), repair) } } else { None }
+            })
+        };
+        let (at, found) = self.with_bytes(frame, look).ok()???;
+        Some(Overrun { at, found, start, size, caller: info.caller })
     }
 
     fn write_canary(&self, start: usize, size: usize) -> Result<(), Error> {
@@ -226,6 +227,23 @@ impl<'v, M: Machine, H: Host> Kernel<'v, M, H> {
 /// What lies behind `size` bytes at `start`, in their last page.
 fn tail(start: usize, size: usize) -> core::ops::Range<usize> {
     start + size..(start + size).next_multiple_of(PAGE_SIZE)
+}
+
+/// The first byte of the canary in this tail that is another one; whether it is `repair`ed.
+///
+/// # Safety
+/// The tail lies in the page that `page` shows. What others write meanwhile may be read torn.
+unsafe fn first_odd(page: NonNull<u8>, tail: core::ops::Range<usize>, repair: bool) -> Option<(usize, u8)> {
+    // SAFETY: the caller's promise.
+    let byte = |at: usize| unsafe { page.add(at % PAGE_SIZE) };
+    // SAFETY: as above.
+    let read = |at: usize| unsafe { byte(at).read_volatile() };
+    let odd = tail.clone().map(|at| (at, read(at))).find(|&(at, found)| found != canary(at))?;
+    if repair {
+        // SAFETY: as above.
+        tail.for_each(|at| unsafe { byte(at).write_volatile(canary(at)) });
+    }
+    Some(odd)
 }
 
 /// The canary's byte at an address: neighbours differ, and bit 7 is set.

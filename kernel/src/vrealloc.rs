@@ -205,6 +205,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
             record.array.take()
         });
         array.flatten().inspect(|array| self.free_array(array));
+        self.resize_tracked(area.addr, pages);
     }
 
     fn clear_gained(&self, area: &VmStruct, request: &Request) -> Result<(), Error> {
@@ -357,7 +358,9 @@ impl<M: Machine, H: Host> Moved<'_, '_, M, H> {
         let moved = VmStruct { addr: new.addr().get(), ..*area };
         let cleared = kept.and_then(|()| kernel.clear_gained(&moved, request));
         // The old area holds its frames on.
-        cleared.inspect_err(|_| _ = kernel.free_area(moved.addr, |_| true)).map(|()| new)
+        cleared.inspect_err(|_| _ = kernel.free_area(moved.addr, |_| true))?;
+        kernel.tell_kmemleak(new, &Request { vm_flags: area.flags, ..*request });
+        Ok(new)
     }
 }
 

@@ -38,6 +38,12 @@ pub const ALL: &[Scenario] = &[
         run: wait_for_grace,
         notices: &[Rule::HeadStored],
     },
+    Scenario {
+        name: "a barrier waits for blocks that another CPU is freeing",
+        cpus: 2,
+        run: barrier,
+        notices: &[Rule::BarrierEarly],
+    },
 ];
 
 /// The subsystem on this machine.
@@ -166,5 +172,36 @@ fn wait_for_grace(trial: &mut Trial) {
     for at in blocks.concat() {
         assert!(free(kernel, at).is_err(), "leak: a block that nobody has freed");
     }
+    end(rig, kernel);
+}
+
+/// CPU 0 gives blocks up, and frees those that are ready; after the barrier of CPU 1 those of before
+/// are free.
+fn barrier(trial: &mut Trial) {
+    let rig = trial.quiet(2);
+    let kernel = begin(&rig);
+    let blocks = [0; 3].map(|_| object(kernel, 64));
+    let given = Rc::new(Cell::new(0));
+    let (gives, sees) = (Rc::clone(&given), Rc::clone(&given));
+    let giver = act(move |rig: &Rig| {
+        for at in blocks {
+            // SAFETY: Y1: the script uses no block after this.
+            unsafe { kernel.kvfree_rcu(pointer(at).as_ptr(), at) }.expect("free: a live block");
+            gives.set(gives.get() + 1);
+            rig.pause();
+        }
+    });
+    let waiter = act(move |rig: &Rig| {
+        for _ in 0..3 {
+            let before = sees.get();
+            kernel.kvfree_rcu_barrier().expect("a task");
+            for &at in &blocks[..before] {
+                assert!(kernel.ksize(pointer(at).as_ptr()).is_err(), "free: a block of before the barrier");
+            }
+            rig.pause();
+        }
+    });
+    trial.race(&rig, vec![giver, waiter]);
+    kernel.kvfree_rcu_barrier().expect("a task");
     end(rig, kernel);
 }

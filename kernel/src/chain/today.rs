@@ -179,7 +179,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     }
 
     /// The leak detector hears of the page-aligned size.
-    fn tell_kmemleak(&self, at: NonNull<u8>, request: &Request) {
+    pub(crate) fn tell_kmemleak(&self, at: NonNull<u8>, request: &Request) {
         if request.vm_flags.contains(crate::flags::VmFlags::DEFER_KMEMLEAK) {
             return self.kmemleak_free(at.addr().get());
         }

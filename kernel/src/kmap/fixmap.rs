@@ -15,14 +15,14 @@ use core::ptr::NonNull;
 use vmalloc::machine::Machine;
 use vmalloc::units::{PAGE_SHIFT, PAGE_SIZE, Pfn};
 
-/// Where the slot lies, below `top`.
+/// Where the slot lies, below `top`. Numbers that no address space has wrap.
 pub const fn fix_to_virt(top: usize, slot: usize) -> usize {
-    top - (slot << PAGE_SHIFT)
+    top.wrapping_sub(slot.wrapping_mul(PAGE_SIZE))
 }
 
-/// The slot that the page of `at` is.
+/// The slot that the page of `at` is. Above `top` is none: the number wraps.
 pub const fn virt_to_fix(top: usize, at: usize) -> usize {
-    (top - (at & !(PAGE_SIZE - 1))) >> PAGE_SHIFT
+    top.wrapping_sub(at & !(PAGE_SIZE - 1)) >> PAGE_SHIFT
 }
 
 /// Slots from 1 on.

@@ -41,14 +41,13 @@ impl<'k, M: Machine, H: Host> KmapLocal<'k, M, H> {
     /// Takes the slots of the fixmap below `place.at` from `first` on, 16 for each CPU.
     ///
     /// # Errors
-    /// What the library refuses where their addresses are not all free in the region.
+    /// [`Error::BadArgument`] for numbers that are none; what the library refuses where their addresses
+    /// are not all free in the region.
     pub fn new(kernel: &'k Kernel<'k, M, H>, place: Place, first: usize) -> Result<Self, Error> {
         let mut stacks = ArrayVec::new();
         for cpu in 0..(kernel.machine().cpus() as usize).min(MAX_CPUS) {
-            let last = first + (cpu + 1) * KM_MAX_IDX - 1;
-            if first == 0 || last > place.at / PAGE_SIZE {
-                return Err(Error::BadArgument(first));
-            }
+            let last = first.checked_add((cpu + 1) * KM_MAX_IDX - 1).filter(|last| *last <= place.at / PAGE_SIZE);
+            let last = last.filter(|_| first > 0).ok_or(Error::BadArgument(first))?;
             let window = Window::new(kernel, place.region, fix_to_virt(place.at, last), KM_MAX_IDX)?;
             stacks.push(Stack { window, depth: AtomicUsize::new(0) });
         }

@@ -11,6 +11,7 @@ use crate::host::{Host, Kern, Tracked};
 use crate::kernel::Kernel;
 use crate::vm_struct::VmStruct;
 use vmalloc::machine::Machine;
+use vmalloc::units::PAGE_SIZE;
 use vmalloc::{Kind, What};
 
 impl<'v, M: Machine, H: Host> Kernel<'v, M, H> {
@@ -47,12 +48,14 @@ impl<'v, M: Machine, H: Host> Kernel<'v, M, H> {
         }
     }
 
-    /// An area is an object: for areas whose flags deferred it (`VM_DEFER_KMEMLEAK`).
+    /// An area is an object, of `size` bytes, or of as many as it has: for areas whose flags deferred it
+    /// (`VM_DEFER_KMEMLEAK`).
     ///
     /// # Source
     /// `kmemleak_vmalloc`.
     pub fn kmemleak_vmalloc(&self, area: &VmStruct, size: usize, gfp: GfpFlags) {
-        self.track_area(&Tracked { at: area.addr, bytes: size, min_count: AREA_MIN_COUNT as u32, gfp });
+        let bytes = size.min(area.area_size());
+        self.track_area(&Tracked { at: area.addr, bytes, min_count: AREA_MIN_COUNT as u32, gfp });
     }
 
     /// Every area of the library's that the detector has not heard of is an object from here on, as if it was
@@ -95,6 +98,9 @@ impl<'v, M: Machine, H: Host> Kernel<'v, M, H> {
     /// # Source
     /// `kmemleak_free_part`.
     pub fn kmemleak_free_part(&self, ptr: usize, size: usize) {
+        if size == 0 {
+            return;
+        }
         let whole = self.with_state(|state| {
             let object = state.store.holding(ptr)?;
             let fits = size <= object.end() - ptr;
@@ -210,6 +216,11 @@ impl<'v, M: Machine, H: Host> Kernel<'v, M, H> {
         let min_count = area.min_count as i32;
         let object = Object { min_count, held: min_count - 1, place: Place::Area, ..object };
         leaks.track(self.machine(), object, Over::Evict);
+    }
+
+    /// An area has so many pages from here on, where it is.
+    pub(crate) fn resize_tracked(&self, at: usize, pages: usize) {
+        self.with_leaks(|leaks| leaks.resize(self.machine(), at, pages * PAGE_SIZE));
     }
 
     /// The slab has given out an object.

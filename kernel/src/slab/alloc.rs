@@ -75,6 +75,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
 
     /// An object of `size` bytes, without a word to the hooks.
     pub(crate) fn object(&self, size: usize, gfp: GfpFlags, node: Option<Node>) -> Result<NonNull<u8>, Error> {
+        self.check_node(node)?;
         let gfp = self.without_highmem(gfp);
         let at = match class_of(size) {
             _ if size == 0 => return Ok(ZERO_SIZE_PTR),

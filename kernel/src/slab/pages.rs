@@ -60,7 +60,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     /// Y1.
     pub unsafe fn free_pages(&self, at: *const u8, order: u32) -> Result<(), Error> {
         let bytes = self.ksize(at)?;
-        if bytes != 0 && bytes != PAGE_SIZE << order.min(MAX_ORDER as u32) {
+        if bytes != 0 && (order > MAX_ORDER as u32 || bytes != PAGE_SIZE << order) {
             return Err(Error::BadArgument(order as usize));
         }
         // SAFETY: Y1, handed on.

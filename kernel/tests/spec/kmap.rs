@@ -553,3 +553,43 @@ fn unmapping_out_of_order_or_on_another_cpu_is_told_by_name_and_changes_nothing(
     rig.give(&frames);
     rig.end();
 }
+
+#[test]
+fn numbers_of_slots_that_no_address_space_has_are_refused() {
+    let rig = rig(2);
+    let kernel = rig.kernel();
+    let place = rig.fixmap();
+    for first in [0, place.at / PAGE, usize::MAX - 31, usize::MAX - 15, usize::MAX] {
+        assert_eq!(KmapLocal::new(&kernel, place, first).err(), Some(Error::BadArgument(first)));
+    }
+    for slots in [place.at / PAGE + 1, usize::MAX / PAGE, usize::MAX] {
+        assert_eq!(Fixmap::new(&kernel, place, slots).err(), Some(Error::BadArgument(slots)));
+    }
+    for at in [place.at - 1, place.at - PAGE + 8] {
+        assert!(Fixmap::new(&kernel, Place { at, ..place }, 4).is_err());
+        assert!(KmapLocal::new(&kernel, Place { at, ..place }, FIRST).is_err());
+        assert!(Pkmap::new(&kernel, Place { at, ..rig.place(1, 0) }, 4).is_err());
+    }
+    assert!(Pkmap::new(&kernel, rig.place(9, 0xff40_0000), 8).is_err(), "no such region");
+    // Nothing was kept: all addresses are free.
+    let all = (Fixmap::new(&kernel, place, 128).is_ok(), KmapLocal::new(&kernel, place, FIRST).is_ok());
+    assert_eq!(all, (true, true));
+    drop(kernel);
+    rig.end();
+}
+
+#[test]
+fn a_frame_that_no_entry_names_leaves_no_slot_in_use() {
+    let rig = rig(1);
+    let kernel = rig.kernel();
+    let (pkmap, local) = (rig.pkmap(&kernel, 4), rig.local(&kernel));
+    for frame in [Pfn(1 << 20), Pfn(1 << 52), Pfn(u64::MAX)] {
+        let bad = Err(Error::Alloc(AllocError::BadFrame(frame)));
+        assert_eq!((kmap(&pkmap, frame), push(&local, frame)), (bad, bad));
+        assert_eq!(kunmap(&pkmap, frame), Err(Error::NotMapped(frame)));
+    }
+    assert_eq!((local.depth(), kernel.host().pinned.load(SeqCst), counts(&pkmap, 4)), (0, 0, vec![0; 4]));
+    drop((pkmap, local));
+    drop(kernel);
+    rig.end();
+}

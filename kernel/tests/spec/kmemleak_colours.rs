@@ -379,3 +379,71 @@ fn an_object_that_overlaps_another_is_refused_and_told() {
     kernel.kmemleak_ignore(one + 8);
     assert!(kernel.host().said()[0].contains("which is no object"));
 }
+
+#[test]
+fn an_area_that_moves_is_an_object_at_its_new_address_and_its_references_count() {
+    for hears in [true, false] {
+        let rig = rig();
+        rig.hears.store(hears, SeqCst);
+        let kernel = rig.kernel();
+        let area = kernel.vmalloc(PAGE).map(number).unwrap();
+        let held = kernel.kmalloc(64, GFP).map(number).unwrap();
+        // SAFETY: Y4.
+        let moved = unsafe { kernel.vrealloc(at(area), 300 * PAGE, GFP) }.unwrap().map(number).unwrap();
+        assert_ne!(moved, area);
+        rig.point(0, moved);
+        rig.store(moved + 299 * PAGE, held);
+        rig.scan(&kernel);
+        assert_eq!(rig.colour(area), None);
+        rig.assert_colours(&[(moved, Colour::Grey), (held, Colour::Grey)]);
+        rig.point(0, 0);
+        rig.scan(&kernel);
+        rig.assert_colours(&[(moved, Colour::White), (held, Colour::White)]);
+        // SAFETY: Y1.
+        unsafe { kernel.vfree(at(moved)) }.unwrap();
+        assert_eq!(rig.colour(moved), None);
+    }
+}
+
+#[test]
+fn an_area_that_is_resized_in_place_is_as_large_for_the_detector_where_no_events_are_told() {
+    let rig = rig();
+    rig.hears.store(false, SeqCst);
+    let kernel = rig.kernel();
+    let area = kernel.vmalloc(300 * PAGE).map(number).unwrap();
+    let held = kernel.kmalloc(64, GFP).map(number).unwrap();
+    rig.point(0, area);
+    for pages in [PAGE, 310 * PAGE] {
+        // SAFETY: Y4.
+        assert_eq!(unsafe { kernel.vrealloc(at(area), pages, GFP) }.unwrap().map(number), Some(area));
+    }
+    rig.store(area + 309 * PAGE, held);
+    rig.scan(&kernel);
+    rig.assert_colours(&[(area, Colour::Grey), (held, Colour::Grey)]);
+    // SAFETY: Y1.
+    unsafe { kernel.vfree(at(area)) }.unwrap();
+}
+
+#[test]
+fn an_area_is_no_larger_an_object_than_it_is_and_hides_no_other() {
+    let rig = rig();
+    let kernel = rig.kernel();
+    let areas = [0; 3].map(|_| kernel.vmalloc(2 * PAGE).map(number).unwrap());
+    let view = kernel.find_vm_area(areas[0]).unwrap();
+    kernel.kmemleak_vmalloc(&view, usize::MAX, GFP);
+    kernel.kmemleak_not_leak(areas[0]);
+    assert!(areas.iter().all(|&area| rig.colour(area).is_some()), "an object that was hidden");
+    rig.scan(&kernel);
+    // SAFETY: Y1.
+    areas.iter().for_each(|&area| unsafe { kernel.vfree(at(area)) }.unwrap());
+}
+
+#[test]
+fn a_part_of_no_bytes_is_freed_without_a_trace() {
+    let rig = rig();
+    let kernel = rig.kernel();
+    let object = kernel.kmalloc(64, GFP).map(number).unwrap();
+    let before = rig.leaks().len(&rig.sim);
+    kernel.kmemleak_free_part(object + 16, 0);
+    assert_eq!((rig.leaks().len(&rig.sim), rig.colour(object + 16)), (before, None));
+}

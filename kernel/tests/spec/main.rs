@@ -4,6 +4,7 @@
 #![cfg_attr(not(debug_assertions), allow(unused_imports))]
 
 mod behaviour;
+mod careless;
 mod chain;
 mod common;
 #[cfg(debug_assertions)]

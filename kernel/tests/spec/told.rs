@@ -176,3 +176,36 @@ fn tracepoints_are_printed_as_tools_read_them() {
     let purge = Tracepoint::PurgeVmapAreaLazy { start: START, end: START + 0x5000, npurged: 1 };
     assert_eq!(purge.to_string(), "purge_vmap_area_lazy: start=0xffffc90000000000 end=0xffffc90000005000 num_purged=1");
 }
+
+#[test]
+fn what_a_later_hearer_refuses_an_earlier_one_hears_the_end_of() {
+    let groups: &'static [Group] = Box::leak(Box::new([const { Group::unlimited() }; 1]));
+    let table: Vec<Charge> = (0..8).map(|_| Charge::none()).collect();
+    let quotas = Quotas::new(groups, table.leak());
+    groups[0].set(Some(1000));
+    let sim: Sim<X86_64> = Sim::builder().rates(Rates::NEVER).build();
+    let refuses = Arc::new(AtomicUsize::new(0));
+    let asked = refuses.clone();
+    let inner = WithEvents::new(sim.clone(), move |_: &Sim<X86_64>, event| quotas.note(0, &event));
+    let vm = Vmalloc::new(WithEvents::new(inner, move |_: &_, event| match event {
+        Event::Publish { .. } | Event::Resize { .. } if asked.load(SeqCst) != 0 => Err(5),
+        _ => Ok(()),
+    }));
+    // SAFETY: N1: the tables are new; N2: nobody knows the instance.
+    sim.unbounded(|| unsafe { vm.init(Config::region(REGION)) }).expect("memory for the bookkeeping");
+    sim.online_all(|| vm.cpu_online());
+    let area = vm.alloc(vmalloc::Req::pages(300)).unwrap();
+    assert_eq!(groups[0].used(), 300);
+    refuses.store(1, SeqCst);
+    assert_eq!(vm.alloc(vmalloc::Req::pages(3)), Err(AllocError::Refused(5)));
+    assert_eq!(groups[0].used(), 300, "an area that was refused");
+    // SAFETY: V1: nobody uses it.
+    let grown = unsafe { vm.grow(area, vmalloc::Req::pages(303)) };
+    assert_eq!(grown, Err(AllocError::Refused(5)));
+    assert_eq!(groups[0].used(), 300, "pages that were refused");
+    refuses.store(0, SeqCst);
+    // SAFETY: V1: nobody uses it.
+    unsafe { vm.free(area) }.unwrap();
+    assert_eq!(groups[0].used(), 0);
+    sim.unbounded(|| drop(vm));
+}

@@ -78,6 +78,8 @@ pub enum Rule {
     /// Of the subsystem: a block that waits for a grace period takes the place of those that came
     /// meanwhile.
     HeadStored,
+    /// Of the subsystem: the barrier does not wait for blocks that other CPUs are freeing.
+    BarrierEarly,
 }
 
 /// The functions that a proof installs.
