@@ -42,6 +42,7 @@ use crate::state::cpu::SLICE;
 use crate::state::enter::CpuGuard;
 use crate::state::lookup::{Found, SlotRef, pointer};
 use crate::sync::breaks;
+use crate::table::PteRange;
 use crate::units::PageRange;
 use core::ptr::NonNull;
 
@@ -122,7 +123,7 @@ fn reuse<M: Machine>(mut cpu: CpuGuard<'_, M>, place: Place, plan: Plan<'_>) -> 
         drop(AreaBuilder { ctx, found, pages: plan.pages, mapped: plan.pages });
         return None;
     }
-    finish::<M, Fresh>(ctx, plan, found, false, true).ok()
+    finish::<M, Fresh>(ctx, plan, found, false, Dirty::Walked).ok()
 }
 
 /// Prepares and commits, and leaves the CPU if that is all.
@@ -139,17 +140,21 @@ fn attempt<'v, M: Machine, B: Backing<M>>(
             let found = cpu.reuse(place, plan);
             drop(cpu);
             match found.slot().is_reported() {
-                false => Attempt::Done(finish::<M, Fresh>(ctx, plan, found, false, true)),
+                false => Attempt::Done(finish::<M, Fresh>(ctx, plan, found, false, Dirty::Walked)),
                 true => Attempt::Spoilt(found),
             }
         }
-        Ok(Kit::Clean(kit)) => match cpu.commit(kit, plan, backing) {
-            (found, Ok(pages), whole) if pages == plan.pages => {
-                drop(cpu);
-                Attempt::Done(finish::<M, B>(ctx, plan, found, whole, M::ALIASES))
+        Ok(Kit::Clean(kit)) => {
+            let entries = kit.entries();
+            match cpu.commit(kit, plan, backing) {
+                (found, Ok(pages), whole) if pages == plan.pages => {
+                    drop(cpu);
+                    let dirty = entries.filter(|_| M::ALIASES).map_or(Dirty::Clean, Dirty::At);
+                    Attempt::Done(finish::<M, B>(ctx, plan, found, whole, dirty))
+                }
+                (found, first, _) => Attempt::Begun(cpu.moved(), found, first),
             }
-            (found, first, _) => Attempt::Begun(cpu.moved(), found, first),
-        },
+        }
         Ok(Kit::Parked(place)) => Attempt::Parked(cpu.moved(), place),
         Err(lack) => Attempt::Lacks(cpu.moved(), lack),
     }
@@ -214,7 +219,7 @@ fn supply<M: Machine, B: Backing<M>>(
             Attempt::Parked(cpu, place) => {
                 let found = cpu.reuse_in_slices(place, plan);
                 if !found.slot().is_reported() {
-                    return finish::<M, Fresh>(ctx, plan, found, false, true);
+                    return finish::<M, Fresh>(ctx, plan, found, false, Dirty::Walked);
                 }
                 Attempt::Spoilt(found)
             }
@@ -245,7 +250,8 @@ fn fill<M: Machine, B: Backing<M>>(
 ) -> Result<NonNull<u8>, AllocError> {
     let pages = PageRange::new(area.found.start, plan.pages);
     fill_pages(inside, (area.found.chunk, pages), &mut area.mapped, plan, backing, first)?;
-    finish::<M, B>(area.ctx, plan, area.complete(), false, M::ALIASES)
+    let dirty = if M::ALIASES { Dirty::Walked } else { Dirty::Clean };
+    finish::<M, B>(area.ctx, plan, area.complete(), false, dirty)
 }
 
 /// Maps `pages` of a slot of `chunk`, a slice at a time (L3), and leaves the CPU. `first`
@@ -293,7 +299,7 @@ fn finish<M: Machine, B: Backing<M>>(
     plan: Plan<'_>,
     found: Found,
     whole: bool,
-    dirty: bool,
+    dirty: Dirty<M>,
 ) -> Result<NonNull<u8>, AllocError> {
     let Plan { pages, kind, caller, .. } = plan;
     let noted = ctx.machine.note(Event::Publish { start: found.start, pages, kind, caller });
@@ -304,8 +310,15 @@ fn finish<M: Machine, B: Backing<M>>(
     if whole {
         return Ok(pointer(found.start));
     }
-    if B::FRESH && dirty && plan.req.gfp.contains(Gfp::ZERO) {
-        clear_pages(ctx, found, PageRange::new(found.start, pages));
+    if B::FRESH && plan.req.gfp.contains(Gfp::ZERO) {
+        if breaks!(PublishUncleared) {
+            found.publish();
+        }
+        match dirty {
+            Dirty::Clean => (),
+            Dirty::At(entries) => clear(ctx, entries),
+            Dirty::Walked => clear_pages(ctx, found, PageRange::new(found.start, pages)),
+        }
     }
     if !B::FRESH && plan.adopts() {
         adopt(ctx, found, pages);
@@ -313,12 +326,26 @@ fn finish<M: Machine, B: Backing<M>>(
     Ok(found.publish())
 }
 
+/// What of an area is not clear.
+#[derive(Clone, Copy)]
+enum Dirty<M: Machine> {
+    /// Nothing.
+    Clean,
+    /// The pages of these entries, which are all of it.
+    At(PteRange<M::Table>),
+    /// All of it, in entries that have to be looked up.
+    Walked,
+}
+
+/// Clears the pages of entries, through whatever way the machine has.
+#[inline(never)]
+fn clear<M: Machine>(ctx: Ctx<'_, M>, entries: PteRange<M::Table>) {
+    entries.frames().for_each(|(at, frame)| ctx.machine.zero(frame, at));
+}
+
 /// Clears pages of an area, through whatever way the machine has.
 #[inline(never)]
 pub(crate) fn clear_pages<M: Machine>(ctx: Ctx<'_, M>, found: Found, pages: PageRange) {
-    if breaks!(PublishUncleared) {
-        found.publish();
-    }
     for piece in ctx.pieces(found.place(), pages) {
         piece.frames().for_each(|(at, frame)| ctx.machine.zero(frame, at));
     }

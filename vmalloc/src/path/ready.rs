@@ -66,6 +66,14 @@ impl<M: Machine, B: Backing<M>> Clone for Slice<M, B> {
 
 impl<M: Machine, B: Backing<M>> Copy for Slice<M, B> {}
 
+impl<M: Machine, B: Backing<M>> Clean<M, B> {
+    /// The entries that it maps.
+    #[inline(always)]
+    pub(crate) fn entries(&self) -> Option<PteRange<M::Table>> {
+        self.slice.map(|slice| slice.entries)
+    }
+}
+
 impl<M: Machine> CpuGuard<'_, M> {
     /// Looks for what the area takes.
     ///

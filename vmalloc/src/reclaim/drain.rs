@@ -28,7 +28,7 @@ use crate::units::{PageRange, Pfn};
 /// The work that a table page counts as.
 const TABLE: usize = WORK / 8;
 /// The work that a check of one leaf table counts as.
-const LEAF: usize = WORK / 16;
+const LEAF: usize = WORK / 8;
 
 impl<M: Machine> CpuGuard<'_, M> {
     /// Step 4 of a [purge](super::purge): drains the expired batch by about `budget`, in the unit

@@ -29,7 +29,7 @@ use core::ptr::null_mut;
 const STEP: isize = WORK as isize / 2;
 /// The work that a chunk adds to a batch, in addition to its slots: the CPU looks at its tables and
 /// moves it between lists. That takes about as long as eight pages of one area.
-pub(crate) const CHUNK: usize = WORK / 8;
+pub(crate) const CHUNK: usize = WORK / 4;
 
 /// The most table pages in one batch.
 pub(crate) const MAX_TABLES: usize = 64;
