@@ -35,7 +35,6 @@ use crate::path::backing::{Backing, Fresh};
 use crate::path::plan::Plan;
 use crate::path::ready::{Kit, Partial, Place};
 use crate::path::supply::{Call, Lack};
-use crate::reclaim::cache::fits;
 use crate::space::chunk::ChunkRef;
 use crate::state::core::Ctx;
 use crate::state::cpu::SLICE;
@@ -95,11 +94,13 @@ pub(crate) fn alloc<M: Machine, B: Backing<M>>(
 fn alloc_cached<M: Machine>(ctx: Ctx<'_, M>, req: &Req, kind: Kind, caller: Caller) -> Option<NonNull<u8>> {
     let plan = Plan::usual(ctx, req, kind, caller, Fresh)?;
     let mut cpu = CpuGuard::enter(ctx).ok()?;
-    let place = cpu.newest_cached(plan)?;
-    if !fits(place.0.slot(place.1), plan.pages) {
-        return alloc_cached_older(cpu.moved(), req, kind, caller);
+    match cpu.take_newest_cached(plan)? {
+        (place, true) => {
+            let found = cpu.reuse_taken(place, plan);
+            reused(cpu, found, plan)
+        }
+        _ => alloc_cached_older(cpu.moved(), req, kind, caller),
     }
-    if cpu.reuses_at_once(place, plan) { reuse(cpu, place, plan) } else { None }
 }
 
 /// As [`alloc_cached`], where the newest slot has another size.
@@ -112,12 +113,14 @@ fn alloc_cached_older<M: Machine>(
 ) -> Option<NonNull<u8>> {
     let plan = Plan::usual(cpu.ctx(), req, kind, caller, Fresh)?;
     let place = cpu.cached(plan).filter(|&place| cpu.reuses_at_once(place, plan))?;
-    reuse(cpu, place, plan)
+    let found = cpu.reuse(place, plan);
+    reused(cpu, found, plan)
 }
 
+/// Leaves the CPU with an area of a cached slot, if its entries were what they had to be.
 #[inline(always)]
-fn reuse<M: Machine>(mut cpu: CpuGuard<'_, M>, place: Place, plan: Plan<'_>) -> Option<NonNull<u8>> {
-    let (ctx, found) = (cpu.ctx(), cpu.reuse(place, plan));
+fn reused<M: Machine>(cpu: CpuGuard<'_, M>, found: Found, plan: Plan<'_>) -> Option<NonNull<u8>> {
+    let ctx = cpu.ctx();
     drop(cpu);
     if found.slot().is_reported() {
         drop(AreaBuilder { ctx, found, pages: plan.pages, mapped: plan.pages });

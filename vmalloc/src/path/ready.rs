@@ -20,6 +20,7 @@ use crate::path::plan::Plan;
 use crate::path::supply::{Call, Lack};
 use crate::reclaim::cache::{fits, miss, restore};
 use crate::space::chunk::ChunkRef;
+use crate::space::slot::Slot;
 use crate::state::core::Ctx;
 use crate::state::cpu::SLICE;
 use crate::state::enter::CpuGuard;
@@ -123,13 +124,16 @@ impl<M: Machine> CpuGuard<'_, M> {
         plan.req.memory == MemType::WriteBack && (plan.req.prot == Prot::RW || breaks!(AnyProt)) && self.serves(plan)
     }
 
-    /// The newest cached slot of the class, if the request wants one.
+    /// The newest cached slot of the class, if the request wants one, and whether it fits and takes
+    /// one slice at most: then it is off the list.
     #[inline(always)]
-    pub(crate) fn newest_cached(&mut self, plan: Plan<'_>) -> Option<Place> {
+    pub(crate) fn take_newest_cached(&mut self, plan: Plan<'_>) -> Option<(Place, bool)> {
         if !self.wants_plain(plan) {
             return None;
         }
-        self.cpu_chunks(plan.req.region).slot_cache.newest(plan.class?)
+        let (now, pages) = (self.cached.clock, plan.pages);
+        let fits = |slot: &Slot| fits(slot, pages) && (pages <= SLICE || slot.is_kept());
+        self.cpu_chunks(plan.req.region).slot_cache.take_newest(plan.class?, now, fits)
     }
 
     /// Whether a cached slot's entries are right, or take one slice.
@@ -141,9 +145,23 @@ impl<M: Machine> CpuGuard<'_, M> {
     /// Takes a cached slot.
     #[inline(always)]
     pub(crate) fn reuse(&mut self, place: Place, plan: Plan<'_>) -> Found {
+        self.take_cached(place, plan);
+        self.reuse_taken(place, plan)
+    }
+
+    fn take_cached(&mut self, place: Place, plan: Plan<'_>) {
+        let now = self.cached.clock;
+        if let Some(class) = plan.class {
+            self.cpu_chunks(plan.req.region).slot_cache.take(class, place, now);
+        }
+    }
+
+    /// Makes an area of a cached slot that is off its list.
+    #[inline(always)]
+    pub(crate) fn reuse_taken(&mut self, place: Place, plan: Plan<'_>) -> Found {
         let kept = place.0.slot(place.1).is_kept();
         self.count_alloc(plan.pages);
-        let found = self.uncache((plan.req.region, plan.class), place, plan.label::<M, _>(Fresh));
+        let found = self.uncache(place, plan.label::<M, _>(Fresh));
         if !kept {
             restore(self.ctx(), &found, PageRange::new(found.start, plan.pages));
         }
@@ -152,8 +170,9 @@ impl<M: Machine> CpuGuard<'_, M> {
 
     /// As [`CpuGuard::reuse`], for one whose entries take several slices; and leaves.
     pub(crate) fn reuse_in_slices(mut self, place: Place, plan: Plan<'_>) -> Found {
+        self.take_cached(place, plan);
         self.count_alloc(plan.pages);
-        let found = self.uncache((plan.req.region, plan.class), place, plan.label::<M, _>(Fresh));
+        let found = self.uncache(place, plan.label::<M, _>(Fresh));
         for slice in PageRange::new(found.start, plan.pages).slices(SLICE) {
             restore(self.ctx(), &found, slice);
             self.preempt_point();

@@ -112,18 +112,9 @@ impl<M: Machine> Core<M> {
 }
 
 impl<M: Machine> CpuGuard<'_, M> {
-    /// cached → live: an area that is being built (U1).
+    /// cached → live: an area that is being built (U1). The slot is off its list.
     #[inline(always)]
-    pub(crate) fn uncache(
-        &mut self,
-        (region, class): (RegionId, Option<Class>),
-        (chunk, index): (ChunkRef, u32),
-        label: Label,
-    ) -> Found {
-        let now = self.cached.clock;
-        if let Some(class) = class {
-            self.cpu_chunks(region).slot_cache.take(class, (chunk, index), now);
-        }
+    pub(crate) fn uncache(&mut self, (chunk, index): (ChunkRef, u32), label: Label) -> Found {
         if !breaks!(ForgetCached) {
             self.cpu.cache_size.remove(chunk.slot(index).pages());
         }

@@ -131,10 +131,32 @@ impl SlotCache {
         self.touch(class);
     }
 
-    /// The newest slot of `class`.
+    /// The newest slot of `class`, and whether it `fits`: then it is taken, at time `now`.
     #[inline(always)]
-    pub fn newest(&self, class: Class) -> Option<(ChunkRef, u32)> {
-        self.lists[class.index()].newest.get()
+    pub fn take_newest(
+        &mut self,
+        class: Class,
+        now: u32,
+        fits: impl FnOnce(&Slot) -> bool,
+    ) -> Option<((ChunkRef, u32), bool)> {
+        let (chunk, slot) = self.lists[class.index()].newest.get()?;
+        let taken = fits(chunk.slot(slot));
+        if taken {
+            self.remove_newest(class, chunk.slot(slot), now);
+        }
+        Some(((chunk, slot), taken))
+    }
+
+    #[inline(always)]
+    fn remove_newest(&mut self, class: Class, newest: &Slot, now: u32) {
+        let list = &mut self.lists[class.index()];
+        list.used = now;
+        list.newest = Link(newest.neighbours().0.load(Relaxed) as usize);
+        if list.newest == NONE {
+            list.oldest = NONE;
+        }
+        self.took_one(class);
+        self.touch(class);
     }
 
     /// The newest slot of `class` that `fits`.
@@ -156,17 +178,12 @@ impl SlotCache {
     /// Takes a slot of `class` that was found, at time `now`.
     #[inline(always)]
     pub fn take(&mut self, class: Class, (chunk, slot): (ChunkRef, u32), now: u32) {
-        let (list, link) = (&mut self.lists[class.index()], Link::new(chunk, slot));
-        list.used = now;
-        if list.newest == link {
-            list.newest = Link(chunk.slot(slot).neighbours().0.load(Relaxed) as usize);
-            if list.newest == NONE {
-                list.oldest = NONE;
-            }
-            self.took_one(class);
-        } else {
-            self.unlink(class, link);
+        let link = Link::new(chunk, slot);
+        if self.lists[class.index()].newest == link {
+            return self.remove_newest(class, chunk.slot(slot), now);
         }
+        self.lists[class.index()].used = now;
+        self.unlink(class, link);
         self.touch(class);
     }
 
@@ -315,17 +332,14 @@ mod tests {
 
     fn take(slot_cache: &mut SlotCache, class: Class, now: u32, fits: impl Fn(usize) -> bool) -> Option<u32> {
         // If the newest slot fits, both ways of taking it must return it.
-        match slot_cache.newest(class) {
-            Some((chunk, slot)) if now.is_multiple_of(2) && fits(chunk.slot(slot).pages()) => {
-                slot_cache.take(class, (chunk, slot), now);
-                Some(slot)
-            }
-            _ => {
-                let found = slot_cache.find(class, |slot| fits(slot.pages()))?;
-                slot_cache.take(class, found, now);
-                Some(found.1)
-            }
+        if now.is_multiple_of(2)
+            && let Some(((_, slot), true)) = slot_cache.take_newest(class, now, |slot| fits(slot.pages()))
+        {
+            return Some(slot);
         }
+        let found = slot_cache.find(class, |slot| fits(slot.pages()))?;
+        slot_cache.take(class, found, now);
+        Some(found.1)
     }
 
     #[test]
