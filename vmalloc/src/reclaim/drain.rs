@@ -7,7 +7,7 @@
 //! - G3: Only an expired batch is drained: grace has come for it.
 //! - R4: A slot that another CPU is still freeing moves to the open batch and waits once more.
 //! - L3: A call drains about as much work as its caller asks for, at most a slice. A page counts as
-//!   one, and so does a slot. A chunk counts as eight, and each leaf table under it as four.
+//!   one, and so does a slot. A chunk counts as sixteen, and each leaf table under it as four.
 
 use crate::area::Kind;
 use crate::frames::{release, release_all};
@@ -28,7 +28,7 @@ use crate::units::{PageRange, Pfn};
 /// The work that a table page counts as.
 const TABLE: usize = WORK / 8;
 /// The work that a check of one leaf table counts as.
-const LEAF: usize = WORK / 8;
+const LEAF: usize = WORK / 16;
 
 impl<M: Machine> CpuGuard<'_, M> {
     /// Step 4 of a [purge](super::purge): drains the expired batch by about `budget`, in the unit

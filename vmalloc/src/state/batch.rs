@@ -28,7 +28,7 @@ use core::ptr::null_mut;
 /// The work that frees add between two steps of reclaiming.
 const STEP: isize = WORK as isize / 2;
 /// The work that a chunk adds to a batch, in addition to its slots: the CPU looks at its tables and
-/// moves it between lists. That takes about as long as eight pages of one area.
+/// moves it between lists. That takes about as long as sixteen pages of one area.
 pub(crate) const CHUNK: usize = WORK / 4;
 
 /// The most table pages in one batch.

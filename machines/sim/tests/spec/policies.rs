@@ -211,21 +211,21 @@ fn a_load_closes_when_it_is_full() {
 
 #[test]
 fn a_free_redeems_once_in_half_a_slice_of_what_frees_leave() {
-    let rig = boot(quiet(1), Config::region(REGION).batch_pages(60));
+    let rig = boot(quiet(1), Config::region(REGION).batch_pages(56));
     let areas: Vec<_> = (0..2 * 64).map(|_| rig.alloc(Req::pages(1)).unwrap()).collect();
     let (ours, theirs) = areas.split_at(64);
-    // A slot and a page each, and the chunk that they are of counts as eight.
-    ours[..59].iter().for_each(|&area| rig.give(area).unwrap());
+    // A slot and a page each, and the chunk that they are of counts as sixteen.
+    ours[..55].iter().for_each(|&area| rig.give(area).unwrap());
     assert_eq!(rig.stats().counts.closes, 0);
-    rig.give(ours[59]).unwrap();
+    rig.give(ours[55]).unwrap();
     assert_eq!(rig.stats().counts.closes, 1, "and the only CPU has flushed");
     let redeems = |area| {
         let before = rig.stats().counts.reclaimed;
         rig.give(area).unwrap();
         rig.stats().counts.reclaimed > before
     };
-    let which: Vec<_> = (1..).zip(theirs).filter(|&(_, &area)| redeems(area)).map(|(n, _)| n).collect();
-    assert_eq!(which, [12, 28], "these drain it");
+    let which: Vec<_> = (1..).zip(&theirs[..56]).filter(|&(_, &area)| redeems(area)).map(|(n, _)| n).collect();
+    assert_eq!(which, [8, 24], "these drain it");
 }
 
 #[test]
