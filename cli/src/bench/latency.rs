@@ -73,7 +73,7 @@ fn write_longest(out: &mut String, kinds: &[Kind], stepped: &[Steps], symbols: &
     for kind in kinds {
         let Some(steps) = stepped.iter().find(|steps| steps.name == kind.number.to_string()) else { continue };
         let sums = steps.by(|at, _| symbols.whole(at).map(Some))?;
-        let most = sums.iter().take(std::env::var("TOLD").map_or(MOST_TOLD, |n| n.parse().unwrap())).map(|(name, n)| format!("{name} {}", grouped(*n as u64)));
+        let most = sums.iter().take(MOST_TOLD).map(|(name, n)| format!("{name} {}", grouped(*n as u64)));
         writeln!(out, "  {}: {}", kind.name, most.collect::<Vec<_>>().join(", "))?;
     }
     Ok(())
