@@ -36,6 +36,17 @@ pub struct Tracked {
     pub gfp: GfpFlags,
 }
 
+/// What the direct mapping of a frame allows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DirectMap {
+    /// Loads and stores: what it allows of every frame.
+    Default,
+    /// Loads.
+    ReadOnly,
+    /// Nothing: it is not mapped.
+    Invalid,
+}
+
 /// What surrounds the subsystem: hooks, the current task, the log.
 pub trait Host: Sync {
     /// A function of the subsystem was entered.
@@ -101,6 +112,11 @@ pub trait Host: Sync {
     fn flush_cache_vmap(&self, _pages: PageRange) {}
     /// The mappings of `pages` are about to go.
     fn flush_cache_vunmap(&self, _pages: PageRange) {}
+
+    /// The direct mapping of `frame` gets this permission. CPUs may use the old one until their next
+    /// flush of everything, which the subsystem sees to (`set_direct_map_default_noflush`,
+    /// `set_direct_map_invalid_noflush`).
+    fn set_direct_map(&self, _frame: Pfn, _to: DirectMap) {}
 
     /// The leak detector hears of an object (`kmemleak_alloc`, `kmemleak_vmalloc`).
     fn tracked(&self, _object: &Tracked) {}

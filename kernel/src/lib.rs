@@ -23,6 +23,7 @@
 //!   redzone    writes past an area, in its last page
 //!   quota      pages of a group, refused above a limit     tracepoint  three of them, by events
 //!   device     ioremap and its siblings       ioremap   devices in areas that callers made
+//!   protect    set_memory_ro and its siblings
 //!   early      areas before the instance serves
 //!   notify     who is asked for help          historic  the allocators of 2.6 and 3.0
 //!   kmemleak   memory that nothing points to  events    a machine whose events somebody hears
@@ -71,6 +72,8 @@
 //!   the caller holds an area that has the page, or keeps everybody else out.
 //! - **Y8** The bytes can be read from the call on, until the leak detector hears that they are
 //!   gone. Others may write to them.
+//! - **Y9** Nobody needs an access that is taken away, and nobody else frees, shrinks, unmaps or
+//!   protects these pages meanwhile.
 #![no_std]
 
 mod area;
@@ -101,6 +104,7 @@ mod memory;
 mod names;
 mod notify;
 mod pool;
+mod protect;
 mod quota;
 mod radix;
 mod rcu;
@@ -133,7 +137,7 @@ pub use events::WithEvents;
 pub use flags::{Pgprot, VmFlags, VmFlags30};
 pub use fragments::{Fragmentation, HOLE_SIZES};
 pub use gfp::GfpFlags;
-pub use host::{Bare, Host, Kern, Tracked};
+pub use host::{Bare, DirectMap, Host, Kern, Tracked};
 pub use kernel::Kernel;
 pub use meminfo::{Account, Accounted, Filter, MemInfo};
 pub use notify::{MAX_NOTIFIERS, Notifier, Notifiers};

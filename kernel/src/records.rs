@@ -204,7 +204,10 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         let machine = self.machine();
         while let Some(record) = self.records.get_mut().first(machine) {
             // SAFETY: what the map names is a record, and nobody else is inside.
-            let start = unsafe { record.as_ref() }.start;
+            let (start, flags) = unsafe { (record.as_ref().start, record.as_ref().flags) };
+            if flags.contains(VmFlags::FLUSH_RESET_PERMS) {
+                let _ = self.reset_permissions(start);
+            }
             if let Some(record) = self.records.get_mut().remove(machine, start) {
                 // What was freed past this crate is an error that nobody waits for (J7).
                 let _ = self.free_recorded(record);

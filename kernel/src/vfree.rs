@@ -19,7 +19,8 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     ///
     /// # Errors
     /// [`Error::NotAligned`] and [`Error::Free`], after the message that the traditional
-    /// function warns with; [`Error::OutOfBounds`] where the area is watched and somebody has
+    /// function warns with; [`Error::WrongContext`] for an area with VM_FLUSH_RESET_PERMS from where
+    /// nobody may wait; [`Error::OutOfBounds`] where the area is watched and somebody has
     /// written past it (J9). Nothing has changed then.
     ///
     /// # Safety
@@ -40,11 +41,12 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
             return Err(Error::NotAligned(at));
         }
         self.unbroken(at)?;
-        self.free_area(at, |flags| !flags.contains(VmFlags::MAP) || flags.contains(VmFlags::MAP_PUT_PAGES)).inspect_err(
-            |_| {
+        let is_right = |flags: VmFlags| !flags.contains(VmFlags::MAP) || flags.contains(VmFlags::MAP_PUT_PAGES);
+        self.free_area(at, is_right).inspect_err(|error| {
+            if !matches!(error, Error::WrongContext(_)) {
                 self.printk(Kern::Err, format_args!("Trying to vfree() nonexistent vm area ({})", Pointer(at)));
-            },
-        )
+            }
+        })
     }
 
     /// Unmaps what [`Kernel::vmap`] mapped; its frames stay whose they are. Null is
@@ -88,9 +90,19 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
 
     /// Frees the area that starts at `at`, if its flags are right.
     #[track_caller]
-    pub(crate) fn free_area(&self, at: usize, is_right: impl FnOnce(VmFlags) -> bool) -> Result<(), Error> {
+    pub(crate) fn free_area(&self, at: usize, is_right: fn(VmFlags) -> bool) -> Result<(), Error> {
         let is_device = |record: &Record| record.memory.is_some();
-        match self.take_record(at, |record| is_right(record.flags) && !is_device(record))? {
+        let mut resets = false;
+        let taken = self.take_record(at, |record| {
+            let is_ours = is_right(record.flags) && !is_device(record);
+            resets = is_ours && record.flags.contains(VmFlags::FLUSH_RESET_PERMS);
+            is_ours && !resets
+        })?;
+        if resets {
+            self.reset_permissions(at)?;
+            return self.free_area(at, is_right);
+        }
+        match taken {
             Some(record) => {
                 self.untrack(at);
                 self.free_recorded(record)

@@ -135,6 +135,10 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     /// The area that starts at `at`, which `vmalloc` made.
     fn resizable(&self, at: usize) -> Result<VmStruct, Error> {
         match self.find_vm_area(at).filter(|area| area.addr == at) {
+            Some(area) if area.flags.contains(VmFlags::FLUSH_RESET_PERMS) => {
+                // Frames that it gives up would keep the permissions of their direct mapping.
+                Err(Error::WrongFlags { has: area.flags.bits(), about: VmFlags::FLUSH_RESET_PERMS.bits() })
+            }
             Some(area) if area.flags.contains(VmFlags::ALLOC) => Ok(area),
             Some(area) => Err(Error::WrongFlags { has: area.flags.bits(), about: VmFlags::ALLOC.bits() }),
             None => {

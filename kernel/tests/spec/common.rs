@@ -9,8 +9,8 @@ use vmalloc::machine::Level;
 use vmalloc::table::X86_64;
 use vmalloc::units::{PageRange, Pfn, VirtAddr};
 use vmalloc::{Config, Info};
-use vmalloc_kernel::{Call, Error, GfpFlags, Host, Kern, Kernel, Scope, Tracked};
-use vmalloc_sim::{Booted, Builder, Rates, Sim};
+use vmalloc_kernel::{Call, DirectMap, Error, GfpFlags, Host, Kern, Kernel, Scope, Tracked};
+use vmalloc_sim::{Booted, Builder, Direct, Rates, Sim};
 
 pub const START: usize = 0xffff_c900_0000_0000;
 pub const REGION: Range<usize> = START..START + (1 << 39);
@@ -127,6 +127,9 @@ pub struct Recorder {
     pub ticks: AtomicU32,
     pub on_tick: Mutex<Option<Box<dyn Fn() + Send>>>,
     pub scope: Arc<AtomicU8>,
+    /// The machine whose direct mapping it changes, and what was changed.
+    pub direct: Mutex<Option<Machine>>,
+    pub directs: Mutex<Vec<(Pfn, DirectMap)>>,
     /// Grace periods that have begun, and those that have passed.
     pub begun: AtomicU64,
     pub passed: AtomicU64,
@@ -203,6 +206,19 @@ impl Host for Recorder {
     }
     fn flush_cache_vunmap(&self, pages: PageRange) {
         self.events.lock().unwrap().push(format!("flush_cache_vunmap {} pages", pages.pages));
+    }
+    fn set_direct_map(&self, frame: Pfn, to: DirectMap) {
+        self.directs.lock().unwrap().push((frame, to));
+        // A judgement is not to poison the lock.
+        let sim = self.direct.lock().unwrap().clone();
+        if let Some(sim) = sim {
+            let how = match to {
+                DirectMap::Default => Direct::Writable,
+                DirectMap::ReadOnly => Direct::ReadOnly,
+                DirectMap::Invalid => Direct::Gone,
+            };
+            sim.set_direct(frame, how);
+        }
     }
     fn tracked(&self, object: &Tracked) {
         self.tracked.lock().unwrap().push(*object);

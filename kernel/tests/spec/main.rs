@@ -24,6 +24,7 @@ mod layout;
 mod listing;
 mod names;
 mod past;
+mod protect;
 mod rcu;
 mod realloc;
 mod redzone;

@@ -118,6 +118,8 @@ pub(crate) struct State {
     pub(crate) cleared: HashSet<usize>,
     /// Pages whose protection is being changed.
     pub(crate) protecting: HashSet<usize>,
+    /// The direct mapping of frames of which somebody has changed it.
+    pub(crate) directs: crate::direct::Directs,
     /// How long a section is, is not judged.
     pub(crate) unbounded: bool,
     /// The pages that the machine was told of.
@@ -148,6 +150,7 @@ impl State {
             symbolizer: None,
             cleared: HashSet::new(),
             protecting: HashSet::new(),
+            directs: Default::default(),
             unbounded: false,
             told: Told::default(),
             recent: [0; RECENT],

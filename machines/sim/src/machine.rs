@@ -49,6 +49,9 @@ unsafe impl<F: Format> Machine for Sim<F> {
     fn virt(&self, frame: Pfn) -> NonNull<u8> {
         self.touch();
         tell(What::Reached, 1);
+        if self.state().directs.is_gone(frame) {
+            accuse(&format!("M2: the bytes of {frame:?} were asked for, which has no direct mapping any more"));
+        }
         self.memory.direct(frame).unwrap_or_else(|why| panic!("M2: the bytes of {frame:?}, {why}, were asked for"))
     }
 
@@ -108,6 +111,7 @@ unsafe impl<F: Format> Machine for Sim<F> {
         match what {
             Flush::Everything => {
                 self.record(s, Event::Flushed);
+                s.directs.flushed(cpu);
                 self.forget(s, cpu, |entry| entry.level <= highest);
             }
             Flush::Ranges(ranges) => ranges.iter().for_each(|&range| {

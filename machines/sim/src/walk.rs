@@ -149,6 +149,9 @@ impl<F: Format> Core<F> {
             _ => s.history.note(cpu, Event::Table { level, at, frame, how }),
         };
         let entry = Cached { level, prefix: prefix::<F>(at, level), frame, prot, since, how };
+        if s.cpu(cpu).power.reaches(level) {
+            s.judge_direct(&entry);
+        }
         let State { cpus, rng, .. } = s;
         let cpu = &mut cpus[cpu as usize];
         let power = cpu.power;

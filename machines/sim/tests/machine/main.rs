@@ -2,5 +2,6 @@
 
 mod bench;
 mod contract;
+mod direct;
 mod sections;
 mod stale;
