@@ -24,7 +24,8 @@
 //!   overwritten nor cleared. No table is linked where a large page of the library's is mapped or
 //!   parked. A table whose link differs from what the format writes is the
 //!   embedder's too, and stays linked.
-//! - **T3** An entry is read and written by one aligned atomic access of its width. Accessed is
+//! - **T3** An entry is read and written whole: by one aligned atomic access of its width, or in
+//!   halves of which the one that makes it present is written last. Accessed is
 //!   always set, and dirty is set in writable entries, so the MMU never writes an entry.
 //!
 //! # Why linking cannot fail
@@ -56,7 +57,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use format::{X86_32, X86_64};
+pub use format::{X86_32, X86_64, X86Pae};
 pub(crate) use range::{LeafTable, PteRange};
 
 use crate::machine::format::{Entry, Format, Prot, entries};
@@ -208,7 +209,7 @@ impl<M: Machine, const LEVEL: u8> Walker<'_, M, LEVEL> {
             self.report_bad_entry(entry.level, at, word);
         }
         if entry.level == LEVEL + 1 && matches!(says, Entry::Absent | Entry::Bad) {
-            let _ = entry.cell.exchange(word, M::Table::table(frame));
+            let _ = entry.cell.exchange(word, M::Table::table(frame, entry.level));
         }
     }
 
@@ -349,7 +350,7 @@ impl<M: Machine, const LEVEL: u8> Walker<'_, M, LEVEL> {
             let frame = prealloc.take(self.machine);
             debug_assert!(frame.is_some(), "prepare with too small a prealloc");
             let frame = frame?;
-            match entry.cell.exchange(word, M::Table::table(frame)) {
+            match entry.cell.exchange(word, M::Table::table(frame, entry.level)) {
                 Ok(()) => return Some(self.below(entry.level, frame)),
                 Err(_) => prealloc.put(self.machine, frame),
             }

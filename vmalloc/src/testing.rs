@@ -430,7 +430,7 @@ unsafe impl Format for NoTables {
     fn leaf_like(form: u64, frame: Pfn) -> u64 {
         frame.0 << 1 | form
     }
-    fn table(_frame: Pfn) -> u64 {
+    fn table(_frame: Pfn, _level: u8) -> u64 {
         unreachable!("no tables here")
     }
     fn decode(word: u64, _level: u8) -> Entry {

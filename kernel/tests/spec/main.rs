@@ -23,6 +23,7 @@ mod kmemleak_slices;
 mod layout;
 mod listing;
 mod names;
+mod pae;
 mod past;
 mod protect;
 mod rcu;

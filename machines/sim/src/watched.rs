@@ -72,8 +72,8 @@ unsafe impl<F: Format> Format for Watched<F> {
     }
 
     #[inline]
-    fn table(frame: Pfn) -> Self::Word {
-        WatchedWord(F::table(frame))
+    fn table(frame: Pfn, level: u8) -> Self::Word {
+        WatchedWord(F::table(frame, level))
     }
 
     #[inline]

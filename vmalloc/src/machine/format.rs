@@ -95,20 +95,22 @@ pub enum Entry {
     Bad,
 }
 
-/// An entry as it lies in memory: `u32` or `u64`.
+/// An entry as it lies in memory: `u32`, `u64`, or two halves whose order of writing keeps what
+/// the MMU and other CPUs read whole.
 pub trait Word: Copy + Eq + Debug + LowerHex + Send + Sync + 'static {
-    /// One aligned atomic read of the whole entry (T3).
+    /// Reads the whole entry, by one aligned atomic access or as if by one (T3).
     ///
     /// # Safety
     /// - W1. `at` is aligned, and readable and writable for the word. Everybody else accesses it
     ///   through this trait only.
     unsafe fn load(at: *const Self) -> Self;
-    /// One aligned atomic write of the whole entry, with release order (T3).
+    /// Writes the whole entry, with release order, by one aligned atomic access, or so that the
+    /// MMU finds it absent or as one of the two in between (T3).
     ///
     /// # Safety
     /// W1.
     unsafe fn store(at: *mut Self, value: Self);
-    /// Writes `new` if the entry is `old`.
+    /// Writes `new`, which is absent or a link, if the entry is `old`.
     ///
     /// # Errors
     /// The entry, if it is not `old`.
@@ -157,8 +159,8 @@ pub unsafe trait Format: Copy + Eq + Debug + 'static {
     fn leaf(frame: Pfn, prot: Prot, memory: MemType, level: u8) -> Self::Word;
     /// The leaf for `frame` that otherwise equals `form`, which is a leaf for frame 0.
     fn leaf_like(form: Self::Word, frame: Pfn) -> Self::Word;
-    /// The entry that links the table in `frame`.
-    fn table(frame: Pfn) -> Self::Word;
+    /// The entry of `level`, 2 or more, that links the table in `frame`.
+    fn table(frame: Pfn, level: u8) -> Self::Word;
     /// The meaning of `word` at `level`.
     fn decode(word: Self::Word, level: u8) -> Entry;
     /// Parks a leaf, or restores a parked entry: the function is its own inverse.

@@ -8,14 +8,16 @@
 //! comparison, for the hot path. [`Walker::check`](super::Walker::check) makes the exact test.
 //!
 //! # Source
-//! Intel SDM vol. 3A: §4.3 (32-bit paging), §4.5 (4 and 5 levels), §4.8 (accessed and dirty),
+//! Intel SDM vol. 3A: §4.3 (32-bit paging), §4.4 (PAE), §4.5 (4 and 5 levels), §4.8 (accessed and dirty),
 //! §4.9.2 (how PAT, PCD and PWT select a memory type).
 
 mod x86_32;
 mod x86_64;
+mod x86_pae;
 
 pub use x86_32::X86_32;
 pub use x86_64::X86_64;
+pub use x86_pae::X86Pae;
 
 use crate::machine::format::{MemType, Word};
 use crate::sync::plain::Ordering::{AcqRel, Acquire, Release};

@@ -7,7 +7,7 @@
 extern crate std;
 
 use super::testing::{Boxed, Mmu, Seen, around};
-use super::{PteRange, Walker, X86_32, X86_64};
+use super::{PteRange, Walker, X86_32, X86_64, X86Pae};
 use crate::machine::format::{Entry, MemType, Prot};
 use crate::units::{PAGE_SHIFT, PageRange, Pfn, VirtAddr};
 use core::fmt::Debug;
@@ -385,6 +385,18 @@ proptest! {
         levels in 4..=5u8,
     ) {
         agree::<X86_64, 2>(levels, ops)
+    }
+
+    #[test]
+    fn the_three_levels_of_pae_agree_with_the_model_and_the_mmu(ops in prop::collection::vec(op(1 << 40), 1..60)) {
+        agree::<X86Pae, 1>(3, ops)
+    }
+
+    #[test]
+    fn large_pages_of_pae_agree_with_the_model_and_the_mmu(
+        ops in prop::collection::vec(op((1 << 40) - (NEAR << 9) as u64), 1..60),
+    ) {
+        agree::<X86Pae, 2>(3, ops)
     }
 
     #[test]

@@ -14,7 +14,7 @@ impl<M: Machine, const LEVEL: u8> Walker<'_, M, LEVEL> {
     /// table that somebody else has linked stays too (T2).
     pub(crate) fn unlink(&self, at: VirtAddr) -> Option<Pfn> {
         let (entry, word, Entry::Table(frame)) = self.descend(page_of(at), LEVEL + 1) else { return None };
-        if !links::<M>(word, frame) {
+        if !links::<M>(word, frame, entry.level) {
             return None;
         }
         if let Some(used) = first_used(self.below(LEVEL + 1, frame), entry.page) {
@@ -42,7 +42,7 @@ impl<M: Machine, const LEVEL: u8> Walker<'_, M, LEVEL> {
             match M::Table::decode(word, entry.level) {
                 Entry::Table(frame) => {
                     let empty = self.is_emptied(self.below(entry.level, frame), part, give);
-                    if empty && whole && links::<M>(word, frame) {
+                    if empty && whole && links::<M>(word, frame, entry.level) {
                         entry.cell.store(M::Table::ABSENT);
                         give(frame);
                     }
@@ -63,10 +63,10 @@ impl<M: Machine, const LEVEL: u8> Walker<'_, M, LEVEL> {
     }
 }
 
-/// Whether `word` is the link that the format writes for the table in `frame`. If not, the embedder
+/// Whether `word` is the link of `level` that the format writes for the table in `frame`. If not, the embedder
 /// has linked that table (T2).
-fn links<M: Machine>(word: Word<M>, frame: Pfn) -> bool {
-    word == M::Table::table(frame)
+fn links<M: Machine>(word: Word<M>, frame: Pfn, level: u8) -> bool {
+    word == M::Table::table(frame, level)
 }
 
 /// The first entry of `table` that is not absent. The table covers `page`.

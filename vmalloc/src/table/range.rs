@@ -372,7 +372,7 @@ impl<F: Format> Change<F> for TakeFrames {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::table::{X86_32, X86_64};
+    use crate::table::{X86_32, X86_64, X86Pae};
 
     fn keeps_all_but_the_protection<F: Format>() {
         let prots = [Prot::RO, Prot::RW, Prot::RX, Prot::RWX];
@@ -391,5 +391,6 @@ mod tests {
     fn a_new_protection_leaves_frame_and_memory_type_alone() {
         keeps_all_but_the_protection::<X86_64>();
         keeps_all_but_the_protection::<X86_32>();
+        keeps_all_but_the_protection::<X86Pae>();
     }
 }

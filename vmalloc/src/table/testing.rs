@@ -3,6 +3,8 @@
 
 extern crate std;
 
+mod pae;
+
 use super::{PteRange, Table, Walker, X86_32, X86_64, address_of, cut, pages_of, table_bits};
 use crate::machine::format::{Entry, Format, MemType};
 use crate::machine::frames::{Frames, Want};

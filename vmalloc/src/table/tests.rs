@@ -3,9 +3,10 @@
 extern crate std;
 
 mod large;
+mod pae;
 
 use super::testing::{Boxed, Mmu, around};
-use super::{Foreign, LeafTable, PteRange, Walker, X86_32, X86_64};
+use super::{Foreign, LeafTable, PteRange, Walker, X86_32, X86_64, X86Pae};
 use crate::error::Broken;
 use crate::machine::format::{Entry, Format, MemType, Prot};
 use crate::machine::frames::Frames;
@@ -52,6 +53,7 @@ const BORDERS_4: &[usize] = &[0xffff_c900_0020_0000, 0xffff_c900_4000_0000, 0xff
 const BORDERS_5: &[usize] =
     &[0xffa0_0000_0020_0000, 0xffa0_0000_4000_0000, 0xffa0_0080_0000_0000, 0xffa1_0000_0000_0000];
 const BORDERS_32: &[usize] = &[0xf7c0_0000];
+const BORDERS_PAE: &[usize] = &[0xf7a0_0000, 0xc000_0000];
 
 /// Words that no format writes above level 1. They are not present and not zero: a frame, a large
 /// page, a link without write permission, a marked link.
@@ -91,6 +93,7 @@ fn a_bad_link_is_reported_with_its_level_and_cleared_and_the_walk_goes_on() {
     a_bad_link_is_cleared::<X86_64>(4, BORDERS_4);
     a_bad_link_is_cleared::<X86_64>(5, BORDERS_5);
     a_bad_link_is_cleared::<X86_32>(2, BORDERS_32);
+    a_bad_link_is_cleared::<X86Pae>(3, BORDERS_PAE);
 }
 
 fn a_bad_link_is_replaced<F: Mmu>(levels: u8, borders: &[usize]) {
@@ -112,6 +115,7 @@ fn prepare_reports_a_bad_link_and_links_a_table_over_it() {
     a_bad_link_is_replaced::<X86_64>(4, BORDERS_4);
     a_bad_link_is_replaced::<X86_64>(5, BORDERS_5);
     a_bad_link_is_replaced::<X86_32>(2, BORDERS_32);
+    a_bad_link_is_replaced::<X86Pae>(3, BORDERS_PAE);
 }
 
 fn a_bad_link_is_torn_down<F: Mmu>(levels: u8, borders: &[usize]) {
@@ -133,6 +137,7 @@ fn tear_down_reports_a_bad_link_and_goes_on() {
     a_bad_link_is_torn_down::<X86_64>(4, BORDERS_4);
     a_bad_link_is_torn_down::<X86_64>(5, BORDERS_5);
     a_bad_link_is_torn_down::<X86_32>(2, BORDERS_32);
+    a_bad_link_is_torn_down::<X86Pae>(3, BORDERS_PAE);
 }
 
 fn a_bad_leaf_is_cleared<F: Mmu>(levels: u8, border: usize, bad: &[u64]) {
@@ -156,7 +161,9 @@ fn a_bad_leaf_is_cleared<F: Mmu>(levels: u8, border: usize, bad: &[u64]) {
 fn a_bad_leaf_is_reported_and_cleared_and_the_walk_goes_on() {
     // A user page, a table, an unmarked word that is not present, a mark on a present page, spare
     // bits.
-    a_bad_leaf_is_cleared::<X86_64>(4, BORDERS_4[0], &[0x1167, 0x1023, 0x1162, 0x1363, 0x1563, 1 << 52 | 0x1163]);
+    let wide = [0x1167, 0x1023, 0x1162, 0x1363, 0x1563, 1 << 52 | 0x1163];
+    a_bad_leaf_is_cleared::<X86_64>(4, BORDERS_4[0], &wide);
+    a_bad_leaf_is_cleared::<X86Pae>(3, BORDERS_PAE[0], &wide);
     a_bad_leaf_is_cleared::<X86_32>(2, BORDERS_32[0], &[0x1167, 0x1023, 0x1162, 0x1363, 0x1563]);
 }
 
@@ -205,7 +212,7 @@ fn what_formats_do_to_many_words_is_what_they_do_to_each() {
         assert!(F::park_all(leaves, 1) == Some(leaves.map(F::park)));
         assert_eq!(F::parked_all(leaves.map(F::park), 1), Some([1, 2, 3, 4].map(Pfn)));
         for unexpected in 0..4 {
-            for word in [F::ABSENT, F::table(Pfn(5)), F::park(leaf(6))] {
+            for word in [F::ABSENT, F::table(Pfn(5), 2), F::park(leaf(6))] {
                 let mut words = leaves;
                 words[unexpected] = word;
                 assert!(F::park_all(words, 1).is_none());
@@ -215,6 +222,7 @@ fn what_formats_do_to_many_words_is_what_they_do_to_each() {
     }
     check::<X86_64>();
     check::<X86_32>();
+    check::<X86Pae>();
 }
 
 #[test]
@@ -264,6 +272,7 @@ fn tables_needed_is_exact_for_the_worst_place() {
     check::<X86_64>(4, BORDERS_4[2], 5_000_000);
     check::<X86_64>(5, BORDERS_5[3], 5_000_000);
     check::<X86_32>(2, BORDERS_32[0], 20_000);
+    check::<X86Pae>(3, BORDERS_PAE[1], 260_000);
 }
 
 #[test]
@@ -351,7 +360,7 @@ fn words_of_64_bits_are_those_of_the_manual() {
     assert_eq!(leaf(Prot::RW, MemType::UncachedMinus), 0x8000_1234_5678_9173);
     assert_eq!(leaf(Prot::RW, MemType::Uncached), 0x8000_1234_5678_917b);
     assert_eq!(leaf(Prot::RW, MemType::WriteThrough), 0x8000_1234_5678_91fb);
-    assert_eq!(X86_64::table(Pfn(0x1_2345_6789)), 0x1234_5678_9023);
+    assert_eq!(X86_64::table(Pfn(0x1_2345_6789), 2), 0x1234_5678_9023);
     assert_eq!(X86_64::park(0x8000_1234_5678_9163), 0x800f_edcb_a987_6362);
 }
 
@@ -361,7 +370,7 @@ fn words_of_32_bits_are_those_of_the_manual() {
     assert_eq!(leaf(Prot::RW, MemType::WriteBack), 0xcba9_8163);
     assert_eq!(leaf(Prot::RX, MemType::UncachedMinus), 0xcba9_8131);
     assert_eq!(leaf(Prot::RO, MemType::WriteThrough), 0xcba9_81b9);
-    assert_eq!(X86_32::table(Pfn(0xc_ba98)), 0xcba9_8023);
+    assert_eq!(X86_32::table(Pfn(0xc_ba98), 2), 0xcba9_8023);
     assert_eq!(X86_32::park(0xcba9_8163), 0xcba9_8362);
 }
 
@@ -374,9 +383,9 @@ fn frames_of<F: Format>() -> impl Iterator<Item = Pfn> {
 fn decoding_inverts<F: Mmu>() {
     for frame in frames_of::<F>() {
         for level in 2..=F::MAX_LEVELS {
-            assert_eq!(F::decode(F::table(frame), level), Entry::Table(frame));
+            assert_eq!(F::decode(F::table(frame, level), level), Entry::Table(frame));
         }
-        assert_eq!(F::decode(F::table(frame), 1), Entry::Bad, "a table at level 1");
+        assert_eq!(F::decode(F::table(frame, 2), 1), Entry::Bad, "a table at level 1");
         for prot in [Prot::RO, Prot::RW, Prot::RX, Prot::WRITE | Prot::EXEC] {
             let told = if F::HAS_NX { prot } else { prot | Prot::EXEC };
             let word = F::leaf(frame, prot, MemType::Uncached, 1);
@@ -412,7 +421,7 @@ fn one_flipped_bit_is_bad_where_all_entries_agree_on_it() {
     let bad = |word: u64, level| (0..64).filter(move |n| X86_64::decode(word ^ 1 << n, level) == Entry::Bad);
     assert!(bad(leaf, 1).eq([0, 2, 5, 8, 9, 10, 11].into_iter().chain(52..63)));
     assert!(bad(X86_64::park(leaf), 1).eq([0, 2, 5, 8, 9, 10, 11].into_iter().chain(52..63)));
-    assert!(bad(X86_64::table(Pfn(5)), 2).eq([0]));
+    assert!(bad(X86_64::table(Pfn(5), 2), 2).eq([0]));
 }
 
 #[test]
@@ -468,6 +477,7 @@ fn what_the_embedder_has_above_the_leaf_tables_is_never_touched() {
     a_foreign_link_is_left_alone::<X86_64>(4, BORDERS_4);
     a_foreign_link_is_left_alone::<X86_64>(5, BORDERS_5);
     a_foreign_link_is_left_alone::<X86_32>(2, BORDERS_32);
+    a_foreign_link_is_left_alone::<X86Pae>(3, &BORDERS_PAE[..1]);
 }
 
 #[test]

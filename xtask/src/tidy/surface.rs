@@ -22,7 +22,7 @@ const OPEN: [&str; 7] = ["area", "error", "frames", "gfp", "machine", "table", "
 /// What others name in rooms of the middle floor.
 const EXPORTS: [(&str, &[&str]); 2] = [
     ("frames", &["BadMap", "MAX_NODES", "MemoryRange", "STORAGE_ALIGN", "ZoneStats", "Zones"]),
-    ("table", &["Walker", "X86_32", "X86_64"]),
+    ("table", &["Walker", "X86_32", "X86_64", "X86Pae"]),
 ];
 
 /// Methods of `Vmalloc` in another room of the library, and internals that others can name.

@@ -52,7 +52,7 @@ impl<F: Format> Bench<F> {
         {
             let table = self.pinned(|| self.sim.frames().alloc(Want::bookkeeping(Node(0)))).expect("a frame");
             self.clear(table);
-            self.sim.poke(at, above, F::table(table));
+            self.sim.poke(at, above, F::table(table, above));
         }
     }
 

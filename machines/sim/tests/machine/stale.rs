@@ -6,7 +6,7 @@ use vmalloc::machine::event::Event;
 use vmalloc::machine::format::{Entry, Format, Prot};
 use vmalloc::machine::prealloc::Prealloc;
 use vmalloc::machine::{Flush, Machine};
-use vmalloc::table::{X86_32, X86_64};
+use vmalloc::table::{X86_32, X86_64, X86Pae};
 use vmalloc::units::{PAGE_SIZE, PageRange, VirtAddr};
 use vmalloc_sim::{DIRT, Rates, Sim, Why};
 
@@ -141,7 +141,7 @@ fn a_table_page_that_was_reused_is_not_walked() {
     let table = unlinked(&b);
     let other = VirtAddr(AT.0 + (1 << 30));
     b.reach(other, 2);
-    b.sim.poke(other, 2, X86_64::table(table));
+    b.sim.poke(other, 2, X86_64::table(table, 2));
     b.sim.audit();
     let data = b.take();
     b.bind(VirtAddr(other.0 + 0x5000), data, Prot::RW);
@@ -377,6 +377,7 @@ fn tables_of_every_depth_are_walked() {
     walks::<X86_64>(4, AT);
     walks::<X86_64>(5, VirtAddr(0xffa0_0000_0000_0000));
     walks::<X86_32>(2, VirtAddr(0xf840_0000));
+    walks::<X86Pae>(3, VirtAddr(0xf840_0000));
 }
 
 #[test]

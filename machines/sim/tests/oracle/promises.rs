@@ -11,7 +11,8 @@ use std::panic::catch_unwind;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
-use vmalloc::table::{X86_32, X86_64};
+use vmalloc::table::{X86_32, X86_64, X86Pae};
+use vmalloc::units::Pfn;
 use vmalloc_sim::{BOUNDS, Work};
 
 /// Things done by one run.
@@ -117,6 +118,7 @@ fn run(setup: &Setup) -> Met {
     match setup.tables {
         Tables::Four | Tables::Five => super::run::<X86_64>(setup),
         Tables::Two => super::run::<X86_32>(setup),
+        Tables::Three => super::run::<X86Pae>(setup),
     }
 }
 
@@ -164,6 +166,17 @@ fn everything_promised_is_kept() {
     }
     let lacks = seen.lacks(ops);
     assert_eq!(lacks, None, "the runs with the seeds {first}..{seed} met this less than {} times", ops / RARELY);
+}
+
+/// Half of the memory lies above 4 GiB, where 32-bit kernels have no direct mapping.
+#[test]
+fn with_pae_and_memory_above_4_gib_everything_promised_is_kept() {
+    let ops = number("ORACLE_OPS", 200_000) as usize / 5;
+    for seed in 0..(ops / RUN).max(4) as u64 {
+        let setup = Setup::from_seed(900_000 + seed, RUN.min(ops));
+        let (first_frame, highmem) = (Pfn(0xf_fc00), Some(Pfn(0x10_0000)));
+        run(&Setup { tables: Tables::Three, frames: 2048, nodes: 1, first_frame, highmem, ..setup });
+    }
 }
 
 /// Acts of which the oracle's model once thought wrong, by seed; each run ends

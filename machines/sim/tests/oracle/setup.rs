@@ -18,6 +18,8 @@ pub enum Tables {
     Five,
     /// x86-32.
     Two,
+    /// x86-32 with PAE. No run chooses it by itself.
+    Three,
 }
 
 /// What a run does beside areas that are made and freed whole.
@@ -136,7 +138,7 @@ impl Setup {
         let round = match self.tables {
             Tables::Four => 0xffff_c900_0000_0000,
             Tables::Five => 0xffa0_0000_0000_0000,
-            Tables::Two => 0xc000_0000,
+            Tables::Two | Tables::Three => 0xc000_0000,
         };
         let start = round + (self.offset_pages + n * 2 * self.region_pages) * PAGE_SIZE;
         start..start + self.region_pages * PAGE_SIZE

@@ -6,7 +6,7 @@ use std::ops::Range;
 use vmalloc::gfp::Gfp;
 use vmalloc::machine::Machine;
 use vmalloc::machine::format::Format;
-use vmalloc::table::X86_32;
+use vmalloc::table::{X86_32, X86Pae};
 use vmalloc::{Config, Placement, Policy, Req};
 use vmalloc_sim::Sim;
 
@@ -79,7 +79,9 @@ fn m1_with_four_roots_no_cpu_reaches_a_table_page_that_was_given_back() {
         let start = 0xf800_0000;
         let config = Config::region(start..start + (64 << 20)).placement(placement).policy(policy);
         let two = Sim::<X86_32>::builder().cpus(4).roots(4).seed(9).node(32 << 20);
-        four_roots_agree(&boot(two, config), 1024);
+        four_roots_agree(&boot(two, config.clone()), 1024);
+        let three = Sim::<X86Pae>::builder().cpus(4).roots(4).seed(9).node(32 << 20);
+        four_roots_agree(&boot(three, config), 512);
         let config = Config::region(START..START + (64 << 20)).placement(placement).policy(policy);
         four_roots_agree(&boot(busy(4).roots(4).node(32 << 20), config), 512);
     }
@@ -103,4 +105,24 @@ fn m1_two_levels_have_all_leaf_tables_after_init_and_keep_them() {
         assert_eq!((root_of(vm.machine()), vm.stats().table_frames), (root.clone(), tables));
     }
     assert_eq!(vm.stats().counts.tables_pruned, 0);
+}
+
+#[test]
+fn m1_with_pae_a_region_fills_its_entries_of_four_and_the_leaf_tables_come_and_go() {
+    let start = 0xb800_0000;
+    let vm = boot(Sim::<X86Pae>::builder().cpus(2).roots(2).node(64 << 20), Config::region(start..start + (256 << 20)));
+    let root = root_of(vm.machine());
+    // Frames, and present: the root's links have no other bits.
+    assert!(root[2..4].iter().all(|&link| link & 0xfff == 1) && root[2] != root[3], "{:#x?}", &root[..4]);
+    assert!(root.iter().enumerate().all(|(n, &link)| link == 0 || n == 2 || n == 3), "the root has four entries");
+    assert_eq!(vm.stats().table_frames, 2);
+    for round in 0..4 {
+        let area = vm.alloc(Req::pages(3000).within(0xbff0_0000..0xc100_0000)).unwrap();
+        vm.stamp(area, 3000, round);
+        vm.check_stamps(1, area, 3000, round);
+        vm.give(area).unwrap();
+        vm.purge();
+        assert_eq!(root_of(vm.machine()), root);
+    }
+    assert!(vm.stats().counts.tables_pruned > 0);
 }

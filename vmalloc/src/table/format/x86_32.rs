@@ -65,7 +65,7 @@ unsafe impl Format for X86_32 {
     }
 
     #[inline]
-    fn table(frame: Pfn) -> u32 {
+    fn table(frame: Pfn, _level: u8) -> u32 {
         base(frame) | bit::TABLE | bit::ACCESSED
     }
 

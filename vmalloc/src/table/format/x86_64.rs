@@ -93,7 +93,7 @@ unsafe impl Format for X86_64 {
     }
 
     #[inline]
-    fn table(frame: Pfn) -> u64 {
+    fn table(frame: Pfn, _level: u8) -> u64 {
         debug_assert!(frame.0 < Self::MAX_PFN);
         frame.phys() | (bit::TABLE | bit::ACCESSED) as u64
     }

@@ -103,7 +103,7 @@ fn no_table_is_linked_where_a_large_page_stands_mapped_or_parked() {
 
 #[test]
 fn a_large_page_is_mapped_neither_over_a_table_nor_over_the_embedder_s_or_another() {
-    for word in FOREIGN_LINKS.into_iter().chain([X86_64::table(Pfn(0)), X86_64::leaf(Pfn(512), RW.0, RW.1, 2)]) {
+    for word in FOREIGN_LINKS.into_iter().chain([X86_64::table(Pfn(0), 2), X86_64::leaf(Pfn(512), RW.0, RW.1, 2)]) {
         let machine = Boxed::<X86_64>::new(4);
         let (_, pages) = large::<2>(&machine, AT_2, 4);
         let third = pages.part(2, 1).start();
@@ -116,7 +116,7 @@ fn a_large_page_is_mapped_neither_over_a_table_nor_over_the_embedder_s_or_anothe
 
 #[test]
 fn what_is_no_large_page_of_the_library_s_is_reported_and_left_and_what_is_bad_is_cleared() {
-    let others = FOREIGN_LINKS.into_iter().chain([X86_64::table(Pfn(0))]).map(|word| (word, word));
+    let others = FOREIGN_LINKS.into_iter().chain([X86_64::table(Pfn(0), 2)]).map(|word| (word, word));
     for (word, left) in others.chain(BAD_LINKS.map(|word| (word, 0))) {
         let machine = Boxed::<X86_64>::new(4);
         let (_, pages) = large::<2>(&machine, AT_2, 3);
