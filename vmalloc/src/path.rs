@@ -5,6 +5,7 @@ pub(crate) mod backing;
 mod end;
 pub(crate) mod frames;
 pub(crate) mod free;
+pub(crate) mod offsets;
 pub(crate) mod part;
 pub(crate) mod plan;
 pub(crate) mod protect;

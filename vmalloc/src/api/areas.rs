@@ -9,9 +9,9 @@ use crate::machine::format::Prot;
 use crate::path::alloc::alloc;
 use crate::path::backing::{Fresh, Nothing};
 use crate::path::free::free;
-use crate::path::part;
 use crate::path::protect::protect;
-use crate::units::{PAGE_SIZE, VirtAddr};
+use crate::path::{offsets, part};
+use crate::units::VirtAddr;
 use core::ptr::NonNull;
 
 impl<M: Machine> Vmalloc<M> {
@@ -130,64 +130,29 @@ impl<M: Machine> Vmalloc<M> {
     /// See [`AllocError`]; nothing has changed then.
     #[track_caller]
     pub fn reserve(&self, req: Req) -> Result<NonNull<u8>, AllocError> {
-        alloc(self.ctx(), &req, Kind::Reserved, Caller::here(), Nothing)
+        alloc(self.ctx(), &req, Kind::Reserved, Caller::here(), Nothing(0))
     }
 
     /// Areas at fixed distances from each other, all or none
     /// (`pcpu_get_vm_areas`): area `i` has `parts[i].1` bytes and starts
     /// `parts[i].0` bytes from a common base, a multiple of `align`. They are
-    /// reservations; [`Vmalloc::free`] each. Returns the base.
+    /// reservations; [`Vmalloc::free`] each. Returns the base, which is the highest
+    /// at which all of them are free; what lies between them may be in use.
     ///
-    /// Under the placement Classes, areas that are placed begin at units: the
-    /// offsets are multiples of 64 pages there.
+    /// Under the placement Classes no two parts share a unit of 64 pages, and the base begins one.
     ///
     /// # Errors
-    /// See [`AllocError`]: [`AllocError::BadAlign`] for an offset. Nothing has
-    /// changed then.
+    /// See [`AllocError`]: [`AllocError::BadAlign`] for an offset that is no page's, or whose
+    /// part shares a unit with another one. Nothing has changed then.
+    ///
+    /// # Cost
+    /// O(parts · log(addresses)) for each base that is tried, and at most one try for each hole.
+    /// Interrupts are off for one try at most.
     #[track_caller]
     pub fn reserve_at_offsets(&self, parts: &[(usize, usize)], align: usize, like: Req) -> Result<usize, AllocError> {
-        let caller = like.caller.unwrap_or(Caller::here());
         let ctx = self.ctx().ok_or(AllocError::NotInitialised)?;
-        let region = ctx.core.regions.get(like.region.0 as usize).ok_or(AllocError::BadRange { start: 0, end: 0 })?;
-        let grain = PAGE_SIZE << region.grain_shift;
-        if let Some(&(odd, _)) = parts.iter().find(|part| !part.0.is_multiple_of(grain)) {
-            return Err(AllocError::BadAlign(odd));
-        }
-        let end = parts.iter().map(|&(offset, bytes)| offset.saturating_add(bytes)).max().unwrap_or(0);
-        // A probe of the whole extent finds a base at which all would fit;
-        // then it makes room for the parts.
-        let (start, stop) = like.within.unwrap_or((region.base.0, region.base.0 + region.bytes));
-        let whole = Req { bytes: end, align, ..like.clone() }.within(start..stop).caller(caller).guard(Guard::None);
-        let base = self.reserve(whole)?.addr().get();
-        if let [(0, _)] = parts {
-            return Ok(base);
-        }
-        let given_up = free(Some(ctx), VirtAddr(base), caller, |_| true, None);
-        debug_assert!(given_up.is_ok(), "the probe was ours");
-        ctx.purge();
-        self.reserve_parts(parts, base, grain, like.caller(caller))
-    }
-
-    fn reserve_parts(
-        &self,
-        parts: &[(usize, usize)],
-        base: usize,
-        grain: usize,
-        like: Req,
-    ) -> Result<usize, AllocError> {
-        let ctx = self.ctx().ok_or(AllocError::NotInitialised)?;
-        for (done, &(offset, bytes)) in parts.iter().enumerate() {
-            let at = base + offset;
-            let whole = at..at + bytes.next_multiple_of(grain);
-            let req = Req { bytes, align: PAGE_SIZE, ..like.clone() }.guard(Guard::None).within(whole);
-            if let Err(error) = self.reserve(req) {
-                for &(offset, _) in &parts[..done] {
-                    let undone = free(Some(ctx), VirtAddr(base + offset), Caller::here(), |_| true, None);
-                    debug_assert!(undone.is_ok(), "it was reserved a moment ago");
-                }
-                return Err(error);
-            }
-        }
-        Ok(base)
+        let bytes = parts.iter().map(|&(offset, bytes)| offset.saturating_add(bytes)).max().unwrap_or(0);
+        let whole = Req { bytes, align, guard: Guard::None, ..like };
+        offsets::reserve(ctx, parts, &whole, Caller::here()).map_err(|error| ctx.refused(&whole, error))
     }
 }

@@ -297,7 +297,7 @@ pub(crate) fn fill_pages<M: Machine, B: Backing<M>>(
 /// # Errors
 /// The machine refuses the area, which is undone.
 #[inline(always)]
-fn finish<M: Machine, B: Backing<M>>(
+pub(crate) fn finish<M: Machine, B: Backing<M>>(
     ctx: Ctx<'_, M>,
     plan: Plan<'_>,
     found: Found,
@@ -331,7 +331,7 @@ fn finish<M: Machine, B: Backing<M>>(
 
 /// What of an area is not clear.
 #[derive(Clone, Copy)]
-enum Dirty<M: Machine> {
+pub(crate) enum Dirty<M: Machine> {
     /// Nothing.
     Clean,
     /// The pages of these entries, which are all of it.

@@ -57,7 +57,7 @@ pub(crate) trait Backing<M: Machine>: Copy {
         Ok(())
     }
 
-    /// The physical address behind a device.
+    /// The physical address behind a device; of a reservation, where its run has it.
     #[inline(always)]
     fn phys(self) -> Option<u64> {
         None
@@ -237,13 +237,18 @@ impl<M: Machine> Backing<M> for Device {
     }
 }
 
-/// Addresses alone.
+/// Addresses alone, so many bytes from the start of their run.
 #[derive(Clone, Copy)]
-pub(crate) struct Nothing;
+pub(crate) struct Nothing(pub(crate) u64);
 
 impl<M: Machine> Backing<M> for Nothing {
     const MAPS: bool = false;
     type Taken = ();
+
+    #[inline(always)]
+    fn phys(self) -> Option<u64> {
+        Some(self.0)
+    }
 }
 
 /// Whether an entry can name the frame.

@@ -192,13 +192,7 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
     fn take_own_run(&mut self, plan: Plan<'_>) -> Result<Place, Shortage> {
         self.reclaim(WORK);
         let region = plan.req.region;
-        let place = match self.cpu_chunks(region).take(None) {
-            Some(place) => place,
-            None => {
-                self.grow_runs(region)?;
-                self.cpu_chunks(region).take(None).ok_or(Shortage::Tables(1))?
-            }
-        };
+        let place = self.run_slot(region)?;
         let run = plan.run(&self.core.regions[region.0 as usize]);
         self.take_run_for(region, place, &run).inspect_err(|_| self.cpu_chunks(region).put_back(place.0, place.1))?;
         Ok(place)

@@ -10,8 +10,10 @@ use crate::area::RegionId;
 use crate::error::Shortage;
 use crate::machine::Machine;
 use crate::reclaim::tables::{KEEP, PRUNED};
+use crate::space::arena::Fit;
 use crate::space::chunk::ChunkRef;
 use crate::space::class::Class;
+use crate::state::cpu::SLICE;
 use crate::state::enter::CpuGuard;
 use crate::state::region::{Region, RunFit, Shared, UnitEntry, leaf_shift};
 use crate::state::stats::count;
@@ -69,8 +71,61 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         self.take_run(id, run, label).map(drop)
     }
 
+    /// Takes the runs of all `parts`, each a distance from a base and a length, in one step, at the
+    /// highest base that `fit` allows. Returns the base.
+    pub(crate) fn take_parts(
+        &mut self,
+        region: &Region<M::Lock>,
+        parts: impl Iterator<Item = (u32, u32)> + Clone,
+        fit: &Fit,
+    ) -> Result<u32, Shortage> {
+        let (machine, needed) = (self.machine, region.arena_frames * parts.clone().count());
+        let last = fit.within.end.min(region.grains()).checked_sub(fit.grains);
+        let mut base = last.and_then(|last| fit.align_down(last));
+        while let Some(at) = base {
+            // Many parts take more frames than a section clears.
+            while self.prealloc.len() < needed {
+                self.populate(needed.min(self.prealloc.len() + SLICE))?;
+                self.preempt_point();
+            }
+            let before = self.prealloc.len();
+            let taken = region.shared.lock().arena.take_parts(machine, &mut self.prealloc, parts.clone(), at);
+            self.core.bookkeeping.fetch_add(before - self.prealloc.len(), Relaxed);
+            self.preempt_point();
+            match taken {
+                Ok(()) => break,
+                Err(lower) => base = lower.and_then(|lower| fit.align_down(lower)),
+            }
+        }
+        self.prealloc.trim(machine, KEEP);
+        let pages = |grains: u32| (grains as usize) << region.grain_shift;
+        let widest = || pages(region.shared.lock().arena.widest());
+        base.ok_or_else(|| Shortage::Addresses { pages: pages(fit.grains), widest: widest() })
+    }
+
+    /// Gives a run that was taken by [`CpuGuard::take_parts`] to a slot.
+    pub(crate) fn place_run(&mut self, id: RegionId, (start, grains): (u32, u32)) -> Result<(ChunkRef, u32), Shortage> {
+        let (machine, region) = (self.machine, self.region(id));
+        let (chunk, slot) = self.run_slot(id)?;
+        let filled = self.populate(region.units.frames_needed(grains));
+        filled.inspect_err(|_| self.cpu_chunks(id).put_back(chunk, slot))?;
+        chunk.slot(slot).place(start, grains);
+        self.set_units(region, &mut region.shared.lock(), (start, grains), (chunk, Some(slot)));
+        self.prealloc.trim(machine, KEEP);
+        Ok((chunk, slot))
+    }
+
+    /// Takes a slot of a run chunk.
+    pub(crate) fn run_slot(&mut self, id: RegionId) -> Result<(ChunkRef, u32), Shortage> {
+        if let Some(place) = self.cpu_chunks(id).take(None) {
+            return Ok(place);
+        }
+        self.grow_runs(id)?;
+        self.cpu_chunks(id).take(None).ok_or(Shortage::Tables(1))
+    }
+
     /// Puts a chunk of slots for runs on the CPU's chunks.
-    pub(crate) fn grow_runs(&mut self, id: RegionId) -> Result<(), Shortage> {
+    fn grow_runs(&mut self, id: RegionId) -> Result<(), Shortage> {
         self.populate(1)?;
         let before = self.prealloc.len();
         let header = self.take_header(&mut self.region(id).shared.lock());
@@ -128,13 +183,25 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         let (start, grains) = (start + run.below, fit.grains - run.below);
         let range = region.pages_of(start, grains);
         let (chunk, slot) = label(self, &mut shared, range);
-        let entry = UnitEntry::new(chunk, slot);
-        region.units.set(machine, &mut self.prealloc, start, grains, entry.0);
+        self.core.bookkeeping.fetch_add(before - self.prealloc.len(), Relaxed);
+        self.set_units(region, &mut shared, (start, grains), (chunk, slot));
         drop(shared);
 
-        self.core.bookkeeping.fetch_add(before - self.prealloc.len(), Relaxed);
         self.prealloc.trim(machine, KEEP);
         Ok(chunk)
+    }
+
+    /// Makes the grains of a run point at `place`.
+    fn set_units(
+        &mut self,
+        region: &Region<M::Lock>,
+        _: &mut Shared,
+        (start, grains): (u32, u32),
+        (chunk, slot): (ChunkRef, Option<u32>),
+    ) {
+        let (before, entry) = (self.prealloc.len(), UnitEntry::new(chunk, slot));
+        region.units.set(self.machine, &mut self.prealloc, start, grains, entry.0);
+        self.core.bookkeeping.fetch_add(before - self.prealloc.len(), Relaxed);
     }
 
     /// Gives up an empty chunk, off its CPU's chunks.
@@ -158,7 +225,7 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
 
     /// Gives a run back to the arena, all of its entries absent, and the grains
     /// `below` it. Leaf tables with nothing left under them join the open batch (T1).
-    fn release_run(&mut self, id: RegionId, (start, grains): (u32, u32), below: u32) {
+    pub(crate) fn release_run(&mut self, id: RegionId, (start, grains): (u32, u32), below: u32) {
         let (machine, region) = (self.machine, self.region(id));
         // `prune` needs the frames, and does nothing without them.
         let _ = self.populate(region.arena_frames);

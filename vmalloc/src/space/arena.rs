@@ -1,7 +1,8 @@
 //! The arena: which grains of a region are taken.
 //!
 //! A *grain* is the unit of allocation of a region: 64 pages, or one page. Grains are numbered from
-//! the region's start. A take returns the **lowest** run of grains that fits.
+//! the region's start. A take returns the **lowest** run of grains that fits; a take of several runs
+//! at fixed distances returns the **highest** base.
 //!
 //! # Shape
 //! The arena has one bit per grain. 64 grains form a *word*. A binary tree stands over the words:
@@ -85,6 +86,12 @@ impl Fit {
     const fn align_up(&self, grain: u32) -> u32 {
         grain + (grain.wrapping_add(self.phase).wrapping_neg() & (self.align - 1))
     }
+
+    /// The last aligned grain at or before `grain`, if it lies in the range.
+    pub fn align_down(&self, grain: u32) -> Option<u32> {
+        let aligned = grain.checked_sub(grain.wrapping_add(self.phase) & (self.align - 1));
+        aligned.filter(|&grain| grain >= self.within.start)
+    }
 }
 
 /// The free and taken grains of a region.
@@ -167,6 +174,35 @@ impl Arena {
             self.mark_taken(machine, prealloc, start, len);
         }
         free
+    }
+
+    /// Takes the runs at `parts`, each a distance from `base` and a length, if all of them are free.
+    /// They do not overlap.
+    ///
+    /// # Errors
+    /// They are not all free: the next lower base at which they may be, if there is one. Nothing
+    /// changes on error.
+    ///
+    /// # Panics
+    /// As [`Arena::take`], with that number of frames for each part.
+    ///
+    /// # Cost
+    /// O(log grains) for each part, and at most 32 searches for the part that is in the way.
+    pub fn take_parts<M: Machine>(
+        &mut self,
+        machine: &M,
+        prealloc: &mut Prealloc,
+        parts: impl Iterator<Item = (u32, u32)> + Clone,
+        base: u32,
+    ) -> Result<(), Option<u32>> {
+        for (offset, len) in parts.clone() {
+            let highest = self.seek_down(machine, base + offset, len).and_then(|start| start.checked_sub(offset));
+            if highest != Some(base) {
+                return Err(highest);
+            }
+        }
+        parts.for_each(|(offset, len)| self.mark_taken(machine, prealloc, base + offset, len));
+        Ok(())
     }
 
     /// Frees grains that were taken, by one take or by adjacent takes (A5).

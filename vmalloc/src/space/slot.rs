@@ -49,7 +49,8 @@ pub struct Slot {
     pages: AtomicUsize,
     caller: AtomicUsize,
     freer: AtomicUsize,
-    /// In a device area: the physical address. In a cached slot: the link to the slot that was
+    /// In a device area: the physical address. In a reservation: the bytes from the start of its
+    /// run. In a cached slot: the link to the slot that was
     /// cached next ([`SlotCache`](super::cache::SlotCache)).
     phys: AtomicU64,
     /// In an area with a run of its own: the first grain, and above it the number of grains. In a
@@ -72,7 +73,7 @@ pub struct Label {
     pub caller: Caller,
     /// The node of the request.
     pub node: Node,
-    /// The physical address of a device area.
+    /// The physical address of a device area; of a reservation, [`Slot::offset`].
     pub phys: Option<u64>,
 }
 
@@ -291,6 +292,11 @@ impl Slot {
     pub fn run(&self) -> (u32, u32) {
         let run = self.run.load(Relaxed);
         (run as u32, (run >> 32) as u32)
+    }
+
+    /// The bytes from the start of its run to the area: a reservation may begin inside a unit.
+    pub fn offset(&self) -> usize {
+        if self.kind() == Kind::Reserved { self.phys.load(Relaxed) as usize } else { 0 }
     }
 
     /// Stores the run of an area with a run of its own.

@@ -63,7 +63,7 @@ impl SlotRef {
             None => SlotRef::in_class(chunk, at),
             Some(slot) => {
                 let index = || chunk.is_runs().then_some(slot);
-                SlotRef::look(chunk, at, index, |slot| region.address(chunk.slot(slot).run().0))
+                SlotRef::look(chunk, at, index, |slot| region.start_of(chunk.slot(slot)))
             }
         }
     }
@@ -279,7 +279,7 @@ impl<M: Machine> Core<M> {
     #[cold]
     #[inline(never)]
     fn address_of_run(&self, chunk: ChunkRef, slot: u32) -> VirtAddr {
-        self.regions[chunk.region().0 as usize].address(chunk.slot(slot).run().0)
+        self.regions[chunk.region().0 as usize].start_of(chunk.slot(slot))
     }
 }
 

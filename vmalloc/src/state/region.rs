@@ -27,6 +27,7 @@ use crate::machine::format::Format;
 use crate::space::arena::{Arena, Fit};
 use crate::space::chunk::ChunkRef;
 use crate::space::class::{Class, MAX_SLOT_PAGES};
+use crate::space::slot::Slot;
 use crate::space::units::UnitTable;
 use crate::state::config::RegionConfig;
 use crate::sync::{AtomicBool, Ordering::Relaxed};
@@ -163,6 +164,11 @@ impl<L: lock_api::RawMutex> Region<L> {
     #[inline]
     pub(crate) fn address(&self, grain: u32) -> VirtAddr {
         self.base.add_pages((grain as usize) << self.grain_shift)
+    }
+
+    /// The address of the area in `slot`, which has a run of its own.
+    pub(crate) fn start_of(&self, slot: &Slot) -> VirtAddr {
+        VirtAddr(self.address(slot.run().0).0 + slot.offset())
     }
 
     pub(crate) fn grains(&self) -> u32 {

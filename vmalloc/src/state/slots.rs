@@ -7,6 +7,7 @@ use crate::space::slot::slots_of;
 use crate::state::core::{Core, Ctx};
 use crate::state::lookup::SlotRef;
 use crate::state::region::{Region, UnitEntry};
+use crate::units::VirtAddr;
 
 impl<'v, M: Machine> Ctx<'v, M> {
     /// All slots that contain, contained or may contain an area, by address.
@@ -80,7 +81,9 @@ impl<M: Machine> Iterator for Slots<'_, M> {
             let life = chunk.sequence();
             self.grain = grain + 1;
             if entry.slot().is_some() {
-                let Some(slot) = SlotRef::at(self.region, entry, self.region.address(grain)) else { continue };
+                // Its area may begin inside the unit.
+                let last = VirtAddr(self.region.address(grain + 1).0 - 1);
+                let Some(slot) = SlotRef::at(self.region, entry, last) else { continue };
                 let (start, grains) = slot.slot().run();
                 if slot.is_same() {
                     self.grain = start.saturating_add(grains).max(grain + 1);

@@ -181,9 +181,10 @@ impl<F: Format> Hand<'_, F> {
         let unit = self.setup().grain_pages() * PAGE_SIZE;
         let mut end = 0;
         let parts = (0..1 + self.below(3)).map(|n| {
-            let offset = if n == 0 { 0 } else { end + self.below(3) * unit };
-            let bytes = (1 + self.below(3)) * unit;
-            end = offset + bytes;
+            let page = || self.below(self.setup().grain_pages()) * PAGE_SIZE;
+            let offset = if n == 0 { 0 } else { end + self.below(3) * unit } + page();
+            let bytes = self.below(3) * unit + page() + PAGE_SIZE;
+            end = (offset + bytes).next_multiple_of(unit);
             (offset, bytes)
         });
         let parts: Vec<_> = parts.collect();

@@ -395,26 +395,6 @@ fn congruent_areas_lie_at_their_offsets_or_are_not_made_at_all() {
 }
 
 #[test]
-fn small_congruent_areas_have_their_places_too() {
-    // Parts of a few pages, not at unit borders: exact under Lowest.
-    let rig = placed(Placement::Lowest);
-    let parts = [(0, 3 * PAGE), (5 * PAGE, PAGE), (11 * PAGE, 8 * PAGE)];
-    let base = rig.reserve_at_offsets(&parts, PAGE, Req::bytes(0)).unwrap();
-    let starts: Vec<_> = rig.areas().map(|info| info.start.0 - base).collect();
-    assert_eq!(starts, [0, 5 * PAGE, 11 * PAGE]);
-    // Where slots share units they cannot be placed by the page: told, not
-    // guessed.
-    let rig = placed(Placement::Classes);
-    let before = rig.settled();
-    let refused = rig.reserve_at_offsets(&parts, PAGE, Req::bytes(0));
-    assert_eq!(refused, Err(AllocError::BadAlign(5 * PAGE)));
-    assert_eq!(rig.settled(), before);
-    // At unit borders the sizes may be any.
-    let base = rig.reserve_at_offsets(&[(0, 3 * PAGE), (64 * PAGE, 70 * PAGE)], PAGE, Req::bytes(0)).unwrap();
-    assert!(rig.find(base + 64 * PAGE).is_some_and(|info| info.start.0 == base + 64 * PAGE && info.pages == 70));
-}
-
-#[test]
 fn an_owning_area_frees_itself_unless_it_is_given_up() {
     let rig = rig(2);
     let owned = rig.area(Req::bytes(9000)).unwrap();

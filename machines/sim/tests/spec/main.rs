@@ -17,6 +17,7 @@ mod in_use;
 mod listing;
 mod looks;
 mod nmi;
+mod offsets;
 mod parts;
 mod policies;
 mod pressure;

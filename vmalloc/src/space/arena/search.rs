@@ -3,7 +3,8 @@
 //! A search from the start of the region is one walk down. It enters the left half if that holds a
 //! run long enough, else takes the run across the middle if that is long enough, else enters the
 //! right half. A search from a later grain walks down to that grain, then up past everything to its
-//! right, then down where a run is long enough.
+//! right, then down where a run is long enough. A search downwards is a bisection: each search from
+//! a grain halves what is left.
 
 use super::Arena;
 use super::block::{Block, ITEMS, Span};
@@ -28,6 +29,23 @@ impl Arena {
             }
             _ => (len <= self.grains - from).then_some(from),
         }
+    }
+
+    /// The highest start of `len` free grains at or below `from`.
+    pub(super) fn seek_down<M: Machine>(&self, machine: &M, from: u32, len: u32) -> Option<u32> {
+        if self.is_free(machine, from, len) {
+            return Some(from);
+        }
+        // `low` is such a start, and none lies in `high..=from`.
+        let (mut low, mut high) = (self.seek(machine, 0, len).filter(|&start| start < from)?, from);
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            match self.seek(machine, middle, len) {
+                Some(start) if start < high => low = start,
+                _ => high = middle,
+            }
+        }
+        Some(low)
     }
 }
 

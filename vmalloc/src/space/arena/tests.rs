@@ -42,6 +42,21 @@ impl Bench {
         self.stocked(|arena, machine, prealloc| arena.take_at(machine, prealloc, start, len))
     }
 
+    /// Tries lower and lower bases, from `base` on, and returns the one at which both parts are taken.
+    fn take_parts(&mut self, base: u32, parts: [(u32, u32); 2]) -> Option<u32> {
+        let (machine, frames) = (&self.machine, 2 * self.arena.frames_needed());
+        self.prealloc.fill(machine, crate::units::Node(0), frames).expect("the host has pages");
+        let mut next = Some(base);
+        while let Some(base) = next {
+            match self.arena.take_parts(machine, &mut self.prealloc, parts.into_iter(), base) {
+                Ok(()) => break,
+                Err(lower) => next = lower.inspect(|&lower| assert!(lower < base)),
+            }
+        }
+        self.prealloc.trim(machine, 0);
+        next
+    }
+
     fn free(&mut self, start: u32, len: u32) {
         let frames = self.arena.frames();
         self.arena.free(&self.machine, start, len);
@@ -260,6 +275,8 @@ fn check_names_the_rule_that_is_broken() {
 enum Step {
     Take(Fit),
     TakeAt(u32, u32),
+    /// Two runs at the highest base up to one: their distance, and the length of each.
+    TakeParts(u32, u32, u32),
     /// The n-th live run, and the runs after it that touch it.
     Free {
         nth: usize,
@@ -278,7 +295,8 @@ fn steps(grains: u32, longest: u32) -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         2 => len.clone().prop_map(|len| Step::Take(Fit::of(len))),
         2 => fit.prop_map(Step::Take),
-        1 => (0..grains, len).prop_map(|(start, len)| Step::TakeAt(start, len)),
+        1 => (0..grains, len.clone()).prop_map(|(start, len)| Step::TakeAt(start, len)),
+        1 => (0..grains, 0..grains, len).prop_map(|(base, gap, len)| Step::TakeParts(base, len + gap, len)),
         3 => (any::<usize>(), any::<bool>()).prop_map(|(nth, neighbours)| Step::Free { nth, neighbours }),
     ];
     prop::collection::vec(step, 1..80)
@@ -344,6 +362,13 @@ fn walk(grains: u32, steps: &[Step]) {
                 let expected = model.is_free(start, len);
                 assert_eq!(bench.take_at(start, len), expected);
                 expected.then(|| model.take(start, len));
+            }
+            &Step::TakeParts(from, distance, len) => {
+                let parts = [(0, len), (distance, len)];
+                let are_free = |base: &u32| parts.iter().all(|part| model.is_free(base + part.0, part.1));
+                let expected = (0..=from).rev().find(are_free);
+                assert_eq!(bench.take_parts(from, parts), expected);
+                expected.into_iter().for_each(|base| parts.iter().for_each(|part| model.take(base + part.0, part.1)));
             }
             &Step::Free { nth, neighbours } => {
                 model.free(nth, neighbours).into_iter().for_each(|(start, len)| bench.free(start, len));
