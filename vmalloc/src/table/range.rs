@@ -144,7 +144,7 @@ impl<F: Format, const LEVEL: u8> PteRange<F, LEVEL> {
     /// not mapped, and clears its entry if that is bad (T2).
     #[inline(always)]
     pub fn park(self, report: impl FnMut(VirtAddr, F::Word)) {
-        self.change_all(Unmap::<true>, report);
+        self.change_here(Unmap::<true>, report);
     }
 
     /// Unmaps the pages and clears their entries. The frames belong to somebody else. Reports as
@@ -157,7 +157,7 @@ impl<F: Format, const LEVEL: u8> PteRange<F, LEVEL> {
     /// Maps parked pages to their frames again. Reports as [`PteRange::park`] does.
     #[inline]
     pub fn restore(self, report: impl FnMut(VirtAddr, F::Word)) {
-        self.change_all(Restore, report);
+        self.change_here(Restore, report);
     }
 
     /// After grace: moves the frames of parked entries into `places`, in order, and clears the
@@ -215,6 +215,15 @@ impl<F: Format, const LEVEL: u8> PteRange<F, LEVEL> {
         if n == self.len { n } else { self.change_rest(n, change, report) }
     }
 
+    /// As `change_all`, with the groups in the caller's own code.
+    #[inline(always)]
+    fn change_here(self, change: impl Change<F>, report: impl FnMut(VirtAddr, F::Word)) {
+        let n = self.change_from(self.change_whole_groups(change), change);
+        if n < self.len {
+            self.change_rest(n, change, report);
+        }
+    }
+
     /// Goes on at page `n`, which `change` has refused.
     #[cold]
     #[inline(never)]
@@ -232,7 +241,12 @@ impl<F: Format, const LEVEL: u8> PteRange<F, LEVEL> {
     /// the number of pages.
     #[inline(always)]
     fn change(self, change: impl Change<F>) -> usize {
-        let mut n = if self.len < GROUP { 0 } else { Self::change_groups(self.first, self.len, change) };
+        self.change_from(if self.len < GROUP { 0 } else { Self::change_groups(self.first, self.len, change) }, change)
+    }
+
+    /// As [`PteRange::change`], the groups being done.
+    #[inline(always)]
+    fn change_from(self, mut n: usize, change: impl Change<F>) -> usize {
         while n < self.len && self.change_group::<1>(n, change) {
             n += 1;
         }
@@ -243,8 +257,13 @@ impl<F: Format, const LEVEL: u8> PteRange<F, LEVEL> {
     /// has all registers and costs the caller none.
     #[inline(never)]
     fn change_groups(first: NonNull<F::Word>, len: usize, change: impl Change<F>) -> usize {
-        let (range, mut n) = (Self { first, at: VirtAddr(0), len }, 0);
-        while n < len / GROUP * GROUP && range.change_group::<GROUP>(n, change) {
+        Self { first, at: VirtAddr(0), len }.change_whole_groups(change)
+    }
+
+    #[inline(always)]
+    fn change_whole_groups(self, change: impl Change<F>) -> usize {
+        let mut n = 0;
+        while n < self.len / GROUP * GROUP && self.change_group::<GROUP>(n, change) {
             n += GROUP;
         }
         n
