@@ -221,3 +221,26 @@ fn a_trace_that_cannot_be_written_is_an_error_and_the_bare_machine_tells_none() 
         (2, "vmalloc: --trace-out: the bare-metal machine tells no addresses\n")
     );
 }
+
+/// Pages that areas of a listing own, and those of the lines that `which` picks.
+fn owned_pages(listing: &str, which: impl Fn(&str) -> bool) -> u64 {
+    let lines = listing.lines().filter(|line| !line.contains("unpurged") && which(line));
+    let pages = lines.filter_map(|line| line.split(" pages=").nth(1)?.split(' ').next());
+    pages.map(|pages| pages.parse::<u64>().unwrap()).sum()
+}
+
+#[test]
+fn a_boot_owns_the_pages_that_linux_lists_and_those_of_areas_whose_kind_the_trace_does_not_know() {
+    let ours = listed(&trace("boot.txt.gz"), &[]);
+    let mut linux = String::new();
+    let packed = std::fs::File::open(trace("boot.vmallocinfo.gz")).unwrap();
+    std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(packed), &mut linux).unwrap();
+    // Stacks for interrupts and devices of the first second: recorded as `?`.
+    let early = ["irq_init_percpu_irqstack", "acpi_os_map_iomem", "hpet_enable", "memremap"];
+    let sizes = linux.lines().filter(|line| early.iter().any(|name| line.contains(name)));
+    let bytes = |line: &str| line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap();
+    let unlisted: u64 = sizes.map(|line| bytes(line) / 4096 - 1).sum();
+    assert_eq!((owned_pages(&ours, |_| true), owned_pages(&linux, |_| true), unlisted), (2277, 2255, 22));
+    let known = |line: &str| line.contains(" load_module+") || line.contains(" pcpu_create_chunk+");
+    assert_eq!(owned_pages(&ours, known), owned_pages(&linux, known));
+}

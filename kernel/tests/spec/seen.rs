@@ -5,7 +5,7 @@ use vmalloc::area::RegionId;
 use vmalloc::table::X86_32;
 use vmalloc::units::{Node, Pfn};
 use vmalloc::{Caller, Config, Kind};
-use vmalloc_kernel::{Account, Filter, HOLE_SIZES, Kernel, Request};
+use vmalloc_kernel::{Account, Filter, Fragmentation, HOLE_SIZES, Kernel, Request};
 use vmalloc_sim::{Bank, Booted, Rates, Sim};
 
 const LOW: usize = 0xf800_0000;
@@ -94,7 +94,11 @@ fn fragmentation_tells_the_holes_by_size_and_how_much_lies_outside_of_the_widest
     assert_eq!(broken.holes.iter().sum::<usize>(), whole.holes.iter().sum::<usize>() + 3);
     assert_eq!(broken.holes[2], 4, "holes of four pages and more: {broken}");
     assert_eq!((broken.free, broken.widest), (whole.free + 16, whole.widest));
-    assert!(broken.percent() <= 1 && broken.percent() >= whole.percent());
+    let shares = [(100, 100, 0), (100, 75, 25), (1000, 1, 99), (3, 0, 100), (0, 0, 0)];
+    for (free, widest, percent) in shares {
+        assert_eq!(Fragmentation { free, widest, ..broken }.percent(), percent, "{widest} of {free}");
+    }
+    assert_eq!(broken.percent(), (broken.free - broken.widest) * 100 / broken.free);
     assert!(broken.to_string().contains("           4 pages and more: 4\n"), "{broken}");
     assert!(kernel.fragmentation(RegionId(3)).is_none());
     assert_eq!(HOLE_SIZES, 52);
