@@ -103,6 +103,7 @@ mod meminfo;
 mod memory;
 mod names;
 mod notify;
+pub mod percpu;
 mod pool;
 mod protect;
 mod quota;

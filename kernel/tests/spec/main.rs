@@ -25,6 +25,7 @@ mod listing;
 mod names;
 mod pae;
 mod past;
+mod percpu;
 mod protect;
 mod rcu;
 mod realloc;

@@ -1,0 +1,305 @@
+//! Objects by CPU: each has its bytes once in the unit of every CPU (`alloc_percpu`).
+//!
+//! ```text
+//!   chunk   ┌ group 0 ─────────────┐            ┌ group 1 ───────────┐
+//!           │ unit 0 │ unit 1 │ …  │    gap     │ unit 4 │ unit 5 │… │
+//!           └────────┴────────┴────┘            └────────┴────────┴──┘
+//!           base                                base + offset of the group
+//!   object  the same offset in each unit; its pages are populated when it is made
+//! ```
+//!
+//! The parts of a chunk are reserved at the same distances
+//! ([`Vmalloc::reserve_at_offsets`](vmalloc::Vmalloc::reserve_at_offsets)), so that the units of all
+//! chunks lie alike. Pages stay until the chunk is given up: when it is empty, and another is too.
+//!
+//! # Rules
+//! - **PC3** A caller populates a page alone: it sets the page's bit in `populating` under the lock,
+//!   and nobody takes bytes of such a page (J1).
+//! - **PC4** A chunk that has no object out, and of which nobody populates a page, is given up by
+//!   one caller: the one that unlinks it under the lock.
+//!
+//! # Source
+//! `pcpu_alloc`, `free_percpu`, `per_cpu_ptr`.
+
+mod chunk;
+mod pages;
+
+use crate::error::Error;
+use crate::gfp::GfpFlags;
+use crate::host::{Host, Kern};
+use crate::kernel::Kernel;
+use chunk::{Chunk, GRAIN, MOST_PAGES, list_of, pages_of};
+use core::fmt;
+use core::ptr::{NonNull, null_mut};
+use vmalloc::lock_api::Mutex;
+use vmalloc::machine::Machine;
+use vmalloc::units::PAGE_SIZE;
+use vmalloc::{AllocError, Gfp};
+
+/// The most groups of a chunk.
+pub const MAX_GROUPS: usize = 16;
+/// The largest object (`PCPU_MIN_UNIT_SIZE`).
+const LARGEST: usize = 32 << 10;
+/// Lists, by the longest free run: 0 to 8,192 bits.
+const LISTS: usize = 15;
+
+/// CPUs whose units lie side by side.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Group {
+    /// The distance of its first unit from the chunk's base.
+    pub offset: usize,
+    /// Its CPUs.
+    pub cpus: u32,
+}
+
+/// An object by CPU. It stands for an address in each unit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PerCpuPtr {
+    chunk: NonNull<Chunk>,
+    base: usize,
+    offset: usize,
+}
+
+/// The chunks. See the [module](self).
+pub struct PerCpu<'k, 'v, M: Machine, H: Host> {
+    kernel: &'k Kernel<'v, M, H>,
+    groups: &'k [Group],
+    unit_pages: usize,
+    chunks: Mutex<M::Lock, Chunks>,
+}
+
+/// What the lock guards.
+struct Chunks {
+    lists: [*mut Chunk; LISTS],
+    /// Chunks without an object.
+    empty: usize,
+}
+
+// SAFETY: the pointers lead to records in the allocator's own frames, which its lock guards.
+unsafe impl Send for Chunks {}
+// SAFETY: as above: what is inside is behind the lock.
+unsafe impl<M: Machine, H: Host> Sync for PerCpu<'_, '_, M, H> {}
+
+impl Chunks {
+    fn push(&mut self, chunk: &mut Chunk) {
+        let head = &mut self.lists[chunk.list()];
+        (chunk.previous, chunk.next) = (null_mut(), *head);
+        // SAFETY: PC4: what is linked is a record.
+        if let Some(next) = unsafe { chunk.next.as_mut() } {
+            next.previous = chunk;
+        }
+        *head = chunk;
+    }
+
+    fn unlink(&mut self, chunk: &mut Chunk, list: usize) {
+        // SAFETY: PC4, as in `push`, for both.
+        match unsafe { chunk.previous.as_mut() } {
+            Some(previous) => previous.next = chunk.next,
+            None => self.lists[list] = chunk.next,
+        }
+        // SAFETY: as above.
+        if let Some(next) = unsafe { chunk.next.as_mut() } {
+            next.previous = chunk.previous;
+        }
+    }
+
+    /// Calls `change`, and puts the chunk into the list that it belongs to then.
+    fn relisted<R>(&mut self, chunk: &mut Chunk, change: impl FnOnce(&mut Chunk) -> R) -> R {
+        let (list, was_empty) = (chunk.list(), chunk.is_empty());
+        let result = change(chunk);
+        self.empty = self.empty + usize::from(chunk.is_empty()) - usize::from(was_empty);
+        if chunk.list() != list {
+            self.unlink(chunk, list);
+            self.push(chunk);
+        }
+        result
+    }
+
+    /// Takes bytes of any chunk: the chunk, the first bit, and the pages to be populated (PC3).
+    fn take(&mut self, bits: usize, align: usize, atomic: bool) -> Option<(NonNull<Chunk>, usize, u8)> {
+        for list in list_of(bits)..LISTS {
+            let mut next = self.lists[list];
+            while let Some(mut at) = NonNull::new(next) {
+                // SAFETY: PC4: what is linked is a record, and the lock is held.
+                let chunk = unsafe { at.as_mut() };
+                next = chunk.next;
+                let taken = self.relisted(chunk, |chunk| {
+                    let start = chunk.take(bits, align, atomic)?;
+                    let absent = pages_of(start, bits) & !chunk.populated;
+                    chunk.populating |= absent;
+                    Some((start, absent))
+                });
+                if let Some((start, absent)) = taken {
+                    return Some((at, start, absent));
+                }
+            }
+        }
+        None
+    }
+}
+
+impl<'k, 'v, M: Machine, H: Host> PerCpu<'k, 'v, M, H> {
+    /// Chunks of units of `unit_pages` pages, whose groups are `groups`, by offset. Touches nothing.
+    ///
+    /// # Errors
+    /// [`Error::BadArgument`] for no groups or too many, a number of pages that no unit has, or a
+    /// group that begins before the one before it ends.
+    pub fn new(kernel: &'k Kernel<'v, M, H>, groups: &'k [Group], unit_pages: usize) -> Result<Self, Error> {
+        if groups.is_empty() || groups.len() > MAX_GROUPS || !(1..=MOST_PAGES).contains(&unit_pages) {
+            return Err(Error::BadArgument(unit_pages));
+        }
+        let mut end = 0;
+        for group in groups {
+            if group.cpus == 0 || group.offset < end || !group.offset.is_multiple_of(PAGE_SIZE) {
+                return Err(Error::BadArgument(group.offset));
+            }
+            end = group.offset.saturating_add(group.cpus as usize * unit_pages * PAGE_SIZE);
+        }
+        let chunks = Mutex::new(Chunks { lists: [null_mut(); LISTS], empty: 0 });
+        Ok(PerCpu { kernel, groups, unit_pages, chunks })
+    }
+
+    /// An object of `size` cleared bytes for each CPU (`__alloc_percpu_gfp`). A caller that must not
+    /// wait gets bytes of pages that are there, or nothing.
+    ///
+    /// # Errors
+    /// [`Error::BadArgument`] for a size or an alignment that it never serves, and those of
+    /// [`Kernel::vmalloc`]. Nothing has changed then, and the log is told.
+    ///
+    /// # Cost
+    /// The lock twice at most, and O(size) for each CPU.
+    pub fn alloc_percpu(&self, size: usize, align: usize, gfp: GfpFlags) -> Result<PerCpuPtr, Error> {
+        if size == 0 || size > LARGEST.min(self.unit_pages * PAGE_SIZE) || align > PAGE_SIZE || !align.is_power_of_two()
+        {
+            let line = format_args!("illegal size ({size}) or align ({align}) for percpu allocation");
+            self.kernel.printk(Kern::Warning, line);
+            return Err(Error::BadArgument(size));
+        }
+        let atomic = !gfp.library().contains(Gfp::WAIT);
+        self.alloc(size, align, gfp, atomic).map_err(|(error, why)| {
+            let atomic = u8::from(atomic);
+            let line = format_args!("percpu: allocation failed, size={size} align={align} atomic={atomic}, {why}");
+            if !gfp.contains(GfpFlags::NOWARN) {
+                self.kernel.printk(Kern::Warning, line);
+            }
+            error
+        })
+    }
+
+    fn alloc(
+        &self,
+        size: usize,
+        align: usize,
+        gfp: GfpFlags,
+        atomic: bool,
+    ) -> Result<PerCpuPtr, (Error, &'static str)> {
+        const FULL: &str = "atomic alloc failed, no space left";
+        let (bits, align) = (size.div_ceil(GRAIN), align.div_ceil(GRAIN));
+        let (chunk, start, absent) = loop {
+            let found = self.locked(|chunks| chunks.take(bits, align, atomic)).map_err(|error| (error, FULL))?;
+            match found {
+                Some(found) => break found,
+                None if atomic => return Err((AllocError::NoAddresses { pages: 1, widest: 0 }.into(), FULL)),
+                None => self.create(gfp).map_err(|error| (error, "failed to allocate new chunk"))?,
+            }
+        };
+        // SAFETY: PC4: an object of it is out, which is ours; the base never changes.
+        let base = unsafe { (&raw const (*chunk.as_ptr()).base).read() };
+        let object = PerCpuPtr { chunk, base, offset: start * GRAIN };
+        let populated = if absent == 0 { Ok(()) } else { self.populate(base, absent, gfp) };
+        if absent != 0 {
+            self.changed(chunk, |chunk| {
+                chunk.populating &= !absent;
+                chunk.populated |= if populated.is_ok() { absent } else { 0 };
+            });
+        }
+        if let Err(error) = populated {
+            self.changed(chunk, |chunk| chunk.give(start));
+            return Err((error, "failed to populate"));
+        }
+        self.clear(object, size);
+        Ok(object)
+    }
+
+    /// Frees an object (`free_percpu`).
+    ///
+    /// # Errors
+    /// [`Error::DoubleFree`] where none is out there. Nothing has changed then.
+    ///
+    /// # Safety
+    /// Y1; and it is no object of another allocator, nor one that was freed before its chunk was
+    /// given up.
+    pub unsafe fn free_percpu(&self, object: PerCpuPtr) -> Result<(), Error> {
+        let PerCpuPtr { mut chunk, offset, .. } = object;
+        let freed = self.locked(|chunks| {
+            // SAFETY: Y1: the object is out, so its chunk is linked (PC4); the lock is held.
+            let record = unsafe { chunk.as_mut() };
+            let freed = chunks.relisted(record, |chunk| chunk.give(offset / GRAIN));
+            let surplus = freed && record.is_empty() && chunks.empty > 1;
+            if surplus {
+                chunks.unlink(record, record.list());
+                chunks.empty -= 1;
+            }
+            (freed, surplus)
+        })?;
+        match freed {
+            (false, _) => Err(Error::DoubleFree(self.address(object, 0).unwrap_or(0))),
+            (true, surplus) => {
+                if surplus {
+                    self.destroy(chunk);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// The address of an object in the unit of `cpu` (`per_cpu_ptr`); `None` where no group has it.
+    pub fn per_cpu_ptr(&self, object: PerCpuPtr, cpu: u32) -> Option<NonNull<u8>> {
+        NonNull::new(core::ptr::with_exposed_provenance_mut(self.address(object, cpu)?))
+    }
+
+    fn address(&self, object: PerCpuPtr, cpu: u32) -> Option<usize> {
+        let mut before = 0;
+        let group = self.groups.iter().find(|group| {
+            before += group.cpus;
+            cpu < before
+        })?;
+        let unit = (cpu + group.cpus - before) as usize * self.unit_pages * PAGE_SIZE;
+        Some(object.base + group.offset + unit + object.offset)
+    }
+
+    fn locked<R>(&self, f: impl FnOnce(&mut Chunks) -> R) -> Result<R, Error> {
+        self.kernel.locked(&self.chunks, f)
+    }
+
+    /// Changes the record of a chunk of which this call has an object out.
+    fn changed<R>(&self, mut chunk: NonNull<Chunk>, change: impl FnOnce(&mut Chunk) -> R) {
+        // SAFETY: PC4: it is linked as long as the object is out; the lock is held.
+        let changed = self.locked(|chunks| drop(chunks.relisted(unsafe { chunk.as_mut() }, change)));
+        debug_assert!(changed.is_ok(), "J2: this call held the lock before");
+    }
+
+    /// Units, one for each CPU.
+    fn units(&self) -> u32 {
+        self.groups.iter().map(|group| group.cpus).sum()
+    }
+}
+
+impl<M: Machine, H: Host> Drop for PerCpu<'_, '_, M, H> {
+    fn drop(&mut self) {
+        let lists = core::mem::replace(&mut self.chunks.get_mut().lists, [null_mut(); LISTS]);
+        for mut next in lists {
+            while let Some(chunk) = NonNull::new(next) {
+                // SAFETY: PC4: it was linked, and nobody has the allocator any more.
+                next = unsafe { (*chunk.as_ptr()).next };
+                self.destroy(chunk);
+            }
+        }
+    }
+}
+
+impl<M: Machine, H: Host> fmt::Debug for PerCpu<'_, '_, M, H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PerCpu").field("groups", &self.groups).finish_non_exhaustive()
+    }
+}
