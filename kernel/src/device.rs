@@ -8,8 +8,8 @@
 //! | `ioremap_wt` | WT |
 //! | `ioremap_cache` | WB |
 //!
-//! The library maps them. Kept beside it is the memory type of each, so that no device is
-//! mapped with two: what is cached one way and written another way is lost.
+//! The library maps them. No device is mapped with two memory types at a time
+//! ([`memtype`](crate::memtype)).
 
 use crate::call::Value;
 use crate::error::Error;
@@ -24,7 +24,7 @@ use core::ptr::NonNull;
 use vmalloc::machine::Machine;
 use vmalloc::machine::format::MemType;
 use vmalloc::machine::frames::Frames;
-use vmalloc::units::PAGE_SIZE;
+use vmalloc::units::{PAGE_SIZE, Pfn};
 use vmalloc::{AllocError, Caller, Kind};
 
 impl<M: Machine, H: Host> Kernel<'_, M, H> {
@@ -102,23 +102,14 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         let Some(more) = (size as u64).checked_sub(1) else { return Err(AllocError::ZeroSize.into()) };
         let too_large = AllocError::TooLarge { bytes: size, limit: u64::MAX.wrapping_sub(phys) as usize };
         let last = phys.checked_add(more).ok_or(too_large)?;
-        let Some(got) = self.other_memory(phys, last, memory) else { return Ok(last) };
+        let frames = Pfn::containing(phys)..=Pfn::containing(last);
+        let Some(got) = self.other_device_memory(&frames, memory) else { return Ok(last) };
         let (requested, there) = (number_of(memory), number_of(got));
         self.printk(
             Kern::Err,
             format_args!("ioremap error for {phys:#x}-{:#x}, requested {requested:#x}, got {there:#x}", last + 1),
         );
         Err(Error::OtherMemory { requested: memory, got })
-    }
-
-    /// The other memory type with which a part of the range is mapped.
-    fn other_memory(&self, phys: u64, last: u64, memory: MemType) -> Option<MemType> {
-        let page = |at: u64| at & !(PAGE_SIZE as u64 - 1);
-        self.vm.areas().filter(|info| info.kind == Kind::Ioremap).find_map(|info| {
-            let first = page(info.phys?);
-            let overlaps = first <= last && page(phys) < first.saturating_add(info.range().bytes() as u64);
-            self.record_of(&info)?.memory.filter(|&got| overlaps && got != memory)
-        })
     }
 
     fn tell_device(&self, (phys, last): (u64, u64), error: &AllocError) {

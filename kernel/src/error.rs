@@ -106,7 +106,9 @@ pub enum Error {
     NotReachable(Pfn),
     /// Adjacent frames that the direct mapping does not show side by side.
     NotContiguous(Pfn),
-    /// The device is mapped with another memory type already.
+    /// This frame is memory where the first is not, or the other way round.
+    Mixed(Pfn),
+    /// A frame of those is mapped with another memory type already.
     OtherMemory {
         /// What was asked for.
         requested: MemType,
@@ -208,6 +210,7 @@ impl fmt::Display for Error {
             Error::NotNewest { at, newest } => write!(f, "{at:#x} is not the newest of this CPU, which is {newest:#x}"),
             Error::NotReachable(frame) => write!(f, "{frame:?} has no direct mapping"),
             Error::NotContiguous(frame) => write!(f, "the direct mapping breaks behind {frame:?}"),
+            Error::Mixed(frame) => write!(f, "{frame:?} is memory among what is none, or none among memory"),
             Error::OtherMemory { requested, got } => write!(f, "mapped as {got:?} already, and not as {requested:?}"),
             Error::OutOfBounds { at, start, size } => {
                 write!(f, "vmalloc-out-of-bounds: {at:#x} is past the {size} bytes at {start:#x}, and was written to")

@@ -37,6 +37,8 @@ pub struct Kernel<'v, M: Machine, H: Host = Bare> {
     pub(crate) records: Mutex<M::Lock, Records>,
     /// Records that there are, or are about to be.
     pub(crate) recorded: AtomicUsize,
+    /// Areas of memory that have another memory type than memory has.
+    pub(crate) odd_memory: AtomicUsize,
     pub(crate) waiting: Mutex<M::Lock, Waiting>,
     /// The head that came last, of those that no list has yet.
     pub(crate) rcu_heads: AtomicUsize,
@@ -63,6 +65,7 @@ impl<'v, M: Machine, H: Host> Kernel<'v, M, H> {
             slab: Mutex::new(Slab::new()),
             records: Mutex::new(Records::new()),
             recorded: AtomicUsize::new(0),
+            odd_memory: AtomicUsize::new(0),
             waiting: Mutex::new(Waiting::new()),
             rcu_heads: AtomicUsize::new(0),
             rcu_freeing: AtomicUsize::new(0),

@@ -101,6 +101,7 @@ mod map;
 mod mapping;
 mod meminfo;
 mod memory;
+mod memtype;
 mod names;
 mod notify;
 pub mod percpu;

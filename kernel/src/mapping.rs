@@ -21,6 +21,7 @@ use crate::vm_struct::VmStruct;
 use vmalloc::AllocError;
 use vmalloc::error::Shortage;
 use vmalloc::machine::Machine;
+use vmalloc::machine::format::MemType;
 use vmalloc::units::{PAGE_SHIFT, PAGE_SIZE, PageRange, Pfn, VirtAddr};
 
 /// Frames that are taken out of an array at a time.
@@ -99,8 +100,12 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         let pages = pages_at(at, frames.len())?;
         let record = self.area_by_parts(pages)?;
         self.flush_if_stale(record.stale)?;
+        self.same_memory(frames, prot.memory, 0)?;
         // SAFETY: P5: the area is flushed, and Y3; P6: Y3.
         unsafe { self.vm.map_part(at, frames, prot.prot, prot.memory) }?;
+        if prot.memory != MemType::WriteBack {
+            self.note_memory(record.start, prot.memory);
+        }
         Ok(())
     }
 

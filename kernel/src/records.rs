@@ -18,7 +18,7 @@ use crate::gfp::GfpFlags;
 use crate::host::Host;
 use crate::kernel::Kernel;
 use crate::map::Map;
-use crate::sync::Ordering::Relaxed;
+use crate::sync::Ordering::{Relaxed, SeqCst};
 use vmalloc::machine::Machine;
 use vmalloc::machine::format::MemType;
 use vmalloc::{Caller, Info, Kind};
@@ -96,6 +96,11 @@ impl Record {
         }
     }
 
+    /// How many areas of memory with another memory type than memory has it is: one or none.
+    fn is_odd(&self) -> usize {
+        (self.cached != MemType::WriteBack) as usize
+    }
+
     /// Whether it is the record of this area, and not of one that was there before (J7).
     pub(crate) fn is_of(&self, info: &Info) -> bool {
         self.start == info.start.0 && self.made == Some(Made::of(info))
@@ -111,8 +116,9 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         record.made = Some(Made::of(&info));
         self.forget_left_over(record.start)?;
         self.recorded.fetch_add(1, Relaxed);
+        self.odd_memory.fetch_add(record.is_odd(), SeqCst);
         let kept = self.stocked(&self.records, at, |records| _ = records.add(machine, record.start, record));
-        kept.inspect_err(|_| _ = self.recorded.fetch_sub(1, Relaxed))
+        kept.inspect_err(|_| self.uncount(&record))
     }
 
     /// What an earlier area has left behind at `start`, where one was made a moment ago, is
@@ -188,8 +194,14 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
             let record = unsafe { records.get(machine, start)?.as_ref() };
             if record.start == start && is_right(record) { records.remove(machine, start) } else { None }
         })?;
-        taken.inspect(|_| _ = self.recorded.fetch_sub(1, Relaxed));
+        taken.inspect(|record| self.uncount(record));
         Ok(taken)
+    }
+
+    /// A record is not there any more.
+    fn uncount(&self, record: &Record) {
+        self.recorded.fetch_sub(1, Relaxed);
+        self.odd_memory.fetch_sub(record.is_odd(), SeqCst);
     }
 
     /// Whether any area has a record. Whoever made one knows that there is: it was counted

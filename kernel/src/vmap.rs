@@ -12,6 +12,7 @@ use crate::warn::Once;
 use core::ptr::NonNull;
 use vmalloc::area::Req;
 use vmalloc::machine::Machine;
+use vmalloc::machine::format::MemType;
 use vmalloc::machine::frames::Frames;
 use vmalloc::units::{PAGE_SIZE, Pfn};
 use vmalloc::{AllocError, Caller, Gfp};
@@ -23,7 +24,8 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     ///
     /// # Errors
     /// [`Error::WrongFlags`] for VM_FLUSH_RESET_PERMS; [`Error::ExceedsTotal`] for more frames
-    /// than there are; [`Error::Alloc`]: a frame that no entry can name, or that cannot be
+    /// than there are; [`Error::Mixed`] for memory among what is none; [`Error::OtherMemory`] for a
+    /// frame that is mapped with another memory type, by whatever area; [`Error::Alloc`]: a frame that no entry can name, or that cannot be
     /// taken over. Nothing has changed then. VM_NO_GUARD is taken off, with a warning.
     ///
     /// # Safety
@@ -41,6 +43,8 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         if pages > total {
             return Err(Error::ExceedsTotal { pages, total });
         }
+        self.all_memory_or_none(frames)?;
+        self.same_memory(frames, prot.memory, 0)?;
         let like = self.like(prot.nx());
         let at = match flags.contains(VmFlags::MAP_PUT_PAGES) {
             // SAFETY: P2: Y5.
@@ -48,7 +52,12 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
             // SAFETY: P1: Y5.
             false => unsafe { self.vm.vmap(frames, like) },
         }?;
-        self.note_mapping(at, flags, frames.len())?;
+        self.note_mapping(at, (flags, prot.memory), frames.len())?;
+        // Another caller may have mapped them meanwhile.
+        self.same_memory(frames, prot.memory, at.addr().get()).inspect_err(|_| {
+            let _ = self.take_record(at.addr().get(), |_| true);
+            self.undo_mapping(at, flags, frames.len());
+        })?;
         Ok(at)
     }
 
@@ -69,13 +78,13 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     }
 
     /// Keeps what the library does not know of a mapping.
-    fn note_mapping(&self, at: NonNull<u8>, flags: VmFlags, pages: usize) -> Result<(), Error> {
+    fn note_mapping(&self, at: NonNull<u8>, (flags, memory): (VmFlags, MemType), pages: usize) -> Result<(), Error> {
         let known = VmFlags::MAP | VmFlags::MAP_PUT_PAGES;
-        if known.contains(flags) {
+        if known.contains(flags) && memory == MemType::WriteBack {
             return self.forget_left_over(at.addr().get()).inspect_err(|_| self.undo_mapping(at, flags, pages));
         }
         let mut record = Record::new(at.addr().get(), flags, Built::Whole, pages * PAGE_SIZE);
-        record.nr_pages = if flags.contains(VmFlags::MAP_PUT_PAGES) { pages } else { 0 };
+        (record.nr_pages, record.cached) = (if flags.contains(VmFlags::MAP_PUT_PAGES) { pages } else { 0 }, memory);
         self.keep_record(record, GfpFlags::KERNEL).inspect_err(|_| self.undo_mapping(at, flags, pages))
     }
 
@@ -115,7 +124,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         let at = mapped?;
         let flags = VmFlags::MAP | VmFlags::MAP_PUT_PAGES;
         let mut record = Record::new(at.addr().get(), flags, Built::Whole, array.len() * PAGE_SIZE);
-        (record.array, record.nr_pages) = (Some(*array), array.len());
+        (record.array, record.nr_pages, record.cached) = (Some(*array), array.len(), prot.memory);
         self.keep_record(record, GfpFlags::KERNEL).inspect_err(|_| self.undo_mapping(at, flags, array.len()))?;
         Ok(at)
     }
@@ -153,6 +162,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         if frames.is_empty() {
             return Err(AllocError::ZeroSize.into());
         }
+        self.same_memory(frames, prot.memory, 0)?;
         // SAFETY: P1: Y6.
         Ok(unsafe { self.vm.vmap(frames, self.like(prot.nx())) }?)
     }

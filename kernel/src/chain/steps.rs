@@ -107,7 +107,8 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     pub(crate) fn furnish(&self, area: &VmStruct, request: &Request, new_area: &mut NewArea<'_>) -> Result<(), Failed> {
         let pages = area.area_size() >> PAGE_SHIFT;
         let array = self.new_array(pages, request.gfp_mask, request.node, new_area).map_err(Failed::Array)?;
-        self.with_record(area.addr, |record| (record.array, record.cached) = (Some(array), request.prot.memory));
+        self.with_record(area.addr, |record| record.array = Some(array));
+        self.note_memory(area.addr, request.prot.memory);
         self.take_pages(area, &array, request).map_err(Failed::Pages)?;
         // SAFETY: Y3: the frames are the area's, which nobody knows yet.
         unsafe { self.map_vm_area(area, request.prot, &array) }.map_err(Failed::Map)

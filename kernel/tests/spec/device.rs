@@ -4,7 +4,7 @@ use crate::common::*;
 use std::ptr::NonNull;
 use vmalloc::machine::format::MemType;
 use vmalloc::units::{Pfn, VirtAddr};
-use vmalloc_kernel::{Errno, Error, Kern, VmFlags};
+use vmalloc_kernel::{Errno, Error, Kern, Pgprot, Request, VmFlags};
 use vmalloc_sim::{Bank, Rates, Sim};
 
 const DEVICE: u64 = (1 << 20) * PAGE as u64;
@@ -120,4 +120,99 @@ fn each_refusal_of_ioremap_changes_nothing() {
         assert_eq!(rig.state(), before, "refusal {n}");
     }
     assert_eq!(rig.state(), before);
+}
+
+/// Maps frames with a memory type.
+fn vmap(kernel: &Tested<'_>, some: &[Pfn], memory: MemType) -> Result<usize, Error> {
+    // SAFETY: Y5: tests hold their frames for longer.
+    unsafe { kernel.vmap(some, VmFlags::empty(), Pgprot { memory, ..Pgprot::KERNEL }) }.map(number)
+}
+
+fn vunmap(kernel: &Tested<'_>, area: usize) {
+    // SAFETY: Y1: nobody uses it.
+    unsafe { kernel.vunmap(at(area)) }.unwrap();
+}
+
+const CONFLICT: fn(MemType, MemType) -> Result<usize, Error> =
+    |requested, got| Err(Error::OtherMemory { requested, got });
+
+#[test]
+fn frames_that_are_mapped_with_one_memory_type_are_not_mapped_with_another() {
+    use MemType::{Uncached, UncachedMinus, WriteBack, WriteCombining};
+    let rig = with_device();
+    let kernel = rig.kernel();
+    let some = frames(&rig, 3);
+    let others = [UncachedMinus, Uncached, MemType::WriteThrough, WriteCombining];
+    for first in [WriteBack, WriteCombining] {
+        let mapped = vmap(&kernel, &some, first).unwrap();
+        // The slab keeps the page that the first list lay in.
+        vmap(&kernel, &some[2..], Uncached).unwrap_err();
+        let before = rig.state();
+        for second in others.into_iter().chain([WriteBack]).filter(|&second| second != first) {
+            assert_eq!(vmap(&kernel, &some[2..], second), CONFLICT(second, first));
+            assert_eq!(rig.state(), before);
+        }
+        let again = vmap(&kernel, &some[1..], first).unwrap();
+        [mapped, again].into_iter().for_each(|area| vunmap(&kernel, area));
+    }
+    // Frames that are an area's own, of the library's or by parts.
+    for area in [kernel.vmalloc(2 * PAGE), kernel.v2_6().vmalloc(2 * PAGE)] {
+        let area = area.map(number).unwrap();
+        let own = [rig.frame_at(area + PAGE).unwrap()];
+        assert_eq!(vmap(&kernel, &own, WriteCombining), CONFLICT(WriteCombining, WriteBack));
+        vunmap(&kernel, vmap(&kernel, &own, WriteBack).unwrap());
+        vfree(&kernel, area).unwrap();
+    }
+    let request = Request { prot: Pgprot { memory: Uncached, ..Pgprot::KERNEL }, ..kernel.request(PAGE) };
+    let area = kernel.__vmalloc_node_range(&request).map(number).unwrap();
+    let own = [rig.frame_at(area).unwrap()];
+    assert_eq!(vmap(&kernel, &own, WriteBack), CONFLICT(WriteBack, Uncached));
+    vfree(&kernel, area).unwrap();
+    for memory in others.into_iter().chain([WriteBack]) {
+        vunmap(&kernel, vmap(&kernel, &some, memory).expect("whoever had them ended that"));
+    }
+    give_frames(&rig, &some);
+}
+
+#[test]
+fn memory_and_what_is_none_do_not_mix() {
+    let rig = with_device();
+    let kernel = rig.kernel();
+    let (some, device) = (frames(&rig, 2), Pfn(DEVICE / PAGE as u64));
+    let before = rig.state();
+    let mixed = |some: &[Pfn]| vmap(&kernel, some, MemType::WriteBack).unwrap_err();
+    assert_eq!(mixed(&[some[0], device, some[1]]), Error::Mixed(device));
+    assert_eq!((mixed(&[device, some[0]]), Error::Mixed(some[0]).errno()), (Error::Mixed(some[0]), Errno::EINVAL));
+    assert_eq!(rig.state(), before);
+    give_frames(&rig, &some);
+}
+
+#[test]
+fn a_device_has_one_memory_type_however_it_is_mapped() {
+    let rig = with_device();
+    let kernel = rig.kernel();
+    let device: Vec<Pfn> = (0..2).map(|n| Pfn(DEVICE / PAGE as u64 + n)).collect();
+    let pfns = |memory| {
+        // SAFETY: Y6: the device is the test's.
+        unsafe { kernel.vmap_pfn(&device, Pgprot { memory, ..Pgprot::KERNEL }) }.map(number)
+    };
+    let busy = |made: Result<usize, Error>| made.unwrap_err().errno() == Errno::EBUSY;
+    // Past the facade.
+    let past = rig.ioremap(DEVICE + PAGE as u64, PAGE, MemType::WriteCombining).unwrap();
+    assert!(busy(kernel.ioremap(DEVICE, 2 * PAGE).map(number)) && busy(pfns(MemType::WriteBack)));
+    // SAFETY: V1: nobody uses it.
+    unsafe { rig.iounmap(past) }.unwrap();
+    let mapped = pfns(MemType::UncachedMinus).unwrap();
+    assert!(busy(kernel.ioremap_wc(DEVICE + PAGE as u64, 8).map(number)));
+    let device_area = kernel.ioremap(DEVICE, 8).map(number).expect("the same type");
+    iounmap(&kernel, device_area).unwrap();
+    vunmap(&kernel, mapped);
+    let by_parts = kernel.get_vm_area(2 * PAGE, VmFlags::IOREMAP).unwrap();
+    let cached = Pgprot { memory: MemType::WriteCombining, ..Pgprot::KERNEL };
+    // SAFETY: Y6: the device is the test's.
+    unsafe { kernel.ioremap_page_range(by_parts.addr, by_parts.addr + 2 * PAGE, DEVICE, cached) }.unwrap();
+    assert!(busy(kernel.ioremap(DEVICE, PAGE).map(number)));
+    vfree(&kernel, by_parts.addr).unwrap();
+    iounmap(&kernel, kernel.ioremap(DEVICE, PAGE).map(number).unwrap()).unwrap();
+    kernel.host().said();
 }

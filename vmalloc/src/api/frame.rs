@@ -5,6 +5,7 @@ use crate::area::{Caller, Kind, Req};
 use crate::error::AllocError;
 use crate::frames::release;
 use crate::gfp::Gfp;
+use crate::machine::format::MemType;
 use crate::machine::frames::Frames;
 use crate::machine::{Level, Machine};
 use crate::path::frames::take_frame;
@@ -82,6 +83,11 @@ impl<M: Machine> Vmalloc<M> {
     /// a hold: it is the caller's to know that the area lives on.
     pub fn frame_at(&self, at: usize) -> Option<Pfn> {
         self.ctx()?.frame_at(VirtAddr(at))
+    }
+
+    /// As [`Vmalloc::frame_at`], and the memory type with which the page is mapped.
+    pub fn memory_at(&self, at: usize) -> Option<(Pfn, MemType)> {
+        self.ctx()?.memory_at(VirtAddr(at))
     }
 }
 

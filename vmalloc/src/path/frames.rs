@@ -4,6 +4,7 @@ use crate::error::{AllocError, Shortage};
 use crate::frames::hold;
 use crate::gfp::{Gfp, ZoneKind};
 use crate::machine::Machine;
+use crate::machine::format::MemType;
 use crate::machine::frames::{Frames, Want};
 use crate::path::plan::Plan;
 use crate::path::shortage::Tries;
@@ -11,6 +12,7 @@ use crate::state::core::Ctx;
 use crate::state::enter::CpuGuard;
 use crate::state::lookup::SlotRef;
 use crate::sync::breaks;
+use crate::table::PteRange;
 use crate::units::{Pfn, VirtAddr};
 
 /// Takes one frame.
@@ -59,15 +61,24 @@ impl<M: Machine> Ctx<'_, M> {
         self.looking(|| self.frame_of(&self.find(at)?, at))
     }
 
-    /// The frame behind an address of a slot, if an area is there and has been since
-    /// it was looked up. The caller is one who looks.
+    /// The frame behind an address of a live area, and its memory type.
+    pub(crate) fn memory_at(self, at: VirtAddr) -> Option<(Pfn, MemType)> {
+        self.looking(|| self.read(&self.find(at)?, at, PteRange::memory))
+    }
+
+    /// The frame behind an address of a slot, if an area is there.
     fn frame_of(self, found: &SlotRef, at: VirtAddr) -> Option<Pfn> {
+        self.read(found, at, |entry| entry.frames().next().map(|(_, frame)| frame))
+    }
+
+    /// What `f` finds in the entry of an address of a slot, if an area is there and has been
+    /// since it was looked up. The caller is one who looks.
+    fn read<R>(self, found: &SlotRef, at: VirtAddr, f: impl FnOnce(PteRange<M::Table>) -> Option<R>) -> Option<R> {
         found.seen(|| {
             let piece = self.look(found.chunk, at.page_start())?;
             // The piece was read while the chunk was what it had been; so its table stays
             // while somebody looks (T1).
-            let (_, frame) = if found.is_same() { piece.frames().next() } else { None }?;
-            Some(frame)
+            if found.is_same() { f(piece) } else { None }
         })
     }
 }

@@ -189,6 +189,11 @@ impl<F: Format, const LEVEL: u8> PteRange<F, LEVEL> {
         (0..self.len).all(|n| protected::<F>(self.cell(n).load(), Prot::RO, LEVEL).is_some())
     }
 
+    /// The frame of the first page, and its memory type.
+    pub fn memory(self) -> Option<(Pfn, MemType)> {
+        memory_of::<F>(self.cell(0).load(), LEVEL)
+    }
+
     /// Whether each page is mapped as ordinary memory, for reading and writing, to a frame that
     /// `fits`.
     pub fn is_plain(self, fits: impl Fn(Pfn) -> bool) -> bool {
@@ -341,9 +346,14 @@ const fn is_whole<F: Format>(number: usize, level: u8) -> bool {
 
 /// The leaf `word` with another protection: its frame and memory type stay.
 fn protected<F: Format>(word: F::Word, prot: Prot, level: u8) -> Option<F::Word> {
-    let Entry::Leaf { frame, prot: was } = F::decode(word, level) else { return None };
-    let memory = MemType::ALL.into_iter().find(|&memory| F::leaf(frame, was, memory, level) == word)?;
-    Some(F::leaf(frame, prot, memory, level))
+    memory_of::<F>(word, level).map(|(frame, memory)| F::leaf(frame, prot, memory, level))
+}
+
+/// The frame of the leaf `word`, and its memory type.
+fn memory_of<F: Format>(word: F::Word, level: u8) -> Option<(Pfn, MemType)> {
+    let Entry::Leaf { frame, prot } = F::decode(word, level) else { return None };
+    let memory = MemType::ALL.into_iter().find(|&memory| F::leaf(frame, prot, memory, level) == word)?;
+    Some((frame, memory))
 }
 
 fn all_absent<F: Format, const N: usize>(words: [F::Word; N]) -> bool {
