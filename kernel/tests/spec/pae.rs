@@ -3,8 +3,9 @@
 
 use crate::common::{PAGE, number};
 use std::fmt;
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicPtr, Ordering::SeqCst};
 use vmalloc::area::RegionId;
 use vmalloc::machine::format::Entry;
 use vmalloc::table::X86Pae;
@@ -164,5 +165,60 @@ fn with_pae_the_walk_has_pgd_pmd_and_pte_and_the_others_are_folded() {
     // SAFETY: Y1.
     unsafe { kernel.vfree(NonNull::<u8>::with_exposed_provenance(at.try_into().unwrap()).as_ptr()) }.unwrap();
     drop((path, kernel));
+    machine.end();
+}
+
+type Slots<'k> = KmapLocal<'k, Sim<X86Pae>, Shower>;
+
+/// Shows frames by kmap_local, once it has slots.
+struct Shower {
+    sim: Sim<X86Pae>,
+    slots: AtomicPtr<Slots<'static>>,
+    /// What is shown, the newest last.
+    shown: Mutex<Vec<usize>>,
+}
+
+impl Host for Shower {
+    fn kmap(&self, frame: Pfn) -> Option<NonNull<u8>> {
+        // SAFETY: the test takes them back before they end.
+        let slots = unsafe { self.slots.load(SeqCst).as_ref() }?;
+        // SAFETY: Y3, J13: the subsystem holds the frame, and CPU 0 runs.
+        let at = unsafe { slots.kmap_local_page(frame, Pgprot::KERNEL) }.ok()?;
+        self.shown.lock().unwrap().push(number(at));
+        if frame < ABOVE { Some(at) } else { self.sim.reach(0, VirtAddr(number(at))).ok() }
+    }
+
+    fn kunmap(&self, _: NonNull<u8>) {
+        let (at, slots) = (self.shown.lock().unwrap().pop().expect("it is shown"), self.slots.load(SeqCst));
+        // SAFETY: as above; Y1: nobody uses it any more.
+        unsafe { (*slots).kunmap_local(NonNull::with_exposed_provenance(at.try_into().unwrap())) }.unwrap();
+    }
+}
+
+#[test]
+fn vread_reads_memory_without_a_direct_mapping_by_kmap_local_and_leaves_no_slot_in_use() {
+    let machine = boot();
+    let (sim, slots, shown) = (machine.sim.clone(), AtomicPtr::new(ptr::null_mut()), Mutex::default());
+    let kernel = Kernel::new(&machine.booted, Shower { sim, slots, shown });
+    let at = kernel.vmalloc(3 * PAGE).map(number).unwrap();
+    assert!(machine.booted.frame_at(at + PAGE).is_some_and(|frame| frame >= ABOVE));
+    let text: Vec<u8> = (0..2 * PAGE).map(|n| (n % 251) as u8).collect();
+    machine.sim.write_bytes(0, VirtAddr(at + 100), &text).unwrap();
+    let mut read = vec![0xff; 2 * PAGE];
+    assert!(kernel.vread(&mut read, at + 100).is_err(), "nothing shows the frames");
+    let place = machine.place(2, machine.layout.part("fixmap").unwrap().end);
+    let local = KmapLocal::new(&kernel, place, FIRST).expect("slots");
+    kernel.host().slots.store((&raw const local).cast_mut().cast(), SeqCst);
+    // More pages than there are slots.
+    for _ in 0..20 {
+        read.fill(0xff);
+        assert_eq!((kernel.vread(&mut read, at + 100), read == text), (Ok(2 * PAGE), true));
+    }
+    assert!(kernel.host().shown.lock().unwrap().is_empty());
+    kernel.host().slots.store(ptr::null_mut(), SeqCst);
+    drop(local);
+    // SAFETY: Y1: simulated memory is used through the simulator, which judges each use.
+    unsafe { kernel.vfree(NonNull::<u8>::with_exposed_provenance(at.try_into().unwrap()).as_ptr()) }.unwrap();
+    drop(kernel);
     machine.end();
 }

@@ -4,6 +4,7 @@ use crate::cache::How;
 use crate::cpu::Power;
 use crate::judge::accuse;
 use crate::{Fault, Sim, Why};
+use core::ptr::NonNull;
 use vmalloc::machine::format::{Format, Prot};
 use vmalloc::units::{PAGE_SIZE, Pfn, VirtAddr};
 
@@ -55,6 +56,16 @@ impl<F: Format> Sim<F> {
             unsafe { into.copy_from_nonoverlapping(from.as_ptr(), from.len()) }
         }
         Ok(())
+    }
+
+    /// Where the bytes from `at` to the end of its page are now, as `cpu` sees them: for what a
+    /// kernel reads through an address that it has just mapped.
+    ///
+    /// # Errors
+    /// Where a load faults.
+    pub fn reach(&self, cpu: u32, at: VirtAddr) -> Result<NonNull<u8>, Fault> {
+        let bytes = self.access(cpu, at, false)?;
+        Ok(NonNull::new(bytes).expect("memory of the host"))
     }
 
     /// Panics, with the story, unless `at` faults on `cpu`: for guards, and
