@@ -153,7 +153,8 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     /// them, are the caller's.
     ///
     /// # Errors
-    /// [`Error::NoArea`] where no area by parts starts there. Nothing has changed then.
+    /// [`Error::NoArea`] where no area by parts starts there; [`Error::WrongContext`] in an NMI in
+    /// the middle of a call of the library. Nothing has changed then.
     ///
     /// # Safety
     /// Y1.
@@ -163,8 +164,8 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     pub unsafe fn remove_vm_area(&self, at: usize) -> Result<Removed, Error> {
         let _call = self.enter("remove_vm_area", &[("addr", Value::Address(at))]);
         let area = self.find_vm_area(at).filter(|area| area.addr == at).ok_or(Error::NoArea(at))?;
-        let record = self.take_record(at, |record| record.built == Built::ByParts)?.ok_or(Error::NoArea(at))?;
-        self.unmap_all(&record, area.area_size());
+        let record = self.claim_record(at, |record| record.built == Built::ByParts)?.ok_or(Error::NoArea(at))?;
+        self.unmap_all(&record, area.area_size())?;
         self.give_addresses(at);
         Ok(Removed { area, pages: record.array })
     }
@@ -194,13 +195,21 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         Ok(())
     }
 
-    /// Unmaps what is bound of an area by parts.
-    pub(crate) fn unmap_all(&self, record: &Record, bytes: usize) {
+    /// Unmaps what is bound of an area by parts whose record is marked, which ends that (J14).
+    ///
+    /// # Errors
+    /// [`Error::WrongContext`]; the area is as it was then.
+    pub(crate) fn unmap_all(&self, record: &Record, bytes: usize) -> Result<(), Error> {
         let pages = PageRange::new(VirtAddr(record.start), bytes >> PAGE_SHIFT);
         self.host.flush_cache_vunmap(pages);
-        // SAFETY: P5: the record was taken out, so nobody else maps or frees it.
+        // SAFETY: P5: the record is marked, so nobody else maps or frees it.
         let unmapped = unsafe { self.vm.unmap_part(record.start, pages.pages) };
-        debug_assert!(unmapped.is_ok(), "the reservation is ours: {unmapped:?}");
+        self.end_claim(record, unmapped.is_ok());
+        match unmapped {
+            Ok(_) => Ok(()),
+            Err(AllocError::WrongContext(context)) => Err(Error::WrongContext(context)),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Gives the addresses of an area by parts back, of which nothing is bound.

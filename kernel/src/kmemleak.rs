@@ -156,7 +156,7 @@ impl<L: RawMutex> Kmemleak<L> {
             held: 0,
             count: 0,
             by_event: false,
-            leaving: false,
+            leaving: 0,
             no_scan: false,
             reported: false,
             checksum: 0,
@@ -287,8 +287,10 @@ impl State {
             return Added::Lacks;
         }
         let mut object = object.clone();
+        // No object reaches beyond the last address.
+        object.size = object.size.min(usize::MAX - object.start);
         while let Some(old) =
-            self.store.overlapping(object.start, object.size).filter(|old| over == Over::Evict || old.leaving)
+            self.store.overlapping(object.start, object.size).filter(|old| over == Over::Evict || old.leaving > 0)
         {
             let old = self.store.remove(old);
             if old.start == object.start {

@@ -12,6 +12,11 @@
 //! Whoever frees an area need not be of its group: the group is found by the area's address, in a
 //! table that the embedder lends. Where it has no room, an area is refused as one over the quota.
 //! Frames that are somebody else's, and addresses alone, are not charged.
+//!
+//! An area that [`vrealloc`](crate::Kernel::vrealloc) moves is charged at both places until the old one
+//! is freed, though most frames are the same: for that moment there are two areas, and until the end it
+//! can be refused. So it may be refused where its new size alone would fit; a quota has room for the
+//! largest area that grows, twice. One that grows where it is needs its gain alone.
 
 use crate::sync::{AtomicUsize, Ordering::Relaxed};
 use vmalloc::machine::event::Event;

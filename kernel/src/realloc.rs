@@ -44,8 +44,10 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
             return pointer(at.addr()).ok_or(Error::NotSlab(at.addr()));
         }
         let new = self.kmalloc(size, gfp)?;
-        self.copy_place(place, Place::Direct(new.addr().get()), has)?;
-        self.put_object(at.addr())?;
+        let copied = self.copy_place(place, Place::Direct(new.addr().get()), has);
+        let moved = copied.and_then(|()| self.put_object(at.addr()));
+        // Nobody has heard of the new block.
+        moved.inspect_err(|_| _ = self.put_object(new.addr().get()))?;
         Ok(new)
     }
 
@@ -73,8 +75,10 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
             done => return done,
         }
         let new = self.kvmalloc(size, gfp)?;
-        self.copy_place(Place::Direct(at.addr()), self.place_of(new.addr().get()), has)?;
-        self.put_object(at.addr())?;
+        let copied = self.copy_place(Place::Direct(at.addr()), self.place_of(new.addr().get()), has);
+        let moved = copied.and_then(|()| self.put_object(at.addr()));
+        // SAFETY: Y1: nobody has heard of the new block.
+        moved.inspect_err(|_| _ = unsafe { self.kvfree(new.as_ptr()) })?;
         Ok(new)
     }
 }

@@ -10,6 +10,10 @@
 //!   this crate, by the library's own `free`, leaves its record behind: the record is told
 //!   from that of the next area there, is nobody's, and what it has goes back when it is met,
 //!   or when the subsystem is dropped.
+//! - **J14** Whoever frees an area by parts marks its record first. Nobody else finds it then.
+//!   Where the library refuses to unmap, to an NMI in the middle of one of its calls, the mark is
+//!   taken off, and nothing has changed; else the record is taken out before the addresses and frames
+//!   are given back.
 
 use crate::array::PageArray;
 use crate::error::Error;
@@ -63,6 +67,8 @@ pub(crate) struct Record {
     pub(crate) stale: usize,
     /// The request by which the area was made (J7).
     made: Option<Made>,
+    /// A free of an area by parts goes on (J14).
+    leaving: bool,
 }
 
 /// What an area has from the request that made it.
@@ -93,6 +99,7 @@ impl Record {
             cached: MemType::WriteBack,
             stale: 0,
             made: None,
+            leaving: false,
         }
     }
 
@@ -149,7 +156,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         let found = self.records.try_lock().map(|records| {
             let record = records.get(machine, info.start.0)?;
             // SAFETY: what the map names is a record, and the lock keeps others out.
-            Some(*unsafe { record.as_ref() }).filter(|record| record.is_of(info))
+            Some(*unsafe { record.as_ref() }).filter(|record| record.is_of(info) && !record.leaving)
         });
         // SAFETY: our own pin, the youngest.
         unsafe { machine.unpin(was) };
@@ -171,7 +178,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
             let mut record = records.get(machine, start)?;
             // SAFETY: what the map names is a record, and the lock keeps others out.
             let record = unsafe { record.as_mut() };
-            (record.start == start).then(|| f(record))
+            (record.start == start && !record.leaving).then(|| f(record))
         });
         found.ok().flatten()
     }
@@ -192,7 +199,8 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         let taken = self.locked(&self.records, |records| {
             // SAFETY: what the map names is a record, and the lock keeps others out.
             let record = unsafe { records.get(machine, start)?.as_ref() };
-            if record.start == start && is_right(record) { records.remove(machine, start) } else { None }
+            let is_there = record.start == start && !record.leaving && is_right(record);
+            if is_there { records.remove(machine, start) } else { None }
         })?;
         taken.inspect(|record| self.uncount(record));
         Ok(taken)
@@ -202,6 +210,64 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     fn uncount(&self, record: &Record) {
         self.recorded.fetch_sub(1, Relaxed);
         self.odd_memory.fetch_sub(record.is_odd(), SeqCst);
+    }
+
+    /// Takes the record of the area that starts at `start` for a free of it, if `is_right` says
+    /// so: out, or else, of an area by parts, marks it (J14).
+    ///
+    /// # Errors
+    /// [`Error::WrongContext`] as [`Kernel::take_record`]; [`Error::NoArea`] where another caller
+    /// frees the area already.
+    pub(crate) fn claim_record(
+        &self,
+        start: usize,
+        is_right: impl FnOnce(&Record) -> bool,
+    ) -> Result<Option<Record>, Error> {
+        if !self.has_records() {
+            return Ok(None);
+        }
+        let machine = self.machine();
+        let claimed = self.locked(&self.records, |records| {
+            // SAFETY: what the map names is a record, and the lock keeps others out.
+            let Some(record) = records.get(machine, start).map(|mut record| unsafe { record.as_mut() }) else {
+                return Ok(None);
+            };
+            match (record.start == start, record.leaving) {
+                (true, true) => return Err(Error::NoArea(start)),
+                (true, false) if is_right(record) => (),
+                _ => return Ok(None),
+            }
+            if record.built == Built::Whole {
+                return Ok(records.remove(machine, start));
+            }
+            record.leaving = true;
+            Ok(Some(*record))
+        })??;
+        claimed.filter(|record| !record.leaving).inspect(|record| self.uncount(record));
+        Ok(claimed)
+    }
+
+    /// What is bound of the area whose record was marked is unmapped: the record is taken out. Or
+    /// else that was refused, and it is the area's again (J14).
+    pub(crate) fn end_claim(&self, record: &Record, unmapped: bool) {
+        let machine = self.machine();
+        let end = |records: &mut Records| match unmapped {
+            true => records.remove(machine, record.start),
+            false => {
+                // SAFETY: what the map names is a record, and the lock keeps others out.
+                let marked = records.get(machine, record.start).map(|mut record| unsafe { record.as_mut() });
+                marked.into_iter().for_each(|marked| marked.leaving = false);
+                None
+            }
+        };
+        // This caller has had the lock once, so it is another CPU's if it is not free, and will be.
+        let removed = loop {
+            match self.locked(&self.records, end) {
+                Ok(removed) => break removed,
+                Err(_) => machine.relax(),
+            }
+        };
+        removed.inspect(|record| self.uncount(record));
     }
 
     /// Whether any area has a record. Whoever made one knows that there is: it was counted

@@ -20,7 +20,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     /// # Errors
     /// [`Error::NotAligned`] and [`Error::Free`], after the message that the traditional
     /// function warns with; [`Error::WrongContext`] for an area with VM_FLUSH_RESET_PERMS from where
-    /// nobody may wait; [`Error::OutOfBounds`] where the area is watched and somebody has
+    /// nobody may wait, and for one by parts in an NMI in the middle of a call of the library; [`Error::OutOfBounds`] where the area is watched and somebody has
     /// written past it (J9). Nothing has changed then.
     ///
     /// # Safety
@@ -79,8 +79,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
 
     #[track_caller]
     fn unmap_area(&self, at: usize) -> Result<(), Error> {
-        if let Some(record) = self.take_record(at, |record| record.flags.contains(VmFlags::MAP))? {
-            self.untrack(at);
+        if let Some(record) = self.claim_record(at, |record| record.flags.contains(VmFlags::MAP))? {
             return self.free_recorded(record);
         }
         let start = pointer(at).ok_or(Error::NoArea(at))?;
@@ -93,7 +92,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     pub(crate) fn free_area(&self, at: usize, is_right: fn(VmFlags) -> bool) -> Result<(), Error> {
         let is_device = |record: &Record| record.memory.is_some();
         let mut resets = false;
-        let taken = self.take_record(at, |record| {
+        let taken = self.claim_record(at, |record| {
             let is_ours = is_right(record.flags) && !is_device(record);
             resets = is_ours && record.flags.contains(VmFlags::FLUSH_RESET_PERMS);
             is_ours && !resets
@@ -103,10 +102,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
             return self.free_area(at, is_right);
         }
         match taken {
-            Some(record) => {
-                self.untrack(at);
-                self.free_recorded(record)
-            }
+            Some(record) => self.free_recorded(record),
             None => {
                 // The address may be another's as soon as the area is freed.
                 let leaving = self.begin_free(at);
@@ -138,28 +134,36 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         Ok(unsafe { self.vm.free(start) }?)
     }
 
-    /// Frees an area whose record was taken out.
+    /// Frees an area whose record was claimed.
+    #[track_caller]
     pub(crate) fn free_recorded(&self, record: Record) -> Result<(), Error> {
         let Some(info) = self.vm.find(record.start).filter(|info| record.is_of(info)) else {
+            self.end_claim(&record, true);
             self.free_left_over(&record);
             return Err(Error::Free(FreeError::NotAnArea(VirtAddr(record.start))));
         };
-        match record.built {
+        if record.built == Built::ByParts {
+            self.unmap_all(&record, info.range().bytes())?;
+        }
+        self.untrack(record.start);
+        let freed = match record.built {
             Built::ByParts => {
-                self.unmap_all(&record, info.range().bytes());
                 self.free_pages_of(&record);
                 self.give_addresses(record.start);
+                Ok(())
             }
             Built::Whole if info.kind == Kind::Vmap => {
                 // SAFETY: V1: Y1.
-                pointer(record.start).map_or(Ok(()), |at| unsafe { self.vm.vunmap(at) })?;
+                let unmap = |at| unsafe { self.vm.vunmap(at) };
+                pointer(record.start).map_or(Ok(()), unmap).map_err(Error::from)
             }
-            Built::Whole => self.free_whole(record.start)?,
-        }
+            Built::Whole => self.free_whole(record.start),
+        };
+        // The library refuses an area that is gone, past this crate.
         if let Some(array) = &record.array {
             self.free_array(array);
         }
-        Ok(())
+        freed
     }
 
     /// Frees what a record has whose area was freed past this crate (J7). The library has

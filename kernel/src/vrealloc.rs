@@ -273,7 +273,9 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         let new = moved.map(area, request)?;
         drop(moved);
         // SAFETY: Y1: Y4: the old address is used no more.
-        unsafe { self.vfree(core::ptr::with_exposed_provenance(area.addr)) }?;
+        let freed = unsafe { self.vfree(core::ptr::with_exposed_provenance(area.addr)) };
+        // Nobody has heard of the new area.
+        freed.inspect_err(|_| _ = self.free_area(new.addr().get(), |_| true))?;
         Ok(new)
     }
 

@@ -125,6 +125,12 @@ impl Table {
         *list = at as u16;
     }
 
+    /// The entry is mapped and unused as before.
+    fn put_back(&mut self, at: usize, frame: Pfn) {
+        self.add(at, frame);
+        self.slots[at].count = 1;
+    }
+
     /// The next unused entry from `from` on, which is clean from here on, and its frame.
     fn take_unused(&mut self, from: usize) -> Option<(usize, Pfn)> {
         let at = (from..self.entries).find(|&at| self.slots[at].count == 1)?;
@@ -219,11 +225,23 @@ impl<'k, M: Machine, H: Host> Pkmap<'k, M, H> {
     /// Makes all unused entries clean, with one flush, and gives their frames up.
     ///
     /// # Errors
-    /// Where the caller may not wait for the flush, the next [`Pkmap::kmap`] does.
+    /// [`Error::WrongContext`] in an NMI, and where another task changes entries and the caller
+    /// may not sleep until it has: nothing has changed then. Where the caller may not wait for the
+    /// flush, the next [`Pkmap::kmap`] does.
     pub fn flush_unused(&self) -> Result<(), Error> {
-        let was_changing =
-            self.window.kernel.locked(&self.table, |table| core::mem::replace(&mut table.changing, true))?;
-        if was_changing { Ok(()) } else { self.changed(self.clean(), |_| ()) }
+        let kernel = self.window.kernel;
+        let context = kernel.machine().context();
+        if context == Context::Nmi {
+            return Err(Error::WrongContext(context));
+        }
+        while kernel.locked(&self.table, |table| core::mem::replace(&mut table.changing, true))? {
+            if context != Context::Task {
+                return Err(Error::WrongContext(context));
+            }
+            // Whoever changes entries may only map one.
+            kernel.host.pkmap_wait();
+        }
+        self.changed(self.clean(), |_| ())
     }
 
     /// The address of `frame`, where it has one (`page_address`).
@@ -267,7 +285,10 @@ impl<'k, M: Machine, H: Host> Pkmap<'k, M, H> {
         let mut next = 0;
         while let Some((entry, frame)) = kernel.locked(&self.table, |table| table.take_unused(next))? {
             // SAFETY: Y1: nobody uses it; Y3: the caller alone changes entries.
-            unsafe { self.window.unmap(self.address(entry)) }?;
+            if let Err(error) = unsafe { self.window.unmap(self.address(entry)) } {
+                kernel.locked(&self.table, |table| table.put_back(entry, frame))?;
+                return Err(error);
+            }
             if kernel.machine().frames().page(frame).is_some() {
                 kernel.give_frame(frame);
             }

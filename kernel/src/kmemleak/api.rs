@@ -255,7 +255,7 @@ impl<'v, M: Machine, H: Host> Kernel<'v, M, H> {
     pub(crate) fn begin_free(&self, at: usize) -> Option<Leaving> {
         let leaving = self.with_state(|state| {
             let mut object = state.store.get(at).filter(|object| !object.by_event)?;
-            object.leaving = true;
+            object.leaving += 1;
             Some(Leaving { at, serial: object.serial })
         });
         leaving.flatten()
@@ -266,7 +266,7 @@ impl<'v, M: Machine, H: Host> Kernel<'v, M, H> {
         let Some(Leaving { at, serial }) = leaving else { return };
         self.with_state(|state| match state.store.get(at).filter(|object| object.serial == serial) {
             Some(object) if freed => _ = state.store.remove(object),
-            Some(mut object) => object.leaving = false,
+            Some(mut object) => object.leaving = object.leaving.saturating_sub(1),
             // Its memory was given out again, to another one.
             None => (),
         });
@@ -318,14 +318,46 @@ mod tests {
         // SAFETY: the object is the test's.
         unsafe { holder.cast::<usize>().write(held.addr().get()) };
         kernel.kmemleak_not_leak(holder.addr().get());
+        let mut leaving = kernel.begin_free(holder.addr().get());
         for (ended, colour) in [(false, Colour::White), (true, Colour::Grey)] {
-            let leaving = kernel.begin_free(holder.addr().get());
             if ended {
-                kernel.end_free(leaving, false);
+                kernel.end_free(leaving.take(), false);
             }
             kernel.kmemleak_scan();
             assert_eq!(leaks.colour(&sim, held.addr().get()), Some(colour));
         }
+        drop(kernel);
+        leaks.give_back(&sim);
+    }
+
+    #[test]
+    fn of_two_frees_of_one_object_the_refused_one_does_not_let_it_be_read_while_the_other_goes_on() {
+        let sim: Sim<X86_64> = Sim::builder().rates(Rates::NEVER).build();
+        let start = 0xffff_c900_0000_0000;
+        let booted = Booted::new(sim.clone(), Config::region(start..start + (1 << 30))).unwrap();
+        let mut leaks = Kmemleak::new();
+        let kernel = Kernel::new(&booted, Bare).with_kmemleak(&leaks);
+        let [holder, held] = [0; 2].map(|_| kernel.kzalloc(64, GfpFlags::KERNEL).unwrap());
+        // SAFETY: the object is the test's.
+        unsafe { holder.cast::<usize>().write(held.addr().get()) };
+        let at = holder.addr().get();
+        kernel.kmemleak_not_leak(at);
+        let look = || {
+            kernel.kmemleak_scan();
+            leaks.colour(&sim, held.addr().get())
+        };
+        for refused_first in [true, false] {
+            let (first, second) = (kernel.begin_free(at), kernel.begin_free(at));
+            let (refused, other) = if refused_first { (first, second) } else { (second, first) };
+            kernel.end_free(refused, false);
+            assert_eq!(look(), Some(Colour::White), "the other is not over");
+            kernel.end_free(other, false);
+            assert_eq!(look(), Some(Colour::Grey), "both were refused");
+        }
+        let (freed, refused) = (kernel.begin_free(at), kernel.begin_free(at));
+        kernel.end_free(freed, true);
+        kernel.end_free(refused, false);
+        assert_eq!(leaks.colour(&sim, at), None);
         drop(kernel);
         leaks.give_back(&sim);
     }

@@ -10,6 +10,8 @@
 //! | `clear` | the suspects of now are suspected no more; after `off`: all objects are forgotten |
 //! | `dump=<addr>` | what is known of the object that holds the address, to the log |
 //!
+//! A number may begin with a plus sign, as the traditional `kstrtoul` reads it, and with no other.
+//!
 //! Source: the file `kmemleak` in debugfs, written to.
 
 use super::scan::{OBJECTS, Progress, Scan};
@@ -128,10 +130,18 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         })?;
         let mut scan = running.or_else(|| if is_due { self.begin_at(leaks, now_ns) } else { None })?;
         let progress = scan.advance(self, steps);
-        if progress == Progress::More {
-            self.set(leaks, |state| state.schedule.running = state.schedule.on.then_some(scan));
+        if progress != Progress::More {
+            return Some(progress);
         }
-        Some(progress)
+        // Another CPU's tick may have begun one that is newer.
+        let kept = leaks.locked(self.machine(), |state| {
+            let is_last = scan.is_last(state);
+            if is_last {
+                state.schedule.running = state.schedule.on.then_some(scan);
+            }
+            is_last
+        });
+        Some(if kept == Some(false) { Progress::Overtaken } else { progress })
     }
 
     fn set(&self, leaks: &Kmemleak<M::Lock>, f: impl FnOnce(&mut State)) {
@@ -195,10 +205,10 @@ impl State {
 
 /// `0x…`, or digits.
 fn address(text: &str) -> Option<usize> {
-    match text.strip_prefix("0x") {
-        Some(digits) => usize::from_str_radix(digits, 16).ok(),
-        None => text.parse().ok(),
-    }
+    let text = text.strip_prefix('+').unwrap_or(text);
+    let (digits, radix) = text.strip_prefix("0x").map_or((text, 10), |digits| (digits, 16));
+    // The standard library would take one sign more.
+    if digits.starts_with('+') { None } else { usize::from_str_radix(digits, radix).ok() }
 }
 
 /// Hands lines to the log, cut where they are too long.

@@ -88,8 +88,8 @@ pub(super) struct Object {
     pub(super) count: i32,
     /// The library's own events tell its end.
     pub(super) by_event: bool,
-    /// Its memory is being freed: nothing reads it.
-    pub(super) leaving: bool,
+    /// Callers that are freeing its memory, of whom all but one will be refused: nothing reads it.
+    pub(super) leaving: u32,
     pub(super) no_scan: bool,
     pub(super) reported: bool,
     pub(super) checksum: u32,
@@ -144,9 +144,22 @@ impl Object {
         if self.areas.is_none() {
             return (offset < self.size).then_some(offset..self.size);
         }
-        let ahead = self.parts().filter(|part| part.end > offset);
+        let ahead = self.parts().filter(|part| part.end > offset && !part.is_empty());
         let part = ahead.min_by_key(|part| part.start)?;
         Some(part.start.max(offset)..part.end)
+    }
+
+    /// It has so many bytes from here on. Parts behind them become empty: they stay, so that no
+    /// more than was named is scanned.
+    pub(super) fn set_size(&mut self, size: usize) {
+        self.size = size;
+        let mut next = self.areas;
+        while let Some(mut area) = next {
+            // SAFETY: O1: the parts of an object are the store's.
+            let area = unsafe { area.as_mut() };
+            area.range = area.range.start.min(size)..area.range.end.min(size);
+            next = area.next;
+        }
     }
 
     fn parts(&self) -> impl Iterator<Item = Range<usize>> {

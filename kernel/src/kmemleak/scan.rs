@@ -113,7 +113,17 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     }
 }
 
+/// The first word at or behind `at`; where there is none, the last address.
+fn aligned(at: usize) -> usize {
+    at.checked_next_multiple_of(WORD).unwrap_or(usize::MAX)
+}
+
 impl Scan {
+    /// Whether no other has begun since.
+    pub(super) fn is_last(&self, state: &State) -> bool {
+        state.scan == self.id
+    }
+
     /// Goes on for at most `steps` steps. The scan that is over tells the log of new suspects.
     ///
     /// # Cost
@@ -124,7 +134,7 @@ impl Scan {
             if matches!(self.step, Step::Done) {
                 return Progress::Done(self.found);
             }
-            let is_ours = leaks.locked(kernel.machine(), |state| state.on && state.scan == self.id);
+            let is_ours = leaks.locked(kernel.machine(), |state| state.on && self.is_last(state));
             if is_ours != Some(true) {
                 return Progress::Overtaken;
             }
@@ -160,7 +170,7 @@ impl Scan {
     }
 
     fn count(&mut self, object: &mut Object) {
-        if object.is_suspect(self.began_ns) && !object.reported && !object.leaving {
+        if object.is_suspect(self.began_ns) && !object.reported && object.leaving == 0 {
             object.reported = true;
             self.found += 1;
         }
@@ -175,7 +185,7 @@ impl Scan {
         offset: usize,
     ) -> Step {
         let Some(root) = kernel.host.root(n) else { return Step::Grey { reader: None, again: false } };
-        let (end, aligned) = (root.start.saturating_add(root.bytes), root.start.next_multiple_of(WORD));
+        let (end, aligned) = (root.start.saturating_add(root.bytes), aligned(root.start));
         let mut at = aligned.saturating_add(offset);
         let stop = at.saturating_add(CHUNK).min(end);
         if root.kind == RootKind::Stack && !self.stacks || at >= stop {
@@ -265,7 +275,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
                 object.part_from(reader.offset)
             });
             let Some(part) = part.flatten() else { return Step::Grey { reader: None, again } };
-            let at = (reader.start + part.start).next_multiple_of(WORD);
+            let at = aligned(reader.start + part.start);
             let end = reader.start + part.end;
             let bytes = piece_of(at, end.saturating_sub(at));
             reader.offset = (at + bytes - reader.start).max(part.start + 1);

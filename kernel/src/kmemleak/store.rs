@@ -72,7 +72,7 @@ impl Store {
         }
         self.serial += 1;
         let (start, end) = (object.start, object.end());
-        let fresh = Object { serial: self.serial, areas: None, links: Links::default(), ..object };
+        let fresh = Object { serial: self.serial, leaving: 0, areas: None, links: Links::default(), ..object };
         let Some(record) = self.objects.take(fresh) else { return Ok(()) };
         (self.not_lowest, self.highest) = (self.not_lowest.max(!start), self.highest.max(end));
         self.len += 1;
@@ -111,7 +111,7 @@ impl Store {
     pub(super) fn resize(&mut self, mut object: ObjectRef, size: usize) {
         let next = self.tree.at_or_above(object.start.saturating_add(1));
         let room = next.map_or(usize::MAX, |next| next.start - object.start);
-        object.size = size.min(room);
+        object.set_size(size.min(room));
         self.highest = self.highest.max(object.end());
     }
 
@@ -143,7 +143,7 @@ impl Store {
 
     /// The object with this start and serial, if it is still there and is not being freed.
     pub(super) fn same(&self, start: usize, serial: u64) -> Option<ObjectRef> {
-        self.get(start).filter(|object| object.serial == serial && !object.leaving)
+        self.get(start).filter(|object| object.serial == serial && object.leaving == 0)
     }
 
     /// Puts a grey object among those that wait to be scanned.

@@ -81,7 +81,7 @@ fn is_test(path: &str) -> bool {
 #[test]
 fn every_test_of_this_crate_is_named_in_a_row_or_proves_what_no_row_tells() {
     // Bad input, and what holds for all rows.
-    const BESIDE: [&str; 8] = [
+    const BESIDE: [&str; 10] = [
         "kzalloc_and_kcalloc_clear_and_overflow_is_refused",
         "no_bytes_are_zero_size_ptr_which_kfree_takes_as_it_takes_null",
         "get_free_pages_gives_adjacent_frames_and_refuses_highmem",
@@ -89,6 +89,8 @@ fn every_test_of_this_crate_is_named_in_a_row_or_proves_what_no_row_tells() {
         "kmalloc_node_takes_frames_of_the_node",
         "protections_reach_the_entries",
         "the_traditional_names_do_what_they_always_did",
+        "the_traditional_names_over_a_subsystem_do_the_same_and_its_redzones_watch",
+        "a_node_whose_number_fits_no_byte_is_refused_as_any_that_there_is_not",
         "every_row_names_functions_and_tests_that_exist",
     ];
     let mut forgotten = Vec::new();

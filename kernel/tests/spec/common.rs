@@ -5,7 +5,7 @@ use std::ops::{Deref, Range};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
-use vmalloc::machine::Level;
+use vmalloc::machine::{Level, Machine as _};
 use vmalloc::table::X86_64;
 use vmalloc::units::{PageRange, Pfn, VirtAddr};
 use vmalloc::{Config, Info};
@@ -112,6 +112,9 @@ impl Drop for Rig {
     }
 }
 
+/// The name of a function, and what another task does when it is entered.
+pub type Beside = (&'static str, Box<dyn FnOnce() + Send>);
+
 /// What the host hears, in order.
 #[derive(Default)]
 pub struct Recorder {
@@ -123,10 +126,14 @@ pub struct Recorder {
     pub events: Mutex<Vec<String>>,
     pub tracked: Mutex<Vec<Tracked>>,
     pub untracked: Mutex<Vec<usize>>,
+    /// What another task does when the function of this name is entered next.
+    pub beside: Mutex<Option<Beside>>,
     pub dying: AtomicBool,
     pub ticks: AtomicU32,
     pub on_tick: Mutex<Option<Box<dyn Fn() + Send>>>,
     pub scope: Arc<AtomicU8>,
+    /// The machine whose frames it shows.
+    pub shows: Mutex<Option<Machine>>,
     /// The machine whose direct mapping it changes, and what was changed.
     pub direct: Mutex<Option<Machine>>,
     pub directs: Mutex<Vec<(Pfn, DirectMap)>>,
@@ -136,6 +143,11 @@ pub struct Recorder {
 }
 
 impl Recorder {
+    fn act_beside(&self, name: &str) {
+        let beside = self.beside.lock().unwrap().take_if(|(when, _)| *when == name);
+        beside.into_iter().for_each(|(_, act)| act());
+    }
+
     /// The calls since the last look, indented.
     pub fn calls(&self) -> Vec<String> {
         let calls = std::mem::take(&mut *self.calls.lock().unwrap());
@@ -162,6 +174,7 @@ impl Host for Recorder {
         if *self.deaf_to.lock().unwrap() != Some(call.name) {
             self.calls.lock().unwrap().push((depth, call.to_string()));
         }
+        self.act_beside(call.name);
     }
     fn left(&self, _name: &'static str) {
         self.depth.fetch_sub(1, SeqCst);
@@ -220,8 +233,13 @@ impl Host for Recorder {
             sim.set_direct(frame, how);
         }
     }
+    fn kmap(&self, frame: Pfn) -> Option<NonNull<u8>> {
+        self.act_beside("kmap");
+        self.shows.lock().unwrap().as_ref().map(|sim| sim.virt(frame))
+    }
     fn tracked(&self, object: &Tracked) {
         self.tracked.lock().unwrap().push(*object);
+        self.act_beside("tracked");
     }
     fn untracked(&self, at: usize) {
         self.untracked.lock().unwrap().push(at);

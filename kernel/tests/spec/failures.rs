@@ -2,7 +2,8 @@
 
 use crate::common::*;
 use std::ptr::NonNull;
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use vmalloc::{AllocError, Config, Placement};
 use vmalloc_kernel::{Errno, Error, GfpFlags, Kern, Pgprot, Request};
 use vmalloc_sim::{Rates, Sim};
@@ -255,4 +256,49 @@ fn atomic_and_nowait_requests_neither_wait_nor_purge_and_are_refused_at_once() {
     assert_eq!(kernel.host().ticks.load(SeqCst), 0);
     vfree(&kernel, room).unwrap();
     rig.state();
+}
+
+#[test]
+fn an_nmi_in_the_middle_of_a_call_that_frees_an_area_by_parts_is_refused_and_changes_nothing() {
+    type Free = fn(&Tested<'_>, usize) -> Result<(), Error>;
+    let frees: [Free; 2] = [
+        |kernel, area| vfree(kernel, area),
+        // SAFETY: Y1: nobody uses it.
+        |kernel, area| unsafe { kernel.remove_vm_area(area) }.map(drop),
+    ];
+    let refused = Arc::new(AtomicUsize::new(0));
+    for (n, (which, free)) in (1..40).flat_map(|n| frees.into_iter().enumerate().map(move |free| (n, free))) {
+        let rig = quiet();
+        let kernel = rig.kernel();
+        let area = kernel.v2_6().vmalloc(3 * PAGE).map(number).unwrap();
+        rig.stamp(area, 3, 7);
+        let frames: Vec<_> = (0..3).map(|page| kernel.vmalloc_to_page(area + page * PAGE).unwrap()).collect();
+        let gone = Arc::new(AtomicUsize::new(0));
+        let shared = std::ptr::from_ref(&kernel).expose_provenance();
+        let (told, counter) = (gone.clone(), refused.clone());
+        rig.sim.set_nmi(n, move |_| {
+            // SAFETY: the kernel outlives the handler, which is taken off.
+            let kernel = unsafe { &*std::ptr::with_exposed_provenance::<Tested<'_>>(shared) };
+            match free(kernel, area) {
+                Ok(()) => told.store(1, SeqCst),
+                Err(error) => {
+                    assert!(matches!(error, Error::WrongContext(_)), "{error:?}");
+                    counter.fetch_add(1, SeqCst);
+                }
+            }
+        });
+        let other = rig.alloc(vmalloc::Req::pages(2)).map(number).unwrap();
+        rig.sim.set_nmi(0, |_| ());
+        if gone.load(SeqCst) == 0 {
+            assert_eq!(kernel.find_vm_area(area).map(|area| area.nr_pages), Some(3), "step {n}");
+            rig.check_stamps(area, 3, 7);
+            vfree(&kernel, area).unwrap();
+        } else if which == 1 {
+            // The function leaves them to its caller.
+            give_frames(&rig, &frames);
+        }
+        vfree(&kernel, other).unwrap();
+        assert_eq!(kernel.vmlist().count(), 0, "step {n}");
+    }
+    assert!(refused.load(SeqCst) > 5, "{refused:?} were refused");
 }

@@ -23,7 +23,7 @@ const FIRST: usize = 129;
 
 /// Writes down what it hears.
 #[derive(Default)]
-struct Task {
+pub(crate) struct Task {
     lines: Mutex<Vec<(Kern, String)>>,
     waits: AtomicU32,
     wakes: AtomicU32,
@@ -53,12 +53,12 @@ impl Host for Task {
     }
 }
 
-type Tested<'v> = Kernel<'v, Sim<X86_32>, Task>;
+pub(crate) type Tested<'v> = Kernel<'v, Sim<X86_32>, Task>;
 
 /// 64 MiB of low memory, 32 MiB of high memory, and the regions of the layout.
-struct Rig {
-    sim: Sim<X86_32>,
-    booted: Booted<X86_32>,
+pub(crate) struct Rig {
+    pub(crate) sim: Sim<X86_32>,
+    pub(crate) booted: Booted<X86_32>,
     layout: Layout,
     high_from: Pfn,
 }
@@ -67,7 +67,7 @@ fn rig(cpus: u32) -> Rig {
     rig_with(cpus, Rates::NEVER)
 }
 
-fn rig_with(cpus: u32, rates: Rates) -> Rig {
+pub(crate) fn rig_with(cpus: u32, rates: Rates) -> Rig {
     let machine = layout::X86_32 { highmem: Some(32 << 20), vmalloc: Some(64 << 20), ..layout::X86_32::new(96 << 20) };
     let layout = machine.layout().expect("a layout");
     let high_from = Pfn(layout.memory.expect("narrow").low >> 12);
@@ -82,7 +82,7 @@ fn rig_with(cpus: u32, rates: Rates) -> Rig {
 }
 
 impl Rig {
-    fn kernel(&self) -> Tested<'_> {
+    pub(crate) fn kernel(&self) -> Tested<'_> {
         Kernel::new(&self.booted, Task::default())
     }
 
@@ -90,7 +90,7 @@ impl Rig {
         Place { region: RegionId(region), at: at as usize, high_from: self.high_from }
     }
 
-    fn pkmap<'k>(&self, kernel: &'k Tested<'k>, entries: usize) -> Pkmap<'k, Sim<X86_32>, Task> {
+    pub(crate) fn pkmap<'k>(&self, kernel: &'k Tested<'k>, entries: usize) -> Pkmap<'k, Sim<X86_32>, Task> {
         Pkmap::new(kernel, self.place(1, self.layout.part("pkmap").unwrap().start), entries).expect("a pkmap")
     }
 
@@ -103,28 +103,28 @@ impl Rig {
     }
 
     /// `n` frames without a direct mapping.
-    fn high(&self, n: usize) -> Vec<Pfn> {
+    pub(crate) fn high(&self, n: usize) -> Vec<Pfn> {
         let frame = |_| self.booted.alloc_frame(Gfp::KERNEL | Gfp::HIGHMEM, None).expect("a frame");
         let frames: Vec<_> = (0..n).map(frame).collect();
         assert!(frames.iter().all(|&frame| frame >= self.high_from), "high memory first");
         frames
     }
 
-    fn give(&self, frames: &[Pfn]) {
+    pub(crate) fn give(&self, frames: &[Pfn]) {
         // SAFETY: P3: tests give up what they hold.
         frames.iter().for_each(|&frame| unsafe { self.booted.free_frame(frame) });
     }
 
-    fn store(&self, at: NonNull<u8>, value: u64) {
+    pub(crate) fn store(&self, at: NonNull<u8>, value: u64) {
         self.sim.store(self.sim.cpu(), VirtAddr(number(at)), value).expect("it is mapped");
     }
 
-    fn load(&self, at: NonNull<u8>) -> u64 {
+    pub(crate) fn load(&self, at: NonNull<u8>) -> u64 {
         self.sim.load(self.sim.cpu(), VirtAddr(number(at))).expect("it is mapped")
     }
 
     /// Nothing may remain.
-    fn end(self) {
+    pub(crate) fn end(self) {
         assert_eq!(self.booted.check(), Ok(()));
         self.sim.audit();
         drop(self.booted);
@@ -132,12 +132,12 @@ impl Rig {
     }
 }
 
-fn kmap(pkmap: &Pkmap<'_, Sim<X86_32>, Task>, frame: Pfn) -> Result<NonNull<u8>, Error> {
+pub(crate) fn kmap(pkmap: &Pkmap<'_, Sim<X86_32>, Task>, frame: Pfn) -> Result<NonNull<u8>, Error> {
     // SAFETY: Y3: tests hold their frames.
     unsafe { pkmap.kmap(frame) }
 }
 
-fn kunmap(pkmap: &Pkmap<'_, Sim<X86_32>, Task>, frame: Pfn) -> Result<(), Error> {
+pub(crate) fn kunmap(pkmap: &Pkmap<'_, Sim<X86_32>, Task>, frame: Pfn) -> Result<(), Error> {
     // SAFETY: Y1: simulated memory is used through the simulator, which judges each use.
     unsafe { pkmap.kunmap(frame) }
 }
@@ -152,7 +152,7 @@ fn pop(local: &KmapLocal<'_, Sim<X86_32>, Task>, at: NonNull<u8>) -> Result<(), 
     unsafe { local.kunmap_local(at) }
 }
 
-fn counts(pkmap: &Pkmap<'_, Sim<X86_32>, Task>, entries: usize) -> Vec<u32> {
+pub(crate) fn counts(pkmap: &Pkmap<'_, Sim<X86_32>, Task>, entries: usize) -> Vec<u32> {
     (0..entries).map(|entry| pkmap.count(entry).expect("an entry")).collect()
 }
 

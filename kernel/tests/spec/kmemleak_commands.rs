@@ -61,11 +61,23 @@ fn stacks_are_scanned_unless_told() {
 fn what_is_no_command_is_refused_and_changes_nothing() {
     let rig = rig();
     let kernel = rig.kernel();
-    for command in ["", "scans", "scan=", "scan=-1", "stack=maybe", "dump=", "dump=xyz", "off=1", "=", "clear=all"] {
+    let numbers = ["scan=", "scan=-1", "scan=++5", "scan=+", "dump=", "dump=xyz", "dump=-1"];
+    let signs = ["dump=0x", "dump=0x+5", "dump=++5", "dump=+0x+5"];
+    for command in ["", "scans", "stack=maybe", "off=1", "=", "clear=all"].iter().chain(&numbers).chain(&signs) {
         assert_eq!(kernel.kmemleak_write(command), Err(CommandError::Unknown), "{command}");
     }
     assert!(CommandError::Unknown.to_string().contains("stack=off, scan=on"));
     assert_eq!(kernel.host().said(), [""; 0]);
+}
+
+#[test]
+fn a_number_may_begin_with_one_plus_sign() {
+    let rig = rig();
+    let kernel = rig.kernel();
+    for command in ["scan=+5", "dump=+5", "dump=+0x5", "dump=0x5", "dump=5"] {
+        assert_eq!(kernel.kmemleak_write(command), Ok(()), "{command}");
+    }
+    assert_eq!(kernel.host().said(), ["kmemleak: no object holds 0x5"; 4]);
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! A scan in slices, and what happens between them.
 
 use crate::kmemleak::*;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use vmalloc::{Req, Vmalloc};
-use vmalloc_kernel::kmemleak::{CHUNK, OBJECTS, Progress, Scan};
+use vmalloc_kernel::kmemleak::{CHUNK, FIRST_SCAN_NS, OBJECTS, Progress, SCAN_PERIOD_NS, Scan};
 
 /// Advances a scan a step at a time, with `between` after each; the steps.
 fn steps(scan: &mut Scan, kernel: &Tested<'_>, mut between: impl FnMut(usize)) -> (usize, Progress) {
@@ -194,4 +194,99 @@ fn without_memory_for_an_object_the_detector_is_off_and_the_allocation_is_not_re
     assert!(rig.leaks().len(&rig.sim) < made.len() && kernel.kmemleak_begin().is_none());
     made.iter().for_each(|&one| kfree(&kernel, one));
     assert_eq!(rig.leaks().len(&rig.sim), 0, "frees are heard of");
+}
+
+#[test]
+fn a_tick_that_is_overtaken_in_its_last_step_leaves_the_newer_scan_running() {
+    type Tick = Box<dyn Fn() + Send>;
+    /// Another CPU ticks while a root is looked for.
+    struct Beside(AtomicUsize, Arc<Mutex<Option<Tick>>>);
+    impl Host for Beside {
+        fn root(&self, n: usize) -> Option<Root> {
+            if n == 0 && self.0.fetch_add(1, SeqCst) == 0 {
+                self.1.lock().unwrap().take().into_iter().for_each(|other| other());
+            }
+            None
+        }
+    }
+    let rig = rig();
+    let other: Arc<Mutex<Option<Tick>>> = Arc::default();
+    let kernel = Kernel::new(rig.vm(), Beside(AtomicUsize::new(0), other.clone())).with_kmemleak(rig.leaks());
+    let lost = kernel.kzalloc(64, GFP).map(number).unwrap();
+    let tick = |now, steps| kernel.kmemleak_tick(now, steps);
+    assert_eq!(tick(0, 1), None);
+    // Up to the step that looks for the first root.
+    let first = FIRST_SCAN_NS.max(6 * SECOND);
+    rig.sim.advance(first);
+    assert_eq!(tick(first, 2), Some(Progress::More));
+    let late = first + SCAN_PERIOD_NS;
+    let shared = std::ptr::from_ref(&kernel).expose_provenance();
+    *other.lock().unwrap() = Some(Box::new(move || {
+        // SAFETY: the kernel outlives the hook, which runs once.
+        let kernel = unsafe { &*std::ptr::with_exposed_provenance::<Kernel<'_, Told, Beside>>(shared) };
+        assert_eq!(kernel.kmemleak_tick(late, 1), Some(Progress::More), "a scan of its own");
+    }));
+    let overtaken = tick(late, 1);
+    assert_eq!((kernel.host().0.load(SeqCst), overtaken), (1, Some(Progress::Overtaken)));
+    assert_eq!(tick(late + 1, usize::MAX), Some(Progress::Done(1)), "the newer one goes on");
+    rig.assert_colours(&[(lost, Colour::White)]);
+}
+
+#[test]
+fn a_root_at_the_end_of_all_addresses_holds_nothing() {
+    /// Roots that no memory is behind.
+    struct Nowhere;
+    impl Host for Nowhere {
+        fn root(&self, n: usize) -> Option<Root> {
+            let start = usize::MAX - [0, 1, 6, 7, 8, 4096].get(n)?;
+            Some(Root::in_area(RootKind::Data, start, [16, usize::MAX][n % 2]))
+        }
+    }
+    let rig = rig();
+    let kernel = Kernel::new(rig.vm(), Nowhere).with_kmemleak(rig.leaks());
+    let lost = kernel.kzalloc(64, GFP).map(number).unwrap();
+    kernel.kmemleak_scan();
+    rig.assert_colours(&[(lost, Colour::White)]);
+    // Nor is there an area, which a scan is told of in its middle.
+    let area = kernel.vmalloc(pages(1)).map(number).unwrap();
+    let mut nowhere = kernel.find_vm_area(area).unwrap();
+    for (held, addr) in [(false, usize::MAX - 3), (true, usize::MAX - 11)] {
+        nowhere.addr = addr;
+        let mut scan = kernel.kmemleak_begin().unwrap();
+        assert_eq!(scan.advance(&kernel, 2), Progress::More);
+        kernel.kmemleak_vmalloc(&nowhere, usize::MAX, GFP);
+        if held {
+            kernel.kmemleak_not_leak(addr);
+        }
+        assert!(matches!(scan.advance(&kernel, usize::MAX), Progress::Done(_)));
+    }
+    // SAFETY: Y1: nobody uses it.
+    unsafe { kernel.vfree(std::ptr::with_exposed_provenance(area)) }.unwrap();
+}
+
+#[test]
+fn of_an_area_that_has_shrunk_no_part_behind_its_end_is_scanned() {
+    let rig = rig();
+    let kernel = rig.kernel();
+    let area = kernel.vzalloc(pages(4)).map(number).unwrap();
+    let [before, behind] = [0; 2].map(|_| object(&kernel));
+    rig.point(0, area);
+    rig.store(area + pages(1), before);
+    rig.store(area + pages(3), behind);
+    kernel.kmemleak_scan_area(area + pages(1), pages(2) + 8, GFP);
+    kernel.kmemleak_scan_area(area + pages(3), 8, GFP);
+    kernel.kmemleak_scan();
+    rig.assert_colours(&[(before, Colour::Grey), (behind, Colour::Grey)]);
+    // SAFETY: Y4: the test uses what is returned.
+    unsafe { kernel.vrealloc(std::ptr::with_exposed_provenance(area), pages(2), GFP) }.unwrap();
+    assert!(kernel.kmemleak_write(&format!("dump={area}")).is_ok());
+    kernel.kmemleak_scan();
+    rig.assert_colours(&[(area, Colour::Grey), (before, Colour::Grey), (behind, Colour::White)]);
+    // What it grows by later is another memory: it was never named.
+    // SAFETY: as above.
+    let same = unsafe { kernel.vrealloc(std::ptr::with_exposed_provenance(area), pages(4), GFP) }.unwrap();
+    assert_eq!(same.map(number), Some(area));
+    rig.store(area + pages(3), behind);
+    kernel.kmemleak_scan();
+    rig.assert_colours(&[(before, Colour::Grey), (behind, Colour::White)]);
 }

@@ -338,3 +338,42 @@ fn kvrealloc_goes_from_the_slab_to_an_area_and_keeps_the_bytes() {
     assert!(!kernel.is_vmalloc_addr(at(small)));
     assert_eq!(kvrealloc(&kernel, small, 0, GFP), Ok(16), "no bytes are ZERO_SIZE_PTR");
 }
+
+/// Another task frees a block when the function `when` is entered next.
+fn free_beside(kernel: &Tested<'_>, when: &'static str, block: usize) {
+    let shared = std::ptr::from_ref(kernel).expose_provenance();
+    let frees = move || {
+        // SAFETY: the kernel outlives the hook, which runs once.
+        let kernel = unsafe { &*std::ptr::with_exposed_provenance::<Tested<'_>>(shared) };
+        // SAFETY: a mistake: another task uses the block.
+        unsafe { kernel.kvfree(at(block)) }.unwrap();
+    };
+    *kernel.host().beside.lock().unwrap() = Some((when, Box::new(frees)));
+}
+
+#[test]
+fn a_block_that_somebody_frees_while_it_is_resized_leaves_no_other_behind() {
+    type Make = fn(&Tested<'_>) -> Result<std::ptr::NonNull<u8>, Error>;
+    type Resize = fn(&Tested<'_>, usize) -> Result<usize, Error>;
+    let grown = |k: &Tested<'_>, old: usize| vrealloc(k, old, 100 * PAGE, GFP);
+    let cases: [(&str, Make, Resize); 4] = [
+        // SAFETY: Y4: the tests use what is returned.
+        ("kmalloc", |k| k.kmalloc(64, GFP), |k, old| unsafe { k.krealloc(at(old), 3000, GFP) }.map(number)),
+        ("kvmalloc_node", |k| k.kmalloc(3000, GFP), |k, old| kvrealloc(k, old, 5 << 20, GFP)),
+        ("vfree", |k| k.vmalloc(4 * PAGE), grown),
+        ("vfree", |k| k.v2_6().vmalloc(4 * PAGE), grown),
+    ];
+    for (n, (when, make, resize)) in cases.into_iter().enumerate() {
+        let rig = quiet();
+        let mut leaks = vmalloc_kernel::kmemleak::Kmemleak::new();
+        let kernel = rig.kernel().with_kmemleak(&leaks);
+        let old = make(&kernel).map(number).unwrap();
+        free_beside(&kernel, when, old);
+        let resized = resize(&kernel, old);
+        assert!(kernel.host().beside.lock().unwrap().is_none(), "case {n}: it was freed");
+        assert!(resized.is_err(), "case {n}: {resized:?}");
+        assert_eq!(leaks.len(&rig.sim), 0, "case {n}: a block that nobody has");
+        drop(kernel);
+        leaks.give_back(&rig.sim);
+    }
+}

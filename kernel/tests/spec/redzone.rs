@@ -1,9 +1,12 @@
 //! Redzones: a write past the bytes that were asked for, inside the last page.
 
 use crate::common::*;
+use std::sync::{Arc, Mutex};
+use vmalloc::Config;
 use vmalloc::error::Broken;
-use vmalloc::units::VirtAddr;
-use vmalloc_kernel::{Bare, Error, Kern, Kernel, Request, VmFlags};
+use vmalloc::units::{Pfn, VirtAddr};
+use vmalloc_kernel::{Bare, Error, GfpFlags, Kern, Kernel, Pgprot, Request, VmFlags};
+use vmalloc_sim::{Rates, Sim};
 
 /// Writes one byte of an area, whatever it was asked for.
 fn poke(rig: &Rig, at: usize, byte: u8) {
@@ -116,33 +119,92 @@ fn vrealloc_looks_at_the_tail_and_watches_that_of_the_new_size() {
 
 #[cfg(debug_assertions)]
 #[test]
-fn a_refused_vrealloc_leaves_the_area_watched_and_an_area_whose_record_finds_no_memory_is_not() {
-    let rig = quiet();
-    let kernel = watched(&rig);
-    let area = kernel.vmalloc(5000).map(number).unwrap();
-    rig.sim.faults().fail_from(1);
-    // SAFETY: Y4.
-    let refused = unsafe { kernel.vrealloc(at(area), 4000 * PAGE, GFP) };
-    rig.sim.faults().fail_at(0);
-    assert!(refused.is_err());
-    poke(&rig, area + 5000, 1);
-    assert_eq!(kernel.check_redzones(), 1);
-    vfree(&kernel, area).unwrap();
-    drop(kernel);
-    let kernel = watched(&rig);
-    let warm = rig.kernel().vmalloc(5000).map(number).unwrap();
-    vfree(&kernel, warm).unwrap();
-    rig.purge();
-    for n in 1..8 {
-        rig.sim.faults().fail_at(n);
-        let made = kernel.vmalloc(5000).map(number);
-        rig.sim.faults().fail_at(0);
-        if let Ok(area) = made {
+fn a_refused_vrealloc_leaves_the_area_watched_with_its_old_size() {
+    let mut refusals = 0;
+    for size in [40 * PAGE, 400 * PAGE] {
+        for n in 1.. {
+            let rig = quiet();
+            let kernel = watched(&rig);
+            let area = kernel.vmalloc(5000).map(number).unwrap();
+            rig.sim.faults().fail_from(n);
+            // SAFETY: Y4.
+            let resized = unsafe { kernel.vrealloc(at(area), size, GFP | GfpFlags::NOWARN) };
+            rig.sim.faults().fail_at(0);
+            if let Ok(area) = resized {
+                vfree(&kernel, area.map(number).unwrap()).unwrap();
+                break;
+            }
+            refusals += 1;
+            let view = kernel.find_vm_area(area).unwrap();
+            let seen = (view.flags.contains(VmFlags::KASAN), view.requested_size, kernel.check());
+            assert_eq!(seen, (true, 5000, Ok(())), "{size} bytes, refusal {n}");
+            for byte in [5000, 2 * PAGE - 1] {
+                poke(&rig, area + byte, 1);
+                assert_eq!(kernel.check_redzones(), 1, "byte {byte}");
+            }
             vfree(&kernel, area).unwrap();
         }
     }
+    assert!(refusals > 3, "{refusals}");
+}
+
+#[test]
+fn an_area_whose_record_finds_no_memory_is_made_and_not_watched() {
+    let rig = quiet();
+    let kernel = watched(&rig);
+    let taken = Arc::new(Mutex::new(Vec::new()));
+    let (all, shared) = (taken.clone(), std::ptr::from_ref(&kernel).expose_provenance());
+    // The leak detector is told after the area is made, and before it is watched.
+    let takes = move || {
+        // SAFETY: the kernel outlives the hook, which runs once.
+        let vm = unsafe { &*std::ptr::with_exposed_provenance::<Tested<'_>>(shared) }.vm();
+        let frame = || vm.alloc_frame(vmalloc::Gfp::KERNEL | vmalloc::Gfp::NOWARN, None).ok();
+        all.lock().unwrap().extend(std::iter::from_fn(frame));
+    };
+    *kernel.host().beside.lock().unwrap() = Some(("tracked", Box::new(takes)));
+    let area = kernel.vmalloc(5000).map(number).unwrap();
+    give_frames(&rig, &std::mem::take(&mut *taken.lock().unwrap()));
     let stats = kernel.redzone_stats();
-    assert!(stats.written > 0 && stats.written + stats.left_out <= 7, "{stats:?}");
+    assert_eq!((stats.written, stats.left_out), (0, 1));
+    assert!(!kernel.find_vm_area(area).unwrap().flags.contains(VmFlags::KASAN));
+    poke(&rig, area + 5000, 1);
+    assert_eq!((kernel.check_redzones(), kernel.check()), (0, Ok(())));
+    vfree(&kernel, area).unwrap();
+}
+
+#[test]
+fn a_look_at_an_area_that_is_freed_meanwhile_writes_nothing_to_a_later_one() {
+    // A frame is shown by a hook, in which another task frees the area.
+    let machine = Sim::builder().rates(Rates::NEVER).node(64 << 20).highmem(Pfn((48 << 20) >> 12));
+    let rig = boot(machine, Config::region(REGION));
+    let kernel = watched(&rig);
+    *kernel.host().shows.lock().unwrap() = Some(rig.sim.clone());
+    let area = kernel.v2_6().__vmalloc(5000, GFP, Pgprot::KERNEL).map(number).unwrap();
+    assert!(kernel.find_vm_area(area).unwrap().flags.contains(VmFlags::KASAN));
+    let last = kernel.vmalloc_to_page(area + PAGE).unwrap();
+    let later = Arc::new(Mutex::new(Vec::new()));
+    let (made, shared) = (later.clone(), std::ptr::from_ref(&kernel).expose_provenance());
+    let beside = move || {
+        // SAFETY: the kernel outlives the hook, which runs once.
+        let kernel = unsafe { &*std::ptr::with_exposed_provenance::<Tested<'_>>(shared) };
+        vfree(kernel, area).unwrap();
+        kernel.vm().purge();
+        let next = || kernel.vm().alloc(vmalloc::Req::pages(1)).map(number).expect("memory");
+        let mut areas = vec![next()];
+        while areas.last().and_then(|&area| kernel.vm().frame_at(area)) != Some(last) {
+            areas.push(next());
+        }
+        let at = VirtAddr(*areas.last().unwrap());
+        kernel.vm().machine().write_bytes(0, at, &[0x11; PAGE]).unwrap();
+        *made.lock().unwrap() = areas;
+    };
+    *kernel.host().beside.lock().unwrap() = Some(("kmap", Box::new(beside)));
+    assert_eq!(kernel.check_redzones(), 0);
+    let later = later.lock().unwrap().clone();
+    let mut bytes = [0; PAGE];
+    rig.sim.read_bytes(0, VirtAddr(*later.last().expect("the frame serves another")), &mut bytes).unwrap();
+    assert_eq!(bytes, [0x11; PAGE], "another's memory");
+    later.into_iter().for_each(|area| vfree(&kernel, area).unwrap());
 }
 
 #[test]

@@ -110,6 +110,29 @@ fn an_area_that_grows_is_charged_and_one_that_shrinks_gives_back() {
 }
 
 #[test]
+fn an_area_that_moves_is_charged_at_both_places_until_the_old_one_is_freed() {
+    let (vm, groups, _current) = with_quotas(8);
+    {
+        let kernel = Kernel::new(&vm, vmalloc_kernel::Bare);
+        groups[0].set(Some(103));
+        let area = kernel.vmalloc(4 * PAGE).map(number).unwrap();
+        let areas: Vec<_> = vm.areas().collect();
+        // SAFETY: Y4.
+        let grow = |pages: usize| unsafe { kernel.vrealloc(at(area), pages * PAGE, GFP) };
+        assert_eq!(grow(100), Err(Error::Alloc(AllocError::Refused(OVER_QUOTA))), "104 pages at once");
+        assert_eq!((vm.areas().collect::<Vec<_>>(), groups[0].used()), (areas, 4));
+        groups[0].set(Some(104));
+        let moved = grow(100).unwrap().map(number).unwrap();
+        assert_ne!(moved, area);
+        assert_eq!(groups[0].used(), 100);
+        // SAFETY: Y1: nobody uses it.
+        unsafe { kernel.vfree(at(moved)) }.unwrap();
+        assert_eq!(groups[0].used(), 0);
+    }
+    drop_unbounded(vm);
+}
+
+#[test]
 fn where_the_table_has_no_room_an_area_is_refused_and_frames_of_others_are_not_charged() {
     let (vm, groups, _current) = with_quotas(2);
     {
