@@ -1,11 +1,12 @@
 //! How much there was at once.
 //!
 //! Areas and pages are counted exactly. The span (from the lowest live address
-//! to the highest) takes a walk over all areas, so it is measured only when
+//! to the highest, without reserved addresses, since those of per-CPU areas come
+//! from the other end of the region) takes a walk over all areas, so it is measured only when
 //! there are clearly more pages than at the last measurement.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use vmalloc::area::Info;
+use vmalloc::area::{Info, Kind};
 use vmalloc::config::MAX_REGIONS;
 use vmalloc::units::PAGE_SIZE;
 
@@ -86,7 +87,7 @@ impl Spread {
     fn of(live: impl Iterator<Item = Info>) -> Spread {
         let mut regions = [(usize::MAX, 0); MAX_REGIONS];
         let mut bytes = 0;
-        for area in live {
+        for area in live.filter(|area| area.kind != Kind::Reserved) {
             let (start, end) = (area.start.0, area.start.0 + area.size());
             bytes += area.size();
             let hull = &mut regions[area.region.0 as usize];
@@ -110,7 +111,7 @@ impl Spread {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vmalloc::area::{Caller, Guard, Kind, RegionId};
+    use vmalloc::area::{Caller, Guard, RegionId};
     use vmalloc::units::{Node, VirtAddr};
 
     /// An area of `pages` pages, one of them the guard, at page `at`.
@@ -150,6 +151,13 @@ mod tests {
         peak.shrink(100);
         peak.grow(1, nothing);
         assert_eq!(peak.peaks(), Peaks { areas: 2, pages: 200, span_pages: 300, of_pages: 200 });
+    }
+
+    #[test]
+    fn reserved_addresses_at_the_other_end_are_not_in_the_span() {
+        let reserved = Info { kind: Kind::Reserved, ..area(0, 1 << 24, 9) };
+        let live = [area(0, 16, 5), area(0, 21, 2), reserved];
+        assert_eq!(Spread::of(live.into_iter()), Spread { pages: 7, span: 7 });
     }
 
     #[test]
