@@ -47,7 +47,7 @@ impl<'n> Notifiers<'n> {
 }
 
 impl<M: Machine, H: Host> Kernel<'_, M, H> {
-    /// What the shrinker could give up: freed areas that stay bound for the next of their
+    /// What the shrinker could give up: freed areas that stay cached for the next of their
     /// size (the policies Park and Keep).
     ///
     /// # Cost

@@ -24,7 +24,7 @@ const EVENTS: &str = "\
 What instructions do not show, an operation under Unmap. entries: page-table entries written (bound, made waiting,
 collected). Locked instructions: on lines that CPUs share; on lines of the CPU's own (its entry flag, its slots); locks
 taken. They are seen by stepping through two batches' worth of loops, instruction by instruction. Flushes, kicks (interrupts
-to other CPUs) and new chunks: for a million pages. held: frames that wait or lie in stock at the end.";
+to other CPUs) and new chunks: for a million pages. held: frames that wait or lie in magazines and depots at the end.";
 
 /// Writes the table of all cases.
 pub fn write_rows(out: &mut String, rows: &[Row]) -> fmt::Result {

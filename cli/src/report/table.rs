@@ -69,8 +69,8 @@ fn figures(report: &Report) -> Table {
     row("frames held beyond live ones", grouped(held.sum() as u64));
     for (name, n) in [
         ("  waiting for a flush", held.waiting),
-        ("  bound for the next of their size", held.bound),
-        ("  in stock", held.stocked),
+        ("  cached for the next of their size", held.bound),
+        ("  in magazines and depots", held.stocked),
         ("  promised reserve", held.reserve),
         ("  page tables", held.tables),
         ("  bookkeeping", held.bookkeeping),

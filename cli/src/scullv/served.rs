@@ -171,7 +171,7 @@ impl Served {
         lines.map(|(name, bytes)| format!("{:15} {:>8} kB\n", format!("{name}:"), bytes / KIB)).concat()
     }
 
-    /// Bytes of memory that nobody uses: free frames, and those in stock.
+    /// Bytes of memory that nobody uses: free frames, and those in magazines and depots.
     pub fn free(&self) -> usize {
         let stats = self.vm().stats();
         (self.vm().machine().frames().free_now() + stats.pooled_frames) * PAGE_SIZE

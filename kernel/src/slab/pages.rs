@@ -113,7 +113,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         block
     }
 
-    /// Gathers the frames that lie in stock or wait for a flush; then asks the machine.
+    /// Gathers the frames that lie in magazines and depots or wait for a flush; then asks the machine.
     fn after_reclaim(&self, want: Want, gfp: Gfp) -> Option<Pfn> {
         if !gfp.contains(Gfp::WAIT) || self.machine().context() != Context::Task {
             return None;

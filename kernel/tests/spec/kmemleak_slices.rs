@@ -184,7 +184,7 @@ fn without_memory_for_an_object_the_detector_is_off_and_the_allocation_is_not_re
     let rig = rig();
     let kernel = rig.kernel();
     let mut made = vec![object(&kernel)];
-    // The slab has objects in stock; the detector wants a frame before long.
+    // The slab has free objects; the detector wants a frame before long.
     rig.sim.faults().fail_from(1);
     made.extend((0..40).map(|_| object(&kernel)));
     rig.sim.faults().fail_at(0);

@@ -18,7 +18,7 @@ fn out(rig: &Rig) -> usize {
 }
 
 #[test]
-fn an_area_of_a_chain_that_is_freed_past_vfree_is_unbound_and_its_frames_come_back() {
+fn an_area_of_a_chain_that_is_freed_past_vfree_is_unmapped_and_its_frames_come_back() {
     for pages in [3, 600] {
         let rig = rig(2);
         let kernel = rig.kernel();

@@ -99,7 +99,7 @@ fn caches_are_flushed_after_mapping_and_before_unmapping_and_not_by_the_noflush_
 }
 
 #[test]
-fn a_flush_that_was_left_out_is_made_up_for_before_the_page_is_bound_again() {
+fn a_flush_that_was_left_out_is_made_up_for_before_the_page_is_mapped_again() {
     let rig = rig(2);
     let kernel = rig.kernel();
     let area = kernel.get_vm_area(4 * PAGE, VmFlags::SPARSE).unwrap();

@@ -11,7 +11,7 @@ use vmalloc::{Config, InitError, Placement, Policy, Vmalloc};
 
 const GIB: usize = 1 << 30;
 
-/// More indices would be more stocks, not more speed.
+/// More indices would be more magazines, not more speed.
 const MOST_CPUS: u32 = 64;
 
 /// An instance to be made. All has defaults: 1 GiB of memory, a region of

@@ -1,6 +1,6 @@
 //! CPUs of a process: an index a thread, not a processor.
 //!
-//! The library keeps stocks for each CPU and enters them by index. An index belongs to one
+//! The library keeps magazines and chunks for each CPU and enters them by index. An index belongs to one
 //! thread while that thread lives: the thread takes the lowest that is free at its first call, and
 //! gives it back when it ends. Where an instance has fewer indices than there are threads, the
 //! surplus threads share them, one inside at a time. A surplus thread that finds another one inside

@@ -97,7 +97,7 @@ const ALL: &[Test] = tests! {
         under_strict_a_use_after_free_faults_at_once
         under_unmap_a_use_after_free_faults_after_the_flush
         under_park_and_keep_a_use_after_free_faults_after_unmap_aliases
-        under_park_and_keep_an_area_that_comes_again_is_warm;
+        under_park_and_keep_an_area_that_comes_again_was_cached;
     frees:
         what_another_cpu_frees_comes_back
         a_pair_on_one_cpu_locks_no_line_that_others_write

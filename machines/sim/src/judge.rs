@@ -81,7 +81,7 @@ impl<F: Format> Core<F> {
     fn is_barren(&self, place: Place) -> bool {
         let step = covered::<F>(place.level, 0).bytes();
         (0..entries::<F>()).all(|index| {
-            // A waiting entry is not present at any level: that is how a stock
+            // A waiting entry is not present at any level: that is how a prealloc
             // links the tables that it holds.
             let word = self.word(place, VirtAddr(index * step));
             matches!(word.map(|word| F::decode(word, 1)), Some(Entry::Absent | Entry::Parked(_)))

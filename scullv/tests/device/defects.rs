@@ -106,7 +106,7 @@ fn each_allocation_on_the_way_to_an_item_may_fail() {
     let faults = &vmalloc::machine::Machine::frames(vm.machine()).faults;
     let mut refused = 0;
     for n in 1.. {
-        // Whatever is in stock must not serve.
+        // Whatever magazines hold must not serve.
         vm.purge();
         vm.reclaim(usize::MAX);
         faults.fail_from(n);

@@ -178,7 +178,7 @@ fn double_free(given: Given) {
     chunk.slot(0).publish();
     let flush_epochs = Arc::new(FlushEpochs::default());
     let epochs: Arc<[CpuEpoch; 2]> = Arc::default();
-    // The area's entry: 1 = bound, 0 = cleared, 2 = bound for the next.
+    // The area's entry: 1 = mapped, 0 = cleared, 2 = cached for the next.
     let entry = Arc::new(AtomicU64::new(1));
     epochs.iter().for_each(|epoch| flush_epochs.wake(epoch, |_| ()));
     let remote = thread::spawn({

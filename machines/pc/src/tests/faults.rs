@@ -134,7 +134,7 @@ pub fn under_park_and_keep_a_use_after_free_faults_after_unmap_aliases() -> Outc
 
 /// What is freed and made again is the same memory, on all CPUs; but under the
 /// placement Lowest, which has no slots to keep.
-pub fn under_park_and_keep_an_area_that_comes_again_is_warm() -> Outcome {
+pub fn under_park_and_keep_an_area_that_comes_again_was_cached() -> Outcome {
     if settings().placement == Placement::Lowest {
         return Ok(());
     }
@@ -146,20 +146,20 @@ pub fn under_park_and_keep_an_area_that_comes_again_is_warm() -> Outcome {
 }
 
 fn comes_again() -> Outcome {
-    let mut warm = 0;
+    let mut cached = 0;
     for _ in 0..50 {
         let old = made(3)?;
         old.free()?;
         let Ok(at) = vm().alloc(Req::pages(3)) else { return Err(Wrong) };
         if at == old.at {
             stamp::verify(at, 3, old.salt)?;
-            warm += 1;
+            cached += 1;
         }
         // SAFETY: V1: read, and used no more.
         let freed = unsafe { vm().free(at) };
         check!(freed.is_ok(), "{freed:?}");
     }
     // A tick may come in between and let it go.
-    check!(warm > 25, "{warm} of 50 came again");
+    check!(cached > 25, "{cached} of 50 came again");
     Ok(())
 }

@@ -42,7 +42,7 @@ fn verify_and_free(area: Stamped) -> Outcome {
 }
 
 /// Entering a CPU is one locked instruction, on a line that is the CPU's own. A
-/// pair enters twice; what a load costs is shared by all that is in it.
+/// pair enters twice; what a batch costs is shared by all that is in it.
 pub fn a_pair_on_one_cpu_locks_no_line_that_others_write() -> Outcome {
     if settings().placement == Placement::Lowest {
         return Ok(());
@@ -54,7 +54,7 @@ pub fn a_pair_on_one_cpu_locks_no_line_that_others_write() -> Outcome {
 }
 
 /// It claims and it posts (R1); and it enters its own CPU twice, to see whether it
-/// goes straight, and the long way. The owner's mail is for a whole chunk.
+/// goes the usual way, and the slow one. The owner's remote frees are for a whole chunk.
 pub fn a_free_on_another_cpu_locks_two_lines_that_others_write() -> Outcome {
     if settings().placement == Placement::Lowest || cpu::count() == 1 {
         return Ok(());

@@ -225,7 +225,7 @@ fn a_direct_mapping_is_for_low_memory_that_is_held() {
 }
 
 #[test]
-fn high_memory_is_cleared_through_the_page_that_it_is_bound_at() {
+fn high_memory_is_cleared_through_the_page_that_it_is_mapped_at() {
     let b = bench(Sim::<X86_32>::builder().node(64 << 20).highmem(Pfn(4096)).rates(Rates::NEVER));
     let at = VirtAddr(0xf840_0000);
     let frame = b.map(at);

@@ -18,7 +18,7 @@ fn quiet() -> Bench<X86_64> {
 }
 
 #[test]
-fn a_page_that_was_bound_anew_is_not_reached_through_the_old_translation() {
+fn a_page_that_was_mapped_anew_is_not_reached_through_the_old_translation() {
     let b = quiet();
     let old = b.map(AT);
     b.sim.store(1, AT, 7).unwrap();
@@ -45,7 +45,7 @@ fn a_use_after_free_before_grace_is_served_the_same_frame_and_counted() {
 }
 
 #[test]
-fn a_page_that_was_bound_anew_and_freed_again_is_not_reached_either() {
+fn a_page_that_was_mapped_anew_and_freed_again_is_not_reached_either() {
     let b = quiet();
     b.map(AT);
     b.sim.load(1, AT).unwrap();
@@ -161,7 +161,7 @@ fn a_table_page_that_became_data_is_not_walked() {
 }
 
 #[test]
-fn a_table_that_lies_in_a_stock_may_be_walked_whatever_its_level() {
+fn a_table_that_is_preallocated_may_be_walked_whatever_its_level() {
     let b = quiet();
     unlinked(&b);
     let table = b.table_of(AT, 3);
@@ -169,11 +169,11 @@ fn a_table_that_lies_in_a_stock_may_be_walked_whatever_its_level() {
     // SAFETY: M2, the table is held.
     let bytes = unsafe { core::slice::from_raw_parts(b.sim.virt(table).as_ptr(), PAGE_SIZE) };
     assert!(bytes.iter().all(|&byte| byte == 0));
-    let mut stock = Prealloc::new();
+    let mut prealloc = Prealloc::new();
     let below = b.take();
     b.clear(below);
-    stock.put(&b.sim, below);
-    stock.put(&b.sim, table);
+    prealloc.put(&b.sim, below);
+    prealloc.put(&b.sim, table);
     assert_eq!(b.sim.table_refs(table), 1);
     b.sim.audit();
     assert!(b.sim.load(1, AT).is_err());

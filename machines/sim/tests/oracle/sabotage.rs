@@ -79,14 +79,14 @@ fn is_caught_under(policy: Policy, broken: Broken, words: &[&str]) {
     assert_eq!(story(&setup(seed, policy), None), None);
 }
 
-/// The same under both policies that keep slots warm.
-fn is_caught_warm(rule: Rule, words: &[&str]) {
+/// The same under both policies that cache slots.
+fn is_caught_cached(rule: Rule, words: &[&str]) {
     is_caught_under(Policy::Park, Library(rule), words);
     is_caught_under(Policy::Keep, Library(rule), words);
 }
 
 #[test]
-fn g3_a_load_that_is_redeemed_early_is_noticed() {
+fn g3_a_batch_that_is_reclaimed_early_is_noticed() {
     is_caught(Library(Rule::EarlyReclaim), &["before grace", "the frame was given back", "given to a new holder"]);
 }
 
@@ -156,23 +156,23 @@ fn g6_a_guard_that_is_mapped_is_noticed() {
 }
 
 #[test]
-fn g6_a_warm_slot_of_another_size_is_noticed() {
-    is_caught_warm(Rule::AnySize, &["guard: ", "G2", "G6", "W1", "bad entry"]);
+fn g6_a_cached_slot_of_another_size_is_noticed() {
+    is_caught_cached(Rule::AnySize, &["guard: ", "G2", "G6", "W1", "bad entry"]);
 }
 
 #[test]
-fn w1_a_warm_slot_of_another_protection_is_noticed() {
-    is_caught_warm(Rule::AnyProt, &["content: a store to", "W1"]);
+fn w1_a_cached_slot_of_another_protection_is_noticed() {
+    is_caught_cached(Rule::AnyProt, &["content: a store to", "W1"]);
 }
 
 #[test]
-fn w3_a_warm_slot_with_frames_that_others_hold_is_noticed() {
-    is_caught_warm(Rule::CacheShared, &["holders", "which is held", "given to a new holder"]);
+fn w3_a_cached_slot_with_frames_that_others_hold_is_noticed() {
+    is_caught_cached(Rule::CacheShared, &["holders", "which is held", "given to a new holder"]);
 }
 
 #[test]
-fn w2_warm_slots_that_are_not_counted_and_never_given_back_are_noticed() {
-    is_caught_warm(Rule::ForgetCached, &["W2", "guard: "]);
+fn w2_cached_slots_that_are_not_counted_and_never_given_back_are_noticed() {
+    is_caught_cached(Rule::ForgetCached, &["W2", "guard: "]);
 }
 
 #[test]

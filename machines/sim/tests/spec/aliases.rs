@@ -70,7 +70,7 @@ fn frames_are_pooled_at_once_where_no_alias_is_left() {
 }
 
 #[test]
-fn ticks_redeem_frames_that_wait_by_themselves() {
+fn ticks_reclaim_frames_that_wait_by_themselves() {
     let rig = still();
     let (_, frames) = unmapped_on(0, &rig, 2);
     rig.sim.on(1, || rig.give_frames(&frames));
@@ -92,7 +92,7 @@ fn pass_time_on(cpu: u32, rig: &Rig) {
 }
 
 #[test]
-fn a_small_load_that_is_about_aliases_flushes_everything() {
+fn a_small_batch_that_is_about_aliases_flushes_everything() {
     // The small area's load has a loose frame, whose alias is in another load;
     // or it is that of the CPU that unmapped another one's slot.
     for (unmaps, frees, closes) in [(0, 2, 2), (1, 2, 1)] {
@@ -109,7 +109,7 @@ fn a_small_load_that_is_about_aliases_flushes_everything() {
 }
 
 #[test]
-fn many_loose_frames_close_their_load() {
+fn many_loose_frames_seal_their_batch() {
     let rig = boot(quiet(3), Config::region(REGION).batch_pages(64));
     let (_, frames) = unmapped_on(0, &rig, 400);
     let closes = rig.stats().counts.closes;

@@ -11,7 +11,7 @@ use vmalloc::units::{Node, Pfn};
 use vmalloc::{Config, FreeError, Placement, Policy, Req, What};
 use vmalloc_sim::{Bank, Rates, Sim};
 
-const WARM: [Policy; 2] = [Policy::Park, Policy::Keep];
+const CACHING: [Policy; 2] = [Policy::Park, Policy::Keep];
 
 fn rig(policy: Policy) -> Rig {
     boot(quiet(2), Config::region(REGION).policy(policy))
@@ -40,7 +40,7 @@ fn free_one<F: Format>(rig: &Rig<F>, req: Req) -> At {
 
 #[test]
 fn the_next_area_of_the_size_has_place_and_frames_of_the_last() {
-    for policy in WARM {
+    for policy in CACHING {
         for pages in [1, 3, 17, 64, 128, 129, 200, 512] {
             let rig = boot(busy(2), Config::region(REGION).policy(policy).cached_pages(1000));
             let first = rig.alloc(Req::pages(pages)).unwrap();
@@ -63,7 +63,7 @@ fn the_next_area_of_the_size_has_place_and_frames_of_the_last() {
 
 #[test]
 fn a_parked_area_faults_where_no_tlb_knows_it_and_a_kept_one_does_not() {
-    for policy in WARM {
+    for policy in CACHING {
         let rig = rig(policy);
         let area = rig.alloc(Req::pages(3)).unwrap();
         rig.stamp(area, 3, 5);
@@ -91,7 +91,7 @@ fn no_use_after_free_goes_through_after_unmap_aliases_a_purge_or_another_policy(
             rig.sim.serve_kicks();
         }),
     ];
-    for policy in WARM {
+    for policy in CACHING {
         for (name, end) in ends {
             let rig = rig(policy);
             for pages in [2, 100] {
@@ -99,7 +99,7 @@ fn no_use_after_free_goes_through_after_unmap_aliases_a_purge_or_another_policy(
                 rig.stamp(area, pages, 1);
                 rig.check_stamps(1, area, pages, 1);
                 rig.give(area).unwrap();
-                // One lies in its owner's mail.
+                // One lies among its owner's remote frees.
                 let area2 = rig.alloc(Req::pages(pages + 1)).unwrap();
                 rig.stamp(area2, pages, 1);
                 rig.sim.on(1, || rig.give(area2)).unwrap();
@@ -117,7 +117,7 @@ fn no_use_after_free_goes_through_after_unmap_aliases_a_purge_or_another_policy(
 
 #[test]
 fn only_the_same_number_of_pages_is_used_again() {
-    for policy in WARM {
+    for policy in CACHING {
         let rig = rig(policy);
         // One class: strides of 19 pages.
         let (small, large) = (free_one(&rig, Req::pages(17)), free_one(&rig, Req::pages(18)));
@@ -131,10 +131,10 @@ fn only_the_same_number_of_pages_is_used_again() {
 }
 
 #[test]
-fn only_usual_requests_get_a_warm_slot_and_only_usual_areas_become_one() {
-    for policy in WARM {
+fn only_usual_requests_get_a_cached_slot_and_only_usual_areas_become_one() {
+    for policy in CACHING {
         let rig = rig(policy);
-        let warm = free_one(&rig, Req::pages(4));
+        let cached = free_one(&rig, Req::pages(4));
         let odd = [
             Req::pages(4).prot(Prot::RO),
             Req::pages(4).prot(Prot::RX),
@@ -144,7 +144,7 @@ fn only_usual_requests_get_a_warm_slot_and_only_usual_areas_become_one() {
         ];
         for req in odd {
             let area = rig.alloc(req.clone()).unwrap();
-            assert_ne!(area, warm, "{req:?}");
+            assert_ne!(area, cached, "{req:?}");
             rig.give(area).unwrap();
             assert_eq!(rig.check(), Ok(()));
         }
@@ -158,13 +158,13 @@ fn only_usual_requests_get_a_warm_slot_and_only_usual_areas_become_one() {
         rig.give_frames(&frames);
         assert_eq!((hits(&rig), bound(&rig)), (0, (3, 12)));
         rig.alloc(Req::pages(4)).unwrap();
-        assert_eq!(rig.alloc(Req::pages(4)).unwrap(), warm, "the one of the range was newer");
+        assert_eq!(rig.alloc(Req::pages(4)).unwrap(), cached, "the one of the range was newer");
     }
 }
 
 #[test]
 fn a_stack_is_used_again_cleared() {
-    for policy in WARM {
+    for policy in CACHING {
         let rig = rig(policy);
         let stack = rig.alloc(Req::stack(4)).unwrap();
         rig.stamp(stack, 4, 77);
@@ -177,7 +177,7 @@ fn a_stack_is_used_again_cleared() {
 
 #[test]
 fn an_area_whose_frames_were_handed_out_does_not_stay() {
-    for policy in WARM {
+    for policy in CACHING {
         let rig = rig(policy);
         let area = rig.alloc(Req::pages(2)).unwrap();
         let held = rig.hold_frame(addr(area).0).unwrap();
@@ -190,8 +190,8 @@ fn an_area_whose_frames_were_handed_out_does_not_stay() {
 }
 
 #[test]
-fn what_another_cpu_frees_is_warm_when_its_owner_finds_it() {
-    for policy in WARM {
+fn what_another_cpu_frees_is_cached_when_its_owner_finds_it() {
+    for policy in CACHING {
         for pages in [2, 64, 100] {
             let rig = rig(policy);
             for round in 0..3 {
@@ -224,8 +224,8 @@ fn a_remote_free_takes_apart_what_its_owner_has_no_room_for() {
 }
 
 #[test]
-fn a_warm_slot_is_freed_and_by_whom_is_told() {
-    for policy in WARM {
+fn a_cached_slot_is_freed_and_by_whom_is_told() {
+    for policy in CACHING {
         let rig = rig(policy);
         let area = free_one(&rig, Req::pages(2));
         let What::Freed { was, flushed: false } = rig.whatis(addr(area).0 + 5000) else { panic!("it was freed") };
@@ -241,7 +241,7 @@ fn a_warm_slot_is_freed_and_by_whom_is_told() {
 
 #[test]
 fn the_budget_holds_and_the_class_that_was_not_used_for_longest_goes_first() {
-    for policy in WARM {
+    for policy in CACHING {
         let rig = boot(quiet(1), Config::region(REGION).policy(policy).cached_pages(100));
         for pages in [30, 20, 10] {
             free_one(&rig, Req::pages(pages));
@@ -276,7 +276,7 @@ fn the_budget_is_a_part_of_memory() {
 
 #[test]
 fn what_nobody_needs_goes_by_the_tick() {
-    for policy in WARM {
+    for policy in CACHING {
         let rig = boot(quiet(1), Config::region(REGION).policy(policy).cached_pages(400));
         let areas: Vec<_> = (0..20).map(|_| rig.alloc(Req::pages(5)).unwrap()).collect();
         areas.into_iter().for_each(|area| rig.give(area).unwrap());
@@ -300,7 +300,7 @@ fn what_nobody_needs_goes_by_the_tick() {
 
 #[test]
 fn a_tick_that_is_interrupted_by_a_tick_loses_nothing_that_either_evicts() {
-    for policy in WARM {
+    for policy in CACHING {
         let config = Config::region(REGION).policy(policy).cached_pages(9000);
         let rig = boot(busy(1).rates(Rates { interrupt: 3, ..Rates::USUAL }), config);
         // Of every class of more than a slice, since each tick looks at a few.
@@ -349,7 +349,7 @@ fn a_tick_retires_a_slice_and_the_next_goes_on() {
 
 #[test]
 fn however_much_nobody_needs_a_tick_lets_go_of_a_slice_and_no_more() {
-    for policy in WARM {
+    for policy in CACHING {
         let rig = boot(quiet(1), Config::region(REGION).policy(policy).cached_pages(1000));
         let areas: Vec<_> = (0..150).map(|_| rig.alloc(Req::pages(5)).unwrap()).collect();
         areas.into_iter().for_each(|area| rig.give(area).unwrap());
@@ -385,7 +385,7 @@ fn things_of_a_free(policy: Policy, pages: usize, n: usize) -> usize {
 
 #[test]
 fn w1_the_first_area_of_a_slot_is_known_to_be_plain_and_freed_like_the_next() {
-    for policy in WARM {
+    for policy in CACHING {
         for pages in [3, 100] {
             let [first, next] = [1, 2].map(|n| things_of_a_free(policy, pages, n));
             assert_eq!(first, next, "{policy:?}, {pages} pages");
@@ -395,7 +395,7 @@ fn w1_the_first_area_of_a_slot_is_known_to_be_plain_and_freed_like_the_next() {
 
 #[test]
 fn memory_comes_back_when_somebody_else_needs_it() {
-    for policy in WARM {
+    for policy in CACHING {
         let bank = Bank { first: Pfn(16), frames: 1024, node: Some(Node(0)) };
         let rig = boot(quiet(2).bank(bank), Config::region(REGION).policy(policy));
         // Both CPUs keep as much as they may: a half of all.
@@ -414,7 +414,7 @@ fn memory_comes_back_when_somebody_else_needs_it() {
 
 #[test]
 fn addresses_come_back_when_somebody_else_needs_them() {
-    for policy in WARM {
+    for policy in CACHING {
         let narrow = REGION.start - PAGE..REGION.start + 1024 * PAGE;
         let rig = boot(quiet(2), Config::region(narrow).policy(policy));
         rig.sim.on(1, || free_one(&rig, Req::pages(200)));
@@ -438,7 +438,7 @@ fn who_must_not_wait_gives_up_its_own_all_the_same() {
 }
 
 #[test]
-fn pressure_of_waiting_pages_leaves_warm_slots_alone() {
+fn pressure_of_waiting_pages_leaves_cached_slots_alone() {
     let rig = boot(quiet(1), Config::region(REGION).policy(Policy::Keep).waiting_pages(100).cached_pages(50));
     free_one(&rig, Req::pages(7));
     for _ in 0..5 {
@@ -450,7 +450,7 @@ fn pressure_of_waiting_pages_leaves_warm_slots_alone() {
 
 #[test]
 fn g4_a_call_that_finds_remote_frees_waits_for_flushes_all_the_same() {
-    for policy in WARM {
+    for policy in CACHING {
         // An area of a class, and one with a run of its own.
         for (pages, remote) in [(1, false), (1, true), (600, false), (600, true)] {
             let rig = boot(quiet(2), Config::region(REGION).policy(policy).waiting_pages(100).cached_pages(50));
@@ -476,7 +476,7 @@ fn a_slot_keeps_its_form_when_the_policy_changes_between() {
     let rig = boot(busy(2), Config::region(REGION).policy(Policy::Keep));
     let areas: Vec<_> = (0..4).map(|_| rig.alloc(Req::pages(3)).unwrap()).collect();
     for (n, &area) in areas.iter().enumerate() {
-        rig.set_policy(WARM[n % 2]);
+        rig.set_policy(CACHING[n % 2]);
         rig.give(area).unwrap();
         assert_eq!(rig.check(), Ok(()));
         let again = rig.alloc(Req::pages(3)).unwrap();
@@ -489,7 +489,7 @@ fn a_slot_keeps_its_form_when_the_policy_changes_between() {
 #[test]
 fn frames_of_other_nodes_do_not_stay() {
     let node = |n: u64| Bank { first: Pfn(16 + n * 2048), frames: 2048, node: Some(Node(n as u8)) };
-    for policy in WARM {
+    for policy in CACHING {
         let rig = boot(quiet(2).bank(node(0)).bank(node(1)), Config::region(REGION).policy(policy));
         free_one(&rig, Req::pages(3).node(Node(1)));
         assert_eq!(bound(&rig), (0, 0), "foreign");
@@ -525,7 +525,7 @@ fn park_parks_where_memory_ends_in_the_lower_half_of_what_entries_can_name() {
 
 #[test]
 fn nothing_stays_under_the_lowest_placement_nor_of_runs() {
-    for policy in WARM {
+    for policy in CACHING {
         let rig = boot(quiet(1), Config::region(REGION).placement(Placement::Lowest).policy(policy));
         free_one(&rig, Req::pages(2));
         assert_eq!(bound(&rig), (0, 0));
@@ -537,7 +537,7 @@ fn nothing_stays_under_the_lowest_placement_nor_of_runs() {
 
 #[test]
 fn an_area_that_found_no_room_in_a_chunk_does_not_stay() {
-    for policy in WARM {
+    for policy in CACHING {
         let rig = boot(quiet(2), Config::region(REGION.start..REGION.start + 6 * 64 * PAGE).policy(policy));
         rig.alloc(Req::pages(3)).unwrap();
         rig.reserve(Req::pages(100)).unwrap();
@@ -552,7 +552,7 @@ fn an_area_that_found_no_room_in_a_chunk_does_not_stay() {
 
 #[test]
 fn w1_a_policy_that_changes_in_the_middle_of_a_free_is_the_one_that_counts() {
-    for policy in WARM {
+    for policy in CACHING {
         // Two nodes: each entry is looked at, and interrupts come in between.
         let often = Rates { interrupt: 4, ..Rates::USUAL };
         let machine = busy(2).rates(often).node(32 << 20).node(32 << 20);
@@ -580,8 +580,8 @@ fn w1_a_policy_that_changes_in_the_middle_of_a_free_is_the_one_that_counts() {
 }
 
 #[test]
-fn what_was_freed_warm_elsewhere_is_let_go_if_the_policy_has_changed() {
-    for policy in WARM {
+fn what_was_cached_by_a_remote_free_is_let_go_if_the_policy_has_changed() {
+    for policy in CACHING {
         let rig = boot(quiet(2), Config::region(REGION).policy(policy));
         let area = rig.alloc(Req::pages(3)).unwrap();
         rig.sim.on(1, || rig.give(area)).unwrap();

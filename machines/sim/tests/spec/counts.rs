@@ -44,7 +44,7 @@ fn counts(rig: &Rig) -> Counts {
 }
 
 #[test]
-fn each_area_and_each_of_its_pages_is_counted_once_when_it_is_made_freed_and_redeemed() {
+fn each_area_and_each_of_its_pages_is_counted_once_when_it_is_made_freed_and_reclaimed() {
     each_policy(|policy, rig| {
         let lent = rig.frames(5);
         for cpu in [0, 1] {

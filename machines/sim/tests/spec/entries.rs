@@ -61,7 +61,7 @@ fn in_a_chunk() -> (Rig, VirtAddr) {
 }
 
 #[test]
-fn t2_a_bad_link_over_a_chunk_is_told_once_and_mended_when_what_was_freed_is_redeemed() {
+fn t2_a_bad_link_over_a_chunk_is_told_once_and_mended_when_what_was_freed_is_reclaimed() {
     for (level, word) in [(2, GARBAGE), (2, 0), (3, GARBAGE), (3, 0)] {
         let (rig, area) = in_a_chunk();
         let lost = rig.sim.entry(area, level);

@@ -257,7 +257,7 @@ fn t2_what_the_embedder_maps_later_is_in_use_at_each_level_and_never_touched() {
 }
 
 #[test]
-fn t2_nothing_is_bound_under_a_table_that_forbids_writing_or_execution() {
+fn t2_nothing_is_mapped_under_a_table_that_forbids_writing_or_execution() {
     alloc_refuses(four_levels, &restrictions::<X86_64>(), AllocError::Restricted);
     alloc_refuses(five_levels, &restrictions::<X86_64>(), AllocError::Restricted);
 }

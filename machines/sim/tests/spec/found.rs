@@ -24,7 +24,7 @@ fn who_may_wait_gets_what_a_purge_frees() {
 }
 
 #[test]
-fn a_load_that_was_closed_before_is_no_barrier_for_a_strict_free() {
+fn a_batch_that_was_sealed_before_is_no_barrier_for_a_strict_free() {
     let vm = small();
     let (old, new) = (vm.alloc(Req::pages(1)).unwrap(), vm.alloc(Req::pages(1)).unwrap());
     // SAFETY: V1.
@@ -40,7 +40,7 @@ fn a_load_that_was_closed_before_is_no_barrier_for_a_strict_free() {
 }
 
 #[test]
-fn a_ripe_load_lets_go_of_a_chunk_that_is_given_up() {
+fn an_expired_batch_lets_go_of_a_chunk_that_is_given_up() {
     let vm = small();
     let tick_all = |times| {
         for _ in 0..times {
@@ -54,7 +54,7 @@ fn a_ripe_load_lets_go_of_a_chunk_that_is_given_up() {
         // SAFETY: V1.
         unsafe { vm.free(area) }.unwrap();
     }
-    // Each tick redeems one slot; the last one empties the chunk, and the same
+    // Each tick reclaims one slot; the last one empties the chunk, and the same
     // tick gives it up, while the load still has to find out that it is empty.
     let released = vm.stats().counts.chunks_released;
     while vm.stats().counts.chunks_released == released {

@@ -104,7 +104,7 @@ fn a_node_that_there_is_not_is_refused_where_there_is_but_one_too() {
     for policy in [Policy::Unmap, Policy::Park, Policy::Keep] {
         rig.set_policy(policy);
         for pages in [1, 100, 600] {
-            // Then a slot is at hand, or warm.
+            // Then a slot is at hand, or cached.
             rig.give(rig.alloc(Req::pages(pages)).unwrap()).unwrap();
             let made = rig.alloc(Req::pages(pages).node(Node(1)).gfp(Gfp::KERNEL | Gfp::NOWARN));
             assert_eq!(made, Err(error), "{policy:?}, {pages} pages");

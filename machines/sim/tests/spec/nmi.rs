@@ -403,7 +403,7 @@ fn a_frame_whose_mapping_an_nmi_ended_is_not_given_out_while_a_cpu_reaches_it() 
 }
 
 #[test]
-fn a_reservation_with_a_part_that_an_nmi_frees_is_unbound_by_its_owner_and_its_frame_waits() {
+fn a_reservation_with_a_part_that_an_nmi_frees_is_unmapped_by_its_owner_and_its_frame_waits() {
     let rig = boot(quiet(2), Config::region(REGION).atomic_reserve(0));
     let (frame, at) = (rig.frames(1)[0], rig.sim.on(1, || rig.reserve(Req::pages(200))).unwrap());
     let page = page_of(at, 150);

@@ -73,7 +73,7 @@ fn frames_of_a_part_that_are_given_up_at_once_wait_for_a_flush() {
 }
 
 #[test]
-fn a_page_is_bound_again_after_a_flush() {
+fn a_page_is_mapped_again_after_a_flush() {
     let rig = rig(2);
     let (at, frames) = (rig.reserve(Req::pages(4)).unwrap(), rig.frames(4));
     for round in 0..10 {
@@ -106,7 +106,7 @@ fn freed_with_parts(rig: &Rig, pages: usize, free: impl FnOnce(At)) {
 }
 
 #[test]
-fn a_reservation_that_is_freed_unbinds_what_is_bound_and_its_frames_wait() {
+fn a_reservation_that_is_freed_unmaps_what_is_mapped_and_its_frames_wait() {
     for pages in [8, 200] {
         let rig = boot(quiet(2), vmalloc::Config::region(REGION));
         freed_with_parts(&rig, pages, |at| rig.give(at).unwrap());

@@ -198,7 +198,7 @@ fn cpus_come_and_go_while_areas_do() {
 }
 
 #[test]
-fn a_load_closes_when_it_is_full() {
+fn a_batch_is_sealed_when_it_is_full() {
     let rig = boot(quiet(1), Config::region(REGION).batch_pages(64));
     let areas: Vec<_> = (0..20).map(|_| rig.alloc(Req::pages(9)).unwrap()).collect();
     for (n, &area) in areas.iter().take(7).enumerate() {
@@ -210,7 +210,7 @@ fn a_load_closes_when_it_is_full() {
 }
 
 #[test]
-fn a_free_redeems_once_in_half_a_slice_of_what_frees_leave() {
+fn a_free_reclaims_once_in_half_a_slice_of_what_frees_leave() {
     let rig = boot(quiet(1), Config::region(REGION).batch_pages(56));
     let areas: Vec<_> = (0..2 * 64).map(|_| rig.alloc(Req::pages(1)).unwrap()).collect();
     let (ours, theirs) = areas.split_at(64);
@@ -219,12 +219,12 @@ fn a_free_redeems_once_in_half_a_slice_of_what_frees_leave() {
     assert_eq!(rig.stats().counts.closes, 0);
     rig.give(ours[55]).unwrap();
     assert_eq!(rig.stats().counts.closes, 1, "and the only CPU has flushed");
-    let redeems = |area| {
+    let reclaims = |area| {
         let before = rig.stats().counts.reclaimed;
         rig.give(area).unwrap();
         rig.stats().counts.reclaimed > before
     };
-    let which: Vec<_> = (1..).zip(&theirs[..56]).filter(|&(_, &area)| redeems(area)).map(|(n, _)| n).collect();
+    let which: Vec<_> = (1..).zip(&theirs[..56]).filter(|&(_, &area)| reclaims(area)).map(|(n, _)| n).collect();
     assert_eq!(which, [8, 24], "these drain it");
 }
 
@@ -245,7 +245,7 @@ fn l3_a_free_looks_at_few_chunks_where_each_has_but_one_slot_and_keeps_up_all_th
 }
 
 #[test]
-fn a_load_closes_after_two_ticks_however_little_it_holds() {
+fn a_batch_is_sealed_after_two_ticks_however_little_it_holds() {
     let rig = boot(quiet(1), Config::region(REGION));
     ticks(&rig, 5);
     assert_eq!(rig.stats().counts.closes, 0, "nothing waits");

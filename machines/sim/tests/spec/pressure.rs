@@ -41,7 +41,7 @@ fn when_the_frames_run_out_all_are_in_use_and_a_free_helps_at_once() {
         let stats = rig.stats();
         let used = stats.pages + stats.table_frames + stats.bookkeeping_frames;
         assert!(used + pages + 64 > total, "{pages} pages: {used} of {total} frames are used: {stats:?}");
-        // Freed anywhere, waiting for a flush, in another CPU's mail: all the
+        // Freed anywhere, waiting for a flush, among another CPU's remote frees: all the
         // same to who may wait.
         for cpu in [0, 1] {
             let area = areas.pop().unwrap();
@@ -116,7 +116,7 @@ fn an_atomic_frame_comes_from_the_reserve_too() {
 
 #[test]
 fn a_frame_is_found_wherever_one_waits() {
-    // In the other CPU's magazine, in its mail, in a load: all are looked for.
+    // In the other CPU's magazine, among its remote frees, in a batch: all are looked for.
     let rig = boot(busy(2), Config::region(REGION));
     let area = rig.alloc(Req::pages(300)).unwrap();
     let mut all: Vec<_> = std::iter::from_fn(|| rig.alloc_frame(Gfp::KERNEL, None).ok()).collect();
@@ -284,7 +284,7 @@ fn a_strict_instance_under_pressure_is_served_too() {
 }
 
 #[test]
-fn a_reclaim_gives_back_all_that_lies_in_stock_however_much_that_is() {
+fn a_reclaim_gives_back_all_that_magazines_and_depots_hold_however_much_that_is() {
     // Both stacks of the CPU have some, and each goes back by 64 frames at a time.
     for back in 130..260 {
         let rig = boot(quiet(1), Config::region(REGION));
@@ -313,8 +313,8 @@ fn a_request_for_more_addresses_than_there_are_leaves_no_frames_with_its_cpu() {
 #[test]
 fn the_reserve_serves_what_is_missing_of_an_area_and_no_more() {
     let rig = boot(quiet(1), Config::region(REGION).atomic_reserve(90));
-    let warm = rig.alloc(Req::pages(100)).unwrap();
-    rig.give(warm).unwrap();
+    let cached = rig.alloc(Req::pages(100)).unwrap();
+    rig.give(cached).unwrap();
     // Addresses and tables are there; now only frames run out.
     let slot = rig.reserve(Req::pages(100)).unwrap();
     let mut areas = Vec::new();

@@ -54,7 +54,7 @@ fn however_large_an_area_is_no_section_is_longer_than_its_bound() {
 }
 
 #[test]
-fn to_look_whether_an_area_may_stay_warm_is_done_by_slices_too() {
+fn to_look_whether_an_area_may_stay_cached_is_done_by_slices_too() {
     // Frames may be of two nodes: each entry is looked at.
     let machine = || quiet(2).node(32 << 20).node(32 << 20);
     for policy in [Policy::Park, Policy::Keep] {
@@ -102,7 +102,7 @@ fn a_page_is_cleared_before_anybody_can_know_of_its_area() {
 }
 
 #[test]
-fn mail_that_was_taken_out_is_not_lost_when_more_comes() {
+fn remote_frees_that_were_taken_out_are_not_lost_when_more_come() {
     for policy in POLICIES {
         let rig = boot(quiet(2), Config::region(REGION).policy(policy).cached_pages(50));
         let nothing = rig.settled();
@@ -110,7 +110,7 @@ fn mail_that_was_taken_out_is_not_lost_when_more_comes() {
         let free = |range: std::ops::Range<usize>| {
             rig.sim.on(1, || areas[range].iter().for_each(|&area| rig.give(area).unwrap()));
         };
-        // More chunks than the owner looks at in one go; then more mail.
+        // More chunks than the owner looks at in one go; then more remote frees.
         free(0..300);
         rig.tick();
         free(300..400);

@@ -146,7 +146,7 @@ fn the_first_stack_of_a_region_is_told_of_below() {
 }
 
 #[test]
-fn g6_a_warm_slot_that_becomes_a_stack_has_no_translation_below() {
+fn g6_a_cached_slot_that_becomes_a_stack_has_no_translation_below() {
     for (policy, pages) in [Policy::Park, Policy::Keep].into_iter().flat_map(|p| [1, 3, 4, 7].map(|n| (p, n))) {
         let rig = boot(quiet(2), region(Placement::Classes).policy(policy).batch_pages(8));
         let align = (pages + 1usize).next_power_of_two() * PAGE;
