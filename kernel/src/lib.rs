@@ -28,6 +28,7 @@
 //!   notify     who is asked for help          historic  the allocators of 2.6 and 3.0
 //!   kmemleak   memory that nothing points to  events    a machine whose events somebody hears
 //!   kmap       kmap, kmap_local, fixmap      layout    where the parts of an address space lie
+//!   percpu     objects by CPU                stacks    stacks of threads, a few a CPU kept
 //!   ─────────
 //!   records, map, radix, pool                 what is kept beside the library
 //!   memory     bytes behind addresses         warn      messages
@@ -116,6 +117,7 @@ mod redzone;
 mod request;
 mod scope;
 mod slab;
+pub mod stacks;
 mod sync;
 mod tracepoint;
 mod user;

@@ -7,6 +7,7 @@ use vmalloc::Vmalloc;
 use vmalloc::machine::Machine;
 use vmalloc::machine::frames::Frames;
 use vmalloc_hosted::{Hosted, builder, is_readable};
+use vmalloc_kernel::stacks::Stacks;
 use vmalloc_kernel::{Bare, GfpFlags, Kernel, RCU_HEAD, VmFlags};
 
 const PAGE: usize = 4096;
@@ -133,6 +134,28 @@ fn threads_share_the_slab_and_the_records() {
         thread::scope(|scope| {
             for thread in 0..4u8 {
                 scope.spawn(move || work(kernel, thread));
+            }
+        });
+    });
+}
+
+#[test]
+fn threads_that_share_a_few_cpus_are_never_given_one_stack_together() {
+    with_kernel(|kernel| {
+        let stacks = &Stacks::new(kernel, 1);
+        thread::scope(|scope| {
+            for thread in 1..5u8 {
+                scope.spawn(move || {
+                    for _ in 0..20_000 {
+                        let stack = stacks.alloc_thread_stack(None).unwrap();
+                        assert!(bytes(stack, PAGE).iter().all(|&byte| byte == 0), "cleared, and nobody else's");
+                        bytes(stack, PAGE).fill(thread);
+                        std::hint::spin_loop();
+                        assert!(bytes(stack, PAGE).iter().all(|&byte| byte == thread));
+                        // SAFETY: Y1: nobody uses it any more.
+                        unsafe { stacks.free_thread_stack(stack) }.unwrap();
+                    }
+                });
             }
         });
     });

@@ -172,7 +172,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         self.keep_record(record, request.gfp_mask)
     }
 
-    fn undo(&self, at: NonNull<u8>) {
+    pub(crate) fn undo(&self, at: NonNull<u8>) {
         // SAFETY: V1: nobody knows it yet.
         let undone = unsafe { self.vm.free(at) };
         debug_assert!(undone.is_ok(), "it was made a moment ago");

@@ -33,6 +33,7 @@ mod realloc;
 mod redzone;
 mod seen;
 mod slab;
+mod stacks;
 mod steps;
 mod structs;
 mod told;
