@@ -79,8 +79,8 @@ fn exchange(word: &AtomicUsize, old: Kept, new: Kept) -> bool {
 impl<'k, 'v, M: Machine, H: Host> Stacks<'k, 'v, M, H> {
     /// Stacks of `pages` pages each (`THREAD_SIZE`). Touches nothing.
     pub const fn new(kernel: &'k Kernel<'v, M, H>, pages: usize) -> Self {
-        const NONE: [AtomicUsize; NR_CACHED_STACKS] = [const { AtomicUsize::new(0) }; NR_CACHED_STACKS];
-        Stacks { kernel, pages, kept: [const { NONE }; MAX_CPUS], deepest: AtomicUsize::new(0) }
+        let kept = [const { [const { AtomicUsize::new(0) }; NR_CACHED_STACKS] }; MAX_CPUS];
+        Stacks { kernel, pages, kept, deepest: AtomicUsize::new(0) }
     }
 
     /// The bytes of a stack.

@@ -144,7 +144,7 @@ fn threads_that_share_a_few_cpus_are_never_given_one_stack_together() {
     with_kernel(|kernel| {
         let stacks = &Stacks::new(kernel, 1);
         thread::scope(|scope| {
-            for thread in 1..5u8 {
+            for thread in 1..13u8 {
                 scope.spawn(move || {
                     for _ in 0..20_000 {
                         let stack = stacks.alloc_thread_stack(None).unwrap();
