@@ -8,6 +8,6 @@ mod drain;
 pub(crate) mod purge;
 pub(crate) mod release;
 mod remote;
-mod runs;
+pub(crate) mod runs;
 pub(crate) mod tables;
 mod tick;

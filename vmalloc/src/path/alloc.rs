@@ -31,10 +31,11 @@ use crate::gfp::Gfp;
 use crate::machine::Machine;
 use crate::machine::event::Event;
 use crate::machine::frames::Frames;
-use crate::path::backing::{Backing, Fresh};
+use crate::path::backing::{Backing, Fresh, Nothing};
 use crate::path::plan::Plan;
 use crate::path::ready::{Kit, Partial, Place};
 use crate::path::supply::{Call, Lack};
+use crate::reclaim::runs::PIECE;
 use crate::space::chunk::ChunkRef;
 use crate::state::core::Ctx;
 use crate::state::cpu::SLICE;
@@ -251,10 +252,28 @@ fn fill<M: Machine, B: Backing<M>>(
     backing: B,
     first: Result<usize, Partial>,
 ) -> Result<NonNull<u8>, AllocError> {
+    // On an error the CPU is left before `area` is dropped.
+    let (mut cpu, mut call) = inside;
     let pages = PageRange::new(area.found.start, plan.pages);
-    fill_pages(inside, (area.found.chunk, pages), &mut area.mapped, plan, backing, first)?;
+    let mut set = PIECE;
+    while let Err(short) = cpu.set_pieces(&area.found, &mut set) {
+        cpu.resolve_shortage(plan, short, &mut call.tries)?;
+    }
+    fill_pages((cpu, call), (area.found.chunk, pages), &mut area.mapped, plan, backing, first)?;
     let dirty = if M::ALIASES { Dirty::Walked } else { Dirty::Clean };
     finish::<M, B>(area.ctx, plan, area.complete(), false, dirty)
+}
+
+/// Completes a reservation that has begun, and of whose run only the first piece is set.
+pub(crate) fn finish_reserved<M: Machine>(
+    ctx: Ctx<'_, M>,
+    plan: Plan<'_>,
+    found: Found,
+    backing: Nothing,
+) -> Result<NonNull<u8>, AllocError> {
+    let area = AreaBuilder { ctx, found, pages: plan.pages, mapped: 0 };
+    let cpu = CpuGuard::enter(ctx).map_err(AllocError::WrongContext)?;
+    fill((cpu, Call::first(false)), area, plan, backing, Ok(plan.pages))
 }
 
 /// Maps `pages` of a slot of `chunk`, a slice at a time (L3), and leaves the CPU. `first`
@@ -395,7 +414,8 @@ impl<M: Machine> Drop for AreaBuilder<'_, M> {
         let Ok(mut cpu) = CpuGuard::enter(ctx) else { return ctx.abandon_deferred(&found, mapped) };
         cpu.uncount_alloc(pages);
         found.slot().truncate(mapped);
-        if mapped == 0 && found.chunk.owner() == cpu.index {
+        let is_long = found.chunk.is_runs() && found.slot().run().1 > PIECE;
+        if mapped == 0 && !is_long && found.chunk.owner() == cpu.index {
             return cpu.put_back((found.chunk, found.index));
         }
         let how = loop {

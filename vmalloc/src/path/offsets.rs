@@ -15,7 +15,7 @@
 use crate::area::{Caller, Kind, Req};
 use crate::error::AllocError;
 use crate::machine::Machine;
-use crate::path::alloc::{Dirty, finish};
+use crate::path::alloc::finish_reserved;
 use crate::path::backing::Nothing;
 use crate::path::free::free;
 use crate::path::plan::Plan;
@@ -104,7 +104,8 @@ impl<M: Machine> CpuGuard<'_, M> {
         let inside = offset % (PAGE_SIZE << ctx.core.regions[id.0 as usize].grain_shift);
         let req = Req { bytes, ..plan.req.clone() };
         let part = Plan { req: &req, pages: bytes.div_ceil(PAGE_SIZE), class: None, ..plan };
-        let found = self.begin(place, part, Nothing(inside as u64));
-        self.outside(|| finish::<M, Nothing>(ctx, part, found, false, Dirty::Clean)).map(drop)
+        let backing = Nothing(inside as u64);
+        let found = self.begin(place, part, backing);
+        self.outside(|| finish_reserved(ctx, part, found, backing)).map(drop)
     }
 }

@@ -191,11 +191,10 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
     /// Takes a slot of a run chunk, with a run of its own.
     fn take_own_run(&mut self, plan: Plan<'_>) -> Result<Place, Shortage> {
         self.reclaim(WORK);
-        let region = plan.req.region;
-        let place = self.run_slot(region)?;
-        let run = plan.run(&self.core.regions[region.0 as usize]);
-        self.take_run_for(region, place, &run).inspect_err(|_| self.cpu_chunks(region).put_back(place.0, place.1))?;
-        Ok(place)
+        let region = &self.core.regions[plan.req.region.0 as usize];
+        let fit = plan.run(region);
+        let run = self.take_run(region, &fit)?;
+        self.place_run(region.id, run).inspect_err(|_| self.release_run(region.id, run, fit.below))
     }
 
     /// Puts a slot back that was taken and of which nothing was mapped: it is clean.

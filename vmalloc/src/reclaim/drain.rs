@@ -7,7 +7,8 @@
 //! - G3: Only an expired batch is drained: grace has come for it.
 //! - R4: A slot that another CPU is still freeing moves to the open batch and waits once more.
 //! - L3: A call drains about as much work as its caller asks for, at most a slice. A page counts as
-//!   one, and so does a slot. A chunk counts as sixteen, and each leaf table under it as four.
+//!   one, and so does a slot. A piece of a long run counts as 32. A chunk counts as sixteen, and
+//!   each leaf table under it as four.
 
 use crate::area::Kind;
 use crate::frames::{release, release_all};
@@ -53,7 +54,7 @@ impl<M: Machine> CpuGuard<'_, M> {
                 batch.checked = chunk.as_ptr();
                 work += CHUNK + self.check_leaves(chunk) * LEAF;
             }
-            if batch.done == 0 {
+            if (batch.done, batch.cleared) == (0, 0) {
                 let left = budget.saturating_sub(work).max(1);
                 let (many, their_pages) = self.collect_many(chunk, batch.index, left);
                 (slots, pages, work) = (slots + many, pages + their_pages, work + many as usize + their_pages);
@@ -65,10 +66,12 @@ impl<M: Machine> CpuGuard<'_, M> {
                     continue;
                 }
             }
-            let collected = self.collect(&mut batch, chunk, slot);
-            if batch.done == 0 {
+            let collected = if batch.cleared == 0 { self.collect(&mut batch, chunk, slot) } else { 0 };
+            if batch.done == 0 && self.clear_piece(chunk, slot, &mut batch.cleared) {
+                work += WORK / 2;
+            } else if batch.done == 0 {
                 self.give(chunk, slot, batch.index);
-                slots += 1;
+                (batch.cleared, slots) = (0, slots + 1);
             }
             pages += collected;
             // A slot is work even if it has no pages.

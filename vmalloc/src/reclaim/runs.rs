@@ -3,8 +3,11 @@
 //! # Rules
 //! - **R3** A call takes what a run needs (bookkeeping frames, a header) before it takes the
 //!   region's lock, so it cannot fail in the middle. The grains of the run point at its chunk
-//!   before anybody can look them up. Its leaf tables are linked slice by slice, when an area first
-//!   reaches them ([`tables`](super::tables)).
+//!   before anybody can look them up; those of a long run while finders skip its area (U1). Its
+//!   leaf tables are linked slice by slice, when an area first reaches them
+//!   ([`tables`](super::tables)).
+//! - L3: The entries of a long run are written by pieces ([`PIECE`]): the first before its area
+//!   begins, each other in a section of its own. They are cleared in the same way, the first last.
 
 use crate::area::RegionId;
 use crate::error::Shortage;
@@ -15,10 +18,14 @@ use crate::space::chunk::ChunkRef;
 use crate::space::class::Class;
 use crate::state::cpu::SLICE;
 use crate::state::enter::CpuGuard;
-use crate::state::region::{Region, RunFit, Shared, UnitEntry, leaf_shift};
+use crate::state::lookup::Found;
+use crate::state::region::{Region, RunFit, UnitEntry, leaf_shift};
 use crate::state::stats::count;
 use crate::sync::Ordering::Relaxed;
-use crate::units::{PageRange, VirtAddr};
+use crate::units::VirtAddr;
+
+/// The grains of a run whose entries one section writes. No class chunk has more.
+pub(crate) const PIECE: u32 = 4096;
 
 impl<'v, M: Machine> CpuGuard<'v, M> {
     pub(super) fn region(&self, id: RegionId) -> &'v Region<M::Lock> {
@@ -28,47 +35,25 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
     /// Makes a chunk of `class` inside `within` and puts it on the CPU's chunks (R3). Where no hole
     /// is long enough, it makes a smaller one (K4).
     pub(crate) fn grow(&mut self, id: RegionId, class: Class, within: (u32, u32)) -> Result<(), Shortage> {
-        let most = ((within.1.saturating_sub(within.0) / 8).max(1) as usize) << self.region(id).grain_shift;
+        let region = self.region(id);
+        let most = ((within.1.saturating_sub(within.0) / 8).max(1) as usize) << region.grain_shift;
         let due = class.slots_after(self.cpu_chunks(id).chunks(class));
         let mut slots = due.min(most / class.stride()).max(class.fewest());
-        let chunk = loop {
-            match self.take_chunk(id, class, slots, within) {
+        let (start, grains) = loop {
+            let pages = class.units(slots) << region.grain_shift;
+            match self.take_run(region, &RunFit { pages, below: 0, align: class.align(), within }) {
                 Err(Shortage::Addresses { .. }) if slots > class.fewest() => slots = class.fewest().max(slots / 2),
-                made => break made?,
+                taken => break taken?,
             }
             self.preempt_point();
         };
+        let chunk = self.take_header(id);
+        chunk.become_class(class, slots, region.address(start), id, self.index);
+        self.set_units(region, (start, grains), (chunk, None));
         self.cpu_chunks(id).add(chunk);
         self.magazine.few = true;
         count(&self.cpu.counters.chunks_made, 1);
         Ok(())
-    }
-
-    fn take_chunk(
-        &mut self,
-        id: RegionId,
-        class: Class,
-        slots: usize,
-        within: (u32, u32),
-    ) -> Result<ChunkRef, Shortage> {
-        let pages = class.units(slots) << self.region(id).grain_shift;
-        let run = RunFit { pages, below: 0, align: class.align(), within };
-        self.take_run(id, &run, |cpu, shared, range| {
-            let chunk = cpu.take_header(shared);
-            chunk.become_class(class, slots, range.start, id, cpu.index);
-            (chunk, None)
-        })
-    }
-
-    /// Gives the slot `slot` of the run chunk `chunk` a run of its own.
-    pub(crate) fn take_run_for(&mut self, id: RegionId, place: (ChunkRef, u32), run: &RunFit) -> Result<(), Shortage> {
-        let region = self.region(id);
-        let label = |_: &mut Self, _: &mut Shared, range: PageRange| {
-            let grains = (range.pages >> region.grain_shift) as u32;
-            place.0.slot(place.1).place(region.grain_of(range.start).unwrap_or(0), grains);
-            (place.0, Some(place.1))
-        };
-        self.take_run(id, run, label).map(drop)
     }
 
     /// Takes the runs of all `parts`, each a distance from a base and a length, in one step, at the
@@ -103,36 +88,54 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         base.ok_or_else(|| Shortage::Addresses { pages: pages(fit.grains), widest: widest() })
     }
 
-    /// Gives a run that was taken by [`CpuGuard::take_parts`] to a slot.
+    /// Gives a run that was taken to a slot.
     pub(crate) fn place_run(&mut self, id: RegionId, (start, grains): (u32, u32)) -> Result<(ChunkRef, u32), Shortage> {
-        let (machine, region) = (self.machine, self.region(id));
+        let region = self.region(id);
         let (chunk, slot) = self.run_slot(id)?;
-        let filled = self.populate(region.units.frames_needed(grains));
+        let filled = self.populate(region.units.frames_needed(grains.min(PIECE)));
         filled.inspect_err(|_| self.cpu_chunks(id).put_back(chunk, slot))?;
         chunk.slot(slot).place(start, grains);
-        self.set_units(region, &mut region.shared.lock(), (start, grains), (chunk, Some(slot)));
-        self.prealloc.trim(machine, KEEP);
+        self.set_units(region, (start, grains), (chunk, Some(slot)));
         Ok((chunk, slot))
     }
 
-    /// Takes a slot of a run chunk.
-    pub(crate) fn run_slot(&mut self, id: RegionId) -> Result<(ChunkRef, u32), Shortage> {
+    /// Makes the grains of an area's run point at it, from the `done`-th on. The area is building.
+    pub(crate) fn set_pieces(&mut self, found: &Found, done: &mut u32) -> Result<(), Shortage> {
+        let (start, grains) = found.slot().run();
+        let region = self.region(found.chunk.region());
+        while found.chunk.is_runs() && *done < grains {
+            // The CPU that goes on need not be the owner's.
+            self.preempt_point();
+            self.populate(region.units.frames_needed((grains - *done).min(PIECE)))?;
+            self.set_units(region, (start + *done, grains - *done), (found.chunk, Some(found.index)));
+            *done += PIECE;
+        }
+        Ok(())
+    }
+
+    /// Clears the entries of the next piece of a slot's run. All but the first piece are cleared
+    /// before the run goes back. Returns whether there was one.
+    pub(super) fn clear_piece(&mut self, chunk: ChunkRef, slot: u32, done: &mut u32) -> bool {
+        let ((start, grains), region) = (chunk.slot(slot).run(), self.region(chunk.region()));
+        let more = chunk.is_runs() && *done + PIECE < grains;
+        if more {
+            *done += PIECE;
+            let _shared = region.shared.lock();
+            region.units.clear(self.machine, start + *done, (grains - *done).min(PIECE));
+        }
+        more
+    }
+
+    /// Takes a slot of a run chunk. If the CPU has none, it makes such a chunk.
+    fn run_slot(&mut self, id: RegionId) -> Result<(ChunkRef, u32), Shortage> {
         if let Some(place) = self.cpu_chunks(id).take(None) {
             return Ok(place);
         }
-        self.grow_runs(id)?;
-        self.cpu_chunks(id).take(None).ok_or(Shortage::Tables(1))
-    }
-
-    /// Puts a chunk of slots for runs on the CPU's chunks.
-    fn grow_runs(&mut self, id: RegionId) -> Result<(), Shortage> {
         self.populate(1)?;
-        let before = self.prealloc.len();
-        let header = self.take_header(&mut self.region(id).shared.lock());
-        self.core.bookkeeping.fetch_add(before - self.prealloc.len(), Relaxed);
+        let header = self.take_header(id);
         header.become_runs(id, self.index);
         self.cpu_chunks(id).add(header);
-        Ok(())
+        self.cpu_chunks(id).take(None).ok_or(Shortage::Tables(1))
     }
 
     /// Takes bookkeeping frames before a lock is taken.
@@ -146,62 +149,42 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
     }
 
     /// Returns a header: a spare one, or a new one from the bookkeeping frames.
-    fn take_header(&mut self, shared: &mut Shared) -> ChunkRef {
+    fn take_header(&mut self, id: RegionId) -> ChunkRef {
+        let mut shared = self.region(id).shared.lock();
         if let Some(header) = shared.headers {
             shared.headers = header.unchain();
             return header;
         }
         let machine = self.machine;
         let frame = self.prealloc.take(machine).expect("R3: populated before");
+        self.core.bookkeeping.fetch_add(1, Relaxed);
         // SAFETY: H1: fresh from the prealloc, and never given back (C1).
         unsafe { ChunkRef::create(machine, frame) }
     }
 
-    /// Takes a run: grains and unit entries (R3). `label` writes down which chunk or slot has it,
-    /// before its grains point there.
-    fn take_run(
-        &mut self,
-        id: RegionId,
-        run: &RunFit,
-        label: impl FnOnce(&mut Self, &mut Shared, PageRange) -> (ChunkRef, Option<u32>),
-    ) -> Result<ChunkRef, Shortage> {
-        let (machine, region) = (self.machine, self.region(id));
-        let fit = region.fit(run);
-        self.populate(1 + region.arena_frames + region.units.frames_needed(fit.grains))?;
-
+    /// Takes the grains of a run, and before them the frames of its header and of the entries of its
+    /// first piece (R3).
+    pub(crate) fn take_run(&mut self, region: &Region<M::Lock>, run: &RunFit) -> Result<(u32, u32), Shortage> {
+        let (machine, fit) = (self.machine, region.fit(run));
+        self.populate(1 + region.arena_frames + region.units.frames_needed(fit.grains.min(PIECE)))?;
         let before = self.prealloc.len();
-        let mut shared = region.shared.lock();
-        let start = match shared.arena.take(machine, &mut self.prealloc, &fit) {
-            Ok(start) => start,
-            Err(widest) => {
-                drop(shared);
-                self.prealloc.trim(machine, KEEP);
-                let pages = run.pages + ((run.below as usize) << region.grain_shift);
-                return Err(Shortage::Addresses { pages, widest: (widest as usize) << region.grain_shift });
-            }
-        };
-        let (start, grains) = (start + run.below, fit.grains - run.below);
-        let range = region.pages_of(start, grains);
-        let (chunk, slot) = label(self, &mut shared, range);
+        let taken = region.shared.lock().arena.take(machine, &mut self.prealloc, &fit);
         self.core.bookkeeping.fetch_add(before - self.prealloc.len(), Relaxed);
-        self.set_units(region, &mut shared, (start, grains), (chunk, slot));
-        drop(shared);
-
-        self.prealloc.trim(machine, KEEP);
-        Ok(chunk)
+        taken.map(|start| (start + run.below, fit.grains - run.below)).map_err(|widest| {
+            self.prealloc.trim(machine, KEEP);
+            let pages = run.pages + ((run.below as usize) << region.grain_shift);
+            Shortage::Addresses { pages, widest: (widest as usize) << region.grain_shift }
+        })
     }
 
-    /// Makes the grains of a run point at `place`.
-    fn set_units(
-        &mut self,
-        region: &Region<M::Lock>,
-        _: &mut Shared,
-        (start, grains): (u32, u32),
-        (chunk, slot): (ChunkRef, Option<u32>),
-    ) {
-        let (before, entry) = (self.prealloc.len(), UnitEntry::new(chunk, slot));
-        region.units.set(self.machine, &mut self.prealloc, start, grains, entry.0);
+    /// Makes the grains of the first piece of a run point at `place`.
+    fn set_units(&mut self, region: &Region<M::Lock>, run: (u32, u32), (chunk, slot): (ChunkRef, Option<u32>)) {
+        let (machine, before, entry) = (self.machine, self.prealloc.len(), UnitEntry::new(chunk, slot));
+        let shared = region.shared.lock();
+        region.units.set(machine, &mut self.prealloc, run.0, run.1.min(PIECE), entry.0);
+        drop(shared);
         self.core.bookkeeping.fetch_add(before - self.prealloc.len(), Relaxed);
+        self.prealloc.trim(machine, KEEP);
     }
 
     /// Gives up an empty chunk, off its CPU's chunks.
@@ -224,13 +207,13 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
     }
 
     /// Gives a run back to the arena, all of its entries absent, and the grains
-    /// `below` it. Leaf tables with nothing left under them join the open batch (T1).
+    /// `below` it. Its pieces after the first are cleared. Leaf tables with nothing left under them join the open batch (T1).
     pub(crate) fn release_run(&mut self, id: RegionId, (start, grains): (u32, u32), below: u32) {
         let (machine, region) = (self.machine, self.region(id));
         // `prune` needs the frames, and does nothing without them.
         let _ = self.populate(region.arena_frames);
         let mut shared = region.shared.lock();
-        region.units.clear(machine, start, grains);
+        region.units.clear(machine, start, grains.min(PIECE));
         let (start, grains) = (start - below, grains + below);
         shared.arena.free(machine, start, grains);
         if self.ctx().walker().keeps_leaf_tables() {

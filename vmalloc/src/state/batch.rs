@@ -63,6 +63,8 @@ pub struct Batch {
     pub(crate) gone: usize,
     /// The number of pages of the current slot whose frames were taken.
     pub(crate) done: usize,
+    /// The number of grains of the current slot's run whose unit entries were cleared.
+    pub(crate) cleared: u32,
     /// The chunk whose tables were checked last, while the batch is drained.
     pub(crate) checked: *mut Chunk,
     /// The ticks since its first slot.
@@ -84,6 +86,7 @@ impl Batch {
             left: STEP,
             gone: 0,
             done: 0,
+            cleared: 0,
             checked: null_mut(),
             ticks: 0,
             has_aliases: false,

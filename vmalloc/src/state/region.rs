@@ -10,7 +10,7 @@
 //!   has one more grain before the area, which points at no chunk. So neighbours in the region or
 //!   below it do not matter. A region's first page is in no grain.
 //! - R3: The tables of a run are linked before anything is mapped in it, slice by slice, when an
-//!   area first reaches them. Its grains point at its chunk before anybody can look them up.
+//!   area first reaches them. Its grains point at its chunk before its area is complete.
 //! - T1: A leaf table stays linked while any grain under it is outside the arena. When a run goes
 //!   back and nothing is left under a leaf table, the table is unlinked. Its grains stay out of the
 //!   arena until the batch that holds the table page has expired, because a paging-structure cache

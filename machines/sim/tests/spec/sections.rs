@@ -162,3 +162,35 @@ fn a_slow_free_of_an_area_that_is_another_one_by_now_frees_nothing() {
         }
     }
 }
+
+#[test]
+fn the_units_of_a_very_large_run_are_pointed_at_their_slot_and_cleared_by_pieces() {
+    let frames = |rig: &Rig| rig.settled().reserved;
+    for policy in [Policy::Unmap, Policy::Park] {
+        let machine = quiet(2).node(64 << 20);
+        let rig = boot(machine, Config::region(REGION).placement(Placement::Lowest).policy(policy));
+        let before = frames(&rig);
+        for cpu in [0, 1] {
+            let area = rig.reserve(Req::bytes(8 << 30)).unwrap();
+            for page in [0, 4095, 4096, 1 << 20, (2 << 20) - 1] {
+                let found = rig.find(addr(area).0 + page * PAGE).map(|area| area.start);
+                assert_eq!(found, Some(addr(area)), "page {page}");
+            }
+            rig.sim.on(cpu, || rig.give(area)).unwrap();
+            let parts = [(0, 2 << 30), (3 << 30, 4 << 30)];
+            let base = rig.reserve_at_offsets(&parts, PAGE, Req::bytes(0)).unwrap();
+            for (offset, bytes) in parts {
+                let found = rig.find(base + offset + bytes - PAGE).map(|area| area.start.0);
+                assert_eq!(found, Some(base + offset));
+                rig.sim.on(cpu, || rig.give(at(base + offset))).unwrap();
+            }
+            rig.purge();
+            assert_eq!((frames(&rig), rig.check()), (before, Ok(())), "{policy:?}");
+            assert_eq!(rig.find(base), None);
+        }
+        let longest = rig.sim.longest_section();
+        let long = [What::Written, What::Reached, What::Asked, What::Moved].map(|what| longest.of(what));
+        println!("{policy:?}: {longest:?}");
+        assert!(long.iter().all(|&work| work < 300), "{longest:?}");
+    }
+}
