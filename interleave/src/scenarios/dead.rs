@@ -65,7 +65,9 @@ struct Made {
 /// CPU 0 does something with dead addresses, CPU 1 gives their chunks up and makes
 /// others. `frees`: what answers is freed, and then it is nobody's business to use it.
 fn dead(trial: &mut Trial, does: fn(&Rig, usize) -> bool, frees: bool) {
-    let rig = Rig::new(Shape { load: Some(64), ..Shape::new(2, trial.seed) });
+    // A step of reclaiming comes with the 56th page: few pages wait when the race begins, so that
+    // the maker need not wait for the looker to flush.
+    let rig = Rig::new(Shape { load: Some(56), ..Shape::new(2, trial.seed) });
     let make = || rig.make(Req::pages(1)).expect("an area");
     let areas: Vec<_> = rig.sim.on(1, || (0..AREAS).map(|_| make()).collect());
     for load in areas.chunks(64) {
