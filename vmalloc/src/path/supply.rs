@@ -169,7 +169,10 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
     /// chunk that lies in the range, else a run of its own.
     fn take_within(&mut self, plan: Plan<'_>) -> Result<Place, Shortage> {
         let (id, region) = (plan.req.region, &self.core.regions[plan.req.region.0 as usize]);
-        let Some(class) = region.class_of(plan.pages, plan.req.align) else { return self.take_own_run(plan) };
+        let class = region.class_of(plan.pages, plan.req.align);
+        // A run that is no longer than a slot wastes less than any chunk.
+        let run = (region.fit(&plan.run(region)).grains as usize) << region.grain_shift;
+        let Some(class) = class.filter(|class| class.stride() < run) else { return self.take_own_run(plan) };
         let within = plan.within(region);
         let range = region.pages_of(within.0, within.1.saturating_sub(within.0));
         let found = |cpu: &mut Self| cpu.cpu_chunks(id).take_within(class, range);

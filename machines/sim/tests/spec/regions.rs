@@ -308,7 +308,7 @@ fn reserve_all(rig: &Rig, req: impl Fn() -> Req) -> Vec<At> {
 fn a_part_of_a_region_is_filled_and_whole_again_when_its_areas_have_gone() {
     let part = START + (64 << 20)..START + (80 << 20);
     for placement in [Placement::Lowest, Placement::Classes] {
-        for pages in [1, 4, 8, 20] {
+        for pages in [1, 4, 8, 20, 63] {
             let rig = boot(quiet(2), Config::region(START..START + (1 << 30)).placement(placement));
             let held = reserve_all(&rig, || Req::pages(pages).within(part.clone()));
             let fit = 4096 / (pages + 1);
