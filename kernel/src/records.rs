@@ -114,6 +114,12 @@ impl Record {
     }
 }
 
+/// The record of the area that starts at `start`, if the map has one.
+fn named<'r, M: Machine>(records: &'r mut Records, machine: &M, start: usize) -> Option<&'r mut Record> {
+    // SAFETY: what the map names is a record, and the lock keeps others out.
+    Some(unsafe { records.get(machine, start)?.as_mut() }).filter(|record| record.start == start)
+}
+
 impl<M: Machine, H: Host> Kernel<'_, M, H> {
     /// Adds the record of an area that has none.
     pub(crate) fn keep_record(&self, mut record: Record, gfp: GfpFlags) -> Result<(), Error> {
@@ -153,10 +159,9 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     pub(crate) fn record_without_waiting(&self, info: &Info) -> Option<Option<Record>> {
         let machine = self.machine();
         let was = machine.pin();
-        let found = self.records.try_lock().map(|records| {
-            let record = records.get(machine, info.start.0)?;
-            // SAFETY: what the map names is a record, and the lock keeps others out.
-            Some(*unsafe { record.as_ref() }).filter(|record| record.is_of(info) && !record.leaving)
+        let found = self.records.try_lock().map(|mut records| {
+            let record = named(&mut records, machine, info.start.0)?;
+            Some(*record).filter(|record| record.is_of(info) && !record.leaving)
         });
         // SAFETY: our own pin, the youngest.
         unsafe { machine.unpin(was) };
@@ -174,12 +179,8 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
             return None;
         }
         let machine = self.machine();
-        let found = self.locked(&self.records, |records| {
-            let mut record = records.get(machine, start)?;
-            // SAFETY: what the map names is a record, and the lock keeps others out.
-            let record = unsafe { record.as_mut() };
-            (record.start == start && !record.leaving).then(|| f(record))
-        });
+        let found = self
+            .locked(&self.records, |records| named(records, machine, start).filter(|record| !record.leaving).map(f));
         found.ok().flatten()
     }
 
@@ -197,10 +198,8 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         }
         let machine = self.machine();
         let taken = self.locked(&self.records, |records| {
-            // SAFETY: what the map names is a record, and the lock keeps others out.
-            let record = unsafe { records.get(machine, start)?.as_ref() };
-            let is_there = record.start == start && !record.leaving && is_right(record);
-            if is_there { records.remove(machine, start) } else { None }
+            named(records, machine, start).filter(|record| !record.leaving && is_right(record))?;
+            records.remove(machine, start)
         })?;
         taken.inspect(|record| self.uncount(record));
         Ok(taken)
@@ -228,14 +227,11 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         }
         let machine = self.machine();
         let claimed = self.locked(&self.records, |records| {
-            // SAFETY: what the map names is a record, and the lock keeps others out.
-            let Some(record) = records.get(machine, start).map(|mut record| unsafe { record.as_mut() }) else {
-                return Ok(None);
-            };
-            match (record.start == start, record.leaving) {
-                (true, true) => return Err(Error::NoArea(start)),
-                (true, false) if is_right(record) => (),
-                _ => return Ok(None),
+            let Some(record) = named(records, machine, start) else { return Ok(None) };
+            match record.leaving {
+                true => return Err(Error::NoArea(start)),
+                false if is_right(record) => (),
+                false => return Ok(None),
             }
             if record.built == Built::Whole {
                 return Ok(records.remove(machine, start));
@@ -254,8 +250,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         let end = |records: &mut Records| match unmapped {
             true => records.remove(machine, record.start),
             false => {
-                // SAFETY: what the map names is a record, and the lock keeps others out.
-                let marked = records.get(machine, record.start).map(|mut record| unsafe { record.as_mut() });
+                let marked = named(records, machine, record.start);
                 marked.into_iter().for_each(|marked| marked.leaving = false);
                 None
             }
