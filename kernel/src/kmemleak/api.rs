@@ -307,8 +307,10 @@ mod tests {
     use vmalloc::table::X86_64;
     use vmalloc_sim::{Booted, Rates, Sim};
 
-    #[test]
-    fn an_object_that_is_being_freed_is_not_read_unless_that_is_refused() {
+    type Leaks<'a> = Kernel<'a, Sim<X86_64>, Bare>;
+
+    /// Two objects, the first of which is no leak and names the second, and their colours.
+    fn with_holder(test: impl FnOnce(&Leaks<'_>, [usize; 2], &dyn Fn(usize) -> Option<Colour>)) {
         let sim: Sim<X86_64> = Sim::builder().rates(Rates::NEVER).build();
         let start = 0xffff_c900_0000_0000;
         let booted = Booted::new(sim.clone(), Config::region(start..start + (1 << 30))).unwrap();
@@ -318,47 +320,44 @@ mod tests {
         // SAFETY: the object is the test's.
         unsafe { holder.cast::<usize>().write(held.addr().get()) };
         kernel.kmemleak_not_leak(holder.addr().get());
-        let mut leaving = kernel.begin_free(holder.addr().get());
-        for (ended, colour) in [(false, Colour::White), (true, Colour::Grey)] {
-            if ended {
-                kernel.end_free(leaving.take(), false);
-            }
-            kernel.kmemleak_scan();
-            assert_eq!(leaks.colour(&sim, held.addr().get()), Some(colour));
-        }
+        test(&kernel, [holder, held].map(|object| object.addr().get()), &|at| leaks.colour(&sim, at));
         drop(kernel);
         leaks.give_back(&sim);
     }
 
     #[test]
+    fn an_object_that_is_being_freed_is_not_read_unless_that_is_refused() {
+        with_holder(|kernel, [holder, held], colour_of| {
+            let mut leaving = kernel.begin_free(holder);
+            for (ended, colour) in [(false, Colour::White), (true, Colour::Grey)] {
+                if ended {
+                    kernel.end_free(leaving.take(), false);
+                }
+                kernel.kmemleak_scan();
+                assert_eq!(colour_of(held), Some(colour));
+            }
+        });
+    }
+
+    #[test]
     fn of_two_frees_of_one_object_the_refused_one_does_not_let_it_be_read_while_the_other_goes_on() {
-        let sim: Sim<X86_64> = Sim::builder().rates(Rates::NEVER).build();
-        let start = 0xffff_c900_0000_0000;
-        let booted = Booted::new(sim.clone(), Config::region(start..start + (1 << 30))).unwrap();
-        let mut leaks = Kmemleak::new();
-        let kernel = Kernel::new(&booted, Bare).with_kmemleak(&leaks);
-        let [holder, held] = [0; 2].map(|_| kernel.kzalloc(64, GfpFlags::KERNEL).unwrap());
-        // SAFETY: the object is the test's.
-        unsafe { holder.cast::<usize>().write(held.addr().get()) };
-        let at = holder.addr().get();
-        kernel.kmemleak_not_leak(at);
-        let look = || {
-            kernel.kmemleak_scan();
-            leaks.colour(&sim, held.addr().get())
-        };
-        for refused_first in [true, false] {
-            let (first, second) = (kernel.begin_free(at), kernel.begin_free(at));
-            let (refused, other) = if refused_first { (first, second) } else { (second, first) };
+        with_holder(|kernel, [at, held], colour_of| {
+            let look = || {
+                kernel.kmemleak_scan();
+                colour_of(held)
+            };
+            for refused_first in [true, false] {
+                let (first, second) = (kernel.begin_free(at), kernel.begin_free(at));
+                let (refused, other) = if refused_first { (first, second) } else { (second, first) };
+                kernel.end_free(refused, false);
+                assert_eq!(look(), Some(Colour::White), "the other is not over");
+                kernel.end_free(other, false);
+                assert_eq!(look(), Some(Colour::Grey), "both were refused");
+            }
+            let (freed, refused) = (kernel.begin_free(at), kernel.begin_free(at));
+            kernel.end_free(freed, true);
             kernel.end_free(refused, false);
-            assert_eq!(look(), Some(Colour::White), "the other is not over");
-            kernel.end_free(other, false);
-            assert_eq!(look(), Some(Colour::Grey), "both were refused");
-        }
-        let (freed, refused) = (kernel.begin_free(at), kernel.begin_free(at));
-        kernel.end_free(freed, true);
-        kernel.end_free(refused, false);
-        assert_eq!(leaks.colour(&sim, at), None);
-        drop(kernel);
-        leaks.give_back(&sim);
+            assert_eq!(colour_of(at), None);
+        });
     }
 }
