@@ -206,8 +206,9 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         self.release_run(chunk.region(), area.run(), area.kind().guards_below());
     }
 
-    /// Gives a run back to the arena, all of its entries absent, and the grains
-    /// `below` it. Its pieces after the first are cleared. Leaf tables with nothing left under them join the open batch (T1).
+    /// Gives a run back to the arena, and the grains `below` it. All of its entries are absent, and
+    /// its pieces after the first are cleared. Leaf tables with nothing left under them join the
+    /// open batch (T1).
     pub(crate) fn release_run(&mut self, id: RegionId, (start, grains): (u32, u32), below: u32) {
         let (machine, region) = (self.machine, self.region(id));
         // `prune` needs the frames, and does nothing without them.

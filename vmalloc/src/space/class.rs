@@ -8,8 +8,8 @@
 //! - **K2** A chunk of a class is a whole number of units, and at most 16 MiB and a unit. That
 //!   bounds what one live area can pin.
 //! - **K4** A CPU's first chunk of a class covers about 256 pages, and each further one twice as
-//!   much. A class that is hardly used pins little. It covers at most a unit or an eighth of
-//!   the range that it may lie in, and where no hole is that long it has half as many places, and half of
+//!   much. A class that is hardly used pins little. A chunk covers at most a unit, or an eighth of the
+//!   range that it may lie in. Where no hole is that long, it has half as many places, and half of
 //!   those, down to one slot.
 //! - **K3** A slot of an aligned class starts at a multiple of its stride.
 //! - **K7** A chunk of an aligned class leaves the place of its first slot empty. The page below
