@@ -5,7 +5,7 @@
 //! ```text
 //! cargo xtask test interleave                       the stage
 //! interleave replay SCENARIO SCHEDULER SEED [RULE]  one schedule again, with its story
-//! interleave look SCHEDULES                         so many of each, and no rule is broken
+//! interleave look SCHEDULES [PART]                  so many of each (whose name has PART), and no rule is broken
 //! interleave soak SECONDS [SEED]                    the mixes, with fresh seeds
 //! ```
 //!

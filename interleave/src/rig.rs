@@ -10,11 +10,13 @@ use vmalloc::machine::Level;
 use vmalloc::machine::format::{MemType, Prot};
 use vmalloc::table::X86_64;
 use vmalloc::units::{PAGE_SIZE, Pfn, VirtAddr};
-use vmalloc::{AllocError, Config, FreeError, Policy, Req};
+use vmalloc::{AllocError, Config, FreeError, Placement, Policy, Req};
 use vmalloc_sim::{Bank, Booted, Rates, Sim};
 
 /// Where the region starts.
 pub const START: usize = 0xffff_c900_0000_0000;
+/// Bytes of the region where addresses are handed out page by page.
+const LOWEST: usize = 16 << 20;
 /// A device, clear of all memory.
 const DEVICE: Bank = Bank { first: Pfn(0xf_0000), frames: 16, node: None };
 /// Purges after which nothing may wait any more.
@@ -31,13 +33,24 @@ pub struct Shape {
     pub load: Option<usize>,
     /// Pages that a CPU may keep bound; `None` = as the library likes.
     pub bound: Option<usize>,
+    /// Addresses are handed out page by page, the lowest first.
+    pub lowest: bool,
     pub seed: u64,
 }
 
 impl Shape {
     /// `cpus` CPUs, 4 MiB, nothing by chance.
     pub fn new(cpus: u32, seed: u64) -> Shape {
-        Shape { cpus, frames: 1024, rates: Rates::NEVER, policy: Policy::Unmap, load: None, bound: None, seed }
+        Shape {
+            cpus,
+            frames: 1024,
+            rates: Rates::NEVER,
+            policy: Policy::Unmap,
+            load: None,
+            bound: None,
+            lowest: false,
+            seed,
+        }
     }
 }
 
@@ -72,7 +85,9 @@ impl Rig {
             .node(shape.frames * PAGE_SIZE as u64)
             .bank(DEVICE)
             .build();
-        let config = Config::region(START..START + (1 << 30)).atomic_reserve(0).policy(shape.policy);
+        let (bytes, placement) = if shape.lowest { (LOWEST, Placement::Lowest) } else { (1 << 30, Placement::Classes) };
+        let config = Config::region(START..START + bytes).placement(placement);
+        let config = config.atomic_reserve(0).policy(shape.policy);
         let config = shape.load.map_or(config.clone(), |pages| config.batch_pages(pages));
         let config = shape.bound.map_or(config.clone(), |pages| config.cached_pages(pages));
         let booted = Booted::new(sim.clone(), config).expect("memory for the bookkeeping");
@@ -260,6 +275,11 @@ impl Trial {
     /// `cpus` CPUs and nothing by chance.
     pub fn quiet(&self, cpus: u32) -> Rc<Rig> {
         Rig::new(Shape::new(cpus, self.seed))
+    }
+
+    /// The same, and addresses are handed out page by page.
+    pub fn quiet_by_pages(&self, cpus: u32) -> Rc<Rig> {
+        Rig::new(Shape { lowest: true, ..Shape::new(cpus, self.seed) })
     }
 
     /// Runs one script a CPU at the same time.

@@ -8,6 +8,7 @@ mod finders;
 mod frees;
 mod nmis;
 mod parts;
+mod pkmap;
 mod protect;
 mod subsystem;
 
@@ -34,6 +35,7 @@ pub fn all() -> impl Iterator<Item = &'static Scenario> {
         parts::ALL,
         protect::ALL,
         subsystem::ALL,
+        pkmap::ALL,
         crate::mix::ALL,
     ]
     .into_iter()

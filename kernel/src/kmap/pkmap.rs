@@ -23,6 +23,7 @@ use crate::error::Error;
 use crate::flags::Pgprot;
 use crate::host::{Host, Kern};
 use crate::kernel::Kernel;
+use crate::sync::breaks;
 use core::ptr::NonNull;
 use vmalloc::lock_api::Mutex;
 use vmalloc::machine::frames::Frames;
@@ -97,7 +98,7 @@ impl Table {
 
     fn take(&mut self, frame: Pfn) -> Taken {
         if let Some(at) = self.find(frame) {
-            self.slots[at].count += 1;
+            self.slots[at].count += u32::from(!breaks!(UserCountedLate));
             return Taken::There(at);
         }
         if self.changing {
@@ -184,7 +185,12 @@ impl<'k, M: Machine, H: Host> Pkmap<'k, M, H> {
         }
         loop {
             match kernel.locked(&self.table, |table| table.take(frame))? {
-                Taken::There(at) => return pointer(self.address(at)),
+                Taken::There(at) => {
+                    if breaks!(UserCountedLate) {
+                        kernel.locked(&self.table, |table| table.slots[at].count += 1)?;
+                    }
+                    return pointer(self.address(at));
+                }
                 // SAFETY: Y3, handed on.
                 Taken::Clean(at) => return unsafe { self.map(at, frame) },
                 Taken::Wrapped => self.changed(self.clean(), |_| ())?,
@@ -237,6 +243,9 @@ impl<'k, M: Machine, H: Host> Pkmap<'k, M, H> {
         while kernel.locked(&self.table, |table| core::mem::replace(&mut table.changing, true))? {
             if context != Context::Task {
                 return Err(Error::WrongContext(context));
+            }
+            if breaks!(FlushWaitsNot) {
+                return Ok(());
             }
             // Whoever changes entries may only map one.
             kernel.host.pkmap_wait();

@@ -80,6 +80,14 @@ pub enum Rule {
     HeadStored,
     /// Of the subsystem: the barrier does not wait for blocks that other CPUs are freeing.
     BarrierEarly,
+    /// Of the subsystem: entries of the permanent kmap become clean without a flush.
+    EntriesUnflushed,
+    /// Of the subsystem: a user of an entry of the permanent kmap is counted in another section than
+    /// the one that finds the entry.
+    UserCountedLate,
+    /// Of the subsystem: a flush of the permanent kmap returns at once while another CPU changes
+    /// entries.
+    FlushWaitsNot,
 }
 
 /// The functions that a proof installs.
