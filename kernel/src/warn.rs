@@ -12,8 +12,8 @@
 //! | `iounmap: bad address %p` | error | no device is mapped there |
 //! | `<comm>: <message>, mode:0x…(names), nodemask=(null)`, a stack, Mem-Info | warning | [`Kernel::warn_alloc`] |
 //!
-//! Those of failed requests are limited together: one in ten seconds of the machine's clock,
-//! as long as it has one. `__GFP_NOWARN` silences them.
+//! Those of failed requests are limited together: one in ten seconds of the machine's clock;
+//! without a clock, one each time that their number has doubled. `__GFP_NOWARN` silences them.
 
 use crate::gfp::GfpFlags;
 use crate::host::{Host, Kern};
@@ -42,7 +42,7 @@ pub(crate) enum Once {
     BadEntry = 16,
 }
 
-/// What was said, and when.
+/// What was said, and when; without a clock, how often something might have been said.
 #[derive(Debug)]
 pub(crate) struct Quiet {
     last_ns: AtomicU64,
@@ -71,7 +71,9 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         if gfp.contains(GfpFlags::NOWARN) {
             return false;
         }
-        let Some(now) = self.machine().clock_ns() else { return true };
+        let Some(now) = self.machine().clock_ns() else {
+            return (self.quiet.last_ns.fetch_add(1, Relaxed) + 1).is_power_of_two();
+        };
         let last = self.quiet.last_ns.load(Relaxed);
         if last != 0 && now.saturating_sub(last) < QUIET_NS {
             return false;

@@ -10,6 +10,7 @@ pub mod deferred;
 pub(crate) mod enter;
 pub(crate) mod entries;
 pub mod lookup;
+pub(crate) mod quiet;
 pub(crate) mod region;
 pub(crate) mod slots;
 pub mod stats;

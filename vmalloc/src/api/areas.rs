@@ -153,6 +153,7 @@ impl<M: Machine> Vmalloc<M> {
         let ctx = self.ctx().ok_or(AllocError::NotInitialised)?;
         let bytes = parts.iter().map(|&(offset, bytes)| offset.saturating_add(bytes)).max().unwrap_or(0);
         let whole = Req { bytes, align, guard: Guard::None, ..like };
-        offsets::reserve(ctx, parts, &whole, Caller::here()).map_err(|error| ctx.refused(&whole, error))
+        let (reserved, caller) = (Some(Kind::Reserved), Caller::here());
+        offsets::reserve(ctx, parts, &whole, caller).map_err(|error| ctx.refused(&whole, reserved, caller, error))
     }
 }

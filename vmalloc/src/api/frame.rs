@@ -25,7 +25,7 @@ impl<M: Machine> Vmalloc<M> {
         let req = Req { node, ..Req::pages(1).gfp(gfp) };
         let plan = Plan { req: &req, kind: Kind::Vmalloc, caller: Caller::here(), pages: 1, class: None };
         let taken = check_node(ctx.machine, &req).and_then(|()| take_frame(ctx, plan));
-        let frame = taken.map_err(|error| ctx.refused(&req, error))?;
+        let frame = taken.map_err(|error| ctx.refused(&req, None, plan.caller, error))?;
         if gfp.contains(Gfp::ZERO) {
             // SAFETY: M2: `take_frame` took one that is directly mapped, and
             // it is ours.
@@ -40,10 +40,12 @@ impl<M: Machine> Vmalloc<M> {
     /// - P3. The caller holds the frame, by [`Vmalloc::alloc_frame`] or
     ///   [`Vmalloc::hold_frame`], and uses it no more. Where the source has no
     ///   descriptors, what an NMI gives up has a direct mapping.
+    #[track_caller]
     pub unsafe fn free_frame(&self, frame: Pfn) {
         let source = self.machine().frames();
         if !source.is_out(frame) {
-            let line = format_args!("{frame:?} is given up, and is no frame that was given out");
+            let by = Caller::here();
+            let line = format_args!("{frame:?} is given up, and is no frame that was given out, by {by:?}");
             return self.machine().log(Level::Error, line);
         }
         if let Some(ctx) = self.ctx() {

@@ -12,12 +12,12 @@ use crate::area::{Caller, Kind, Req};
 use crate::error::{AllocError, FreeError};
 use crate::frames::twice;
 use crate::machine::Machine;
-use crate::machine::format::{MemType, Prot};
+use crate::machine::format::{Format, MemType, Prot};
 use crate::machine::frames::Frames;
 use crate::path::alloc::alloc;
 use crate::path::backing::{COUNTED, Device, Given, UNCOUNTED};
 use crate::path::part;
-use crate::units::{Node, PAGE_SIZE, Pfn};
+use crate::units::{Node, PAGE_SHIFT, PAGE_SIZE, Pfn};
 use core::num::NonZero;
 use core::ptr::NonNull;
 
@@ -58,7 +58,7 @@ impl<M: Machine> Vmalloc<M> {
         let not_out = frames.iter().find(|&&frame| !source.is_out(frame)).map(|&frame| AllocError::NotOut(frame));
         match not_out.or_else(|| twice(source, frames).map(AllocError::SameFrame)) {
             None => self.map_frames(Kind::VmapOwned, frames, like, Caller::here()),
-            Some(error) => Err(self.ctx().ok_or(AllocError::NotInitialised)?.refused(&over(frames, like), error)),
+            Some(error) => Err(self.refused(&over(frames, like), Kind::VmapOwned, Caller::here(), error)),
         }
     }
 
@@ -176,17 +176,23 @@ impl<M: Machine> Vmalloc<M> {
         caller: Caller,
     ) -> Result<NonNull<u8>, AllocError> {
         let offset = (phys % PAGE_SIZE as u64) as usize;
-        let too_large = AllocError::TooLarge { bytes, limit: usize::MAX - offset };
-        let whole = bytes.checked_add(offset).ok_or(too_large)?;
-        if bytes == 0 {
-            return Err(AllocError::ZeroSize);
-        }
-        phys.checked_add(bytes as u64 - 1).ok_or(too_large)?;
+        let whole =
+            match bytes.checked_add(offset).filter(|_| phys.checked_add((bytes as u64).saturating_sub(1)).is_some()) {
+                Some(_) if bytes == 0 => Err(AllocError::ZeroSize),
+                whole => whole.ok_or(AllocError::TooLarge { bytes, limit: nameable_from::<M>(phys) }),
+            };
+        let whole = whole.map_err(|error| self.refused(&Req::bytes(bytes), Kind::Ioremap, caller, error))?;
         let align = whole.min(MAX_ALIGN).next_power_of_two().max(PAGE_SIZE);
         let req = Req::bytes(whole).align(align).memory(memory);
         let at = alloc(self.ctx(), &req, Kind::Ioremap, caller, Device(Pfn::containing(phys)))?;
         // SAFETY: `offset` lies in the area's first page.
         Ok(unsafe { at.add(offset) })
+    }
+
+    /// A refusal before there is a plan, counted and logged.
+    #[cold]
+    fn refused(&self, req: &Req, kind: Kind, caller: Caller, error: AllocError) -> AllocError {
+        self.ctx().map_or(AllocError::NotInitialised, |ctx| ctx.refused(req, Some(kind), caller, error))
     }
 
     /// Unmaps a device (`iounmap`); any address of the area's first page will
@@ -202,6 +208,12 @@ impl<M: Machine> Vmalloc<M> {
         let start = at.map_addr(|at| NonZero::new(at.get() & !(PAGE_SIZE - 1)).unwrap_or(at));
         self.free_kind(start, Caller::here(), |kind| kind == Kind::Ioremap, None)
     }
+}
+
+/// The bytes from `phys` on that entries can name.
+fn nameable_from<M: Machine>(phys: u64) -> usize {
+    let bytes = (<M::Table as Format>::MAX_PFN << PAGE_SHIFT).saturating_sub(phys);
+    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 /// A request like another one, for these frames.

@@ -187,7 +187,7 @@ fn go_on<M: Machine, B: Backing<M>>(
         }
         made
     });
-    made.map_err(|error| ctx.refused(req, error))
+    made.map_err(|error| ctx.refused(req, Some(kind), caller, error))
 }
 
 /// Supplies what is lacking, and tries again, until the area is whole or nothing helps.

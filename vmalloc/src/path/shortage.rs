@@ -10,7 +10,7 @@
 //! With [`Gfp::NORETRY`] step 4 is left out. Nobody is inside a CPU while
 //! anybody waits (L2).
 
-use crate::area::Req;
+use crate::area::{Caller, Kind, Req};
 use crate::error::{AllocError, Shortage};
 use crate::gfp::Gfp;
 use crate::machine::event::Event;
@@ -47,8 +47,6 @@ impl Tries {
 
 /// Times that [`Machine::exhausted`] is asked by one call.
 const APPEALS: u8 = 8;
-/// Nanoseconds between two lines about failures.
-const QUIET_NS: u64 = 10_000_000_000;
 
 impl<M: Machine> CpuGuard<'_, M> {
     /// Tries the next step; the caller then looks again.
@@ -189,24 +187,27 @@ impl<M: Machine> CpuGuard<'_, M> {
 
 impl<M: Machine> Ctx<'_, M> {
     /// Counts and logs a refusal (`warn_alloc`): silent with
-    /// [`Gfp::NOWARN`], and at most one line in 10 s.
+    /// [`Gfp::NOWARN`], and at most one line in 10 s. The line names the call and its caller;
+    /// `kind` is what was to be made, `None` = a frame.
     /// A caller in the middle of another call is refused silently: that call may
     /// hold what the log takes (L4).
     #[cold]
     #[inline(never)]
-    pub(crate) fn refused(self, req: &Req, error: AllocError) -> AllocError {
+    pub(crate) fn refused(self, req: &Req, kind: Option<Kind>, caller: Caller, error: AllocError) -> AllocError {
         let _ = self.machine.note(Event::Failure { bytes: req.bytes, error });
         let Ok(cpu) = CpuGuard::enter(self) else { return error };
         count(&cpu.cpu.counters.failures, 1);
         drop(cpu);
-        let now = self.machine.clock_ns().unwrap_or(u64::MAX);
-        let last = self.core.warned_ns.load(Relaxed);
-        let quiet = last != 0 && now != u64::MAX && now.saturating_sub(last) < QUIET_NS;
-        if req.gfp.contains(Gfp::NOWARN) || quiet {
+        if req.gfp.contains(Gfp::NOWARN) || !self.core.warned.may_print(|| self.machine.clock_ns()) {
             return error;
         }
-        self.core.warned_ns.store(now.max(1), Relaxed);
-        let line = format_args!("vmalloc: allocation failure: {} bytes, mode:{:?}: {error}", req.bytes, req.gfp);
+        let call = match kind {
+            None => "frame",
+            Some(Kind::Reserved) => "reserve",
+            Some(kind) => kind.word(),
+        };
+        let (bytes, gfp, caller) = (req.bytes, req.gfp, req.caller.unwrap_or(caller));
+        let line = format_args!("{call}: allocation failure: {bytes} bytes, mode:{gfp:?}, by {caller:?}: {error}");
         self.machine.log(Level::Warn, line);
         error
     }

@@ -16,8 +16,9 @@ use crate::space::chunk::ChunkRef;
 use crate::space::slot::Slot;
 use crate::state::config::{Config, InitError, MAX_REGIONS};
 use crate::state::cpu::PerCpu;
+use crate::state::quiet::Quiet;
 use crate::state::region::Region;
-use crate::sync::plain::{AtomicU8, AtomicU64, AtomicUsize, Ordering::*};
+use crate::sync::plain::{AtomicU8, AtomicUsize, Ordering::*};
 use crate::table::{Foreign, Walker, Word};
 use crate::units::{MAX_CPUS, Node, PAGE_SIZE, PageRange, Pfn, VirtAddr};
 use arrayvec::ArrayVec;
@@ -51,8 +52,8 @@ pub(crate) struct Core<M: Machine> {
     pub(crate) bookkeeping: AtomicUsize,
     pub(crate) init_frames: usize,
     pub(crate) init_bookkeeping: usize,
-    /// The time at which a failure was last logged.
-    pub(crate) warned_ns: AtomicU64,
+    /// Limits the lines about failures.
+    pub(crate) warned: Quiet,
     /// The pages that areas may still have in place ([`Machine::ALIASES`]).
     pub(crate) in_place: AtomicUsize,
 }
@@ -176,7 +177,7 @@ impl<M: Machine> Core<M> {
             bookkeeping: AtomicUsize::new(kept),
             init_frames: kept + config.atomic_reserve + tables,
             init_bookkeeping: kept,
-            warned_ns: AtomicU64::new(0),
+            warned: Quiet::new(),
             in_place: AtomicUsize::new(total),
         })
     }

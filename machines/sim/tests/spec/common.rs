@@ -121,9 +121,12 @@ impl<F: Format> Rig<F> {
         (0..n).map(|_| self.alloc_frame(Gfp::KERNEL, None).expect("a frame")).collect()
     }
 
+    #[track_caller]
     pub fn give_frames(&self, frames: &[Pfn]) {
-        // SAFETY: P3: tests give up what they hold.
-        frames.iter().for_each(|&frame| unsafe { self.free_frame(frame) });
+        for &frame in frames {
+            // SAFETY: P3: tests give up what they hold.
+            unsafe { self.free_frame(frame) }
+        }
     }
 
     /// Stores a number of its own to each of `pages` pages.

@@ -1,7 +1,7 @@
 //! What callers give: what would be given back twice, or is nobody's to give, is
 //! refused by name, and nothing has changed.
 
-use crate::common::{REGION, Rig, boot, quiet};
+use crate::common::{REGION, Rig, boot, lines_up, quiet};
 use vmalloc::gfp::Gfp;
 use vmalloc::machine::Machine;
 use vmalloc::machine::frames::Frames;
@@ -72,8 +72,8 @@ fn g3_what_is_not_out_cannot_be_given_up() {
     let free = rig.sim.frames().free_now();
     for odd in [frame, rig.sim.frames().end(), Pfn(0xfe00_0000 >> 12)] {
         rig.give_frames(&[odd]);
-        let told = rig.complaints();
-        assert_eq!(told, [format!("{odd:?} is given up, and is no frame that was given out")]);
+        let (told, (file, line)) = (rig.complaints(), lines_up(1));
+        assert_eq!(told, [format!("{odd:?} is given up, and is no frame that was given out, by {file}:{line}")]);
         rig.reclaim(usize::MAX);
         assert_eq!(rig.sim.frames().free_now(), free);
     }

@@ -8,6 +8,7 @@ mod counts;
 mod entries;
 mod events;
 mod extremes;
+mod failures;
 mod foreign;
 mod found;
 mod frees;
