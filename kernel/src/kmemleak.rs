@@ -51,7 +51,7 @@ mod scan;
 mod store;
 mod tree;
 
-pub use command::{CommandError, FIRST_SCAN_NS, SCAN_PERIOD_NS};
+pub use command::{Boot, CommandError, FIRST_SCAN_NS, SCAN_PERIOD_NS};
 pub use object::{Colour, MAX_TRACE, Origin};
 pub use origin::{Root, RootKind};
 pub use read::CHUNK;

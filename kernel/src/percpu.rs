@@ -22,15 +22,18 @@
 //! `pcpu_alloc`, `free_percpu`, `per_cpu_ptr`.
 
 mod chunk;
+mod first;
 mod pages;
 
 use crate::error::Error;
 use crate::gfp::GfpFlags;
 use crate::host::{Host, Kern};
 use crate::kernel::Kernel;
-use chunk::{Chunk, GRAIN, MOST_PAGES, list_of, pages_of};
+use chunk::{Chunk, GRAIN, MOST_PAGES, list_of};
 use core::fmt;
+use core::ops::Range;
 use core::ptr::{NonNull, null_mut};
+pub use first::FirstChunk;
 use vmalloc::lock_api::Mutex;
 use vmalloc::machine::Machine;
 use vmalloc::units::PAGE_SIZE;
@@ -40,8 +43,12 @@ use vmalloc::{AllocError, Gfp};
 pub const MAX_GROUPS: usize = 16;
 /// The largest object (`PCPU_MIN_UNIT_SIZE`).
 const LARGEST: usize = 32 << 10;
-/// Lists, by the longest free run: 0 to 8,192 bits.
+/// Lists, by the free run that is known: 0 to 8,192 bits.
 const LISTS: usize = 15;
+/// The list of the first chunk's reserved part (PC5).
+const RESERVED: usize = LISTS;
+/// Chunks of a list that are looked at.
+const LOOKS: usize = 4;
 
 /// CPUs whose units lie side by side.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,6 +67,20 @@ pub struct PerCpuPtr {
     offset: usize,
 }
 
+impl PerCpuPtr {
+    /// The object as words, for whoever keeps them in memory of its own.
+    pub fn into_words(self) -> [u64; 3] {
+        [self.chunk.expose_provenance().get(), self.base, self.offset].map(|word| word as u64)
+    }
+
+    /// The object of these words; `None` where the first is 0.
+    pub fn from_words(words: [u64; 3]) -> Option<PerCpuPtr> {
+        let [chunk, base, offset] = words.map(|word| word as usize);
+        let chunk = NonNull::new(core::ptr::with_exposed_provenance_mut(chunk))?;
+        Some(PerCpuPtr { chunk, base, offset })
+    }
+}
+
 /// The chunks. See the [module](self).
 pub struct PerCpu<'k, 'v, M: Machine, H: Host> {
     kernel: &'k Kernel<'v, M, H>,
@@ -68,9 +89,21 @@ pub struct PerCpu<'k, 'v, M: Machine, H: Host> {
     chunks: Mutex<M::Lock, Chunks>,
 }
 
+/// What is asked for: bits, their alignment, and whether the caller must not wait.
+#[derive(Clone, Copy)]
+struct Wanted {
+    bits: usize,
+    align: usize,
+    atomic: bool,
+}
+
+/// A chunk, the first bit, and the pages to be populated (PC3).
+type Taken = (NonNull<Chunk>, usize, u8);
+
 /// What the lock guards.
 struct Chunks {
-    lists: [*mut Chunk; LISTS],
+    lists: [*mut Chunk; LISTS + 1],
+    has_first: bool,
     /// Chunks without an object.
     empty: usize,
 }
@@ -115,9 +148,40 @@ impl Chunks {
         result
     }
 
-    /// Takes bytes of any chunk: the chunk, the first bit, and the pages to be populated (PC3).
-    fn take(&mut self, bits: usize, align: usize, atomic: bool) -> Option<(NonNull<Chunk>, usize, u8)> {
+    /// Takes bytes. `reserved`: of the reserved part, if there is one. An error has the list that was
+    /// looked at last.
+    fn take(&mut self, reserved: bool, wanted: Wanted) -> Result<Taken, usize> {
+        if reserved && !self.lists[RESERVED].is_null() {
+            return self.search(RESERVED..RESERVED + 1, wanted).ok_or(RESERVED);
+        }
+        let known = self.take_known(wanted);
+        known.or_else(|| if wanted.atomic { self.search(0..LISTS, wanted) } else { None }).ok_or(0)
+    }
+
+    /// Takes bytes of a free run that is known, of the shorter ones first.
+    fn take_known(&mut self, Wanted { bits, align, atomic }: Wanted) -> Option<Taken> {
         for list in list_of(bits)..LISTS {
+            let mut next = self.lists[list];
+            for _ in 0..LOOKS {
+                let Some(mut at) = NonNull::new(next) else { break };
+                // SAFETY: PC4: what is linked is a record, and the lock is held.
+                let chunk = unsafe { at.as_mut() };
+                if let Some(start) = chunk.fits(bits, align, atomic) {
+                    let absent = self.relisted(chunk, |chunk| {
+                        chunk.mark(start, bits);
+                        chunk.begin_populating(start, bits)
+                    });
+                    return Some((at, start, absent));
+                }
+                next = chunk.next;
+            }
+        }
+        None
+    }
+
+    /// Takes bytes of any free run: a caller that must not wait has no other chance.
+    fn search(&mut self, lists: Range<usize>, Wanted { bits, align, atomic }: Wanted) -> Option<Taken> {
+        for list in lists {
             let mut next = self.lists[list];
             while let Some(mut at) = NonNull::new(next) {
                 // SAFETY: PC4: what is linked is a record, and the lock is held.
@@ -125,9 +189,7 @@ impl Chunks {
                 next = chunk.next;
                 let taken = self.relisted(chunk, |chunk| {
                     let start = chunk.take(bits, align, atomic)?;
-                    let absent = pages_of(start, bits) & !chunk.populated;
-                    chunk.populating |= absent;
-                    Some((start, absent))
+                    Some((start, chunk.begin_populating(start, bits)))
                 });
                 if let Some((start, absent)) = taken {
                     return Some((at, start, absent));
@@ -155,7 +217,7 @@ impl<'k, 'v, M: Machine, H: Host> PerCpu<'k, 'v, M, H> {
             }
             end = group.offset.saturating_add(group.cpus as usize * unit_pages * PAGE_SIZE);
         }
-        let chunks = Mutex::new(Chunks { lists: [null_mut(); LISTS], empty: 0 });
+        let chunks = Mutex::new(Chunks { lists: [null_mut(); LISTS + 1], has_first: false, empty: 0 });
         Ok(PerCpu { kernel, groups, unit_pages, chunks })
     }
 
@@ -169,6 +231,11 @@ impl<'k, 'v, M: Machine, H: Host> PerCpu<'k, 'v, M, H> {
     /// # Cost
     /// The lock twice at most, and O(size) for each CPU.
     pub fn alloc_percpu(&self, size: usize, align: usize, gfp: GfpFlags) -> Result<PerCpuPtr, Error> {
+        self.alloc_told(size, align, gfp, false)
+    }
+
+    /// `reserved`: for a module, of the part that is reserved for these.
+    fn alloc_told(&self, size: usize, align: usize, gfp: GfpFlags, reserved: bool) -> Result<PerCpuPtr, Error> {
         if size == 0 || size > LARGEST.min(self.unit_pages * PAGE_SIZE) || align > PAGE_SIZE || !align.is_power_of_two()
         {
             let line = format_args!("illegal size ({size}) or align ({align}) for percpu allocation");
@@ -176,7 +243,7 @@ impl<'k, 'v, M: Machine, H: Host> PerCpu<'k, 'v, M, H> {
             return Err(Error::BadArgument(size));
         }
         let atomic = !gfp.library().contains(Gfp::WAIT);
-        self.alloc(size, align, gfp, atomic).map_err(|(error, why)| {
+        self.alloc((size, align), gfp, atomic, reserved).map_err(|(error, why)| {
             let atomic = u8::from(atomic);
             let line = format_args!("percpu: allocation failed, size={size} align={align} atomic={atomic}, {why}");
             if !gfp.contains(GfpFlags::NOWARN) {
@@ -188,19 +255,21 @@ impl<'k, 'v, M: Machine, H: Host> PerCpu<'k, 'v, M, H> {
 
     fn alloc(
         &self,
-        size: usize,
-        align: usize,
+        (size, align): (usize, usize),
         gfp: GfpFlags,
         atomic: bool,
+        reserved: bool,
     ) -> Result<PerCpuPtr, (Error, &'static str)> {
         const FULL: &str = "atomic alloc failed, no space left";
-        let (bits, align) = (size.div_ceil(GRAIN), align.div_ceil(GRAIN));
+        let wanted = Wanted { bits: size.div_ceil(GRAIN), align: align.div_ceil(GRAIN), atomic };
+        let full = || Error::from(AllocError::NoAddresses { pages: 1, widest: 0 });
         let (chunk, start, absent) = loop {
-            let found = self.locked(|chunks| chunks.take(bits, align, atomic)).map_err(|error| (error, FULL))?;
+            let found = self.locked(|chunks| chunks.take(reserved, wanted)).map_err(|error| (error, FULL))?;
             match found {
-                Some(found) => break found,
-                None if atomic => return Err((AllocError::NoAddresses { pages: 1, widest: 0 }.into(), FULL)),
-                None => self.create(gfp).map_err(|error| (error, "failed to allocate new chunk"))?,
+                Ok(found) => break found,
+                Err(RESERVED) => return Err((full(), "alloc from reserved chunk failed")),
+                Err(_) if atomic => return Err((full(), FULL)),
+                Err(_) => self.create(gfp).map_err(|error| (error, "failed to allocate new chunk"))?,
             }
         };
         // SAFETY: PC4: an object of it is out, which is ours; the base never changes.
@@ -287,7 +356,7 @@ impl<'k, 'v, M: Machine, H: Host> PerCpu<'k, 'v, M, H> {
 
 impl<M: Machine, H: Host> Drop for PerCpu<'_, '_, M, H> {
     fn drop(&mut self) {
-        let lists = core::mem::replace(&mut self.chunks.get_mut().lists, [null_mut(); LISTS]);
+        let lists = core::mem::replace(&mut self.chunks.get_mut().lists, [null_mut(); LISTS + 1]);
         for mut next in lists {
             while let Some(chunk) = NonNull::new(next) {
                 // SAFETY: PC4: it was linked, and nobody has the allocator any more.

@@ -20,6 +20,8 @@ pub enum Case {
     RandomSizeAlign,
     /// Each alignment that there is.
     AlignShift,
+    /// Objects by CPU of random sizes and alignments.
+    Pcpu,
     /// A mapping of so many frames.
     MapRam(usize),
     /// A page, freed after a grace period: `kvfree_rcu` of one argument.
@@ -34,7 +36,7 @@ pub enum Case {
 
 impl Case {
     /// All of them, in the order in which they are told.
-    pub const ALL: [Case; 22] = [
+    pub const ALL: [Case; 23] = [
         Case::FixSize(1),
         Case::FixSize(4),
         Case::FixSize(16),
@@ -48,6 +50,7 @@ impl Case {
         Case::FixAlign,
         Case::RandomSizeAlign,
         Case::AlignShift,
+        Case::Pcpu,
         Case::MapRam(1),
         Case::MapRam(4),
         Case::MapRam(16),
@@ -80,6 +83,7 @@ impl Case {
             Case::FixAlign => "fix_align",
             Case::RandomSizeAlign => "random_size_align",
             Case::AlignShift => "align_shift",
+            Case::Pcpu => "pcpu",
             Case::MapRam(_) => "vm_map_ram",
             Case::KvfreeRcu1 => "kvfree_rcu_1",
             Case::KvfreeRcu2 => "kvfree_rcu_2",
@@ -111,6 +115,7 @@ impl Case {
             Case::FixAlign => 16,
             Case::RandomSizeAlign => 32,
             Case::AlignShift => 64,
+            Case::Pcpu => 128,
             Case::KvfreeRcu1 => 256,
             Case::KvfreeRcu2 => 512,
             Case::MapRam(_) => 1024,
@@ -122,6 +127,15 @@ impl Case {
     /// Whether Linux expects it to fail: a run of it may end in refusals that are no fault.
     pub const fn may_be_refused(self) -> bool {
         matches!(self, Case::AlignShift | Case::NoBlock)
+    }
+
+    /// What lives at once: so many loops make something before it is freed. A measurement takes
+    /// a multiple of them.
+    pub const fn lives(self) -> usize {
+        match self {
+            Case::Pcpu => 35_000,
+            _ => 1,
+        }
     }
 
     /// About how long a loop is, in pages made and freed: measurements of
@@ -136,7 +150,7 @@ impl Case {
             Case::RandomSizeAlign => 6,
             // Most of its areas need a run of their own.
             Case::AlignShift => 20_000,
-            Case::KvfreeRcu1 | Case::KvfreeRcu2 | Case::NoBlock => 1,
+            Case::Pcpu | Case::KvfreeRcu1 | Case::KvfreeRcu2 | Case::NoBlock => 1,
             Case::Vrealloc => 40,
         }
     }

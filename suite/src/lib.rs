@@ -10,6 +10,7 @@
 //! | `fix_align` | | 5 cleared pages, aligned to 32 KiB |
 //! | `random_size_align` | | 1..10 cleared pages, aligned to 2..4 Mi bytes |
 //! | `align_shift` | | 1 page for each power of two there is, which is refused from the one on that the region has no room for |
+//! | `pcpu` | | an object by CPU of 1..1,024 bytes, aligned to 2..2,048, which is not touched: 35,000 are made, then they are freed |
 //! | `vm_map_ram n` | n frames | a mapping of these |
 //! | `kvfree_rcu_1` | | 1 page, which is freed after a grace period, by a list of the subsystem's |
 //! | `kvfree_rcu_2` | | 1 page, which is freed after a grace period, by a head in it |
@@ -43,6 +44,7 @@ mod grown;
 mod live;
 mod loops;
 mod measure;
+mod percpu;
 mod random;
 mod results;
 

@@ -41,6 +41,7 @@ impl<M: Machine, G: Ground> Suite<'_, M, G> {
                 Req::pages(random.up_to(10)).align(align).zeroed()
             }),
             Case::AlignShift => self.repeat(loops, || self.align_shift()),
+            Case::Pcpu => self.pcpu(loops),
             Case::MapRam(pages) => self.map_ram(pages, loops),
             Case::KvfreeRcu1 => self.kvfree_rcu(loops, false),
             Case::KvfreeRcu2 => self.kvfree_rcu(loops, true),

@@ -119,6 +119,8 @@ fn a_loop_counts_what_the_case_says_and_nothing_that_it_lays_in() {
             // 2^0 to 2^38 bytes: of larger powers the region has no multiple but its first
             // page, which is nobody's.
             Case::AlignShift => (39 * loops, 39 * loops),
+            // Its objects are told by the test below: an area of theirs is a chunk.
+            Case::Pcpu => continue,
             Case::KvfreeRcu1 | Case::KvfreeRcu2 | Case::NoBlock => (loops, loops),
             // The area that has moved is another one.
             Case::Vrealloc => (2 * loops, 5 * loops),
@@ -128,6 +130,26 @@ fn a_loop_counts_what_the_case_says_and_nothing_that_it_lays_in() {
         assert_eq!((counts.allocs, counts.alloc_pages), (areas, pages), "{case}");
         assert_eq!((counts.local_frees, counts.remote_frees, counts.free_pages), (areas, 0, pages), "{case}");
     }
+}
+
+#[test]
+fn objects_by_cpu_live_all_at_once_and_their_chunks_go() {
+    let (vm, ground) = set_up(Policy::Unmap);
+    let chunks = |loops| {
+        let before = vm.stats().counts;
+        suite(&vm, &ground).run(Case::Pcpu, loops).unwrap();
+        let made = vm.stats().counts.since(&before);
+        assert_eq!(made.allocs, made.local_frees + made.remote_frees);
+        // One of the areas is the list.
+        made.allocs - 1
+    };
+    let mut random = Random::new(Random::SEED);
+    let bytes: usize = (0..2000).map(|_| (random.up_to(1024), random.up_to(11)).0).sum();
+    let fewest = bytes as u64 / (32 << 10);
+    assert!((fewest..2 * fewest).contains(&chunks(2000)), "{fewest}");
+    let most = chunks(Case::Pcpu.lives());
+    assert!((most..most + 20).contains(&chunks(Case::Pcpu.lives() + 5)), "no more live at once");
+    assert_nothing_left(vm, &ground);
 }
 
 /// What the later loops of `2 * LOOPS` draw.

@@ -19,6 +19,8 @@ use super::{Kmemleak, State};
 use crate::host::{Host, Kern};
 use crate::kernel::Kernel;
 use core::fmt;
+use core::str::FromStr;
+use vmalloc::lock_api::RawMutex;
 use vmalloc::machine::Machine;
 
 /// Nanoseconds until the first scan.
@@ -76,6 +78,38 @@ impl fmt::Display for CommandError {
 }
 
 impl core::error::Error for CommandError {}
+
+/// What the boot parameter `kmemleak=` says. Without it the detector is on, unless its embedder says
+/// otherwise (`CONFIG_DEBUG_KMEMLEAK_DEFAULT_OFF`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Boot {
+    /// `on`: it hears of all that is allocated.
+    On,
+    /// `off`: it is off for good, as by the command.
+    Off,
+}
+
+impl FromStr for Boot {
+    type Err = CommandError;
+
+    fn from_str(value: &str) -> Result<Boot, CommandError> {
+        match value {
+            "on" => Ok(Boot::On),
+            "off" => Ok(Boot::Off),
+            _ => Err(CommandError::Unknown),
+        }
+    }
+}
+
+impl<L: RawMutex> Kmemleak<L> {
+    /// Obeys the boot parameter, before anything is allocated.
+    ///
+    /// # Source
+    /// `kmemleak_boot_config`.
+    pub fn boot<M: Machine>(&self, machine: &M, parameter: Boot) {
+        self.locked(machine, |state| state.on &= parameter == Boot::On);
+    }
+}
 
 impl<M: Machine, H: Host> Kernel<'_, M, H> {
     /// Does what is written to the detector's file.

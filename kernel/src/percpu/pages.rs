@@ -1,6 +1,6 @@
 //! The memory of chunks: reserved, populated page by page for all CPUs, and given up.
 
-use super::chunk::{Chunk, MOST_PAGES};
+use super::chunk::{Chunk, MOST_PAGES, Part};
 use super::{MAX_GROUPS, PerCpu, PerCpuPtr};
 use crate::error::Error;
 use crate::gfp::GfpFlags;
@@ -14,25 +14,44 @@ use vmalloc::{Caller, Req};
 impl<M: Machine, H: Host> PerCpu<'_, '_, M, H> {
     /// Adds a chunk without pages.
     pub(super) fn create(&self, gfp: GfpFlags) -> Result<(), Error> {
+        let mut chunk = self.make(gfp)?;
+        let added = self.locked(|chunks| {
+            chunks.empty += 1;
+            // SAFETY: PC4: it is whole, and nobody else knows it yet.
+            chunks.push(unsafe { chunk.as_mut() });
+        });
+        added.inspect_err(|_| self.destroy(chunk))
+    }
+
+    /// A chunk without pages, which nobody knows.
+    pub(super) fn make(&self, gfp: GfpFlags) -> Result<NonNull<Chunk>, Error> {
         let vm = self.kernel.vm;
         let mut parts = [(0, 0); MAX_GROUPS];
         for (part, group) in parts.iter_mut().zip(self.groups) {
             *part = (group.offset, group.cpus as usize * self.unit_pages * PAGE_SIZE);
         }
-        let frame = self.kernel.bookkeeping_frame(gfp.library())?;
+        let mut chunk = self.record(0, gfp)?;
         let like = Req::bytes(0).gfp(gfp.library()).caller(Caller::here());
         let reserved = vm.reserve_at_offsets(&parts[..self.groups.len()], PAGE_SIZE, like);
-        let base = reserved.inspect_err(|_| self.kernel.give_frame(frame))?;
+        let base = reserved.inspect_err(|_| self.give_record(chunk))?;
+        // SAFETY: PC4: nobody else knows it.
+        unsafe { chunk.as_mut() }.base = base;
+        Ok(chunk)
+    }
+
+    /// A record, of a chunk at `base`, which nobody knows.
+    pub(super) fn record(&self, base: usize, gfp: GfpFlags) -> Result<NonNull<Chunk>, Error> {
+        let frame = self.kernel.bookkeeping_frame(gfp.library())?;
         let at = self.kernel.machine().virt(frame).cast::<Chunk>();
-        let chunk = Chunk::new(base, frame, self.unit_pages);
         // SAFETY: the frame is ours, has room for a record, and nobody else knows it.
-        unsafe { at.write(chunk) };
-        let added = self.locked(|chunks| {
-            chunks.empty += 1;
-            // SAFETY: as above.
-            chunks.push(unsafe { &mut *at.as_ptr() });
-        });
-        added.inspect_err(|_| self.destroy(at))
+        unsafe { at.write(Chunk::new(base, frame, self.unit_pages)) };
+        Ok(at)
+    }
+
+    /// Gives the frame of a record back that nobody knows any more.
+    pub(super) fn give_record(&self, record: NonNull<Chunk>) {
+        // SAFETY: PC4: this caller alone has it.
+        self.kernel.give_frame(unsafe { (*record.as_ptr()).frame });
     }
 
     /// Populates `pages` of each unit of the chunk at `base`, or none (PC3).
@@ -80,31 +99,40 @@ impl<M: Machine, H: Host> PerCpu<'_, '_, M, H> {
     /// Gives up a chunk that nobody knows any more (PC4).
     pub(super) fn destroy(&self, chunk: NonNull<Chunk>) {
         // SAFETY: PC4: it is unlinked, and this caller alone has it.
-        let (base, frame, pages) =
-            unsafe { ((*chunk.as_ptr()).base, (*chunk.as_ptr()).frame, (*chunk.as_ptr()).populated) };
-        (0..self.units()).for_each(|cpu| self.depopulate(base, cpu, pages));
-        for group in self.groups {
-            let part = NonNull::new(core::ptr::with_exposed_provenance_mut(base + group.offset));
-            // SAFETY: V1: no object is out.
-            let freed = part.map(|part| unsafe { self.kernel.vm.free(part) });
-            debug_assert!(matches!(freed, Some(Ok(()))), "PC4: the part was reserved by `create`");
+        let (base, part, pages) =
+            unsafe { ((*chunk.as_ptr()).base, (*chunk.as_ptr()).part, (*chunk.as_ptr()).populated) };
+        // The memory is the other record's (PC5).
+        if part != Part::Reserved {
+            (0..self.units()).for_each(|cpu| self.depopulate(base, cpu, pages));
+            for group in self.groups {
+                let part = NonNull::new(core::ptr::with_exposed_provenance_mut(base + group.offset));
+                // SAFETY: V1: no object is out.
+                let freed = part.map(|part| unsafe { self.kernel.vm.free(part) });
+                debug_assert!(matches!(freed, Some(Ok(()))), "PC4: the part was reserved by `make`");
+            }
         }
-        self.kernel.give_frame(frame);
+        self.give_record(chunk);
     }
 
-    /// Clears an object for each CPU, through the direct mapping of its frames.
+    /// Clears an object for each CPU.
     pub(super) fn clear(&self, object: PerCpuPtr, size: usize) {
+        // SAFETY: so many bytes are the object's, which is the caller's.
+        self.with_object(object, size, |at, _, bytes| unsafe { at.write_bytes(0, bytes) });
+    }
+
+    /// Calls `f` with the bytes of an object for each CPU, a page at a time, through the direct
+    /// mapping of its frame: where they are, how many come before them, and how many they are.
+    pub(super) fn with_object(&self, object: PerCpuPtr, size: usize, f: impl Fn(NonNull<u8>, usize, usize)) {
         for cpu in 0..self.units() {
             let Some(start) = self.address(object, cpu) else { return };
             let mut at = start;
             while at < start + size {
                 let (inside, end) = (at % PAGE_SIZE, (start + size).min(at - at % PAGE_SIZE + PAGE_SIZE));
-                let frame = self.kernel.vm.frame_at(at);
-                let cleared = frame.map(|frame| {
-                    // SAFETY: the bytes lie in the frame, and the object is the caller's.
-                    self.kernel.with_bytes(frame, |bytes| unsafe { bytes.add(inside).write_bytes(0, end - at) })
+                let shown = self.kernel.vm.frame_at(at).map(|frame| {
+                    // SAFETY: the bytes lie in the frame.
+                    self.kernel.with_bytes(frame, |bytes| f(unsafe { bytes.add(inside) }, at - start, end - at))
                 });
-                debug_assert!(matches!(cleared, Some(Ok(()))), "PC3: its pages are there");
+                debug_assert!(matches!(shown, Some(Ok(()))), "PC3: its pages are there");
                 at = end;
             }
         }

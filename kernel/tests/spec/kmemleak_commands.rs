@@ -1,7 +1,7 @@
 //! Commands, and scans by time.
 
 use crate::kmemleak::*;
-use vmalloc_kernel::kmemleak::{CommandError, FIRST_SCAN_NS, Progress, SCAN_PERIOD_NS};
+use vmalloc_kernel::kmemleak::{Boot, CommandError, FIRST_SCAN_NS, Progress, SCAN_PERIOD_NS};
 
 fn report(kernel: &Tested<'_>) -> String {
     let mut text = String::new();
@@ -42,6 +42,22 @@ fn off_is_for_good_and_takes_clear_alone() {
     assert!(report(&kernel).contains(&format!("{lost:08x}")));
     kernel.kmemleak_write("clear").unwrap();
     assert_eq!((report(&kernel), rig.leaks().len(&rig.sim)), (String::new(), 0));
+}
+
+#[test]
+fn the_boot_parameter_is_on_or_off_and_off_is_for_good() {
+    for wrong in ["", "of", "ON", "on ", "1"] {
+        assert_eq!(wrong.parse::<Boot>(), Err(CommandError::Unknown), "{wrong:?}");
+    }
+    for (value, objects, scanned) in [("on", 1, Ok(())), ("off", 0, Err(CommandError::Off))] {
+        let rig = rig();
+        rig.leaks().boot(&rig.sim, value.parse().unwrap());
+        let kernel = rig.kernel();
+        object(&kernel);
+        assert_eq!((rig.leaks().len(&rig.sim), kernel.kmemleak_write("scan")), (objects, scanned), "{value}");
+        rig.leaks().boot(&rig.sim, Boot::On);
+        assert_eq!(kernel.kmemleak_write("scan"), scanned, "{value}");
+    }
 }
 
 #[test]

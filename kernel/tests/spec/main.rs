@@ -26,6 +26,7 @@ mod names;
 mod pae;
 mod past;
 mod percpu;
+mod percpu_first;
 mod pkmap;
 mod protect;
 mod rcu;

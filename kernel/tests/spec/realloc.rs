@@ -277,6 +277,26 @@ fn shrinking_an_area_by_parts_gives_pages_back_and_it_grows_again_in_place() {
 }
 
 #[test]
+fn a_reader_of_an_area_that_was_resized_gets_the_pages_that_it_has_whatever_its_size() {
+    let rig = rig(2);
+    let kernel = rig.kernel();
+    let makes = [|k: &Tested<'_>| k.vmalloc(6 * PAGE), |k: &Tested<'_>| k.v2_6().vmalloc(6 * PAGE)];
+    for area in makes.map(|make| make(&kernel).map(number).unwrap()) {
+        rig.stamp(area, 6, 4);
+        let mut bytes = vec![1; 6 * PAGE];
+        assert_eq!(kernel.vread(&mut bytes, area), Ok(6 * PAGE));
+        let stored = bytes.clone();
+        for (size, pages) in [(2 * PAGE + 100, 3), (100, 1), (3 * PAGE + 1, 4), (2 * PAGE, 2)] {
+            assert_eq!(vrealloc(&kernel, area, size, GFP), Ok(area), "in place");
+            assert_eq!(kernel.vread(&mut bytes, area), Ok(pages * PAGE), "{size} bytes");
+            assert_eq!(bytes[..PAGE], stored[..PAGE]);
+            assert!(bytes[pages * PAGE..].iter().all(|&byte| byte == 0), "what is no page's reads as 0");
+        }
+        vfree(&kernel, area).unwrap();
+    }
+}
+
+#[test]
 fn an_unknown_address_is_told_by_name() {
     let rig = quiet();
     let kernel = rig.kernel();

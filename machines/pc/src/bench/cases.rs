@@ -22,7 +22,7 @@ pub fn about() {
 
 /// Loops that take about [`LENGTH`].
 pub fn loops_of(case: Case) -> usize {
-    LENGTH / (400 + 20 * case.weight())
+    (LENGTH / (400 + 20 * case.weight())).next_multiple_of(case.lives())
 }
 
 /// Counts `case`.
