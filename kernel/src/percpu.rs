@@ -17,6 +17,8 @@
 //!   and nobody takes bytes of such a page (J1).
 //! - **PC4** A chunk that has no object out, and of which nobody populates a page, is given up by
 //!   one caller: the one that unlinks it under the lock.
+//! - **PC6** A frame that was a record once stays one, spare or of another chunk, as long as the
+//!   allocator is there. So a free of an object whose chunk was given up reads a record, and is refused.
 //!
 //! # Source
 //! `pcpu_alloc`, `free_percpu`, `per_cpu_ptr`.
@@ -29,6 +31,7 @@ use crate::error::Error;
 use crate::gfp::GfpFlags;
 use crate::host::{Host, Kern};
 use crate::kernel::Kernel;
+use crate::sync::breaks;
 use chunk::{Chunk, GRAIN, MOST_PAGES, list_of};
 use core::fmt;
 use core::ops::Range;
@@ -106,6 +109,8 @@ struct Chunks {
     has_first: bool,
     /// Chunks without an object.
     empty: usize,
+    /// Records of chunks that were given up (PC6).
+    spare: *mut Chunk,
 }
 
 // SAFETY: the pointers lead to records in the allocator's own frames, which its lock guards.
@@ -124,6 +129,21 @@ impl Chunks {
         *head = chunk;
     }
 
+    /// The record of a chunk that was given up waits for the next one (PC6).
+    fn keep_spare(&mut self, chunk: &mut Chunk) {
+        chunk.next = core::mem::replace(&mut self.spare, chunk);
+    }
+
+    /// A record that waits, for a chunk at `base` which nobody knows.
+    fn take_spare(&mut self, base: usize, unit_pages: usize) -> Option<NonNull<Chunk>> {
+        let mut spare = NonNull::new(self.spare)?;
+        // SAFETY: PC6: it is a record, and the lock is held.
+        let record = unsafe { spare.as_mut() };
+        self.spare = record.next;
+        *record = Chunk::new(base, record.frame, unit_pages);
+        Some(spare)
+    }
+
     fn unlink(&mut self, chunk: &mut Chunk, list: usize) {
         // SAFETY: PC4, as in `push`, for both.
         match unsafe { chunk.previous.as_mut() } {
@@ -134,6 +154,12 @@ impl Chunks {
         if let Some(next) = unsafe { chunk.next.as_mut() } {
             next.previous = chunk.previous;
         }
+    }
+
+    /// Unlinks a chunk that is given up (PC4).
+    fn unlink_empty(&mut self, chunk: &mut Chunk) {
+        self.unlink(chunk, chunk.list());
+        self.empty -= 1;
     }
 
     /// Calls `change`, and puts the chunk into the list that it belongs to then.
@@ -217,7 +243,8 @@ impl<'k, 'v, M: Machine, H: Host> PerCpu<'k, 'v, M, H> {
             }
             end = group.offset.saturating_add(group.cpus as usize * unit_pages * PAGE_SIZE);
         }
-        let chunks = Mutex::new(Chunks { lists: [null_mut(); LISTS + 1], has_first: false, empty: 0 });
+        let chunks =
+            Mutex::new(Chunks { lists: [null_mut(); LISTS + 1], has_first: false, empty: 0, spare: null_mut() });
         Ok(PerCpu { kernel, groups, unit_pages, chunks })
     }
 
@@ -272,6 +299,10 @@ impl<'k, 'v, M: Machine, H: Host> PerCpu<'k, 'v, M, H> {
                 Err(_) => self.create(gfp).map_err(|error| (error, "failed to allocate new chunk"))?,
             }
         };
+        if breaks!(BytesTakenInTwo) {
+            self.changed(chunk, |chunk| chunk.give(start));
+            self.changed(chunk, |chunk| chunk.mark(start, wanted.bits));
+        }
         // SAFETY: PC4: an object of it is out, which is ours; the base never changes.
         let base = unsafe { (&raw const (*chunk.as_ptr()).base).read() };
         let object = PerCpuPtr { chunk, base, offset: start * GRAIN };
@@ -293,33 +324,38 @@ impl<'k, 'v, M: Machine, H: Host> PerCpu<'k, 'v, M, H> {
     /// Frees an object (`free_percpu`).
     ///
     /// # Errors
-    /// [`Error::DoubleFree`] where none is out there. Nothing has changed then.
+    /// [`Error::DoubleFree`] where none is out there, or its chunk was given up. Nothing has changed
+    /// then.
     ///
     /// # Safety
-    /// Y1; and it is no object of another allocator, nor one that was freed before its chunk was
-    /// given up.
+    /// Y1; and it is no object of another allocator.
     pub unsafe fn free_percpu(&self, object: PerCpuPtr) -> Result<(), Error> {
-        let PerCpuPtr { mut chunk, offset, .. } = object;
-        let freed = self.locked(|chunks| {
-            // SAFETY: Y1: the object is out, so its chunk is linked (PC4); the lock is held.
+        let PerCpuPtr { mut chunk, base, offset } = object;
+        let (freed, surplus) = self.locked(|chunks| {
+            // SAFETY: PC6: it is a record; the lock is held.
             let record = unsafe { chunk.as_mut() };
+            let is_another = record.base != base && !breaks!(RecordFreed);
+            if is_another || record.object(offset / GRAIN).is_none() {
+                return (false, false);
+            }
             let freed = chunks.relisted(record, |chunk| chunk.give(offset / GRAIN));
-            let surplus = freed && record.is_empty() && chunks.empty > 1;
-            if surplus {
-                chunks.unlink(record, record.list());
-                chunks.empty -= 1;
+            let surplus = record.is_empty() && chunks.empty > 1;
+            if surplus && !breaks!(SurplusInTwo) {
+                chunks.unlink_empty(record);
             }
             (freed, surplus)
         })?;
-        match freed {
-            (false, _) => Err(Error::DoubleFree(self.address(object, 0).unwrap_or(0))),
-            (true, surplus) => {
-                if surplus {
-                    self.destroy(chunk);
-                }
-                Ok(())
-            }
+        if !freed {
+            return Err(Error::DoubleFree(self.address(object, 0).unwrap_or(0)));
         }
+        if surplus {
+            if breaks!(SurplusInTwo) {
+                // SAFETY: it was linked a moment ago.
+                self.locked(|chunks| chunks.unlink_empty(unsafe { chunk.as_mut() }))?;
+            }
+            self.destroy(chunk);
+        }
+        Ok(())
     }
 
     /// The address of an object in the unit of `cpu` (`per_cpu_ptr`); `None` where no group has it.
@@ -363,6 +399,10 @@ impl<M: Machine, H: Host> Drop for PerCpu<'_, '_, M, H> {
                 next = unsafe { (*chunk.as_ptr()).next };
                 self.destroy(chunk);
             }
+        }
+        while let Some(spare) = self.chunks.get_mut().take_spare(0, 1) {
+            // SAFETY: PC6: it is a record, and nobody has the allocator any more.
+            self.kernel.give_frame(unsafe { spare.as_ref() }.frame);
         }
     }
 }

@@ -10,6 +10,7 @@
 //!   a take has halved it and it has less than a sixteenth of the free bits.
 
 use super::RESERVED;
+use crate::sync::breaks;
 use core::ops::Range;
 use core::ptr::null_mut;
 use vmalloc::units::{PAGE_SIZE, Pfn};
@@ -145,7 +146,9 @@ impl Chunk {
     /// The pages of these bits that are absent: the caller populates them (PC3).
     pub(super) fn begin_populating(&mut self, start: usize, bits: usize) -> u8 {
         let absent = pages_of(start, bits) & !self.populated;
-        self.populating |= absent;
+        let told_early = breaks!(PagesToldEarly);
+        self.populating |= if told_early { 0 } else { absent };
+        self.populated |= if told_early { absent } else { 0 };
         absent
     }
 

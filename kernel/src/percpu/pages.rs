@@ -5,6 +5,7 @@ use super::{MAX_GROUPS, PerCpu, PerCpuPtr};
 use crate::error::Error;
 use crate::gfp::GfpFlags;
 use crate::host::Host;
+use crate::sync::breaks;
 use core::ptr::NonNull;
 use vmalloc::machine::Machine;
 use vmalloc::machine::format::{MemType, Prot};
@@ -34,13 +35,16 @@ impl<M: Machine, H: Host> PerCpu<'_, '_, M, H> {
         let like = Req::bytes(0).gfp(gfp.library()).caller(Caller::here());
         let reserved = vm.reserve_at_offsets(&parts[..self.groups.len()], PAGE_SIZE, like);
         let base = reserved.inspect_err(|_| self.give_record(chunk))?;
-        // SAFETY: PC4: nobody else knows it.
-        unsafe { chunk.as_mut() }.base = base;
+        // SAFETY: PC4: nobody else changes it; PC6: a free may read it, under the lock.
+        self.locked(|_| unsafe { chunk.as_mut() }.base = base)?;
         Ok(chunk)
     }
 
     /// A record, of a chunk at `base`, which nobody knows.
     pub(super) fn record(&self, base: usize, gfp: GfpFlags) -> Result<NonNull<Chunk>, Error> {
+        if let Some(spare) = self.locked(|chunks| chunks.take_spare(base, self.unit_pages))? {
+            return Ok(spare);
+        }
         let frame = self.kernel.bookkeeping_frame(gfp.library())?;
         let at = self.kernel.machine().virt(frame).cast::<Chunk>();
         // SAFETY: the frame is ours, has room for a record, and nobody else knows it.
@@ -48,10 +52,15 @@ impl<M: Machine, H: Host> PerCpu<'_, '_, M, H> {
         Ok(at)
     }
 
-    /// Gives the frame of a record back that nobody knows any more.
-    pub(super) fn give_record(&self, record: NonNull<Chunk>) {
-        // SAFETY: PC4: this caller alone has it.
-        self.kernel.give_frame(unsafe { (*record.as_ptr()).frame });
+    /// Keeps a record that nobody needs any more for the next chunk (PC6).
+    pub(super) fn give_record(&self, mut record: NonNull<Chunk>) {
+        if breaks!(RecordFreed) {
+            // SAFETY: PC4: this caller alone has it.
+            return self.kernel.give_frame(unsafe { record.as_ref() }.frame);
+        }
+        // SAFETY: PC4, and the lock is held.
+        let kept = self.locked(|chunks| chunks.keep_spare(unsafe { record.as_mut() }));
+        debug_assert!(kept.is_ok(), "J2: this call held the lock before");
     }
 
     /// Populates `pages` of each unit of the chunk at `base`, or none (PC3).

@@ -1,6 +1,7 @@
 //! Objects by CPU.
 
 use crate::common::*;
+use vmalloc::machine::Machine as _;
 use vmalloc::units::VirtAddr;
 use vmalloc_kernel::percpu::{Group, MAX_GROUPS, PerCpu, PerCpuPtr};
 use vmalloc_kernel::{Error, GfpFlags, Kern};
@@ -169,4 +170,33 @@ fn pages_that_cannot_be_populated_for_all_cpus_are_populated_for_none() {
     give_frames(&rig, rest);
     percpu.alloc_percpu(4 * PAGE, PAGE, GFP).expect("nothing was lost");
     assert_eq!(mapped(), 5);
+}
+
+#[test]
+fn an_object_whose_chunk_was_given_up_is_refused_and_nothing_is_read_that_is_another_s() {
+    let rig = quiet();
+    let kernel = rig.kernel();
+    let percpu = allocator(&kernel);
+    // Each fills a chunk.
+    let made = [0; 3].map(|_| percpu.alloc_percpu(32 << 10, 8, GFP).unwrap());
+    made.iter().for_each(|&object| free(&percpu, object).unwrap());
+    assert_eq!(rig.areas().count(), 2, "one empty chunk stays");
+    rig.purge();
+    // All memory that is free is somebody else's, and has no zero in it.
+    let taken: Vec<_> = std::iter::from_fn(|| rig.alloc_frame(vmalloc::Gfp::NOWAIT, None).ok()).collect();
+    let bytes = |frame| rig.machine().virt(frame).as_ptr();
+    // SAFETY: the frames are the test's.
+    taken.iter().for_each(|&frame| unsafe { bytes(frame).write_bytes(0xff, PAGE) });
+    for object in made {
+        assert_eq!(free(&percpu, object), Err(Error::DoubleFree(address(&percpu, object, 0))));
+    }
+    // SAFETY: as above.
+    let is_whole =
+        |&frame: &_| unsafe { std::slice::from_raw_parts(bytes(frame), PAGE) }.iter().all(|&byte| byte == 0xff);
+    assert!(taken.iter().all(is_whole), "a free wrote to memory of another's");
+    give_frames(&rig, &taken);
+    let again = [0; 3].map(|_| percpu.alloc_percpu(32 << 10, 8, GFP).unwrap());
+    again.iter().for_each(|&object| free(&percpu, object).unwrap());
+    drop(percpu);
+    assert_eq!(rig.state().0, []);
 }

@@ -88,6 +88,21 @@ pub enum Rule {
     /// Of the subsystem: a flush of the permanent kmap returns at once while another CPU changes
     /// entries.
     FlushWaitsNot,
+    /// Of the subsystem: bytes of a chunk of objects by CPU are found in one section and taken in
+    /// another.
+    BytesTakenInTwo,
+    /// Of the subsystem: a chunk of objects by CPU is found empty in one section and given up in
+    /// another.
+    SurplusInTwo,
+    /// Of the subsystem: pages of objects by CPU count as there before they are populated.
+    PagesToldEarly,
+    /// Of the subsystem: a stack that a CPU keeps is looked at, and then taken without another look.
+    KeptTakenUnseen,
+    /// Of the subsystem: a scan for leaks reads what it has looked up before, and does not test
+    /// whether it is still there.
+    ScannedUnchecked,
+    /// Of the subsystem: a mapping of a device is not claimed while it is made.
+    DeviceUnclaimed,
 }
 
 /// The functions that a proof installs.
