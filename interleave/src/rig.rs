@@ -18,7 +18,7 @@ pub const START: usize = 0xffff_c900_0000_0000;
 /// Bytes of the region where addresses are handed out page by page.
 const LOWEST: usize = 16 << 20;
 /// A device, clear of all memory.
-const DEVICE: Bank = Bank { first: Pfn(0xf_0000), frames: 16, node: None };
+pub const DEVICE: Bank = Bank { first: Pfn(0xf_0000), frames: 16, node: None };
 /// Purges after which nothing may wait any more.
 const PURGES: usize = 3;
 
@@ -31,8 +31,8 @@ pub struct Shape {
     pub policy: Policy,
     /// Pages of the largest load; `None` = as the library likes.
     pub load: Option<usize>,
-    /// Pages that a CPU may keep bound; `None` = as the library likes.
-    pub bound: Option<usize>,
+    /// Pages that a CPU may keep cached; `None` = as the library likes.
+    pub cached: Option<usize>,
     /// Addresses are handed out page by page, the lowest first.
     pub lowest: bool,
     pub seed: u64,
@@ -47,7 +47,7 @@ impl Shape {
             rates: Rates::NEVER,
             policy: Policy::Unmap,
             load: None,
-            bound: None,
+            cached: None,
             lowest: false,
             seed,
         }
@@ -89,7 +89,7 @@ impl Rig {
         let config = Config::region(START..START + bytes).placement(placement);
         let config = config.atomic_reserve(0).policy(shape.policy);
         let config = shape.load.map_or(config.clone(), |pages| config.batch_pages(pages));
-        let config = shape.bound.map_or(config.clone(), |pages| config.cached_pages(pages));
+        let config = shape.cached.map_or(config.clone(), |pages| config.cached_pages(pages));
         let booted = Booted::new(sim.clone(), config).expect("memory for the bookkeeping");
         Rc::new(Rig { sim, booted: Some(booted) })
     }
@@ -155,18 +155,18 @@ impl Rig {
         self.told("reserves", self.reserve(Req::pages(pages)))
     }
 
-    /// Binds frames to pages of a reservation.
-    pub fn bind(&self, at: usize, frames: &[Pfn]) -> Result<(), AllocError> {
-        self.sim.tell("binds a part", at);
-        // SAFETY: P5, P6: scripts share no reservation, flush before they bind again, and hold
-        // their frames until they are unbound.
+    /// Maps frames in pages of a reservation.
+    pub fn map_pages(&self, at: usize, frames: &[Pfn]) -> Result<(), AllocError> {
+        self.sim.tell("maps a part", at);
+        // SAFETY: P5, P6: scripts share no reservation, flush before they map again, and hold
+        // their frames until they are unmapped.
         unsafe { self.map_part(at, frames, Prot::RW, MemType::WriteBack) }
     }
 
-    /// Unbinds pages of a reservation.
-    pub fn unbind(&self, at: usize, pages: usize) -> Result<usize, AllocError> {
-        self.sim.tell("unbinds a part", at);
-        // SAFETY: P5, as for `bind`.
+    /// Unmaps pages of a reservation.
+    pub fn unmap_pages(&self, at: usize, pages: usize) -> Result<usize, AllocError> {
+        self.sim.tell("unmaps a part", at);
+        // SAFETY: P5, as for `map_pages`.
         unsafe { self.unmap_part(at, pages) }
     }
 

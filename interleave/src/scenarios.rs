@@ -4,12 +4,16 @@
 
 mod aliases;
 mod dead;
+mod devices;
 mod finders;
 mod frees;
+mod leaks;
 mod nmis;
 mod parts;
+mod percpu;
 mod pkmap;
 mod protect;
+mod stacks;
 mod subsystem;
 
 use crate::rig::Trial;
@@ -36,6 +40,10 @@ pub fn all() -> impl Iterator<Item = &'static Scenario> {
         protect::ALL,
         subsystem::ALL,
         pkmap::ALL,
+        percpu::ALL,
+        stacks::ALL,
+        devices::ALL,
+        leaks::ALL,
         crate::mix::ALL,
     ]
     .into_iter()

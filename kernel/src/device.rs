@@ -83,8 +83,14 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     fn map_device(&self, phys: u64, size: usize, memory: MemType, caller: Caller) -> Result<NonNull<u8>, Error> {
         let arguments = [("phys_addr", Value::Address(phys as usize)), ("size", Value::Number(size))];
         let _call = self.enter("ioremap", &arguments);
-        let last = self.checked_device(phys, size, memory)?;
-        let made = self.vm.ioremap_for(phys, size, memory, caller);
+        let last = last_byte(phys, size)?;
+        let frames = Pfn::containing(phys)..=Pfn::containing(last);
+        let made = self.claimed(frames.clone(), memory, || {
+            if let Some(got) = self.other_device_memory(&frames, memory) {
+                return Err(Error::OtherMemory { requested: memory, got });
+            }
+            Ok(self.vm.ioremap_for(phys, size, memory, caller)?)
+        });
         let at = made.inspect_err(|error| self.tell_device((phys, last), error))?;
         let start = at.addr().get() & !(PAGE_SIZE - 1);
         let mut record = Record::new(start, VmFlags::IOREMAP, Built::Whole, size);
@@ -97,27 +103,20 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         Ok(at)
     }
 
-    /// The last byte of a range that wraps nowhere, and is not mapped with another memory type.
-    fn checked_device(&self, phys: u64, size: usize, memory: MemType) -> Result<u64, Error> {
-        let Some(more) = (size as u64).checked_sub(1) else { return Err(AllocError::ZeroSize.into()) };
-        let too_large = AllocError::TooLarge { bytes: size, limit: u64::MAX.wrapping_sub(phys) as usize };
-        let last = phys.checked_add(more).ok_or(too_large)?;
-        let frames = Pfn::containing(phys)..=Pfn::containing(last);
-        let Some(got) = self.other_device_memory(&frames, memory) else { return Ok(last) };
-        let (requested, there) = (number_of(memory), number_of(got));
-        self.printk(
-            Kern::Err,
-            format_args!("ioremap error for {phys:#x}-{:#x}, requested {requested:#x}, got {there:#x}", last + 1),
-        );
-        Err(Error::OtherMemory { requested: memory, got })
-    }
-
-    fn tell_device(&self, (phys, last): (u64, u64), error: &AllocError) {
-        let AllocError::BadFrame(frame) = *error else { return };
-        if self.machine().frames().page(frame).is_none() {
-            self.printk(Kern::Warning, format_args!("ioremap: invalid physical address {phys:x}"));
-        } else if self.first_time(Once::OnRam) {
-            self.printk(Kern::Warning, format_args!("ioremap on RAM at {phys:#018x} - {last:#018x}"));
+    fn tell_device(&self, (phys, last): (u64, u64), error: &Error) {
+        match *error {
+            Error::OtherMemory { requested, got } => {
+                let (requested, got, end) = (number_of(requested), number_of(got), last + 1);
+                let line = format_args!("ioremap error for {phys:#x}-{end:#x}, requested {requested:#x}, got {got:#x}");
+                self.printk(Kern::Err, line);
+            }
+            Error::Alloc(AllocError::BadFrame(frame)) if self.machine().frames().page(frame).is_none() => {
+                self.printk(Kern::Warning, format_args!("ioremap: invalid physical address {phys:x}"));
+            }
+            Error::Alloc(AllocError::BadFrame(_)) if self.first_time(Once::OnRam) => {
+                self.printk(Kern::Warning, format_args!("ioremap on RAM at {phys:#018x} - {last:#018x}"));
+            }
+            _ => (),
         }
     }
 
@@ -144,6 +143,13 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         ended.inspect_err(|_| self.printk(Kern::Err, format_args!("iounmap: bad address {}", Pointer(at.addr()))))?;
         Ok(())
     }
+}
+
+/// The last byte of a range that wraps nowhere.
+fn last_byte(phys: u64, size: usize) -> Result<u64, Error> {
+    let more = (size as u64).checked_sub(1).ok_or(AllocError::ZeroSize)?;
+    let too_large = AllocError::TooLarge { bytes: size, limit: u64::MAX.wrapping_sub(phys) as usize };
+    Ok(phys.checked_add(more).ok_or(too_large)?)
 }
 
 /// The traditional number of a memory type (`enum page_cache_mode`).

@@ -1,8 +1,8 @@
 //! The subsystem: an instance of the library, and what is kept beside it.
 //!
 //! # Rules
-//! - **J1** Three locks: the slab's, that of the areas' records, and that of the blocks that
-//!   wait for a grace period; and that of a permanent kmap. They are taken while pinned, nobody
+//! - **J1** Locks: the slab's, that of the areas' records, that of the blocks that wait for a grace
+//!   period, that of the claims on devices, and that of a permanent kmap. They are taken while pinned, nobody
 //!   holds two, and under none is anything allocated, freed, mapped or waited for.
 //! - **J2** A caller that interrupted the holder of a lock, an NMI, is refused and
 //!   never waits.
@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::host::{Bare, Host, Kern};
 use crate::kmemleak::Kmemleak;
 use crate::mapping::Flushes;
+use crate::memtype::Claims;
 use crate::rcu::Waiting;
 use crate::records::Records;
 use crate::redzone::Redzones;
@@ -39,6 +40,7 @@ pub struct Kernel<'v, M: Machine, H: Host = Bare> {
     pub(crate) recorded: AtomicUsize,
     /// Areas of memory that have another memory type than memory has.
     pub(crate) odd_memory: AtomicUsize,
+    pub(crate) claims: Mutex<M::Lock, Claims>,
     pub(crate) waiting: Mutex<M::Lock, Waiting>,
     /// The head that came last, of those that no list has yet.
     pub(crate) rcu_heads: AtomicUsize,
@@ -66,6 +68,7 @@ impl<'v, M: Machine, H: Host> Kernel<'v, M, H> {
             records: Mutex::new(Records::new()),
             recorded: AtomicUsize::new(0),
             odd_memory: AtomicUsize::new(0),
+            claims: Mutex::new(Claims::new()),
             waiting: Mutex::new(Waiting::new()),
             rcu_heads: AtomicUsize::new(0),
             rcu_freeing: AtomicUsize::new(0),

@@ -5,21 +5,129 @@
 //! there is no list of reservations that could be wrong, and `iounmap` and `vunmap` free what they
 //! end. A check visits the areas. The common one, of memory that is mapped as memory, visits none
 //! as long as no area of memory has another type.
+//!
+//! # Rules
+//! - **MT1** Whoever maps a device claims its frames first, then looks at the areas, and gives the
+//!   claim up when its area can be seen. So of two callers with two memory types the one that claims
+//!   later is refused: it sees the other's claim, or else its area.
 
 use crate::error::Error;
 use crate::gfp::GfpFlags;
 use crate::host::Host;
 use crate::kernel::Kernel;
-use crate::sync::Ordering::SeqCst;
+use crate::sync::{Ordering::SeqCst, breaks};
 use core::ops::RangeInclusive;
-use core::ptr::NonNull;
+use core::ptr::{NonNull, null_mut};
 use vmalloc::machine::Machine;
 use vmalloc::machine::format::MemType;
 use vmalloc::machine::frames::Frames;
 use vmalloc::units::{PAGE_SIZE, Pfn};
 use vmalloc::{Info, Kind};
 
+/// Frames of a device that are being mapped (MT1). It lies in the frame of the caller that maps them.
+pub(crate) struct Claim {
+    frames: RangeInclusive<Pfn>,
+    memory: MemType,
+    next: *mut Claim,
+}
+
+/// The claims that there are.
+pub(crate) struct Claims(*mut Claim);
+
+// SAFETY: the pointers lead to claims of callers that wait for the lock before they end.
+unsafe impl Send for Claims {}
+
+impl Claims {
+    pub(crate) const fn new() -> Claims {
+        Claims(null_mut())
+    }
+
+    /// Adds a claim; or else the other memory type that one of its frames is being mapped with.
+    ///
+    /// # Safety
+    /// MT1: the claim is there until [`Claims::remove`].
+    unsafe fn add(&mut self, claim: *mut Claim) -> Option<MemType> {
+        let (mut next, head) = (self.0, self.0);
+        // SAFETY: the caller's promise.
+        let added = unsafe { &mut *claim };
+        // SAFETY: MT1: a claim is taken out before it ends, under the lock that is held.
+        while let Some(other) = unsafe { next.as_ref() } {
+            let apart = other.frames.end() < added.frames.start() || added.frames.end() < other.frames.start();
+            if !apart && other.memory != added.memory {
+                return Some(other.memory);
+            }
+            next = other.next;
+        }
+        (added.next, self.0) = (head, claim);
+        None
+    }
+
+    fn remove(&mut self, claim: *mut Claim) {
+        let mut at = &raw mut self.0;
+        // SAFETY: MT1: what is linked is there, and the claim is linked.
+        unsafe {
+            while *at != claim {
+                at = &raw mut (**at).next;
+            }
+            *at = (*claim).next;
+        }
+    }
+}
+
+/// A claim that is given up when this is dropped.
+struct Claimed<'a, 'v, M: Machine, H: Host>(&'a Kernel<'v, M, H>, *mut Claim);
+
+impl<M: Machine, H: Host> Drop for Claimed<'_, '_, M, H> {
+    fn drop(&mut self) {
+        let Claimed(kernel, claim) = *self;
+        // This caller has had the lock once, so it is another CPU's if it is not free, and will be.
+        while kernel.locked(&kernel.claims, |claims| claims.remove(claim)).is_err() {
+            kernel.machine().relax();
+        }
+    }
+}
+
 impl<M: Machine, H: Host> Kernel<'_, M, H> {
+    /// Calls `map`, which maps `frames` of a device with this memory type, while they are claimed (MT1).
+    ///
+    /// # Errors
+    /// [`Error::OtherMemory`]; those of `map`.
+    pub(crate) fn claimed<R>(
+        &self,
+        frames: RangeInclusive<Pfn>,
+        memory: MemType,
+        map: impl FnOnce() -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        if breaks!(DeviceUnclaimed) {
+            return map();
+        }
+        let mut claim = Claim { frames, memory, next: null_mut() };
+        let claim = &raw mut claim;
+        // SAFETY: MT1: it is taken out before this function ends.
+        if let Some(got) = self.locked(&self.claims, |claims| unsafe { claims.add(claim) })? {
+            return Err(Error::OtherMemory { requested: memory, got });
+        }
+        let _claimed = Claimed(self, claim);
+        map()
+    }
+
+    /// Claims frames of a device, between the lowest and the highest, while `map` maps them; those of
+    /// memory it does not claim.
+    ///
+    /// # Errors
+    /// As [`Kernel::claimed`].
+    pub(crate) fn claimed_list<R>(
+        &self,
+        frames: &[Pfn],
+        memory: MemType,
+        map: impl FnOnce() -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        match (frames.iter().min(), frames.iter().max()) {
+            (Some(&first), Some(&last)) if !self.is_memory(first) => self.claimed(first..=last, memory, map),
+            _ => map(),
+        }
+    }
+
     /// Refuses `frames` if one of them is mapped with another memory type, by any area but the one
     /// that starts at `except`.
     ///
@@ -68,7 +176,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     /// whole has one type.
     fn may_differ(&self, info: &Info, memory: MemType, is_memory: bool) -> bool {
         if info.kind == Kind::Reserved {
-            return self.record_of(info).is_some_and(|record| record.phys.is_none() == is_memory);
+            return self.record_of(info).is_some();
         }
         self.vm.memory_at(info.start.0).is_some_and(|(frame, got)| got != memory && self.is_memory(frame) == is_memory)
     }
@@ -94,5 +202,47 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     pub(crate) fn all_memory_or_none(&self, frames: &[Pfn]) -> Result<(), Error> {
         let Some(first) = frames.first().map(|&frame| self.is_memory(frame)) else { return Ok(()) };
         frames.iter().find(|&&frame| self.is_memory(frame) != first).map_or(Ok(()), |&odd| Err(Error::Mixed(odd)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::Bare;
+    use crate::kernel::Kernel;
+    use vmalloc::Config;
+    use vmalloc::table::X86_64;
+    use vmalloc_sim::{Bank, Booted, Rates, Sim};
+
+    const FIRST: Pfn = Pfn(1 << 20);
+
+    #[test]
+    fn a_device_that_is_being_mapped_is_claimed_until_its_area_is_there() {
+        use MemType::{UncachedMinus, WriteCombining};
+        let device = Bank { first: FIRST, frames: 20, node: None };
+        let sim: Sim<X86_64> = Sim::builder().rates(Rates::NEVER).bank(device).build();
+        let start = 0xffff_c900_0000_0000;
+        let booted = Booted::new(sim, Config::region(start..start + (1 << 30))).unwrap();
+        let kernel = Kernel::new(&booted, Bare);
+        let refused = Error::OtherMemory { requested: UncachedMinus, got: WriteCombining };
+        let (phys, page) = (FIRST.0 * PAGE_SIZE as u64, PAGE_SIZE as u64);
+        let frames = FIRST.offset(2)..=FIRST.offset(5);
+        let made = kernel.claimed(frames.clone(), WriteCombining, || {
+            for (first, size) in [(2, 1), (5, 1), (0, 3), (5, 9), (0, 9)] {
+                assert_eq!(kernel.ioremap(phys + first * page, size * PAGE_SIZE), Err(refused));
+            }
+            let apart = [kernel.ioremap(phys, 2 * PAGE_SIZE)?, kernel.ioremap(phys + 6 * page, PAGE_SIZE)?];
+            let same = kernel.ioremap_wc(phys + 3 * page, PAGE_SIZE)?;
+            // SAFETY: Y1: nobody uses them.
+            apart.into_iter().chain([same]).for_each(|area| unsafe { kernel.iounmap(area.as_ptr()) }.unwrap());
+            assert_eq!(kernel.claimed(frames.clone(), UncachedMinus, || Ok(())), Err(refused));
+            kernel.claimed(FIRST..=FIRST, UncachedMinus, || kernel.ioremap_wc(phys + 2 * page, PAGE_SIZE))
+        });
+        let made = made.expect("the claim is its own");
+        assert_eq!(kernel.ioremap(phys + 2 * page, PAGE_SIZE), Err(refused), "the area is there");
+        let beside = kernel.ioremap(phys + 3 * page, PAGE_SIZE).expect("claimed no more");
+        // SAFETY: Y1: nobody uses them.
+        [made, beside].into_iter().for_each(|area| unsafe { kernel.iounmap(area.as_ptr()) }.unwrap());
+        assert_eq!(booted.areas().count(), 0);
     }
 }

@@ -14,6 +14,8 @@
 //!   the middle of either call may call the other.
 //! - **ST2** A stack is kept if its frames are all of one node and nobody changed its pages'
 //!   protection. All others go back at once.
+//! - **ST3** What is kept goes back when memory or addresses are short: a
+//!   [notifier](crate::Notifier) that calls [`Stacks::give_up`] does that.
 //!
 //! The leak detector forgets a stack while it is kept. A stack is cleared when it is taken and not
 //! when it is freed, so the mark of how much it used can be read in between.
@@ -27,11 +29,12 @@ use crate::host::{Host, Kern};
 use crate::kernel::Kernel;
 use crate::memory::Place;
 use crate::request::Request;
-use crate::sync::{AtomicUsize, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed};
+use crate::sync::{AtomicUsize, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed, breaks};
 use crate::vfree::{Pointer, pointer};
 use core::fmt;
 use core::ptr::NonNull;
 use vmalloc::area::{Req, What};
+use vmalloc::error::Shortage;
 use vmalloc::machine::Machine;
 use vmalloc::machine::frames::Frames;
 use vmalloc::units::{MAX_CPUS, Node, PAGE_SIZE};
@@ -73,6 +76,10 @@ impl Kept {
 
 /// Puts `new` where `old` is; whether it was there.
 fn exchange(word: &AtomicUsize, old: Kept, new: Kept) -> bool {
+    if breaks!(KeptTakenUnseen) {
+        word.store(new.0, Relaxed);
+        return true;
+    }
     word.compare_exchange(old.0, new.0, AcqRel, Relaxed).is_ok()
 }
 
@@ -193,6 +200,15 @@ impl<'k, 'v, M: Machine, H: Host> Stacks<'k, 'v, M, H> {
     /// Frees what all CPUs keep; how many that were. Not from an NMI.
     pub fn flush(&self) -> usize {
         (0..self.kernel.machine().cpus()).map(|cpu| self.flush_cpu(cpu)).sum()
+    }
+
+    /// For a chain of [notifiers](crate::Notifiers): frees what all CPUs keep, whatever is short, and
+    /// returns the pages of that. The library flushes before it tries again.
+    ///
+    /// # Cost
+    /// O(stacks that are kept). Source: a shrinker's scan.
+    pub fn give_up(&self, _short: Shortage) -> usize {
+        self.flush() * self.pages
     }
 
     fn give_back(&self, word: &AtomicUsize) -> bool {

@@ -44,14 +44,17 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
             return Err(Error::ExceedsTotal { pages, total });
         }
         self.all_memory_or_none(frames)?;
-        self.same_memory(frames, prot.memory, 0)?;
         let like = self.like(prot.nx());
-        let at = match flags.contains(VmFlags::MAP_PUT_PAGES) {
-            // SAFETY: P2: Y5.
-            true => unsafe { self.vm.vmap_owned(frames, like) },
-            // SAFETY: P1: Y5.
-            false => unsafe { self.vm.vmap(frames, like) },
-        }?;
+        let at = self.claimed_list(frames, prot.memory, || {
+            self.same_memory(frames, prot.memory, 0)?;
+            let at = match flags.contains(VmFlags::MAP_PUT_PAGES) {
+                // SAFETY: P2: Y5.
+                true => unsafe { self.vm.vmap_owned(frames, like) },
+                // SAFETY: P1: Y5.
+                false => unsafe { self.vm.vmap(frames, like) },
+            };
+            Ok(at?)
+        })?;
         self.note_mapping(at, (flags, prot.memory), frames.len())?;
         // Another caller may have mapped them meanwhile.
         self.same_memory(frames, prot.memory, at.addr().get()).inspect_err(|_| {
@@ -162,8 +165,11 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         if frames.is_empty() {
             return Err(AllocError::ZeroSize.into());
         }
-        self.same_memory(frames, prot.memory, 0)?;
-        // SAFETY: P1: Y6.
-        Ok(unsafe { self.vm.vmap(frames, self.like(prot.nx())) }?)
+        let like = self.like(prot.nx());
+        self.claimed_list(frames, prot.memory, || {
+            self.same_memory(frames, prot.memory, 0)?;
+            // SAFETY: P1: Y6.
+            Ok(unsafe { self.vm.vmap(frames, like) }?)
+        })
     }
 }

@@ -22,7 +22,7 @@
 //!   entry from before the call. That includes global ones and those of other address-space ids.
 //! - **M7** Each kicked CPU calls `on_kick` in bounded time. `kick` does not wait for that.
 //! - **M8** No method calls back into the instance, with two exceptions: [`Machine::exhausted`] may
-//!   call `reclaim` and read-only methods, and *other* CPUs may run during [`Machine::relax`].
+//!   call `free`, `reclaim` and read-only methods, and *other* CPUs may run during [`Machine::relax`].
 //! - **M9** A CPU touches no area before `cpu_online`, after `cpu_offline`, and between
 //!   `idle_enter` and `idle_exit`. After `cpu_offline` it stops.
 

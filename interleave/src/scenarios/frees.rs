@@ -86,7 +86,7 @@ const LARGE: usize = 140;
 /// interrupted in between until the owner has made something else.
 fn twice_and_reused(trial: &mut Trial) {
     let rates = Rates { interrupt: 1, ..Rates::NEVER };
-    let rig = Rig::new(Shape { policy: Policy::Keep, bound: Some(LARGE + 30), rates, ..Shape::new(2, trial.seed) });
+    let rig = Rig::new(Shape { policy: Policy::Keep, cached: Some(LARGE + 30), rates, ..Shape::new(2, trial.seed) });
     let make = |pages| rig.make(Req::pages(pages)).expect("an area");
     let (cached, area) = (make(100), make(LARGE));
     rig.give(cached).expect("it lives");

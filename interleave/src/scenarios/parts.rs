@@ -1,4 +1,4 @@
-//! Parts of reservations that are unbound, and tails that are given back, while other CPUs
+//! Parts of reservations that are unmapped, and tails that are given back, while other CPUs
 //! flush, reclaim and take frames: nobody is given a frame that a CPU may still reach (G3).
 
 use super::Scenario;
@@ -8,13 +8,13 @@ use vmalloc::units::{PAGE_SIZE, Pfn, VirtAddr};
 
 pub const ALL: &[Scenario] = &[
     Scenario {
-        name: "a part is unbound and its frame given up while another CPU purges",
+        name: "a part is unmapped and its frame given up while another CPU purges",
         cpus: 2,
-        run: |trial| part(trial, |rig, at, _| assert_eq!(rig.unbind(at, 8), Ok(1), "free: a bound part"), purges),
+        run: |trial| part(trial, |rig, at, _| assert_eq!(rig.unmap_pages(at, 8), Ok(1), "free: a mapped part"), purges),
         notices: &[Rule::IgnoreAliases],
     },
     Scenario {
-        name: "a reservation is freed with a part bound while its owner ticks",
+        name: "a reservation is freed with a part mapped while its owner ticks",
         cpus: 2,
         run: |trial| part(trial, |rig, at, _| rig.give(at).expect("free: a live reservation"), ticks),
         notices: &[Rule::IgnoreAliases],
@@ -61,15 +61,15 @@ fn takes(collects: fn(&Rig)) -> Act {
     })
 }
 
-/// CPU 1 has made a reservation and bound a page of it, which both CPUs have used; CPU 0 ends
+/// CPU 1 has made a reservation and mapped a page of it, which both CPUs have used; CPU 0 ends
 /// that and gives the frame up.
 fn part(trial: &mut Trial, ends: fn(&Rig, usize, Pfn), collects: fn(&Rig)) {
     let rig = trial.quiet(2);
     let frame = rig.frame().expect("a frame");
     let at = rig.sim.on(1, || rig.reserve_pages(8)).expect("addresses");
-    rig.bind(at + 3 * PAGE_SIZE, &[frame]).expect("tables");
+    rig.map_pages(at + 3 * PAGE_SIZE, &[frame]).expect("tables");
     let page = VirtAddr(at).add_pages(3);
-    (0..2).for_each(|cpu| _ = rig.sim.load(cpu, page).expect("content: a bound page"));
+    (0..2).for_each(|cpu| _ = rig.sim.load(cpu, page).expect("content: a mapped page"));
     let pauses = trial.random.below(6);
     let gives = act(move |rig: &Rig| {
         rig.pause_for(pauses);

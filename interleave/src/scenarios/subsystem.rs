@@ -47,17 +47,17 @@ pub const ALL: &[Scenario] = &[
 ];
 
 /// The subsystem on this machine.
-type Subsystem = Kernel<'static, Sim<X86_64>, Bare>;
+pub type Subsystem = Kernel<'static, Sim<X86_64>, Bare>;
 
 /// The subsystem around the instance of `rig`, until [`end`]. After a panic it is left alone.
-fn begin(rig: &Rig) -> &'static Subsystem {
+pub fn begin(rig: &Rig) -> &'static Subsystem {
     let vm: *const Vmalloc<Sim<X86_64>> = &raw const ***rig;
     // SAFETY: the instance lives until the rig is finished, or for ever after a panic.
     Box::leak(Box::new(Kernel::new(unsafe { &*vm }, Bare)))
 }
 
 /// Ends the subsystem, which frees what it still has, and looks at the machine.
-fn end(rig: Rc<Rig>, kernel: &'static Subsystem) {
+pub fn end(rig: Rc<Rig>, kernel: &'static Subsystem) {
     // SAFETY: `begin` has made a box of it, and the race is over.
     drop(unsafe { Box::from_raw(core::ptr::from_ref(kernel).cast_mut()) });
     rig.finish(false);

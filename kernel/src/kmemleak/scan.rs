@@ -13,9 +13,11 @@ use super::read::{CHUNK, Piece, direct, piece_of};
 use super::{Kmemleak, State};
 use crate::host::{Host, Kern};
 use crate::kernel::Kernel;
+use crate::sync::breaks;
 use arrayvec::ArrayVec;
 use vmalloc::What;
 use vmalloc::machine::Machine;
+use vmalloc::units::PAGE_SIZE;
 
 /// Objects that a step looks at.
 pub const OBJECTS: usize = 64;
@@ -325,12 +327,24 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         (at, bytes): (usize, usize),
         f: impl FnOnce(&mut State, &Piece) -> R,
     ) -> Option<R> {
+        let unchecked = breaks!(ScannedUnchecked);
+        let unheld = if unchecked { self.vm.frame_at(at) } else { None };
+        if unheld.is_some() {
+            // A reader that is interrupted for long.
+            (0..6).for_each(|_| self.machine().relax());
+        }
         let mut piece = match reader.place {
             Place::Area => self.read_piece(at, bytes),
             Place::Direct => Piece::EMPTY,
         };
         let used = leaks.locked(self.machine(), |state| {
-            state.store.same(reader.start, reader.serial)?;
+            if !unchecked {
+                state.store.same(reader.start, reader.serial)?;
+            }
+            if let (Place::Area, Some(frame)) = (reader.place, unheld) {
+                // SAFETY: none: this is what a proof has to notice.
+                unsafe { piece.fill(self.machine().virt(frame).add(at % PAGE_SIZE), bytes) };
+            }
             if let (Place::Direct, Some(from)) = (reader.place, direct(at)) {
                 // SAFETY: Y8: the detector has not heard of its end, and whoever ends it waits for
                 // the lock.

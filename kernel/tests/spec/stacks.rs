@@ -11,7 +11,7 @@ use vmalloc::machine::{Context, Machine as _};
 use vmalloc::units::{Node, Pfn, VirtAddr};
 use vmalloc::{AllocError, Config, Gfp, Kind};
 use vmalloc_kernel::stacks::{NR_CACHED_STACKS, Stacks};
-use vmalloc_kernel::{Error, Kern};
+use vmalloc_kernel::{Error, Kern, Notifiers};
 use vmalloc_sim::{Rates, Sim};
 
 type Cache<'k> = Stacks<'k, 'k, Machine, Recorder>;
@@ -306,6 +306,34 @@ fn a_cpu_that_goes_offline_gives_back_what_it_keeps_and_the_end_gives_back_all()
     assert_eq!(live(&rig), 2);
     drop(stacks);
     assert_eq!(rig.state().0, before);
+}
+
+#[test]
+fn stacks_that_are_kept_go_back_when_memory_is_short() {
+    let rig = quiet();
+    let kernel = rig.kernel();
+    let stacks = Stacks::new(&kernel, PAGES);
+    let made = [(); 2].map(|()| alloc(&stacks, None));
+    vfree(&kernel, kernel.vmalloc(STACK).map(number).unwrap()).unwrap();
+    rig.purge();
+    let held: Vec<_> = std::iter::from_fn(|| rig.alloc_frame(Gfp::NOWAIT, None).ok()).collect();
+    made.iter().for_each(|&stack| free(&stacks, stack).unwrap());
+    assert!(kernel.vmalloc(STACK).is_err(), "they are kept");
+    assert_eq!(live(&rig), 2);
+    let cache = from_ref(&stacks).cast::<Cache<'static>>().expose_provenance();
+    rig.set_shortage(move |_, short| {
+        // SAFETY: the cache outlives the handler, which is taken off below.
+        let stacks = unsafe { &*with_exposed_provenance::<Cache<'static>>(cache) };
+        let give_up = |short| stacks.give_up(short);
+        let mut chain = Notifiers::new();
+        chain.register(&give_up) && chain.call(short) > 0
+    });
+    let area = kernel.vmalloc(STACK).map(number).expect("stacks that nobody uses");
+    assert_eq!(live(&rig), 0);
+    assert!(kernel.vmalloc(3 * STACK).is_err(), "there is no more to be given up");
+    rig.set_shortage(|_, _| false);
+    vfree(&kernel, area).unwrap();
+    give_frames(&rig, &held);
 }
 
 #[test]

@@ -96,6 +96,9 @@ pub enum Rule {
     SurplusInTwo,
     /// Of the subsystem: pages of objects by CPU count as there before they are populated.
     PagesToldEarly,
+    /// Of the subsystem: the record of a chunk of objects by CPU is free memory when the chunk is given
+    /// up, and a free does not test whether it is still the chunk's.
+    RecordFreed,
     /// Of the subsystem: a stack that a CPU keeps is looked at, and then taken without another look.
     KeptTakenUnseen,
     /// Of the subsystem: a scan for leaks reads what it has looked up before, and does not test
