@@ -130,18 +130,25 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         let _call = self.enter(name, &[("addr", Value::Address(addr)), ("numpages", Value::Number(numpages))]);
         let (info, pages) = self.pages_of_area(addr, numpages)?;
         self.may_change(pages.clone(), change)?;
-        let (owns, goal) = (self.owns_frames(&info), change(self.at(addr).map_or(Prot::RO, |at| at.1)));
-        let (executes, stores) = (goal.contains(Prot::EXEC), goal.contains(Prot::WRITE));
-        if owns && !stores {
+        let owns = self.owns_frames(&info);
+        // Each page by what it allows in the end. A change that is made again changes nothing.
+        let to_be = |is_one: fn(Prot) -> bool| {
+            let pages = pages.clone().step_by(PAGE_SIZE);
+            pages.filter(move |&page| self.at(page).is_some_and(|at| is_one(change(at.1))))
+        };
+        let is_fixed = |prot: Prot| !prot.contains(Prot::WRITE);
+        if owns && to_be(is_fixed).next().is_some() {
             self.resets_permissions(&info)?;
-            self.set_direct(pages.clone(), DirectMap::ReadOnly);
+            to_be(is_fixed).for_each(|page| self.set_direct(page..page + PAGE_SIZE, DirectMap::ReadOnly));
         }
-        if executes {
+        let gives_execution = change(Prot::RO).contains(Prot::EXEC);
+        if gives_execution {
             self.protect_runs(pages.clone(), |prot| change(prot).difference(Prot::EXEC))?;
         }
         self.protect_runs(pages.clone(), change)?;
-        if owns && stores && !executes {
-            self.set_direct(pages, DirectMap::Default);
+        let is_data = |prot: Prot| prot.contains(Prot::WRITE) && !prot.contains(Prot::EXEC);
+        if owns {
+            to_be(is_data).for_each(|page| self.set_direct(page..page + PAGE_SIZE, DirectMap::Default));
         }
         Ok(())
     }

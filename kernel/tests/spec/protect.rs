@@ -51,12 +51,13 @@ fn set_memory_ro_and_its_siblings_change_the_pages_and_the_direct_mapping_of_the
     rig.stamp(area, 4, 7);
     let frames: Vec<_> = (1..3).map(|n| rig.frame_at(area + n * PAGE).unwrap()).collect();
     let told = |to| frames.iter().map(|&frame| (frame, to)).collect::<Vec<_>>();
-    let steps: [Step<'_>; 7] = [
+    let steps: [Step<'_>; 8] = [
         (RO, Prot::RO, &told(DirectMap::ReadOnly)),
         (X, Prot::RX, &told(DirectMap::ReadOnly)),
         (NX, Prot::RO, &told(DirectMap::ReadOnly)),
         (RW, Prot::RW, &told(DirectMap::Default)),
         (ROX, Prot::RX, &told(DirectMap::ReadOnly)),
+        (RO, Prot::RX, &told(DirectMap::ReadOnly)),
         (NX, Prot::RO, &told(DirectMap::ReadOnly)),
         (RW, Prot::RW, &told(DirectMap::Default)),
     ];
@@ -69,7 +70,9 @@ fn set_memory_ro_and_its_siblings_change_the_pages_and_the_direct_mapping_of_the
         assert_eq!(stored, if prot == Prot::RW { Ok(()) } else { Err(Why::ReadOnly) }, "step {n}");
     }
     rig.check_stamps(area, 4, 7);
-    assert!(kernel.find_vm_area(area).unwrap().flags.contains(VmFlags::ALLOC | VmFlags::FLUSH_RESET_PERMS));
+    let view = kernel.find_vm_area(area).unwrap();
+    assert!(view.flags.contains(VmFlags::ALLOC | VmFlags::FLUSH_RESET_PERMS));
+    assert_eq!((view.nr_pages, view.requested_size), (4, 4 * PAGE));
     vfree(&kernel, area).unwrap();
     assert_eq!(rig.sim.odd_directs(), 0);
 }
@@ -109,9 +112,49 @@ fn what_cannot_be_protected_is_refused_by_name_and_nothing_changes() {
     let request = Request { prot: Pgprot::KERNEL_EXEC, ..kernel.request(PAGE) };
     let both = kernel.__vmalloc_node_range(&request).map(number).unwrap();
     assert_eq!(allowed(&rig, both), Prot::WRITE | Prot::EXEC);
+    directs(&kernel);
+    RW(&kernel, both, 1).unwrap();
+    assert_eq!(allowed(&rig, both), Prot::WRITE | Prot::EXEC, "it can be written already");
+    assert_eq!(directs(&kernel), [], "nobody stores directly to what can be executed");
     NX(&kernel, both, 1).unwrap();
     assert_eq!(allowed(&rig, both), Prot::RW);
     vfree(&kernel, both).unwrap();
+}
+
+#[test]
+fn pages_that_differ_change_each_for_itself_and_execution_begins_with_a_flush_of_its_own() {
+    let rig = quiet();
+    let kernel = kernel(&rig);
+    let area = kernel.vmalloc(6 * PAGE).map(number).unwrap();
+    let all = |rig: &Rig| [0, 1, 2, 3, 4, 5].map(|page| allowed(rig, area + page * PAGE));
+    let flushes = |change: Change, at, pages| {
+        let before = rig.sim.counters().flushes;
+        change(&kernel, at, pages).unwrap();
+        rig.sim.counters().flushes - before
+    };
+    assert_eq!(flushes(RO, area, 6), 1, "pages that are alike");
+    assert_eq!(flushes(X, area + 2 * PAGE, 2), 2, "before, and after");
+    let (ro, rx, rw) = (Prot::RO, Prot::RX, Prot::RW);
+    assert_eq!(all(&rig), [ro, ro, rx, rx, ro, ro]);
+    let refused = RW(&kernel, area, 6).unwrap_err();
+    assert_eq!((refused, all(&rig)), (AllocError::WriteExec.into(), [ro, ro, rx, rx, ro, ro]));
+    RW(&kernel, area + 4 * PAGE, 2).unwrap();
+    RO(&kernel, area + PAGE, 4).unwrap();
+    assert_eq!(all(&rig), [ro, ro, rx, rx, ro, rw]);
+    directs(&kernel);
+    NX(&kernel, area, 6).unwrap();
+    assert_eq!(all(&rig), [ro, ro, ro, ro, ro, rw]);
+    let told: Vec<_> = directs(&kernel).into_iter().map(|(_, to)| to).collect();
+    let (only, free) = (DirectMap::ReadOnly, DirectMap::Default);
+    assert_eq!(told, [only, only, only, only, only, free], "each as its page");
+    NX(&kernel, area + 4 * PAGE, 2).unwrap();
+    RW(&kernel, area, 1).unwrap();
+    directs(&kernel);
+    NX(&kernel, area, 2).unwrap();
+    let frames = [0, 1].map(|page| rig.frame_at(area + page * PAGE).unwrap());
+    assert_eq!(directs(&kernel), [(frames[1], only), (frames[0], free)], "what cannot be stored to, by no mapping");
+    vfree(&kernel, area).unwrap();
+    assert_eq!(rig.sim.odd_directs(), 0);
 }
 
 #[test]
@@ -152,6 +195,7 @@ fn the_free_of_an_area_with_flush_reset_perms_flushes_at_once_and_gives_the_dire
     let rig = quiet();
     let kernel = kernel(&rig);
     let area = kernel.vmalloc(2 * PAGE).map(number).unwrap();
+    assert_eq!(kernel.set_vm_flush_reset_perms(area + PAGE), Err(Error::NoArea(area + PAGE)), "none starts there");
     kernel.set_vm_flush_reset_perms(area).unwrap();
     assert!(kernel.find_vm_area(area).unwrap().flags.contains(VmFlags::FLUSH_RESET_PERMS));
     let frames = [0, 1].map(|n| rig.frame_at(area + n * PAGE).unwrap());
@@ -183,6 +227,8 @@ fn frames_that_are_somebody_elses_keep_their_direct_mapping() {
     let mapped = unsafe { kernel.vmap(&some, VmFlags::empty(), Pgprot::KERNEL) }.map(number).unwrap();
     RO(&kernel, mapped, 2).unwrap();
     assert_eq!((allowed(&rig, mapped), directs(&kernel)), (Prot::RO, vec![]));
+    RW(&kernel, mapped, 2).unwrap();
+    assert_eq!((allowed(&rig, mapped), directs(&kernel)), (Prot::RW, vec![]));
     assert_eq!(kernel.set_vm_flush_reset_perms(mapped).unwrap_err().errno(), Errno::EINVAL);
     // SAFETY: Y1: nobody uses it.
     unsafe { kernel.vunmap(at(mapped)) }.unwrap();
@@ -190,7 +236,15 @@ fn frames_that_are_somebody_elses_keep_their_direct_mapping() {
     let owned = unsafe { kernel.vmap(&some, VmFlags::MAP_PUT_PAGES, Pgprot::KERNEL) }.map(number).unwrap();
     ROX(&kernel, owned, 2).unwrap();
     assert_eq!(directs(&kernel).len(), 2);
+    let flags = VmFlags::MAP | VmFlags::MAP_PUT_PAGES | VmFlags::FLUSH_RESET_PERMS;
+    assert_eq!(kernel.find_vm_area(owned).unwrap().flags, flags);
     vfree(&kernel, owned).unwrap();
+    directs(&kernel);
+    // Of an area by parts the frames are its own.
+    let parts = kernel.v2_6().vmalloc(2 * PAGE).map(number).unwrap();
+    RO(&kernel, parts, 2).unwrap();
+    assert_eq!(directs(&kernel).len(), 2);
+    vfree(&kernel, parts).unwrap();
     assert_eq!(rig.sim.odd_directs(), 0);
 }
 
