@@ -216,3 +216,22 @@ fn a_device_has_one_memory_type_however_it_is_mapped() {
     iounmap(&kernel, kernel.ioremap(DEVICE, PAGE).map(number).unwrap()).unwrap();
     kernel.host().said();
 }
+
+#[test]
+fn a_look_for_another_memory_type_leaves_nothing_behind() {
+    let rig = with_device();
+    let kernel = rig.kernel();
+    let some = frames(&rig, 300);
+    let uncached = Pgprot { memory: MemType::Uncached, ..Pgprot::KERNEL };
+    let round = || {
+        // SAFETY: Y5: they are held for longer.
+        let mapped = unsafe { kernel.vmap(&some, VmFlags::MAP, uncached) }.unwrap();
+        // SAFETY: Y1: nobody uses it.
+        unsafe { kernel.vunmap(mapped.as_ptr()) }.unwrap();
+    };
+    round();
+    let before = rig.state();
+    (0..200).for_each(|_| round());
+    assert_eq!(rig.state(), before, "the list of frames that are looked for goes back");
+    give_frames(&rig, &some);
+}

@@ -221,6 +221,10 @@ fn remap_vmalloc_range_shows_user_areas_page_by_page_and_each_frame_is_held() {
     let expected: Vec<_> =
         (0..3).map(|n| (user + n * PAGE, kernel.vmalloc_to_page(area + (2 + n) * PAGE).unwrap())).collect();
     assert_eq!(shown.pages, expected);
+    let mut whole = Shown { start: user, end: user + 8 * PAGE, pages: Vec::new(), full: 99 };
+    kernel.remap_vmalloc_range(&mut whole, area, 0).unwrap();
+    assert_eq!((whole.pages.len(), whole.pages[2].1), (8, shown.pages[0].1), "all of it, up to the guard");
+    give_frames(&rig, &whole.pages.iter().map(|page| page.1).collect::<Vec<_>>());
     let errno = |at, part, user| {
         let mut shown = Shown { start: 0, end: 0, pages: Vec::new(), full: 99 };
         let refused = kernel.remap_vmalloc_range_partial(&mut shown, user, at, part).unwrap_err();

@@ -184,6 +184,8 @@ fn a_fixmap_slot_lies_so_many_pages_below_fixaddr_top() {
     assert_eq!(number(set(7, frames[1]).unwrap()), 0xffff_8000);
     assert_ne!(rig.load(at), 77, "another frame");
     clear(7).unwrap();
+    assert_eq!(set(128, frames[1]).map(number), Ok(0xfff7_f000), "the last slot");
+    clear(128).unwrap();
     drop(fixmap);
     drop(kernel);
     rig.give(&frames);

@@ -26,6 +26,24 @@ fn scan_scans_and_clear_takes_the_suspects_of_now_off() {
 }
 
 #[test]
+fn clear_leaves_what_is_referenced_now_and_a_scan_by_time_ends_where_none_are_to_come() {
+    let rig = rig();
+    let kernel = rig.kernel();
+    let lost = object(&kernel);
+    assert_eq!(rig.scan(&kernel), 1);
+    rig.point(0, lost);
+    rig.scan(&kernel);
+    kernel.kmemleak_write("clear").unwrap();
+    rig.point(0, 0);
+    rig.scan(&kernel);
+    rig.assert_colours(&[(lost, Colour::White)]);
+    kernel.kmemleak_write("scan=100").unwrap();
+    assert_eq!(kernel.kmemleak_tick(1000 * SECOND, 1), Some(Progress::More));
+    kernel.kmemleak_write("scan=0").unwrap();
+    assert_eq!(kernel.kmemleak_tick(1000 * SECOND, 1), None);
+}
+
+#[test]
 fn off_is_for_good_and_takes_clear_alone() {
     let rig = rig();
     let kernel = rig.kernel();
@@ -64,12 +82,13 @@ fn the_boot_parameter_is_on_or_off_and_off_is_for_good() {
 fn stacks_are_scanned_unless_told() {
     let rig = rig();
     let kernel = rig.kernel();
-    let held = object(&kernel);
+    let (held, plain) = (object(&kernel), object(&kernel));
     rig.stack[3].store(held, SeqCst);
+    rig.point(3, plain);
     for (command, colour) in [("scan", Colour::Grey), ("stack=off", Colour::White), ("stack=on", Colour::Grey)] {
         kernel.kmemleak_write(command).unwrap();
         rig.scan(&kernel);
-        rig.assert_colours(&[(held, colour)]);
+        rig.assert_colours(&[(held, colour), (plain, Colour::Grey)]);
     }
 }
 
@@ -113,6 +132,19 @@ fn dump_tells_the_log_what_is_known_of_an_object() {
         "kmemleak:     0xffffffff81000020".to_owned(),
     ];
     assert_eq!(kernel.host().said(), expected);
+    kernel.kmemleak_no_scan(lost);
+    rig.point(0, lost);
+    rig.scan(&kernel);
+    kernel.kmemleak_write(&format!("dump={lost}")).unwrap();
+    let said = kernel.host().said();
+    let expected = [
+        format!("kmemleak: object 0x{lost:08x} (size 64), grey"),
+        "kmemleak:   count 1, min_count 1, not scanned, reported".to_owned(),
+    ];
+    assert_eq!(said[..2], expected);
+    kernel.kmemleak_ignore(lost);
+    kernel.kmemleak_write(&format!("dump={lost}")).unwrap();
+    assert!(kernel.host().said()[0].ends_with("(size 64), black"));
     kernel.kmemleak_write("dump=4096").unwrap();
     assert_eq!(kernel.host().said(), ["kmemleak: no object holds 0x1000"]);
 }
@@ -137,6 +169,7 @@ fn the_first_scan_comes_after_sixty_seconds_and_the_others_every_six_hundred() {
     };
     assert_eq!(scans(0, 1900), [60, 660, 1260, 1860]);
     kernel.kmemleak_write("scan=off").unwrap();
+    assert_eq!(kernel.kmemleak_tick(start + 2500 * SECOND, 1), None, "none is begun");
     assert_eq!(scans(1900, 4000), []);
     kernel.kmemleak_write("scan=100").unwrap();
     assert_eq!(scans(4000, 4350), [4000, 4100, 4200, 4300]);

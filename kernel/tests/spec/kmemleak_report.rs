@@ -67,6 +67,13 @@ fn of_an_area_made_past_the_facade_the_report_names_who_asked_the_library() {
     kernel.kmemleak_update_trace(area);
     let text = report(&kernel);
     assert!(text.contains("comm \"insmod\", pid 1234") && text.ends_with("0xffffffff81000020\n"), "{text}");
+    // Of an area of the facade's its host knows the stack.
+    kernel.kmemleak_free(area);
+    let area = kernel.vzalloc(PAGE).map(number).unwrap();
+    rig.scan(&kernel);
+    let text = report(&kernel);
+    assert!(text.ends_with("  backtrace (crc 0):\n    0xffffffff81000010\n    0xffffffff81000020\n"), "{text}");
+    assert!(text.starts_with(&format!("unreferenced object 0x{area:08x} (size 4096):\n")), "{text}");
 }
 
 #[test]
@@ -78,6 +85,8 @@ fn an_object_is_suspected_when_it_was_five_seconds_old_as_the_scan_began() {
     assert_eq!(kernel.kmemleak_scan(), 0);
     assert_eq!((rig.colour(lost), report(&kernel)), (Some(Colour::White), String::new()));
     rig.sim.advance(1);
+    assert!(kernel.kmemleak_begin().is_some());
+    assert_eq!(report(&kernel), "", "the scan that tells of it has not ended");
     assert_eq!(kernel.kmemleak_scan(), 1);
     assert!(report(&kernel).contains(&format!("{lost:08x}")));
 }

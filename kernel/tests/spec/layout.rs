@@ -50,6 +50,8 @@ fn the_vmalloc_parameter_reserves_so_much_and_the_hole() {
     let layout = laid(X86_32 { vmalloc: Some(192 * MIB), ..TWO_GIB });
     assert_eq!(layout.high_memory(), Some(0xf2bf_e000), "200 MiB below VMALLOC_END");
     assert_eq!(part(&layout, "vmalloc"), (0xf33f_e000, 0xff3f_e000));
+    let odd = laid(X86_32 { vmalloc: Some(192 * MIB + 1), ..TWO_GIB });
+    assert_eq!(part(&odd, "vmalloc"), (0xf33f_d000, 0xff3f_e000), "whole pages, and as many as were asked for");
     assert_eq!(part(&laid(X86_32 { vmalloc: Some(120 * MIB), ..TWO_GIB }), "vmalloc"), part(&laid(TWO_GIB), "vmalloc"));
 }
 
@@ -73,6 +75,8 @@ fn the_highmem_parameter_makes_exactly_so_much_memory_high() {
     let low = 0x373f_e000;
     assert_eq!(large.memory, Some(Memory { low, high: 512 * MIB, unused: 2 * GIB - 512 * MIB - low }));
     assert_eq!(laid(X86_32 { highmem: Some(0), ..X86_32::new(64 * MIB) }).memory.unwrap().high, 0);
+    let least = laid(X86_32 { highmem: Some(448 * MIB + 4095), ..X86_32::new(512 * MIB) });
+    assert_eq!(least.memory, Some(Memory { low: 64 * MIB, high: 448 * MIB, unused: 0 }), "64 MiB is enough");
 }
 
 #[test]
@@ -88,6 +92,7 @@ fn with_pae_leaf_tables_cover_2_mib_and_the_pkmap_has_512_entries() {
     let pae = X86_32 { pae: true, memory: 64 * GIB, ..TWO_GIB };
     let layout = laid(pae);
     assert_eq!((pae.pkmap_entries(), TWO_GIB.pkmap_entries()), (512, 1024));
+    assert_eq!((layout.machine, laid(TWO_GIB).machine), ("x86-32 PAE", "x86-32"));
     assert_eq!(part(&layout, "CPU-entry area"), (0xffe0_0000, 0xffef_e000));
     assert_eq!(part(&layout, "LDT"), (0xffc0_0000, 0xffe0_0000));
     assert_eq!(part(&layout, "pkmap"), (0xffa0_0000, 0xffc0_0000));
@@ -113,6 +118,57 @@ fn arm32_begins_vmalloc_at_the_next_multiple_of_8_mib() {
     let wide = Arm32 { memory: GIB, vmalloc: Some(512 * MIB) }.layout().unwrap();
     assert_eq!(part(&wide, "vmalloc"), (0xdf80_0000, 0xff80_0000));
     assert_eq!(wide.memory, Some(Memory { low: 496 * MIB, high: GIB - 496 * MIB, unused: 0 }));
+    let odd = Arm32 { memory: GIB, vmalloc: Some(512 * MIB + 1) }.layout().unwrap();
+    assert_eq!(odd.memory.unwrap().low, 496 * MIB - 4096, "whole pages, and as many as were asked for");
+    let all = Arm32 { memory: 4 * GIB, vmalloc: None }.layout().unwrap();
+    assert_eq!(picture(&all), "c0000000-f0000000 direct map\nf0000000-f0800000 hole\nf0800000-ff800000 vmalloc\n");
+    let least = Arm32 { memory: 4096 + 5, vmalloc: Some(16 * MIB) }.layout().unwrap();
+    assert_eq!(picture(&least), "c0000000-c0001000 direct map\nc0001000-c0800000 hole\nc0800000-ff800000 vmalloc\n");
+}
+
+/// Parts and holes, by address, in hexadecimal.
+fn picture(layout: &Layout) -> String {
+    let part = |part: Part| format!("{:x}-{:x} {}\n", part.start, part.end, part.name);
+    layout.all().map(part).collect()
+}
+
+#[test]
+fn machines_with_many_addresses_have_all_parts_and_holes_where_the_texts_have_them() {
+    let four = "\
+ffff888000000000-ffffc88000000000 direct map
+ffffc88000000000-ffffc90000000000 hole
+ffffc90000000000-ffffe90000000000 vmalloc
+ffffe90000000000-ffffea0000000000 hole
+ffffea0000000000-ffffeb0000000000 vmemmap
+ffffeb0000000000-ffffffff80000000 hole
+ffffffff80000000-ffffffffa0000000 kernel image
+ffffffffa0000000-ffffffffff000000 modules
+";
+    let five = "\
+ff11000000000000-ff91000000000000 direct map
+ff91000000000000-ffa0000000000000 hole
+ffa0000000000000-ffd2000000000000 vmalloc
+ffd2000000000000-ffd4000000000000 hole
+ffd4000000000000-ffd6000000000000 vmemmap
+ffd6000000000000-ffffffff80000000 hole
+ffffffff80000000-ffffffffa0000000 kernel image
+ffffffffa0000000-ffffffffff000000 modules
+";
+    let arm = "\
+ffff000000000000-ffff800000000000 linear map
+ffff800000000000-ffff800080000000 modules
+ffff800080000000-fffffbfff0000000 vmalloc
+fffffbfff0000000-fffffc0000000000 hole
+fffffc0000000000-fffffe0000000000 vmemmap
+";
+    let sv39 = "ffffffc600000000-ffffffd600000000 vmalloc\nffffffd600000000-fffffff600000000 direct map\n";
+    let sv48 = "ffff8f8000000000-ffffaf8000000000 vmalloc\nffffaf8000000000-ffffef8000000000 direct map\n";
+    let [x86_64, la57] = [4, 5].map(|levels| X86_64 { levels }.layout().unwrap());
+    let layouts = [(x86_64, four), (la57, five), (Arm64.layout(), arm)];
+    for (layout, expected) in layouts.into_iter().chain([(Riscv::Sv39.layout(), sv39), (Riscv::Sv48.layout(), sv48)]) {
+        assert_eq!(picture(&layout), expected, "{}", layout.machine);
+        assert_eq!((layout.memory, layout.high_memory()), (None, None), "{}", layout.machine);
+    }
 }
 
 #[test]
@@ -155,6 +211,19 @@ fn a_parameter_that_leaves_no_layout_is_refused_with_what_would_do() {
         (x86(X86_32::new(0)), "0 bytes of memory; from 4 KiB to 4 GiB can be named"),
         (x86(X86_32::new(8 * GIB)), "8 GiB of memory; from 4 KiB to 4 GiB can be named"),
         (x86(X86_32 { pae: true, ..X86_32::new(128 * GIB) }), "128 GiB of memory; from 4 KiB to 64 GiB can be named"),
+        (
+            x86(X86_32 { vmalloc: Some(GIB + 1), ..TWO_GIB }),
+            "vmalloc= of 1073741825 bytes; from 4 KiB to 939 MiB leave a direct map",
+        ),
+        (
+            x86(X86_32 { vmalloc: Some(GIB + 4096), ..TWO_GIB }),
+            "vmalloc= of 1048580 KiB; from 4 KiB to 939 MiB leave a direct map",
+        ),
+        (
+            x86(X86_32 { highmem: Some(3 * GIB), ..TWO_GIB }),
+            "highmem= of 3 GiB, with 2 GiB of memory; 64 MiB have to be left for the direct map",
+        ),
+        (x86(X86_32 { cpus: 513, ..TWO_GIB }), "513 CPUs; the fixmap has slots for 1 to 512"),
         (x86(X86_32 { vmalloc: Some(GIB), ..TWO_GIB }), "vmalloc= of 1 GiB; from 4 KiB to 939 MiB leave a direct map"),
         (
             x86(X86_32 { highmem: Some(2 * GIB), ..TWO_GIB }),

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use vmalloc::machine::format::MemType;
 use vmalloc::units::{Pfn, VirtAddr};
 use vmalloc::{Caller, Policy};
-use vmalloc_kernel::{EarlyAreas, Errno, Error, Notifiers, Pgprot, Request, VmFlags};
+use vmalloc_kernel::{Bare, EarlyAreas, Errno, Error, Kernel, Notifiers, Pgprot, Request, VmFlags};
 use vmalloc_sim::{Bank, Rates, Sim};
 
 fn listing(kernel: &Tested<'_>) -> Vec<String> {
@@ -44,6 +44,17 @@ fn vmallocinfo_lists_what_holds_of_each_area_in_the_traditional_order() {
     assert_eq!(words(&at_last(&kernel).unwrap()), ["sparse"]);
     // SAFETY: Y1: nobody uses it.
     unsafe { kernel.free_vm_area(&sparse) }.unwrap();
+    let some = frames(&rig, 2);
+    // SAFETY: Y5: they are held for longer.
+    let mapped = unsafe { kernel.vmap(&some, VmFlags::MAP, Pgprot::KERNEL) }.map(number).unwrap();
+    assert_eq!(words(&at_last(&kernel).unwrap()), ["vmap"], "frames of somebody else are of no node");
+    // SAFETY: Y1: nobody uses it.
+    unsafe { kernel.vunmap(at(mapped)) }.unwrap();
+    give_frames(&rig, &some);
+    let (past, line) = (rig.alloc(vmalloc::Req::pages(1)).map(number).unwrap(), line!());
+    let caller = at_last(&kernel).unwrap();
+    assert_eq!(caller.split_ascii_whitespace().nth(2), Some(&*format!("{}:{line}", file!())));
+    vfree(&kernel, past).unwrap();
     let large = kernel.v2_6().vmalloc(513 * PAGE).map(number).unwrap();
     let lines = listing(&kernel);
     let mut sizes: Vec<Vec<&str>> =
@@ -54,6 +65,19 @@ fn vmallocinfo_lists_what_holds_of_each_area_in_the_traditional_order() {
     assert!(listing(&kernel).iter().all(|line| line.ends_with(" unpurged vm_area")), "what waits for a flush");
     rig.purge();
     assert_eq!(listing(&kernel), [""; 0]);
+}
+
+#[test]
+fn addresses_above_4_gib_have_16_digits_whatever_the_first_are() {
+    let vm = vmalloc_hosted::builder().memory(16 << 20).build().unwrap();
+    let kernel = Kernel::new(&vm, Bare);
+    let area = kernel.vmalloc(PAGE).map(number).unwrap();
+    let mut text = String::new();
+    kernel.vmallocinfo(&mut text).unwrap();
+    let start = format!("0x{area:016x}-0x{:016x}    8192 ", area + 2 * PAGE);
+    assert!(start.starts_with("0x0000") && text.starts_with(&start), "{text}");
+    // SAFETY: Y1: nobody uses it.
+    unsafe { kernel.vfree(at(area)) }.unwrap();
 }
 
 #[test]

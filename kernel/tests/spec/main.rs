@@ -20,6 +20,7 @@ mod kmemleak_commands;
 mod kmemleak_random;
 mod kmemleak_report;
 mod kmemleak_slices;
+mod kmemleak_told;
 mod layout;
 mod listing;
 mod names;

@@ -221,14 +221,29 @@ fn a_refused_vrealloc_is_told_as_any_vmalloc() {
     let rig = quiet();
     let kernel = rig.kernel();
     let area = kernel.vmalloc(PAGE).map(number).unwrap();
-    assert!(vrealloc(&kernel, area, 65 << 20, GFP).is_err());
-    let line = format!("insmod: vmalloc error: size {}, exceeds total pages, mode:0xcc0(GFP_KERNEL)", 65 << 20);
-    assert_eq!(kernel.host().said()[0].1, format!("{line}, nodemask=(null)"));
-    rig.sim.advance(11_000_000_000);
+    rig.stamp(area, 1, 9);
     let much = kernel.vmalloc(20 << 20).map(number).unwrap();
-    assert!(vrealloc(&kernel, area, 60 << 20, GFP).is_err());
-    let line = format!("insmod: vmalloc error: size {}, failed to allocate pages, mode:0xcc0(GFP_KERNEL)", 60 << 20);
-    assert_eq!(kernel.host().said()[0].1, format!("{line}, nodemask=(null)"));
+    // What it stocks on the way it keeps: that no frame is lost the rig looks at in the end.
+    let before = (rig.state().0, kernel.find_vm_area(area));
+    for (bytes, why) in [(65 << 20, "exceeds total pages"), (60 << 20, "failed to allocate pages")] {
+        let mut told = [Vec::new(), Vec::new()];
+        let errors = [0, 1].map(|n| {
+            rig.sim.advance(11_000_000_000);
+            let made = if n == 0 { kernel.vmalloc(bytes).map(number) } else { vrealloc(&kernel, area, bytes, GFP) };
+            told[n] = kernel.host().said();
+            // How many frames are free is of the moment.
+            told[n].retain(|(_, line)| !line.starts_with("free:"));
+            made.unwrap_err().errno()
+        });
+        assert_eq!(errors[1], errors[0], "{why}");
+        let line = format!("insmod: vmalloc error: size {bytes}, {why}, mode:0xcc0(GFP_KERNEL), nodemask=(null)");
+        assert_eq!(told[0].first(), Some(&(Kern::Warning, line)));
+        assert_eq!(told[1], told[0], "level and stack as well");
+        assert!(vrealloc(&kernel, area, bytes, GFP | GfpFlags::NOWARN).is_err());
+        assert_eq!(kernel.host().said(), []);
+        assert_eq!((rig.state().0, kernel.find_vm_area(area)), before);
+        rig.check_stamps(area, 1, 9);
+    }
     [area, much].into_iter().for_each(|area| vfree(&kernel, area).unwrap());
 }
 

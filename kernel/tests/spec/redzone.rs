@@ -27,6 +27,10 @@ fn a_write_past_an_area_is_told_when_it_is_freed_with_address_area_and_caller() 
     poke(&rig, area + 4999, 0x55);
     poke(&rig, area + 5002, 0);
     let before = rig.state();
+    assert_eq!(kernel.find_vm_area(area).unwrap().nr_pages, 2);
+    let inside = vfree(&kernel, area + PAGE).unwrap_err();
+    assert!(!matches!(inside, Error::OutOfBounds { .. }), "{inside:?}: no area starts there");
+    kernel.host().said();
     let refused = Err(Error::OutOfBounds { at: area + 5002, start: area, size: 5000 });
     assert_eq!(vfree(&kernel, area), refused);
     let line = format!(
@@ -49,6 +53,10 @@ fn each_byte_of_the_tail_is_watched_and_none_before_it() {
         poke(&rig, at, 0x41);
     }
     assert_eq!(kernel.check(), Ok(()));
+    let mut canary = [0; PAGE - 3];
+    rig.sim.read_bytes(0, VirtAddr(area + PAGE + 3), &mut canary).unwrap();
+    assert!(canary.iter().all(|byte| byte & 0x80 != 0), "neither 0 nor a letter");
+    assert!(canary.windows(2).all(|pair| pair[0] != pair[1]), "what is moved by a byte is another");
     for at in area + PAGE + 3..area + 2 * PAGE {
         for byte in [0, 0x41] {
             poke(&rig, at, byte);
@@ -107,6 +115,8 @@ fn vrealloc_looks_at_the_tail_and_watches_that_of_the_new_size() {
     assert_eq!(vrealloc(area, 6000), Err(Error::OutOfBounds { at: area + 5000, start: area, size: 5000 }));
     for size in [6000, 8192, 100, 40 * PAGE + 5, 3 * PAGE + 1] {
         area = vrealloc(area, size).unwrap().map(number).unwrap();
+        let is_watched = kernel.find_vm_area(area).unwrap().flags.contains(VmFlags::KASAN);
+        assert_eq!(is_watched, size % PAGE != 0, "{size} bytes");
         poke(&rig, area + size - 1, 0x41);
         assert_eq!(kernel.check(), Ok(()), "{size} bytes are the caller's");
         if size % PAGE != 0 {
@@ -120,32 +130,57 @@ fn vrealloc_looks_at_the_tail_and_watches_that_of_the_new_size() {
 #[cfg(debug_assertions)]
 #[test]
 fn a_refused_vrealloc_leaves_the_area_watched_with_its_old_size() {
-    let mut refusals = 0;
-    for size in [40 * PAGE, 400 * PAGE] {
-        for n in 1.. {
-            let rig = quiet();
-            let kernel = watched(&rig);
-            let area = kernel.vmalloc(5000).map(number).unwrap();
-            rig.sim.faults().fail_from(n);
-            // SAFETY: Y4.
-            let resized = unsafe { kernel.vrealloc(at(area), size, GFP | GfpFlags::NOWARN) };
-            rig.sim.faults().fail_at(0);
-            if let Ok(area) = resized {
-                vfree(&kernel, area.map(number).unwrap()).unwrap();
-                break;
-            }
-            refusals += 1;
-            let view = kernel.find_vm_area(area).unwrap();
-            let seen = (view.flags.contains(VmFlags::KASAN), view.requested_size, kernel.check());
-            assert_eq!(seen, (true, 5000, Ok(())), "{size} bytes, refusal {n}");
-            for byte in [5000, 2 * PAGE - 1] {
-                poke(&rig, area + byte, 1);
-                assert_eq!(kernel.check_redzones(), 1, "byte {byte}");
-            }
-            vfree(&kernel, area).unwrap();
-        }
+    // Each size, with one refusal and with all from one on: how many calls are refused.
+    let refusals =
+        [(40 * PAGE, false), (400 * PAGE, false), (40 * PAGE, true), (400 * PAGE, true)].map(|(size, all)| {
+            let refused_at = |n: &u64| is_refused_and_changes_nothing(size, *n, all);
+            (1..).take_while(refused_at).count()
+        });
+    assert!(refusals[2..].iter().all(|&refused| refused >= 2), "{refusals:?}");
+}
+
+/// Whether a watched area of 5000 bytes is refused `size` bytes if the machine refuses the `n`-th frame, or
+/// `all` from there on. It is as before then: addresses, bytes, the view of it, and its canary.
+#[cfg(debug_assertions)]
+fn is_refused_and_changes_nothing(size: usize, n: u64, all: bool) -> bool {
+    let rig = quiet();
+    let kernel = watched(&rig);
+    let grown = |area: usize| {
+        // SAFETY: Y4.
+        unsafe { kernel.vrealloc(at(area), size, GFP | GfpFlags::NOWARN) }
+    };
+    // What the subsystem keeps for the next time is there before anything is refused.
+    let first = grown(kernel.vmalloc(5000).map(number).unwrap()).unwrap().map(number).unwrap();
+    vfree(&kernel, first).unwrap();
+    let area = kernel.vmalloc(5000).map(number).unwrap();
+    (0..5000).for_each(|byte| poke(&rig, area + byte, byte as u8));
+    let before = (rig.state().0, kernel.find_vm_area(area));
+    assert!(before.1.as_ref().unwrap().flags.contains(VmFlags::KASAN));
+    if all {
+        rig.sim.faults().fail_from(n)
+    } else {
+        rig.sim.faults().fail_at(n)
     }
-    assert!(refusals > 3, "{refusals}");
+    let resized = grown(area);
+    rig.sim.faults().fail_at(0);
+    let mut bytes = [0; 5000];
+    let kept = resized.as_ref().map_or(area, |moved| number(moved.unwrap()));
+    rig.sim.read_bytes(0, VirtAddr(kept), &mut bytes).unwrap();
+    assert!((0..5000).all(|byte| bytes[byte] == byte as u8), "{size} bytes, refusal {n}");
+    if resized.is_ok() {
+        vfree(&kernel, kept).unwrap();
+        return false;
+    }
+    let stats = kernel.redzone_stats();
+    // Frames that were stocked on the way stay the subsystem's: that none is lost the rig looks at in the end.
+    assert_eq!((rig.state().0, kernel.find_vm_area(area)), before, "{size} bytes, refusal {n}");
+    assert_eq!((kernel.check(), stats.caught, stats.left_out), (Ok(()), 0, 0));
+    for byte in [5000, 2 * PAGE - 1] {
+        poke(&rig, area + byte, 1);
+        assert_eq!(kernel.check_redzones(), 1, "byte {byte}, refusal {n}");
+    }
+    vfree(&kernel, area).unwrap();
+    true
 }
 
 #[test]
@@ -205,6 +240,33 @@ fn a_look_at_an_area_that_is_freed_meanwhile_writes_nothing_to_a_later_one() {
     rig.sim.read_bytes(0, VirtAddr(*later.last().expect("the frame serves another")), &mut bytes).unwrap();
     assert_eq!(bytes, [0x11; PAGE], "another's memory");
     later.into_iter().for_each(|area| vfree(&kernel, area).unwrap());
+}
+
+#[test]
+fn a_look_at_an_area_in_whose_place_a_larger_one_is_made_meanwhile_writes_nothing_to_that() {
+    let machine = Sim::builder().rates(Rates::NEVER).node(64 << 20).highmem(Pfn((48 << 20) >> 12));
+    let rig = boot(machine, Config::region(REGION));
+    let kernel = watched(&rig);
+    *kernel.host().shows.lock().unwrap() = Some(rig.sim.clone());
+    let area = kernel.v2_6().__vmalloc(5000, GFP, Pgprot::KERNEL).map(number).unwrap();
+    let last = kernel.vmalloc_to_page(area + PAGE).unwrap();
+    let shared = std::ptr::from_ref(&kernel).expose_provenance();
+    let beside = move || {
+        // SAFETY: the kernel outlives the hook, which runs once.
+        let kernel = unsafe { &*std::ptr::with_exposed_provenance::<Tested<'_>>(shared) };
+        vfree(kernel, area).unwrap();
+        kernel.vm().purge();
+        assert_eq!(kernel.vmalloc(8000).map(number), Ok(area), "in its place");
+        kernel.vm().machine().write_bytes(0, VirtAddr(area), &[0x11; 8000]).unwrap();
+    };
+    *kernel.host().beside.lock().unwrap() = Some(("kmap", Box::new(beside)));
+    assert_eq!(kernel.check_redzones(), 0);
+    let mut bytes = [0; 8000];
+    rig.sim.read_bytes(0, VirtAddr(area), &mut bytes).unwrap();
+    assert_eq!(bytes, [0x11; 8000], "another's memory");
+    let held = [0, 1].map(|page| kernel.vmalloc_to_page(area + page * PAGE));
+    assert!(held.contains(&Some(last)), "its frame serves the later one: {held:?}");
+    vfree(&kernel, area).unwrap();
 }
 
 #[test]

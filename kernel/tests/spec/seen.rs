@@ -5,7 +5,7 @@ use vmalloc::area::RegionId;
 use vmalloc::table::X86_32;
 use vmalloc::units::{Node, Pfn};
 use vmalloc::{Caller, Config, Kind};
-use vmalloc_kernel::{Account, Filter, Fragmentation, HOLE_SIZES, Kernel, Request};
+use vmalloc_kernel::{Account, Filter, Fragmentation, HOLE_SIZES, Kernel, Pgprot, Request, VmFlags};
 use vmalloc_sim::{Bank, Booted, Rates, Sim};
 
 const LOW: usize = 0xf800_0000;
@@ -83,26 +83,36 @@ fn the_widest_hole_is_what_one_area_can_have_and_no_page_more() {
 #[test]
 fn fragmentation_tells_the_holes_by_size_and_how_much_lies_outside_of_the_widest() {
     let config = Config::region(START..START + (16 << 20)).placement(vmalloc::Placement::Lowest);
+    let config = config.add_region(START + (1 << 30)..START + (1 << 30) + (16 << 20));
     let rig = boot(Sim::builder().node(32 << 20).rates(Rates::NEVER), config);
     let kernel = rig.kernel();
-    let areas: Vec<usize> = (0..8).map(|_| kernel.vmalloc(3 * PAGE).map(number).unwrap()).collect();
+    // Each area has a guard, and the first page of a region is nobody's.
+    let sizes = [1, 1, 1, 2, 1, 3, 1, 6, 1, 7, 3];
+    let areas = sizes.map(|pages| kernel.vmalloc(pages * PAGE).map(number).unwrap());
+    let stack = rig.alloc(vmalloc::Req::stack(4)).map(number).unwrap();
     let whole = kernel.fragmentation(RegionId(0)).unwrap();
-    areas.iter().step_by(2).for_each(|&area| vfree(&kernel, area).unwrap());
+    // 38 pages are the areas', and 6 the stack's, which has a guard below as well.
+    let picture = "4052 pages free, 4051 in the widest hole, 0 % elsewhere\n           1 pages and more: 1\n        2048 pages and more: 1\n";
+    assert_eq!(whole.to_string(), picture);
+    areas.iter().skip(1).step_by(2).for_each(|&area| vfree(&kernel, area).unwrap());
     rig.purge();
+    // The first page, holes of 2, 3, 4, 7 and 8 pages, and what is behind the stack.
     let broken = kernel.fragmentation(RegionId(0)).unwrap();
-    // The first of the four lies behind a page that is free as well.
-    assert_eq!(broken.holes.iter().sum::<usize>(), whole.holes.iter().sum::<usize>() + 3);
-    assert_eq!(broken.holes[2], 4, "holes of four pages and more: {broken}");
-    assert_eq!((broken.free, broken.widest), (whole.free + 16, whole.widest));
-    let shares = [(100, 100, 0), (100, 75, 25), (1000, 1, 99), (3, 0, 100), (0, 0, 0)];
+    let picture = "4076 pages free, 4051 in the widest hole, 0 % elsewhere\n           1 pages and more: 1\n           2 pages and more: 2\n           4 pages and more: 2\n           8 pages and more: 1\n        2048 pages and more: 1\n";
+    assert_eq!(broken.to_string(), picture);
+    assert_eq!((broken.free, broken.widest), (whole.free + 24, whole.widest));
+    let mut holes = [0; HOLE_SIZES];
+    [(0, 1), (1, 2), (2, 2), (3, 1), (11, 1)].iter().for_each(|&(size, count)| holes[size] = count);
+    assert_eq!(broken.holes, holes);
+    let shares = [(100, 100, 0), (100, 75, 25), (1000, 1, 99), (3, 0, 100), (0, 0, 0), (usize::MAX, 1, 99)];
     for (free, widest, percent) in shares {
         assert_eq!(Fragmentation { free, widest, ..broken }.percent(), percent, "{widest} of {free}");
     }
-    assert_eq!(broken.percent(), (broken.free - broken.widest) * 100 / broken.free);
-    assert!(broken.to_string().contains("           4 pages and more: 4\n"), "{broken}");
-    assert!(kernel.fragmentation(RegionId(3)).is_none());
+    let other = kernel.fragmentation(RegionId(1)).unwrap();
+    assert_eq!(other.to_string().lines().count(), 2, "one hole: {other}");
+    assert_eq!((other.free, kernel.fragmentation(RegionId(3))), (4096, None));
     assert_eq!(HOLE_SIZES, 52);
-    areas.iter().skip(1).step_by(2).for_each(|&area| vfree(&kernel, area).unwrap());
+    areas.iter().step_by(2).chain([&stack]).for_each(|&area| vfree(&kernel, area).unwrap());
 }
 
 #[test]
@@ -112,6 +122,16 @@ fn pages_are_counted_by_the_node_of_their_frames() {
     let on = |node, pages: usize| kernel.vmalloc_node(pages * PAGE, Some(Node(node))).map(number).unwrap();
     let areas = [on(0, 3), on(1, 5), on(1, 2)];
     assert_eq!([0, 1, 2].map(|node| kernel.nr_vmalloc(Node(node))), [3, 7, 0]);
+    let both = [0, 1].map(|node| rig.alloc_frame(vmalloc::Gfp::KERNEL, Some(Node(node))).unwrap());
+    // SAFETY: Y5: they are given up by that.
+    let owned = unsafe { kernel.vmap(&both, VmFlags::MAP_PUT_PAGES, Pgprot::KERNEL) }.map(number).unwrap();
+    let mut text = String::new();
+    kernel.vmallocinfo(&mut text).unwrap();
+    let mut ends: Vec<&str> = text.lines().map(|line| line.split_once("pages=").unwrap().1).collect();
+    ends.sort_unstable();
+    assert_eq!(ends, ["2 vmalloc N1=2", "2 vmap N0=1 N1=1", "3 vmalloc N0=3", "5 vmalloc N1=5"]);
+    assert_eq!([0, 1].map(|node| kernel.nr_vmalloc(Node(node))), [4, 8]);
+    vfree(&kernel, owned).unwrap();
     vfree(&kernel, areas[1]).unwrap();
     assert_eq!([0, 1].map(|node| kernel.nr_vmalloc(Node(node))), [3, 2]);
     let filter = Filter { node: Some(Node(1)), ..Filter::default() };
@@ -145,7 +165,11 @@ fn areas_are_summed_up_by_caller_and_by_filters_and_who_finds_no_room_is_summed_
     let rest = |sums: &[(usize, usize, usize, usize)]| sums.iter().fold((0, 0), |sum, of| (sum.0 + of.1, sum.1 + of.2));
     assert_eq!((rest(&sums(all, 1)), rest(&sums(all, 0))), ((4, 7), (4, 7)), "nothing is left out");
     assert_eq!(sums(Filter { min_bytes: 101, ..all }, 8)[..2], [(0x20, 1, 3, 3 * PAGE), (0x30, 1, 2, 5000)]);
-    assert_eq!(sums(Filter { caller: Some(Caller::Return(0x10)), ..all }, 8)[0], (0x10, 1, 1, 100));
+    assert_eq!(sums(Filter { min_bytes: 5000, ..all }, 8)[1], (0x30, 1, 2, 5000), "so many, or more");
+    assert_eq!(sums(Filter { min_bytes: 5001, ..all }, 8), [(0x20, 1, 3, 3 * PAGE), (0, 0, 0, 0)]);
+    let one = [(0x20, 1, 3, 3 * PAGE), (0, 0, 0, 0)];
+    assert_eq!(sums(Filter { caller: Some(Caller::Return(0x20)), ..all }, 8), one);
+    assert_eq!(sums(Filter { kind: Some(Kind::Vmalloc), ..all }, 8), three);
     assert_eq!(sums(Filter { kind: Some(Kind::Vmap), ..all }, 8), [(0, 0, 0, 0)]);
     // SAFETY: V1: nobody uses it.
     unsafe { rig.unmap_ram(ram, 2) }.unwrap();
@@ -164,6 +188,13 @@ fn vmalloc_dump_obj_tells_what_an_address_lies_in() {
     let line = format!(" 2-page vmalloc region starting at {area:#x} allocated at load_module+0x9f0/0x1e40");
     assert_eq!(kernel.host().said(), [(vmalloc_kernel::Kern::Info, line)]);
     assert!(!kernel.vmalloc_dump_obj(area + 2 * PAGE), "the guard");
+    let some = frames(&rig, 1);
+    // SAFETY: P4: they are held for longer.
+    let ram = unsafe { rig.map_ram(&some, None) }.unwrap();
+    assert!(!kernel.vmalloc_dump_obj(number(ram)), "of a short-lived mapping nothing is known");
+    // SAFETY: V1: nobody uses it.
+    unsafe { rig.unmap_ram(ram, 1) }.unwrap();
+    give_frames(&rig, &some);
     vfree(&kernel, area).unwrap();
     assert!(!kernel.vmalloc_dump_obj(area));
     assert_eq!(kernel.host().said(), []);

@@ -3,8 +3,12 @@
 use crate::common::{GFP, PAGE, REGION, START, at, number};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
+use vmalloc::error::Shortage;
 use vmalloc::machine::event::Event;
+use vmalloc::machine::format::Prot;
+use vmalloc::machine::{Context, Flush, Level, Machine, Pinned, Run};
 use vmalloc::table::X86_64;
+use vmalloc::units::{CpuSet, Node, PageRange, Pfn, VirtAddr};
 use vmalloc::{AllocError, Config, Vmalloc};
 use vmalloc_kernel::{
     Charge, Errno, Error, Group, Kernel, OVER_QUOTA, Quotas, Tracepoint, Tracer, VmFlags, WithEvents,
@@ -154,6 +158,48 @@ fn where_the_table_has_no_room_an_area_is_refused_and_frames_of_others_are_not_c
 }
 
 #[test]
+fn a_quota_serves_as_many_areas_as_its_table_has_places_again_and_again_until_it_is_taken_off() {
+    let (vm, groups, _current) = with_quotas(8);
+    {
+        let kernel = Kernel::new(&vm, vmalloc_kernel::Bare);
+        groups[0].set(Some(1000));
+        for round in 0..3 {
+            let areas: Vec<usize> = (0..8).map(|_| kernel.vmalloc(PAGE).map(number).unwrap()).collect();
+            assert!(kernel.vmalloc(PAGE).is_err(), "round {round}: all places are taken");
+            assert_eq!(groups[0].used(), 8);
+            // SAFETY: Y1: nobody uses them.
+            areas.iter().for_each(|&area| unsafe { kernel.vfree(at(area)) }.unwrap());
+            assert_eq!(groups[0].used(), 0);
+        }
+        groups[0].set(Some(0));
+        assert!(kernel.vmalloc(PAGE).is_err());
+        groups[0].set(None);
+        let areas: Vec<usize> = (0..20).map(|_| kernel.vmalloc(PAGE).map(number).unwrap()).collect();
+        assert_eq!(groups[0].used(), 0, "nothing is counted any more");
+        // SAFETY: Y1: nobody uses them.
+        areas.iter().for_each(|&area| unsafe { kernel.vfree(at(area)) }.unwrap());
+    }
+    drop_unbounded(vm);
+}
+
+#[test]
+fn two_claims_of_one_area_give_its_pages_back_once() {
+    let groups = [const { Group::unlimited() }; 1];
+    let table = [const { Charge::none() }; 4];
+    let quotas = Quotas::new(&groups, &table);
+    groups[0].set(Some(100));
+    let caller = vmalloc::Caller::Return(0);
+    let kind = vmalloc::Kind::Vmalloc;
+    for (page, pages) in [(1, 10), (20, 7)] {
+        quotas.note(0, &Event::Publish { start: VirtAddr(START + page * PAGE), pages, kind, caller }).unwrap();
+    }
+    for _ in 0..2 {
+        quotas.note(0, &Event::Claim { start: VirtAddr(START + PAGE), pages: 10, freer: caller }).unwrap();
+        assert_eq!(groups[0].used(), 7);
+    }
+}
+
+#[test]
 fn three_tracepoints_tell_makes_frees_and_purges_with_their_fields() {
     let told = Arc::new(Mutex::new(Vec::new()));
     let (list, tracer) = (told.clone(), Tracer::new(REGION, 1));
@@ -177,7 +223,55 @@ fn three_tracepoints_tell_makes_frees_and_purges_with_their_fields() {
         Tracepoint::AllocVmapArea { addr: 0, size: ((1 << 20) + 1) * PAGE, align: PAGE, vstart, vend, failed: true };
     let heard = since();
     assert!(heard.contains(&failed), "{heard:?}");
+    // The next purge tells what was freed since the last.
+    let areas = [2, 5].map(|pages| vm.alloc(vmalloc::Req::pages(pages)).unwrap());
+    // SAFETY: V1: nobody uses them.
+    areas.iter().for_each(|&area| unsafe { vm.free(area) }.unwrap());
+    let lazy: Vec<usize> = since().iter().filter_map(nr_lazy_of).collect();
+    assert_eq!(lazy, [2, 7]);
+    vm.purge();
+    let [low, high] = areas.map(number);
+    let (start, end) = (low.min(high), (low + 3 * PAGE).max(high + 6 * PAGE));
+    assert_eq!(since(), [Tracepoint::PurgeVmapAreaLazy { start, end, npurged: 2 }]);
     drop_unbounded(vm);
+}
+
+fn nr_lazy_of(tracepoint: &Tracepoint) -> Option<usize> {
+    match *tracepoint {
+        Tracepoint::FreeVmapAreaNoflush { nr_lazy, .. } => Some(nr_lazy),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_tracer_counts_what_waits_by_what_comes_back_and_its_limit_grows_with_the_bits_of_the_cpus() {
+    let tracer = Tracer::new(REGION, 1);
+    let caller = vmalloc::Caller::Return(0);
+    let free = |page: usize, pages| {
+        let start = VirtAddr(START + page * PAGE);
+        nr_lazy_of(&tracer.tracepoint(&Event::Claim { start, pages, freer: caller }).unwrap()).unwrap()
+    };
+    assert_eq!([free(0, 5), free(8, 3)], [5, 8]);
+    assert_eq!(tracer.tracepoint(&Event::Retire(0)), None, "a step in which nothing came back");
+    let end = START + 12 * PAGE;
+    let purge = Tracepoint::PurgeVmapAreaLazy { start: START, end, npurged: 2 };
+    assert_eq!(tracer.tracepoint(&Event::Retire(5)), Some(purge));
+    assert_eq!(free(20, 2), 5, "three wait still");
+    tracer.tracepoint(&Event::Retire(100));
+    assert_eq!(free(20, 2), 2, "pages that a resize gave up were never counted");
+    let failure = Event::Failure { bytes: 5000, error: AllocError::ZeroSize };
+    let said = tracer.tracepoint(&failure).unwrap().to_string();
+    let expected =
+        "alloc_vmap_area: va_start: 0 size=12288 align=4096 vstart=0xffffc90000000000 vend=0xffffc97fffffffff failed=1";
+    assert_eq!(said, expected, "whole pages and a guard");
+    let limits = [1, 2, 3, 4, 8, 255].map(|cpus| {
+        let freed = Event::Claim { start: VirtAddr(START), pages: 1, freer: caller };
+        match Tracer::new(REGION, cpus).tracepoint(&freed) {
+            Some(Tracepoint::FreeVmapAreaNoflush { nr_lazy_max, .. }) => nr_lazy_max / ((32 << 20) / PAGE),
+            other => panic!("{other:?}"),
+        }
+    });
+    assert_eq!(limits, [1, 2, 2, 3, 4, 8]);
 }
 
 #[test]
@@ -198,6 +292,152 @@ fn tracepoints_are_printed_as_tools_read_them() {
     assert_eq!(free.to_string(), "free_vmap_area_noflush: va_start=0xffffc90000000000 nr_lazy=5 nr_lazy_max=65536");
     let purge = Tracepoint::PurgeVmapAreaLazy { start: START, end: START + 0x5000, npurged: 1 };
     assert_eq!(purge.to_string(), "purge_vmap_area_lazy: start=0xffffc90000000000 end=0xffffc90000005000 num_purged=1");
+}
+
+/// A machine that writes down what it is asked beside the necessary, and answers as no other does.
+struct Odd {
+    sim: Sim<X86_64>,
+    asked: Mutex<Vec<&'static str>>,
+}
+
+impl Odd {
+    fn asked<R>(&self, what: &'static str, answer: R) -> R {
+        self.asked.lock().unwrap().push(what);
+        answer
+    }
+}
+
+// SAFETY: nothing is mapped on it.
+unsafe impl Machine for Odd {
+    type Table = X86_64;
+    type Frames = <Sim<X86_64> as Machine>::Frames;
+    type Lock = <Sim<X86_64> as Machine>::Lock;
+    const MIRRORED: bool = true;
+    const THREADS: bool = true;
+    const ALIASES: bool = false;
+
+    fn frames(&self) -> &Self::Frames {
+        self.asked("frames", self.sim.frames())
+    }
+    fn root(&self) -> Pfn {
+        self.asked("root", Pfn(77))
+    }
+    fn virt(&self, f: Pfn) -> std::ptr::NonNull<u8> {
+        self.asked("virt", std::ptr::NonNull::without_provenance((f.0 as usize + 1).try_into().expect("not 0")))
+    }
+    fn cpus(&self) -> u32 {
+        self.asked("cpus", 5)
+    }
+    fn pin(&self) -> Pinned {
+        self.asked("pin", self.sim.pin())
+    }
+    unsafe fn unpin(&self, was: Pinned) {
+        self.asked("unpin", ());
+        // SAFETY: the caller's promise.
+        unsafe { self.sim.unpin(was) }
+    }
+    fn context(&self) -> Context {
+        self.asked("context", Context::Softirq)
+    }
+    fn flush(&self, _what: Flush<'_>) {
+        self.asked("flush", ())
+    }
+    fn kick(&self, _cpus: &CpuSet) {
+        self.asked("kick", ())
+    }
+    fn levels(&self) -> u8 {
+        self.asked("levels", 5)
+    }
+    fn page_limit(&self) -> usize {
+        self.asked("page_limit", 1234)
+    }
+    fn is_nested(&self) -> bool {
+        self.asked("is_nested", true)
+    }
+    fn busy(&self, was: Pinned) -> Pinned {
+        self.asked("busy", Pinned { cpu: was.cpu + 3, ..was })
+    }
+    fn flush_everywhere(&self, _what: Flush<'_>) -> bool {
+        self.asked("flush_everywhere", true)
+    }
+    fn mirror(&self, _run: Run) -> Result<(), i32> {
+        self.asked("mirror", Err(6))
+    }
+    fn protect(&self, _pages: PageRange, _prot: Prot) -> Result<(), i32> {
+        self.asked("protect", Err(7))
+    }
+    fn unmapped(&self, _pages: PageRange) {
+        self.asked("unmapped", ())
+    }
+    fn sync(&self, _pages: PageRange) {
+        self.asked("sync", ())
+    }
+    fn relax(&self) {
+        self.asked("relax", ())
+    }
+    fn node_of(&self, cpu: u32) -> Node {
+        self.asked("node_of", Node(cpu as u8 + 1))
+    }
+    fn zero(&self, _f: Pfn, _at: VirtAddr) {
+        self.asked("zero", ())
+    }
+    fn exhausted(&self, _short: Shortage) -> bool {
+        self.asked("exhausted", true)
+    }
+    fn clock_ns(&self) -> Option<u64> {
+        self.asked("clock_ns", Some(8))
+    }
+    fn note(&self, event: Event) -> Result<(), i32> {
+        self.asked("note", if event == Event::Retire(9) { Err(9) } else { Ok(()) })
+    }
+    fn log(&self, _level: Level, _line: std::fmt::Arguments<'_>) {
+        self.asked("log", ())
+    }
+    fn symbol(&self, pc: usize, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.asked("symbol", write!(f, "odd+{pc}"))
+    }
+}
+
+#[test]
+fn a_machine_of_whose_events_somebody_hears_is_asked_everything_and_its_answers_are_handed_on() {
+    let odd = Odd { sim: Sim::builder().rates(Rates::NEVER).build(), asked: Mutex::default() };
+    let heard = AtomicUsize::new(0);
+    let told = WithEvents::new(odd, |_: &Odd, _| {
+        heard.fetch_add(1, SeqCst);
+        Ok(())
+    });
+    fn consts<M: Machine>(_: &M) -> [bool; 3] {
+        [M::MIRRORED, M::THREADS, M::ALIASES]
+    }
+    assert_eq!(consts(&told), [true, true, false]);
+    let pages = PageRange::new(VirtAddr(START), 2);
+    assert!(std::ptr::eq(told.frames(), told.inner().sim.frames()));
+    assert_eq!(
+        (told.root(), told.virt(Pfn(3)), told.cpus()),
+        (Pfn(77), std::ptr::NonNull::without_provenance(4.try_into().unwrap()), 5)
+    );
+    let was = told.pin();
+    assert_eq!(told.busy(Pinned { cpu: was.cpu, saved: was.saved }).cpu, was.cpu + 3);
+    // SAFETY: our own pin, the youngest.
+    unsafe { told.unpin(was) };
+    assert_eq!((told.context(), told.levels(), told.page_limit()), (Context::Softirq, 5, 1234));
+    told.flush(Flush::Ranges(&[pages]));
+    told.kick(&CpuSet::default());
+    assert!(told.is_nested() && told.flush_everywhere(Flush::Ranges(&[pages])));
+    let run = Run { pages, first: Pfn(3), prot: Prot::RW };
+    assert_eq!((told.mirror(run), told.protect(pages, Prot::RO)), (Err(6), Err(7)));
+    told.unmapped(pages);
+    told.sync(pages);
+    told.relax();
+    told.zero(Pfn(3), VirtAddr(START));
+    assert_eq!((told.node_of(2), told.exhausted(Shortage::Frames(1)), told.clock_ns()), (Node(3), true, Some(8)));
+    assert_eq!((told.note(Event::Purge(1)), heard.load(SeqCst)), (Ok(()), 1));
+    assert_eq!((told.note(Event::Retire(9)), heard.load(SeqCst)), (Err(9), 1), "what the machine refuses nobody hears");
+    told.log(Level::Warn, format_args!("a line"));
+    assert_eq!(std::fmt::from_fn(|f| told.symbol(4, f)).to_string(), "odd+4");
+    let asked = "frames root virt cpus pin busy unpin context levels page_limit flush kick is_nested flush_everywhere \
+                 mirror protect unmapped sync relax zero node_of exhausted clock_ns note note log symbol";
+    assert_eq!(told.inner().asked.lock().unwrap().join(" "), asked.split_whitespace().collect::<Vec<_>>().join(" "));
 }
 
 #[test]
