@@ -115,7 +115,9 @@ pub trait Host: Sync {
 
     /// The direct mapping of `frame` gets this permission. CPUs may use the old one until their next
     /// flush of everything, which the subsystem sees to (`set_direct_map_default_noflush`,
-    /// `set_direct_map_invalid_noflush`).
+    /// `set_direct_map_invalid_noflush`). A host that leaves it, [`Bare`] say, keeps frames writable there:
+    /// then only the area's own pages follow `set_memory_ro`. A process has it so, whose direct mapping
+    /// is a view of its memory file.
     fn set_direct_map(&self, _frame: Pfn, _to: DirectMap) {}
 
     /// The leak detector hears of an object (`kmemleak_alloc`, `kmemleak_vmalloc`).

@@ -123,6 +123,12 @@ const BOOTS: &[Boot] = &[
         says: &["a store to 0x", "0 of 1 tests were right"],
     },
     Boot {
+        machine: &["-smp", "4"],
+        line: b"flush=none -- tests by_the_direct_map",
+        code: FAILED,
+        says: &["a direct store to 0x", "0 of 1 tests were right"],
+    },
+    Boot {
         machine: &["-smp", "2"],
         line: b"-- write scullv0 one two; read scullv0 4; ioctl scullv0 Torder 1; ioctl scullv0 Qorder; scullvmem; \
                write scullv0 x; scullvmem; vmallocinfo",
@@ -141,13 +147,28 @@ const BOOTS: &[Boot] = &[
         code: FAILED,
         says: &["kmemleak: 1 new suspected memory leaks", "(size 8192):", "shell/areas.rs:", "no command of kmemleak"],
     },
+    // Heard of since the boot, so the first scan finds it old enough, and the second suspects it.
+    Boot {
+        machine: &["-smp", "2"],
+        line: b"kmemleak=on -- vmalloc 8192; vmalloc 12288; sleep 6; kmemleak scan; kmemleak scan; kmemleak",
+        code: PASSED,
+        says: &["kmemleak: 1 new suspected memory leaks", "(size 8192):", "comm \"swapper\", pid 0"],
+    },
+    Boot {
+        machine: &["-smp", "2"],
+        line: b"kmemleak=off -- vmalloc 8192; kmemleak scan",
+        code: FAILED,
+        says: &["kmemleak is off"],
+    },
     crash("-- crash guard", &["guard: 0x18 bytes past the end of the area of 5000 bytes", "tests/crash.rs"]),
     crash("-- crash freed", &["in the freed area of 5000 bytes", "freed by machines/pc/src/tests/crash.rs"]),
-    crash("-- crash overflow", &["BUG: stack guard page was hit", "(stack is "]),
-    crash("-- crash overflow-in-trap", &["BUG: stack guard page was hit", "(stack is "]),
+    crash("-- crash overflow", &["BUG: CPU stack guard page was hit at ffff", "(stack is "]),
+    crash("-- crash overflow-task", &["BUG: TASK stack guard page was hit at ", "(stack is ", "tests/crash.rs"]),
+    crash("-- crash overflow-in-trap", &["BUG: CPU stack guard page was hit", "(stack is "]),
     crash("-- crash text", &["(permissions violation)"]),
     refused(b"placment=lowest -- mem", &["\"placment=lowest\" is no setting; there are: policy=unmap|"]),
     refused(b"policy=strict lowest -- mem", &["\"lowest\" is no setting"]),
+    refused(b"kmemleak=of -- mem", &["\"kmemleak=of\" is no setting"]),
     refused(b"region=64Q -- mem", &["\"region=64Q\" is no setting"]),
     refused(b"policy=str\xffct -- mem", &["the command line: not UTF-8 from here on: \\xffct -- mem"]),
 ];

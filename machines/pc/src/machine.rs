@@ -11,17 +11,18 @@
 //! | the timer | `tick` | `trap` |
 //! | a CPU's loop, when the tick says so | `work` | `cpu::local` |
 //! | a CPU with nothing to do | `idle_enter`, `idle_exit` | `cpu::local` |
-//! | a page fault | `whatis` | `trap::fault` |
+//! | a page fault | `whatis`, `stack_guard_hit` | `trap::fault` |
 
 use crate::boot::settings;
 use crate::cpu::{self, apic};
-use crate::{clock, memory, tlb};
+use crate::{clock, memory, subsystem, tlb};
 use core::fmt;
 use core::ops::Range;
 use core::ptr::NonNull;
 use spin::Mutex;
 use vmalloc::area::Placement;
 use vmalloc::frames::Zones;
+use vmalloc::machine::event::Event;
 use vmalloc::machine::{Addressable, Context, Flush, Level, Machine, Pinned};
 use vmalloc::table::X86_64;
 use vmalloc::units::{CpuSet, Node, PAGE_SIZE, Pfn};
@@ -33,7 +34,8 @@ pub struct Pc {
     zones: Zones<Mutex<()>>,
 }
 
-static VM: Vmalloc<Pc> = Vmalloc::new(Pc { zones: Zones::new() });
+/// The instance, for what is a static as well.
+pub static VM: Vmalloc<Pc> = Vmalloc::new(Pc { zones: Zones::new() });
 
 /// The instance.
 #[inline(always)]
@@ -49,6 +51,7 @@ const MOST_PAGES: usize = 1 << 31;
 
 /// Begins: after the direct map, the zones and the boot CPU's `Local`.
 pub fn init() -> &'static Vmalloc<Pc> {
+    subsystem::boot_leak_detector();
     let config = Config::region(VM.machine().region()).add_region(memory::MODULES);
     let config = config.placement(settings().placement).policy(settings().policy);
     let mut config = config.atomic_reserve(ATOMIC_RESERVE);
@@ -129,6 +132,12 @@ unsafe impl Machine for Pc {
 
     fn node_of(&self, cpu: u32) -> Node {
         cpu::node_of(cpu)
+    }
+
+    #[inline(always)]
+    fn note(&self, event: Event) -> Result<(), i32> {
+        subsystem::note(event);
+        Ok(())
     }
 
     fn clock_ns(&self) -> Option<u64> {

@@ -13,6 +13,7 @@
 //!   machine  the glue: `impl Machine for Pc`
 //!   replay   what a recorded kernel did, done here
 //!   devices  the memory devices, as files
+//!   subsystem  the traditional subsystem: its host here, its leak detector
 //!   shell    commands, from the command line or the serial line
 //!   bench    Linux's cases, counted
 //!   tests    what is tried on the machine itself
@@ -39,6 +40,7 @@ mod memory;
 mod replay;
 mod runtime;
 mod shell;
+mod subsystem;
 mod tests;
 mod tlb;
 mod trap;

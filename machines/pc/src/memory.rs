@@ -11,12 +11,14 @@
 //!
 //! # Rules
 //! - **D1** The direct map covers all RAM of the memory map and the first
-//!   2 MiB, writable, never executable. [`direct`] is the address of a byte there; on the
+//!   2 MiB, writable but for frames of which somebody wants it otherwise ([`set_direct_map`]), never
+//!   executable. [`direct`] is the address of a byte there; on the
 //!   static tables of the start it is the physical address itself.
 //! - **D2** No page of the root table in use is both writable and executable.
 //! - **D3** Frames come from [`early`] until the zones have taken over what is
 //!   left; none comes from both.
 
+mod direct;
 mod early;
 mod ram;
 mod tables;
@@ -29,6 +31,7 @@ use core::fmt;
 use core::ops::Range;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+pub use direct::set_direct_map;
 use early::Early;
 use ram::Ram;
 use spin::{Mutex, Once};

@@ -8,6 +8,7 @@ mod away;
 mod contents;
 mod crash;
 mod device;
+mod direct;
 mod faults;
 mod flushes;
 mod frees;
@@ -127,6 +128,9 @@ const ALL: &[Test] = tests! {
         an_area_that_is_resized_keeps_its_bytes_and_gives_its_tail_back
         cpus_share_the_slab_and_blocks_wait_for_their_grace_period
         a_reader_of_devices_and_holes_reads_zeros;
+    direct:
+        no_cpu_stores_by_the_direct_map_to_what_became_read_only
+        an_area_that_was_executable_gives_its_direct_mapping_back;
     nodes:
         memory_comes_from_the_node_that_is_asked;
     stress:

@@ -14,6 +14,7 @@
 use core::{fmt, str};
 use vmalloc::Policy;
 use vmalloc::area::Placement;
+use vmalloc_kernel::kmemleak::Boot;
 
 /// Bytes of a command line at most.
 const MAX: usize = 4096;
@@ -130,6 +131,8 @@ pub struct Settings {
     pub flush: FlushBy,
     /// `pge=on|off`: whether CPUs that have global pages use them.
     pub global_pages: bool,
+    /// `kmemleak=on|off`: the leak detector from the boot on, or never; none = from its first command on.
+    pub kmemleak: Option<Boot>,
     /// `tick=4000000`: nanoseconds between two ticks; 0 = none.
     pub tick: u32,
     /// `stress=30`: seconds that the stress among the tests takes.
@@ -138,7 +141,7 @@ pub struct Settings {
 
 /// All that [`Settings::set`] understands.
 const KNOWN: &str = "policy=unmap|strict|park|keep placement=classes|lowest region=64M load=8192 flush=best|none \
-                     pge=on|off tick=4000000 stress=30";
+                     pge=on|off kmemleak=on|off tick=4000000 stress=30";
 
 impl Settings {
     /// What holds where nothing is said: 250 ticks a second.
@@ -149,6 +152,7 @@ impl Settings {
         load: None,
         flush: FlushBy::Best,
         global_pages: true,
+        kmemleak: None,
         tick: 4_000_000,
         stress: 2,
     };
@@ -163,6 +167,7 @@ impl Settings {
             "load" => self.load = Some(value.parse().ok()?),
             "flush" => self.flush = flush(value)?,
             "pge" => self.global_pages = switch(value)?,
+            "kmemleak" => self.kmemleak = Some(value.parse().ok()?),
             "tick" => self.tick = value.parse().ok()?,
             "stress" => self.stress = value.parse().ok()?,
             _ => return None,

@@ -12,6 +12,7 @@ use core::arch::x86_64::__cpuid;
 use core::ops::Range;
 use core::ptr::{NonNull, from_ref};
 use vmalloc::units::PAGE_SIZE;
+use vmalloc_kernel::DirectMap;
 
 const PRESENT: u64 = 1 << 0;
 const WRITE: u64 = 1 << 1;
@@ -112,6 +113,38 @@ impl Tables {
         }
     }
 
+    /// The leaf entry of the page at `at` of the direct map. Large pages that cover it are split, into
+    /// tables from `table`; `None` where there is no such memory, or nothing is mapped.
+    pub fn direct_entry(&self, at: usize, table: impl Fn() -> Option<u64>) -> Option<NonNull<u64>> {
+        let mut here = self.root;
+        for level in (2..=levels() as u32).rev() {
+            // SAFETY: a table in use, within it.
+            let slot = unsafe { direct(here).cast::<u64>().add(index(at, level)) };
+            // SAFETY: as above.
+            let mut entry = unsafe { slot.read_volatile() };
+            if entry & PRESENT == 0 {
+                return None;
+            }
+            if entry & LARGE != 0 {
+                entry = split(entry, level, table()?);
+                // SAFETY: as above: it leads to what it showed.
+                unsafe { slot.write_volatile(entry) };
+            }
+            here = entry & FRAME;
+        }
+        // SAFETY: as above.
+        Some(unsafe { direct(here).cast::<u64>().add(index(at, 1)) })
+    }
+
+    /// The entry of the frame at `phys` in the direct map, where it allows `what`.
+    pub fn direct_leaf(phys: u64, what: DirectMap) -> u64 {
+        phys | match what {
+            DirectMap::Default => DATA,
+            DirectMap::ReadOnly => LEAF | NO_EXEC,
+            DirectMap::Invalid => DATA & !PRESENT,
+        }
+    }
+
     /// Links a leaf table for the fixmap at `at`.
     pub fn map_fixmap(&mut self, at: usize, early: &mut Early) {
         self.fixmap = self.slot(at, 1, early).map_or(0, |slot| slot.addr().get() as u64 / PAGE * PAGE);
@@ -159,6 +192,19 @@ impl Tables {
         // SAFETY: as above.
         Some(unsafe { direct(table).cast::<u64>().add(index(at, level)) })
     }
+}
+
+/// Fills the table at `table` with what the large page `entry` of `level` shows; the entry that leads
+/// there.
+fn split(entry: u64, level: u32, table: u64) -> u64 {
+    let (below, flags) = (level - 1, entry & !FRAME);
+    let flags = if below == 1 { flags & !LARGE } else { flags };
+    for n in 0..512 {
+        let part = (entry & FRAME) + n * size_at(below);
+        // SAFETY: the table is a frame that nobody else has (D1).
+        unsafe { direct(table).cast::<u64>().add(n as usize).write(part | flags) };
+    }
+    table | TABLE
 }
 
 fn index(at: usize, level: u32) -> usize {

@@ -3,17 +3,20 @@
 //! None of these comes back: each is a boot of its own, whose output and exit
 //! code somebody else looks at.
 
+use crate::subsystem::kernel;
 use crate::{cpu, vm};
 use core::arch::asm;
 use core::hint::black_box;
 use core::ptr::NonNull;
 use vmalloc::Req;
 use vmalloc::units::PAGE_SIZE;
+use vmalloc_kernel::stacks::Stacks;
 
 const ALL: &[(&str, fn())] = &[
     ("guard", || hit_guard()),
     ("freed", || use_after_free()),
     ("overflow", || overflow()),
+    ("overflow-task", || overflow_task()),
     ("overflow-in-trap", || overflow_in_trap()),
     ("text", || write_text()),
 ];
@@ -54,6 +57,23 @@ fn use_after_free() {
 }
 
 fn overflow() {
+    black_box(deeper(1));
+}
+
+/// A task's stack overflows, not the CPU's.
+fn overflow_task() {
+    let stacks = Stacks::new(kernel(), 4);
+    match stacks.alloc_thread_stack(None) {
+        // SAFETY: nobody else has the stack; does not come back.
+        Ok(stack) => unsafe {
+            let top = stack.addr().get() + stacks.bytes();
+            asm!("mov rsp, {}", "call {}", "ud2", in(reg) top, sym overflow_here, options(noreturn))
+        },
+        Err(why) => panic!("{why}"),
+    }
+}
+
+extern "C" fn overflow_here() {
     black_box(deeper(1));
 }
 

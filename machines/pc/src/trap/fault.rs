@@ -4,6 +4,7 @@ use super::Frame;
 use crate::cpu::Local;
 use crate::exit::{self, die};
 use crate::instructions::cr2;
+use crate::subsystem::kernel;
 use crate::{serial, vm};
 use vmalloc::units::PAGE_SIZE;
 
@@ -12,14 +13,11 @@ pub fn report(here: &Local, frame: &Frame) -> ! {
     exit::begin();
     serial::seize();
     let at = cr2();
-    let mut named = at;
-    if here.guard().contains(&at) {
-        let stack = here.stack();
-        println!("BUG: stack guard page was hit at {at:#x} (stack is {:#x}..{:#x})", stack.start, stack.end);
-        named = stack.start;
-    } else {
+    let stack = kernel().stack_guard_hit(at, what(here, at));
+    if stack.is_none() {
         println!("BUG: unable to handle page fault for address: {at:#018x}");
     }
+    let named = stack.map_or(at, |stack| stack.start.0);
     println!("#PF: {} {} {}", mode(frame.error), access(frame.error), reason(frame.error));
     println!("what it is: {}", vm().whatis(named));
     place(here, frame)
@@ -42,6 +40,11 @@ fn place(here: &Local, frame: &Frame) -> ! {
         println!("{room} bytes of the stack are left");
     }
     die()
+}
+
+/// Whose stack it is above the guard that has `at`.
+fn what(here: &Local, at: usize) -> &'static str {
+    if here.guard().contains(&at) { "CPU" } else { "TASK" }
 }
 
 fn mode(error: u64) -> &'static str {
