@@ -99,7 +99,7 @@ fn wraps(trial: &mut Trial) {
     let script = |cpu: usize| {
         let mine = [frames[2 * cpu], frames[2 * cpu + 1]];
         act(move |rig: &Rig| {
-            let number = |round: u64, frame: Pfn| round << 32 | frame.0;
+            let number = |round: u64, frame: Pfn| (round << 32) | frame.0;
             for round in 0..3 {
                 for frame in mine {
                     let at = map(pkmap, frame);

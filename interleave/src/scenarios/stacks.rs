@@ -65,7 +65,7 @@ fn come_and_go(trial: &mut Trial) {
     let script = |cpu: u64| {
         act(move |rig: &Rig| {
             for round in 0..3 {
-                let number = cpu << 32 | round + 1;
+                let number = (cpu << 32) | (round + 1);
                 let made = [take(rig, stacks, number), take(rig, stacks, number)];
                 rig.pause_for(pauses);
                 made.into_iter().for_each(|at| give(rig, stacks, at, number));
