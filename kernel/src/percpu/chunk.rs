@@ -6,7 +6,7 @@
 //! # Rules
 //! - **PC1** The bits of objects that are out are disjoint, and each object begins at a bound.
 //! - **PC2** No free run is longer than `hint`, and no free bit lies below `first`.
-//! - **PC6** All bits of `known` are free. It need not be the longest free run: all are looked at when
+//! - **PC7** All bits of `known` are free. It need not be the longest free run: all are looked at when
 //!   a take has halved it and it has less than a sixteenth of the free bits.
 
 use super::RESERVED;
@@ -165,7 +165,7 @@ impl Chunk {
         }
     }
 
-    /// The longer part of the known run that is left, or the longest free run (PC6).
+    /// The longer part of the known run that is left, or the longest free run (PC7).
     fn split_known(&mut self, start: usize, end: usize) {
         let (was, front, back) = (self.list(), self.known.start..start, end..self.known.end);
         self.known = if front.len() > back.len() { front } else { back };
@@ -333,7 +333,7 @@ mod tests {
                     assert!(chunk.give(start));
                     row[start..start + bits].fill(false);
                 }
-                assert!(!row[chunk.known.clone()].contains(&true), "PC6: step {step}: {:?}", chunk.known);
+                assert!(!row[chunk.known.clone()].contains(&true), "PC7: step {step}: {:?}", chunk.known);
                 let longest = row.split(|&taken| taken).map(<[bool]>::len).max();
                 assert!(longest <= Some(chunk.hint), "PC2: step {step}");
                 if live.is_empty() {
