@@ -110,7 +110,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
                 let line = format_args!("ioremap error for {phys:#x}-{end:#x}, requested {requested:#x}, got {got:#x}");
                 self.printk(Kern::Err, line);
             }
-            Error::Alloc(AllocError::BadFrame(frame)) if self.machine().frames().page(frame).is_none() => {
+            Error::Alloc(AllocError::BadFrame(frame)) if !self.machine().frames().is_ram(frame) => {
                 self.printk(Kern::Warning, format_args!("ioremap: invalid physical address {phys:x}"));
             }
             Error::Alloc(AllocError::BadFrame(_)) if self.first_time(Once::OnRam) => {

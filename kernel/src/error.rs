@@ -106,8 +106,6 @@ pub enum Error {
     NotReachable(Pfn),
     /// Adjacent frames that the direct mapping does not show side by side.
     NotContiguous(Pfn),
-    /// This frame is memory where the first is not, or the other way round.
-    Mixed(Pfn),
     /// A frame of those is mapped with another memory type already.
     OtherMemory {
         /// What was asked for.
@@ -162,6 +160,8 @@ const fn errno_of(error: &AllocError) -> Errno {
         AllocError::ZeroSize
         | AllocError::BadAlign(_)
         | AllocError::BadFrame(_)
+        | AllocError::Mixed(_)
+        | AllocError::NoRegion { .. }
         | AllocError::NotMapped(_)
         | AllocError::WriteExec
         | AllocError::SameFrame(_)
@@ -210,7 +210,6 @@ impl fmt::Display for Error {
             Error::NotNewest { at, newest } => write!(f, "{at:#x} is not the newest of this CPU, which is {newest:#x}"),
             Error::NotReachable(frame) => write!(f, "{frame:?} has no direct mapping"),
             Error::NotContiguous(frame) => write!(f, "the direct mapping breaks behind {frame:?}"),
-            Error::Mixed(frame) => write!(f, "{frame:?} is memory among what is none, or none among memory"),
             Error::OtherMemory { requested, got } => write!(f, "mapped as {got:?} already, and not as {requested:?}"),
             Error::OutOfBounds { at, start, size } => {
                 write!(f, "vmalloc-out-of-bounds: {at:#x} is past the {size} bytes at {start:#x}, and was written to")
@@ -233,7 +232,7 @@ mod tests {
         let busy = AllocError::NoAddresses { pages: 9, widest: 4 };
         assert_eq!(Error::from(busy).errno(), Errno::EBUSY);
         assert_eq!(Error::from(AllocError::InUse(VirtAddr(0x1000))).errno(), Errno::EBUSY);
-        assert_eq!(Error::from(AllocError::NoTables { wanted: 1, got: 0 }).errno(), Errno::ENOMEM);
+        assert_eq!(Error::from(AllocError::NoTables { wanted: 1, got: Some(0) }).errno(), Errno::ENOMEM);
         assert_eq!(Error::from(AllocError::BadAlign(3)).errno(), Errno::EINVAL);
         assert_eq!(Error::ExceedsTotal { pages: 9, total: 4 }.errno(), Errno::E2BIG);
         assert_eq!(Error::OutsideArea { start: 1, end: 2, area: 3, area_end: 4 }.errno(), Errno::ERANGE);

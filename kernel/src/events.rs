@@ -6,6 +6,7 @@
 use core::fmt;
 use core::ptr::NonNull;
 use vmalloc::error::Shortage;
+use vmalloc::gfp::Gfp;
 use vmalloc::machine::event::Event;
 use vmalloc::machine::format::Prot;
 use vmalloc::machine::{Addressable, Context, Flush, Level, Machine, Pinned, Run};
@@ -126,8 +127,8 @@ unsafe impl<M: Machine, E: Fn(&M, Event) -> Result<(), i32> + Sync> Machine for 
     fn zero(&self, f: Pfn, at: VirtAddr) {
         self.machine.zero(f, at)
     }
-    fn exhausted(&self, short: Shortage) -> bool {
-        self.machine.exhausted(short)
+    fn exhausted(&self, short: Shortage, context: Context, gfp: Gfp) -> bool {
+        self.machine.exhausted(short, context, gfp)
     }
     fn clock_ns(&self) -> Option<u64> {
         self.machine.clock_ns()

@@ -19,6 +19,7 @@ use crate::kernel::Kernel;
 use crate::sync::{AtomicUsize, Ordering::SeqCst};
 use crate::vm_struct::VmStruct;
 use vmalloc::AllocError;
+use vmalloc::area::RegionId;
 use vmalloc::error::Shortage;
 use vmalloc::machine::Machine;
 use vmalloc::machine::format::MemType;
@@ -254,7 +255,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         if stale <= self.flushes.covered.load(SeqCst) || self.flush_all() {
             return Ok(());
         }
-        let stale = Shortage::Addresses { pages: 1, widest: 0 };
+        let stale = Shortage::Addresses { pages: 1, widest: self.vm.widest_hole(RegionId(0)).unwrap_or(0) };
         Err(AllocError::WouldWait(self.machine().context(), stale).into())
     }
 }

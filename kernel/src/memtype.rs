@@ -182,7 +182,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     }
 
     fn is_memory(&self, frame: Pfn) -> bool {
-        self.machine().frames().page(frame).is_some()
+        self.machine().frames().is_ram(frame)
     }
 
     /// An area by parts has pages of a memory type.
@@ -193,15 +193,6 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
             Some((true, false)) => _ = self.odd_memory.fetch_sub(1, SeqCst),
             _ => (),
         }
-    }
-
-    /// Frames with descriptors, which are memory, do not mix with others.
-    ///
-    /// # Errors
-    /// [`Error::Mixed`]: the first that is not as the first of all.
-    pub(crate) fn all_memory_or_none(&self, frames: &[Pfn]) -> Result<(), Error> {
-        let Some(first) = frames.first().map(|&frame| self.is_memory(frame)) else { return Ok(()) };
-        frames.iter().find(|&&frame| self.is_memory(frame) != first).map_or(Ok(()), |&odd| Err(Error::Mixed(odd)))
     }
 }
 

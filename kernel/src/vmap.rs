@@ -24,9 +24,9 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     ///
     /// # Errors
     /// [`Error::WrongFlags`] for VM_FLUSH_RESET_PERMS; [`Error::ExceedsTotal`] for more frames
-    /// than there are; [`Error::Mixed`] for memory among what is none; [`Error::OtherMemory`] for a
+    /// than there are; [`Error::OtherMemory`] for a
     /// frame that is mapped with another memory type, by whatever area; [`Error::Alloc`]: a frame that no entry can name, or that cannot be
-    /// taken over. Nothing has changed then. VM_NO_GUARD is taken off, with a warning.
+    /// taken over, or memory among what is none. Nothing has changed then. VM_NO_GUARD is taken off, with a warning.
     ///
     /// # Safety
     /// Y5.
@@ -43,7 +43,6 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         if pages > total {
             return Err(Error::ExceedsTotal { pages, total });
         }
-        self.all_memory_or_none(frames)?;
         let like = self.like(prot.nx());
         let at = self.claimed_list(frames, prot.memory, || {
             self.same_memory(frames, prot.memory, 0)?;
@@ -159,7 +158,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     pub unsafe fn vmap_pfn(&self, frames: &[Pfn], prot: Pgprot) -> Result<NonNull<u8>, Error> {
         let _call = self.enter("vmap_pfn", &[("count", Value::Number(frames.len())), ("prot", Value::Prot(prot))]);
         let source = self.machine().frames();
-        if let Some(&odd) = frames.iter().find(|&&frame| source.page(frame).is_some()) {
+        if let Some(&odd) = frames.iter().find(|&&frame| source.is_ram(frame)) {
             return Err(Error::HasDescriptor(odd));
         }
         if frames.is_empty() {

@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn errors_have_the_numbers_that_c_programs_know() {
-        let refused = Error::NoMemory(AllocError::NoFrames { wanted: 4, got: 1, node: Default::default() });
+        let refused = Error::NoMemory(AllocError::NoFrames { wanted: 4, got: Some(1), node: None });
         let errors = [
             (Error::Interrupted, 4),
             (Error::NoDevice(4), 6),

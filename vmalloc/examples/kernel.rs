@@ -7,6 +7,7 @@
 //! What a real kernel does instead stands behind "Kernel:".
 
 use spin::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::{cell::UnsafeCell, fmt, ptr::NonNull};
 use vmalloc::gfp::ZoneKind;
 use vmalloc::machine::frames::{Frames, Want};
@@ -24,6 +25,7 @@ static RAM: Ram = Ram(UnsafeCell::new([[0; PAGE_SIZE]; FRAMES]));
 
 /// A bit a frame, set = out. Kernel: the frame allocator that it has.
 static OUT: Mutex<[u64; FRAMES / 64]> = Mutex::new([0; FRAMES / 64]);
+static FREE: AtomicUsize = AtomicUsize::new(FRAMES);
 
 struct Kernel;
 static VM: Vmalloc<Kernel> = Vmalloc::new(Kernel); // const: touches no memory and no hardware
@@ -35,17 +37,22 @@ unsafe impl Frames for Kernel {
         FRAMES
     }
     fn free_now(&self) -> usize {
-        OUT.lock().iter().map(|word| word.count_zeros() as usize).sum()
+        FREE.load(Relaxed)
+    }
+    fn is_ram(&self, frame: Pfn) -> bool {
+        frame.0 < FRAMES as u64 // Kernel: by the memory map
     }
     fn alloc(&self, want: Want) -> Option<Pfn> {
         let mut out = OUT.lock();
         let word = out.iter().position(|&word| want.order == 0 && word != u64::MAX)?;
         let bit = out[word].trailing_ones();
         out[word] |= 1 << bit;
+        FREE.fetch_sub(1, Relaxed);
         Some(Pfn(word as u64 * 64 + bit as u64))
     }
     unsafe fn free(&self, first: Pfn, _order: u8) {
         OUT.lock()[first.0 as usize / 64] &= !(1 << (first.0 % 64));
+        FREE.fetch_add(1, Relaxed);
     }
     fn highest_zone(&self) -> ZoneKind {
         ZoneKind::Dma // Kernel: Normal, and `alloc` heeds `want.zone`

@@ -1,6 +1,6 @@
 //! Errors: enums that carry their numbers and print them.
 
-use crate::area::{Info, Kind};
+use crate::area::{Info, Kind, RegionId};
 use crate::machine::Context;
 use crate::units::{Node, Pfn, VirtAddr};
 use core::fmt;
@@ -19,7 +19,14 @@ pub enum AllocError {
     },
     /// The alignment is no power of two, or is wider than the region.
     BadAlign(usize),
-    /// The range does not lie in the region, or there is no such region.
+    /// There is no such region.
+    NoRegion {
+        /// The region of the request.
+        region: RegionId,
+        /// The number of regions.
+        regions: usize,
+    },
+    /// The range does not lie in the region.
     BadRange {
         /// The first address of the request.
         start: usize,
@@ -30,24 +37,24 @@ pub enum AllocError {
     NoAddresses {
         /// The pages needed, including the guard.
         pages: usize,
-        /// The pages of the widest hole.
+        /// The pages of the widest hole in the range of the request.
         widest: usize,
     },
     /// There are not enough frames.
     NoFrames {
         /// The number of frames needed.
         wanted: usize,
-        /// The number of frames found.
-        got: usize,
-        /// The node of the request.
-        node: Node,
+        /// The number of frames found in the zones and nodes of the request, if the source knows.
+        got: Option<usize>,
+        /// The node of the request, if it names one.
+        node: Option<Node>,
     },
     /// There is no frame for a page table or for bookkeeping.
     NoTables {
         /// The number of frames needed.
         wanted: usize,
-        /// The number of frames found.
-        got: usize,
+        /// The number of frames found with a direct mapping, if the source knows.
+        got: Option<usize>,
     },
     /// The entry of this page was in use: somebody else maps in the region.
     InUse(VirtAddr),
@@ -57,8 +64,10 @@ pub enum AllocError {
     NotMapped(VirtAddr),
     /// Stores and execution at once, without [`Prot::BOTH`](crate::machine::format::Prot::BOTH).
     WriteExec,
-    /// No entry of the format can name this frame.
+    /// No entry of the format can name this frame; or it is RAM, and a device was asked for.
     BadFrame(Pfn),
+    /// This frame is RAM where the first one is none, or none where the first one is.
+    Mixed(Pfn),
     /// The area would own this frame twice, but could free it only once.
     SameFrame(Pfn),
     /// The area would own this frame, but the machine's source has not allocated it.
@@ -91,7 +100,7 @@ impl AllocError {
     pub(crate) fn beyond(self, more: usize) -> AllocError {
         match self {
             AllocError::NoFrames { wanted, got, node } => {
-                AllocError::NoFrames { wanted, got: (got + more).min(wanted - 1), node }
+                AllocError::NoFrames { wanted, got: got.map(|got| (got + more).min(wanted - 1)), node }
             }
             error => error,
         }
@@ -104,15 +113,19 @@ impl fmt::Display for AllocError {
             AllocError::ZeroSize => f.write_str("an area of zero bytes"),
             AllocError::TooLarge { bytes, limit } => write!(f, "{bytes} bytes, but only {limit} could ever be had"),
             AllocError::BadAlign(align) => write!(f, "alignment {align}: not a power of two that fits the region"),
+            AllocError::NoRegion { region, regions } => write!(f, "no region {}: there are {regions}", region.0),
             AllocError::BadRange { start, end } => write!(f, "{start:#x}-{end:#x} is no range of the region"),
             AllocError::NoAddresses { pages, widest } => {
                 write!(f, "no gap of {pages} pages; the widest is {widest} pages")
             }
             AllocError::NoFrames { wanted, got, node } => {
-                write!(f, "out of memory: {wanted} frames wanted of node {}, {got} to be had", node.0)
+                write!(f, "out of memory: {wanted} frames wanted")?;
+                node.map_or(Ok(()), |node| write!(f, " of node {}", node.0))?;
+                to_be_had(got, f)
             }
             AllocError::NoTables { wanted, got } => {
-                write!(f, "out of memory for tables: {wanted} frames wanted, {got} to be had")
+                write!(f, "out of memory for tables: {wanted} frames wanted")?;
+                to_be_had(got, f)
             }
             AllocError::InUse(at) => write!(f, "the page at {at} is mapped already, by somebody else"),
             AllocError::Restricted(at) => {
@@ -120,7 +133,8 @@ impl fmt::Display for AllocError {
             }
             AllocError::NotMapped(at) => write!(f, "the page at {at} is not mapped"),
             AllocError::WriteExec => f.write_str("to be written and executed at once, which has to be asked for"),
-            AllocError::BadFrame(frame) => write!(f, "no entry can name {frame:?}"),
+            AllocError::BadFrame(frame) => write!(f, "{frame:?} is RAM and no device, or no entry can name it"),
+            AllocError::Mixed(frame) => write!(f, "{frame:?} is memory among what is none, or none among memory"),
             AllocError::SameFrame(frame) => write!(f, "{frame:?} is given twice, and can be taken over once"),
             AllocError::NotOut(frame) => write!(f, "{frame:?} is no frame that was given out"),
             AllocError::NoAliases => f.write_str("given frames cannot be mapped on this machine: allocate, and copy"),
@@ -131,6 +145,11 @@ impl fmt::Display for AllocError {
             AllocError::Refused(number) => write!(f, "the machine refused with error {number}"),
         }
     }
+}
+
+/// What was found, if anybody knows.
+pub(crate) fn to_be_had(got: Option<usize>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    got.map_or(Ok(()), |got| write!(f, ", {got} to be had"))
 }
 
 impl core::error::Error for AllocError {}
@@ -199,7 +218,7 @@ pub enum Shortage {
     Addresses {
         /// The pages needed, including the guard.
         pages: usize,
-        /// The pages of the widest hole.
+        /// The pages of the widest hole in the range of the request.
         widest: usize,
     },
     /// The number of frames needed.

@@ -43,7 +43,7 @@ mod zones;
 pub use map::{BadMap, MAX_NODES, MemoryRange};
 pub use zones::{STORAGE_ALIGN, ZoneStats, Zones};
 
-pub(crate) use count::{hold, hold_known, release, release_all, twice};
+pub(crate) use count::{hold, hold_known, mixed, release, release_all, twice};
 pub(crate) use depot::Depot;
 pub(crate) use magazine::{MAX_BULK, Magazine};
 pub(crate) use runs::Runs;

@@ -33,6 +33,7 @@ pub mod frames;
 pub mod prealloc;
 
 use crate::error::Shortage;
+use crate::gfp::Gfp;
 use crate::units::{CpuSet, Node, PAGE_SIZE, PageRange, Pfn, VirtAddr};
 use core::fmt;
 use core::ptr::NonNull;
@@ -213,8 +214,9 @@ pub unsafe trait Machine: Sync + Sized {
         unsafe { self.virt(f).as_ptr().write_bytes(0, PAGE_SIZE) }
     }
     /// The last resort before a failure (a purge notifier). Returns true if the library should try
-    /// again.
-    fn exhausted(&self, _short: Shortage) -> bool {
+    /// again. The library asks at most eight times in a call, and only where the caller may wait: in
+    /// [`Context::Task`] and with [`Gfp::WAIT`], as the arguments say.
+    fn exhausted(&self, _short: Shortage, _context: Context, _gfp: Gfp) -> bool {
         false
     }
     /// The time since some start, in nanoseconds.

@@ -207,6 +207,9 @@ unsafe impl Frames for HostPages {
     fn free_now(&self) -> usize {
         self.total()
     }
+    fn is_ram(&self, _: Pfn) -> bool {
+        false
+    }
     fn alloc(&self, want: Want) -> Option<Pfn> {
         assert_eq!(want.order, 0, "bookkeeping frames are single");
         // SAFETY: the size of a page is not 0.

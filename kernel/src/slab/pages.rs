@@ -99,8 +99,8 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         let wanted = 1usize << order;
         let found = self.ask_source(want).or_else(|| self.after_reclaim(want, gfp));
         found.ok_or_else(|| {
-            let got = self.machine().frames().free_now().min(wanted - 1);
-            AllocError::NoFrames { wanted, got, node: home }.into()
+            // Free frames that do not lie side by side are no block: nobody counts those that do.
+            AllocError::NoFrames { wanted, got: None, node }.into()
         })
     }
 
@@ -122,7 +122,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         let gathered = self.ask_source(want);
         if gathered.is_some()
             || gfp.contains(Gfp::NORETRY)
-            || !self.machine().exhausted(Shortage::Frames(1 << want.order))
+            || !self.machine().exhausted(Shortage::Frames(1 << want.order), Context::Task, gfp)
         {
             return gathered;
         }

@@ -2,6 +2,7 @@
 
 use crate::common::*;
 use std::ptr::NonNull;
+use vmalloc::AllocError;
 use vmalloc::machine::format::MemType;
 use vmalloc::units::{Pfn, VirtAddr};
 use vmalloc_kernel::{Errno, Error, Kern, Pgprot, Request, VmFlags};
@@ -181,8 +182,9 @@ fn memory_and_what_is_none_do_not_mix() {
     let (some, device) = (frames(&rig, 2), Pfn(DEVICE / PAGE as u64));
     let before = rig.state();
     let mixed = |some: &[Pfn]| vmap(&kernel, some, MemType::WriteBack).unwrap_err();
-    assert_eq!(mixed(&[some[0], device, some[1]]), Error::Mixed(device));
-    assert_eq!((mixed(&[device, some[0]]), Error::Mixed(some[0]).errno()), (Error::Mixed(some[0]), Errno::EINVAL));
+    assert_eq!(mixed(&[some[0], device, some[1]]), Error::Alloc(AllocError::Mixed(device)));
+    let other = Error::Alloc(AllocError::Mixed(some[0]));
+    assert_eq!((mixed(&[device, some[0]]), other.errno()), (other, Errno::EINVAL));
     assert_eq!(rig.state(), before);
     give_frames(&rig, &some);
 }

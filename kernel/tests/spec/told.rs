@@ -9,7 +9,7 @@ use vmalloc::machine::format::Prot;
 use vmalloc::machine::{Context, Flush, Level, Machine, Pinned, Run};
 use vmalloc::table::X86_64;
 use vmalloc::units::{CpuSet, Node, PageRange, Pfn, VirtAddr};
-use vmalloc::{AllocError, Config, Vmalloc};
+use vmalloc::{AllocError, Config, Gfp, Vmalloc};
 use vmalloc_kernel::{
     Charge, Errno, Error, Group, Kernel, OVER_QUOTA, Quotas, Tracepoint, Tracer, VmFlags, WithEvents,
 };
@@ -381,8 +381,8 @@ unsafe impl Machine for Odd {
     fn zero(&self, _f: Pfn, _at: VirtAddr) {
         self.asked("zero", ())
     }
-    fn exhausted(&self, _short: Shortage) -> bool {
-        self.asked("exhausted", true)
+    fn exhausted(&self, _short: Shortage, context: Context, gfp: Gfp) -> bool {
+        self.asked("exhausted", (context, gfp) == (Context::Task, Gfp::KERNEL))
     }
     fn clock_ns(&self) -> Option<u64> {
         self.asked("clock_ns", Some(8))
@@ -430,7 +430,10 @@ fn a_machine_of_whose_events_somebody_hears_is_asked_everything_and_its_answers_
     told.sync(pages);
     told.relax();
     told.zero(Pfn(3), VirtAddr(START));
-    assert_eq!((told.node_of(2), told.exhausted(Shortage::Frames(1)), told.clock_ns()), (Node(3), true, Some(8)));
+    assert_eq!(
+        (told.node_of(2), told.exhausted(Shortage::Frames(1), Context::Task, Gfp::KERNEL), told.clock_ns()),
+        (Node(3), true, Some(8))
+    );
     assert_eq!((told.note(Event::Purge(1)), heard.load(SeqCst)), (Ok(()), 1));
     assert_eq!((told.note(Event::Retire(9)), heard.load(SeqCst)), (Err(9), 1), "what the machine refuses nobody hears");
     told.log(Level::Warn, format_args!("a line"));

@@ -63,7 +63,7 @@ impl<F: Format> Booted<F> {
     /// What the machine tries when something runs short; true = try again.
     pub fn set_shortage(&self, handler: impl Fn(&Vmalloc<Sim<F>>, Shortage) -> bool + Send + Sync + 'static) {
         let wire = self.wire();
-        self.sim().set_shortage(move |short| handler(wire.vm(), short));
+        self.sim().set_shortage(move |short, _| handler(wire.vm(), short));
     }
 
     fn wire(&self) -> Wire<F> {
@@ -94,7 +94,7 @@ impl<F: Format> Drop for Hooks<F> {
         self.0.set_kick(|_| {});
         self.0.set_interrupt(|_| {});
         self.0.set_nmi(0, |_| {});
-        self.0.set_shortage(|_| false);
+        self.0.set_shortage(|_, _| false);
     }
 }
 

@@ -10,6 +10,7 @@ use core::fmt;
 use std::collections::HashSet;
 use std::sync::Arc;
 use vmalloc::error::Shortage;
+use vmalloc::gfp::Gfp;
 use vmalloc::machine::{Context, Level};
 use vmalloc::units::{PAGE_SHIFT, VirtAddr};
 
@@ -91,7 +92,7 @@ impl Cpu {
 /// Something that the driver of the machine wants to be called for.
 pub(crate) type Hook = Arc<dyn Fn(u32) + Send + Sync>;
 /// What is asked when something has run short; true = try again.
-pub(crate) type Appeal = Arc<dyn Fn(Shortage) -> bool + Send + Sync>;
+pub(crate) type Appeal = Arc<dyn Fn(Shortage, Gfp) -> bool + Send + Sync>;
 /// How return addresses are printed.
 pub(crate) type Symbolizer = Arc<dyn Fn(usize, &mut fmt::Formatter<'_>) -> fmt::Result + Send + Sync>;
 

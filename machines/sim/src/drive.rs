@@ -8,6 +8,7 @@ use crate::{Core, Counters, ORDER, Sim, Work, turn};
 use core::fmt;
 use std::sync::Arc;
 use vmalloc::error::Shortage;
+use vmalloc::gfp::Gfp;
 use vmalloc::machine::format::{Entry, Format, entries};
 use vmalloc::machine::{Context, Level};
 use vmalloc::units::{PAGE_SHIFT, Pfn, VirtAddr};
@@ -109,7 +110,7 @@ impl<F: Format> Sim<F> {
     }
 
     /// The machine's last resort when something runs short; true = try again.
-    pub fn set_shortage(&self, handler: impl Fn(Shortage) -> bool + Send + Sync + 'static) {
+    pub fn set_shortage(&self, handler: impl Fn(Shortage, Gfp) -> bool + Send + Sync + 'static) {
         self.state().on_shortage = Some(Arc::new(handler));
     }
 

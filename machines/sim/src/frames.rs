@@ -74,6 +74,14 @@ unsafe impl<F: Format> Frames for Core<F> {
         self.zones.free_now()
     }
 
+    fn is_ram(&self, frame: Pfn) -> bool {
+        self.zones.is_ram(frame)
+    }
+
+    fn free_for(&self, want: Want) -> Option<usize> {
+        self.zones.free_for(want)
+    }
+
     fn alloc(&self, want: Want) -> Option<Pfn> {
         let _in_source = self.enter_source();
         self.touch();

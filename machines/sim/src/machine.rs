@@ -16,6 +16,7 @@ use core::fmt;
 use core::ops::Range;
 use core::ptr::NonNull;
 use vmalloc::error::Shortage;
+use vmalloc::gfp::Gfp;
 use vmalloc::machine::event::Event as Told;
 use vmalloc::machine::format::{Entry, Format, Prot};
 use vmalloc::machine::{Context, Flush, Level, Machine, Pinned};
@@ -207,10 +208,14 @@ unsafe impl<F: Format> Machine for Sim<F> {
         }
     }
 
-    fn exhausted(&self, short: Shortage) -> bool {
+    fn exhausted(&self, short: Shortage, context: Context, gfp: Gfp) -> bool {
         self.state().cpu(self.running()).waits(self.running(), "asks for help");
+        let here = self.context();
+        if (here, context) != (Context::Task, Context::Task) || !gfp.contains(Gfp::WAIT) {
+            accuse(&format!("help is asked for in {here:?}, told as {context:?} with {gfp:?}: nobody may wait"));
+        }
         let appeal = self.state().on_shortage.clone();
-        appeal.is_some_and(|appeal| appeal(short))
+        appeal.is_some_and(|appeal| appeal(short, gfp))
     }
 
     fn clock_ns(&self) -> Option<u64> {

@@ -10,7 +10,7 @@
 use crate::api::instance::Vmalloc;
 use crate::area::{Caller, Kind, Req};
 use crate::error::{AllocError, FreeError};
-use crate::frames::twice;
+use crate::frames::{mixed, twice};
 use crate::machine::Machine;
 use crate::machine::format::{Format, MemType, Prot};
 use crate::machine::frames::Frames;
@@ -27,7 +27,7 @@ const MAX_ALIGN: usize = PAGE_SIZE << 7;
 impl<M: Machine> Vmalloc<M> {
     /// Maps `frames`, one a page, side by side (`vmap`). The frames stay their
     /// holder's. Size and alignment come from `frames` and `like`, which also
-    /// says region, protection and memory type.
+    /// says region, protection and memory type. All of them are RAM, or none is.
     ///
     /// # Errors
     /// See [`AllocError`]; nothing has changed then.
@@ -63,7 +63,11 @@ impl<M: Machine> Vmalloc<M> {
     }
 
     fn map_frames(&self, kind: Kind, frames: &[Pfn], like: Req, caller: Caller) -> Result<NonNull<u8>, AllocError> {
-        alloc(self.ctx(), &over(frames, like), kind, caller, Given::<COUNTED>(frames))
+        let req = over(frames, like);
+        match mixed(self.machine().frames(), frames) {
+            None => alloc(self.ctx(), &req, kind, caller, Given::<COUNTED>(frames)),
+            Some(frame) => Err(self.refused(&req, kind, caller, AllocError::Mixed(frame))),
+        }
     }
 
     /// Unmaps what [`Vmalloc::vmap`] mapped (`vunmap`).
@@ -116,6 +120,7 @@ impl<M: Machine> Vmalloc<M> {
     /// [`AllocError::BadRange`] where the pages are not all of one reservation, or
     /// `at` is not the start of a page; [`AllocError::InUse`] for the first page that
     /// is mapped; [`AllocError::BadFrame`] for a frame that no entry can name;
+    /// [`AllocError::Mixed`] for RAM among what is none;
     /// [`AllocError::NoTables`], [`AllocError::WouldWait`]. Nothing has changed then.
     ///
     /// # Safety
@@ -157,8 +162,8 @@ impl<M: Machine> Vmalloc<M> {
     ///
     /// # Errors
     /// See [`AllocError`]: [`AllocError::TooLarge`] where the range wraps,
-    /// [`AllocError::BadFrame`] where it is memory (a frame with a descriptor)
-    /// or beyond what the format can name. Nothing has changed then.
+    /// [`AllocError::BadFrame`] where it is RAM, or beyond what the format can name.
+    /// Nothing has changed then.
     #[track_caller]
     pub fn ioremap(&self, phys: u64, bytes: usize, memory: MemType) -> Result<NonNull<u8>, AllocError> {
         self.ioremap_for(phys, bytes, memory, Caller::here())

@@ -84,6 +84,12 @@ pub fn twice<F: Frames>(source: &F, frames: &[Pfn]) -> Option<Pfn> {
     frames.iter().enumerate().find(again).map(|(_, &frame)| frame)
 }
 
+/// The first of `frames` that is RAM where the first of all is none, or none where that is.
+pub fn mixed<F: Frames>(source: &F, frames: &[Pfn]) -> Option<Pfn> {
+    let is_ram = source.is_ram(*frames.first()?);
+    frames.iter().copied().find(|&frame| source.is_ram(frame) != is_ram)
+}
+
 /// Adds a holder to each of `frames` that has a descriptor.
 pub fn hold_known<F: Frames>(source: &F, frames: &[Pfn]) {
     source.each_page(frames, |_, page| page.into_iter().for_each(hold));

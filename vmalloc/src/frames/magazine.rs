@@ -10,8 +10,8 @@
 //! ```
 //!
 //! How many: a stack counts as full at clamp(frames/64/CPUs, 8..=445). The magazine returns half a
-//! stack at a time to the source, but at most 64 frames. It takes as many, but at most an eighth of
-//! the free frames, unless the caller needs more at once. So a CPU holds a few frames on a small
+//! stack at a time to the source, but at most 64 frames. It takes as many, unless the caller needs
+//! more at once: of its own node, and what is then missing of any, so it asks at most twice. So a CPU holds a few frames on a small
 //! memory, and at most 3.5 MiB on a large one.
 //!
 //! Which: single frames of the CPU's own node, from any zone of the source. Frames of other nodes
@@ -137,7 +137,7 @@ impl Magazine {
         stacks.gather(depot, n);
         let have = stacks.loaded.len();
         if have < n {
-            stacks.refill(machine, want, bulk.min(machine.frames().free_now() / 8).max(n - have), n);
+            stacks.refill(machine, want, bulk.max(n - have), n);
         }
         if stacks.loaded.len() < n { Err(stacks.loaded.len()) } else { Ok(()) }
     }

@@ -59,6 +59,11 @@ impl NodeZones {
             .find_map(|zone| zone.take(d, want.order))
     }
 
+    /// The number of free frames that this request may have.
+    pub fn free_for(&mut self, want: Want) -> usize {
+        self.candidates(want).map(|zone| room(zone, want)).sum()
+    }
+
     /// Takes single frames until `into` is full or the node has no more for this request. Returns
     /// how many.
     pub fn take_many(&mut self, d: Descriptors, mut want: Want, into: &mut [Pfn]) -> usize {

@@ -266,6 +266,15 @@ unsafe impl<L: RawMutex + Sync> Frames for Zones<L> {
         self.nodes.iter().map(|node| node.free.load(Relaxed)).sum()
     }
 
+    fn is_ram(&self, frame: Pfn) -> bool {
+        self.page(frame).is_some()
+    }
+
+    fn free_for(&self, want: Want) -> Option<usize> {
+        let nodes = self.nodes_for(want, self.nodes());
+        Some(nodes.map(|node| self.with(node, |zones| zones.free_for(want))).sum())
+    }
+
     fn alloc(&self, want: Want) -> Option<Pfn> {
         let layout = self.layout().filter(|_| want.order <= MAX_ORDER)?;
         let d = layout.descriptors();

@@ -86,6 +86,12 @@ unsafe impl<F: Frames> Frames for FaultyFrames<F> {
     fn free_now(&self) -> usize {
         self.inner.free_now()
     }
+    fn is_ram(&self, frame: Pfn) -> bool {
+        self.inner.is_ram(frame)
+    }
+    fn free_for(&self, want: Want) -> Option<usize> {
+        self.inner.free_for(want)
+    }
     fn alloc(&self, want: Want) -> Option<Pfn> {
         if self.faults.strike() { None } else { self.inner.alloc(want) }
     }

@@ -65,8 +65,12 @@ pub struct Page {
 pub unsafe trait Frames: Sync {
     /// The number of frames. It bounds the size of a request.
     fn total(&self) -> usize;
-    /// The number of free frames.
+    /// The number of free frames: for reports, and asked before and after `reclaim`. No allocation
+    /// and no free asks, so it may take as long as a walk.
     fn free_now(&self) -> usize;
+    /// Whether `frame` is RAM, allocated or not: it is then no device. The library asks once for each
+    /// page of a device that is mapped, and of frames that `vmap` is given.
+    fn is_ram(&self, frame: Pfn) -> bool;
     /// Allocates a block; `None` if there is none.
     fn alloc(&self, want: Want) -> Option<Pfn>;
     /// Frees a block.
@@ -75,7 +79,9 @@ pub unsafe trait Frames: Sync {
     /// This source allocated all frames of the block (F4), and the caller does not use them any
     /// more.
     unsafe fn free(&self, first: Pfn, order: u8);
-    /// Allocates up to `into.len()` single frames. Returns how many.
+    /// Allocates up to `into.len()` single frames, at most 128. Returns how many. A magazine that is
+    /// refilled asks at most twice. A source whose [`Frames::alloc`] takes a lock, or a walk,
+    /// overrides this: the default asks that once for each frame.
     fn alloc_bulk(&self, want: Want, into: &mut [Pfn]) -> usize {
         for (got, slot) in into.iter_mut().enumerate() {
             match self.alloc(want) {
@@ -94,6 +100,11 @@ pub unsafe trait Frames: Sync {
             // SAFETY: the caller's promise for each frame.
             unsafe { self.free(frame, 0) }
         }
+    }
+    /// The number of free frames that would satisfy `want`, for the error of a call that found too
+    /// few; `None` if the source does not know.
+    fn free_for(&self, _want: Want) -> Option<usize> {
+        None
     }
     /// The number of nodes. All node numbers are below it.
     fn nodes(&self) -> usize {

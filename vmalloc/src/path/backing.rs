@@ -209,13 +209,12 @@ pub(crate) struct Device(pub(crate) Pfn);
 impl<M: Machine> Backing<M> for Device {
     type Taken = ();
 
-    /// A device is no memory (frames with descriptors are somebody's), and ends where
-    /// entries can still name it.
+    /// A device is no memory, and ends where entries can still name it.
     fn check(self, machine: &M, pages: usize) -> Result<(), AllocError> {
         let last = self.0.0.checked_add(pages as u64 - 1).map_or(Pfn(u64::MAX), Pfn);
         nameable::<M>(&[last])?;
         let mut frames = (0..pages as u64).map(|page| self.0.offset(page));
-        let memory = frames.find(|&frame| machine.frames().page(frame).is_some());
+        let memory = frames.find(|&frame| machine.frames().is_ram(frame));
         memory.map_or(Ok(()), |frame| Err(AllocError::BadFrame(frame)))
     }
 

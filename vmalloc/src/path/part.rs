@@ -19,7 +19,7 @@
 
 use crate::area::{Caller, Guard, Kind, Req};
 use crate::error::{AllocError, FreeError, Shortage};
-use crate::frames::release;
+use crate::frames::{mixed, release};
 use crate::gfp::Gfp;
 use crate::machine::Machine;
 use crate::machine::event::Event;
@@ -51,6 +51,7 @@ pub(crate) fn map<M: Machine>(
     let found = area(ctx, range, RESERVED)?;
     let backing = Given::<UNCOUNTED>(frames);
     backing.check(ctx.machine, frames.len())?;
+    mixed(ctx.machine.frames(), frames).map_or(Ok(()), |frame| Err(AllocError::Mixed(frame)))?;
     let plan = Plan { req, kind: Kind::MapRam, caller, pages: frames.len(), class: None };
     found.slot().share();
     let mut mapped = 0;

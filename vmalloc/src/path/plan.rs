@@ -142,14 +142,15 @@ fn checked_size<M: Machine>(
     };
     check_node(ctx.machine, req)?;
     let Some(region) = ctx.core.regions.get(req.region.0 as usize) else {
-        return Err(AllocError::BadRange { start: 0, end: 0 });
+        return Err(AllocError::NoRegion { region: req.region, regions: ctx.core.regions.len() });
     };
     if !req.align.is_power_of_two() || req.align > region.bytes {
         return Err(AllocError::BadAlign(req.align));
     }
     let needed = pages.saturating_add(guards_after(req) + kind.guards_below() as usize);
     if needed > region.bytes >> PAGE_SHIFT {
-        return Err(AllocError::TooLarge { bytes: req.bytes, limit: region.bytes });
+        let guards = needed - pages;
+        return Err(AllocError::TooLarge { bytes: req.bytes, limit: region.bytes.saturating_sub(guards * PAGE_SIZE) });
     }
     if let Some((start, end)) = req.within {
         region.grains_within((start, end)).ok_or(AllocError::BadRange { start, end })?;

@@ -5,7 +5,7 @@
 //! | 1 | own expired batch; then own cached slots and open batch, if this CPU's flush is grace enough | the same |
 //! | 2 | purge: everybody's cached slots, batches, empty chunks, magazines (may wait only) | purge: everybody's cached slots, batches and empty chunks |
 //! | 3 | the promised reserve ([`Gfp::RESERVE`] only) | – |
-//! | 4 | [`Machine::exhausted`] | [`Machine::exhausted`] |
+//! | 4 | [`Machine::exhausted`] (may wait only) | the same |
 //!
 //! With [`Gfp::NORETRY`] step 4 is left out. Nobody is inside a CPU while
 //! anybody waits (L2).
@@ -14,7 +14,7 @@ use crate::area::{Caller, Kind, Req};
 use crate::error::{AllocError, Shortage};
 use crate::gfp::Gfp;
 use crate::machine::event::Event;
-use crate::machine::frames::Frames;
+use crate::machine::frames::{Frames, Want};
 use crate::machine::{Context, Level, Machine};
 use crate::path::plan::Plan;
 use crate::space::chunk::BATCHES;
@@ -138,9 +138,10 @@ impl<M: Machine> CpuGuard<'_, M> {
     /// Step 4: from the beginning, if the machine says so.
     fn ask_machine(&mut self, plan: Plan<'_>, short: Shortage, tries: &mut Tries) -> Result<(), AllocError> {
         let machine = self.machine;
-        let may_appeal = !plan.req.gfp.contains(Gfp::NORETRY) && tries.appeals < APPEALS;
-        *tries = Tries { step: 0, appeals: tries.appeals + 1 };
-        if may_appeal && self.outside(|| machine.exhausted(short)) {
+        let gfp = plan.req.gfp;
+        let may_appeal = !gfp.contains(Gfp::NORETRY) && tries.appeals < APPEALS && self.may_wait(plan);
+        *tries = Tries { step: 0, appeals: tries.appeals.saturating_add(1) };
+        if may_appeal && self.outside(|| machine.exhausted(short, Context::Task, gfp)) {
             return Ok(());
         }
         Err(self.failure(plan, short))
@@ -174,12 +175,15 @@ impl<M: Machine> CpuGuard<'_, M> {
             _ if waits => AllocError::WouldWait(self.outside(|| machine.context()), short),
             Shortage::Addresses { pages, widest } => AllocError::NoAddresses { pages, widest },
             Shortage::Frames(_) => {
-                let free = if M::ALIASES { machine.frames().free_now() } else { self.core.in_place.load(Relaxed) };
-                let got = free.min(plan.pages - 1);
-                AllocError::NoFrames { wanted: plan.pages, got, node: plan.req.node.unwrap_or_default() }
+                let here = if self.serves(plan) { self.magazine.len() } else { 0 };
+                let free = || machine.frames().free_for(plan.req.want(self.node)).map(|free| free + here);
+                let got = if M::ALIASES { free() } else { Some(self.core.in_place.load(Relaxed)) };
+                let got = got.map(|got| got.min(plan.pages - 1));
+                AllocError::NoFrames { wanted: plan.pages, got, node: plan.req.node }
             }
             Shortage::Tables(wanted) => {
-                AllocError::NoTables { wanted, got: machine.frames().free_now().min(wanted - 1) }
+                let free = machine.frames().free_for(Want::bookkeeping(self.node));
+                AllocError::NoTables { wanted, got: free.map(|free| free.min(wanted - 1)) }
             }
         }
     }

@@ -84,7 +84,7 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         }
         self.prealloc.trim(machine, KEEP);
         let pages = |grains: u32| (grains as usize) << region.grain_shift;
-        let widest = || pages(region.shared.lock().arena.widest());
+        let widest = || pages(region.shared.lock().arena.widest_within(machine, &fit.within));
         base.ok_or_else(|| Shortage::Addresses { pages: pages(fit.grains), widest: widest() })
     }
 

@@ -136,6 +136,25 @@ impl Arena {
         self.span.grains() - self.top.best
     }
 
+    /// The length of the longest free run in a range.
+    ///
+    /// # Cost
+    /// At most 32 searches, if the range is not the whole arena.
+    pub fn widest_within<M: Machine>(&self, machine: &M, range: &Range<u32>) -> u32 {
+        let end = range.end.min(self.grains);
+        if (range.start, end) == (0, self.grains) {
+            return self.widest();
+        }
+        let fits = |len| self.seek(machine, range.start, len).is_some_and(|start| start + len <= end);
+        // Runs of `fit` grains fit, and those of `wide` do not.
+        let (mut fit, mut wide) = (0, end.saturating_sub(range.start).min(self.widest()) + 1);
+        while wide - fit > 1 {
+            let middle = fit + (wide - fit) / 2;
+            if fits(middle) { fit = middle } else { wide = middle }
+        }
+        fit
+    }
+
     /// The most frames that one take uses: the root block, and the blocks on the way from it to
     /// each end of the run and to the end of the region.
     pub const fn frames_needed(&self) -> usize {
@@ -145,7 +164,7 @@ impl Arena {
     /// Takes the lowest run that fits and returns its first grain.
     ///
     /// # Errors
-    /// If nothing fits: the length of the longest free run, at any place and alignment. Nothing
+    /// If nothing fits: the length of the longest free run in the range, at any alignment. Nothing
     /// changes on error.
     ///
     /// # Panics
@@ -158,7 +177,7 @@ impl Arena {
     /// aligned place. There are at most as many such holes as aligned grains below the run.
     pub fn take<M: Machine>(&mut self, machine: &M, prealloc: &mut Prealloc, fit: &Fit) -> Result<u32, u32> {
         debug_assert!(fit.grains > 0 && fit.align.is_power_of_two());
-        let start = self.find(machine, fit).ok_or(self.widest())?;
+        let start = self.find(machine, fit).ok_or_else(|| self.widest_within(machine, &fit.within))?;
         self.mark_taken(machine, prealloc, start, fit.grains);
         Ok(start)
     }

@@ -1,6 +1,7 @@
 //! The configuration of an instance, for `init`.
 
 use crate::area::{Placement, Policy};
+use crate::error::to_be_had;
 use crate::units::VirtAddr;
 use arrayvec::ArrayVec;
 use core::fmt;
@@ -143,8 +144,8 @@ pub enum InitError {
     NoMemory {
         /// The number of frames needed.
         wanted: usize,
-        /// The number of frames found.
-        got: usize,
+        /// The number of frames found, if they were looked for.
+        got: Option<usize>,
     },
 }
 
@@ -165,7 +166,10 @@ impl fmt::Display for InitError {
             }
             InitError::Overlap(a, b) => write!(f, "regions {a} and {b} overlap"),
             InitError::BadCpus(n) => write!(f, "{n} CPUs; from 1 to {} are served", crate::units::MAX_CPUS),
-            InitError::NoMemory { wanted, got } => write!(f, "{wanted} frames of bookkeeping wanted, {got} to be had"),
+            InitError::NoMemory { wanted, got } => {
+                write!(f, "{wanted} frames of bookkeeping wanted")?;
+                to_be_had(*got, f)
+            }
         }
     }
 }

@@ -259,11 +259,11 @@ impl<M: Machine> Core<M> {
 fn populate<M: Machine>(machine: &M, wanted: usize) -> Result<Prealloc, InitError> {
     let mut prealloc = Prealloc::new();
     if wanted > machine.frames().total() {
-        return Err(InitError::NoMemory { wanted, got: machine.frames().free_now() });
+        return Err(InitError::NoMemory { wanted, got: None });
     }
     prealloc.fill(machine, Node(0), wanted).map_err(|got| {
         prealloc.trim(machine, 0);
-        InitError::NoMemory { wanted, got }
+        InitError::NoMemory { wanted, got: Some(got) }
     })?;
     Ok(prealloc)
 }

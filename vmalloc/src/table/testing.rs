@@ -130,6 +130,9 @@ unsafe impl<F> Frames for Held<F> {
     fn free_now(&self) -> usize {
         FRAMES as usize - self.held() - 1
     }
+    fn is_ram(&self, frame: Pfn) -> bool {
+        frame.0 < FRAMES
+    }
     fn alloc(&self, _: Want) -> Option<Pfn> {
         let mut held = self.held.lock().unwrap();
         (1..FRAMES).find(|&n| held.insert(n)).map(Pfn)

@@ -2,10 +2,11 @@
 
 use crate::bench::{Bench, bench};
 use vmalloc::error::Shortage;
+use vmalloc::gfp::Gfp;
 use vmalloc::lock_api::Mutex;
 use vmalloc::machine::format::{Format, MemType, Prot, Word};
 use vmalloc::machine::frames::{Frames, Want};
-use vmalloc::machine::{Flush, Machine};
+use vmalloc::machine::{Context, Flush, Machine};
 use vmalloc::table::X86_64;
 use vmalloc::units::{Node, PageRange, Pfn, VirtAddr};
 use vmalloc_sim::{BOUNDS, Rates, Sim, SoloLock, Watched, What, Why};
@@ -76,7 +77,7 @@ fn who_waits_or_asks_for_help_in_the_middle_of_a_section_is_noticed() {
     let frame = b.take();
     let story = section(&b, |sim| {
         sim.virt(frame);
-        sim.exhausted(Shortage::Frames(1));
+        sim.exhausted(Shortage::Frames(1), Context::Task, Gfp::KERNEL);
     });
     assert!(story.contains("L2: CPU 0 asks for help in a section"), "{story}");
     let b = quiet();
@@ -166,4 +167,19 @@ fn entries_are_counted_however_the_library_comes_to_them() {
     let frame = b.take();
     b.pinned(|| (0..5).for_each(|n| write(&b, AT.add_pages(n), frame)));
     assert_eq!(b.sim.longest_section().of(What::Written), 5);
+}
+
+#[test]
+#[should_panic(expected = "help is asked for in Atomic, told as Task")]
+fn a_machine_that_is_asked_for_help_where_nobody_may_wait_is_told() {
+    let sim = Sim::<X86_64>::builder().rates(Rates::NEVER).build();
+    sim.set_context(Context::Atomic);
+    sim.exhausted(Shortage::Frames(1), Context::Task, Gfp::KERNEL);
+}
+
+#[test]
+#[should_panic(expected = "nobody may wait")]
+fn a_machine_that_is_asked_for_help_by_who_does_not_wait_is_told() {
+    let sim = Sim::<X86_64>::builder().rates(Rates::NEVER).build();
+    sim.exhausted(Shortage::Frames(1), Context::Task, Gfp::NOWAIT);
 }

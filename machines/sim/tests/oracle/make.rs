@@ -292,7 +292,7 @@ impl<F: Format> Hand<'_, F> {
         assert_eq!(refused(Req::pages(1).align(3 * PAGE_SIZE)), AllocError::BadAlign(3 * PAGE_SIZE));
         let outside = Req::pages(1).within(region.end..region.end + 8 * PAGE_SIZE);
         assert!(matches!(refused(outside), AllocError::BadRange { .. }));
-        assert!(matches!(refused(Req::pages(1).region(RegionId(3))), AllocError::BadRange { .. }));
+        assert!(matches!(refused(Req::pages(1).region(RegionId(3))), AllocError::NoRegion { .. }));
         let after = self.vm.stats();
         if self.interrupts() == interrupts {
             assert_eq!((before.areas, before.pages), (after.areas, after.pages), "refusal: nonsense left something");

@@ -87,9 +87,13 @@ fn sizes_that_cannot_be_are_refused_with_the_limit() {
     assert!(rig.reserve(Req::bytes(limit + 1)).is_ok(), "addresses alone cost no frames");
     // The unit of its first page is nobody's.
     let all = REGION.end - REGION.start - 64 * PAGE;
-    assert_eq!(rig.reserve(Req::bytes(all)), Err(AllocError::TooLarge { bytes: all, limit: all }), "with its guard");
+    assert_eq!(
+        rig.reserve(Req::bytes(all)),
+        Err(AllocError::TooLarge { bytes: all, limit: all - PAGE }),
+        "with its guard"
+    );
     let elsewhere = rig.alloc(Req::pages(1).region(RegionId(1)));
-    assert_eq!(elsewhere, Err(AllocError::BadRange { start: 0, end: 0 }), "there is no such region");
+    assert_eq!(elsewhere, Err(AllocError::NoRegion { region: RegionId(1), regions: 1 }), "there is no such region");
 }
 
 #[test]

@@ -209,7 +209,7 @@ fn errors_and_answers_say_their_numbers() {
     let say = |error: AllocError| error.to_string();
     assert_eq!(say(rig.alloc(Req::bytes(0)).unwrap_err()), "an area of zero bytes");
     let wide = rig.reserve(Req::pages(300)).unwrap_err();
-    assert_eq!(say(wide), "1228800 bytes, but only 1048576 could ever be had");
+    assert_eq!(say(wide), "1228800 bytes, but only 1044480 could ever be had");
     assert_eq!(
         say(rig.alloc(Req::pages(1).align(12)).unwrap_err()),
         "alignment 12: not a power of two that fits the region"

@@ -254,7 +254,7 @@ fn a_region_smaller_than_a_chunk_serves_what_fits() {
         rig.stamp(whole, pages - 1, 2);
         let bytes = pages * PAGE;
         let refused = rig.alloc(Req::pages(pages));
-        assert_eq!(refused, Err(AllocError::TooLarge { bytes, limit: bytes }));
+        assert_eq!(refused, Err(AllocError::TooLarge { bytes, limit: bytes - PAGE }));
         rig.give(whole).unwrap();
         assert!(rig.alloc(Req::pages(pages).guard(Guard::None)).is_ok());
     }

@@ -5,7 +5,7 @@ extern crate std;
 use crate::machine::format::{MemType, Prot};
 use crate::table::X86_64;
 use crate::testing::{Host, Window};
-use crate::units::{Node, PageRange, Pfn, VirtAddr};
+use crate::units::{PageRange, Pfn, VirtAddr};
 use crate::{AllocError, Config, Gfp, Policy, Req, Vmalloc};
 use core::ptr::NonNull;
 use std::vec::Vec;
@@ -104,7 +104,7 @@ fn pages_in_place_are_counted_against_the_limit_until_their_flush() {
     let listing = || (vm.areas().count(), window(&vm).reached.lock().len());
     let before = listing();
     let refused = vm.alloc(Req::pages(11).gfp(Gfp::KERNEL | Gfp::RESERVE));
-    assert_eq!(refused, Err(AllocError::NoFrames { wanted: 11, got: 10, node: Node(0) }));
+    assert_eq!(refused, Err(AllocError::NoFrames { wanted: 11, got: Some(10), node: None }));
     assert_eq!(vm.alloc(Req::pages(101)), Err(AllocError::TooLarge { bytes: 101 << 12, limit: 100 << 12 }));
     assert_eq!(listing(), before);
     // What waits for its flush counts, and is flushed for whoever needs it.

@@ -151,8 +151,8 @@ fn a_refusal_tells_the_widest_hole_and_changes_nothing() {
     let before = bench.picture();
     assert_eq!(bench.take(&Fit::of(24)), Err(23));
     assert_eq!(bench.take(&Fit { align: 32, ..Fit::of(20) }), Err(23));
-    assert_eq!(bench.take(&Fit { within: 0..30, ..Fit::of(11) }), Err(23));
-    assert_eq!(bench.take(&Fit { within: 64..90, ..Fit::of(1) }), Err(23));
+    assert_eq!(bench.take(&Fit { within: 0..30, ..Fit::of(11) }), Err(10), "of the range");
+    assert_eq!(bench.take(&Fit { within: 64..90, ..Fit::of(1) }), Err(0));
     assert!(!bench.take_at(9, 2));
     assert!(!bench.take_at(60, 5));
     assert_eq!(bench.picture(), before);
@@ -325,7 +325,13 @@ impl Model {
                 && self.is_free(start, fit.grains)
         };
         let first = fit.within.start.min(self.taken.len() as u32);
-        (first..self.taken.len() as u32).find(fits).ok_or(self.widest())
+        (first..self.taken.len() as u32).find(fits).ok_or_else(|| self.widest_within(&fit.within))
+    }
+
+    fn widest_within(&self, range: &Range<u32>) -> u32 {
+        let end = (range.end as usize).min(self.taken.len());
+        let part = self.taken.get(range.start as usize..end).unwrap_or(&[]);
+        part.split(|&taken| taken).map(|run| run.len() as u32).max().unwrap_or(0)
     }
 
     fn widest(&self) -> u32 {
@@ -422,7 +428,8 @@ impl Runs {
             let start = address - fit.phase as u64;
             (start + fit.grains as u64 <= hole.end.min(fit.within.end) as u64).then_some(start as u32)
         };
-        self.holes().find_map(fits).ok_or_else(|| self.holes().map(|hole| hole.end - hole.start).max().unwrap_or(0))
+        let inside = |hole: Range<u32>| hole.end.min(fit.within.end).saturating_sub(hole.start.max(fit.within.start));
+        self.holes().find_map(fits).ok_or_else(|| self.holes().map(inside).max().unwrap_or(0))
     }
 }
 
