@@ -29,6 +29,11 @@ mod scullv;
 mod show;
 mod trace;
 
+/// What calls cost, and what addresses cost.
+#[cfg(doc)]
+#[doc = include_str!("../docs/figures.md")]
+pub mod figures {}
+
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use listing::{Comparison, Entry};

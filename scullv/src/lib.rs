@@ -14,6 +14,8 @@
 //!     order, qset    └─► set of item 9 ───► quantum
 //! ```
 //!
+//! The [`guide`] mounts it.
+//!
 //! # What a caller sees
 //! - A read or write moves at most one quantum's rest a call; the caller loops.
 //! - A hole reads 0 bytes. [`Device::next_data`] tells where it ends.
@@ -70,3 +72,8 @@ pub use ioctl::{Command, How, Settings, What};
 pub use mapping::Mapping;
 pub use user::{Fault, Input, Output, User, Wait};
 pub use vmalloc::lock_api::RawRwLock;
+
+/// The guide: the device mounted, what differs there, what it costs.
+#[cfg(any(doc, doctest))]
+#[doc = include_str!("../docs/scullv.md")]
+pub mod guide {}

@@ -1,10 +1,28 @@
 //! The kernel's allocator of virtually contiguous memory, for any kernel,
 //! hypervisor, unikernel or process.
 //!
-//! - An **embedder** implements [`Machine`](machine::Machine) and
+//! An area takes page frames that need not be adjacent, and page tables make them adjacent in
+//! virtual memory. After a free, every CPU may still have the old translations. So addresses,
+//! frames and empty page tables wait until every CPU has flushed: one flush serves thousands of
+//! freed pages, and nothing is reused before it.
+//!
+//! ```
+//! use vmalloc::machine::Machine;
+//! use vmalloc::{AllocError, Req, Vmalloc};
+//!
+//! fn use_it<M: Machine>(vm: &Vmalloc<M>) -> Result<(), AllocError> {
+//!     let ring = vm.alloc(Req::bytes(5000).zeroed())?;
+//!     assert!(vm.find(ring.addr().get() + 4999).is_some());
+//!     // SAFETY: V1: nobody uses it any more.
+//!     unsafe { vm.free(ring) }.expect("an area");
+//!     Ok(())
+//! }
+//! ```
+//!
+//! - An **embedder** reads the [`guide`]: it implements [`Machine`](machine::Machine) and
 //!   [`Frames`](machine::frames::Frames), whose contracts are numbered there, and
 //!   calls [`Vmalloc::init`] and a few hooks. `examples/kernel.rs` is a machine to
-//!   copy; the README says what breaks where a function or a hook is wrong.
+//!   copy.
 //! - A **caller** asks with a [`Req`]: [`Vmalloc::alloc`] and [`Vmalloc::free`],
 //!   or [`Vmalloc::area`], which frees itself. [`Vmalloc::whatis`] tells what an
 //!   address is.
@@ -39,6 +57,14 @@ mod reclaim;
 mod space;
 mod state;
 mod sync;
+
+/// The guide for authors of kernels: what you write, what you call, and what breaks.
+///
+/// [`Frames`]: crate::machine::frames::Frames
+/// [`Machine`]: crate::machine::Machine
+#[cfg(any(doc, doctest))]
+#[doc = include_str!("../docs/kernel.md")]
+pub mod guide {}
 
 #[cfg(test)]
 mod testing;

@@ -11,7 +11,8 @@
 //! - **unsafety**: `unsafe` that does not say why it is right ([`unsafety`]).
 //! - **calls**: `unwrap`, `todo!` and the like in what ships ([`calls`]).
 //! - **callers**: a function of the library that only tests call ([`callers`]).
-//! - **names**: what README and ARCHITECTURE name must exist ([`names`]).
+//! - **names**: what README, ARCHITECTURE and the guides name must exist ([`names`]).
+//! - **links**: what a page links to must exist ([`links`]).
 //! - **proofs**: what breaks rules or refuses on request, in what is released ([`proofs`]).
 //! - **rules**: the name of a rule that the library defines twice ([`rules`]).
 //! - **atomics**: atomics of the library that do not come through its `sync` ([`atomics`]).
@@ -25,6 +26,7 @@ mod calls;
 mod circles;
 pub mod floors;
 mod length;
+mod links;
 mod modules;
 mod names;
 mod proofs;
@@ -106,6 +108,7 @@ fn report(tree: &Tree) -> Report {
         calls::check,
         callers::check,
         names::check,
+        links::check,
         proofs::check,
         rules::check,
         atomics::check,

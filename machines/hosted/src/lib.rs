@@ -10,6 +10,8 @@
 //! # }
 //! ```
 //!
+//! The [`guide`] says more: when to use it, what it costs, what Linux does to it.
+//!
 //! | What a kernel has | What it is here |
 //! |---|---|
 //! | physical memory | a file in memory, mapped once as a whole (the direct map) |
@@ -55,7 +57,12 @@ pub use machine::{Hosted, LogSink, Symbolizer};
 pub use mirror::BUDGET_SPENT;
 pub use os::is_readable;
 
-/// The tours are compiled, and the one for programs is run.
+/// The guide for programs: when to use it, what it costs, what Linux does to it.
+#[cfg(any(doc, doctest))]
+#[doc = include_str!("../docs/process.md")]
+pub mod guide {}
+
+/// The examples of the front page are compiled, and the one for programs is run.
 #[doc = include_str!("../../../README.md")]
 #[cfg(doctest)]
 mod readme {}

@@ -1,4 +1,4 @@
-//! What bookkeeping costs, as the README says it, and that the statistics
+//! What bookkeeping costs, as `vmalloc/docs/kernel.md` says it, and that the statistics
 //! leave no frame out.
 //!
 //!     cargo test -p vmalloc-hosted --test figures -- --nocapture

@@ -1,4 +1,4 @@
-//! README and ARCHITECTURE name only what exists.
+//! README, ARCHITECTURE and the guides name only what exists.
 //!
 //! Of what stands in back-ticks, outside of code blocks:
 //! - a **path** (`vmalloc/src/area.rs`, `space/arena.rs`, `machines/sim/`) is a file or folder, or the end of one;
@@ -16,7 +16,14 @@ use syn::{
     ImplItem, ItemEnum, ItemImpl, ItemMacro, ItemMod, ItemStruct, ItemTrait, ItemType, ItemUnion, TraitItem, Type,
 };
 
-const PAGES: [&str; 2] = ["ARCHITECTURE.md", "README.md"];
+const PAGES: [&str; 6] = [
+    "ARCHITECTURE.md",
+    "README.md",
+    "cli/docs/figures.md",
+    "machines/hosted/docs/process.md",
+    "scullv/docs/scullv.md",
+    "vmalloc/docs/kernel.md",
+];
 const ENDINGS: [&str; 6] = ["rs", "md", "toml", "sh", "gz", "yml"];
 
 /// Names on these pages that are nowhere in the tree.

@@ -17,8 +17,8 @@ const NAME: &str = "Vmalloc";
 /// The room of its methods.
 const ROOM: &str = "api";
 
-/// The rooms that others name.
-const OPEN: [&str; 7] = ["area", "error", "frames", "gfp", "machine", "table", "units"];
+/// The rooms that others name, and the guide, which is documentation alone.
+const OPEN: [&str; 8] = ["area", "error", "frames", "gfp", "guide", "machine", "table", "units"];
 /// What others name in rooms of the middle floor.
 const EXPORTS: [(&str, &[&str]); 2] = [
     ("frames", &["BadMap", "MAX_NODES", "MemoryRange", "STORAGE_ALIGN", "ZoneStats", "Zones"]),

@@ -1,4 +1,4 @@
-//! What ships, as tokens: the source without what is compiled for tests only.
+//! What ships, as tokens: the source without what is compiled for tests or documentation only.
 //!
 //! Tokens rather than the parsed tree, because they go into macros as well.
 
@@ -46,7 +46,7 @@ pub fn released(source: &Source) -> TokenStream {
     })
 }
 
-/// `#[test]`, or a `#[cfg(…)]` that asks for it, or for it or the models of loom.
+/// `#[test]`, or a `#[cfg(…)]` that asks for it, for it or the models of loom, or for documentation.
 pub fn only_for_tests(attr: &Attribute) -> bool {
     for_tests(attr.meta.to_token_stream())
 }
@@ -59,7 +59,8 @@ fn for_tests(attribute: TokenStream) -> bool {
         ["test"] => true,
         ["cfg", ..] => {
             let asked = words.windows(2).any(|pair| pair[0] != "not" && pair[1] == "test");
-            asked && !words.contains(&"any") || words[1..] == ["any", "test", "loom"]
+            asked && !words.contains(&"any")
+                || [["any", "test", "loom"], ["any", "doc", "doctest"]].iter().any(|any| words[1..] == *any)
         }
         _ => false,
     }
@@ -129,6 +130,7 @@ mod tests {
         );
         assert_eq!(ships("#[cfg(all(test, not(unix)))] use a::b; fn d() {}"), "fn d () { }");
         assert_eq!(ships("#[cfg(any(test, loom))] fn a() {} fn d() {}"), "fn d () { }");
+        assert_eq!(ships("#[cfg(any(doc, doctest))] #[doc = a!()] pub mod b {} fn d() {}"), "fn d () { }");
     }
 
     #[test]
