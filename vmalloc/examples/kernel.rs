@@ -7,12 +7,9 @@
 //! What a real kernel does instead stands behind "Kernel:".
 
 use spin::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::{cell::UnsafeCell, fmt, ptr::NonNull};
-use vmalloc::gfp::ZoneKind;
 use vmalloc::machine::frames::{Frames, Want};
 use vmalloc::machine::{Context, Flush, Level, Machine, Pinned};
-use vmalloc::table::X86_64;
 use vmalloc::units::{CpuSet, PAGE_SIZE, Pfn};
 use vmalloc::{Config, Gfp, Req, Vmalloc};
 
@@ -25,7 +22,6 @@ static RAM: Ram = Ram(UnsafeCell::new([[0; PAGE_SIZE]; FRAMES]));
 
 /// A bit a frame, set = out. Kernel: the frame allocator that it has.
 static OUT: Mutex<[u64; FRAMES / 64]> = Mutex::new([0; FRAMES / 64]);
-static FREE: AtomicUsize = AtomicUsize::new(FRAMES);
 
 struct Kernel;
 static VM: Vmalloc<Kernel> = Vmalloc::new(Kernel); // const: touches no memory and no hardware
@@ -37,7 +33,7 @@ unsafe impl Frames for Kernel {
         FRAMES
     }
     fn free_now(&self) -> usize {
-        FREE.load(Relaxed)
+        OUT.lock().iter().map(|word| word.count_zeros() as usize).sum()
     }
     fn is_ram(&self, frame: Pfn) -> bool {
         frame.0 < FRAMES as u64 // Kernel: by the memory map
@@ -47,15 +43,13 @@ unsafe impl Frames for Kernel {
         let word = out.iter().position(|&word| want.order == 0 && word != u64::MAX)?;
         let bit = out[word].trailing_ones();
         out[word] |= 1 << bit;
-        FREE.fetch_sub(1, Relaxed);
         Some(Pfn(word as u64 * 64 + bit as u64))
     }
     unsafe fn free(&self, first: Pfn, _order: u8) {
         OUT.lock()[first.0 as usize / 64] &= !(1 << (first.0 % 64));
-        FREE.fetch_add(1, Relaxed);
     }
-    fn highest_zone(&self) -> ZoneKind {
-        ZoneKind::Dma // Kernel: Normal, and `alloc` heeds `want.zone`
+    fn highest_zone(&self) -> vmalloc::gfp::ZoneKind {
+        vmalloc::gfp::ZoneKind::Dma // Kernel: Normal, and `alloc` heeds `want.zone`
     }
     // Kernel, if it likes: `alloc_bulk` and `free_bulk`, one lock for many.
 }
@@ -64,7 +58,7 @@ unsafe impl Frames for Kernel {
 // one CPU. M5: `main` may wait. M6: nothing is cached. M8: no method calls
 // back. M9: `boot` comes first.
 unsafe impl Machine for Kernel {
-    type Table = X86_64; // or X86_32, or a format of your own
+    type Table = vmalloc::table::X86_64; // or X86_32, or a format of your own
     type Frames = Self; // or the library's buddy allocator, `frames::Zones`
     type Lock = Mutex<()>;
 
