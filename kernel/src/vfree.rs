@@ -10,7 +10,7 @@ use crate::records::{Built, Record};
 use core::ptr::{NonNull, with_exposed_provenance_mut};
 use vmalloc::machine::Machine;
 use vmalloc::units::{PAGE_SIZE, VirtAddr};
-use vmalloc::{FreeError, Kind};
+use vmalloc::{FreeError, Info, Kind};
 
 impl<M: Machine, H: Host> Kernel<'_, M, H> {
     /// Frees an area that any of the allocating functions returned, with its array and
@@ -108,9 +108,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
                 let leaving = self.begin_free(at);
                 let freed = self.free_unrecorded(at);
                 self.end_free(leaving, freed.is_ok());
-                freed?;
-                self.host.untracked(at);
-                Ok(())
+                freed
             }
         }
     }
@@ -118,12 +116,17 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     /// Frees an area that has no record, or one that says that another function frees it.
     #[track_caller]
     fn free_unrecorded(&self, at: usize) -> Result<(), Error> {
-        let info = if self.has_records() { self.vm.find(at) } else { None };
-        match info.and_then(|info| self.record_of(&info)) {
-            Some(record) => Err(Error::WrongFlags { has: record.flags.bits(), about: VmFlags::MAP.bits() }),
-            // The library frees no mapping of frames that are somebody else's, and no device.
-            None => self.free_whole(at),
+        let info = self.vm.find(at);
+        if let Some(record) = info.filter(|_| self.has_records()).and_then(|info| self.record_of(&info)) {
+            return Err(Error::WrongFlags { has: record.flags.bits(), about: VmFlags::MAP.bits() });
         }
+        // The library frees no mapping of frames that are somebody else's, and no device.
+        let is_freed = |info: &Info| info.start.0 == at && (info.kind.owns() || info.kind == Kind::Reserved);
+        if info.as_ref().is_some_and(is_freed) {
+            // Afterwards the address may be another's.
+            self.host.untracked(at);
+        }
+        self.free_whole(at)
     }
 
     /// Frees an area of the library's own.

@@ -116,9 +116,8 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         let area = self.resizable(at.addr())?;
         let bytes = self.told_size(request)?;
         let stays = self.may_stay(&area, request);
-        if stays && bytes > area.area_size() && self.grows_in_place(&area, request) {
+        if stays && bytes > area.area_size() && self.grows_in_place(&area, request)? {
             self.refit(&area, request.size);
-            self.clear_gained(&area, request)?;
             return Ok(pointer(area.addr));
         }
         if bytes > area.area_size() || !stays {
@@ -193,12 +192,22 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         Ok(())
     }
 
-    /// Whether an area of the library's own has got pages for so many bytes where it is.
-    fn grows_in_place(&self, area: &VmStruct, request: &Request) -> bool {
+    /// Whether an area of the library's own has got pages for so many bytes where it is, clear if
+    /// that was asked for.
+    fn grows_in_place(&self, area: &VmStruct, request: &Request) -> Result<bool, Error> {
         let gfp = self.host.scope().apply(request.gfp_mask).difference(GfpFlags::ZERO);
         let like = self.wanted(&Request { prot: self.pgprot_of(area), ..*request }, gfp);
+        let (Some(start), Some(was)) = (pointer(area.addr), self.vm.find(area.addr)) else { return Ok(false) };
         // SAFETY: V1: nothing is behind an area but its guard; Y4.
-        pointer(area.addr).is_some_and(|start| unsafe { self.vm.grow(start, like) }.is_ok())
+        if unsafe { self.vm.grow(start, like) }.is_err() {
+            return Ok(false);
+        }
+        self.clear_gained(area, request).inspect_err(|_| {
+            // SAFETY: V1: nobody knows of the pages that it has gained.
+            let undone = unsafe { self.vm.shrink(start, was.bytes) };
+            debug_assert!(undone.is_ok(), "it grew a moment ago: {undone:?}");
+        })?;
+        Ok(true)
     }
 
     /// Its record follows an area that has other pages than before.
@@ -232,7 +241,10 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
                 return Err(error);
             }
         }
-        self.clear_gained(area, request)?;
+        if let Err(error) = self.clear_gained(area, request) {
+            self.shrink_parts(record, record.nr_pages.min(wanted))?;
+            return Err(error);
+        }
         self.with_record(area.addr, |record| record.requested = request.size);
         Ok(())
     }

@@ -2,8 +2,12 @@
 
 use crate::common::*;
 use std::ptr::NonNull;
+use std::sync::Mutex;
+use vmalloc::machine::format::MemType;
+use vmalloc::table::X86_64;
 use vmalloc::{Caller, FreeError};
-use vmalloc_kernel::{Error, GfpFlags, Pgprot, Tracked, VmFlags};
+use vmalloc_kernel::{Error, GfpFlags, Host, Kernel, Pgprot, Tracked, VmFlags};
+use vmalloc_sim::Booted;
 
 /// The place of the call two lines above, as calls print it.
 #[track_caller]
@@ -278,4 +282,38 @@ fn gfp_flags_say_what_the_nested_requests_keep() {
     );
     rig.assert_zero(area, PAGE);
     vfree(&kernel, area).unwrap();
+}
+
+/// Asks whether the area is there when the leak detector hears that it is gone.
+struct Late<'v>(&'v Booted<X86_64>, Mutex<Vec<(usize, bool)>>);
+
+impl Host for Late<'_> {
+    fn untracked(&self, at: usize) {
+        let is_live = self.0.find(at).is_some();
+        self.1.lock().unwrap().push((at, is_live));
+    }
+}
+
+#[test]
+fn the_leak_detector_hears_of_a_free_before_the_address_can_be_another_s_and_of_no_refused_one() {
+    let rig = quiet();
+    let kernel = Kernel::new(&rig, Late(&rig, Mutex::new(Vec::new())));
+    let heard = || std::mem::take(&mut *kernel.host().1.lock().unwrap());
+    let whole = kernel.vmalloc(3 * PAGE).map(number).unwrap();
+    let parts = kernel.v2_6().vmalloc(3 * PAGE).map(number).unwrap();
+    let device = rig.ioremap(0xfe00_0000, PAGE, MemType::Uncached).unwrap();
+    let free = |area: usize| {
+        // SAFETY: Y1: nobody uses it.
+        unsafe { kernel.vfree(at(area)) }
+    };
+    for area in [whole + PAGE, number(device)] {
+        let _ = free(area);
+        assert_eq!(heard(), [], "{area:#x} was not freed");
+    }
+    for area in [whole, parts] {
+        free(area).unwrap();
+        assert_eq!(heard(), [(area, true)]);
+    }
+    // SAFETY: V1: nobody uses it.
+    unsafe { rig.iounmap(device) }.unwrap();
 }

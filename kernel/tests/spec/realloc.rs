@@ -1,11 +1,12 @@
 //! Blocks that grow and shrink: in place where they have room, else by moving frames.
 
 use crate::common::*;
+use vmalloc::Config;
 use vmalloc::machine::Machine as _;
 use vmalloc::machine::frames::Frames;
-use vmalloc::units::Node;
+use vmalloc::units::{Node, Pfn};
 use vmalloc_kernel::{Error, GfpFlags, Kern, Pgprot, Request, VmFlags};
-use vmalloc_sim::Sim;
+use vmalloc_sim::{Rates, Sim};
 
 fn vrealloc(kernel: &Tested<'_>, area: usize, size: usize, gfp: GfpFlags) -> Result<usize, Error> {
     // SAFETY: Y4: tests use what is returned.
@@ -411,4 +412,24 @@ fn a_block_that_somebody_frees_while_it_is_resized_leaves_no_other_behind() {
         drop(kernel);
         leaks.give_back(&rig.sim);
     }
+}
+
+#[test]
+fn a_vrealloc_that_cannot_clear_what_it_gains_changes_nothing() {
+    let machine = Sim::builder().rates(Rates::NEVER).node(64 << 20).highmem(Pfn(4096));
+    let rig = boot(machine, Config::region(REGION));
+    let kernel = rig.kernel();
+    let whole = kernel.vmalloc(17 * PAGE - 8).map(number).unwrap();
+    let parts = kernel.v2_6().__vmalloc(17 * PAGE - 8, USUAL, Pgprot::KERNEL).map(number).unwrap();
+    for area in [whole, parts] {
+        let state = || (kernel.find_vm_area(area).unwrap(), rig.find(area), kernel.meminfo().vmalloc_used);
+        let before = state();
+        for size in [17 * PAGE, 18 * PAGE - 16] {
+            let refused = vrealloc(&kernel, area, size, USUAL | GfpFlags::ZERO);
+            assert!(matches!(refused, Err(Error::NotReachable(_))), "{refused:?}");
+            assert_eq!(state(), before, "{size}");
+        }
+        vfree(&kernel, area).unwrap();
+    }
+    rig.state();
 }

@@ -151,7 +151,8 @@ impl<F: Format> Core<F> {
 
     /// A block goes out, dirty.
     fn taken(&self, first: Pfn, order: u8) {
-        tell(What::Moved, 1 << order);
+        // However large it is, it is cut out of a larger one in as many steps as there are orders.
+        tell(What::Moved, order as u64 + 1);
         let since = self.record(&mut self.state(), Event::Taken { frame: first, order });
         for frame in (0..1 << order).map(|n| first.offset(n)) {
             self.hand_over(frame, true, since);
