@@ -12,7 +12,7 @@
 //! # Rules
 //! - **D1** The direct map covers all RAM of the memory map and the first
 //!   2 MiB, writable but for frames of which somebody wants it otherwise ([`set_direct_map`]), never
-//!   executable. [`direct`] is the address of a byte there; on the
+//!   executable. [`direct()`] is the address of a byte there; on the
 //!   static tables of the start it is the physical address itself.
 //! - **D2** No page of the root table in use is both writable and executable.
 //! - **D3** Frames come from [`early`] until the zones have taken over what is
