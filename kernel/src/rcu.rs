@@ -14,7 +14,7 @@
 //! takes a page for many blocks, or, where it gets none, waits for a grace period itself.
 //!
 //! # Rules
-//! - **J14** A block that waits is whole: nobody frees it, and it is in one list. A head has its block's
+//! - **J21** A block that waits is whole: nobody frees it, and it is in one list. A head has its block's
 //!   address mixed with the head before it, so that a head is told from other data: what is given
 //!   twice is refused, and where a head was written over, the list ends, which is told.
 //!
@@ -318,7 +318,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     fn take_head(&self, head: usize) -> Option<(usize, usize)> {
         let is_area = self.is_vmalloc_addr(with_exposed_provenance(head));
         let place = if is_area { Place::Area(head) } else { Place::Direct(head) };
-        // J14: the block that the head lies in is whole.
+        // J21: the block that the head lies in is whole.
         let (block, before) = self.read_head(place).ok()?;
         let most = self.total_pages().saturating_mul(PAGE_SIZE);
         let is_head = block.is_multiple_of(WORD) && head.checked_sub(block).is_some_and(|offset| offset < most);

@@ -4,7 +4,7 @@
 //! whenever another CPU goes on, so what a host thread does is the running CPU's.
 //!
 //! # Rules, judged
-//! - **L2** Nobody holds two locks of the library's: region, depot and reserve are
+//! - L2: Nobody holds two locks of the library's: region, depot and reserve are
 //!   of one rank. Those of the source come after, and one at a time. Nothing is held
 //!   where anybody waits, nor outside of pins.
 //! - **F3** The source is not called under a lock of the library's.

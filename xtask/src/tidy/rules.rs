@@ -1,19 +1,20 @@
-//! The name of a rule means one thing: the library defines it once.
+//! The name of a rule means one thing in a crate: it is defined once there.
 //!
-//! A rule is defined in the header of the module that keeps it, as `- **G3** …`. How
+//! A rule is defined in the header of the module or the item that keeps it, as `- **G3** …`. How
 //! another module keeps it too is said there as `- G3: …`.
 
 use super::Finding;
 use super::tree::{Source, Tree};
 use std::collections::BTreeMap;
 
-/// Names that the headers of the library define more than once.
+/// Names that the headers of a crate define more than once.
 pub fn check(tree: &Tree) -> Vec<Finding> {
-    let mut first: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut first: BTreeMap<(&str, &str), &str> = BTreeMap::new();
     let mut findings = Vec::new();
-    for source in tree.sources.iter().filter(|source| source.path.starts_with("vmalloc/src/")) {
+    for source in &tree.sources {
+        let Some((package, _)) = source.path.split_once("/src/") else { continue };
         for (line, rule) in defined(source) {
-            if let Some(before) = first.insert(rule, &source.path) {
+            if let Some(before) = first.insert((package, rule), &source.path) {
                 let what = format!("{rule} is defined in {before}: `- {rule}: …` is how this module keeps it");
                 findings.push(Finding::new(&source.path, line, what));
             }
@@ -22,17 +23,19 @@ pub fn check(tree: &Tree) -> Vec<Finding> {
     findings
 }
 
-/// The rules that the header of the file defines, each with its line.
+/// The rules that the headers of the file define, each with its line.
 fn defined(source: &Source) -> impl Iterator<Item = (usize, &str)> {
-    let lines = source.lines.iter().enumerate();
-    lines.filter_map(|(at, line)| Some((at + 1, name(line.strip_prefix("//!")?.trim_start().strip_prefix("- **")?)?)))
+    let documentation = |line: &str| ["//!", "///"].iter().any(|begin| line.starts_with(begin));
+    let lines = source.lines.iter().map(|line| line.trim_start()).enumerate();
+    let lines = lines.filter(move |(_, line)| documentation(line));
+    lines.filter_map(|(at, line)| Some((at + 1, name(line[3..].trim_start().strip_prefix("- **")?)?)))
 }
 
-/// The rule's name that the text begins with: a capital letter and a number.
+/// The rule's name that the text begins with: capital letters and a number.
 fn name(text: &str) -> Option<&str> {
     let (name, _) = text.split_once(|c: char| !c.is_ascii_alphanumeric())?;
-    let number = name.strip_prefix(|c: char| c.is_ascii_uppercase())?;
-    (!number.is_empty() && number.bytes().all(|c| c.is_ascii_digit())).then_some(name)
+    let number = name.trim_start_matches(|c: char| c.is_ascii_uppercase());
+    (number.len() < name.len() && !number.is_empty() && number.bytes().all(|c| c.is_ascii_digit())).then_some(name)
 }
 
 #[cfg(test)]
@@ -51,6 +54,22 @@ mod tests {
         assert_eq!(said("//! - **G3** So.", "//! # Rules\n//! - **G3** Or so."), found);
         assert_eq!(said("//! - **G3 frames.** So.", "//!\n//!   - **G3 by type.** Or so."), found);
         assert_eq!(said("//! - **G3** So.\n//! - **G3** So.", ""), [found[0].replace("b.rs", "a.rs")]);
+    }
+
+    #[test]
+    fn a_name_of_two_letters_and_one_in_the_header_of_an_item_are_names_of_rules() {
+        let found = ["vmalloc/src/b.rs:1: PC6 is defined in vmalloc/src/a.rs: `- PC6: …` is how this module keeps it"];
+        assert_eq!(said("//! - **PC6** So.", "//! - **PC6** Or so."), found);
+        assert_eq!(said("//! - **PC6** So.", "/// - **PC6** Or so.\nstruct S;"), found);
+        assert_eq!(said("//! - **PC6** So.", "//! - **C6** So.\n//! - **PC** So.\n//! - **6** So."), [""; 0]);
+    }
+
+    #[test]
+    fn each_crate_has_names_of_its_own() {
+        let (root, rule) = ("//! - **J14** So.\nmod m;", "//! - **J14** Or so.");
+        let found = |other: &str| check(&Tree::of(&[("kernel/src/lib.rs", root), (other, rule)])).len();
+        assert_eq!(found("suite/src/lib.rs"), 0);
+        assert_eq!(found("kernel/src/m.rs"), 1, "the library is not the only crate that is looked at");
     }
 
     #[test]
