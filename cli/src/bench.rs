@@ -26,7 +26,7 @@ mod threads;
 use crate::options;
 use crate::qemu::Guest;
 use crate::qemu::record::{Line, Record};
-use crate::qemu::tools::Tools;
+use crate::qemu::tools::{Purpose, Tools};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 use std::path::Path;
@@ -60,7 +60,7 @@ pub fn prepare(what: options::Bench) -> Result<Bench> {
         options::Bench::Threads(options) | options::Bench::Latency(options) => Some(&options.source),
         options::Bench::Hosted(_) | options::Bench::Scullv(_) => None,
     };
-    let tools = source.map(Tools::find).transpose()?;
+    let tools = source.map(|source| Tools::find(source, Purpose::Measure)).transpose()?;
     Ok(Bench { what, tools })
 }
 

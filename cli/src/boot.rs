@@ -12,7 +12,7 @@ mod terminal;
 use crate::options::{Boot, word};
 use crate::qemu::process::{Code, News, Process, Stopper};
 use crate::qemu::record::Line;
-use crate::qemu::tools::Tools;
+use crate::qemu::tools::{Purpose, Tools};
 use crate::qemu::{Board, Guest};
 use anyhow::{Context, Result, ensure};
 use relay::Relay;
@@ -33,7 +33,7 @@ pub struct Run {
 pub fn prepare(options: &Boot) -> Result<Run> {
     let guest = guest(options)?;
     check(&guest)?;
-    Ok(Run { guest, tools: Tools::find(&options.source)? })
+    Ok(Run { guest, tools: Tools::find(&options.source, Purpose::Use)? })
 }
 
 /// Refuses what QEMU would take without a word and the guest could not be.

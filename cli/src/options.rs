@@ -40,6 +40,9 @@ pub enum Command {
     #[command(after_long_help = BOOT_EXAMPLES)]
     Boot(Boot),
     /// Measure: Linux's own cases, to the instruction, beside Linux's figures
+    ///
+    /// The image that is built to be measured does not hear the library's
+    /// events, which the leak detector of the other one needs.
     #[command(subcommand)]
     Bench(Bench),
     /// Print the calls behind a vmalloc, with their arguments, as they happen

@@ -10,6 +10,10 @@ pub const MEMBERS: &[&str] = &["--workspace", "--exclude", "vmalloc-pc"];
 /// The image. Among the members its dependencies would have the features that
 /// the tools ask for, `std` among them; and it has nobody to unwind to.
 pub const IMAGE: &[&str] = &["--profile", "image", "-p", "vmalloc-pc"];
+/// The image that is measured, as `vmalloc bench` builds it: it does not hear the library's events.
+pub const MEASURED: &[&str] = &["--profile", "measured", "-p", "vmalloc-pc", DEAF];
+/// Without the feature `events`.
+pub const DEAF: &str = "--no-default-features";
 
 /// A crate root: a library, a binary, a test, an example.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -2,7 +2,7 @@
 
 use crate::narrow;
 use crate::pc;
-use crate::project::{IMAGE, MEMBERS, Project};
+use crate::project::{DEAF, IMAGE, MEMBERS, Project};
 use crate::steps::{Outcome, Stage, succeed};
 use crate::tidy::{self, tree::Tree};
 use anyhow::{Context, Result, bail, ensure};
@@ -67,8 +67,8 @@ fn tidy_up(project: &Project) -> Result<Outcome> {
 }
 
 fn clippy(project: &Project) -> Result<Outcome> {
-    for (members, targets) in [(MEMBERS, "--all-targets"), (IMAGE, "--bins")] {
-        succeed(project.cargo().arg("clippy").args(members).args([targets, "--", "-D", "warnings"]))?;
+    for (members, which) in [(MEMBERS, &["--all-targets"][..]), (IMAGE, &["--bins"]), (IMAGE, &["--bins", DEAF])] {
+        succeed(project.cargo().arg("clippy").args(members).args(which).args(["--", "-D", "warnings"]))?;
     }
     Ok(Outcome::Passed)
 }

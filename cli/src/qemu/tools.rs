@@ -24,6 +24,25 @@ pub struct Source {
     pub install: bool,
 }
 
+/// What the image is built for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// To be used: it has all that it can do.
+    Use,
+    /// To be measured: it does not hear the library's events, as a machine that needs none.
+    Measure,
+}
+
+impl Purpose {
+    /// What cargo is told. Each has a profile, so that neither replaces the other's file.
+    const fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Purpose::Use => &["--profile", "image"],
+            Purpose::Measure => &["--profile", "measured", "--no-default-features"],
+        }
+    }
+}
+
 /// What runs guests.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Tools {
@@ -34,11 +53,11 @@ pub struct Tools {
 }
 
 impl Tools {
-    /// Finds QEMU, or installs it, and builds the image, if none is given.
+    /// Finds QEMU, or installs it, and builds the image for `purpose`, if none is given.
     ///
     /// # Errors
     /// One of them cannot be had; what to do is said.
-    pub fn find(from: &Source) -> Result<Tools, QemuError> {
+    pub fn find(from: &Source, purpose: Purpose) -> Result<Tools, QemuError> {
         let program = match find_in(&env::var_os("PATH").unwrap_or_default()) {
             None if from.install => install()?,
             found => found.ok_or(QemuError::NoProgram)?,
@@ -46,7 +65,7 @@ impl Tools {
         let image = match &from.image {
             Some(image) if image.is_file() => image.clone(),
             Some(image) => return Err(QemuError::NoImage(image.clone())),
-            None => build()?,
+            None => build(purpose)?,
         };
         Ok(Tools { image, program })
     }
@@ -77,13 +96,13 @@ fn install() -> Result<PathBuf, QemuError> {
 
 /// Builds the image where cargo would: in the folder of this workspace. On a
 /// terminal cargo shows how far it is.
-fn build() -> Result<PathBuf, QemuError> {
+fn build(purpose: Purpose) -> Result<PathBuf, QemuError> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/"));
     if !source.join("machines/pc/Cargo.toml").is_file() {
         return Err(QemuError::NoSource(source.to_owned()));
     }
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--profile", "image", "-p", IMAGE, "--message-format", "json-render-diagnostics"]);
+    cargo.args(["build", "-p", IMAGE, "--message-format", "json-render-diagnostics"]).args(purpose.arguments());
     if io::stderr().is_terminal() {
         cargo.stderr(Stdio::inherit());
     }

@@ -7,7 +7,7 @@ use super::setup::region_bytes;
 use super::{Counted, Findings, Left, Manner};
 use crate::options::{Replay, word};
 use crate::qemu::record::{BadRecord, Line, Record};
-use crate::qemu::tools::Tools;
+use crate::qemu::tools::{Purpose, Tools};
 use crate::qemu::{Guest, Outcome};
 use crate::trace::script::Script;
 use anyhow::{Context, Result, ensure};
@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(600);
 pub fn play(options: &Replay, script: &Script, manner: Manner, progress: &Progress<'_>) -> Result<Findings> {
     ensure!(manner.cpus <= CPUS, "{} CPUs: the bare-metal machine has at most {CPUS}", manner.cpus);
     ensure!(options.memory >= LEAST, "{} bytes of memory: the bare-metal machine needs {LEAST}", options.memory);
-    let tools = Tools::find(&options.source)?;
+    let tools = Tools::find(&options.source, Purpose::Use)?;
     let guest = guest(options, script, manner);
     let mut clock = Clock::default();
     let outcome = thread::scope(|scope| {

@@ -22,7 +22,6 @@ use core::ptr::NonNull;
 use spin::Mutex;
 use vmalloc::area::Placement;
 use vmalloc::frames::Zones;
-use vmalloc::machine::event::Event;
 use vmalloc::machine::{Addressable, Context, Flush, Level, Machine, Pinned};
 use vmalloc::table::X86_64;
 use vmalloc::units::{CpuSet, Node, PAGE_SIZE, Pfn};
@@ -134,8 +133,9 @@ unsafe impl Machine for Pc {
         cpu::node_of(cpu)
     }
 
+    #[cfg(feature = "events")]
     #[inline(always)]
-    fn note(&self, event: Event) -> Result<(), i32> {
+    fn note(&self, event: vmalloc::machine::event::Event) -> Result<(), i32> {
         subsystem::note(event);
         Ok(())
     }

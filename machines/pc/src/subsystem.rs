@@ -7,7 +7,11 @@
 //! | where references may be | the image's data, what each CPU has for itself, the stacks |
 //!
 //! The detector hears the library's events from the boot on with `kmemleak=on`, never with `off`, and
-//! else from the first command on, so that allocations cost nothing until somebody asks.
+//! else from the first command on. Without the feature `events` nobody hears them, and they cost no
+//! instruction: the detector adopts the areas that it does not know before each scan.
+
+#[cfg(feature = "events")]
+mod events;
 
 use crate::boot::settings;
 use crate::machine::{Pc, VM};
@@ -15,10 +19,12 @@ use crate::{cpu, memory};
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use spin::Mutex;
-use vmalloc::machine::event::Event;
 use vmalloc::units::Pfn;
-use vmalloc_kernel::kmemleak::{Boot, Kmemleak, Origin, Root, RootKind};
+use vmalloc_kernel::kmemleak::{Boot, Kmemleak, Root, RootKind};
 use vmalloc_kernel::{DirectMap, Host, Kern, Kernel};
+
+#[cfg(feature = "events")]
+pub use events::note;
 
 static LEAKS: Kmemleak<Mutex<()>> = Kmemleak::new();
 static KERNEL: Kernel<'static, Pc, Surroundings> = Kernel::new(&VM, Surroundings).with_kmemleak(&LEAKS);
@@ -71,27 +77,18 @@ pub fn boot_leak_detector() {
     }
 }
 
-/// A command for the detector is about to run, whose stack begins at `caller`. The first makes it
-/// hear, and adopts what is there. Stacks are roots, and no more.
-pub fn wake_leak_detector(caller: usize) {
+/// A command for the detector is about to run, whose stack begins at `caller`. What the detector does not
+/// know it adopts: what is older than the first command, after which it hears, or what is there before each scan (`scans`).
+/// Stacks are roots, and no more.
+pub fn wake_leak_detector(caller: usize, scans: bool) {
     CALLER.store(caller, Relaxed);
-    if settings().kmemleak.is_none() && !HEARS.swap(true, Relaxed) {
+    let adopts = match cfg!(feature = "events") {
+        true => settings().kmemleak.is_none() && !HEARS.swap(true, Relaxed),
+        false => scans,
+    };
+    if adopts {
         KERNEL.kmemleak_adopt();
     }
     let stacks = (0..cpu::count()).map(|cpu| cpu::stack_of(cpu).start);
     stacks.filter(|&start| start != 0).for_each(|start| KERNEL.kmemleak_no_scan(start));
-}
-
-/// An event of the library's: a few instructions, until somebody wants to hear.
-#[inline(always)]
-pub fn note(event: Event) {
-    if HEARS.load(Relaxed) {
-        tell(event);
-    }
-}
-
-#[cold]
-#[inline(never)]
-fn tell(event: Event) {
-    LEAKS.note(VM.machine(), event, || Origin::new("swapper", cpu::index(), &[]));
 }
