@@ -11,6 +11,7 @@
 //! The parts of a chunk are reserved at the same distances
 //! ([`Vmalloc::reserve_at_offsets`](vmalloc::Vmalloc::reserve_at_offsets)), so that the units of all
 //! chunks lie alike. Pages stay until the chunk is given up: when it is empty, and another is too.
+//! The leak detector is told of objects: it scans their bytes, and never reports them.
 //!
 //! # Rules
 //! - **PC3** A caller populates a page alone: it sets the page's bit in `populating` under the lock,
@@ -318,6 +319,7 @@ impl<'k, 'v, M: Machine, H: Host> PerCpu<'k, 'v, M, H> {
             return Err((error, "failed to populate"));
         }
         self.clear(object, size);
+        self.kernel.track_percpu(self.places(object), size);
         Ok(object)
     }
 
@@ -331,6 +333,8 @@ impl<'k, 'v, M: Machine, H: Host> PerCpu<'k, 'v, M, H> {
     /// Y1; and it is no object of another allocator.
     pub unsafe fn free_percpu(&self, object: PerCpuPtr) -> Result<(), Error> {
         let PerCpuPtr { mut chunk, base, offset } = object;
+        // Before anybody else can be given the bytes.
+        let latest = self.kernel.latest_object();
         let (freed, surplus) = self.locked(|chunks| {
             // SAFETY: PC6: it is a record; the lock is held.
             let record = unsafe { chunk.as_mut() };
@@ -348,6 +352,7 @@ impl<'k, 'v, M: Machine, H: Host> PerCpu<'k, 'v, M, H> {
         if !freed {
             return Err(Error::DoubleFree(self.address(object, 0).unwrap_or(0)));
         }
+        latest.into_iter().for_each(|latest| self.kernel.forget_percpu(self.places(object), latest));
         if surplus {
             if breaks!(SurplusInTwo) {
                 // SAFETY: it was linked a moment ago.
@@ -361,6 +366,11 @@ impl<'k, 'v, M: Machine, H: Host> PerCpu<'k, 'v, M, H> {
     /// The address of an object in the unit of `cpu` (`per_cpu_ptr`); `None` where no group has it.
     pub fn per_cpu_ptr(&self, object: PerCpuPtr, cpu: u32) -> Option<NonNull<u8>> {
         NonNull::new(core::ptr::with_exposed_provenance_mut(self.address(object, cpu)?))
+    }
+
+    /// The addresses of an object, one in each unit.
+    fn places(&self, object: PerCpuPtr) -> impl Iterator<Item = usize> {
+        (0..self.units()).filter_map(move |cpu| self.address(object, cpu))
     }
 
     fn address(&self, object: PerCpuPtr, cpu: u32) -> Option<usize> {

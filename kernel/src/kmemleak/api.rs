@@ -231,6 +231,31 @@ impl<'v, M: Machine, H: Host> Kernel<'v, M, H> {
         leaks.track(self.machine(), object, Over::Evict);
     }
 
+    /// An object by CPU was made, which has its bytes at each of `places`: they are scanned and never reported.
+    pub(crate) fn track_percpu(&self, places: impl Iterator<Item = usize>, size: usize) {
+        let Some(leaks) = self.leaks else { return };
+        for at in places {
+            let object = leaks.new_object(self.machine(), at, size, origin_of(&self.host));
+            leaks.track(self.machine(), Object { min_count: GREY, place: Place::Area, ..object }, Over::Evict);
+        }
+    }
+
+    /// The serial of the object that was told of last, for [`Kernel::forget_percpu`].
+    pub(crate) fn latest_object(&self) -> Option<u64> {
+        self.with_state(|state| state.store.latest())
+    }
+
+    /// An object by CPU was freed, after the object `latest` was told of: what was told of since at these
+    /// places is another one that was made there.
+    pub(crate) fn forget_percpu(&self, places: impl Iterator<Item = usize>, latest: u64) {
+        places.for_each(|at| self.forget_object(at, |object| object.serial <= latest));
+    }
+
+    /// What lies there is about to be unmapped: whatever is known of it.
+    pub(crate) fn evict_tracked(&self, start: usize, bytes: usize) {
+        self.with_leaks(|leaks| leaks.evict(self.machine(), start, bytes));
+    }
+
     /// What this crate keeps for itself: no scan sees its references.
     pub(crate) fn ignore_own(&self, at: usize) {
         self.with_state(|state| {

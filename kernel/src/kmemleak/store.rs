@@ -141,6 +141,11 @@ impl Store {
         self.tree.at_or_above(at)
     }
 
+    /// The serial of the object that was added last.
+    pub(super) fn latest(&self) -> u64 {
+        self.serial
+    }
+
     /// The object with this start and serial, if it is still there and is not being freed.
     pub(super) fn same(&self, start: usize, serial: u64) -> Option<ObjectRef> {
         self.get(start).filter(|object| object.serial == serial && object.leaving == 0)

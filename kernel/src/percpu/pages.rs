@@ -114,6 +114,7 @@ impl<M: Machine, H: Host> PerCpu<'_, '_, M, H> {
         if part != Part::Reserved {
             (0..self.units()).for_each(|cpu| self.depopulate(base, cpu, pages));
             for group in self.groups {
+                self.kernel.evict_tracked(base + group.offset, group.cpus as usize * self.unit_pages * PAGE_SIZE);
                 let part = NonNull::new(core::ptr::with_exposed_provenance_mut(base + group.offset));
                 // SAFETY: V1: no object is out.
                 let freed = part.map(|part| unsafe { self.kernel.vm.free(part) });

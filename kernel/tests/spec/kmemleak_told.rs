@@ -6,6 +6,7 @@ use vmalloc::Req;
 use vmalloc::machine::event::Event;
 use vmalloc::units::VirtAddr;
 use vmalloc::{Caller, Kind};
+use vmalloc_kernel::percpu::{Group, PerCpu};
 
 /// What the log says of the object that holds the address.
 #[track_caller]
@@ -211,4 +212,37 @@ fn a_part_that_begins_within_a_page_is_read_across_its_end_by_the_frames_of_the_
     // SAFETY: P3: the test's own.
     taken.iter().skip(1).step_by(2).for_each(|&frame| unsafe { rig.vm().free_frame(frame) });
     vfree(&kernel, area);
+}
+
+#[test]
+fn objects_by_cpu_are_scanned_and_never_reported_until_they_are_freed() {
+    let rig = rig();
+    let kernel = rig.kernel();
+    let groups = [Group { offset: 0, cpus: 2 }, Group { offset: 1 << 20, cpus: 1 }];
+    let percpu = PerCpu::new(&kernel, &groups, 8).unwrap();
+    let before = rig.leaks().len(&rig.sim);
+    // Twice: what is known of the first is not in the way of the second.
+    for _ in 0..2 {
+        let by_cpu = percpu.alloc_percpu(5000, 8, GFP).unwrap();
+        let places = [0, 1, 2].map(|cpu| number(percpu.per_cpu_ptr(by_cpu, cpu).unwrap()));
+        let behind = object(&kernel);
+        rig.store(places[2] + 4096, behind);
+        assert_eq!(rig.scan(&kernel), 0);
+        rig.assert_colours(&[(places[0], Grey), (places[1], Grey), (places[2], Grey), (behind, Grey)]);
+        assert!(dump(&kernel, places[1] + 4999).contains("(size 5000)"), "of its bytes alone");
+        // SAFETY: Y1: nobody uses it.
+        let free = || unsafe { percpu.free_percpu(by_cpu) };
+        free().unwrap();
+        assert_eq!(places.map(|at| rig.colour(at)), [None; 3]);
+        assert_eq!(rig.scan(&kernel), 1, "nobody refers to what is behind it");
+        let known = rig.leaks().len(&rig.sim);
+        assert!(free().is_err());
+        assert_eq!(rig.leaks().len(&rig.sim), known, "a free that is refused is none");
+        // SAFETY: Y1: nobody uses it.
+        unsafe { kernel.kfree(at(behind)) }.unwrap();
+    }
+    let _left = percpu.alloc_percpu(64, 8, GFP).unwrap();
+    assert_eq!(rig.leaks().len(&rig.sim), before + 3);
+    drop(percpu);
+    assert_eq!(rig.leaks().len(&rig.sim), before, "what is out when the allocator goes is known no more");
 }
