@@ -2,7 +2,7 @@
 //!
 //! # Rules
 //! - **J1** Locks: the slab's, that of the areas' records, that of the blocks that wait for a grace
-//!   period, that of the claims on devices, and that of a permanent kmap. They are taken while pinned, nobody
+//!   period, that of the claims on frames, and that of a permanent kmap. They are taken while pinned, nobody
 //!   holds two, and under none is anything allocated, freed, mapped or waited for.
 //! - **J2** A caller that interrupted the holder of a lock, an NMI, is refused and
 //!   never waits.

@@ -102,14 +102,13 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         let record = self.area_by_parts(pages)?;
         self.flush_if_stale(record.stale)?;
         self.claimed_list(frames, prot.memory, || {
-            self.same_memory(frames, prot.memory, 0)?;
             // SAFETY: P5: the area is flushed, and Y3; P6: Y3.
-            Ok(unsafe { self.vm.map_part(at, frames, prot.prot, prot.memory) }?)
-        })?;
-        if prot.memory != MemType::WriteBack {
-            self.note_memory(record.start, prot.memory);
-        }
-        Ok(())
+            unsafe { self.vm.map_part(at, frames, prot.prot, prot.memory) }?;
+            if prot.memory != MemType::WriteBack {
+                self.note_memory(record.start, prot.memory);
+            }
+            Ok(())
+        })
     }
 
     /// Binds `frames` to the pages from `start` to `end` of a sparse area.

@@ -44,23 +44,16 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
             return Err(Error::ExceedsTotal { pages, total });
         }
         let like = self.like(prot.nx());
-        let at = self.claimed_list(frames, prot.memory, || {
-            self.same_memory(frames, prot.memory, 0)?;
+        self.claimed_list(frames, prot.memory, || {
             let at = match flags.contains(VmFlags::MAP_PUT_PAGES) {
                 // SAFETY: P2: Y5.
                 true => unsafe { self.vm.vmap_owned(frames, like) },
                 // SAFETY: P1: Y5.
                 false => unsafe { self.vm.vmap(frames, like) },
-            };
-            Ok(at?)
-        })?;
-        self.note_mapping(at, (flags, prot.memory), frames.len())?;
-        // Another caller may have mapped them meanwhile.
-        self.same_memory(frames, prot.memory, at.addr().get()).inspect_err(|_| {
-            let _ = self.take_record(at.addr().get(), |_| true);
-            self.undo_mapping(at, flags, frames.len());
-        })?;
-        Ok(at)
+            }?;
+            self.note_mapping(at, (flags, prot.memory), frames.len())?;
+            Ok(at)
+        })
     }
 
     /// The flags that a mapping may have.
@@ -166,7 +159,6 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         }
         let like = self.like(prot.nx());
         self.claimed_list(frames, prot.memory, || {
-            self.same_memory(frames, prot.memory, 0)?;
             // SAFETY: P1: Y6.
             Ok(unsafe { self.vm.vmap(frames, like) }?)
         })
