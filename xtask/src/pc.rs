@@ -118,7 +118,7 @@ const BOOTS: &[Boot] = &[
     },
     Boot {
         machine: &["-smp", "4"],
-        line: b"flush=none -- tests became_read_only",
+        line: b"flush=none -- tests pages_that_became_read_only",
         code: FAILED,
         says: &["a store to 0x", "0 of 1 tests were right"],
     },
@@ -147,7 +147,7 @@ const BOOTS: &[Boot] = &[
         code: FAILED,
         says: &["kmemleak: 1 new suspected memory leaks", "(size 8192):", "shell/areas.rs:", "no command of kmemleak"],
     },
-    // Heard of since the boot, so the first scan finds it old enough, and the second suspects it.
+    // Heard of since the boot, so the first scan finds it old enough; the second does not tell of it again.
     Boot {
         machine: &["-smp", "2"],
         line: b"kmemleak=on -- vmalloc 8192; vmalloc 12288; sleep 6; kmemleak scan; kmemleak scan; kmemleak",

@@ -17,11 +17,12 @@ pub mod apic;
 pub mod local;
 mod smp;
 
-pub use local::{Counters, Local};
+pub use local::{Counters, Local, boot_gates};
 
 use crate::vm;
 use acpi::Topology;
 use core::hint::spin_loop;
+use core::mem::offset_of;
 use core::ops::Range;
 use core::ptr::from_ref;
 use core::sync::atomic::{AtomicU32, Ordering::*};
@@ -83,10 +84,10 @@ pub fn counters(cpu: u32) -> &'static Counters {
     &local::of(cpu).counters
 }
 
-/// What a CPU that has started has for itself, as bytes.
+/// What a CPU that has started has for itself, as bytes, without its tables and trap stacks.
 pub fn own_bytes(cpu: u32) -> Range<usize> {
     let start = from_ref(local::of(cpu)).expose_provenance();
-    start..start + size_of::<Local>()
+    start..start + offset_of!(Local, gates)
 }
 
 /// The stack of a CPU that has started.

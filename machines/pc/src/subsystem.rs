@@ -4,7 +4,7 @@
 //! |---|---|
 //! | the log | the serial line |
 //! | the direct mapping of a frame, with other permissions | `memory::set_direct_map` |
-//! | where references may be | the image's data, what each CPU has for itself, the stacks |
+//! | where references may be | the image's data, what each CPU has for itself, the stacks; no trap stack, which keeps the registers of the scan that a tick came into |
 //!
 //! The detector hears the library's events from the boot on with `kmemleak=on`, never with `off`, and
 //! else from the first command on. Without the feature `events` nobody hears them, and they cost no
@@ -52,10 +52,11 @@ impl Host for Surroundings {
     }
 
     fn root(&self, n: usize) -> Option<Root> {
-        let Some(n) = n.checked_sub(1) else {
-            let data = memory::data();
+        let Some(n) = n.checked_sub(2) else {
+            let (data, gates) = (memory::data(), cpu::boot_gates());
+            let part = if n == 0 { data.start..gates.start } else { gates.end..data.end };
             // SAFETY: Y8: the image stays.
-            return Some(unsafe { Root::memory(RootKind::Data, data.start, data.len()) });
+            return Some(unsafe { Root::memory(RootKind::Data, part.start, part.len()) });
         };
         let cpu = u32::try_from(n / 2).ok().filter(|&cpu| cpu < cpu::count())?;
         if n.is_multiple_of(2) {

@@ -88,6 +88,12 @@ pub fn of(cpu: u32) -> &'static Local {
     unsafe { &*local }
 }
 
+/// The boot CPU's tables and trap stacks, which lie in the image's data.
+pub fn boot_gates() -> Range<usize> {
+    let start = BOOT.gates.get().addr();
+    start..start + size_of::<Gates>()
+}
+
 /// The boot CPU's: before anything asks which CPU it is on.
 pub fn init_boot() {
     BOOT.set_up(0);
