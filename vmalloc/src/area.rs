@@ -63,8 +63,8 @@ impl Kind {
     }
 
     /// Units below an area with a run of its own that nobody maps (G6).
-    pub(crate) fn guards_below(self) -> u32 {
-        (self == Kind::Stack) as u32
+    pub(crate) fn guards_below(self) -> usize {
+        (self == Kind::Stack) as usize
     }
 
     /// The word in the traditional listing.

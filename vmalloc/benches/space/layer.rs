@@ -18,7 +18,7 @@ use vmalloc::machine::Machine;
 use vmalloc::machine::prealloc::Prealloc;
 use vmalloc::units::{Node, PAGE_SHIFT, Pfn, VirtAddr};
 
-const UNITS: u32 = 1 << 27;
+const UNITS: usize = 1 << 27;
 /// Slots that wait for one flush.
 const LOAD: usize = 128;
 
@@ -56,7 +56,7 @@ impl Layer {
     fn new(machine: Bench) -> Layer {
         Layer {
             machine,
-            arena: Arena::new(UNITS),
+            arena: Arena::new(UNITS, 0),
             units: UnitTable::new(UNITS),
             cpu_chunks: CpuChunks::default(),
             prealloc: Prealloc::new(),
@@ -83,7 +83,7 @@ impl Layer {
     #[inline]
     fn give(&mut self, at: VirtAddr) {
         let unit = (at.0 - START) >> (PAGE_SHIFT + UNIT_SHIFT);
-        let value = self.units.get(&self.machine, unit as u32);
+        let value = self.units.get(&self.machine, unit);
         let header = self.machine.virt(Pfn(value)).cast::<Chunk>();
         // SAFETY: H2: values are the frames of headers.
         let chunk = unsafe { ChunkRef::from_ptr(header.as_ptr()) }.expect("an address of an area");
@@ -114,18 +114,17 @@ impl Layer {
     #[cold]
     fn grow(&mut self, class: Class) {
         let slots = class.slots_after(self.cpu_chunks.chunks(class));
-        let units = class.units(slots) as u32;
+        let units = class.units(slots);
         let needed = 1 + self.arena.frames_needed() + self.units.frames_needed(units);
         self.prealloc.fill(&self.machine, Node(0), needed).expect("the host has pages");
-        let fit =
-            Fit { align: (class.align() / UNIT_PAGES).max(1) as u32, phase: 0, within: 0..u32::MAX, grains: units };
+        let fit = Fit { align: (class.align() / UNIT_PAGES).max(1), phase: 0, within: 0..usize::MAX, grains: units };
         let start = self.arena.take(&self.machine, &mut self.prealloc, &fit).expect("32 TiB are enough");
         let chunk = self.headers.pop().unwrap_or_else(|| {
             let frame = self.prealloc.take(&self.machine).expect("laid in");
             // SAFETY: H1: fresh from the stock.
             unsafe { ChunkRef::create(&self.machine, frame) }
         });
-        let base = VirtAddr(START).add_pages((start as usize) << UNIT_SHIFT);
+        let base = VirtAddr(START).add_pages(start << UNIT_SHIFT);
         chunk.become_class(class, slots, base, RegionId(0), 0);
         self.units.set(&self.machine, &mut self.prealloc, start, units, chunk.frame().0);
         self.cpu_chunks.add(chunk);
@@ -136,7 +135,7 @@ impl Layer {
         for class in Class::all() {
             for _ in 0..self.cpu_chunks.empties(class).saturating_sub(class.spares()).div_ceil(4) {
                 let Some(chunk) = self.cpu_chunks.take_empty(Some(class), false) else { break };
-                let start = ((chunk.address(0).0 - START) >> (PAGE_SHIFT + UNIT_SHIFT)) as u32;
+                let start = (chunk.address(0).0 - START) >> (PAGE_SHIFT + UNIT_SHIFT);
                 let units = chunk.units();
                 chunk.retire_header();
                 self.units.clear(&self.machine, start, units);

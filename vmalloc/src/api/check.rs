@@ -131,7 +131,7 @@ fn check_arena<M: Machine>(ctx: Ctx<'_, M>, region: &Region<M::Lock>) -> Result<
 impl<M: Machine> Core<M> {
     /// The numbers that lie under locks, for whoever is inside a CPU (L4).
     fn locked_stats(&self) -> Stats {
-        let reserved = |region: &Region<M::Lock>| (region.shared.lock().arena.used() as usize) << region.grain_shift;
+        let reserved = |region: &Region<M::Lock>| region.shared.lock().arena.used() << region.grain_shift;
         Stats {
             reserved_pages: self.regions.iter().map(reserved).sum(),
             pooled_frames: self.depots(|depot| depot.frames()),

@@ -66,7 +66,7 @@ impl<M: Machine> Vmalloc<M> {
         let ctx = self.ctx()?;
         let region = ctx.core.regions.get(id.0 as usize)?;
         let _cpu = CpuGuard::enter(ctx).ok()?;
-        Some((region.shared.lock().arena.widest() as usize) << region.grain_shift)
+        Some(region.shared.lock().arena.widest(ctx.machine) << region.grain_shift)
     }
 
     /// The live areas, by address.

@@ -180,6 +180,7 @@ fn go_on<M: Machine, B: Backing<M>>(
     first: Option<Attempt<'_, M>>,
 ) -> Result<NonNull<u8>, AllocError> {
     let made = Plan::checked(ctx, req, kind, caller, backing).and_then(|plan| {
+        plan.check_run(&ctx.core.regions[req.region.0 as usize])?;
         let made = supply(ctx, plan, backing, first);
         if made.as_ref().is_err_and(|error| may_be_granted_later(ctx, error)) {
             ctx.purge();

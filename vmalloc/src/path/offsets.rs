@@ -20,6 +20,7 @@ use crate::path::backing::Nothing;
 use crate::path::free::free;
 use crate::path::plan::Plan;
 use crate::path::shortage::Tries;
+use crate::space::slot::Slot;
 use crate::state::core::Ctx;
 use crate::state::enter::CpuGuard;
 use crate::units::{PAGE_SHIFT, PAGE_SIZE, VirtAddr};
@@ -36,6 +37,7 @@ pub(crate) fn reserve<M: Machine>(
     let region = &ctx.core.regions[whole.region.0 as usize];
     let run = |part: &(usize, usize)| run_of(part, PAGE_SHIFT + region.grain_shift);
     check(parts, run)?;
+    parts.iter().try_for_each(|part| region.check_run(run(part).1, part.1, 0))?;
     let (fit, mut tries) = (region.fit(&plan.run(region)), Tries::new());
     let mut cpu = CpuGuard::enter(ctx).map_err(AllocError::WrongContext)?;
     let base = loop {
@@ -64,17 +66,17 @@ pub(crate) fn reserve<M: Machine>(
 
 /// The grains of a part: their distance from the base, and their number. A grain has
 /// 2^`shift` bytes.
-fn run_of(&(offset, bytes): &(usize, usize), shift: u32) -> (u32, u32) {
+fn run_of(&(offset, bytes): &(usize, usize), shift: u32) -> (usize, usize) {
     let (first, end) = (offset >> shift, ((offset + bytes - 1) >> shift) + 1);
-    (first as u32, (end - first) as u32)
+    (first, Slot::storable(end - first))
 }
 
 /// No part is empty, each begins at a page, and no two of them share a unit.
-fn check(parts: &[(usize, usize)], run: impl Fn(&(usize, usize)) -> (u32, u32)) -> Result<(), AllocError> {
+fn check(parts: &[(usize, usize)], run: impl Fn(&(usize, usize)) -> (usize, usize)) -> Result<(), AllocError> {
     if parts.iter().any(|part| part.1 == 0) {
         return Err(AllocError::ZeroSize);
     }
-    let shares = |a: (u32, u32), b: (u32, u32)| a.0 < b.0 + b.1 && b.0 < a.0 + a.1;
+    let shares = |a: (usize, usize), b: (usize, usize)| a.0 < b.0 + b.1 && b.0 < a.0 + a.1;
     let is_odd = |&index: &usize| {
         let part = &parts[index];
         !part.0.is_multiple_of(PAGE_SIZE) || parts[..index].iter().any(|other| shares(run(part), run(other)))
@@ -87,7 +89,7 @@ impl<M: Machine> CpuGuard<'_, M> {
     fn make_part(
         &mut self,
         plan: Plan<'_>,
-        run: (u32, u32),
+        run: (usize, usize),
         (offset, bytes): (usize, usize),
         tries: &mut Tries,
     ) -> Result<(), AllocError> {

@@ -99,8 +99,17 @@ impl<'r> Plan<'r> {
         }
     }
 
+    /// Checks that its area can have a run of its own: one that is not longer than any run.
+    ///
+    /// # Errors
+    /// [`AllocError::TooLarge`].
+    pub(crate) fn check_run<L: lock_api::RawMutex>(&self, region: &Region<L>) -> Result<(), AllocError> {
+        let run = self.run(region);
+        region.check_run(region.fit(&run).grains - run.below, self.req.bytes, run.pages - self.pages)
+    }
+
     /// The grains that it may have.
-    pub(crate) fn within<L: lock_api::RawMutex>(&self, region: &Region<L>) -> (u32, u32) {
+    pub(crate) fn within<L: lock_api::RawMutex>(&self, region: &Region<L>) -> (usize, usize) {
         self.req.within.and_then(|range| region.grains_within(range)).unwrap_or((0, region.grains()))
     }
 }
@@ -147,7 +156,7 @@ fn checked_size<M: Machine>(
     if !req.align.is_power_of_two() || req.align > region.bytes {
         return Err(AllocError::BadAlign(req.align));
     }
-    let needed = pages.saturating_add(guards_after(req) + kind.guards_below() as usize);
+    let needed = pages.saturating_add(guards_after(req) + kind.guards_below());
     if needed > region.bytes >> PAGE_SHIFT {
         let guards = needed - pages;
         return Err(AllocError::TooLarge { bytes: req.bytes, limit: region.bytes.saturating_sub(guards * PAGE_SIZE) });

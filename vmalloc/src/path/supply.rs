@@ -171,7 +171,7 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         let (id, region) = (plan.req.region, &self.core.regions[plan.req.region.0 as usize]);
         let class = region.class_of(plan.pages, plan.req.align);
         // A run that is no longer than a slot wastes less than any chunk.
-        let run = (region.fit(&plan.run(region)).grains as usize) << region.grain_shift;
+        let run = region.fit(&plan.run(region)).grains << region.grain_shift;
         let Some(class) = class.filter(|class| class.stride() < run) else { return self.take_own_run(plan) };
         let within = plan.within(region);
         let range = region.pages_of(within.0, within.1.saturating_sub(within.0));

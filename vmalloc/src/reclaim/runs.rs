@@ -16,6 +16,7 @@ use crate::reclaim::tables::{KEEP, PRUNED};
 use crate::space::arena::Fit;
 use crate::space::chunk::ChunkRef;
 use crate::space::class::Class;
+use crate::space::slot::Slot;
 use crate::state::cpu::SLICE;
 use crate::state::enter::CpuGuard;
 use crate::state::lookup::Found;
@@ -25,7 +26,7 @@ use crate::sync::Ordering::Relaxed;
 use crate::units::VirtAddr;
 
 /// The grains of a run whose entries one section writes. No class chunk has more.
-pub(crate) const PIECE: u32 = 4096;
+pub(crate) const PIECE: usize = 4096;
 
 impl<'v, M: Machine> CpuGuard<'v, M> {
     pub(super) fn region(&self, id: RegionId) -> &'v Region<M::Lock> {
@@ -34,9 +35,9 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
 
     /// Makes a chunk of `class` inside `within` and puts it on the CPU's chunks (R3). Where no hole
     /// is long enough, it makes a smaller one (K4).
-    pub(crate) fn grow(&mut self, id: RegionId, class: Class, within: (u32, u32)) -> Result<(), Shortage> {
+    pub(crate) fn grow(&mut self, id: RegionId, class: Class, within: (usize, usize)) -> Result<(), Shortage> {
         let region = self.region(id);
-        let most = ((within.1.saturating_sub(within.0) / 8).max(1) as usize) << region.grain_shift;
+        let most = (within.1.saturating_sub(within.0) / 8).max(1) << region.grain_shift;
         let due = class.slots_after(self.cpu_chunks(id).chunks(class));
         let mut slots = due.min(most / class.stride()).max(class.fewest());
         let (start, grains) = loop {
@@ -61,9 +62,9 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
     pub(crate) fn take_parts(
         &mut self,
         region: &Region<M::Lock>,
-        parts: impl Iterator<Item = (u32, u32)> + Clone,
+        parts: impl Iterator<Item = (usize, usize)> + Clone,
         fit: &Fit,
-    ) -> Result<u32, Shortage> {
+    ) -> Result<usize, Shortage> {
         let (machine, needed) = (self.machine, region.arena_frames * parts.clone().count());
         let last = fit.within.end.min(region.grains()).checked_sub(fit.grains);
         let mut base = last.and_then(|last| fit.align_down(last));
@@ -83,13 +84,16 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
             }
         }
         self.prealloc.trim(machine, KEEP);
-        let pages = |grains: u32| (grains as usize) << region.grain_shift;
-        let widest = || pages(region.shared.lock().arena.widest_within(machine, &fit.within));
-        base.ok_or_else(|| Shortage::Addresses { pages: pages(fit.grains), widest: widest() })
+        let widest = || region.shared.lock().arena.widest_within(machine, &fit.within) << region.grain_shift;
+        base.ok_or_else(|| Shortage::Addresses { pages: fit.grains << region.grain_shift, widest: widest() })
     }
 
     /// Gives a run that was taken to a slot.
-    pub(crate) fn place_run(&mut self, id: RegionId, (start, grains): (u32, u32)) -> Result<(ChunkRef, u32), Shortage> {
+    pub(crate) fn place_run(
+        &mut self,
+        id: RegionId,
+        (start, grains): (usize, usize),
+    ) -> Result<(ChunkRef, u32), Shortage> {
         let region = self.region(id);
         let (chunk, slot) = self.run_slot(id)?;
         let filled = self.populate(region.units.frames_needed(grains.min(PIECE)));
@@ -100,7 +104,7 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
     }
 
     /// Makes the grains of an area's run point at it, from the `done`-th on. The area is building.
-    pub(crate) fn set_pieces(&mut self, found: &Found, done: &mut u32) -> Result<(), Shortage> {
+    pub(crate) fn set_pieces(&mut self, found: &Found, done: &mut usize) -> Result<(), Shortage> {
         let (start, grains) = found.slot().run();
         let region = self.region(found.chunk.region());
         while found.chunk.is_runs() && *done < grains {
@@ -117,11 +121,12 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
     /// before the run goes back. Returns whether there was one.
     pub(super) fn clear_piece(&mut self, chunk: ChunkRef, slot: u32, done: &mut u32) -> bool {
         let ((start, grains), region) = (chunk.slot(slot).run(), self.region(chunk.region()));
-        let more = chunk.is_runs() && *done + PIECE < grains;
+        let from = *done as usize + PIECE;
+        let more = chunk.is_runs() && from < grains;
         if more {
-            *done += PIECE;
+            *done = from as u32;
             let _shared = region.shared.lock();
-            region.units.clear(self.machine, start + *done, (grains - *done).min(PIECE));
+            region.units.clear(self.machine, start + from, (grains - from).min(PIECE));
         }
         more
     }
@@ -164,21 +169,22 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
 
     /// Takes the grains of a run, and before them the frames of its header and of the entries of its
     /// first piece (R3).
-    pub(crate) fn take_run(&mut self, region: &Region<M::Lock>, run: &RunFit) -> Result<(u32, u32), Shortage> {
-        let (machine, fit) = (self.machine, region.fit(run));
+    pub(crate) fn take_run(&mut self, region: &Region<M::Lock>, run: &RunFit) -> Result<(usize, usize), Shortage> {
+        let (machine, mut fit) = (self.machine, region.fit(run));
+        fit.grains = Slot::storable(fit.grains - run.below) + run.below;
         self.populate(1 + region.arena_frames + region.units.frames_needed(fit.grains.min(PIECE)))?;
         let before = self.prealloc.len();
         let taken = region.shared.lock().arena.take(machine, &mut self.prealloc, &fit);
         self.core.bookkeeping.fetch_add(before - self.prealloc.len(), Relaxed);
         taken.map(|start| (start + run.below, fit.grains - run.below)).map_err(|widest| {
             self.prealloc.trim(machine, KEEP);
-            let pages = run.pages + ((run.below as usize) << region.grain_shift);
-            Shortage::Addresses { pages, widest: (widest as usize) << region.grain_shift }
+            let pages = run.pages + (run.below << region.grain_shift);
+            Shortage::Addresses { pages, widest: widest << region.grain_shift }
         })
     }
 
     /// Makes the grains of the first piece of a run point at `place`.
-    fn set_units(&mut self, region: &Region<M::Lock>, run: (u32, u32), (chunk, slot): (ChunkRef, Option<u32>)) {
+    fn set_units(&mut self, region: &Region<M::Lock>, run: (usize, usize), (chunk, slot): (ChunkRef, Option<u32>)) {
         let (machine, before, entry) = (self.machine, self.prealloc.len(), UnitEntry::new(chunk, slot));
         let shared = region.shared.lock();
         region.units.set(machine, &mut self.prealloc, run.0, run.1.min(PIECE), entry.0);
@@ -209,7 +215,7 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
     /// Gives a run back to the arena, and the grains `below` it. All of its entries are absent, and
     /// its pieces after the first are cleared. Leaf tables with nothing left under them join the
     /// open batch (T1).
-    pub(crate) fn release_run(&mut self, id: RegionId, (start, grains): (u32, u32), below: u32) {
+    pub(crate) fn release_run(&mut self, id: RegionId, (start, grains): (usize, usize), below: usize) {
         let (machine, region) = (self.machine, self.region(id));
         // `prune` needs the frames, and does nothing without them.
         let _ = self.populate(region.arena_frames);

@@ -114,7 +114,7 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
     }
 
     /// Unlinks the leaf table over the grains `at..at + span`, if all of them are free (T1).
-    pub(super) fn prune(&mut self, region: &Region<M::Lock>, shared: &mut Shared, at: u32, span: u32) {
+    pub(super) fn prune(&mut self, region: &Region<M::Lock>, shared: &mut Shared, at: usize, span: usize) {
         let machine = self.machine;
         let batch = self.open.index;
         if !shared.arena.is_free(machine, at, span) {
@@ -130,7 +130,7 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         let held = shared.arena.take_at(machine, &mut self.prealloc, at, span);
         self.core.bookkeeping.fetch_add(before - self.prealloc.len(), Relaxed);
         debug_assert!(held, "T1: the grains were free a moment ago");
-        self.tables[batch].push(HeldTable { table, region: region.id.0, grains: (at, span) });
+        self.tables[batch].push(HeldTable { table, region: region.id.0, start: at, grains: span as u32 });
         count(&self.cpu.counters.tables_pruned, 1);
     }
 
@@ -164,7 +164,7 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
     /// grains go back to the arena.
     pub(crate) fn reclaim_table(&mut self, held: HeldTable) {
         let (machine, region) = (self.machine, self.region(RegionId(held.region)));
-        region.shared.lock().arena.free(machine, held.grains.0, held.grains.1);
+        region.shared.lock().arena.free(machine, held.start, held.grains as usize);
         self.core.tables.fetch_sub(1, Relaxed);
         if self.prealloc.len() < KEEP {
             return self.prealloc.put(machine, held.table);

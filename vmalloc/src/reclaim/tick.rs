@@ -28,7 +28,7 @@ impl<M: Machine> CpuGuard<'_, M> {
                         return true;
                     }
                     let Some(chunk) = self.cpu_chunks(region).take_empty(Some(class), all) else { break };
-                    units += chunk.units() as usize;
+                    units += chunk.units();
                     self.release_chunk(chunk);
                 }
             }

@@ -18,6 +18,13 @@
 //!   grains   8,192 in a block of words, then 2²⁰, 2²⁷, and up to 2³¹
 //! ```
 //!
+//! An arena of more than 2³¹ grains consists of *windows* of 2³¹ places each. Its top block links
+//! the windows, and has one node for each of them and no node above those. A grain's *place* is its
+//! number plus a constant, so that the borders of windows are multiples of 2³¹ as addresses are
+//! counted. No run that [`Arena::take`] or [`Arena::take_parts`] takes crosses a border; an aligned
+//! run has a place that does not. An arena of one window has no top block, and a grain's place is
+//! its number.
+//!
 //! A node stores how much each run is *shorter* than the node. A node of zeros therefore means "all
 //! free", and so does cleared or missing memory. The tree covers a power of two of grains; the
 //! first take marks the grains beyond the region as taken.
@@ -52,43 +59,46 @@ mod tests;
 use crate::machine::Machine;
 use crate::machine::prealloc::Prealloc;
 use crate::units::Pfn;
-use block::{Item, Span};
+use block::{ITEMS, Item, Span};
 use change::Change;
 use core::cell::Cell;
 use core::ops::Range;
 use node::{Node, State};
 
 /// The most grains that an arena can have.
-pub const MAX_GRAINS: u32 = 1 << 31;
+pub const MAX_GRAINS: u64 = 1 << 36;
+
+/// The grains of a window, which are also the most that one run can have.
+pub const WINDOW: usize = 1 << 31;
 
 /// The run of grains that a caller wants.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fit {
     /// The length, not 0.
-    pub grains: u32,
+    pub grains: usize,
     /// The alignment, a power of two. `phase` is added to a grain's number before the alignment is
     /// tested.
-    pub align: u32,
-    /// The low 32 bits of the grain number of the region's own address.
-    pub phase: u32,
+    pub align: usize,
+    /// The grain number of the region's own address.
+    pub phase: usize,
     /// The run lies inside this range. The range may reach beyond the arena.
-    pub within: Range<u32>,
+    pub within: Range<usize>,
 }
 
 impl Fit {
     /// A run of `grains`, anywhere.
     #[cfg(test)]
-    pub const fn of(grains: u32) -> Fit {
-        Fit { grains, align: 1, phase: 0, within: 0..u32::MAX }
+    pub const fn of(grains: usize) -> Fit {
+        Fit { grains, align: 1, phase: 0, within: 0..usize::MAX }
     }
 
     /// The first aligned grain at or after `grain`.
-    const fn align_up(&self, grain: u32) -> u32 {
+    const fn align_up(&self, grain: usize) -> usize {
         grain + (grain.wrapping_add(self.phase).wrapping_neg() & (self.align - 1))
     }
 
     /// The last aligned grain at or before `grain`, if it lies in the range.
-    pub fn align_down(&self, grain: u32) -> Option<u32> {
+    pub fn align_down(&self, grain: usize) -> Option<usize> {
         let aligned = grain.checked_sub(grain.wrapping_add(self.phase) & (self.align - 1));
         aligned.filter(|&grain| grain >= self.within.start)
     }
@@ -97,31 +107,36 @@ impl Fit {
 /// The free and taken grains of a region.
 #[derive(Debug)]
 pub struct Arena {
-    grains: u32,
-    used: u32,
+    /// The places of its grains.
+    places: Range<usize>,
+    used: usize,
     frames: u32,
+    /// The span of the root block of a window.
     span: Span,
+    /// The node over the root block of the only window.
     top: Node,
+    /// The link to that root block, or to the top block.
     root: Item,
 }
 
 impl Arena {
-    /// An arena of `grains`, at most [`MAX_GRAINS`], all free.
-    pub const fn new(grains: u32) -> Arena {
-        assert!(grains <= MAX_GRAINS);
-        let span = Span::root(grains);
-        let top = Node::free_at_first(grains, span.grains());
-        Arena { grains, used: 0, frames: 0, span, top, root: Item::NONE }
+    /// An arena of `grains`, at most [`MAX_GRAINS`], all free. `phase` is the grain number of its
+    /// own address.
+    pub const fn new(grains: usize, phase: usize) -> Arena {
+        assert!(grains as u64 <= MAX_GRAINS);
+        let (first, many) = if grains <= WINDOW { (0, grains) } else { (phase % WINDOW, WINDOW) };
+        let span = Span::root(many as u32);
+        let top = Node::free_at_first(many as u32, span.grains());
+        Arena { places: first..first + grains, used: 0, frames: 0, span, top, root: Item::NONE }
     }
 
     /// The number of grains, free and taken.
-    #[cfg(test)]
-    pub const fn grains(&self) -> u32 {
-        self.grains
+    pub const fn grains(&self) -> usize {
+        self.places.end - self.places.start
     }
 
     /// The number of taken grains.
-    pub const fn used(&self) -> u32 {
+    pub const fn used(&self) -> usize {
         self.used
     }
 
@@ -131,23 +146,24 @@ impl Arena {
         self.frames
     }
 
-    /// The length of the longest free run.
-    pub const fn widest(&self) -> u32 {
-        self.span.grains() - self.top.best
+    /// The length of the longest free run inside a window.
+    pub fn widest<M: Machine>(&self, machine: &M) -> usize {
+        let widest = |n| (self.span.grains() - self.window(machine, n).0.best) as usize;
+        (1..=self.last()).map(widest).fold(widest(0), usize::max)
     }
 
     /// The length of the longest free run in a range.
     ///
     /// # Cost
     /// At most 32 searches, if the range is not the whole arena.
-    pub fn widest_within<M: Machine>(&self, machine: &M, range: &Range<u32>) -> u32 {
-        let end = range.end.min(self.grains);
-        if (range.start, end) == (0, self.grains) {
-            return self.widest();
+    pub fn widest_within<M: Machine>(&self, machine: &M, range: &Range<usize>) -> usize {
+        let end = range.end.min(self.grains());
+        if (range.start, end) == (0, self.grains()) {
+            return self.widest(machine);
         }
         let fits = |len| self.seek(machine, range.start, len).is_some_and(|start| start + len <= end);
         // Runs of `fit` grains fit, and those of `wide` do not.
-        let (mut fit, mut wide) = (0, end.saturating_sub(range.start).min(self.widest()) + 1);
+        let (mut fit, mut wide) = (0, end.saturating_sub(range.start).min(self.widest(machine)) + 1);
         while wide - fit > 1 {
             let middle = fit + (wide - fit) / 2;
             if fits(middle) { fit = middle } else { wide = middle }
@@ -156,9 +172,11 @@ impl Arena {
     }
 
     /// The most frames that one take uses: the root block, and the blocks on the way from it to
-    /// each end of the run and to the end of the region.
+    /// each end of the run and to the end of the region. With several windows, each of these may
+    /// lie in a window of its own, as may the start of the region.
     pub const fn frames_needed(&self) -> usize {
-        1 + 3 * self.span.tiers_below() as usize
+        let tiers = self.span.tiers_below() as usize;
+        if self.is_wide() { 1 + 4 * (1 + tiers) } else { 1 + 3 * tiers }
     }
 
     /// Takes the lowest run that fits and returns its first grain.
@@ -175,7 +193,7 @@ impl Arena {
     /// O(log grains), about 1,000 instructions in an arena of 2²⁷ grains. An aligned run usually
     /// takes two searches, and one more for each lower hole that is long enough but not at the
     /// aligned place. There are at most as many such holes as aligned grains below the run.
-    pub fn take<M: Machine>(&mut self, machine: &M, prealloc: &mut Prealloc, fit: &Fit) -> Result<u32, u32> {
+    pub fn take<M: Machine>(&mut self, machine: &M, prealloc: &mut Prealloc, fit: &Fit) -> Result<usize, usize> {
         debug_assert!(fit.grains > 0 && fit.align.is_power_of_two());
         let start = self.find(machine, fit).ok_or_else(|| self.widest_within(machine, &fit.within))?;
         self.mark_taken(machine, prealloc, start, fit.grains);
@@ -187,7 +205,7 @@ impl Arena {
     ///
     /// # Panics
     /// As [`Arena::take`].
-    pub fn take_at<M: Machine>(&mut self, machine: &M, prealloc: &mut Prealloc, start: u32, len: u32) -> bool {
+    pub fn take_at<M: Machine>(&mut self, machine: &M, prealloc: &mut Prealloc, start: usize, len: usize) -> bool {
         let free = self.is_free(machine, start, len);
         if free {
             self.mark_taken(machine, prealloc, start, len);
@@ -206,14 +224,15 @@ impl Arena {
     /// As [`Arena::take`], with that number of frames for each part.
     ///
     /// # Cost
-    /// O(log grains) for each part, and at most 32 searches for the part that is in the way.
+    /// O(log grains) for each part, and for the part that is in the way at most 32 searches, and one for
+    /// each window.
     pub fn take_parts<M: Machine>(
         &mut self,
         machine: &M,
         prealloc: &mut Prealloc,
-        parts: impl Iterator<Item = (u32, u32)> + Clone,
-        base: u32,
-    ) -> Result<(), Option<u32>> {
+        parts: impl Iterator<Item = (usize, usize)> + Clone,
+        base: usize,
+    ) -> Result<(), Option<usize>> {
         for (offset, len) in parts.clone() {
             let highest = self.seek_down(machine, base + offset, len).and_then(|start| start.checked_sub(offset));
             if highest != Some(base) {
@@ -225,36 +244,39 @@ impl Arena {
     }
 
     /// Frees grains that were taken, by one take or by adjacent takes (A5).
-    pub fn free<M: Machine>(&mut self, machine: &M, start: u32, len: u32) {
+    pub fn free<M: Machine>(&mut self, machine: &M, start: usize, len: usize) {
         debug_assert!(self.is_taken(machine, start, len), "A5: {len} grains from {start} are not all taken");
-        self.mark(machine, &mut Prealloc::new(), start..start + len, State::Free);
+        self.mark(machine, &mut Prealloc::new(), self.run(start, len), State::Free);
         self.used -= len;
     }
 
     /// Whether `len` grains from `start` lie inside the arena and are all free.
-    pub fn is_free<M: Machine>(&self, machine: &M, start: u32, len: u32) -> bool {
-        self.seek(machine, start, len) == Some(start)
+    pub fn is_free<M: Machine>(&self, machine: &M, start: usize, len: usize) -> bool {
+        by_window(self.run(start, len)).all(|(n, part)| {
+            let place = n * WINDOW + part.start as usize;
+            self.seek_in(machine, n, place, part.len()) == Some(place)
+        })
     }
 
     /// Whether `len` grains from `start` lie inside the arena and are all taken.
-    pub fn is_taken<M: Machine>(&self, machine: &M, start: u32, len: u32) -> bool {
-        let inside = self.grains.checked_sub(start).is_some_and(|rest| len <= rest);
+    pub fn is_taken<M: Machine>(&self, machine: &M, start: usize, len: usize) -> bool {
+        let inside = (self.places.end - self.places.start).checked_sub(start).is_some_and(|rest| len <= rest);
         inside && self.seek(machine, start, 1).is_none_or(|free| free - start >= len)
     }
 
     /// Passes every frame to `give`. The arena is all free afterwards.
     pub fn destroy<M: Machine>(&mut self, machine: &M, mut give: impl FnMut(Pfn)) {
-        self.root.for_each(machine, self.span, &mut give);
-        *self = Arena::new(self.grains);
+        self.each_frame(machine, &mut give);
+        *self = Arena::new(self.places.end - self.places.start, self.places.start);
     }
 
     /// The lowest start at which `fit` fits.
-    fn find<M: Machine>(&self, machine: &M, fit: &Fit) -> Option<u32> {
-        let end = fit.within.end.min(self.grains);
+    fn find<M: Machine>(&self, machine: &M, fit: &Fit) -> Option<usize> {
+        let end = fit.within.end;
         let mut from = fit.within.start;
         loop {
             let start = self.seek(machine, from, fit.grains)?;
-            if start + fit.grains > end {
+            if fit.grains > end.saturating_sub(start) {
                 return None;
             }
             from = fit.align_up(start);
@@ -264,31 +286,88 @@ impl Arena {
         }
     }
 
-    fn mark_taken<M: Machine>(&mut self, machine: &M, prealloc: &mut Prealloc, start: u32, len: u32) {
+    fn mark_taken<M: Machine>(&mut self, machine: &M, prealloc: &mut Prealloc, start: usize, len: usize) {
         assert!(prealloc.len() >= self.frames_needed(), "the prealloc was not filled before the take");
         if self.root == Item::NONE {
             self.lay_out(machine, prealloc);
         }
-        self.mark(machine, prealloc, start..start + len, State::Taken);
+        self.mark(machine, prealloc, self.run(start, len), State::Taken);
         self.used += len;
     }
 
-    /// Marks the grains beyond the region as taken.
+    /// Marks the places before and beyond the region as taken.
     #[cold]
     fn lay_out<M: Machine>(&mut self, machine: &M, prealloc: &mut Prealloc) {
         self.top = Node::FREE;
-        if self.grains < self.span.grains() {
-            self.mark(machine, prealloc, self.grains..self.span.grains(), State::Taken);
+        let (first, end) = (self.places.start, self.places.end);
+        for outside in [0..first, end..self.all_places()] {
+            if !outside.is_empty() {
+                self.mark(machine, prealloc, outside, State::Taken);
+            }
         }
     }
 
-    fn mark<M: Machine>(&mut self, machine: &M, prealloc: &mut Prealloc, grains: Range<u32>, to: State) {
-        let mut change = Change::new(machine, prealloc, to);
-        if let Some(top) = change.block(Cell::from_mut(&mut self.root), self.span, self.top, grains) {
+    fn mark<M: Machine>(&mut self, machine: &M, prealloc: &mut Prealloc, places: Range<usize>, to: State) {
+        let is_wide = self.is_wide();
+        let (mut change, root) = (Change::new(machine, prealloc, to), Cell::from_mut(&mut self.root));
+        if is_wide {
+            change.windows(root, self.span, by_window(places));
+        } else if let Some(top) = change.block(root, self.span, self.top, places.start as u32..places.end as u32) {
             self.top = top;
         }
         self.frames += change.frames;
     }
+
+    /// Whether there are several windows.
+    const fn is_wide(&self) -> bool {
+        self.places.end - self.places.start > WINDOW
+    }
+
+    /// The places of a run of grains.
+    fn run(&self, start: usize, len: usize) -> Range<usize> {
+        let start = self.places.start + start;
+        start..start + len
+    }
+
+    /// The number of the last window.
+    const fn last(&self) -> usize {
+        self.places.end.saturating_sub(1) / WINDOW
+    }
+
+    /// The number of places that its nodes describe.
+    const fn all_places(&self) -> usize {
+        self.last() * WINDOW + self.span.grains() as usize
+    }
+
+    /// The node of window `n`, and the link to its root block.
+    fn window<M: Machine>(&self, machine: &M, n: usize) -> (Node, Item) {
+        if !self.is_wide() {
+            return (self.top, self.root);
+        }
+        if let Some(top) = self.root.block(machine) {
+            return (top.node(ITEMS + n), top.item(n));
+        }
+        let grains = self.places.end.min((n + 1) * WINDOW) - self.places.start.max(n * WINDOW);
+        (Node { best: (WINDOW - grains) as u32, ..Node::FREE }, Item::NONE)
+    }
+
+    /// Calls `with` for each frame of the arena, as [`Item::for_each`].
+    fn each_frame<M: Machine>(&self, machine: &M, with: &mut dyn FnMut(Pfn)) {
+        let Some(top) = self.root.block(machine).filter(|_| self.is_wide()) else {
+            return self.root.for_each(machine, self.span, with);
+        };
+        top.items.iter().for_each(|window| window.get().for_each(machine, self.span, with));
+        with(self.root.frame());
+    }
+}
+
+/// The parts of `places` in each window: the number of the window, and the places counted from its
+/// start.
+fn by_window(places: Range<usize>) -> impl Iterator<Item = (usize, Range<u32>)> {
+    (places.start / WINDOW..places.end.div_ceil(WINDOW)).map(move |n| {
+        let inside = |place: usize| place.saturating_sub(n * WINDOW).min(WINDOW) as u32;
+        (n, inside(places.start)..inside(places.end))
+    })
 }
 
 /// log2 of the grains in a word.

@@ -100,7 +100,7 @@ impl CpuChunks {
         let (bin, lists) = (class.index(), [self.bins[class.index()].partial, self.bins[class.index()].empty]);
         let listed = lists.into_iter().flat_map(|head| listed(head).take(RANGE_SCAN_LIMIT));
         let inside = |at: &ChunkRef| {
-            let end = at.address(0).add_pages((at.units() as usize) << UNIT_SHIFT);
+            let end = at.address(0).add_pages(at.units() << UNIT_SHIFT);
             range.start <= at.address(0) && end <= range.end()
         };
         let (chunk, slot) = chunk(self.bins[bin].current)

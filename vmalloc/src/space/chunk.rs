@@ -241,9 +241,9 @@ impl Chunk {
     }
 
     /// The number of units under a class chunk; 0 for a run chunk.
-    pub fn units(&self) -> u32 {
+    pub fn units(&self) -> usize {
         let places = MAX_SLOTS - self.all.load(Relaxed).leading_zeros() as usize;
-        self.class().map_or(0, |class| class.units(places) as u32)
+        self.class().map_or(0, |class| class.units(places))
     }
 
     /// The slot with this number.

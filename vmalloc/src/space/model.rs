@@ -162,7 +162,7 @@ proptest! {
 }
 
 /// The units of the region: 512 MiB. A run fills it now and then.
-const UNITS: u32 = 2048;
+const UNITS: usize = 2048;
 /// The region's first page, not a multiple of a large alignment.
 const FIRST: usize = 7 * UNIT_PAGES;
 /// The number of areas in one batch.
@@ -197,7 +197,7 @@ impl Layer {
         Layer {
             machine: PageMachine::default(),
             prealloc: Prealloc::new(),
-            arena: Arena::new(UNITS),
+            arena: Arena::new(UNITS, 0),
             units: UnitTable::new(UNITS),
             cpu_chunks: CpuChunks::default(),
             headers: Vec::new(),
@@ -215,21 +215,20 @@ impl Layer {
         })
     }
 
-    fn fill(&mut self, units: u32) {
+    fn fill(&mut self, units: usize) {
         let frames = 1 + self.arena.frames_needed() + self.units.frames_needed(units);
         self.prealloc.fill(&self.machine, Node(0), frames).expect("the host has pages");
     }
 
     /// Takes a run of units for `pages` pages.
-    fn take_run(&mut self, pages: usize, align: usize) -> Option<(u32, u32)> {
-        let units = pages.div_ceil(UNIT_PAGES) as u32;
+    fn take_run(&mut self, pages: usize, align: usize) -> Option<(usize, usize)> {
+        let units = pages.div_ceil(UNIT_PAGES);
         self.fill(units);
-        let fit =
-            Fit { align: (align >> UNIT_SHIFT).max(1) as u32, phase: (FIRST >> UNIT_SHIFT) as u32, ..Fit::of(units) };
+        let fit = Fit { align: (align >> UNIT_SHIFT).max(1), phase: FIRST >> UNIT_SHIFT, ..Fit::of(units) };
         self.arena.take(&self.machine, &mut self.prealloc, &fit).ok().map(|start| (start, units))
     }
 
-    fn point(&mut self, start: u32, units: u32, chunk: ChunkRef, slot: u64) {
+    fn point(&mut self, start: usize, units: usize, chunk: ChunkRef, slot: u64) {
         self.units.set(&self.machine, &mut self.prealloc, start, units, chunk.frame().0 << 8 | slot);
     }
 
@@ -237,7 +236,7 @@ impl Layer {
         let slots = class.slots_after(self.cpu_chunks.chunks(class));
         let (start, units) = self.take_run(class.units(slots) * UNIT_PAGES, class.align())?;
         let chunk = self.header();
-        let base = VirtAddr((FIRST + start as usize * UNIT_PAGES) << PAGE_SHIFT);
+        let base = VirtAddr((FIRST + start * UNIT_PAGES) << PAGE_SHIFT);
         chunk.become_class(class, slots, base, RegionId(0), 0);
         self.point(start, units, chunk, 0xff);
         self.cpu_chunks.add(chunk);
@@ -263,7 +262,7 @@ impl Layer {
         });
         chunk.slot(slot).place(start, units);
         self.point(start, units, chunk, slot as u64);
-        Some((chunk, slot, FIRST + start as usize * UNIT_PAGES))
+        Some((chunk, slot, FIRST + start * UNIT_PAGES))
     }
 
     /// Takes a new area and returns its first page; `None` if there is no room.
@@ -271,7 +270,7 @@ impl Layer {
         let (chunk, slot, start) = self.place(pages, align)?;
         chunk.make_live(slot);
         let end = start + pages + 1;
-        assert!(start >= FIRST && end <= FIRST + UNITS as usize * UNIT_PAGES, "inside the region");
+        assert!(start >= FIRST && end <= FIRST + UNITS * UNIT_PAGES, "inside the region");
         assert!(start.is_multiple_of(align), "page {start:#x} is no multiple of {align}");
         if let Some((at, area)) = self.model.range(..end).next_back() {
             assert!(at + area.pages <= start, "{pages} pages at {start:#x} overlap {area:?} at {at:#x}");
@@ -282,7 +281,7 @@ impl Layer {
 
     /// The slot whose room covers `page`, and its first page.
     fn find(&self, page: usize) -> Option<(ChunkRef, u32, usize)> {
-        let entry = self.units.get(&self.machine, ((page - FIRST) >> UNIT_SHIFT) as u32);
+        let entry = self.units.get(&self.machine, (page - FIRST) >> UNIT_SHIFT);
         let header = self.machine.virt(Pfn((entry != 0).then_some(entry >> 8)?)).cast::<Chunk>();
         // SAFETY: H2: `point` stored the frame of a header.
         let chunk = unsafe { ChunkRef::from_ptr(header.as_ptr()) }?;
@@ -291,7 +290,7 @@ impl Layer {
             return Some((chunk, slot, chunk.address(slot).0 >> PAGE_SHIFT));
         }
         let slot = entry as u32 & 0xff;
-        Some((chunk, slot, FIRST + chunk.slot(slot).run().0 as usize * UNIT_PAGES))
+        Some((chunk, slot, FIRST + chunk.slot(slot).run().0 * UNIT_PAGES))
     }
 
     fn free(&mut self, start: usize) {
@@ -320,7 +319,7 @@ impl Layer {
         }
     }
 
-    fn release(&mut self, start: u32, units: u32) {
+    fn release(&mut self, start: usize, units: usize) {
         self.units.clear(&self.machine, start, units);
         self.arena.free(&self.machine, start, units);
     }
@@ -331,7 +330,7 @@ impl Layer {
             while let Some(chunk) = self.cpu_chunks.take_empty(Some(class), current_too) {
                 let start = ((chunk.address(0).0 >> PAGE_SHIFT) - FIRST) >> UNIT_SHIFT;
                 chunk.retire_header();
-                self.release(start as u32, chunk.units());
+                self.release(start, chunk.units());
                 self.headers.push(chunk);
             }
         }
@@ -421,7 +420,7 @@ fn the_address_layer_agrees_with_a_map_of_pages() {
         if random.below(500) == 0 {
             layer.shrink(random.below(2) == 0);
         }
-        layer.probe(FIRST + random.below(UNITS as usize * UNIT_PAGES));
+        layer.probe(FIRST + random.below(UNITS * UNIT_PAGES));
         layer.check();
     }
     assert!(refused > 0, "the region was never full: the test is too easy");

@@ -12,7 +12,11 @@
 //! - **U1** A slot with `BUILDING` set is not an area yet: finders report it as *changing*, and
 //!   nobody can free it (the traditional `VM_UNINITIALIZED`).
 
+#[cfg(all(test, not(loom)))]
+mod tests;
+
 use crate::area::{Caller, Guard, Info, Kind, RegionId};
+use crate::space::arena::{MAX_GRAINS, WINDOW};
 use crate::sync::{AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering::*, between_seqcst, breaks, fence};
 use crate::units::{Node, VirtAddr};
 use core::panic::Location;
@@ -37,6 +41,15 @@ const KEPT: u16 = 1 << 2;
 /// Some entries of the area were unexpected and have been logged (T2).
 const REPORTED: u16 = 1 << 4;
 
+/// The bits of the number of a run's first grain.
+const START_BITS: u32 = 36;
+/// The run is so long that its length is stored in multiples of [`COARSE`].
+const LONG: usize = 1 << (63 - START_BITS);
+/// The multiple that the length of a long run is.
+const COARSE: usize = 32;
+
+const _: () = assert!(MAX_GRAINS == 1 << START_BITS && WINDOW / COARSE < LONG);
+
 /// The record of one area.
 #[derive(Debug, Default)]
 pub struct Slot {
@@ -53,7 +66,8 @@ pub struct Slot {
     /// run. In a cached slot: the link to the slot that was
     /// cached next ([`SlotCache`](super::cache::SlotCache)).
     phys: AtomicU64,
-    /// In an area with a run of its own: the first grain, and above it the number of grains. In a
+    /// In an area with a run of its own: the first grain ([`START_BITS`]), and above it the number of
+    /// grains, or [`LONG`] and the number of [`COARSE`] grains ([`Slot::storable`]). In a
     /// cached slot: the link to the slot that was cached before.
     run: AtomicU64,
 }
@@ -289,9 +303,16 @@ impl Slot {
 
     /// The run of an area with a run of its own: its first grain and its length.
     #[inline]
-    pub fn run(&self) -> (u32, u32) {
+    pub fn run(&self) -> (usize, usize) {
         let run = self.run.load(Relaxed);
-        (run as u32, (run >> 32) as u32)
+        let (start, grains) = (run & ((1 << START_BITS) - 1), (run >> START_BITS) as usize);
+        (start as usize, if grains < LONG { grains } else { (grains - LONG) * COARSE })
+    }
+
+    /// The fewest grains, at least so many, that the run of a slot may have. No run is longer than
+    /// [`WINDOW`].
+    pub const fn storable(grains: usize) -> usize {
+        if grains < LONG { grains } else { grains.next_multiple_of(COARSE) }
     }
 
     /// The bytes from the start of its run to the area: a reservation may begin inside a unit.
@@ -300,8 +321,9 @@ impl Slot {
     }
 
     /// Stores the run of an area with a run of its own.
-    pub fn place(&self, grain: u32, grains: u32) {
-        self.change(|slot| slot.run.store((grains as u64) << 32 | grain as u64, Relaxed));
+    pub fn place(&self, grain: usize, grains: usize) {
+        let grains = if grains < LONG { grains } else { LONG + grains / COARSE };
+        self.change(|slot| slot.run.store((grains as u64) << START_BITS | grain as u64, Relaxed));
     }
 
     /// The links of a cached slot: to the slot cached before it, and to the slot cached after it.
@@ -391,96 +413,4 @@ fn caller(word: usize, was_even: bool) -> Caller {
     // SAFETY: every writer stores the word whole, and every reader loads it whole. An even word
     // that is not 0 is the address of a `Location` with static lifetime (`word_of`).
     Caller::At(unsafe { &*core::ptr::with_exposed_provenance(word) })
-}
-
-#[cfg(all(test, not(loom)))]
-mod tests {
-    use super::*;
-
-    fn label(pages: usize) -> Label {
-        Label {
-            bytes: pages * 4096 - 7,
-            pages,
-            kind: Kind::Vmalloc,
-            guard: Guard::After,
-            caller: Caller::here(),
-            node: Node(3),
-            phys: None,
-        }
-    }
-
-    #[test]
-    fn a_slot_tells_what_was_written_into_it() {
-        let slot = Slot::default();
-        slot.begin(&label(5));
-        assert!(slot.is_building() && slot.snapshot().unwrap().is_building(), "U1");
-        slot.publish();
-        let info = slot.snapshot().unwrap().info(VirtAddr(0x8000), RegionId(1));
-        assert_eq!((info.bytes, info.pages, info.node, info.region), (5 * 4096 - 7, 5, Node(3), RegionId(1)));
-        assert!(matches!(info.caller, Caller::At(place) if place.file().ends_with("slot.rs")));
-        assert_eq!((info.freer, info.phys), (None, None));
-    }
-
-    #[test]
-    fn the_freer_is_told_until_the_slot_is_used_again() {
-        let slot = Slot::default();
-        slot.begin(&label(1));
-        slot.publish();
-        slot.freed_by(Caller::Return(0x77));
-        let info = slot.snapshot().unwrap().info(VirtAddr(0), RegionId(0));
-        assert_eq!(info.freer, Some(Caller::Return(0x77)));
-        slot.begin(&label(1));
-        assert!(!slot.snapshot().unwrap().is_freed());
-    }
-
-    #[test]
-    fn r4_of_two_that_free_at_the_same_moment_one_is_told_and_the_slot_can_be_read_on() {
-        extern crate std;
-        let at = Caller::here();
-        for round in 0..20_000 {
-            let (slot, pc) = (Slot::default(), Caller::Return(0x1000 + round));
-            slot.begin(&label(1));
-            slot.publish();
-            std::thread::scope(|scope| {
-                if round % 2000 == 0 {
-                    scope.spawn(|| slot.freed_by(pc));
-                    slot.freed_by(at);
-                } else {
-                    // The other freer runs in between: after this one's word, before its flags.
-                    slot.freer.store(word_of([at, pc][round % 2]).0, Relaxed);
-                    slot.freed_by([pc, at][round % 2]);
-                    slot.freer.store(word_of([at, pc][round % 2]).0, Relaxed);
-                }
-            });
-            let copy = slot.snapshot().expect("R2: nobody changes it");
-            match copy.info(VirtAddr(0), RegionId(0)).freer {
-                Some(Caller::At(place)) => assert!(place.file().ends_with("slot.rs")),
-                Some(Caller::Return(told)) => assert_eq!(told | 1, (0x1000 + round) | 1),
-                None => panic!("somebody has freed it"),
-            }
-        }
-    }
-
-    #[test]
-    fn return_addresses_are_told_to_the_last_bit() {
-        let slot = Slot::default();
-        for pc in [0, 1, 2, usize::MAX, usize::MAX - 1, 1 << (usize::BITS - 1)] {
-            slot.begin(&Label { caller: Caller::Return(pc), ..label(1) });
-            slot.freed_by(Caller::Return(pc));
-            let info = slot.snapshot().unwrap().info(VirtAddr(0), RegionId(0));
-            assert_eq!((info.caller, info.freer), (Caller::Return(pc), Some(Caller::Return(pc))));
-        }
-    }
-
-    #[test]
-    fn no_snapshot_is_given_while_a_slot_changes() {
-        let slot = Slot::default();
-        slot.change(|slot| assert!(slot.snapshot().is_none(), "R2"));
-        assert!(slot.snapshot().is_some());
-    }
-
-    #[test]
-    fn a_slot_is_64_bytes_at_most() {
-        assert!(size_of::<Slot>() <= 64);
-    }
 }

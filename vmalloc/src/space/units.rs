@@ -33,22 +33,22 @@ const _: () = assert!(size_of::<Entries>() == crate::units::PAGE_SIZE);
 
 /// The index of the entry for `grain` in a frame whose entries cover 2^`shift` grains each.
 #[inline(always)]
-const fn index(grain: u32, shift: u32) -> usize {
-    (grain >> shift) as usize % ENTRIES
+const fn index(grain: usize, shift: u32) -> usize {
+    (grain >> shift) % ENTRIES
 }
 
 /// The leaf frame in which a reader of one table found its last value.
 #[derive(Debug)]
 pub struct Near {
     /// The number of the block of [`ENTRIES`] grains that the frame covers.
-    block: u32,
+    block: usize,
     entries: NonNull<Entries>,
 }
 
 impl Default for Near {
     /// No frame.
     fn default() -> Near {
-        Near { block: u32::MAX, entries: NonNull::dangling() }
+        Near { block: usize::MAX, entries: NonNull::dangling() }
     }
 }
 
@@ -62,12 +62,12 @@ pub struct UnitTable {
     root: AtomicU64,
     /// log2 of the grains that one entry of the root covers.
     shift: u32,
-    grains: u32,
+    grains: usize,
 }
 
 impl UnitTable {
     /// A table of zeros for `grains`.
-    pub const fn new(grains: u32) -> UnitTable {
+    pub const fn new(grains: usize) -> UnitTable {
         let mut shift = 0;
         while grains as u64 > (ENTRIES as u64) << shift {
             shift += ENTRY_BITS;
@@ -77,14 +77,14 @@ impl UnitTable {
 
     /// The value of `grain`.
     #[inline]
-    pub fn get<M: Machine>(&self, machine: &M, grain: u32) -> u64 {
+    pub fn get<M: Machine>(&self, machine: &M, grain: usize) -> u64 {
         self.entries_of(machine, grain).map_or(0, |entries| entries[index(grain, 0)].load(Acquire))
     }
 
     /// As [`UnitTable::get`], for a reader that remembers the leaf frame of its last look. Grains
     /// nearby are in the same frame.
     #[inline]
-    pub fn get_near<M: Machine>(&self, machine: &M, near: &mut Near, grain: u32) -> u64 {
+    pub fn get_near<M: Machine>(&self, machine: &M, near: &mut Near, grain: usize) -> u64 {
         if near.block != grain >> ENTRY_BITS && !self.move_near(machine, near, grain) {
             return 0;
         }
@@ -95,7 +95,7 @@ impl UnitTable {
 
     #[cold]
     #[inline(never)]
-    fn move_near<M: Machine>(&self, machine: &M, near: &mut Near, grain: u32) -> bool {
+    fn move_near<M: Machine>(&self, machine: &M, near: &mut Near, grain: usize) -> bool {
         let Ok(entries) = self.entries_of(machine, grain) else { return false };
         *near = Near { block: grain >> ENTRY_BITS, entries: NonNull::from(entries) };
         true
@@ -105,7 +105,7 @@ impl UnitTable {
     ///
     /// # Cost
     /// O(depth) for each grain; a missing frame counts as one grain.
-    pub fn next<M: Machine>(&self, machine: &M, from: u32) -> Option<(u32, u64)> {
+    pub fn next<M: Machine>(&self, machine: &M, from: usize) -> Option<(usize, u64)> {
         let mut grain = from;
         while grain < self.grains {
             let (value, shift) = match self.entries_of(machine, grain) {
@@ -115,15 +115,15 @@ impl UnitTable {
             if value != 0 {
                 return Some((grain, value));
             }
-            grain = (((grain as u64 >> shift) + 1) << shift).min(self.grains as u64) as u32;
+            grain = (((grain as u64 >> shift) + 1) << shift).min(self.grains as u64) as usize;
         }
         None
     }
 
     /// The most frames that [`UnitTable::set`] uses for a run of `len` grains.
-    pub const fn frames_needed(&self, len: u32) -> usize {
+    pub const fn frames_needed(&self, len: usize) -> usize {
         // A run that starts in the last entry of a frame touches the most frames.
-        let (mut frames, mut touched, mut shift) = (1, len as usize, 0);
+        let (mut frames, mut touched, mut shift) = (1, len, 0);
         while shift < self.shift {
             touched = touched.saturating_sub(1).div_ceil(ENTRIES) + 1;
             frames += touched;
@@ -137,7 +137,7 @@ impl UnitTable {
     /// # Panics
     /// If the prealloc has fewer than [`UnitTable::frames_needed`] frames. Nothing changes before
     /// the panic.
-    pub fn set<M: Machine>(&self, machine: &M, prealloc: &mut Prealloc, start: u32, len: u32, value: u64) {
+    pub fn set<M: Machine>(&self, machine: &M, prealloc: &mut Prealloc, start: usize, len: usize, value: u64) {
         debug_assert!(value != 0);
         assert!(prealloc.len() >= self.frames_needed(len), "the prealloc was not filled before the set");
         for part in by_leaf(start, len) {
@@ -146,7 +146,7 @@ impl UnitTable {
     }
 
     /// Sets `len` grains from `start` to 0.
-    pub fn clear<M: Machine>(&self, machine: &M, start: u32, len: u32) {
+    pub fn clear<M: Machine>(&self, machine: &M, start: usize, len: usize) {
         for part in by_leaf(start, len) {
             if let Some(leaf) = self.leaf(machine, part.start, &mut Prealloc::new()) {
                 store(leaf, part, 0);
@@ -165,7 +165,7 @@ impl UnitTable {
     /// # Errors
     /// A frame is missing. The error is log2 of the number of grains that it stands for.
     #[inline]
-    fn entries_of<'a, M: Machine>(&self, machine: &'a M, grain: u32) -> Result<&'a Entries, u32> {
+    fn entries_of<'a, M: Machine>(&self, machine: &'a M, grain: usize) -> Result<&'a Entries, u32> {
         debug_assert!(grain < self.grains);
         let (mut link, mut shift) = (self.root.load(Acquire), self.shift);
         loop {
@@ -179,7 +179,7 @@ impl UnitTable {
     }
 
     /// The leaf entries around `grain`. Missing frames come from the prealloc.
-    fn leaf<'a, M: Machine>(&'a self, machine: &'a M, grain: u32, prealloc: &mut Prealloc) -> Option<&'a Entries> {
+    fn leaf<'a, M: Machine>(&'a self, machine: &'a M, grain: usize, prealloc: &mut Prealloc) -> Option<&'a Entries> {
         let (mut link, mut shift) = (&self.root, self.shift);
         loop {
             if link.load(Relaxed) == 0 {
@@ -214,16 +214,15 @@ fn give_all<M: Machine>(machine: &M, link: u64, shift: u32, give: &mut dyn FnMut
 }
 
 /// Stores `value` for `grains`, which lie in one leaf frame.
-fn store(leaf: &Entries, grains: Range<u32>, value: u64) {
+fn store(leaf: &Entries, grains: Range<usize>, value: u64) {
     let first = index(grains.start, 0);
     leaf[first..first + grains.len()].iter().for_each(|entry| entry.store(value, Release));
 }
 
 /// The run of `len` grains from `start`, cut at the borders of leaf frames.
-fn by_leaf(start: u32, len: u32) -> impl Iterator<Item = Range<u32>> {
-    const SIZE: u32 = ENTRIES as u32;
+fn by_leaf(start: usize, len: usize) -> impl Iterator<Item = Range<usize>> {
     let end = start + len;
-    (start / SIZE..end.div_ceil(SIZE)).map(move |leaf| start.max(leaf * SIZE)..end.min((leaf + 1) * SIZE))
+    (start / ENTRIES..end.div_ceil(ENTRIES)).map(move |leaf| start.max(leaf * ENTRIES)..end.min((leaf + 1) * ENTRIES))
 }
 
 #[cfg(test)]
@@ -246,21 +245,21 @@ mod tests {
     }
 
     impl Bench {
-        fn new(grains: u32) -> Bench {
+        fn new(grains: usize) -> Bench {
             Bench { machine: PageMachine::default(), table: UnitTable::new(grains), prealloc: Prealloc::new() }
         }
 
-        fn set(&mut self, start: u32, len: u32, value: u64) {
+        fn set(&mut self, start: usize, len: usize, value: u64) {
             let needed = self.table.frames_needed(len);
             self.prealloc.fill(&self.machine, Node(0), needed).expect("the host has pages");
             self.table.set(&self.machine, &mut self.prealloc, start, len, value);
         }
 
-        fn get(&self, grain: u32) -> u64 {
+        fn get(&self, grain: usize) -> u64 {
             self.table.get(&self.machine, grain)
         }
 
-        fn all(&self) -> Vec<(u32, u64)> {
+        fn all(&self) -> Vec<(usize, u64)> {
             let next = |from| self.table.next(&self.machine, from);
             std::iter::successors(next(0), |&(grain, _)| next(grain + 1)).collect()
         }
@@ -297,14 +296,14 @@ mod tests {
 
     #[test]
     fn a_fresh_table_says_nothing_and_holds_no_frame() {
-        let bench = Bench::new(u32::MAX);
-        assert_eq!((bench.get(0), bench.get(u32::MAX - 1), bench.frames()), (0, 0, 0));
+        let bench = Bench::new(1 << 36);
+        assert_eq!((bench.get(0), bench.get((1 << 36) - 1), bench.frames()), (0, 0, 0));
         assert_eq!(bench.table.next(&bench.machine, 0), None);
     }
 
     #[test]
     fn a_value_is_found_at_each_grain_of_its_run_and_at_no_other() {
-        for grains in [513, 1 << 18, 1 << 27, 1 << 31] {
+        for grains in [513, 1 << 18, 1 << 27, 1 << 31, 25 << 31, 1 << 36] {
             let mut bench = Bench::new(grains);
             bench.set(grains - 513, 3, 7);
             bench.set(grains - 1, 1, u64::MAX);
@@ -324,7 +323,7 @@ mod tests {
 
     #[test]
     fn the_worst_run_uses_up_the_stock_that_was_named() {
-        for (grains, len) in [(512, 1), (1 << 18, 2), (1 << 27, 2), (1 << 27, 514), (1 << 31, 513)] {
+        for (grains, len) in [(512, 1), (1 << 18, 2), (1 << 27, 2), (1 << 27, 514), (1 << 31, 513), (1 << 36, 514)] {
             let mut bench = Bench::new(grains);
             let needed = bench.table.frames_needed(len);
             bench.set((grains / 2).saturating_sub(1), len, 1);
@@ -344,8 +343,8 @@ mod tests {
 
         #[test]
         fn a_table_agrees_with_a_map(
-            grains in prop_oneof![1u32..2000, 300_000u32..400_000],
-            steps in prop::collection::vec((any::<u32>(), 1u32..1500, 0u64..4), 1..30),
+            grains in prop_oneof![1usize..2000, 300_000usize..400_000],
+            steps in prop::collection::vec((any::<usize>(), 1usize..1500, 0u64..4), 1..30),
         ) {
             let mut bench = Bench::new(grains);
             let mut map = BTreeMap::new();
@@ -375,18 +374,18 @@ mod tests {
         bench.prealloc.fill(&bench.machine, Node(0), needed).expect("the host has pages");
         let told: Vec<AtomicU64> = (0..64).map(|_| AtomicU64::new(0)).collect();
         let (machine, table, prealloc) = (&bench.machine, &bench.table, &mut bench.prealloc);
-        let grain = |n: u32| n * 16_000;
+        let grain = |n: usize| n * 16_000;
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for n in (0..64).rev() {
                     while table.get(machine, grain(n)) == 0 {
                         std::hint::spin_loop();
                     }
-                    assert_eq!(told[n as usize].load(Relaxed), n as u64 + 1, "J2");
+                    assert_eq!(told[n].load(Relaxed), n as u64 + 1, "J2");
                 }
             });
-            for n in 0..64 {
-                told[n as usize].store(n as u64 + 1, Relaxed);
+            for (n, told) in told.iter().enumerate() {
+                told.store(n as u64 + 1, Relaxed);
                 table.set(machine, prealloc, grain(n), 1, n as u64 + 1);
             }
         });

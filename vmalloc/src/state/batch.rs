@@ -39,8 +39,10 @@ pub(crate) const MAX_TABLES: usize = 64;
 pub(crate) struct HeldTable {
     pub(crate) table: Pfn,
     pub(crate) region: u8,
-    /// The first grain under the table, and the number of grains.
-    pub(crate) grains: (u32, u32),
+    /// The first grain under the table.
+    pub(crate) start: usize,
+    /// The number of grains under it.
+    pub(crate) grains: u32,
 }
 
 /// The table pages of one batch.

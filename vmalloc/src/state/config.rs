@@ -2,6 +2,7 @@
 
 use crate::area::{Placement, Policy};
 use crate::error::to_be_had;
+use crate::space::arena::MAX_GRAINS;
 use crate::units::VirtAddr;
 use arrayvec::ArrayVec;
 use core::fmt;
@@ -107,7 +108,8 @@ pub enum InitError {
     Twice,
     /// There are more than [`MAX_REGIONS`] regions.
     TooManyRegions(usize),
-    /// The region is not page-aligned, is empty, or has more than 2³¹ grains.
+    /// The region is not page-aligned, is empty, or has more than 2³⁶ grains: 16 PiB with the
+    /// placement Classes, 256 TiB with Lowest.
     BadRegion {
         /// The first address.
         start: usize,
@@ -155,7 +157,7 @@ impl fmt::Display for InitError {
             InitError::Twice => f.write_str("initialised already"),
             InitError::TooManyRegions(n) => write!(f, "{n} regions; at most {MAX_REGIONS} are served"),
             InitError::BadRegion { start, end } => {
-                write!(f, "{start:#x}-{end:#x}: not page-aligned, empty, or more than 2^31 grains")
+                write!(f, "{start:#x}-{end:#x}: not page-aligned, empty, or more than 2^36 grains")
             }
             InitError::NotCanonical { start, end } => {
                 write!(f, "{start:#x}-{end:#x}: not addresses that the tables translate")
@@ -235,9 +237,9 @@ impl RegionConfig {
         let (start, end) = (self.start, self.end);
         let grain = crate::units::PAGE_SIZE << self.grain_shift();
         let aligned = (start | end).is_multiple_of(crate::units::PAGE_SIZE);
-        let grains = end.saturating_sub(self.first_grain()) / grain;
+        let grains = (end.saturating_sub(self.first_grain()) / grain) as u64;
         // The address of an area must not be null.
-        if aligned && start != 0 && (1..=1 << 31).contains(&grains) {
+        if aligned && start != 0 && (1..=MAX_GRAINS).contains(&grains) {
             Ok(())
         } else {
             Err(InitError::BadRegion { start, end })
@@ -248,6 +250,7 @@ impl RegionConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::units::PAGE_SIZE;
 
     #[test]
     fn what_cannot_be_served_is_refused_by_name() {
@@ -284,6 +287,20 @@ mod tests {
         let narrow = Config::region(0x10_0000..0x10_8000);
         assert!(narrow.validate(1).is_err());
         assert_eq!(narrow.placement(Placement::Lowest).validate(1), Ok(()));
+    }
+
+    #[test]
+    fn a_region_has_at_most_16_pib_in_units_and_256_tib_in_pages() {
+        let start = 0xff80_0000_0000_0000;
+        for (placement, grain, most) in [(Placement::Classes, 1 << 18, 1 << 54), (Placement::Lowest, 1 << 12, 1 << 48)]
+        {
+            // The first grain has the first page.
+            let config = |bytes| Config::region(start..start + grain + bytes).placement(placement);
+            assert_eq!(config(most).validate(1), Ok(()));
+            assert_eq!(config(most + grain - PAGE_SIZE).validate(1), Ok(()), "less than a grain more");
+            let end = start + most + 2 * grain;
+            assert_eq!(config(most + grain).validate(1), Err(InitError::BadRegion { start, end }));
+        }
     }
 
     #[test]

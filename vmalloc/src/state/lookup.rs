@@ -228,7 +228,7 @@ impl Found {
 impl<M: Machine> Core<M> {
     /// The region that holds `at`, and the grain.
     #[inline]
-    pub(crate) fn grain_of(&self, at: VirtAddr) -> Option<(&Region<M::Lock>, u32)> {
+    pub(crate) fn grain_of(&self, at: VirtAddr) -> Option<(&Region<M::Lock>, usize)> {
         for region in &self.regions {
             if let Some(grain) = region.grain_of(at) {
                 return Some((region, grain));

@@ -22,9 +22,10 @@
 //! bookkeeping frames that it needs before it takes the lock, so it cannot fail under it.
 
 use crate::area::RegionId;
+use crate::error::AllocError;
 use crate::machine::Machine;
 use crate::machine::format::Format;
-use crate::space::arena::{Arena, Fit};
+use crate::space::arena::{Arena, Fit, WINDOW};
 use crate::space::chunk::ChunkRef;
 use crate::space::class::{Class, MAX_SLOT_PAGES};
 use crate::space::slot::Slot;
@@ -111,19 +112,19 @@ pub(crate) struct RunFit {
     /// The pages needed, guard included.
     pub(crate) pages: usize,
     /// The grains before them that are never mapped (G6).
-    pub(crate) below: u32,
+    pub(crate) below: usize,
     /// Alignment, in pages.
     pub(crate) align: usize,
     /// The range of grains that may be used.
-    pub(crate) within: (u32, u32),
+    pub(crate) within: (usize, usize),
 }
 
 impl<L: lock_api::RawMutex> Region<L> {
     pub(crate) fn new(id: usize, config: &RegionConfig, frames: usize) -> Region<L> {
         let grain_shift = config.grain_shift();
         let base = config.first_grain();
-        let grains = ((config.end - base) >> PAGE_SHIFT >> grain_shift) as u32;
-        let arena = Arena::new(grains);
+        let grains = (config.end - base) >> PAGE_SHIFT >> grain_shift;
+        let arena = Arena::new(grains, base >> PAGE_SHIFT >> grain_shift);
         Region {
             id: RegionId(id as u8),
             base: VirtAddr(base),
@@ -131,8 +132,8 @@ impl<L: lock_api::RawMutex> Region<L> {
             bytes: config.end - base,
             grain_shift,
             shift: PAGE_SHIFT + grain_shift,
-            whole: (grains as usize) << (PAGE_SHIFT + grain_shift),
-            usual: if grain_shift == 0 { 0 } else { MAX_SLOT_PAGES.min(frames).min(grains as usize) },
+            whole: grains << (PAGE_SHIFT + grain_shift),
+            usual: if grain_shift == 0 { 0 } else { MAX_SLOT_PAGES.min(frames).min(grains) },
             arena_frames: arena.frames_needed(),
             units: UnitTable::new(grains),
             shared: Mutex::new(Shared { arena, headers: None, unswept: NOWHERE }),
@@ -142,9 +143,9 @@ impl<L: lock_api::RawMutex> Region<L> {
 
     /// The grain that contains `at`, if it is in the region.
     #[inline]
-    pub(crate) fn grain_of(&self, at: VirtAddr) -> Option<u32> {
+    pub(crate) fn grain_of(&self, at: VirtAddr) -> Option<usize> {
         let offset = at.0.wrapping_sub(self.base.0);
-        (offset < self.whole).then_some((offset >> self.shift) as u32)
+        (offset < self.whole).then_some(offset >> self.shift)
     }
 
     /// Whether `at` is one of its addresses, including those that no area gets.
@@ -154,7 +155,7 @@ impl<L: lock_api::RawMutex> Region<L> {
 
     /// The grains under the leaf table from `leaf` on: the first, and the number. `None` if the
     /// table reaches beyond the region, since others may use it too.
-    pub(crate) fn under(&self, leaf: VirtAddr, leaf_shift: u32) -> Option<(u32, u32)> {
+    pub(crate) fn under(&self, leaf: VirtAddr, leaf_shift: u32) -> Option<(usize, usize)> {
         let last = self.grain_of(VirtAddr(leaf.0 | ((1 << leaf_shift) - 1)))?;
         let first = if leaf.0 < self.base.0 { 0 } else { self.grain_of(leaf)? };
         (self.start <= leaf.0).then_some((first, last - first + 1))
@@ -162,8 +163,8 @@ impl<L: lock_api::RawMutex> Region<L> {
 
     /// The address of a grain.
     #[inline]
-    pub(crate) fn address(&self, grain: u32) -> VirtAddr {
-        self.base.add_pages((grain as usize) << self.grain_shift)
+    pub(crate) fn address(&self, grain: usize) -> VirtAddr {
+        self.base.add_pages(grain << self.grain_shift)
     }
 
     /// The address of the area in `slot`, which has a run of its own.
@@ -171,8 +172,19 @@ impl<L: lock_api::RawMutex> Region<L> {
         VirtAddr(self.address(slot.run().0).0 + slot.offset())
     }
 
-    pub(crate) fn grains(&self) -> u32 {
-        (self.bytes >> PAGE_SHIFT >> self.grain_shift) as u32
+    pub(crate) fn grains(&self) -> usize {
+        self.bytes >> PAGE_SHIFT >> self.grain_shift
+    }
+
+    /// Checks that `grains`, which `bytes` bytes and `guards` pages need, can be one run.
+    ///
+    /// # Errors
+    /// [`AllocError::TooLarge`].
+    pub(crate) fn check_run(&self, grains: usize, bytes: usize, guards: usize) -> Result<(), AllocError> {
+        match grains {
+            ..=WINDOW => Ok(()),
+            _ => Err(AllocError::TooLarge { bytes, limit: (WINDOW << self.shift) - (guards << PAGE_SHIFT) }),
+        }
     }
 
     /// All its pages, including those that no area gets.
@@ -186,8 +198,8 @@ impl<L: lock_api::RawMutex> Region<L> {
     }
 
     /// The pages of a run of grains.
-    pub(crate) fn pages_of(&self, start: u32, grains: u32) -> PageRange {
-        PageRange::new(self.address(start), (grains as usize) << self.grain_shift)
+    pub(crate) fn pages_of(&self, start: usize, grains: usize) -> PageRange {
+        PageRange::new(self.address(start), grains << self.grain_shift)
     }
 
     /// The class whose slots serve `pages` pages at a multiple of `align` bytes; none under Lowest.
@@ -196,9 +208,9 @@ impl<L: lock_api::RawMutex> Region<L> {
     }
 
     /// The grains that lie wholly inside `range`; `None` if it leaves the region.
-    pub(crate) fn grains_within(&self, range: (usize, usize)) -> Option<(u32, u32)> {
+    pub(crate) fn grains_within(&self, range: (usize, usize)) -> Option<(usize, usize)> {
         let offset = |at: usize| at.saturating_sub(self.base.0);
-        let whole = (offset(range.0).div_ceil(1 << self.shift) as u32, (offset(range.1) >> self.shift) as u32);
+        let whole = (offset(range.0).div_ceil(1 << self.shift), offset(range.1) >> self.shift);
         let inside = self.start <= range.0 && range.0 < range.1 && offset(range.1) <= self.bytes;
         inside.then_some(whole)
     }
@@ -211,11 +223,10 @@ impl<L: lock_api::RawMutex> Region<L> {
     }
 
     pub(crate) fn fit(&self, run: &RunFit) -> Fit {
-        let grains = run.pages.div_ceil(1 << self.grain_shift);
         Fit {
-            grains: u32::try_from(grains).unwrap_or(u32::MAX).saturating_add(run.below),
-            align: (run.align >> self.grain_shift).max(1) as u32,
-            phase: ((self.base.0 >> PAGE_SHIFT >> self.grain_shift) as u32).wrapping_add(run.below),
+            grains: run.pages.div_ceil(1 << self.grain_shift) + run.below,
+            align: (run.align >> self.grain_shift).max(1),
+            phase: (self.base.0 >> self.shift) + run.below,
             within: run.within.0..run.within.1,
         }
     }

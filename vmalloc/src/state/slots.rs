@@ -57,7 +57,7 @@ impl Chunk {
 struct Slots<'v, M: Machine> {
     ctx: Ctx<'v, M>,
     region: &'v Region<M::Lock>,
-    grain: u32,
+    grain: usize,
     /// A class chunk, its sequence, and the index of its next slot.
     chunk: Option<(ChunkRef, u32, u32)>,
 }
@@ -86,7 +86,7 @@ impl<M: Machine> Iterator for Slots<'_, M> {
                 let Some(slot) = SlotRef::at(self.region, entry, last) else { continue };
                 let (start, grains) = slot.slot().run();
                 if slot.is_same() {
-                    self.grain = start.saturating_add(grains).max(grain + 1);
+                    self.grain = (start + grains).max(grain + 1);
                 }
                 return Some(slot);
             }

@@ -11,6 +11,7 @@ use std::panic::catch_unwind;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
+use vmalloc::Placement;
 use vmalloc::table::{X86_32, X86_64, X86Pae};
 use vmalloc::units::Pfn;
 use vmalloc_sim::{BOUNDS, Work};
@@ -176,6 +177,22 @@ fn with_pae_and_memory_above_4_gib_everything_promised_is_kept() {
         let setup = Setup::from_seed(900_000 + seed, RUN.min(ops));
         let (first_frame, highmem) = (Pfn(0xf_fc00), Some(Pfn(0x10_0000)));
         run(&Setup { tables: Tables::Three, frames: 2048, nodes: 1, first_frame, highmem, ..setup });
+    }
+}
+
+/// A region as large as there is one, on the border of two windows of its arena: after 512 TiB
+/// or, where a grain is a page, after 8 TiB.
+#[test]
+fn in_a_region_of_12_pb_everything_promised_is_kept() {
+    let ops = number("ORACLE_OPS", 200_000) as usize / 10;
+    for seed in 0..(ops / RUN).max(4) as u64 {
+        let setup = Setup::from_seed(950_000 + seed, RUN.min(ops));
+        let (border, region_pages) = match setup.placement {
+            Placement::Classes => (1 << 37, 12 << 38),
+            Placement::Lowest => (1 << 31, 1 << 36),
+        };
+        let (tables, offset_pages) = (Tables::Five, border - 600);
+        run(&Setup { tables, regions: 1, region_pages, offset_pages, highmem: None, ..setup });
     }
 }
 

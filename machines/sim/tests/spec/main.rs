@@ -32,3 +32,4 @@ mod sections;
 mod shrink;
 mod stacks;
 mod tables;
+mod vast;

@@ -52,7 +52,12 @@ impl Item {
         if !span.is_words() {
             (0..ITEMS).for_each(|item| block.item(item).for_each(machine, span.below(), with));
         }
-        with(Pfn(self.0 - 1));
+        with(self.frame());
+    }
+
+    /// The frame of the linked block.
+    pub const fn frame(self) -> Pfn {
+        Pfn(self.0 - 1)
     }
 }
 

@@ -48,6 +48,17 @@ impl<'a, M: Machine> Change<'a, M> {
         block.climb(span, block.seal(span, first, last, self.to))
     }
 
+    /// Changes the parts of some windows, each the number of a window and grains of it. `link` is
+    /// that of the top block, and `span` that of a window.
+    pub fn windows(&mut self, link: &Cell<Item>, span: Span, parts: impl Iterator<Item = (usize, Range<u32>)>) {
+        let top = link.get().block(self.machine).unwrap_or_else(|| self.create(link));
+        for (window, part) in parts {
+            if let Some(node) = self.lower(top, window, span, part) {
+                top.set_node(ITEMS + window, node);
+            }
+        }
+    }
+
     /// Links a new block.
     #[cold]
     fn create(&mut self, link: &Cell<Item>) -> &'a Block {
@@ -66,10 +77,15 @@ impl<'a, M: Machine> Change<'a, M> {
             block.items[item % ITEMS].set(Item(word));
             return Some(Node::of_word(word));
         }
-        if part == (0..span.item_size()) {
-            return Some(Node::uniform(self.to, span.item_size()));
+        self.lower(block, item, span.below(), part)
+    }
+
+    /// Changes `part` of the lower block behind an item, which covers `span`. Returns as `item`.
+    fn lower(&mut self, block: &Block, item: usize, span: Span, part: Range<u32>) -> Option<Node> {
+        if part == (0..span.grains()) {
+            return Some(Node::uniform(self.to, span.grains()));
         }
-        self.block(&block.items[item % ITEMS], span.below(), block.node(ITEMS + item), part)
+        self.block(&block.items[item % ITEMS], span, block.node(ITEMS + item), part)
     }
 
     /// `word` after the change of the grains `part`.

@@ -1,14 +1,14 @@
 //! The search for the lowest free run of a given length.
 //!
-//! A search from the start of the region is one walk down. It enters the left half if that holds a
+//! Windows are searched one after the other. A search from the start of one is one walk down. It enters the left half if that holds a
 //! run long enough, else takes the run across the middle if that is long enough, else enters the
 //! right half. A search from a later grain walks down to that grain, then up past everything to its
 //! right, then down where a run is long enough. A search downwards is a bisection: each search from
 //! a grain halves what is left.
 
-use super::Arena;
 use super::block::{Block, ITEMS, Span};
 use super::node::{Node, State, lowest_run};
+use super::{Arena, WINDOW};
 use crate::machine::Machine;
 use core::ops::ControlFlow::{self, Break, Continue};
 
@@ -17,30 +17,48 @@ use core::ops::ControlFlow::{self, Break, Continue};
 type Outcome = ControlFlow<u32, u32>;
 
 impl Arena {
-    /// The lowest start of `len` free grains at or after `from`.
-    pub(super) fn seek<M: Machine>(&self, machine: &M, from: u32, len: u32) -> Option<u32> {
-        if from >= self.grains || len > self.widest() {
-            return None;
-        }
-        match self.root.block(machine) {
-            Some(block) if self.top != Node::FREE => {
-                let root = Place { machine, block, span: self.span, base: 0 };
-                if from == 0 { Some(root.lowest(self.span.own(), len)) } else { root.seek(from, len).break_value() }
-            }
-            _ => (len <= self.grains - from).then_some(from),
-        }
+    /// The lowest start of `len` free grains of one window, at or after `from`.
+    pub(super) fn seek<M: Machine>(&self, machine: &M, from: usize, len: usize) -> Option<usize> {
+        let (first, from) = (self.places.start, self.places.start + from);
+        (from / WINDOW..=self.last()).find_map(|n| self.seek_in(machine, n, from, len)).map(|place| place - first)
     }
 
-    /// The highest start of `len` free grains at or below `from`.
-    pub(super) fn seek_down<M: Machine>(&self, machine: &M, from: u32, len: u32) -> Option<u32> {
-        if self.is_free(machine, from, len) {
+    /// As `seek`, in window `n` alone, and by places.
+    pub(super) fn seek_in<M: Machine>(&self, machine: &M, n: usize, from: usize, len: usize) -> Option<usize> {
+        let (first, (top, root)) = (n * WINDOW, self.window(machine, n));
+        let (end, from) = (self.places.end.saturating_sub(first).min(WINDOW), from.saturating_sub(first));
+        if from >= end || len > (self.span.grains() - top.best) as usize {
+            return None;
+        }
+        let (from, len) = (from as u32, len as u32);
+        let start = match root.block(machine) {
+            Some(block) if top != Node::FREE => {
+                let root = Place { machine, block, span: self.span, base: 0 };
+                if from == 0 { root.lowest(self.span.own(), len) } else { root.seek(from, len).break_value()? }
+            }
+            _ => (len <= end as u32 - from).then_some(from)?,
+        };
+        Some(first + start as usize)
+    }
+
+    /// The highest start of `len` free grains of one window, at or below `from`.
+    pub(super) fn seek_down<M: Machine>(&self, machine: &M, from: usize, len: usize) -> Option<usize> {
+        if self.seek(machine, from, len) == Some(from) {
             return Some(from);
         }
-        // `low` is such a start, and none lies in `high..=from`.
-        let (mut low, mut high) = (self.seek(machine, 0, len).filter(|&start| start < from)?, from);
+        let (first, from) = (self.places.start, self.places.start + from);
+        let mut windows = (first / WINDOW..=self.last().min(from / WINDOW)).rev();
+        windows.find_map(|n| self.last_in(machine, n, from, len)).map(|place| place - first)
+    }
+
+    /// As `seek_down`, in window `n` alone, and by places.
+    fn last_in<M: Machine>(&self, machine: &M, n: usize, from: usize, len: usize) -> Option<usize> {
+        // `low` is such a start, and none lies in `high..=from` of this window.
+        let mut high = from.min(n * WINDOW + (WINDOW - 1)) + 1;
+        let mut low = self.seek_in(machine, n, self.places.start, len).filter(|&start| start < high)?;
         while high - low > 1 {
             let middle = low + (high - low) / 2;
-            match self.seek(machine, middle, len) {
+            match self.seek_in(machine, n, middle, len) {
                 Some(start) if start < high => low = start,
                 _ => high = middle,
             }
@@ -54,7 +72,7 @@ struct Place<'a, M> {
     machine: &'a M,
     block: &'a Block,
     span: Span,
-    /// The block's first grain, counted from the arena's start.
+    /// The block's first grain, counted from the window's start.
     base: u32,
 }
 
@@ -69,7 +87,7 @@ impl<'a, M: Machine> Place<'a, M> {
         }
     }
 
-    /// The first grain of node `at`, counted from the arena's start.
+    /// The first grain of node `at`, counted from the window's start.
     fn first(&self, at: usize) -> u32 {
         self.base + self.span.start(at)
     }
