@@ -13,6 +13,7 @@ mod parts;
 mod percpu;
 mod pkmap;
 mod protect;
+mod rounds;
 mod stacks;
 mod subsystem;
 
@@ -38,6 +39,7 @@ pub fn all() -> impl Iterator<Item = &'static Scenario> {
         nmis::ALL,
         parts::ALL,
         protect::ALL,
+        rounds::ALL,
         subsystem::ALL,
         pkmap::ALL,
         percpu::ALL,

@@ -32,7 +32,7 @@ mod alias;
 mod looks;
 mod narrow;
 
-use crate::sync::{AtomicBool, AtomicU8, AtomicU64, Ordering::*, fence};
+use crate::sync::{AtomicBool, AtomicU8, AtomicU64, Ordering::*, breaks, fence};
 use crate::units::PageRange;
 use alias::Aliases;
 pub use looks::Looks;
@@ -63,6 +63,12 @@ impl CpuEpoch {
 
     fn publish(&self, epoch: u64) {
         self.published.fetch_max(epoch, SeqCst);
+    }
+
+    /// Whether the CPU is idle or offline: it makes no call until it is awake again.
+    #[inline]
+    pub fn is_asleep(&self) -> bool {
+        self.state.load(Relaxed) != AWAKE
     }
 
     /// Whether a flush was asked for and has not begun.
@@ -109,7 +115,7 @@ impl FlushEpochs {
     /// Seals `value`: it waits for flushes that begin after this call (G1). `idle_too` is true if
     /// it holds table pages (G5).
     pub fn seal<T>(&self, value: T, idle_too: bool) -> Pending<T> {
-        let tag = self.now.fetch_add(1, SeqCst) + 1;
+        let tag = if breaks!(SealOld) { self.now.load(SeqCst) } else { self.now.fetch_add(1, SeqCst) + 1 };
         Pending { tag, idle_too, value }
     }
 
@@ -120,16 +126,9 @@ impl FlushEpochs {
         pending
     }
 
-    /// Seals a batch, flushes this CPU with `flush`, and asks the other CPUs of `epochs` to flush.
-    /// Calls `kick` with the index of each CPU that needs a kick.
-    pub fn seal_and_ask<'e, T>(
-        &self,
-        batch: T,
-        holds: Holds,
-        flush: impl FnOnce(),
-        epochs: impl Iterator<Item = &'e CpuEpoch>,
-        kick: impl FnMut(u32),
-    ) -> Pending<T> {
+    /// Seals a batch. It gets grace when every CPU has flushed since, which nobody is asked to do
+    /// before [`FlushEpochs::ask`].
+    pub fn seal_batch<T>(&self, batch: T, holds: Holds) -> Pending<T> {
         let pending = match holds.narrow {
             Some(pages) if !holds.tables => self.seal_narrow(batch, pages),
             _ => self.seal(batch, holds.tables),
@@ -137,8 +136,6 @@ impl FlushEpochs {
         if holds.aliases {
             self.seal_aliases(pending.tag);
         }
-        flush();
-        self.ask(&pending, epochs, kick);
         pending
     }
 

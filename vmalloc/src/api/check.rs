@@ -110,6 +110,8 @@ impl<M: Machine> Vmalloc<M> {
             }
         }
         let counts = &stats.counts;
+        let posted = counts.remote_pages.wrapping_sub(counts.received_pages) as i64;
+        stats.waiting_pages += posted.max(0) as usize;
         let frees = counts.local_frees + counts.remote_frees + counts.deferred_frees;
         Stats {
             areas: counts.allocs.wrapping_sub(frees) as usize,

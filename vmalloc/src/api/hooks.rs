@@ -66,8 +66,9 @@ impl<M: Machine> Vmalloc<M> {
     /// A slice of pages, a few empty chunks and table pages.
     pub fn tick(&self) -> Tick {
         self.on_kick();
-        let work = self.ctx().and_then(|ctx| Some(CpuGuard::enter(ctx).ok()?.tick()));
-        Tick { work: work.unwrap_or(false) }
+        let Some(ctx) = self.ctx() else { return Tick { work: false } };
+        let work = CpuGuard::enter(ctx).is_ok_and(|mut cpu| cpu.tick());
+        Tick { work: ctx.tick_for_sleeper() || work }
     }
 
     /// The worker's call, from a task: drains what the ticks left, and gives
@@ -76,8 +77,9 @@ impl<M: Machine> Vmalloc<M> {
         let Some(ctx) = self.ctx() else { return 0 };
         while CpuGuard::enter(ctx).is_ok_and(|mut cpu| cpu.evict_overdue()) {}
         while CpuGuard::enter(ctx).is_ok_and(|mut cpu| cpu.reclaim_some()) {}
+        (0..ctx.core.cpus()).for_each(|index| ctx.help_sleeper(index, usize::MAX));
         ctx.fill_reserve();
-        ctx.trim_depots(ctx.core.batch_pages)
+        ctx.trim_depots(ctx.core.depot_share())
     }
 
     /// Purges everything on all CPUs: flushes, waits for grace, and makes what

@@ -45,12 +45,12 @@ impl<L: RawMutex> Depot<L> {
     }
 
     /// The number of stacks that a depot should have. Together they hold the node's share of 1/64
-    /// of the memory, or of a full batch of each CPU if that is more, because the frames of a batch
-    /// come back before they are needed again.
-    pub fn stacks_for<M: Machine>(machine: &M, batch_frames: usize) -> usize {
+    /// of the memory, or of the frames that may wait for flushes if that is more: those come back
+    /// many at a time, before they are needed again.
+    pub fn stacks_for<M: Machine>(machine: &M, waiting_frames: usize) -> usize {
         let source = machine.frames();
         let full = super::magazine::full_at(source.total(), machine.cpus());
-        let frames = (source.total() / 64).max(batch_frames) / source.nodes();
+        let frames = (source.total() / 64).max(waiting_frames) / source.nodes();
         (frames / full).min(64)
     }
 

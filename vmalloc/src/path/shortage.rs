@@ -19,7 +19,7 @@ use crate::machine::{Context, Level, Machine};
 use crate::path::plan::Plan;
 use crate::space::chunk::BATCHES;
 use crate::state::core::Ctx;
-use crate::state::cpu::SLICE;
+use crate::state::cpu::{SLICE, WORK};
 use crate::state::enter::CpuGuard;
 use crate::state::stats::count;
 use crate::sync::Ordering::Relaxed;
@@ -152,22 +152,30 @@ impl<M: Machine> CpuGuard<'_, M> {
     #[cold]
     #[inline(never)]
     pub(crate) fn wait_for_flushes(&mut self, plan: Plan<'_>) {
-        if !self.may_wait(plan) {
+        if !self.is_pressed_now() || !self.may_wait(plan) {
             return;
         }
         count(&self.cpu.counters.purges, 1);
         let ctx = self.ctx();
-        // One round for the batch that was sealed already, one for the open one.
+        // Grace is enough: expired batches are drained bit by bit, as always. One round for the batch
+        // that was sealed already, one for the open one.
         for _ in 0..BATCHES {
-            self.outside(|| ctx.flush_round());
+            self.poll();
+            self.seal_open(None);
+            self.outside(|| ctx.wait_for_grace(false));
+            self.in_sections(|cpu| {
+                cpu.poll();
+                if cpu.is_pressed_now() { cpu.reclaim(WORK) } else { 0 }
+            });
             if !self.is_pressed() {
                 return;
             }
         }
+        self.outside(|| ctx.flush_round());
     }
 
     fn failure(&mut self, plan: Plan<'_>, short: Shortage) -> AllocError {
-        let (machine, waiting) = (self.machine, self.core.waiting.load(Relaxed));
+        let (machine, waiting) = (self.machine, self.core.look().all);
         // Any freed area may lie beside a hole that is too narrow.
         let enough = if let Shortage::Frames(n) | Shortage::Tables(n) = short { n } else { 1 };
         let waits = waiting >= enough && !self.may_wait(plan);

@@ -81,14 +81,13 @@ impl<M: Machine> CpuGuard<'_, M> {
         batch.gone += pages;
         count(&self.cpu.counters.reclaimed, slots);
         count(&self.cpu.counters.reclaimed_pages, pages as u64);
-        if drained {
-            self.core.waiting.fetch_sub(batch.pages, Relaxed);
-        } else {
+        if !drained {
             // Skips a chunk that has nothing left in the batch. It may be given up and become
             // another CPU's chunk before the batch is drained further.
             let _ = batch.first();
             self.expired = Some(batch);
         }
+        self.publish_waiting();
         work
     }
 

@@ -75,7 +75,7 @@ impl<M: Machine> Ctx<'_, M> {
         let mut tables = false;
         self.visit_each(|cpu| cpu.reclaim_some());
         self.visit_each(|cpu| {
-            cpu.seal();
+            cpu.seal_open(None);
             tables |= cpu.sealed.as_ref().is_some_and(|sealed| !cpu.tables[sealed.peek().index].is_empty());
             false
         });

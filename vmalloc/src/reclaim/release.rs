@@ -90,7 +90,12 @@ impl<M: Machine> CpuGuard<'_, M> {
     pub(crate) fn note_free(&self, how: Way, found: &Found, pages: usize, freer: Caller) {
         let _ = self.machine.note(Event::Claim { start: found.start, pages, freer });
         let counters = &self.cpu.counters;
-        count(if how == Way::Remote { &counters.remote_frees } else { &counters.local_frees }, 1);
+        if how == Way::Remote {
+            count(&counters.remote_frees, 1);
+            count(&counters.remote_pages, found.slot().mapped_pages() as u64);
+        } else {
+            count(&counters.local_frees, 1);
+        }
         count(&counters.free_pages, pages as u64);
     }
 

@@ -51,7 +51,9 @@ impl<M: Machine> CpuGuard<'_, M> {
             let Some((chunk, posted)) = cpu.remote_frees.next(&mut self.drained) else { return false };
             let raced = chunk.receive(posted, |live| {
                 let deferred = self.take_deferred(chunk, posted, live);
-                self.receive(chunk, live & !deferred);
+                let received = live & !deferred;
+                count(&self.cpu.counters.received_pages, mapped_pages(chunk, received) as u64);
+                self.receive(chunk, received);
                 deferred
             });
             if raced != 0 {
@@ -90,6 +92,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         for slot in slots_of(slots) {
             count(&counters.raced_frees, 1);
             uncount(&counters.remote_frees, 1);
+            uncount(&counters.remote_pages, chunk.slot(slot).mapped_pages() as u64);
             uncount(&counters.free_pages, chunk.slot(slot).pages() as u64);
         }
         let line = format_args!("double free, by two CPUs at once, in the chunk at {}", chunk.address(0));
@@ -149,6 +152,11 @@ impl<M: Machine> Core<M> {
         }
         Deferred::post(&owner.remote_frees, found.chunk, found.index);
     }
+}
+
+/// The pages of these slots that have entries.
+fn mapped_pages(chunk: ChunkRef, slots: u64) -> usize {
+    slots_of(slots).map(|slot| chunk.slot(slot).mapped_pages()).sum()
 }
 
 impl<M: Machine> CpuGuard<'_, M> {

@@ -7,6 +7,8 @@ use crate::space::class::Class;
 use crate::state::core::Ctx;
 use crate::state::cpu::WORK;
 use crate::state::enter::CpuGuard;
+use crate::state::visit::Visit;
+use crate::sync::Ordering::Relaxed;
 
 /// The number of ticks after which an open batch is sealed (G4).
 const OLD: u8 = 2;
@@ -42,20 +44,52 @@ impl<M: Machine> CpuGuard<'_, M> {
         let remote_frees = self.drain_remote_frees();
         self.poll();
         self.reclaim(WORK);
-        let waits = self.open.waits() || !self.tables[self.open.index].is_empty();
+        let waits = self.sealed.is_some() || self.open.waits() || !self.tables[self.open.index].is_empty();
         self.open.ticks = if waits { (self.open.ticks + 1).min(OLD) } else { 0 };
         if self.open.ticks == OLD {
-            self.seal();
+            self.start_round();
+        } else if self.core.round.load(Relaxed) != self.round {
+            self.join_round();
         }
         self.release_empties(false);
         self.core.regions.iter().for_each(|region| _ = self.sweep(region.id));
         // The next chunks find cleared frames. Without memory their calls ask again.
         let _ = self.populate(KEEP);
-        self.age() || remote_frees || self.expired.is_some() || self.is_pressed()
+        self.publish_waiting();
+        let is_over = self.core.depots(|depot| depot.frames()) > self.core.depot_share();
+        self.age() || remote_frees || self.expired.is_some() || self.is_pressed() || is_over
     }
 }
 
 impl<M: Machine> Ctx<'_, M> {
+    /// Does what is due on one CPU that sleeps while something waits there, such as remote frees
+    /// (G4). Returns whether there was one.
+    pub(crate) fn tick_for_sleeper(self) -> bool {
+        let waits = |&index: &u32| {
+            let cpu = self.core.cpu(index);
+            cpu.epoch.is_asleep() && (!cpu.remote_frees.is_empty() || cpu.waits.load(Relaxed) > 0)
+        };
+        let sleeper = (0..self.core.cpus()).find(waits);
+        sleeper.is_some_and(|index| Visit::enter(self, index).is_ok_and(|mut cpu| cpu.tick()))
+    }
+
+    /// Drains and reclaims on the CPU that owns what the caller has freed, `budget` at least, if
+    /// that CPU sleeps (G4).
+    pub(crate) fn help_sleeper(self, index: u32, budget: usize) {
+        let mut done = 0;
+        while done < budget && self.core.cpu(index).epoch.is_asleep() {
+            let Ok(mut cpu) = Visit::enter(self, index) else { return };
+            cpu.drain_remote_frees();
+            cpu.poll();
+            let work = cpu.reclaim(WORK);
+            cpu.seal_if_due();
+            if work == 0 {
+                return;
+            }
+            done += work;
+        }
+    }
+
     /// Fills the reserve again after it was used.
     pub(crate) fn fill_reserve(self) {
         // If there are no frames now, a later call fills it.

@@ -11,7 +11,9 @@
 //!
 //! # Rules
 //! - **G3** A slot, a frame or a table page leaves a batch only after grace.
-//! - **G4** A batch is sealed at its page limit, or after two ticks.
+//! - **G4** A batch is sealed at its page limit, after two ticks, or in a
+//!   [round](crate::reclaim::close) of all CPUs. All that waits for flushes is bounded, wherever it
+//!   waits: beyond the bound, a caller that may wait purges first.
 //! - **D1** A CPU has two batches: one is open, the other is sealed, expired or empty. The CPU
 //!   seals the open one only when the other is empty.
 //! - T1: the grains under an unlinked table page stay out of the arena until the batch that holds

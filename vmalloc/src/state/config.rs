@@ -73,7 +73,9 @@ impl Config {
         self
     }
 
-    /// Seals a batch at this number of pages (G4). The default is RAM/64/CPUs, within 64..4096.
+    /// Lets this number of pages wait on each CPU until a flush that all CPUs share (G4): one CPU
+    /// alone flushes at this number, several when there are half as many again on average. The
+    /// default is RAM/64/CPUs, within 64..4096.
     pub fn batch_pages(mut self, pages: usize) -> Config {
         self.batch_pages = Some(pages);
         self
@@ -91,6 +93,17 @@ impl Config {
     pub fn cached_pages(mut self, pages: usize) -> Config {
         self.cached_pages = Some(pages);
         self
+    }
+
+    /// The pages of a full batch of each of `cpus` CPUs on a machine of `total` frames, at most all.
+    pub(crate) fn batch(&self, total: usize, cpus: u32) -> usize {
+        let usual = (total / 64 / cpus as usize).clamp(64, 4096);
+        self.batch_pages.map_or(usual, |pages| pages.min(total))
+    }
+
+    /// The pages that may wait for flushes on a machine of `total` frames.
+    pub(crate) fn waiting(&self, total: usize) -> usize {
+        self.waiting_pages.unwrap_or(total / 32)
     }
 
     /// The pages that each of `cpus` CPUs may cache on a machine of `total` frames.

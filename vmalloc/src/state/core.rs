@@ -18,7 +18,7 @@ use crate::state::config::{Config, InitError, MAX_REGIONS};
 use crate::state::cpu::PerCpu;
 use crate::state::quiet::Quiet;
 use crate::state::region::Region;
-use crate::sync::plain::{AtomicU8, AtomicUsize, Ordering::*};
+use crate::sync::plain::{AtomicU8, AtomicU64, AtomicUsize, Ordering::*};
 use crate::table::{Foreign, Walker, Word};
 use crate::units::{MAX_CPUS, Node, PAGE_SIZE, PageRange, Pfn, VirtAddr};
 use arrayvec::ArrayVec;
@@ -44,10 +44,18 @@ pub(crate) struct Core<M: Machine> {
     pub(crate) caches_from: Policy,
     /// The pages that each CPU may cache.
     pub(crate) budget: usize,
-    /// Pages in sealed batches.
+    /// The pages that waited for flushes when a CPU looked last (G4).
     pub(crate) waiting: AtomicUsize,
+    /// The pages that may.
     pub(crate) waiting_pages: usize,
+    /// The pages of a full batch.
     pub(crate) batch_pages: usize,
+    /// A round begins when this number of pages is unflushed.
+    pub(crate) round_pages: usize,
+    /// The number of rounds so far.
+    pub(crate) round: AtomicU64,
+    /// The pages that had been freed when the last one began.
+    pub(crate) freed: AtomicU64,
     pub(crate) tables: AtomicUsize,
     pub(crate) bookkeeping: AtomicUsize,
     pub(crate) init_frames: usize,
@@ -127,11 +135,9 @@ impl<M: Machine> Core<M> {
         let cpus = machine.cpus();
         let depots = [const { Depot::new() }; MAX_NODES];
         let total = machine.page_limit();
-        let usual = (total / 64 / cpus as usize).clamp(64, 4096);
-        // No batch gets larger than memory.
-        let batch_pages = config.batch_pages.map_or(usual, |pages| pages.min(total));
+        let (batch_pages, waiting_pages) = (config.batch(total, cpus), config.waiting(total));
         let nodes = machine.frames().nodes().min(MAX_NODES);
-        let stacks = Depot::<M::Lock>::stacks_for(machine, batch_pages * cpus as usize);
+        let stacks = Depot::<M::Lock>::stacks_for(machine, waiting_pages);
         const { assert!(MAX_CPUS * size_of::<usize>() <= PAGE_SIZE, "the directory is one frame") };
         let regions = config.regions.iter().enumerate().map(|(id, region)| Region::new(id, region, total));
         let regions: ArrayVec<Region<M::Lock>, MAX_REGIONS> = regions.collect();
@@ -171,8 +177,11 @@ impl<M: Machine> Core<M> {
             caches_from: if parks(machine) { Policy::Park } else { Policy::Keep },
             budget: config.budget(total, cpus),
             waiting: AtomicUsize::new(0),
-            waiting_pages: config.waiting_pages.unwrap_or(total / 32),
+            waiting_pages,
             batch_pages,
+            round_pages: round_pages(batch_pages, cpus, waiting_pages),
+            round: AtomicU64::new(0),
+            freed: AtomicU64::new(0),
             tables: AtomicUsize::new(tables),
             bookkeeping: AtomicUsize::new(kept),
             init_frames: kept + config.atomic_reserve + tables,
@@ -205,6 +214,38 @@ impl<M: Machine> Core<M> {
     pub(crate) fn reclaimed_pages(&self) -> usize {
         let pages = |index| self.cpu(index).counters.reclaimed_pages.load(Relaxed) as usize;
         (0..self.cpus()).map(pages).fold(0, usize::wrapping_add)
+    }
+
+    /// Adds up the pages that wait for flushes, on all CPUs (G4).
+    pub(crate) fn look(&self) -> Waiting {
+        let (mut batches, mut unflushed, mut posted, mut freed, mut live) = (0, 0, 0_u64, 0_u64, 0_u64);
+        for cpu in (0..self.cpus()).map(|index| self.cpu(index)) {
+            live = live.wrapping_add(cpu.counters.live_pages());
+            freed = freed.wrapping_add(cpu.counters.free_pages.load(Relaxed));
+            batches += cpu.waits.load(Relaxed);
+            unflushed += cpu.unflushed.load(Relaxed);
+            let posted_here = cpu.counters.remote_pages.load(Relaxed);
+            posted = posted.wrapping_add(posted_here).wrapping_sub(cpu.counters.received_pages.load(Relaxed));
+        }
+        // A CPU may be ahead of what was seen of another one.
+        let all = batches + (posted as i64).max(0) as usize;
+        self.waiting.store(all, Relaxed);
+        Waiting { all, unflushed, freed, live: (live as i64).max(0) as usize }
+    }
+
+    /// The frames that the depots may keep: with the pages that wait, no more than may wait (G4).
+    pub(crate) fn depot_share(&self) -> usize {
+        self.waiting_pages.saturating_sub(self.look().all)
+    }
+
+    /// Whether enough pages are unflushed for a round. CPUs that have not taken a step since the
+    /// last round began still publish what it flushed, so half of the pages must be newer.
+    pub(crate) fn is_round_due(&self) -> bool {
+        let Waiting { unflushed, freed, live, .. } = self.look();
+        let batches = (self.batch_pages * self.cpus() as usize).min(self.round_pages);
+        let due = self.round_pages.min(share_of_live(batches, live) / 2 * 3);
+        let newer = freed.wrapping_sub(self.freed.load(Relaxed));
+        unflushed >= due && newer >= due as u64 / 2
     }
 
     /// The epochs of all CPUs, by index.
@@ -252,6 +293,39 @@ impl<M: Machine> Core<M> {
         for mut region in self.regions {
             region.destroy(machine, &mut give);
         }
+    }
+}
+
+/// The pages that wait for flushes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Waiting {
+    /// In the batches of all CPUs, and posted to CPUs that have not drained them yet.
+    pub(crate) all: usize,
+    /// In batches that have not had grace.
+    pub(crate) unflushed: usize,
+    /// All that was ever freed.
+    pub(crate) freed: u64,
+    /// In live areas.
+    pub(crate) live: usize,
+}
+
+/// The pages that may wait for a flush where `live` pages are live, at most `most`: a sixteenth
+/// of those beyond 2,048, so that what waits does not spread the areas over many more addresses.
+/// Where fewer are live than fill a batch there is little to spread.
+pub(crate) fn share_of_live(most: usize, live: usize) -> usize {
+    match live {
+        _ if live < most => most,
+        _ => (live / 16).saturating_sub(128).max(256).min(most),
+    }
+}
+
+/// The unflushed pages at which a round begins. Where CPUs share a flush, a batch that one of them
+/// has sealed waits for the next round, so half as many pages again may wait as in full batches; but
+/// never so many that callers would have to wait (G4).
+fn round_pages(batch_pages: usize, cpus: u32, waiting_pages: usize) -> usize {
+    match cpus as usize {
+        1 => batch_pages,
+        cpus => (batch_pages.saturating_mul(cpus) / 2 * 3).min((waiting_pages / 4 * 3).max(batch_pages)),
     }
 }
 

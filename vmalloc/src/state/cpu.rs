@@ -35,7 +35,7 @@ use crate::state::cached::{CacheSize, Eviction};
 use crate::state::config::MAX_REGIONS;
 use crate::state::deferred::Deferred;
 use crate::state::stats::Counters;
-use crate::sync::plain::{AtomicU32, Ordering::*};
+use crate::sync::plain::{AtomicU32, AtomicUsize, Ordering::*};
 use crate::units::{Node, PAGE_SIZE, Pfn};
 use arrayvec::ArrayVec;
 use core::cell::UnsafeCell;
@@ -62,6 +62,10 @@ pub(crate) struct PerCpu {
     /// [`Ctx::looking`](crate::state::core::Ctx::looking).
     pub(crate) looks: Looks,
     pub(crate) counters: Counters,
+    /// The pages in its batches, as of its last step (G4).
+    pub(crate) waits: AtomicUsize,
+    /// Those of them that a flush would help: the pages in the open batch and in the sealed one.
+    pub(crate) unflushed: AtomicUsize,
     /// The cached slots of this CPU, in numbers.
     pub(crate) cache_size: CacheSize,
     pub(super) own: UnsafeCell<CpuLocal>,
@@ -88,6 +92,10 @@ pub(crate) struct CpuLocal {
     /// Slots among them whose entries are left to this CPU (R6).
     pub(crate) deferred: Option<Deferred>,
     pub(crate) ticked_ns: u64,
+    /// The last round that it has sealed a batch in.
+    pub(crate) round: u64,
+    /// The pages that it has posted to other CPUs since it looked whether these sleep.
+    pub(crate) posted: usize,
     pub(crate) cached: Eviction,
     /// The place where the last lookup in each region ended.
     pub(crate) near: [Near; MAX_REGIONS],
@@ -114,6 +122,8 @@ impl PerCpu {
             drained: Drained::default(),
             deferred: None,
             ticked_ns: 0,
+            round: 0,
+            posted: 0,
             cached: Eviction::default(),
             near: Default::default(),
             shelves,
@@ -125,6 +135,8 @@ impl PerCpu {
             holder: AtomicU32::new(0),
             looks: Looks::default(),
             counters: Counters::default(),
+            waits: AtomicUsize::new(0),
+            unflushed: AtomicUsize::new(0),
             cache_size: CacheSize::default(),
             own: UnsafeCell::new(own),
         }

@@ -40,6 +40,10 @@ counters! {
     local_frees,
     /// Areas freed on another CPU.
     remote_frees,
+    /// Their pages that had entries.
+    remote_pages,
+    /// Those of them that the owners have taken over.
+    received_pages,
     /// Pages of allocated areas, without guards.
     alloc_pages,
     /// Pages of freed areas, without guards.
@@ -90,6 +94,13 @@ counters! {
     cache_purged,
 }
 
+impl Counters {
+    /// The pages of live areas: those that this CPU has allocated, less those that it has freed.
+    pub(crate) fn live_pages(&self) -> u64 {
+        self.alloc_pages.load(Relaxed).wrapping_sub(self.free_pages.load(Relaxed))
+    }
+}
+
 /// Adds to a counter that only the caller writes.
 #[inline]
 pub(crate) fn count(counter: &AtomicU64, n: u64) {
@@ -112,7 +123,8 @@ pub struct Stats {
     pub pages: usize,
     /// Pages of address space that are out of the arenas.
     pub reserved_pages: usize,
-    /// Pages that wait for a flush.
+    /// Pages that wait for a flush, on whatever CPU, with those whose owner has not heard of the free
+    /// yet.
     pub waiting_pages: usize,
     /// Cached slots (policies Park and Keep).
     pub cached_slots: usize,

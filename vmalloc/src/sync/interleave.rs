@@ -45,6 +45,8 @@ pub enum Rule {
     PublishUncleared,
     /// G3: batches are reclaimed without grace.
     EarlyReclaim,
+    /// G1: a batch is sealed under the present epoch, whose flushes may have happened.
+    SealOld,
     /// G1: the CPU that seals a batch publishes without a flush.
     SkipFlush,
     /// G5: idle CPUs are skipped for batches with table pages.

@@ -95,7 +95,9 @@ fn seal(
         meanwhile();
         flush_epochs.flush(&epochs[0], |_| ());
     };
-    let pending = flush_epochs.seal_and_ask((), holds, flush, epochs.iter(), |_| kicks += 1);
+    let pending = flush_epochs.seal_batch((), holds);
+    flush();
+    flush_epochs.ask(&pending, epochs.iter(), |_| kicks += 1);
     (pending, kicks)
 }
 

@@ -211,7 +211,9 @@ fn double_free(given: Given) {
         entry.store(0, Relaxed);
         let batch = std::mem::replace(&mut owner.open, Batch::new(1));
         let flush = || flush_epochs.flush(&epochs[0], |_| ());
-        let batch = flush_epochs.seal_and_ask(batch, Holds::default(), flush, epochs.iter(), |_| ());
+        let batch = flush_epochs.seal_batch(batch, Holds::default());
+        flush();
+        flush_epochs.ask(&batch, epochs.iter(), |_| ());
         let expired = batch.reclaim(&flush_epochs.grace(epochs.iter()));
         if expired.is_ok_and(|mut expired| give(&mut expired, &mut owner.open, given)) {
             assert_eq!(make(&chunk, 2), 0);

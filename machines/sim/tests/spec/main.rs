@@ -2,6 +2,7 @@
 
 mod aliases;
 mod areas;
+mod bounds;
 mod cache;
 mod common;
 mod counts;

@@ -1,0 +1,111 @@
+//! Bounds that are numbers: each is printed, and fails above its mark.
+
+use crate::common::{At, REGION, Rig, boot, quiet};
+use vmalloc::{Config, Req};
+
+/// CPUs of a machine of 1 GiB that serve their kicks at once.
+fn machine(cpus: u32) -> Rig {
+    boot(quiet(cpus).node(1 << 30), Config::region(REGION))
+}
+
+/// Numbers without a pattern.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % n as u64) as usize
+    }
+}
+
+/// 10,000 live areas of 1..=10 pages, which the CPUs replace in turn, each its own, until `pages`
+/// pages were freed. Returns the flushes of all CPUs for a million pages.
+fn flushes(cpus: usize, pages: usize) -> u64 {
+    let rig = machine(cpus as u32);
+    let random = &mut Random(1);
+    let mut alloc = |cpu: usize| {
+        let pages = 1 + random.below(10);
+        (rig.sim.on(cpu as u32, || rig.alloc(Req::pages(pages))).expect("memory enough"), pages)
+    };
+    let mut live: Vec<(At, usize)> = (0..10_048).map(|n| alloc(n % cpus)).collect();
+    let before = rig.sim.counters().flushes;
+    let mut freed = 0;
+    for n in 0.. {
+        if freed >= pages {
+            break;
+        }
+        let (cpu, area) = (n % cpus, (n * 7919) % live.len() / cpus * cpus + n % cpus);
+        rig.sim.on(cpu as u32, || rig.give(live[area].0)).expect("a live area");
+        freed += live[area].1;
+        live[area] = alloc(cpu);
+        rig.sim.serve_kicks();
+    }
+    let flushes = rig.sim.counters().flushes - before;
+    live.iter().for_each(|&(at, _)| rig.give(at).unwrap());
+    flushes * 1_000_000 / freed as u64
+}
+
+#[test]
+fn flushes_grow_no_faster_than_the_cpus_that_have_to_run_them() {
+    for (cpus, most) in [(1, 300), (8, 3_000), (64, 25_000)] {
+        let flushes = flushes(cpus, 250_000);
+        println!("{cpus:3} CPUs: {flushes} flushes a million pages, at most {most}");
+        assert!(flushes <= most);
+    }
+}
+
+#[test]
+fn what_waits_is_bounded_wherever_it_waits_and_the_statistics_say_so() {
+    // CPU 0 makes all areas and sleeps; CPU 1 frees them, and needs none.
+    let rig = machine(2);
+    let bound = (1 << 30) / 4096 / 32;
+    let areas: Vec<At> = (0..20_000).map(|_| rig.alloc(Req::pages(8)).expect("memory enough")).collect();
+    rig.sim.sleep(0, || rig.idle_enter());
+    let mut most = 0;
+    for area in areas {
+        rig.sim.on(1, || rig.give(area)).expect("a live area");
+        rig.sim.serve_kicks();
+        most = most.max(rig.stats().waiting_pages);
+    }
+    println!("{most} pages waited, of {bound} and a batch of {} for each CPU", bound / 4);
+    assert!(most <= bound + 2 * bound / 4);
+    for _ in 0..10 {
+        rig.sim.on(1, || {
+            if rig.tick().work {
+                rig.work();
+            }
+        });
+        rig.sim.serve_kicks();
+    }
+    assert_eq!(rig.stats().waiting_pages, 0, "the ticks of CPU 1 do what CPU 0 would");
+    rig.sim.wake(0, || rig.idle_exit());
+}
+
+/// The addresses from the first live page to the last, over the pages of areas and guards.
+fn span(rig: &Rig) -> f64 {
+    let areas: Vec<_> = rig.areas().map(|area| (area.start.0, area.start.0 + area.size(), area.size())).collect();
+    let first = areas.iter().map(|area| area.0).min().expect("an area");
+    let end = areas.iter().map(|area| area.1).max().expect("an area");
+    (end - first) as f64 / areas.iter().map(|area| area.2).sum::<usize>() as f64
+}
+
+#[test]
+fn areas_that_come_and_go_by_chance_are_spread_over_few_addresses() {
+    for (live, most) in [(1_000, 1.55), (15_000, 1.13)] {
+        let rig = machine(1);
+        let random = &mut Random(9);
+        let mut alloc = || rig.alloc(Req::pages(1 + random.below(10))).expect("memory enough");
+        let mut areas: Vec<At> = (0..live).map(|_| alloc()).collect();
+        let random = &mut Random(5);
+        for _ in 0..4 * live {
+            let area = random.below(live);
+            rig.give(areas[area]).expect("a live area");
+            areas[area] = alloc();
+        }
+        println!("{live:6} live areas of 1..=10 pages: span {:.3}, at most {most}", span(&rig));
+        assert!(span(&rig) <= most);
+        areas.into_iter().for_each(|area| rig.give(area).expect("a live area"));
+    }
+}
