@@ -57,7 +57,8 @@ pub fn prepare(what: options::Bench) -> Result<Bench> {
             }
             Some(&options.source)
         }
-        options::Bench::Threads(options) | options::Bench::Latency(options) => Some(&options.source),
+        options::Bench::Threads(options) => Some(&options.source),
+        options::Bench::Latency(options) => Some(&options.source),
         options::Bench::Hosted(_) | options::Bench::Scullv(_) => None,
     };
     let tools = source.map(|source| Tools::find(source, Purpose::Measure)).transpose()?;
@@ -71,7 +72,7 @@ impl Bench {
         match (&self.what, &self.tools) {
             (options::Bench::Linux(options), Some(tools)) => linux::run(options, tools, &mut out)?,
             (options::Bench::Profile(options), Some(tools)) => profile::run(options, tools, &mut out)?,
-            (options::Bench::Threads(_), Some(tools)) => threads::run(tools, &mut out)?,
+            (options::Bench::Threads(options), Some(tools)) => threads::run(options, tools, &mut out)?,
             (options::Bench::Latency(_), Some(tools)) => latency::run(tools, &mut out)?,
             (options::Bench::Scullv(options), _) => scullv::run(options, &mut out)?,
             (options::Bench::Hosted(options), _) => hosted::run(options, &mut out)?,

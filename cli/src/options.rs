@@ -354,13 +354,24 @@ pub enum Bench {
     /// One case, instruction by instruction: which functions they are spent in
     Profile(Profile),
     /// 1, 2, 4 and 8 CPUs at once: operations a second, and what they share
-    Threads(OnMachine),
+    Threads(ThreadsBench),
     /// The longest single call, by kind and size, among 100,000 live areas
     Latency(OnMachine),
     /// A process: pairs by policy, beside mmap, malloc and mimalloc
     Hosted(HostedBench),
     /// The mounted memory device, MiB a second, beside tmpfs and another mount
     Scullv(ScullvBench),
+}
+
+/// What to measure on several CPUs.
+#[derive(Debug, Args)]
+pub struct ThreadsBench {
+    /// Only what an operation costs on 1, 2 and 4 CPUs in instructions, which is the same whatever
+    /// else the computer does
+    #[arg(long)]
+    pub exact: bool,
+    #[command(flatten)]
+    pub source: Source,
 }
 
 /// How to measure the mounted device.

@@ -2,7 +2,7 @@
 
 use super::steps::{self, REMOTE, Symbols};
 use super::{Guest, MEMORY, hear, listen};
-use crate::options::{PolicyName, word};
+use crate::options::{PolicyName, ThreadsBench, word};
 use crate::qemu::record::Record;
 use crate::qemu::tools::Tools;
 use crate::report::table::numbers;
@@ -19,6 +19,10 @@ const CASES: [(&str, Option<(&str, &str)>); 5] = [
     ("random_size", Some(("37.9", "66.4"))),
     ("vm_map_ram 1", Some(("908", "1,675"))),
 ];
+/// What an operation may cost on 2 and on 4 CPUs, in instructions of all CPUs together, beside one
+/// CPU; and the operations of each CPU that are counted.
+const GROWTH: [(u32, f64); 3] = [(1, 1.0), (2, 1.2), (4, 1.6)];
+const GROWN: [(&str, u32); 3] = [("fix_size 16", 30_000), ("fix_size 256", 6_000), ("random_size", 12_000)];
 /// Locked instructions on shared lines that a remote free may have.
 const MOST_SHARED: f64 = 2.0;
 
@@ -26,7 +30,11 @@ const MOST_SHARED: f64 = 2.0;
 const BESIDES: f64 = 0.02;
 
 /// Measures, and writes.
-pub fn run(tools: &Tools, out: &mut String) -> Result<()> {
+pub fn run(options: &ThreadsBench, tools: &Tools, out: &mut String) -> Result<()> {
+    growth(tools, out)?;
+    if options.exact {
+        return Ok(());
+    }
     let mut table = numbers(&["case", "policy", "1 CPU", "2", "4", "8", "Linux, 1", "2"], 6);
     for policy in POLICIES {
         let runs = CPUS.map(|cpus| records(tools, policy, cpus));
@@ -47,6 +55,40 @@ pub fn run(tools: &Tools, out: &mut String) -> Result<()> {
     shared(tools, out)
 }
 
+/// The instructions of an operation on more CPUs beside those on one.
+fn growth(tools: &Tools, out: &mut String) -> Result<()> {
+    let mut table = numbers(&["instructions an operation", "1 CPU", "2", "4"], 3);
+    let runs = GROWTH.map(|(cpus, _)| {
+        let commands = GROWN.map(|(case, loops)| format!("bench {case} threads={cpus} loops={loops}")).to_vec();
+        listen(tools, cpus, Vec::new(), commands)
+    });
+    let runs: Vec<_> = runs.into_iter().collect::<Result<_>>()?;
+    for (case, _) in GROWN {
+        let costs = runs.iter().map(|records| instructions(records, case)).collect::<Result<Vec<_>>>()?;
+        let cells = GROWTH.iter().zip(&costs).map(|((_, most), cost)| beside(*cost, costs[0], *most));
+        table.add_row([case.to_owned()].into_iter().chain(cells));
+    }
+    writeln!(
+        out,
+        "{table}\nOf all CPUs together, policy Unmap, counted by a machine whose CPUs take turns; beside one CPU at most \
+         1.2 and 1.6 times.\n"
+    )?;
+    Ok(())
+}
+
+/// The instructions of an operation of `case`.
+fn instructions(records: &[Record], case: &str) -> Result<f64> {
+    let (ns, operations) = measured(records, case)?;
+    Ok(ns as f64 / operations as f64)
+}
+
+/// A cost, and how much more it is than on one CPU.
+fn beside(cost: f64, one: f64, most: f64) -> String {
+    let times = cost / one;
+    let verdict = if times > most { " MISSED" } else { "" };
+    if cost == one { format!("{cost:.0}") } else { format!("{cost:.0} ({times:.2}{verdict})") }
+}
+
 /// The cases on so many CPUs: each one's record.
 fn records(tools: &Tools, policy: PolicyName, cpus: u32) -> Result<Vec<Record>> {
     let commands = CASES.iter().map(|(case, _)| format!("bench {case} threads={cpus}")).collect();
@@ -56,10 +98,15 @@ fn records(tools: &Tools, policy: PolicyName, cpus: u32) -> Result<Vec<Record>> 
 
 /// Thousand operations a second.
 fn speed(records: &[Record], case: &str) -> Result<String> {
+    let (ns, operations) = measured(records, case)?;
+    Ok(format!("{:.1}", operations as f64 * 1e6 / ns.max(1) as f64))
+}
+
+/// The nanoseconds that the case took, and its operations on all CPUs.
+fn measured(records: &[Record], case: &str) -> Result<(u64, u64)> {
     let of = records.iter().find(|of| of.name == "threads" && of.get("name") == Some(case));
     let of = of.with_context(|| format!("the machine has not said @threads of {case}"))?;
-    let operations = of.number("loops")? * of.number("threads")?;
-    Ok(format!("{:.1}", operations as f64 * 1e6 / of.number("ns")?.max(1) as f64))
+    Ok((of.number("ns")?, of.number("loops")? * of.number("threads")?))
 }
 
 /// Steps through frees on the same CPU and on another.
