@@ -41,6 +41,17 @@ impl<M: Machine> CpuGuard<'_, M> {
     /// Does what is due on this CPU. Bounded, because interrupts call it too. Returns whether there
     /// is more.
     pub(crate) fn tick(&mut self) -> bool {
+        let more = self.tick_batches();
+        self.release_empties(false);
+        self.core.regions.iter().for_each(|region| _ = self.sweep(region.id));
+        // The next chunks find cleared frames. Without memory their calls ask again.
+        let _ = self.populate(KEEP);
+        let is_over = self.core.depots(|depot| depot.frames()) > self.core.depot_share();
+        self.age() || more || self.is_pressed() || is_over
+    }
+
+    /// The part of a tick that concerns batches, in one section, so that a visitor may take it.
+    fn tick_batches(&mut self) -> bool {
         let remote_frees = self.drain_remote_frees();
         self.poll();
         self.reclaim(WORK);
@@ -51,26 +62,21 @@ impl<M: Machine> CpuGuard<'_, M> {
         } else if self.core.round.load(Relaxed) != self.round {
             self.join_round();
         }
-        self.release_empties(false);
-        self.core.regions.iter().for_each(|region| _ = self.sweep(region.id));
-        // The next chunks find cleared frames. Without memory their calls ask again.
-        let _ = self.populate(KEEP);
         self.publish_waiting();
-        let is_over = self.core.depots(|depot| depot.frames()) > self.core.depot_share();
-        self.age() || remote_frees || self.expired.is_some() || self.is_pressed() || is_over
+        remote_frees || self.expired.is_some()
     }
 }
 
 impl<M: Machine> Ctx<'_, M> {
-    /// Does what is due on one CPU that sleeps while something waits there, such as remote frees
-    /// (G4). Returns whether there was one.
+    /// Does what is due in the batches of one CPU that sleeps while something waits there, such as
+    /// remote frees (G4). Returns whether there is more.
     pub(crate) fn tick_for_sleeper(self) -> bool {
         let waits = |&index: &u32| {
             let cpu = self.core.cpu(index);
             cpu.epoch.is_asleep() && (!cpu.remote_frees.is_empty() || cpu.waits.load(Relaxed) > 0)
         };
         let sleeper = (0..self.core.cpus()).find(waits);
-        sleeper.is_some_and(|index| Visit::enter(self, index).is_ok_and(|mut cpu| cpu.tick()))
+        sleeper.is_some_and(|index| Visit::enter(self, index).is_ok_and(|mut cpu| cpu.tick_batches()))
     }
 
     /// Drains and reclaims on the CPU that owns what the caller has freed, `budget` at least, if

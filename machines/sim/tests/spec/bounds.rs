@@ -1,7 +1,7 @@
 //! Bounds that are numbers: each is printed, and fails above its mark.
 
 use crate::common::{At, REGION, Rig, boot, quiet};
-use vmalloc::{Config, Req};
+use vmalloc::{Config, Policy, Req};
 
 /// CPUs of a machine of 1 GiB that serve their kicks at once.
 fn machine(cpus: u32) -> Rig {
@@ -107,5 +107,27 @@ fn areas_that_come_and_go_by_chance_are_spread_over_few_addresses() {
         println!("{live:6} live areas of 1..=10 pages: span {:.3}, at most {most}", span(&rig));
         assert!(span(&rig) <= most);
         areas.into_iter().for_each(|area| rig.give(area).expect("a live area"));
+    }
+}
+
+#[test]
+fn a_tick_takes_the_steps_of_a_sleeping_cpu_whose_cached_slots_are_overdue() {
+    for policy in [Policy::Park, Policy::Keep] {
+        let rig = boot(quiet(2), Config::region(REGION).policy(policy));
+        let areas: Vec<At> = (0..40).map(|_| rig.alloc(Req::pages(3)).expect("memory enough")).collect();
+        let (cached, remote) = areas.split_at(20);
+        cached.iter().for_each(|&area| rig.give(area).expect("a live area"));
+        rig.sim.sleep(0, || rig.idle_enter());
+        remote.iter().for_each(|&area| rig.sim.on(1, || rig.give(area)).expect("a live area"));
+        for _ in 0..100 {
+            rig.sim.on(1, || {
+                if rig.tick().work {
+                    rig.work();
+                }
+            });
+            rig.sim.serve_kicks();
+        }
+        assert_eq!((rig.stats().areas, rig.check()), (0, Ok(())), "{policy:?}");
+        rig.sim.wake(0, || rig.idle_exit());
     }
 }
