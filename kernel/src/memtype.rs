@@ -191,6 +191,10 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         map: impl FnOnce() -> Result<R, Error>,
     ) -> Result<R, Error> {
         let Some(is_memory) = frames.first().map(|&frame| self.is_memory(frame)) else { return map() };
+        if frames.iter().any(|&frame| self.is_memory(frame) != is_memory) {
+            // The library refuses memory among what is none, and maps nothing.
+            return map();
+        }
         if is_memory && memory == MemType::WriteBack {
             return self.with_claim(Claim::of_memory(frames, memory), || {
                 if self.odd_memory.load(SeqCst) != 0 {

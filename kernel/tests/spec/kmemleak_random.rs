@@ -84,7 +84,7 @@ fn in_random_graphs_what_is_white_is_what_a_search_does_not_reach() {
     let mut graph = Graph { rig: &rig, kernel: &kernel, nodes: BTreeMap::new(), rng: 7 };
     let (mut white, mut grey) = (0, 0);
     (0..100).for_each(|_| graph.make());
-    for round in 0..60 {
+    for round in 0..100 {
         for _ in 0..15 {
             match graph.below(4) {
                 0 => graph.make(),
