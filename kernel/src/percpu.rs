@@ -163,6 +163,23 @@ impl Chunks {
         self.empty -= 1;
     }
 
+    /// Unlinks one of several empty chunks.
+    fn take_surplus(&mut self) -> Option<NonNull<Chunk>> {
+        for list in 0..if self.empty > 1 { LISTS } else { 0 } {
+            let mut next = self.lists[list];
+            while let Some(mut at) = NonNull::new(next) {
+                // SAFETY: PC4: what is linked is a record, and the lock is held.
+                let chunk = unsafe { at.as_mut() };
+                if chunk.is_empty() {
+                    self.unlink_empty(chunk);
+                    return Some(at);
+                }
+                next = chunk.next;
+            }
+        }
+        None
+    }
+
     /// Calls `change`, and puts the chunk into the list that it belongs to then.
     fn relisted<R>(&mut self, chunk: &mut Chunk, change: impl FnOnce(&mut Chunk) -> R) -> R {
         let (list, was_empty) = (chunk.list(), chunk.is_empty());
@@ -359,6 +376,10 @@ impl<'k, 'v, M: Machine, H: Host> PerCpu<'k, 'v, M, H> {
                 self.locked(|chunks| chunks.unlink_empty(unsafe { chunk.as_mut() }))?;
             }
             self.destroy(chunk);
+            // Callers that found all chunks full at the same moment have added one each.
+            while let Some(chunk) = self.locked(|chunks| chunks.take_surplus())? {
+                self.destroy(chunk);
+            }
         }
         Ok(())
     }
