@@ -68,22 +68,22 @@ impl<M: Machine> CpuGuard<'_, M> {
 }
 
 impl<M: Machine> Ctx<'_, M> {
-    /// Does what is due in the batches of one CPU that sleeps while something waits there, such as
-    /// remote frees (G4). Returns whether there is more.
+    /// Whether a CPU sleeps while something waits there, such as remote frees (G4).
+    fn needs_help(self, index: u32) -> bool {
+        let cpu = self.core.cpu(index);
+        cpu.epoch.is_asleep() && (!cpu.remote_frees.is_empty() || cpu.waits.load(Relaxed) > 0)
+    }
+
+    /// Does what is due in the batches of one CPU that needs help. Returns whether there is more.
     pub(crate) fn tick_for_sleeper(self) -> bool {
-        let waits = |&index: &u32| {
-            let cpu = self.core.cpu(index);
-            cpu.epoch.is_asleep() && (!cpu.remote_frees.is_empty() || cpu.waits.load(Relaxed) > 0)
-        };
-        let sleeper = (0..self.core.cpus()).find(waits);
+        let sleeper = (0..self.core.cpus()).find(|&index| self.needs_help(index));
         sleeper.is_some_and(|index| Visit::enter(self, index).is_ok_and(|mut cpu| cpu.tick_batches()))
     }
 
-    /// Drains and reclaims on the CPU that owns what the caller has freed, `budget` at least, if
-    /// that CPU sleeps (G4).
+    /// Drains and reclaims on a CPU that needs help, `budget` pages of work at least.
     pub(crate) fn help_sleeper(self, index: u32, budget: usize) {
         let mut done = 0;
-        while done < budget && self.core.cpu(index).epoch.is_asleep() {
+        while done < budget && self.needs_help(index) {
             let Ok(mut cpu) = Visit::enter(self, index) else { return };
             cpu.drain_remote_frees();
             cpu.poll();
