@@ -47,26 +47,36 @@ fn unmap(kernel: &Subsystem, at: usize, by_frames: bool) {
     ended.expect("free: a live mapping");
 }
 
-/// Both map the same pages, and one is refused; after its end the other type is free to be mapped.
-fn conflict(trial: &mut Trial) {
-    let rig = trial.quiet(2);
-    let kernel = begin(&rig);
+/// Each CPU maps with its index, and one of the two is refused. Returns the other one's index, and the
+/// address of what it mapped.
+fn one_of_two<F>(trial: &mut Trial, rig: &Rc<Rig>, map: F) -> (usize, usize)
+where
+    F: Fn(usize) -> Result<usize, Error> + Copy + 'static,
+{
     let mapped = Rc::new([Cell::new(0), Cell::new(0)]);
-    let by_frames = [0; 2].map(|_| trial.random.below(2) == 1);
-    let types = [MemType::WriteCombining, MemType::UncachedMinus];
     let script = |cpu: usize| {
         let mapped = Rc::clone(&mapped);
-        act(move |_: &Rig| match map(kernel, types[cpu], by_frames[cpu]) {
+        act(move |_: &Rig| match map(cpu) {
             Ok(at) => mapped[cpu].set(at),
             Err(error) => assert!(matches!(error, Error::OtherMemory { .. }), "claim: {error}"),
         })
     };
     let scripts = vec![script(0), script(1)];
-    trial.race(&rig, scripts);
+    trial.race(rig, scripts);
     let has = [0, 1].map(|cpu: usize| mapped[cpu].get());
-    assert_eq!(has.iter().filter(|&&at| at != 0).count(), 1, "claim: one of the two maps the device");
+    assert_eq!(has.iter().filter(|&&at| at != 0).count(), 1, "claim: one of the two maps");
     let first = usize::from(has[0] == 0);
-    unmap(kernel, has[first], by_frames[first]);
+    (first, has[first])
+}
+
+/// Both map the same pages, and one is refused; after its end the other type is free to be mapped.
+fn conflict(trial: &mut Trial) {
+    let rig = trial.quiet(2);
+    let kernel = begin(&rig);
+    let by_frames = [0; 2].map(|_| trial.random.below(2) == 1);
+    let types = [MemType::WriteCombining, MemType::UncachedMinus];
+    let (first, at) = one_of_two(trial, &rig, move |cpu| map(kernel, types[cpu], by_frames[cpu]));
+    unmap(kernel, at, by_frames[first]);
     let other = map(kernel, types[1 - first], false).expect("claim: nobody has it any more");
     unmap(kernel, other, false);
     rig.sim.take_log();
@@ -98,23 +108,11 @@ fn conflict_of_memory(trial: &mut Trial) {
     let kernel = begin(&rig);
     let [shared, a, b] = [0; 3].map(|_| rig.frame().expect("memory"));
     let lists = [[shared, a], [b, shared]];
-    let mapped = Rc::new([Cell::new(0), Cell::new(0)]);
     let areas = [0; 2].map(|_| kernel.get_vm_area(2 * PAGE_SIZE, VmFlags::empty()).expect("addresses"));
     let parts = areas.map(|area| (trial.random.below(2) == 1).then_some(area.addr));
     let types = [MemType::WriteCombining, MemType::WriteBack];
-    let script = |cpu: usize| {
-        let mapped = Rc::clone(&mapped);
-        act(move |_: &Rig| match map_frames(kernel, &lists[cpu], types[cpu], parts[cpu]) {
-            Ok(at) => mapped[cpu].set(at),
-            Err(error) => assert!(matches!(error, Error::OtherMemory { .. }), "claim: {error}"),
-        })
-    };
-    let scripts = vec![script(0), script(1)];
-    trial.race(&rig, scripts);
-    let has = [0, 1].map(|cpu: usize| mapped[cpu].get());
-    assert_eq!(has.iter().filter(|&&at| at != 0).count(), 1, "claim: one of the two maps the frame");
-    let first = usize::from(has[0] == 0);
-    unmap_frames(kernel, has[first], parts[first].is_some());
+    let (first, at) = one_of_two(trial, &rig, move |cpu| map_frames(kernel, &lists[cpu], types[cpu], parts[cpu]));
+    unmap_frames(kernel, at, parts[first].is_some());
     let other = map_frames(kernel, &lists[1 - first], types[1 - first], None).expect("claim: nobody has it any more");
     unmap_frames(kernel, other, false);
     // SAFETY: Y1: nobody uses them.
