@@ -7,6 +7,9 @@
 //! | `flush(Ranges)` | [`tlb::page`], a page each |
 //! | `sync` | nothing: see below |
 //!
+//! Before `cpu_online` each CPU asks [`check_cpu`] whether it has the state that entries rely on:
+//! EFER.NXE, CR0.WP, CR4.PGE, CR4.LA57, CR4.PKS and [`PAT`].
+//!
 //! # Barriers
 //! None is needed. The library's stores to entries are released before it
 //! takes a tag by a locked instruction, and x86 walkers see stores in the order
@@ -19,5 +22,8 @@
 #![no_std]
 #![cfg(target_arch = "x86_64")]
 
+pub mod cpu;
 pub mod interrupts;
 pub mod tlb;
+
+pub use cpu::{PAT, check_cpu};

@@ -71,6 +71,7 @@ extern "C" fn boot_main(start_info: u32) -> ! {
     trap::init(cpu::here());
     tlb::init();
     let vm = machine::init();
+    tlb::check_cpu();
     vm.cpu_online();
     cpu::here().new_stack();
     // SAFETY: the stack is new, and the boot stack is used no more.

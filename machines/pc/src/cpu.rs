@@ -109,6 +109,7 @@ pub fn other(local: &'static Local) -> ! {
     crate::tlb::init_cpu();
     crate::trap::init(local);
     apic::init();
+    crate::tlb::check_cpu();
     vm().cpu_online();
     crate::clock::tick_every(crate::boot::settings().tick);
     local.started();

@@ -82,6 +82,7 @@ const ALL: &[Test] = tests! {
     machine:
         every_cpu_does_what_it_is_given
         an_nmi_comes_to_a_cpu_that_is_idle
+        a_cpu_in_the_wrong_state_is_named
         a_probe_survives_a_page_fault
         the_red_zone_and_sse_survive_nested_traps;
     contents:

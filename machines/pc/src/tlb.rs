@@ -41,6 +41,18 @@ pub fn init_cpu() {
     }
 }
 
+/// Whether this CPU is in the state that the library relies on: before it is online.
+pub fn check_cpu() {
+    let method = match METHOD.load(Relaxed) {
+        INVPCID => Method::Invpcid,
+        ROOT => Method::Root,
+        _ => Method::GlobalPages,
+    };
+    if let Err(unmet) = vmalloc_x86_64::check_cpu(crate::memory::levels(), method) {
+        panic!("CPU {}: {unmet}", crate::cpu::index());
+    }
+}
+
 /// Discards everything on this CPU (M6).
 #[inline]
 pub fn everything() {

@@ -78,12 +78,10 @@ pub fn init(local: &'static Local) {
 
 /// Memory types as the library's formats name them: those of the kernels.
 fn set_memory_types() {
-    const PAT: u32 = 0x277;
-    // WB WC UC- UC, WB WP UC- WT, from the lowest byte up.
-    const TYPES: u64 = 0x0407_0506_0007_0106;
+    use vmalloc_x86_64::cpu::{PAT, PAT_MSR};
     // SAFETY: nothing is mapped with a type that changes by this: the first and
     // the fourth stay what they were.
-    unsafe { crate::instructions::wrmsr(PAT, TYPES) }
+    unsafe { crate::instructions::wrmsr(PAT_MSR, PAT) }
 }
 
 /// From now on the code at `to` is called after each instruction that runs with

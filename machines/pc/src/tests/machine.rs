@@ -1,11 +1,16 @@
 //! What the machine promises, before the library comes into it.
 
-use super::{Outcome, PATIENCE, check};
+use super::{Outcome, PATIENCE, check, note};
 use crate::cpu::{self, apic, local};
+use crate::instructions::wrmsr;
 use crate::trap::{self, Fault, NMI_HOOK, TICK_HOOK};
 use crate::{boot, clock, vm};
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering::*};
+use vmalloc::machine::Machine;
+use vmalloc_x86_64::cpu::{PAT, PAT_MSR, State, Unmet};
+use vmalloc_x86_64::tlb::Method;
+use vmalloc_x86_64::{check_cpu, interrupts};
 
 static DONE: AtomicU64 = AtomicU64::new(0);
 
@@ -35,6 +40,42 @@ pub fn an_nmi_comes_to_a_cpu_that_is_idle() -> Outcome {
         }
     }
     NMI_HOOK.clear();
+    Ok(())
+}
+
+/// With interrupts off, so that nothing else runs in the wrong state.
+pub fn a_cpu_in_the_wrong_state_is_named() -> Outcome {
+    cpu::on_all(|_| note(name_wrong_states()));
+    check!(super::all_right(), "a CPU said otherwise");
+    Ok(())
+}
+
+/// CR0.WP.
+const WP: u64 = 1 << 16;
+
+fn set_cr0(value: u64) {
+    // SAFETY: only [`WP`] changes, with interrupts off, and nobody stores to what is read-only.
+    unsafe { asm!("mov cr0, {}", in(reg) value, options(nostack, preserves_flags)) }
+}
+
+fn name_wrong_states() -> Outcome {
+    const RESET: u64 = 0x0007_0406_0007_0406;
+    let (levels, method) = (vm().machine().levels(), Method::GlobalPages);
+    check!(check_cpu(levels, method) == Ok(()), "a right state: {:?}", State::of_this_cpu());
+    let flags = interrupts::off();
+    // SAFETY: nothing is mapped with a type that differs, and the right value comes back.
+    unsafe { wrmsr(PAT_MSR, RESET) };
+    let types = check_cpu(levels, method);
+    // SAFETY: the value from before.
+    unsafe { wrmsr(PAT_MSR, PAT) };
+    let cr0 = State::of_this_cpu().cr0;
+    set_cr0(cr0 & !WP);
+    let protection = check_cpu(levels, method);
+    set_cr0(cr0);
+    interrupts::restore(flags);
+    check!(types == Err(Unmet::MemoryTypes { pat: RESET }), "the types after a reset: {types:?}");
+    check!(protection == Err(Unmet::WriteProtect), "without CR0.WP: {protection:?}");
+    check!(check_cpu(9 - levels, method).is_err(), "the levels are not looked at");
     Ok(())
 }
 
