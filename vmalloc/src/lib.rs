@@ -83,7 +83,7 @@ pub mod internals {
 pub use api::frame::FrameRef;
 pub use api::hooks::Tick;
 pub use api::instance::Vmalloc;
-pub use api::owned::Area;
+pub use api::owned::{Area, Mapping};
 pub use area::{Caller, Info, Kind, Placement, Policy, Req, What};
 pub use error::{AllocError, FreeError};
 pub use gfp::Gfp;

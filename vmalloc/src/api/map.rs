@@ -210,9 +210,13 @@ impl<M: Machine> Vmalloc<M> {
     /// V1.
     #[track_caller]
     pub unsafe fn iounmap(&self, at: NonNull<u8>) -> Result<(), FreeError> {
-        let start = at.map_addr(|at| NonZero::new(at.get() & !(PAGE_SIZE - 1)).unwrap_or(at));
-        self.free_kind(start, Caller::here(), |kind| kind == Kind::Ioremap, None)
+        self.free_kind(page_start(at), Caller::here(), |kind| kind == Kind::Ioremap, None)
     }
+}
+
+/// The first byte of the page that contains `at`.
+pub(super) fn page_start(at: NonNull<u8>) -> NonNull<u8> {
+    at.map_addr(|at| NonZero::new(at.get() & !(PAGE_SIZE - 1)).unwrap_or(at))
 }
 
 /// The bytes from `phys` on that entries can name.

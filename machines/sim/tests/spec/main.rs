@@ -20,6 +20,7 @@ mod listing;
 mod looks;
 mod nmi;
 mod offsets;
+mod owned;
 mod parts;
 mod policies;
 mod pressure;

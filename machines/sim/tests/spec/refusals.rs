@@ -35,7 +35,7 @@ fn freed(rig: &Rig, made: Result<At, AllocError>) -> Result<(), AllocError> {
     made.map(|at| rig.give(at).expect("it was made a moment ago"))
 }
 
-const OPERATIONS: [Operation; 20] = [
+const OPERATIONS: [Operation; 21] = [
     op("1 page", 0, |rig, _, gfp| made(rig, Req::pages(1), gfp)),
     op("64 pages", 0, |rig, _, gfp| made(rig, Req::pages(64), gfp)),
     op("129 pages", 0, |rig, _, gfp| made(rig, Req::pages(129), gfp)),
@@ -83,6 +83,10 @@ const OPERATIONS: [Operation; 20] = [
         Ok(())
     }),
     op("reserve", 0, |rig, _, gfp| freed(rig, rig.reserve(Req::pages(1000).gfp(gfp)))),
+    op("a reservation that is filled", 0, |rig, _, gfp| {
+        let mut parts = rig.reservation(Req::pages(90).gfp(gfp))?;
+        parts.fill(5..75, &Req::bytes(0).gfp(gfp | Gfp::ZERO))
+    }),
     op("congruent areas", 0, |rig, _, gfp| {
         let parts = [(0, 512 * PAGE), (2048 * PAGE, 512 * PAGE)];
         let base = rig.reserve_at_offsets(&parts, 512 * PAGE, Req::bytes(0).gfp(gfp))?;

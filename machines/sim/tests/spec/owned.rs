@@ -1,0 +1,160 @@
+//! Mappings that end themselves: of frames, of devices, and of addresses that they fill.
+
+use crate::common::*;
+use vmalloc::machine::Context;
+use vmalloc::machine::format::{MemType, Prot};
+use vmalloc::units::Pfn;
+use vmalloc::{AllocError, Config, FreeError, Kind, Mapping, Req, What};
+use vmalloc_sim::{Bank, Sim};
+
+type Owned<'r> = Mapping<'r, Sim<vmalloc::table::X86_64>>;
+
+const DEVICE: Bank = Bank { first: Pfn(1 << 20), frames: 16, node: None };
+
+fn still() -> Rig {
+    boot(quiet(2), Config::region(REGION))
+}
+
+/// A page for traps and 40 for the task, between guards.
+fn stacks(rig: &Rig) -> Owned<'_> {
+    let mut stacks = rig.reservation(Req::pages(43)).unwrap();
+    stacks.fill(1..2, &Req::pages(1).zeroed()).unwrap();
+    stacks.fill(3..43, &Req::pages(40).zeroed()).unwrap();
+    stacks
+}
+
+/// Areas, pages, what waits, and frames that nobody holds but the library and the machine.
+fn left(rig: &Rig) -> (usize, usize, usize, usize) {
+    let state = rig.settled();
+    (state.areas.len(), state.pages, state.waiting, state.free + state.held)
+}
+
+fn all_out(rig: &Rig, frames: &[Pfn]) -> bool {
+    let taken = rig.frames(200);
+    let out = frames.iter().all(|frame| !taken.contains(frame));
+    rig.give_frames(&taken);
+    out
+}
+
+#[test]
+fn a_mapping_that_owns_its_frames_gives_them_back_after_grace() {
+    let rig = still();
+    let before = left(&rig);
+    let frames = rig.frames(3);
+    // SAFETY: P2: they are ours to give.
+    let owned = unsafe { rig.mapping_owned(&frames, Req::bytes(0)) }.unwrap();
+    assert_eq!((owned.bytes(), owned.frames().collect::<Vec<_>>()), (3 * PAGE, frames.clone()));
+    rig.sim.load(1, owned.start()).unwrap();
+    let at = owned.start();
+    drop(owned);
+    assert!(matches!(rig.whatis(at.0), What::Freed { was, .. } if was.kind == Kind::VmapOwned));
+    assert!(all_out(&rig, &frames), "CPU 1 remembers a page, so they wait");
+    rig.purge();
+    assert_eq!(rig.sim.tlb_refs(frames[0]), 0);
+    assert_eq!(left(&rig), before);
+}
+
+#[test]
+fn a_mapping_of_anothers_frames_leaves_them_to_him() {
+    let rig = still();
+    let frames = rig.frames(3);
+    let before = left(&rig);
+    // SAFETY: P1: we hold them to the end.
+    let owned = unsafe { rig.mapping(&frames, Req::bytes(0).prot(Prot::RO)) }.unwrap();
+    assert_eq!(owned.frames().collect::<Vec<_>>(), frames);
+    drop(owned);
+    assert_eq!(left(&rig), before);
+    assert!(all_out(&rig, &frames));
+    rig.give_frames(&frames);
+}
+
+#[test]
+fn a_mapping_of_a_device_owns_nothing_and_ends_wherever_it_starts_in_a_page() {
+    let rig = boot(quiet(2).bank(DEVICE), Config::region(REGION));
+    let before = left(&rig);
+    for (offset, bytes, pages) in [(0, PAGE, 1), (0x234, 100, 1), (0xfff, 2, 2), (1, 4 * PAGE, 5)] {
+        let device = rig.device(DEVICE.first.phys() + offset, bytes, MemType::Uncached).unwrap();
+        assert_eq!((device.start().0 % PAGE, device.bytes()), (offset as usize, bytes));
+        let frames: Vec<_> = (0..pages).map(|n| DEVICE.first.offset(n)).collect();
+        assert_eq!(device.frames().collect::<Vec<_>>(), frames);
+    }
+    assert_eq!(left(&rig), before);
+}
+
+#[test]
+fn one_area_has_several_stacks_with_guards_between_them() {
+    let rig = rig(2);
+    let before = left(&rig);
+    let stacks = stacks(&rig);
+    let page = |n: usize| stacks.start().add_pages(n);
+    for guard in [0, 2, 43] {
+        rig.sim.assert_faults(0, page(guard));
+    }
+    // What lies between the stacks is the area's own.
+    let above = page(2).0 + PAGE - 8;
+    assert!(
+        matches!(rig.whatis(above), What::Inside { area, offset } if area.start == page(0) && offset == 3 * PAGE - 8)
+    );
+    assert_eq!(rig.sim.load(1, page(42)), Ok(0), "cleared");
+    rig.stamp(at(page(3).0), 40, 7);
+    rig.check_stamps(1, at(page(3).0), 40, 7);
+    drop(stacks);
+    assert_eq!(left(&rig), before);
+}
+
+#[test]
+fn frames_of_stacks_that_are_gone_wait_for_a_flush() {
+    let rig = still();
+    let stacks = stacks(&rig);
+    let (start, frames): (_, Vec<_>) = (stacks.start(), stacks.frames().collect());
+    assert_eq!(frames.len(), 41);
+    rig.sim.load(1, start.add_pages(42)).unwrap();
+    drop(stacks);
+    assert!(all_out(&rig, &frames), "CPU 1 remembers a page");
+    rig.settled();
+    assert!(!all_out(&rig, &frames));
+}
+
+#[test]
+fn a_page_that_was_emptied_is_filled_again_after_a_flush_only() {
+    let rig = still();
+    let mut stacks = stacks(&rig);
+    let page = stacks.start().add_pages(10);
+    rig.sim.load(1, page).unwrap();
+    assert_eq!(stacks.empty(0..11), 9, "a page for traps, and eight of the task");
+    assert_eq!(stacks.empty(5..11), 0);
+    rig.sim.set_context(Context::Atomic);
+    assert_eq!(stacks.fill(10..11, &Req::pages(1)), Err(AllocError::WrongContext(Context::Atomic)));
+    rig.sim.set_context(Context::Task);
+    stacks.fill(10..11, &Req::pages(1).zeroed()).unwrap();
+    rig.sim.store(0, page, 9).unwrap();
+    assert_eq!(rig.sim.load(1, page), Ok(9));
+}
+
+#[test]
+fn a_range_that_cannot_be_filled_is_left_as_it_was() {
+    let rig = still();
+    let mut stacks = stacks(&rig);
+    let before = left(&rig);
+    let (start, like) = (stacks.start(), Req::pages(1));
+    assert_eq!(stacks.fill(0..3, &like), Err(AllocError::InUse(start.add_pages(1))));
+    assert_eq!(stacks.fill(2..43, &like), Err(AllocError::InUse(start.add_pages(3))));
+    let beyond = AllocError::BadRange { start: start.0 + 42 * PAGE, end: start.0 + 44 * PAGE };
+    assert_eq!(stacks.fill(42..44, &like), Err(beyond), "the guard is no page of it");
+    assert!(matches!(stacks.fill(0..usize::MAX, &like), Err(AllocError::BadRange { .. })));
+    let rwx = Req::pages(1).prot(Prot::WRITE | Prot::EXEC);
+    assert_eq!(stacks.fill(0..1, &rwx), Err(AllocError::WriteExec));
+    assert_eq!(left(&rig), before);
+    assert_eq!(stacks.frames().count(), 41);
+    let device = boot(quiet(2).bank(DEVICE), Config::region(REGION));
+    let mut io = device.device(DEVICE.first.phys(), PAGE, MemType::Uncached).unwrap();
+    assert!(matches!(io.fill(0..1, &like), Err(AllocError::BadRange { .. })), "no reservation");
+    assert_eq!((io.empty(0..1), io.frames().count()), (0, 1));
+}
+
+#[test]
+fn what_a_mapping_has_ended_is_not_ended_twice() {
+    let rig = still();
+    let start = at(stacks(&rig).start().0);
+    assert!(matches!(rig.give(start), Err(FreeError::DoubleFree { .. })));
+}
