@@ -245,7 +245,8 @@ impl Broken {
 
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "rule {} is broken at {:#x}", self.rule, self.at)
+        let why = if self.rule == "M9" { ": a CPU makes calls, and is not online" } else { "" };
+        write!(f, "rule {} is broken at {:#x}{why}", self.rule, self.at)
     }
 }
 

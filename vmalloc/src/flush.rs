@@ -71,6 +71,11 @@ impl CpuEpoch {
         self.state.load(Relaxed) != AWAKE
     }
 
+    /// Whether the CPU is offline.
+    pub fn is_offline(&self) -> bool {
+        self.state.load(Relaxed) == OFFLINE
+    }
+
     /// Whether a flush was asked for and has not begun.
     #[inline]
     pub fn is_asked(&self) -> bool {

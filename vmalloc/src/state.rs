@@ -9,6 +9,7 @@ pub(crate) mod cpu;
 pub mod deferred;
 pub(crate) mod enter;
 pub(crate) mod entries;
+pub(crate) mod freed;
 pub mod lookup;
 pub(crate) mod quiet;
 pub(crate) mod region;

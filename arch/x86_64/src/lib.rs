@@ -22,6 +22,7 @@
 #![no_std]
 #![cfg(target_arch = "x86_64")]
 
+pub mod caller;
 pub mod cpu;
 pub mod interrupts;
 pub mod tlb;

@@ -47,8 +47,19 @@ impl<M: Machine> Vmalloc<M> {
     #[track_caller]
     #[inline]
     pub unsafe fn free(&self, at: NonNull<u8>) -> Result<(), FreeError> {
-        let frees = |kind| matches!(kind, Kind::Vmalloc | Kind::Stack | Kind::VmapOwned | Kind::Reserved);
-        self.free_kind(at, Caller::here(), frees, None)
+        self.free_kind(at, Caller::here(), frees_memory, None)
+    }
+
+    /// As [`Vmalloc::free`], on behalf of `by`: where a trait or another language stands in between,
+    /// the place of this call says nothing.
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Safety
+    /// V1.
+    pub unsafe fn free_by(&self, at: NonNull<u8>, by: Caller) -> Result<(), FreeError> {
+        self.free_kind(at, by, frees_memory, None)
     }
 
     /// Gives the pages of an area of memory back that lie beyond its first `bytes` bytes: it
@@ -156,4 +167,9 @@ impl<M: Machine> Vmalloc<M> {
         let (reserved, caller) = (Some(Kind::Reserved), Caller::here());
         offsets::reserve(ctx, parts, &whole, caller).map_err(|error| ctx.refused(&whole, reserved, caller, error))
     }
+}
+
+/// Whether [`Vmalloc::free`] is the call for areas of this kind.
+fn frees_memory(kind: Kind) -> bool {
+    matches!(kind, Kind::Vmalloc | Kind::Stack | Kind::VmapOwned | Kind::Reserved)
 }

@@ -3,7 +3,7 @@
 //! For tests and debuggers: O(everything), and only while nobody else calls.
 
 use crate::api::instance::Vmalloc;
-use crate::area::{Guard, Kind};
+use crate::area::{Guard, Kind, Policy};
 use crate::error::Broken;
 use crate::machine::Machine;
 use crate::machine::format::{Entry, Prot};
@@ -18,7 +18,8 @@ use crate::units::{PAGE_SIZE, VirtAddr};
 
 impl<M: Machine> Vmalloc<M> {
     /// Checks the instance: lists of chunks (S1, C2), arenas (A rules), entries
-    /// against areas (G2, G6), counters against areas.
+    /// against areas (G2, G6), counters against areas; and that no CPU has allocated or freed
+    /// without its [`Vmalloc::cpu_online`] (M9), unless threads share the CPUs.
     ///
     /// # Errors
     /// The first rule found broken, and where.
@@ -36,6 +37,10 @@ impl<M: Machine> Vmalloc<M> {
             }
             let sound = here.batches().all(|batch| batch.waiting_frames.is_sound(self.machine().frames()));
             Broken::unless(sound, "Q1", index as usize)?;
+            let here = here.cpu;
+            let announced =
+                M::THREADS || !here.epoch.is_offline() || here.served.load(Relaxed) == here.counters.served();
+            Broken::unless(announced, "M9", index as usize)?;
         }
         for region in &core.regions {
             check_arena(ctx, region)?;
@@ -114,6 +119,10 @@ impl<M: Machine> Vmalloc<M> {
         stats.waiting_pages += posted.max(0) as usize;
         let frees = counts.local_frees + counts.remote_frees + counts.deferred_frees;
         Stats {
+            policy: match core.policy() {
+                Policy::Park if core.caches_from != Policy::Park => Policy::Unmap,
+                policy => policy,
+            },
             areas: counts.allocs.wrapping_sub(frees) as usize,
             pages: counts.alloc_pages.wrapping_sub(counts.free_pages + counts.deferred_pages) as usize,
             table_frames: core.tables.load(Relaxed),

@@ -2,13 +2,14 @@
 
 use crate::api::instance::Vmalloc;
 use crate::error::AllocError;
-use crate::flush::CpuEpoch;
 use crate::machine::Machine;
 use crate::machine::frames::Frames;
 use crate::reclaim::cache::PURGED;
 use crate::state::core::Ctx;
+use crate::state::cpu::PerCpu;
 use crate::state::enter::CpuGuard;
 use crate::state::visit::Quiesced;
+use crate::sync::Ordering::Relaxed;
 
 /// What a tick found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,32 +33,33 @@ impl<M: Machine> Vmalloc<M> {
     /// The calling CPU takes part from here on. It holds no translation of the
     /// regions that is older than its last [`Vmalloc::cpu_offline`] (M9).
     pub fn cpu_online(&self) {
-        self.with_epoch(|ctx, epoch| ctx.core.flush_epochs.wake(epoch, |what| ctx.flush_machine(what)));
+        self.on_this_cpu(|ctx, cpu| ctx.core.flush_epochs.wake(&cpu.epoch, |what| ctx.flush_machine(what)));
     }
 
     /// The calling CPU leaves, and touches no area until it is online again.
     /// What it keeps is drained by the next purge of any CPU.
     pub fn cpu_offline(&self) {
-        self.with_epoch(|ctx, epoch| {
-            ctx.core.flush_epochs.sleep(epoch, |what| ctx.flush_machine(what));
-            ctx.core.flush_epochs.leave(epoch);
+        self.on_this_cpu(|ctx, cpu| {
+            ctx.core.flush_epochs.sleep(&cpu.epoch, |what| ctx.flush_machine(what));
+            cpu.served.store(cpu.counters.served(), Relaxed);
+            ctx.core.flush_epochs.leave(&cpu.epoch);
         });
     }
 
     /// The calling CPU goes idle: nobody needs to kick it until
     /// [`Vmalloc::idle_exit`], before which it touches no area (G5).
     pub fn idle_enter(&self) {
-        self.with_epoch(|ctx, epoch| ctx.core.flush_epochs.sleep(epoch, |what| ctx.flush_machine(what)));
+        self.on_this_cpu(|ctx, cpu| ctx.core.flush_epochs.sleep(&cpu.epoch, |what| ctx.flush_machine(what)));
     }
 
     /// The calling CPU is no longer idle: it flushes if it is behind (G5).
     pub fn idle_exit(&self) {
-        self.with_epoch(|ctx, epoch| ctx.core.flush_epochs.wake(epoch, |what| ctx.flush_machine(what)));
+        self.on_this_cpu(|ctx, cpu| ctx.core.flush_epochs.wake(&cpu.epoch, |what| ctx.flush_machine(what)));
     }
 
-    fn with_epoch(&self, f: impl FnOnce(Ctx<'_, M>, &CpuEpoch)) {
+    fn on_this_cpu(&self, f: impl FnOnce(Ctx<'_, M>, &PerCpu)) {
         let Some(ctx) = self.ctx() else { return };
-        ctx.pinned_anew(|cpu| f(ctx, &ctx.core.cpu(cpu).epoch));
+        ctx.pinned_anew(|cpu| f(ctx, ctx.core.cpu(cpu)));
     }
 
     /// The timer's call, on every CPU: bounded, from hard interrupts too.

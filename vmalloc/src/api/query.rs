@@ -20,24 +20,30 @@ impl<M: Machine> Vmalloc<M> {
     /// # Cost
     /// O(1), no lock, no memory.
     pub fn whatis(&self, at: usize) -> What {
+        let Some(ctx) = self.ctx().filter(|_| self.contains(at)) else { return What::NotOurs };
         let at = VirtAddr(at);
-        let Some(ctx) = self.ctx() else { return What::NotOurs };
-        if !ctx.core.regions.iter().any(|region| region.holds(at)) {
-            return What::NotOurs;
-        }
         let next = || ctx.find(at.page_start().add_pages(1)).and_then(|next| next.area());
         let above = || next().filter(|area| area.start > at);
-        let Some(found) = ctx.find(at) else { return beside(None, 0, above(), at) };
+        let Some(found) = ctx.find(at) else { return beside(ctx, None, 0, above(), at) };
         let state = found.chunk.state(found.index);
         let Some((copy, info)) = found.record() else { return What::Changing };
         let inside = copy.pages > 0 && info.range().contains(at);
         match state {
             State::Live if copy.is_building() => What::Changing,
             State::Live if inside => What::Inside { area: info, offset: at.0 - found.start.0 },
-            State::Live => beside(Some(info), at.0.saturating_sub(info.range().end().0), above(), at),
+            State::Live => beside(ctx, Some(info), at.0.saturating_sub(info.range().end().0), above(), at),
             _ if inside && copy.is_freed() => What::Freed { was: info, flushed: state == State::Free },
-            _ => beside(None, 0, above(), at),
+            _ => beside(ctx, None, 0, above(), at),
         }
+    }
+
+    /// Whether `at` lies in a region of this instance: whether a fault there is its business. Before
+    /// `init` nothing does.
+    ///
+    /// # Cost
+    /// A comparison a region; no lock, no memory, from any context.
+    pub fn contains(&self, at: usize) -> bool {
+        self.ctx().is_some_and(|ctx| ctx.core.regions.iter().any(|region| region.holds(VirtAddr(at))))
     }
 
     /// The live area that holds `at`, interior addresses too
@@ -126,9 +132,11 @@ impl<M: Machine> Vmalloc<M> {
 }
 
 /// An address outside of any area's pages, between `below` and `above`.
-fn beside(below: Option<Info>, past: usize, above: Option<Info>, at: VirtAddr) -> What {
+fn beside<M: Machine>(ctx: Ctx<'_, M>, below: Option<Info>, past: usize, above: Option<Info>, at: VirtAddr) -> What {
     match above.map_or(0, |area| area.start.0 - at.0) {
-        0 if below.is_none() => What::Free,
+        0 if below.is_none() => {
+            ctx.core.last_frees().find(at).map_or(What::Free, |was| What::Freed { was, flushed: true })
+        }
         short => What::Guard { below, past, above, short },
     }
 }

@@ -198,6 +198,7 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         let region = self.region(chunk.region());
         let Some(start) = region.grain_of(chunk.address(0)) else { return };
         chunk.retire_header();
+        self.core.last_frees().remember_chunk(chunk);
         self.release_run(region.id, (start, chunk.units()), 0);
         let mut shared = region.shared.lock();
         chunk.chain(shared.headers);
@@ -208,8 +209,9 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
 
     /// Gives the run of the slot `slot` of the run chunk `chunk` back.
     pub(crate) fn release_run_of(&mut self, chunk: ChunkRef, slot: u32) {
-        let area = chunk.slot(slot);
-        self.release_run(chunk.region(), area.run(), area.kind().guards_below());
+        let (area, region) = (chunk.slot(slot), self.region(chunk.region()));
+        self.core.last_frees().remember(chunk, slot, region.start_of(area));
+        self.release_run(region.id, area.run(), area.kind().guards_below());
     }
 
     /// Gives a run back to the arena, and the grains `below` it. All of its entries are absent, and

@@ -18,7 +18,7 @@ mod tests;
 use crate::area::{Caller, Guard, Info, Kind, RegionId};
 use crate::space::arena::{MAX_GRAINS, WINDOW};
 use crate::sync::{AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering::*, between_seqcst, breaks, fence};
-use crate::units::{Node, VirtAddr};
+use crate::units::{Node, PAGE_SIZE, VirtAddr};
 use core::panic::Location;
 
 const KIND: u16 = 0x7;
@@ -189,6 +189,11 @@ impl Slot {
         (self.meta.load(Acquire) | self.freed.load(Acquire)) & PLAIN != 0
     }
 
+    /// Whether it records a free.
+    pub fn is_freed(&self) -> bool {
+        self.freed.load(Relaxed) & HAS_FREER != 0
+    }
+
     /// Whether the area was freed with its entries present (W1).
     #[inline]
     pub fn is_kept(&self) -> bool {
@@ -233,6 +238,37 @@ impl Slot {
         };
         fence(Acquire);
         (sequence & 1 == 0 && self.sequence.load(Relaxed) == sequence).then_some(copy)
+    }
+
+    /// Copies the record of a free, of an area at `start`, which is over. Does nothing while another
+    /// caller does the same.
+    pub fn remember(&self, of: &Slot, start: VirtAddr, region: RegionId) {
+        let sequence = self.sequence.load(Relaxed) & !1;
+        if self.sequence.compare_exchange(sequence, sequence + 1, Relaxed, Relaxed).is_err() {
+            return;
+        }
+        fence(Release);
+        self.meta.store(of.meta.load(Relaxed), Relaxed);
+        self.freed.store(of.freed.load(Relaxed), Relaxed);
+        self.bytes.store(of.bytes.load(Relaxed), Relaxed);
+        self.pages.store(of.pages.load(Relaxed), Relaxed);
+        self.caller.store(of.caller.load(Relaxed), Relaxed);
+        self.freer.store(of.freer.load(Relaxed), Relaxed);
+        self.phys.store(of.phys.load(Relaxed), Relaxed);
+        self.run.store(start.0 as u64 | region.0 as u64, Relaxed);
+        self.sequence.store(sequence.wrapping_add(2), Release);
+    }
+
+    /// Owner: forgets the last free, as the chunk or the run is given up.
+    pub fn forget(&self) {
+        self.freed.store(0, Relaxed);
+    }
+
+    /// The area whose record [`Slot::remember`] copied here.
+    pub fn remembered(&self) -> Option<Info> {
+        let (sequence, place) = (self.sequence(), self.run.load(Relaxed) as usize);
+        let copy = self.snapshot().filter(|copy| copy.sequence == sequence && copy.is_freed())?;
+        Some(copy.info(VirtAddr(place).page_start(), RegionId((place % PAGE_SIZE) as u8)))
     }
 
     /// The sequence. It moves whenever the slot gets a new area.

@@ -16,6 +16,7 @@ use crate::space::chunk::ChunkRef;
 use crate::space::slot::Slot;
 use crate::state::config::{Config, InitError, MAX_REGIONS};
 use crate::state::cpu::PerCpu;
+use crate::state::freed::LastFrees;
 use crate::state::quiet::Quiet;
 use crate::state::region::Region;
 use crate::sync::plain::{AtomicU8, AtomicU64, AtomicUsize, Ordering::*};
@@ -60,6 +61,7 @@ pub(crate) struct Core<M: Machine> {
     pub(crate) bookkeeping: AtomicUsize,
     pub(crate) init_frames: usize,
     pub(crate) init_bookkeeping: usize,
+    last_frees: NonNull<LastFrees>,
     /// Limits the lines about failures.
     pub(crate) warned: Quiet,
     /// The pages that areas may still have in place ([`Machine::ALIASES`]).
@@ -138,7 +140,6 @@ impl<M: Machine> Core<M> {
         let (batch_pages, waiting_pages) = (config.batch(total, cpus), config.waiting(total));
         let nodes = machine.frames().nodes().min(MAX_NODES);
         let stacks = Depot::<M::Lock>::stacks_for(machine, waiting_pages);
-        const { assert!(MAX_CPUS * size_of::<usize>() <= PAGE_SIZE, "the directory is one frame") };
         let regions = config.regions.iter().enumerate().map(|(id, region)| Region::new(id, region, total));
         let regions: ArrayVec<Region<M::Lock>, MAX_REGIONS> = regions.collect();
         // SAFETY: T1: nothing is mapped in the regions yet (N1).
@@ -149,7 +150,7 @@ impl<M: Machine> Core<M> {
         let wanted = (kept + roots).saturating_add(config.atomic_reserve);
         let mut prealloc = populate(machine, wanted)?;
         let directory = take(machine, &mut prealloc);
-        let table = machine.virt(directory).cast::<NonNull<PerCpu>>();
+        let (table, last_frees) = open_directory(machine, directory);
         for index in 0..cpus {
             let cpu = new_cpu(machine, &mut prealloc, index, config.regions.len());
             // SAFETY: I2: the directory is a frame of ours with room for
@@ -186,6 +187,7 @@ impl<M: Machine> Core<M> {
             bookkeeping: AtomicUsize::new(kept),
             init_frames: kept + config.atomic_reserve + tables,
             init_bookkeeping: kept,
+            last_frees,
             warned: Quiet::new(),
             in_place: AtomicUsize::new(total),
         })
@@ -256,6 +258,12 @@ impl<M: Machine> Core<M> {
     #[inline]
     pub(crate) fn policy(&self) -> Policy {
         Policy::from_u8(self.policy.load(Relaxed))
+    }
+
+    /// The ring of the last frees.
+    pub(crate) fn last_frees(&self) -> &LastFrees {
+        // SAFETY: I2: `open_directory` wrote it.
+        unsafe { self.last_frees.as_ref() }
     }
 
     /// Whether a free flushes at once.
@@ -360,6 +368,18 @@ fn parks<M: Machine>(machine: &M) -> bool {
 
 fn take<M: Machine>(machine: &M, prealloc: &mut Prealloc) -> Pfn {
     prealloc.take(machine).expect("I2: populated by Core::new")
+}
+
+/// Makes the directory of CPUs, and behind it the ring of the last frees.
+fn open_directory<M: Machine>(machine: &M, frame: Pfn) -> (NonNull<NonNull<PerCpu>>, NonNull<LastFrees>) {
+    const CPUS: usize = MAX_CPUS * size_of::<usize>();
+    const { assert!(CPUS + size_of::<LastFrees>() <= PAGE_SIZE, "the directory is one frame") };
+    let table = machine.virt(frame);
+    // SAFETY: I2: a fresh frame, and both fit it.
+    let last_frees = unsafe { table.add(CPUS) }.cast::<LastFrees>();
+    // SAFETY: as above.
+    unsafe { last_frees.write(LastFrees::default()) };
+    (table.cast(), last_frees)
 }
 
 /// Makes a CPU and its lists of chunks, each in a frame of its own.

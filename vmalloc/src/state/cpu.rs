@@ -35,7 +35,7 @@ use crate::state::cached::{CacheSize, Eviction};
 use crate::state::config::MAX_REGIONS;
 use crate::state::deferred::Deferred;
 use crate::state::stats::Counters;
-use crate::sync::plain::{AtomicU32, AtomicUsize, Ordering::*};
+use crate::sync::plain::{AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
 use crate::units::{Node, PAGE_SIZE, Pfn};
 use arrayvec::ArrayVec;
 use core::cell::UnsafeCell;
@@ -68,6 +68,8 @@ pub(crate) struct PerCpu {
     pub(crate) unflushed: AtomicUsize,
     /// The cached slots of this CPU, in numbers.
     pub(crate) cache_size: CacheSize,
+    /// The calls that it had served when it went offline (M9).
+    pub(crate) served: AtomicU64,
     pub(super) own: UnsafeCell<CpuLocal>,
 }
 
@@ -138,6 +140,7 @@ impl PerCpu {
             waits: AtomicUsize::new(0),
             unflushed: AtomicUsize::new(0),
             cache_size: CacheSize::default(),
+            served: AtomicU64::new(0),
             own: UnsafeCell::new(own),
         }
     }

@@ -239,15 +239,18 @@ impl<M: Machine> Core<M> {
 
     #[cold]
     fn why_not(&self, found: Option<SlotRef>, at: VirtAddr) -> FreeError {
-        let Some(found) = found else { return FreeError::NotAnArea(at) };
-        let Some(copy) = found.slot().snapshot() else { return FreeError::NotAnArea(at) };
-        let inside = at.0.wrapping_sub(found.start.0) < copy.pages << PAGE_SHIFT;
-        if found.is_area() && inside {
-            FreeError::NotItsStart { addr: at, start: found.start }
-        } else if copy.is_freed() && found.start == at {
-            self.double_free(&found)
-        } else {
-            FreeError::NotAnArea(at)
+        let copied = found.and_then(|found| Some((found, found.slot().snapshot()?)));
+        match copied {
+            Some((found, copy)) if found.is_area() => match at.0.wrapping_sub(found.start.0) < copy.pages << PAGE_SHIFT
+            {
+                true => FreeError::NotItsStart { addr: at, start: found.start },
+                false => FreeError::NotAnArea(at),
+            },
+            Some((found, copy)) if copy.is_freed() && found.start == at => self.double_free(&found),
+            _ => match self.last_frees().find(at) {
+                Some(was) if was.start == at => FreeError::DoubleFree { start: at, was },
+                _ => FreeError::NotAnArea(at),
+            },
         }
     }
 

@@ -1,5 +1,6 @@
 //! Statistics: the counters of each CPU, and their sums.
 
+use crate::area::Policy;
 use crate::sync::plain::{AtomicU64, Ordering::Relaxed};
 use crate::units::PAGE_SIZE;
 
@@ -99,6 +100,11 @@ impl Counters {
     pub(crate) fn live_pages(&self) -> u64 {
         self.alloc_pages.load(Relaxed).wrapping_sub(self.free_pages.load(Relaxed))
     }
+
+    /// The calls that this CPU has served. Nobody else counts them.
+    pub(crate) fn served(&self) -> u64 {
+        self.allocs.load(Relaxed).wrapping_add(self.local_frees.load(Relaxed))
+    }
 }
 
 /// Adds to a counter that only the caller writes.
@@ -117,6 +123,8 @@ pub(crate) fn uncount(counter: &AtomicU64, n: u64) {
 pub struct Stats {
     /// The counters since `init`.
     pub counts: Counts,
+    /// The policy in force: [`Policy::Unmap`] where [`Policy::Park`] was asked for and cannot be.
+    pub policy: Policy,
     /// Live areas.
     pub areas: usize,
     /// Their pages, without guards.

@@ -10,7 +10,7 @@ use vmalloc::area::Guard;
 use vmalloc::machine::Context;
 use vmalloc::machine::format::MemType;
 use vmalloc::units::{Pfn, VirtAddr};
-use vmalloc::{AllocError, Config, FreeError, Kind, Placement, Req, What};
+use vmalloc::{AllocError, Caller, Config, FreeError, Kind, Placement, Req, What};
 use vmalloc_sim::{Bank, Rates};
 
 /// The free is refused with an error that `is` the right one, and nothing
@@ -74,10 +74,60 @@ fn after_a_purge_a_double_free_is_still_one_while_its_neighbours_live() {
     refused(&rig, || rig.give(areas[1]), is_double);
     areas.iter().enumerate().filter(|(n, _)| *n != 1).for_each(|(_, &area)| rig.give(area).unwrap());
     rig.purge();
-    // Now the addresses are nobody's any more.
+    // Now the addresses are nobody's any more, and the chunk is given up: the last frees are remembered.
+    assert_eq!(rig.stats().counts.chunks_released, 1);
     for &area in &areas {
-        refused(&rig, || rig.give(area), |error| *error == FreeError::NotAnArea(addr(area)));
+        refused(&rig, || rig.give(area), is_double);
     }
+}
+
+#[test]
+fn after_a_purge_a_use_and_a_double_free_name_who_allocated_and_who_freed() {
+    for placement in [Placement::Classes, Placement::Lowest] {
+        let rig = boot(busy(2), Config::region(REGION).placement(placement));
+        for pages in SIZES {
+            let area = rig.alloc(Req::pages(pages)).unwrap();
+            let allocated = lines_up(1);
+            rig.sim.on(1, || rig.give(area)).unwrap();
+            let freed = lines_up(1);
+            rig.purge();
+            let inside = page_of(area, pages - 1).0 + 7;
+            let What::Freed { was, flushed: true } = rig.whatis(inside) else { panic!("{}", rig.whatis(inside)) };
+            assert_eq!((was.start, was.pages, place(was.caller)), (addr(area), pages, allocated));
+            assert_eq!(was.freer.map(place), Some(freed));
+            let Err(FreeError::DoubleFree { start, was: told }) = rig.give(area) else { panic!("freed twice") };
+            assert_eq!((start, told), (addr(area), was));
+        }
+    }
+}
+
+#[test]
+fn the_last_32_frees_are_remembered_and_no_memory_is_taken_for_it() {
+    let rig = boot(quiet(1), Config::region(REGION).placement(Placement::Lowest));
+    let areas: Vec<_> = (0..40).map(|_| rig.alloc(Req::pages(1)).unwrap()).collect();
+    let before = rig.stats().bookkeeping_frames;
+    for &area in &areas {
+        rig.give(area).unwrap();
+        rig.purge();
+    }
+    assert_eq!(rig.stats().bookkeeping_frames, before);
+    let told = areas.iter().map(|&area| is_double(&rig.give(area).unwrap_err()));
+    assert!(told.eq((0..40).map(|n| n >= 8)));
+    assert_eq!(rig.whatis(addr(areas[7]).0), What::Free);
+    assert!(matches!(rig.whatis(addr(areas[8]).0), What::Freed { flushed: true, .. }));
+}
+
+#[test]
+fn what_a_header_told_in_an_earlier_life_is_told_of_no_other_address() {
+    let rig = boot(quiet(1), Config::region(REGION));
+    let areas: Vec<_> = (0..20).map(|_| rig.alloc(Req::pages(1)).unwrap()).collect();
+    areas.iter().for_each(|&area| rig.give(area).unwrap());
+    rig.purge();
+    // The header serves slots of three pages now, of which one was used.
+    let _live = rig.alloc(Req::pages(3)).unwrap();
+    let never = REGION.start + (1 << 18) + 4 * PAGE * 9;
+    refused(&rig, || rig.give(at(never)), |error| *error == FreeError::NotAnArea(VirtAddr(never)));
+    assert_eq!(rig.whatis(never + 9), What::Free);
 }
 
 #[test]
@@ -186,8 +236,19 @@ fn double_frees_of_areas_with_runs_of_their_own_are_refused() {
         rig.give(bare).unwrap();
         refused(&rig, || rig.sim.on(1, || rig.give(bare)), is_double);
         rig.purge();
-        refused(&rig, || rig.give(area), |error| *error == FreeError::NotAnArea(addr(area)));
+        refused(&rig, || rig.give(area), is_double);
     }
+}
+
+#[test]
+fn a_free_on_behalf_of_a_caller_names_that_caller() {
+    let rig = rig(1);
+    let area = rig.alloc(Req::pages(1).caller(Caller::Return(0x1234))).unwrap();
+    // SAFETY: V1: simulated memory.
+    let free = |by| unsafe { rig.free_by(area, Caller::Return(by)) };
+    free(0x5678).unwrap();
+    let Err(FreeError::DoubleFree { was, .. }) = free(0x9abc) else { panic!("freed twice") };
+    assert_eq!((was.caller, was.freer), (Caller::Return(0x1234), Some(Caller::Return(0x5678))));
 }
 
 #[test]

@@ -18,6 +18,7 @@ mod grow;
 mod in_use;
 mod listing;
 mod looks;
+mod named;
 mod nmi;
 mod offsets;
 mod owned;

@@ -18,6 +18,7 @@ fn in_place(limit: usize, policy: Policy) -> Vmalloc<InPlace> {
     let config = Config::region(1 << 32..1 << 33).policy(policy).batch_pages(64);
     // SAFETY: N1, N2: it is a new machine, and nobody else has it.
     unsafe { vm.init(config) }.expect("a sound configuration");
+    vm.cpu_online();
     vm
 }
 
