@@ -1,6 +1,7 @@
 //! One tool for those who work on vmalloc: `cargo xtask help` says what it does.
 
 mod bench;
+mod interface;
 mod mutants;
 mod narrow;
 mod pc;
@@ -32,6 +33,7 @@ fn run(args: &[String]) -> Result<ExitCode> {
             print!("{report}");
             Ok(if report.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
+        Some(("interface", [])) => interface::write(&Project::open()?).map(|()| ExitCode::SUCCESS),
         Some(("bench", [])) => bench::run(&Project::open()?, None),
         Some(("bench", [what])) => bench::run(&Project::open()?, Some(what)),
         Some(("mutants", args)) => mutants::run(&Project::open()?, args),
@@ -47,6 +49,7 @@ fn help() -> String {
     let mut text = String::from(
         "cargo xtask test [STAGE…]   everything that CI runs, or only these stages\n\
          cargo xtask tidy            the last stage alone: checks over the tree\n\
+         cargo xtask interface       writes the interface.txt of each crate that is published\n\
          cargo xtask bench [WHAT]    instructions, counted by callgrind: space (the address layer), pairs (whole calls)\n\
          cargo xtask help            this\n",
     );

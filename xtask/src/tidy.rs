@@ -16,6 +16,7 @@
 //! - **proofs**: what breaks rules or refuses on request, in what is released ([`proofs`]).
 //! - **rules**: the name of a rule that the library defines twice ([`rules`]).
 //! - **atomics**: atomics of the library that do not come through its `sync` ([`atomics`]).
+//! - **interface**: the file that tells a published crate's interface ([`interface`]).
 //! - **words**: places that only one workplace knows ([`words`]).
 //!
 //! Each check reads a [`Tree`], which the tests make of strings.
@@ -38,9 +39,11 @@ pub mod tree;
 mod unsafety;
 mod words;
 
+use crate::interface;
 use crate::project::Project;
 use anyhow::Result;
 use std::fmt;
+pub use tokens::only_for_tests;
 use tree::Tree;
 
 /// Something to put right.
@@ -55,7 +58,7 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn new(path: &str, line: usize, what: impl Into<String>) -> Finding {
+    pub fn new(path: &str, line: usize, what: impl Into<String>) -> Finding {
         Finding { path: path.to_owned(), line, what: what.into() }
     }
 }
@@ -113,6 +116,7 @@ fn report(tree: &Tree) -> Report {
         rules::check,
         atomics::check,
         words::check,
+        interface::check,
     ];
     let mut findings = tree.broken.clone();
     findings.extend(checks.iter().flat_map(|check| check(tree)));
