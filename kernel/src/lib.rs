@@ -155,3 +155,8 @@ pub use tracepoint::{Tracepoint, Tracer};
 pub use user::UserMapping;
 pub use vm_struct::VmStruct;
 pub use walk::{EntryOf, EntryRef, Level, Path};
+
+/// The example of the README is run.
+#[doc = include_str!("../README.md")]
+#[cfg(doctest)]
+mod readme {}

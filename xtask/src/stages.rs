@@ -1,5 +1,6 @@
 //! The stages of the test command, cheapest first.
 
+use crate::interface::PUBLISHED;
 use crate::narrow;
 use crate::pc;
 use crate::project::{DEAF, IMAGE, MEMBERS, Project};
@@ -29,6 +30,7 @@ pub const ALL: &[Stage] = &[
         run: unit,
     },
     Stage { name: "examples", about: "the programs in examples/", run: examples },
+    Stage { name: "package", about: "what is to be published can be packed, with README and licences", run: package },
     Stage { name: "loom", about: "every interleaving of the races that matter", run: loom },
     Stage {
         name: "interleave",
@@ -96,6 +98,22 @@ fn examples(project: &Project) -> Result<Outcome> {
     succeed(project.tests().arg("--no-run"))?;
     for example in examples() {
         succeed(&mut project.program(&format!("examples/{}", example.name)))?;
+    }
+    Ok(Outcome::Passed)
+}
+
+/// Packed, and not built from the package: that would take as long as everything else.
+fn package(project: &Project) -> Result<Outcome> {
+    let names: Vec<String> = PUBLISHED.iter().map(|(_, name)| name.replacen('_', "-", 1)).collect();
+    let packages = names.iter().flat_map(|name| ["-p", name]);
+    let how = ["package", "--offline", "--no-verify", "--allow-dirty", "--quiet"];
+    succeed(project.cargo().args(how).args(packages))?;
+    for name in &names {
+        let listed = project.cargo().args(["package", "--offline", "--allow-dirty", "--list", "-p", name]).output()?;
+        let files = String::from_utf8_lossy(&listed.stdout).into_owned();
+        for file in ["README.md", "LICENSE-MIT", "LICENSE-APACHE"] {
+            ensure!(files.lines().any(|line| line == file), "the package of {name} has no {file}");
+        }
     }
     Ok(Outcome::Passed)
 }

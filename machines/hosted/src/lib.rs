@@ -65,4 +65,9 @@ pub mod guide {}
 /// The examples of the front page are compiled, and the one for programs is run.
 #[doc = include_str!("../../../README.md")]
 #[cfg(doctest)]
+mod front_page {}
+
+/// And so is that of the README.
+#[doc = include_str!("../README.md")]
+#[cfg(doctest)]
 mod readme {}

@@ -50,7 +50,8 @@ impl Tree {
         let mut texts = Vec::new();
         for entry in WalkDir::new(&project.root).sort_by_file_name().into_iter().filter_entry(ours) {
             let entry = entry?;
-            if entry.file_type().is_file()
+            // A link to a licence is a file like any other.
+            if entry.path().is_file()
                 && let Some(text) = text_of(entry.path())?
             {
                 let path = entry.path().strip_prefix(&project.root)?.to_string_lossy().replace('\\', "/");
