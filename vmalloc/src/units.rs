@@ -7,6 +7,12 @@
 //! | [`PageRange`] | whole pages of virtual address space |
 //! | [`Node`] | memory nodes (NUMA) |
 //! | [`CpuSet`] | CPUs, by index |
+//!
+//! The features `x86_64` and `memory_addresses` convert them to and from the types of these crates
+//! (`units::foreign`).
+
+#[cfg(any(feature = "x86_64", feature = "memory_addresses"))]
+pub mod foreign;
 
 use core::fmt;
 use core::ops::Range;

@@ -125,8 +125,8 @@ fn loom(project: &Project) -> Result<Outcome> {
     }
     let flags = format!("{} --cfg loom", std::env::var("RUSTFLAGS").unwrap_or_default());
     let mut test = project.cargo();
-    test.args(["test", "--profile", "proof", "-p", "vmalloc", "--test", "loom", "--target-dir", "target/loom"]);
-    succeed(test.env("RUSTFLAGS", flags.trim()))
+    test.args(["test", "--profile", "proof", "-p", "vmalloc", "--test", "loom", "--features", "loom"]);
+    succeed(test.args(["--target-dir", "target/loom"]).env("RUSTFLAGS", flags.trim()))
 }
 
 /// In a folder of its own, as loom. A rule that is broken and not noticed, by a race or by

@@ -1,0 +1,172 @@
+//! A heap whose large blocks are areas: the vectors of this very process.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::OnceLock;
+use vmalloc::units::PAGE_SIZE;
+use vmalloc::{Kind, Vmalloc};
+use vmalloc_hosted::{Hosted, builder};
+use vmalloc_kernel::Heap;
+
+const FROM: usize = 64 << 10;
+
+#[global_allocator]
+static HEAP: Heap<Hosted, System> = Heap::new(System, FROM);
+
+fn instance() -> &'static Vmalloc<Hosted> {
+    Box::leak(Box::new(builder().memory(64 << 20).region(1 << 30).cpus(4).build().unwrap()))
+}
+
+/// The instance under the process's own heap.
+fn global() -> &'static Vmalloc<Hosted> {
+    static VM: OnceLock<&Vmalloc<Hosted>> = OnceLock::new();
+    VM.get_or_init(|| {
+        let vm = instance();
+        HEAP.serve(vm);
+        vm
+    })
+}
+
+/// A heap of a test's own, and the instance that it will be given.
+fn heap() -> (Heap<Hosted, System>, &'static Vmalloc<Hosted>) {
+    (Heap::new(System, FROM), instance())
+}
+
+fn bytes(size: usize, align: usize) -> Layout {
+    Layout::from_size_align(size, align).unwrap()
+}
+
+fn is_area(vm: &Vmalloc<Hosted>, at: *const u8) -> bool {
+    vm.find(at.addr()).is_some_and(|area| area.kind == Kind::Vmalloc && area.start.0 == at.addr())
+}
+
+#[track_caller]
+fn assert_empty(vm: &Vmalloc<Hosted>) {
+    vm.purge();
+    vm.check().unwrap();
+    assert_eq!((vm.stats().areas, vm.stats().pages, vm.stats().waiting_pages), (0, 0, 0));
+}
+
+#[test]
+fn a_vector_is_an_area_once_it_is_large() {
+    let vm = global();
+    let mut numbers = Vec::new();
+    (0..1_000_000u64).for_each(|n| numbers.push(n));
+    assert!(is_area(vm, numbers.as_ptr().cast()));
+    assert!(numbers.iter().copied().eq(0..1_000_000));
+    numbers.truncate(20_000);
+    numbers.shrink_to_fit();
+    assert!(numbers.iter().copied().eq(0..20_000));
+    let start = numbers.as_ptr().addr();
+    drop(numbers);
+    assert!(vm.find(start).is_none());
+    let small = vec![1u8; FROM - 1];
+    assert!(!is_area(vm, small.as_ptr()));
+}
+
+#[test]
+fn threads_exchange_vectors_that_are_areas() {
+    let vm = global();
+    std::thread::scope(|scope| {
+        let (sender, receiver) = std::sync::mpsc::channel::<Vec<usize>>();
+        for thread in 0..3 {
+            let sender = sender.clone();
+            scope.spawn(move || (0..200).for_each(|n| sender.send(vec![thread * n; 10_000 + 97 * n]).unwrap()));
+        }
+        drop(sender);
+        receiver.into_iter().for_each(|numbers| {
+            assert!(is_area(vm, numbers.as_ptr().cast()));
+            assert!(numbers.iter().all(|&n| n == numbers[0]));
+        });
+    });
+    vm.check().unwrap();
+}
+
+#[test]
+fn blocks_from_before_an_instance_serves_come_from_below_and_go_back_there() {
+    let (heap, vm) = heap();
+    let large = bytes(2 * FROM, 8);
+    // SAFETY: each block is given back as it was taken, and used in between.
+    unsafe {
+        let [early, moved] = [heap.alloc(large), heap.alloc_zeroed(large)];
+        assert!(!early.is_null() && !moved.is_null());
+        heap.serve(vm);
+        heap.serve(instance());
+        assert_eq!(vm.stats().areas, 0);
+        moved.write_bytes(7, large.size());
+        let moved = heap.realloc(moved, large, 3 * FROM);
+        assert!(is_area(vm, moved), "the first instance serves");
+        assert_eq!((moved.read(), moved.add(large.size() - 1).read()), (7, 7));
+        heap.dealloc(early, large);
+        heap.dealloc(moved, bytes(3 * FROM, 8));
+    }
+    assert_empty(vm);
+}
+
+#[test]
+fn a_block_shrinks_and_grows_where_it_is_and_moves_where_there_is_no_room() {
+    let (heap, vm) = heap();
+    heap.serve(vm);
+    // SAFETY: as above.
+    unsafe {
+        let block = heap.alloc(bytes(40 * PAGE_SIZE, 8));
+        (0..40).for_each(|page| block.add(page * PAGE_SIZE).write(page as u8 + 1));
+        assert_eq!(heap.realloc(block, bytes(40 * PAGE_SIZE, 8), 100), block);
+        assert_eq!(vm.stats().pages, 1, "39 pages went back");
+        assert_eq!(heap.realloc(block, bytes(100, 8), 38 * PAGE_SIZE), block);
+        assert_eq!(vm.stats().pages, 38);
+        let more = heap.realloc(block, bytes(38 * PAGE_SIZE, 8), 4000 * PAGE_SIZE);
+        assert!(is_area(vm, more) && more != block);
+        assert_eq!(more.read(), 1);
+        assert!(vm.find(block.addr()).is_none());
+        heap.dealloc(more, bytes(4000 * PAGE_SIZE, 8));
+    }
+    assert_empty(vm);
+}
+
+#[test]
+fn cleared_blocks_are_cleared_and_aligned_ones_aligned() {
+    let (heap, vm) = heap();
+    heap.serve(vm);
+    for align in [1, 64, PAGE_SIZE, 16 * PAGE_SIZE, 512 * PAGE_SIZE] {
+        for size in [1, FROM, 3 * FROM + 5] {
+            let layout = bytes(size, align);
+            // SAFETY: as above.
+            unsafe {
+                for _ in 0..3 {
+                    let block = heap.alloc_zeroed(layout);
+                    assert!(block.addr().is_multiple_of(align), "{layout:?}");
+                    assert!((0..size).all(|n| block.add(n).read() == 0), "{layout:?}");
+                    assert_eq!(is_area(vm, block), size.max(align) >= FROM);
+                    block.write_bytes(0xff, size);
+                    heap.dealloc(block, layout);
+                }
+            }
+        }
+    }
+    assert_empty(vm);
+}
+
+#[test]
+fn a_block_that_is_refused_is_null_and_nothing_is_lost() {
+    let (heap, vm) = heap();
+    heap.serve(vm);
+    // SAFETY: as above.
+    unsafe {
+        let block = heap.alloc(bytes(FROM, 8));
+        block.write_bytes(3, FROM);
+        let before = (vm.stats().areas, vm.stats().pages);
+        for size in [80 << 20, 1 << 46, isize::MAX as usize - 7] {
+            assert!(heap.alloc(bytes(size, 8)).is_null());
+            assert!(heap.alloc_zeroed(bytes(size, 8)).is_null());
+            assert!(heap.realloc(block, bytes(FROM, 8), size).is_null());
+        }
+        assert_eq!((vm.stats().areas, vm.stats().pages), before);
+        assert!((0..FROM).all(|n| block.add(n).read() == 3));
+        heap.dealloc(block, bytes(FROM, 8));
+    }
+    assert_empty(vm);
+    let mut vector = vec![1u8; FROM];
+    global();
+    assert!(vector.try_reserve_exact(100 << 20).is_err());
+    assert_eq!(vector, [1; FROM]);
+}
