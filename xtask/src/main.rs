@@ -1,6 +1,7 @@
 //! One tool for those who work on vmalloc: `cargo xtask help` says what it does.
 
 mod bench;
+mod embedders;
 mod interface;
 mod mutants;
 mod narrow;

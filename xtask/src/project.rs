@@ -1,5 +1,6 @@
 //! The workspace as cargo knows it: where it is, and its targets.
 
+use crate::embedders;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ pub struct Target {
     pub package: String,
     /// Its own name.
     pub name: String,
-    /// `lib`, `bin`, `test`, `example`, `bench` or `custom-build`.
+    /// `lib`, `bin`, `test`, `example`, `bench` or `custom-build`; `embedder` for a kernel in `examples/`.
     pub kind: String,
     /// Its root file, from the project's folder.
     pub path: String,
@@ -34,7 +35,7 @@ pub struct Project {
     pub root: PathBuf,
     /// Where cargo puts what it builds.
     pub built: PathBuf,
-    /// All targets of all members.
+    /// All targets of all members, and the kernels in `examples/`.
     pub targets: Vec<Target>,
 }
 
@@ -50,7 +51,9 @@ impl Project {
         ensure!(answer.status.success(), "cargo metadata failed");
         let metadata: Value = serde_json::from_slice(&answer.stdout)?;
         let built = text(&metadata["target_directory"])?.into();
-        Ok(Project { targets: targets(&metadata, &root)?, built, root })
+        let mut targets = targets(&metadata, &root)?;
+        targets.extend(embedders::targets(&root));
+        Ok(Project { targets, built, root })
     }
 
     /// A cargo to run in the project's folder.

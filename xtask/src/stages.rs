@@ -1,5 +1,6 @@
 //! The stages of the test command, cheapest first.
 
+use crate::embedders;
 use crate::interface::PUBLISHED;
 use crate::narrow;
 use crate::pc;
@@ -29,7 +30,11 @@ pub const ALL: &[Stage] = &[
         about: "unit, model and integration tests, and the examples in the documentation",
         run: unit,
     },
-    Stage { name: "examples", about: "the programs in examples/", run: examples },
+    Stage {
+        name: "examples",
+        about: "the programs in examples/, and the kernels that embed the library there",
+        run: examples,
+    },
     Stage { name: "package", about: "what is to be published can be packed, with README and licences", run: package },
     Stage { name: "loom", about: "every interleaving of the races that matter", run: loom },
     Stage {
@@ -99,6 +104,7 @@ fn examples(project: &Project) -> Result<Outcome> {
     for example in examples() {
         succeed(&mut project.program(&format!("examples/{}", example.name)))?;
     }
+    embedders::run(project)?;
     Ok(Outcome::Passed)
 }
 
