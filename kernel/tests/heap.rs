@@ -13,14 +13,19 @@ const FROM: usize = 64 << 10;
 static HEAP: Heap<Hosted, System> = Heap::new(System, FROM);
 
 fn instance() -> &'static Vmalloc<Hosted> {
-    Box::leak(Box::new(builder().memory(64 << 20).region(1 << 30).cpus(4).build().unwrap()))
+    with_memory(64 << 20)
+}
+
+fn with_memory(bytes: usize) -> &'static Vmalloc<Hosted> {
+    Box::leak(Box::new(builder().memory(bytes).region(1 << 30).cpus(4).build().unwrap()))
 }
 
 /// The instance under the process's own heap.
 fn global() -> &'static Vmalloc<Hosted> {
     static VM: OnceLock<&Vmalloc<Hosted>> = OnceLock::new();
     VM.get_or_init(|| {
-        let vm = instance();
+        // What all tests, and their messages, may have at once.
+        let vm = with_memory(256 << 20);
         HEAP.serve(vm);
         vm
     })
@@ -67,7 +72,7 @@ fn a_vector_is_an_area_once_it_is_large() {
 fn threads_exchange_vectors_that_are_areas() {
     let vm = global();
     std::thread::scope(|scope| {
-        let (sender, receiver) = std::sync::mpsc::channel::<Vec<usize>>();
+        let (sender, receiver) = std::sync::mpsc::sync_channel::<Vec<usize>>(8);
         for thread in 0..3 {
             let sender = sender.clone();
             scope.spawn(move || (0..200).for_each(|n| sender.send(vec![thread * n; 10_000 + 97 * n]).unwrap()));
@@ -167,6 +172,6 @@ fn a_block_that_is_refused_is_null_and_nothing_is_lost() {
     assert_empty(vm);
     let mut vector = vec![1u8; FROM];
     global();
-    assert!(vector.try_reserve_exact(100 << 20).is_err());
+    assert!(vector.try_reserve_exact(400 << 20).is_err());
     assert_eq!(vector, [1; FROM]);
 }
