@@ -23,7 +23,6 @@ use crate::warn::Once;
 use core::ptr::NonNull;
 use vmalloc::machine::Machine;
 use vmalloc::machine::format::MemType;
-use vmalloc::machine::frames::Frames;
 use vmalloc::units::{PAGE_SIZE, Pfn};
 use vmalloc::{AllocError, Caller, Kind};
 
@@ -110,10 +109,10 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
                 let line = format_args!("ioremap error for {phys:#x}-{end:#x}, requested {requested:#x}, got {got:#x}");
                 self.printk(Kern::Err, line);
             }
-            Error::Alloc(AllocError::BadFrame(frame)) if !self.machine().frames().is_ram(frame) => {
+            Error::Alloc(AllocError::BadFrame(_)) => {
                 self.printk(Kern::Warning, format_args!("ioremap: invalid physical address {phys:x}"));
             }
-            Error::Alloc(AllocError::BadFrame(_)) if self.first_time(Once::OnRam) => {
+            Error::Alloc(AllocError::IsRam(_)) if self.first_time(Once::OnRam) => {
                 self.printk(Kern::Warning, format_args!("ioremap on RAM at {phys:#018x} - {last:#018x}"));
             }
             _ => (),

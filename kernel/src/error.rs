@@ -29,7 +29,7 @@ pub enum Errno {
 }
 
 /// Why a call was refused. Nothing has changed then, unless the function says what.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Error {
     /// The library refused to make or map something.
     Alloc(AllocError),
@@ -91,6 +91,13 @@ pub enum Error {
     },
     /// The object, or the area, was freed before.
     DoubleFree(usize),
+    /// No chunk of objects by CPU has room for so many bytes, and none may be made here.
+    NoRoom {
+        /// Bytes asked for.
+        bytes: usize,
+        /// Their alignment.
+        align: usize,
+    },
     /// A frame has a descriptor, and must not be mapped by number alone.
     HasDescriptor(Pfn),
     /// Nobody has an address of the frame by `kmap`.
@@ -135,6 +142,7 @@ impl Error {
             Error::Alloc(error) => errno_of(error),
             Error::ExceedsTotal { .. } => Errno::E2BIG,
             Error::Overflow { .. } | Error::TooLarge { .. } | Error::NotContiguous(_) => Errno::ENOMEM,
+            Error::NoRoom { .. } => Errno::EBUSY,
             Error::OutsideArea { .. } => Errno::ERANGE,
             Error::WrongContext(_) | Error::OtherMemory { .. } => Errno::EBUSY,
             Error::Interrupted => Errno::EINTR,
@@ -160,6 +168,7 @@ const fn errno_of(error: &AllocError) -> Errno {
         AllocError::ZeroSize
         | AllocError::BadAlign(_)
         | AllocError::BadFrame(_)
+        | AllocError::IsRam(_)
         | AllocError::Mixed(_)
         | AllocError::NoRegion { .. }
         | AllocError::NotMapped(_)
@@ -205,6 +214,7 @@ impl fmt::Display for Error {
             Error::NotSlab(at) => write!(f, "no object of the slab at {at:#x}"),
             Error::NotItsStart { at, start } => write!(f, "{at:#x} is inside of the object at {start:#x}"),
             Error::DoubleFree(at) => write!(f, "double free of {at:#x}"),
+            Error::NoRoom { bytes, align } => write!(f, "no chunk has {bytes} bytes left at a multiple of {align}"),
             Error::HasDescriptor(frame) => write!(f, "{frame:?} is memory with a descriptor"),
             Error::NotMapped(frame) => write!(f, "{frame:?} is mapped by nobody"),
             Error::NotNewest { at, newest } => write!(f, "{at:#x} is not the newest of this CPU, which is {newest:#x}"),
@@ -222,10 +232,25 @@ impl fmt::Display for Error {
 
 impl core::error::Error for Error {}
 
+/// What it says: addresses are in hex.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Error({self})")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use vmalloc::units::VirtAddr;
+
+    #[test]
+    fn addresses_are_in_hex_in_debug_too() {
+        extern crate std;
+        assert_eq!(std::format!("{:?}", Error::NoArea(0x1000)), "Error(no area starts at 0x1000)");
+        let full = Error::NoRoom { bytes: 100, align: 8 };
+        assert_eq!(std::format!("{full:?}"), "Error(no chunk has 100 bytes left at a multiple of 8)");
+    }
 
     #[test]
     fn each_error_has_the_number_that_callers_look_for() {

@@ -112,7 +112,9 @@ macro_rules! traditional_names {
             let Some(at) = NonNull::new(at.cast_mut()) else { return };
             // SAFETY: the caller's promise.
             if let Err(error) = unsafe { $kernel.vm().unmap_ram(at, count) } {
-                $kernel.vm().machine().log(Level::Warn, format_args!("vm_unmap_ram: {error}"));
+                let by = core::panic::Location::caller();
+                let line = format_args!("vm_unmap_ram of {count} pages at {at:p}, by {by}: {error}");
+                $kernel.vm().machine().log(Level::Warn, line);
             }
         }
 
@@ -199,7 +201,7 @@ macro_rules! traditional_names {
             let Some(at) = NonNull::new(at.cast_mut()) else { return };
             // SAFETY: the caller's promise.
             if let Err(error) = unsafe { $vm.free(at) } {
-                warn(format_args!("Trying to vfree() {error}"));
+                warn(format_args!("Trying to vfree() {error}, by {}", core::panic::Location::caller()));
             }
         }
 
@@ -222,7 +224,7 @@ macro_rules! traditional_names {
             let Some(at) = NonNull::new(at.cast_mut()) else { return };
             // SAFETY: the caller's promise.
             if let Err(error) = unsafe { $vm.vunmap(at) } {
-                warn(format_args!("Trying to vunmap() {error}"));
+                warn(format_args!("Trying to vunmap() {error}, by {}", core::panic::Location::caller()));
             }
         }
 
@@ -245,7 +247,10 @@ macro_rules! traditional_names {
             let Some(at) = NonNull::new(at.cast_mut()) else { return };
             // SAFETY: the caller's promise.
             if let Err(error) = unsafe { $vm.unmap_ram(at, count) } {
-                warn(format_args!("vm_unmap_ram: {error}"));
+                warn(format_args!(
+                    "vm_unmap_ram of {count} pages at {at:p}, by {}: {error}",
+                    core::panic::Location::caller()
+                ));
             }
         }
 
@@ -264,7 +269,7 @@ macro_rules! traditional_names {
             let Some(at) = NonNull::new(at.cast_mut()) else { return };
             // SAFETY: the caller's promise.
             if let Err(error) = unsafe { $vm.iounmap(at) } {
-                warn(format_args!("iounmap: bad address {at:p}: {error}"));
+                warn(format_args!("iounmap: bad address {at:p}, by {}: {error}", core::panic::Location::caller()));
             }
         }
 

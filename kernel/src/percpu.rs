@@ -38,10 +38,10 @@ use core::fmt;
 use core::ops::Range;
 use core::ptr::{NonNull, null_mut};
 pub use first::FirstChunk;
+use vmalloc::Gfp;
 use vmalloc::lock_api::Mutex;
 use vmalloc::machine::Machine;
 use vmalloc::units::PAGE_SIZE;
-use vmalloc::{AllocError, Gfp};
 
 /// The most groups of a chunk.
 pub const MAX_GROUPS: usize = 16;
@@ -307,7 +307,7 @@ impl<'k, 'v, M: Machine, H: Host> PerCpu<'k, 'v, M, H> {
     ) -> Result<PerCpuPtr, (Error, &'static str)> {
         const FULL: &str = "atomic alloc failed, no space left";
         let wanted = Wanted { bits: size.div_ceil(GRAIN), align: align.div_ceil(GRAIN), atomic };
-        let full = || Error::from(AllocError::NoAddresses { pages: 1, widest: 0 });
+        let full = || Error::NoRoom { bytes: size, align };
         let (chunk, start, absent) = loop {
             let found = self.locked(|chunks| chunks.take(reserved, wanted)).map_err(|error| (error, FULL))?;
             match found {

@@ -29,9 +29,9 @@ pub enum AllocError {
     /// The range does not lie in the region.
     BadRange {
         /// The first address of the request.
-        start: usize,
+        start: VirtAddr,
         /// The end of the range of the request.
-        end: usize,
+        end: VirtAddr,
     },
     /// No hole in the region is wide enough.
     NoAddresses {
@@ -64,8 +64,10 @@ pub enum AllocError {
     NotMapped(VirtAddr),
     /// Stores and execution at once, without [`Prot::BOTH`](crate::machine::format::Prot::BOTH).
     WriteExec,
-    /// No entry of the format can name this frame; or it is RAM, and a device was asked for.
+    /// No entry of the format can name this frame.
     BadFrame(Pfn),
+    /// This frame is RAM, and a device was asked for.
+    IsRam(Pfn),
     /// This frame is RAM where the first one is none, or none where the first one is.
     Mixed(Pfn),
     /// The area would own this frame twice, but could free it only once.
@@ -114,7 +116,7 @@ impl fmt::Display for AllocError {
             AllocError::TooLarge { bytes, limit } => write!(f, "{bytes} bytes, but only {limit} could ever be had"),
             AllocError::BadAlign(align) => write!(f, "alignment {align}: not a power of two that fits the region"),
             AllocError::NoRegion { region, regions } => write!(f, "no region {}: there are {regions}", region.0),
-            AllocError::BadRange { start, end } => write!(f, "{start:#x}-{end:#x} is no range of the region"),
+            AllocError::BadRange { start, end } => write!(f, "{start}-{end} is no range of the region"),
             AllocError::NoAddresses { pages, widest } => {
                 write!(f, "no gap of {pages} pages; the widest is {widest} pages")
             }
@@ -133,7 +135,8 @@ impl fmt::Display for AllocError {
             }
             AllocError::NotMapped(at) => write!(f, "the page at {at} is not mapped"),
             AllocError::WriteExec => f.write_str("to be written and executed at once, which has to be asked for"),
-            AllocError::BadFrame(frame) => write!(f, "{frame:?} is RAM and no device, or no entry can name it"),
+            AllocError::BadFrame(frame) => write!(f, "no entry can name {frame:?}"),
+            AllocError::IsRam(frame) => write!(f, "{frame:?} is RAM and no device"),
             AllocError::Mixed(frame) => write!(f, "{frame:?} is memory among what is none, or none among memory"),
             AllocError::SameFrame(frame) => write!(f, "{frame:?} is given twice, and can be taken over once"),
             AllocError::NotOut(frame) => write!(f, "{frame:?} is no frame that was given out"),
@@ -264,5 +267,13 @@ mod tests {
         assert_eq!(e.to_string(), "no gap of 9 pages; the widest is 4 pages");
         let e = FreeError::NotItsStart { addr: VirtAddr(0x1010), start: VirtAddr(0x1000) };
         assert_eq!(e.to_string(), "bad address (0x1010): 0x10 bytes into the area at 0x1000");
+    }
+
+    #[test]
+    fn addresses_are_in_hex_in_debug_too_and_each_cause_has_its_own_name() {
+        let e = AllocError::BadRange { start: VirtAddr(0x1000), end: VirtAddr(0x2000) };
+        assert_eq!(std::format!("{e:?}"), "BadRange { start: 0x1000, end: 0x2000 }");
+        let [ram, unnameable] = [AllocError::IsRam(Pfn(0x10)), AllocError::BadFrame(Pfn(0x10))].map(|e| e.to_string());
+        assert_eq!((&*ram, &*unnameable), ("pfn 0x10 is RAM and no device", "no entry can name pfn 0x10"));
     }
 }

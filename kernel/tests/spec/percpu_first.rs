@@ -79,7 +79,7 @@ fn modules_get_the_reserved_part_alone_and_others_the_dynamic_part_first() {
             Err(error) => break error,
         }
     };
-    assert!(matches!(refused, Error::Alloc(_)));
+    assert!(matches!(refused, Error::NoRoom { .. }));
     let told = "percpu: allocation failed, size=100 align=8 atomic=0, alloc from reserved chunk failed";
     assert_eq!(kernel.host().said(), [(Kern::Warning, told.to_string())]);
     assert_eq!(modules.len(), RESERVED / 104);

@@ -296,7 +296,8 @@ fn when_eight_threads_have_done_everything_at_once_all_adds_up() {
     assert_eq!(freed, made + counts.raced_frees, "one free of each area wins");
     assert!(counts.remote_frees > 0 && counts.purges + counts.reclaimed > 0, "{counts:?}");
     let odd = odd.lock().unwrap();
-    assert!(odd.iter().all(|line| line.starts_with("double free, by two CPUs at once")), "{odd:?}");
+    assert!(odd.iter().all(|line| line.starts_with("double free, by two CPUs at once: double free of 0x")), "{odd:?}");
+    assert!(odd.iter().all(|line| line.contains(", allocated by ") && line.contains(", freed by ")), "{odd:?}");
     println!("{} areas, {made} freed by all threads at once, {} of them by two", counts.allocs, counts.raced_frees);
 }
 

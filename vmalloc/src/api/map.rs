@@ -162,7 +162,7 @@ impl<M: Machine> Vmalloc<M> {
     ///
     /// # Errors
     /// See [`AllocError`]: [`AllocError::TooLarge`] where the range wraps,
-    /// [`AllocError::BadFrame`] where it is RAM, or beyond what the format can name.
+    /// [`AllocError::IsRam`] where it is RAM, [`AllocError::BadFrame`] beyond what the format can name.
     /// Nothing has changed then.
     #[track_caller]
     pub fn ioremap(&self, phys: u64, bytes: usize, memory: MemType) -> Result<NonNull<u8>, AllocError> {

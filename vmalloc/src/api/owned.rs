@@ -186,7 +186,7 @@ impl<'v, M: Machine> Mapping<'v, M> {
     #[track_caller]
     pub fn fill(&mut self, pages: Range<usize>, like: &Req) -> Result<(), AllocError> {
         if pages.end > self.pages() || pages.is_empty() {
-            let [start, end] = [pages.start, pages.end].map(|page| self.page(page).0);
+            let [start, end] = [pages.start, pages.end].map(|page| self.page(page));
             return Err(AllocError::BadRange { start, end });
         }
         if self.stale && !self.vm.unmap_aliases() {

@@ -215,7 +215,7 @@ impl<M: Machine> Backing<M> for Device {
         nameable::<M>(&[last])?;
         let mut frames = (0..pages as u64).map(|page| self.0.offset(page));
         let memory = frames.find(|&frame| machine.frames().is_ram(frame));
-        memory.map_or(Ok(()), |frame| Err(AllocError::BadFrame(frame)))
+        memory.map_or(Ok(()), |frame| Err(AllocError::IsRam(frame)))
     }
 
     fn phys(self) -> Option<u64> {

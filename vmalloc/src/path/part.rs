@@ -107,7 +107,7 @@ pub(crate) fn shrink<M: Machine>(ctx: Ctx<'_, M>, at: VirtAddr, bytes: usize) ->
 /// Maps new frames behind an area's last page, as `req` says, where its slot has room for them.
 pub(crate) fn grow<M: Machine>(ctx: Ctx<'_, M>, at: VirtAddr, req: &Req) -> Result<(), AllocError> {
     check_prot(req.prot)?;
-    let (bad, pages) = (AllocError::BadRange { start: at.0, end: at.0 }, req.bytes.div_ceil(PAGE_SIZE));
+    let (bad, pages) = (AllocError::BadRange { start: at, end: at }, req.bytes.div_ceil(PAGE_SIZE));
     let found = check_node(ctx.machine, req).and_then(|()| ctx.find_start(at).map_err(|_| bad))?;
     let was = found.area().filter(|was| was.kind.owns() && was.pages <= pages).ok_or(bad)?;
     let widest = ctx.core.room(&found, usize::from(was.guard == Guard::After));
@@ -145,7 +145,7 @@ fn clear<M: Machine>(ctx: Ctx<'_, M>, found: &SlotRef, range: PageRange) -> Resu
 
 /// The live area, of this kind if one is given, that holds all of `range`.
 pub(super) fn area<M: Machine>(ctx: Ctx<'_, M>, range: PageRange, kind: Option<Kind>) -> Result<SlotRef, AllocError> {
-    let bad = AllocError::BadRange { start: range.start.0, end: range.end().0 };
+    let bad = AllocError::BadRange { start: range.start, end: range.end() };
     let found = ctx.find(range.start).filter(|found| found.is_area()).ok_or(bad)?;
     let first = (range.start.0 - found.start.0) >> PAGE_SHIFT;
     let fits = first.checked_add(range.pages).is_some_and(|end| end <= found.slot().pages());
@@ -158,7 +158,7 @@ pub(super) fn part_of(at: usize, pages: usize) -> Result<PageRange, AllocError> 
     let end = pages.checked_mul(PAGE_SIZE).and_then(|bytes| at.checked_add(bytes));
     match end {
         Some(_) if at.is_multiple_of(PAGE_SIZE) && pages > 0 => Ok(PageRange::new(VirtAddr(at), pages)),
-        end => Err(AllocError::BadRange { start: at, end: end.unwrap_or(usize::MAX) }),
+        end => Err(AllocError::BadRange { start: VirtAddr(at), end: VirtAddr(end.unwrap_or(usize::MAX)) }),
     }
 }
 

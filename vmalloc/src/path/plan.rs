@@ -14,7 +14,7 @@ use crate::space::class::Class;
 use crate::space::slot::Label;
 use crate::state::core::Ctx;
 use crate::state::region::{Region, RunFit};
-use crate::units::{Node, PAGE_SHIFT, PAGE_SIZE};
+use crate::units::{Node, PAGE_SHIFT, PAGE_SIZE, VirtAddr};
 
 /// What a call will do.
 #[derive(Clone, Copy, Debug)]
@@ -162,7 +162,8 @@ fn checked_size<M: Machine>(
         return Err(AllocError::TooLarge { bytes: req.bytes, limit: region.bytes.saturating_sub(guards * PAGE_SIZE) });
     }
     if let Some((start, end)) = req.within {
-        region.grains_within((start, end)).ok_or(AllocError::BadRange { start, end })?;
+        let bad = AllocError::BadRange { start: VirtAddr(start), end: VirtAddr(end) };
+        region.grains_within((start, end)).ok_or(bad)?;
     }
     Ok((pages, region.class_of(pages, req.align).filter(|_| req.within.is_none())))
 }

@@ -94,9 +94,9 @@ impl<M: Machine> CpuGuard<'_, M> {
             uncount(&counters.remote_frees, 1);
             uncount(&counters.remote_pages, chunk.slot(slot).mapped_pages() as u64);
             uncount(&counters.free_pages, chunk.slot(slot).pages() as u64);
+            let twice = self.core.double_free(&Found::of(self.core, chunk, slot));
+            self.machine.log(Level::Error, format_args!("double free, by two CPUs at once: {twice}"));
         }
-        let line = format_args!("double free, by two CPUs at once, in the chunk at {}", chunk.address(0));
-        self.machine.log(Level::Error, line);
     }
 }
 

@@ -121,21 +121,22 @@ pub enum InitError {
     Twice,
     /// There are more than [`MAX_REGIONS`] regions.
     TooManyRegions(usize),
-    /// The region is not page-aligned, is empty, or has more than 2³⁶ grains: 16 PiB with the
-    /// placement Classes, 256 TiB with Lowest.
+    /// The region is not page-aligned, holds address 0, or has no whole grain (64 pages with the
+    /// placement Classes, one with Lowest) behind its first page, which serves nobody; or it has more
+    /// than 2³⁶ grains: 16 PiB, or 256 TiB.
     BadRegion {
         /// The first address.
-        start: usize,
+        start: VirtAddr,
         /// The end address.
-        end: usize,
+        end: VirtAddr,
     },
     /// The region does not lie in one half of the addresses that the tables translate. With 32-bit
     /// tables: it does not lie below 4 GiB.
     NotCanonical {
         /// The first address.
-        start: usize,
+        start: VirtAddr,
         /// The end address.
-        end: usize,
+        end: VirtAddr,
     },
     /// An entry above the leaf tables of a region is in use: a large page of the embedder's.
     InUse {
@@ -170,10 +171,10 @@ impl fmt::Display for InitError {
             InitError::Twice => f.write_str("initialised already"),
             InitError::TooManyRegions(n) => write!(f, "{n} regions; at most {MAX_REGIONS} are served"),
             InitError::BadRegion { start, end } => {
-                write!(f, "{start:#x}-{end:#x}: not page-aligned, empty, or more than 2^36 grains")
+                write!(f, "{start}-{end}: not page-aligned, at 0, no whole grain behind the first page, or over 2^36")
             }
             InitError::NotCanonical { start, end } => {
-                write!(f, "{start:#x}-{end:#x}: not addresses that the tables translate")
+                write!(f, "{start}-{end}: not addresses that the tables translate")
             }
             InitError::InUse { at, level } => write!(f, "the entry of level {level} for {at} is in use already"),
             InitError::Restricted { at, level } => {
@@ -212,7 +213,7 @@ impl Config {
     /// regions, and each page by one address only.
     pub(crate) fn is_canonical(&self, bits: u32) -> Result<(), InitError> {
         let refused = self.regions.iter().find(|region| !region.is_canonical(bits));
-        refused.map_or(Ok(()), |&RegionConfig { start, end, .. }| Err(InitError::NotCanonical { start, end }))
+        refused.map_or(Ok(()), |r| Err(InitError::NotCanonical { start: VirtAddr(r.start), end: VirtAddr(r.end) }))
     }
 }
 
@@ -255,7 +256,7 @@ impl RegionConfig {
         if aligned && start != 0 && (1..=MAX_GRAINS).contains(&grains) {
             Ok(())
         } else {
-            Err(InitError::BadRegion { start, end })
+            Err(InitError::BadRegion { start: VirtAddr(start), end: VirtAddr(end) })
         }
     }
 }
@@ -264,6 +265,19 @@ impl RegionConfig {
 mod tests {
     use super::*;
     use crate::units::PAGE_SIZE;
+    extern crate std;
+
+    fn bad(start: usize, end: usize) -> InitError {
+        InitError::BadRegion { start: VirtAddr(start), end: VirtAddr(end) }
+    }
+
+    #[test]
+    fn a_region_of_64_kib_is_told_that_it_has_no_whole_grain() {
+        let refused = Config::region(0x10_0000..0x11_0000).validate(1).unwrap_err();
+        assert!(std::format!("{refused}").starts_with("0x100000-0x110000: "));
+        assert!(std::format!("{refused}").contains("no whole grain behind the first page"));
+        assert_eq!(std::format!("{refused:?}"), "BadRegion { start: 0x100000, end: 0x110000 }");
+    }
 
     #[test]
     fn what_cannot_be_served_is_refused_by_name() {
@@ -272,9 +286,9 @@ mod tests {
         assert_eq!(good.validate(0), Err(InitError::BadCpus(0)));
         assert_eq!(good.validate(257), Err(InitError::BadCpus(257)));
         let refused = Config::region(0x10_0000..0x80_0001);
-        assert_eq!(refused.validate(1), Err(InitError::BadRegion { start: 0x10_0000, end: 0x80_0001 }));
+        assert_eq!(refused.validate(1), Err(bad(0x10_0000, 0x80_0001)));
         let null = Config::region(0..0x80_0000);
-        assert_eq!(null.validate(1), Err(InitError::BadRegion { start: 0, end: 0x80_0000 }));
+        assert_eq!(null.validate(1), Err(bad(0, 0x80_0000)));
         let empty = Config::region(0x10_0000..0x10_0000);
         assert!(matches!(empty.validate(1), Err(InitError::BadRegion { .. })));
         let twins = good.clone().add_region(0x7f_f000..0x90_0000);
@@ -312,7 +326,7 @@ mod tests {
             assert_eq!(config(most).validate(1), Ok(()));
             assert_eq!(config(most + grain - PAGE_SIZE).validate(1), Ok(()), "less than a grain more");
             let end = start + most + 2 * grain;
-            assert_eq!(config(most + grain).validate(1), Err(InitError::BadRegion { start, end }));
+            assert_eq!(config(most + grain).validate(1), Err(bad(start, end)));
         }
     }
 

@@ -4,7 +4,7 @@
 //! - **I2** The frames of CPUs and of their chunks belong to the instance from `init`
 //!   until drop.
 
-use crate::area::Policy;
+use crate::area::{Caller, Policy, RegionId};
 use crate::flush::{CpuEpoch, FlushEpochs};
 use crate::frames::Depot;
 use crate::machine::format::{Entry, Format};
@@ -108,7 +108,8 @@ impl<M: Machine> Ctx<'_, M> {
             return;
         }
         slot.mark_reported();
-        self.machine.log(Level::Error, format_args!("bad entry at level 1 for {at}: {word:#x}"))
+        let by = slot.snapshot().map_or(Caller::Return(0), |copy| copy.info(at, RegionId(0)).caller);
+        self.machine.log(Level::Error, format_args!("bad entry at level 1 for {at}: {word:#x}, in an area by {by:?}"))
     }
 
     /// As [`Ctx::report_bad_entry`], for entries that a free parks or clears. If two CPUs free a

@@ -208,7 +208,7 @@ fn an_area_in_a_range_stays_in_it_with_its_guard() {
         assert_eq!(again, Ok(made[3]), "the purge under pressure makes room");
         let outside = [range.start - (1 << 40)..range.end, range.start..REGION.end + PAGE, range.end..range.start];
         for bad in outside {
-            let told = AllocError::BadRange { start: bad.start, end: bad.end };
+            let told = AllocError::BadRange { start: VirtAddr(bad.start), end: VirtAddr(bad.end) };
             assert_eq!(rig.alloc(Req::pages(1).within(bad)), Err(told));
         }
         assert_eq!(rig.check(), Ok(()));
@@ -340,10 +340,10 @@ fn device_ranges_that_wrap_or_are_memory_or_cannot_be_named_are_refused() {
     let before = rig.picture().1;
     let io = |phys, bytes| rig.ioremap(phys, bytes, MemType::Uncached);
     assert_eq!(io(DEVICE.first.phys(), 0), Err(AllocError::ZeroSize));
-    assert_eq!(io(16 << 12, 1), Err(AllocError::BadFrame(Pfn(16))), "memory");
+    assert_eq!(io(16 << 12, 1), Err(AllocError::IsRam(Pfn(16))), "memory");
     let end = (64 << 20) + (16 << 12);
-    assert!(matches!(io(end - 1, 2), Err(AllocError::BadFrame(_))), "the last byte of memory");
-    assert!(matches!(io(0x1000, 1 << 20), Err(AllocError::BadFrame(Pfn(16)))), "memory inside");
+    assert!(matches!(io(end - 1, 2), Err(AllocError::IsRam(_))), "the last byte of memory");
+    assert!(matches!(io(0x1000, 1 << 20), Err(AllocError::IsRam(Pfn(16)))), "memory inside");
     for (phys, bytes) in [(u64::MAX, 2), (u64::MAX - 4095, 4097), (1, usize::MAX), (4095, usize::MAX - 4094)] {
         assert!(matches!(io(phys, bytes), Err(AllocError::TooLarge { .. })), "{phys:#x} + {bytes:#x}");
     }

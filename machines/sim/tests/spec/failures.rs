@@ -109,7 +109,7 @@ fn memory_does_not_mix_with_what_is_none_and_is_no_device() {
         assert_eq!((mapped.map(drop), part), (refused, refused));
     }
     let memory = own[1].phys();
-    assert_eq!(rig.ioremap(memory + 5, 1, MemType::Uncached), Err(AllocError::BadFrame(own[1])));
+    assert_eq!(rig.ioremap(memory + 5, 1, MemType::Uncached), Err(AllocError::IsRam(own[1])));
     let careless = Req::pages(1).prot(Prot::WRITE | Prot::EXEC);
     assert_eq!(rig.alloc(careless.clone()), Err(AllocError::WriteExec));
     // SAFETY: P1: nothing is mapped.

@@ -139,7 +139,10 @@ fn a_range_that_cannot_be_filled_is_left_as_it_was() {
     let (start, like) = (stacks.start(), Req::pages(1));
     assert_eq!(stacks.fill(0..3, &like), Err(AllocError::InUse(start.add_pages(1))));
     assert_eq!(stacks.fill(2..43, &like), Err(AllocError::InUse(start.add_pages(3))));
-    let beyond = AllocError::BadRange { start: start.0 + 42 * PAGE, end: start.0 + 44 * PAGE };
+    let beyond = AllocError::BadRange {
+        start: vmalloc::units::VirtAddr(start.0 + 42 * PAGE),
+        end: vmalloc::units::VirtAddr(start.0 + 44 * PAGE),
+    };
     assert_eq!(stacks.fill(42..44, &like), Err(beyond), "the guard is no page of it");
     assert!(matches!(stacks.fill(0..usize::MAX, &like), Err(AllocError::BadRange { .. })));
     let rwx = Req::pages(1).prot(Prot::WRITE | Prot::EXEC);

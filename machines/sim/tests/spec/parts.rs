@@ -2,7 +2,7 @@
 
 use crate::common::*;
 use vmalloc::machine::format::{MemType, Prot};
-use vmalloc::units::Pfn;
+use vmalloc::units::{Pfn, VirtAddr};
 use vmalloc::{AllocError, Req};
 
 fn fill(rig: &Rig, at: At, page: usize, frames: &[Pfn]) -> Result<(), AllocError> {
@@ -124,7 +124,9 @@ fn what_is_no_part_of_a_reservation_is_refused_and_nothing_changes() {
     let (at, area) = (rig.reserve(Req::pages(4)).unwrap(), rig.alloc(Req::pages(4)).unwrap());
     let frames = rig.frames(5);
     let before = rig.picture();
-    let bad = |start: usize, pages: usize| Err(AllocError::BadRange { start, end: start + pages * PAGE });
+    let bad = |start: usize, pages: usize| {
+        Err(AllocError::BadRange { start: VirtAddr(start), end: VirtAddr(start + pages * PAGE) })
+    };
     assert_eq!(fill(&rig, at, 0, &frames), bad(addr(at).0, 5));
     assert_eq!(fill(&rig, at, 2, &frames[..3]), bad(page_of(at, 2).0, 3));
     assert_eq!(fill(&rig, at, 0, &[]), bad(addr(at).0, 0));
@@ -132,7 +134,10 @@ fn what_is_no_part_of_a_reservation_is_refused_and_nothing_changes() {
     assert_eq!(fill(&rig, at, 1 << 20, &frames[..1]), bad(page_of(at, 1 << 20).0, 1));
     // SAFETY: nothing is mapped.
     let odd = unsafe { rig.map_part(addr(at).0 + 1, &frames[..1], Prot::RW, MemType::WriteBack) };
-    assert_eq!(odd, Err(AllocError::BadRange { start: addr(at).0 + 1, end: addr(at).0 + 1 + PAGE }));
+    assert_eq!(
+        odd,
+        Err(AllocError::BadRange { start: VirtAddr(addr(at).0 + 1), end: VirtAddr(addr(at).0 + 1 + PAGE) })
+    );
     assert_eq!(fill(&rig, at, 0, &[frames[0], Pfn(u64::MAX)]), Err(AllocError::BadFrame(Pfn(u64::MAX))));
     assert_eq!(empty(&rig, area, 0, 4).map_err(|_| ()), Err(()));
     fill(&rig, at, 2, &frames[..1]).unwrap();

@@ -53,7 +53,7 @@ fn regions_that_make_no_sense_are_refused_at_init() {
     let sim = quiet(1).build();
     let vm: Vmalloc<Sim<X86_64>> = Vmalloc::new(sim.clone());
     for (config, error) in [
-        (Config::region(START..START), InitError::BadRegion { start: START, end: START }),
+        (Config::region(START..START), InitError::BadRegion { start: VirtAddr(START), end: VirtAddr(START) }),
         (Config::region(REGION).add_region(START + PAGE..START + PAGE * 999), InitError::Overlap(0, 1)),
     ] {
         // SAFETY: N1, N2: the machine is new, and nobody else has it.
@@ -274,7 +274,7 @@ fn a_region_need_not_begin_or_end_at_a_unit() {
     }
     assert!(made.len() >= 5);
     for odd in [START + 2 * PAGE..region.end, region.start..region.end + PAGE] {
-        let told = AllocError::BadRange { start: odd.start, end: odd.end };
+        let told = AllocError::BadRange { start: VirtAddr(odd.start), end: VirtAddr(odd.end) };
         assert_eq!(rig.alloc(Req::pages(1).within(odd)), Err(told));
     }
     // A range without a whole unit has no room for anything.
