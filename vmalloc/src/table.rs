@@ -68,10 +68,6 @@ use cell::Cell;
 use core::ops::Range;
 use core::ptr::NonNull;
 
-/// The entries in use, and runs of absent ones in a table, that one search for a leaf table looks
-/// at.
-const NEARBY: usize = 4;
-
 /// The entry word of the machine `M`.
 pub(crate) type Word<M> = <<M as Machine>::Table as Format>::Word;
 
@@ -213,24 +209,20 @@ impl<M: Machine, const LEVEL: u8> Walker<'_, M, LEVEL> {
         }
     }
 
-    /// The start of the first linked leaf table between `from` and `end`, if it is nearby, and the
-    /// address at which to go on, if anything is left.
+    /// The start of the linked leaf table that is mapped at `from`, if there is one, and the address
+    /// before `end` at which to go on, if anything is left: the next entry in use of the table that
+    /// was looked at, or its end.
     pub(crate) fn next_leaf(&self, from: VirtAddr, end: VirtAddr) -> (Option<VirtAddr>, Option<VirtAddr>) {
-        let (mut page, end) = (page_of(from), page_of(end));
-        let rest = |page: usize| (page < end).then(|| address_of(page));
-        for _ in 0..NEARBY {
-            if page >= end {
-                break;
-            }
-            let (entry, _, says) = self.descend(page, LEVEL + 1);
-            let bits = table_bits::<M::Table>(entry.level - 1);
-            let first = page >> bits << bits;
-            page = first + (entry.absent().max(1) << bits);
-            if matches!(says, Entry::Table(_)) {
-                return (Some(address_of(first)), rest(page));
-            }
+        let page = page_of(from);
+        if from >= end {
+            return (None, None);
         }
-        (None, rest(page))
+        let (entry, _, says) = self.descend(page, LEVEL + 1);
+        let bits = table_bits::<M::Table>(entry.level - 1);
+        let first = page >> bits << bits;
+        let next = first + (entry.absent().max(1) << bits);
+        let leaf = matches!(says, Entry::Table(_)).then(|| address_of(first));
+        (leaf, (next < page_of(end)).then(|| address_of(next)))
     }
 
     /// The entries of `range`, which lies under one leaf table.

@@ -2,7 +2,7 @@
 
 use crate::Sim;
 use core::ops::Deref;
-use vmalloc::error::Shortage;
+use vmalloc::error::{Broken, Shortage};
 use vmalloc::machine::format::Format;
 use vmalloc::{Config, InitError, Vmalloc};
 
@@ -45,6 +45,14 @@ impl<F: Format> Booted<F> {
     /// The machine.
     pub fn sim(&self) -> &Sim<F> {
         &self.hooks.0
+    }
+
+    /// As [`Vmalloc::check`], which is for nobody who is in a hurry.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check(&self) -> Result<(), Broken> {
+        self.sim().unbounded(|| self.vm.check())
     }
 
     /// What runs when an interrupt comes; it gets the CPU's index.

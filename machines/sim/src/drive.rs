@@ -203,8 +203,7 @@ impl<F: Format> Sim<F> {
     }
 
     /// Does something whose sections may be as long as they are (L3). What has none
-    /// that are bounded: making an instance, dropping it, and, until their work is
-    /// cut into slices, runs of very many grains and a large promised reserve.
+    /// that are bounded: making an instance for many CPUs, and dropping one.
     pub fn unbounded<T>(&self, act: impl FnOnce() -> T) -> T {
         let was = core::mem::replace(&mut self.state().unbounded, true);
         let result = act();
@@ -216,6 +215,18 @@ impl<F: Format> Sim<F> {
     pub fn longest_section(&self) -> Work {
         let s = self.state();
         s.cpus.iter().fold(Work::default(), |most, cpu| most.most(&cpu.sections.longest))
+    }
+
+    /// The section that took the most steps, on any CPU.
+    pub fn busiest_section(&self) -> Work {
+        let s = self.state();
+        s.cpus.iter().map(|cpu| cpu.sections.busiest).max_by_key(Work::steps).unwrap_or_default()
+    }
+
+    /// The most that was done under one lock, of each kind, on any CPU.
+    pub fn longest_hold(&self) -> Work {
+        let s = self.state();
+        s.cpus.iter().fold(Work::default(), |most, cpu| most.most(&cpu.sections.longest_hold))
     }
 
     /// The number of the latest event.

@@ -86,7 +86,7 @@ pub use memory::Bank;
 pub use noted::{Noted, OVER_QUOTA};
 #[cfg(interleave)]
 pub use sabotage::Sabotage;
-pub use section::{BOUNDS, What, Work};
+pub use section::{BOUNDS, REACHED_UNDER_LOCK, STEPS, STEPS_UNDER_LOCK, What, Work};
 pub use watched::{Watched, WatchedWord};
 
 use core::fmt;

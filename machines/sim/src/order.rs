@@ -19,6 +19,10 @@ pub(crate) struct Driven {
     tally: Tally,
     /// The addresses of the locks that it holds.
     held: Vec<usize>,
+    /// What the tally said when the first of them was taken.
+    began: Tally,
+    /// The most of each kind that was done under one, in this section.
+    longest: Tally,
     /// Whether it has called the source, whose locks are its own.
     in_source: bool,
 }
@@ -79,6 +83,9 @@ pub(crate) fn taken(lock: usize) {
             driven.tally.tell(What::Locked, 1);
         }
         driven.held.push(lock);
+        if driven.held.len() == 1 {
+            driven.began = driven.tally;
+        }
         driven.held.len() - 1
     });
     if others > 0 {
@@ -88,7 +95,20 @@ pub(crate) fn taken(lock: usize) {
 
 /// A lock was given back.
 pub(crate) fn left(lock: usize) {
-    DRIVEN.with_borrow_mut(|driven| driven.iter_mut().for_each(|cpu| cpu.held.retain(|&other| other != lock)));
+    DRIVEN.with_borrow_mut(|driven| {
+        let holder = driven.iter_mut().find(|cpu| cpu.held.contains(&lock));
+        if let Some(holder) = holder {
+            holder.held.retain(|&other| other != lock);
+            if !holder.in_source {
+                holder.longest = holder.longest.most(&holder.tally.since(&holder.began));
+            }
+        }
+    });
+}
+
+/// The most of each kind that `cpu` has done under one lock since this was asked last.
+pub(crate) fn longest_hold(cpu: u32) -> Tally {
+    with(cpu, |driven| core::mem::take(&mut driven.longest))
 }
 
 /// Panics if `cpu` holds a lock where it may hold none.

@@ -6,7 +6,8 @@
 //! CPU has its own tally ([`order`]), so that several may be inside at once.
 //!
 //! # Rules, judged
-//! - **L3** A section does no more of anything than its bound: [`BOUNDS`].
+//! - **L3** A section does no more of anything than its bound: [`BOUNDS`]. All of its work together
+//!   takes at most [`STEPS`]. What is done under one lock has bounds of its own.
 //!   Pages are cleared in none.
 //! - **L2** Nobody waits in a section in which he has done something: then he
 //!   is inside of some CPU. Only who waits to come in, or to visit, is pinned.
@@ -45,14 +46,31 @@ const WORK: u64 = 64;
 
 /// The most that one section may do of each, in the order of [`What`].
 ///
-/// - Read: a slice of units is given up, and each was the last under a leaf table,
-///   which is looked through; and a few tables more.
-/// - Written: a free parks a slice, and reclaims up to two and a half, of which the last area
-///   may be a whole one; or an allocation drains and reclaims, maps a slice, and links a table.
-/// - Reached: a slice of units is given up, at the price of some twenty frames each.
-/// - Asked, moved: what is reclaimed, two and a half slices, one by one; or a few batches.
-/// - Locked: a slice of units is given up, at the price of two locks each.
-pub const BOUNDS: Work = Work([72 * 512, 5 * SLICE, 24 * WORK, 3 * SLICE, 4 * SLICE, 2 * WORK + 32]);
+/// - Read: up to eight leaf tables are looked through, before each is unlinked; and a few entries of
+///   others.
+/// - Written: a free reclaims one and a half slices, and half of one more; or a policy's end parks some
+///   pages before that.
+/// - Reached: a dozen runs are given up, at the price of some twenty frames each.
+/// - Asked, moved: what is reclaimed, one by one; or a few batches.
+/// - Locked: runs are given up, at the price of two locks each.
+pub const BOUNDS: Work =
+    Work([10 * 512, 3 * SLICE + WORK, 5 * SLICE + WORK, 2 * SLICE + WORK, 2 * SLICE + WORK, 2 * WORK]);
+
+/// The most steps of a page that one section may take, all its work together.
+///
+/// To map or to reclaim one page touches four things: its entry twice, its frame, and the frame's
+/// descriptor. So a step is four touches, of anything in [`What`]. Only entries that are read count by
+/// the cache line, which holds eight.
+pub const STEPS: u64 = 140;
+const STEP: u64 = 4;
+const LINE: u64 = 8;
+
+/// The most frames that are reached under one lock of the library's: an arena is searched 34 times,
+/// and a search goes down the four levels of its tree twice.
+pub const REACHED_UNDER_LOCK: u64 = 34 * 2 * 4;
+/// The most steps that are taken under one: four leaf tables are looked through, and what is free
+/// around each is searched for.
+pub const STEPS_UNDER_LOCK: u64 = 100;
 
 /// Work, by kind.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
@@ -72,13 +90,19 @@ impl Work {
         self.0[what as usize] += more;
     }
 
-    fn since(&self, begin: &Work) -> Work {
+    pub(crate) fn since(&self, begin: &Work) -> Work {
         Work(core::array::from_fn(|n| self.0[n] - begin.0[n]))
     }
 
     /// The most of each kind.
     pub fn most(&self, other: &Work) -> Work {
         Work(core::array::from_fn(|n| self.0[n].max(other.0[n])))
+    }
+
+    /// All of it, in steps of a page: see [`STEPS`].
+    pub fn steps(&self) -> u64 {
+        let touched = self.of(What::Read).div_ceil(LINE) + self.0[What::Written as usize..].iter().sum::<u64>();
+        touched.div_ceil(STEP)
     }
 
     fn exceeds(&self, bounds: &Work) -> bool {
@@ -101,6 +125,10 @@ pub(crate) struct Sections {
     began: Tally,
     /// The most of each kind that one has done.
     pub(crate) longest: Work,
+    /// The one that touched most.
+    pub(crate) busiest: Work,
+    /// The most of each kind that was done under one lock.
+    pub(crate) longest_hold: Work,
 }
 
 /// What a CPU was at when an NMI came.
@@ -126,13 +154,24 @@ impl Cpu {
             return;
         }
         order::nothing_is_held(cpu, "ends its section");
+        let hold = order::longest_hold(cpu);
         if unbounded {
             return;
         }
+        self.sections.longest_hold = self.sections.longest_hold.most(&hold);
+        if hold.of(What::Reached) > REACHED_UNDER_LOCK || hold.steps() > STEPS_UNDER_LOCK {
+            accuse(&format!("L3: CPU {cpu} took {} steps under one lock: {hold:?}", hold.steps()));
+        }
         let work = order::tally(cpu).since(&self.sections.began);
         self.sections.longest = self.sections.longest.most(&work);
+        if work.steps() > self.sections.busiest.steps() {
+            self.sections.busiest = work;
+        }
         if work.exceeds(&BOUNDS) {
             accuse(&format!("L3: a section on CPU {cpu} did {work:?}; the bounds are {BOUNDS:?}"));
+        }
+        if work.steps() > STEPS {
+            accuse(&format!("L3: a section on CPU {cpu} took {} steps of a page, by {work:?}", work.steps()));
         }
     }
 

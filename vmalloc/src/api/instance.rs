@@ -73,12 +73,9 @@ impl<M: Machine> Vmalloc<M> {
         if self.ready.load(Acquire) {
             return Err(InitError::Twice);
         }
-        let pinned = self.machine.pin();
-        let core = Core::new(&self.machine, &config);
-        // SAFETY: our own pin, the youngest.
-        unsafe { self.machine.unpin(pinned) };
+        let core = Core::new(&self.machine, &config)?;
         // SAFETY: N2: nobody reads it before `ready` (I1).
-        unsafe { (*self.core.get()).write(core?) };
+        unsafe { (*self.core.get()).write(core) };
         self.ready.store(true, Release);
         Ok(())
     }

@@ -138,12 +138,16 @@ impl<M: Machine> CpuGuard<'_, M> {
         }
         self.machine.unmapped(PageRange::new(found.start, pages));
         if self.open.is_due() {
-            self.moved().step_and_leave()
+            self.moved().step_and_leave(pages)
         }
     }
 
+    /// Reclaims after `pages` pages were unmapped, which is a section of its own if they are many (L3).
     #[inline(never)]
-    fn step_and_leave(mut self) {
+    fn step_and_leave(mut self, pages: usize) {
+        if pages > WORK {
+            self.preempt_point();
+        }
         self.reclaim_step()
     }
 

@@ -99,7 +99,7 @@ impl<M: Machine> CpuGuard<'_, M> {
                 Ok(place) => break place,
                 Err(short) => {
                     let resolved = self.resolve_shortage(plan, short, tries);
-                    resolved.inspect_err(|_| self.release_run(id, run, 0))?
+                    resolved.inspect_err(|_| _ = self.release_run(id, run, 0))?
                 }
             }
         };

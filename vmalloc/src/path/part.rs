@@ -167,10 +167,10 @@ impl<M: Machine> CpuGuard<'_, M> {
     /// still reach, and returns how many.
     pub(crate) fn clear_mapped(&mut self, found: &Found, slice: PageRange, gone: impl Fn(&mut Self, Pfn)) -> usize {
         let (ctx, mut cleared) = (self.ctx(), 0);
-        for page in slice.slices(1) {
-            let Some(piece) = ctx.look(found.chunk, page.start) else { continue };
-            if let Some((_, frame)) = piece.frames().next() {
-                piece.clear(|at, word| ctx.report_bad_entry(found.slot(), at, word));
+        for piece in ctx.each_look(found.chunk, slice).filter_map(|(_, piece)| piece) {
+            for (at, frame) in piece.frames() {
+                let (page, first) = (PageRange::new(at, 1), (at.0 - piece.start().0) >> PAGE_SHIFT);
+                piece.part(first, 1).clear(|at, word| ctx.report_bad_entry(found.slot(), at, word));
                 ctx.machine.unmapped(page);
                 self.note_alias();
                 gone(self, frame);

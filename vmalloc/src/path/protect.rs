@@ -22,7 +22,6 @@ use crate::state::core::Ctx;
 use crate::state::cpu::SLICE;
 use crate::state::enter::CpuGuard;
 use crate::sync::breaks;
-use crate::units::PageRange;
 
 /// Gives the `pages` pages from `at` on, all of one live area, another protection.
 pub(crate) fn protect<M: Machine>(ctx: Ctx<'_, M>, at: usize, pages: usize, prot: Prot) -> Result<(), AllocError> {
@@ -36,8 +35,11 @@ pub(crate) fn protect<M: Machine>(ctx: Ctx<'_, M>, at: usize, pages: usize, prot
     let mut cpu = CpuGuard::enter(ctx).map_err(AllocError::WrongContext)?;
     for slice in range.slices(SLICE) {
         cpu.preempt_point();
-        let is_odd = |page: &PageRange| ctx.look(found.chunk, page.start).is_none_or(|entry| !entry.is_protectable());
-        slice.slices(1).find(is_odd).map_or(Ok(()), |page| Err(AllocError::NotMapped(page.start)))?;
+        for (pages, entries) in ctx.each_look(found.chunk, slice) {
+            let is_odd = |page: &usize| entries.is_none_or(|entries| !entries.part(*page, 1).is_protectable());
+            let odd = (0..pages.pages).find(is_odd).map(|page| pages.start.add_pages(page));
+            odd.map_or(Ok(()), |at| Err(AllocError::NotMapped(at)))?;
+        }
     }
     cpu.outside(|| ctx.machine.protect(range, prot)).map_err(AllocError::Refused)?;
     found.slot().unmark_plain();

@@ -197,7 +197,7 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         let region = &self.core.regions[plan.req.region.0 as usize];
         let fit = plan.run(region);
         let run = self.take_run(region, &fit)?;
-        self.place_run(region.id, run).inspect_err(|_| self.release_run(region.id, run, fit.below))
+        self.place_run(region.id, run).inspect_err(|_| _ = self.release_run(region.id, run, fit.below))
     }
 
     /// Puts a slot back that was taken and of which nothing was mapped: it is clean.

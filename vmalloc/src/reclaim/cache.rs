@@ -338,13 +338,13 @@ impl<M: Machine> CpuGuard<'_, M> {
         Some(Evicting { chunk, slot, done: 0 })
     }
 
-    /// Parks up to a slice of the slot that is being evicted. When nothing of it is left mapped,
+    /// Parks up to a quarter of a slice of the slot that is being evicted. When nothing of it is left mapped,
     /// the slot becomes stale.
     fn retire_some(&mut self, mut evicting: Evicting, why: Evict) -> usize {
         let Evicting { chunk, slot, done } = evicting;
         let pages = chunk.slot(slot).pages();
         let left = if chunk.slot(slot).is_kept() { pages - done } else { 0 };
-        let slice = left.min(SLICE);
+        let slice = left.min(WORK / 2);
         self.park_entries((chunk, slot), PageRange::new(chunk.address(slot).add_pages(done), slice));
         if slice < left {
             evicting.done += slice;

@@ -53,7 +53,7 @@ impl<M: Machine> CpuGuard<'_, M> {
     pub(crate) fn reclaim_step(&mut self) {
         self.poll();
         // This is twice what was added since the last step. For the largest areas that go to the
-        // batch at once, it is two areas, even if each is in a chunk of its own.
+        // batch at once, it is more than one area, even if each is in a chunk of its own.
         let added = self.open.step();
         self.reclaim((2 * added).min(SLICE + WORK) + 2);
         self.seal_if_due();

@@ -28,6 +28,8 @@ use crate::units::{PageRange, Pfn};
 
 /// The work that a table page counts as.
 const TABLE: usize = WORK / 8;
+/// The pages of a slot that are taken at once where it has so many, even if the budget is smaller.
+const LEAST: usize = WORK / 2;
 /// The work that a check of one leaf table counts as.
 const LEAF: usize = WORK / 16;
 
@@ -66,11 +68,12 @@ impl<M: Machine> CpuGuard<'_, M> {
                     continue;
                 }
             }
-            let collected = if batch.cleared == 0 { self.collect(&mut batch, chunk, slot) } else { 0 };
+            let collected =
+                if batch.cleared == 0 { self.collect(&mut batch, chunk, slot, budget.saturating_sub(work)) } else { 0 };
             if batch.done == 0 && self.clear_piece(chunk, slot, &mut batch.cleared) {
                 work += WORK / 2;
             } else if batch.done == 0 {
-                self.give(chunk, slot, batch.index);
+                work += self.give(chunk, slot, batch.index);
                 (batch.cleared, slots) = (0, slots + 1);
             }
             pages += collected;
@@ -122,7 +125,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         let (mut left, mut work, mut got) = (stale, 0, 0);
         while left != 0 && work < budget {
             let slot = left.trailing_zeros();
-            let Some(pages) = chunk.usual_pages(slot, SLICE - got) else { break };
+            let Some(pages) = chunk.usual_pages(slot, (SLICE - got).min((budget - work).max(LEAST))) else { break };
             let (start, page) = chunk.place(slot);
             let Some(piece) = at_hand_from::<M>(chunk, PageRange::new(start, pages), || page) else { break };
             let report = move |at, word| ctx.report_bad_entry_again(chunk.slot(slot), at, word);
@@ -207,17 +210,17 @@ impl<M: Machine> CpuGuard<'_, M> {
         held.map(|held| self.reclaim_table(held)).is_some()
     }
 
-    /// Takes the frames of up to a slice of a slot. `batch.done` is the number of pages done; it is
-    /// 0 when the slot is finished.
+    /// Takes the frames of up to a slice of a slot, and not many more than `budget`. `batch.done` is the
+    /// number of pages done; it is 0 when the slot is finished.
     #[inline(never)]
-    fn collect(&mut self, batch: &mut Batch, chunk: ChunkRef, slot: u32) -> usize {
+    fn collect(&mut self, batch: &mut Batch, chunk: ChunkRef, slot: u32, budget: usize) -> usize {
         let area = chunk.slot(slot);
         let (kind, pages) = (area.kind(), area.pages());
         if !kind.keeps() || pages == 0 {
             // Pages of a reservation hold no frames.
             return area.mapped_pages();
         }
-        let slice = (pages - batch.done).min(SLICE);
+        let slice = (pages - batch.done).min(budget.clamp(LEAST, SLICE));
         let at = self.core.address_of(chunk, slot).add_pages(batch.done);
         let piece = at_hand::<M>(chunk, PageRange::new(at, slice));
         match (piece, kind) {
@@ -239,13 +242,12 @@ impl<M: Machine> CpuGuard<'_, M> {
         self.ctx().pieces((chunk, Some(slot)), pages).for_each(|piece| put(self, area, piece));
     }
 
-    /// Makes a drained slot free.
+    /// Makes a drained slot free. Returns the work of giving its own run back, if it has one.
     #[inline]
-    fn give(&mut self, chunk: ChunkRef, slot: u32, batch: usize) {
-        if chunk.is_runs() {
-            self.release_run_of(chunk, slot);
-        }
+    fn give(&mut self, chunk: ChunkRef, slot: u32, batch: usize) -> usize {
+        let work = if chunk.is_runs() { self.release_run_of(chunk, slot) } else { 0 };
         let before = chunk.give(slot, batch);
         self.cpu_chunks(chunk.region()).slot_freed(chunk, before);
+        work
     }
 }

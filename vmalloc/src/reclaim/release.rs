@@ -104,7 +104,10 @@ impl<M: Machine> CpuGuard<'_, M> {
     pub(crate) fn unmap(&mut self, found: &Found, how: Way, mapped: PageRange) {
         if how == Way::AtOnce {
             self.unmap_slice(found, mapped);
-            self.reclaim_after();
+            if self.open.is_due() {
+                self.preempt_point();
+                self.reclaim_step();
+            }
         } else {
             self.unmap_in_slices(found, mapped);
         }
@@ -113,14 +116,10 @@ impl<M: Machine> CpuGuard<'_, M> {
     #[inline(never)]
     fn unmap_in_slices(&mut self, found: &Found, mapped: PageRange) {
         for slice in mapped.slices(SLICE) {
-            if slice.start != mapped.start {
-                self.preempt_point();
-            }
             self.unmap_slice(found, slice);
+            self.preempt_point();
             self.reclaim(SLICE);
-        }
-        if found.chunk.owner() == self.index {
-            // `hand_over` reclaims too, so it has a section of its own (L3).
+            // `hand_over` reclaims too (L3).
             self.preempt_point();
         }
         self.hand_over(found);

@@ -17,16 +17,19 @@ use crate::space::arena::Fit;
 use crate::space::chunk::ChunkRef;
 use crate::space::class::Class;
 use crate::space::slot::Slot;
-use crate::state::cpu::SLICE;
+use crate::state::cpu::{SLICE, WORK};
 use crate::state::enter::CpuGuard;
 use crate::state::lookup::Found;
 use crate::state::region::{Region, RunFit, UnitEntry, leaf_shift};
 use crate::state::stats::count;
 use crate::sync::Ordering::Relaxed;
 use crate::units::VirtAddr;
+use core::ops::Range;
 
 /// The grains of a run whose entries one section writes. No class chunk has more.
 pub(crate) const PIECE: usize = 4096;
+/// The work that giving a run back counts as.
+const RUN: usize = WORK / 8;
 
 impl<'v, M: Machine> CpuGuard<'v, M> {
     pub(super) fn region(&self, id: RegionId) -> &'v Region<M::Lock> {
@@ -84,8 +87,7 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
             }
         }
         self.prealloc.trim(machine, KEEP);
-        let widest = || region.shared.lock().arena.widest_within(machine, &fit.within) << region.grain_shift;
-        base.ok_or_else(|| Shortage::Addresses { pages: fit.grains << region.grain_shift, widest: widest() })
+        base.ok_or_else(|| self.no_addresses(region, fit.within.clone(), fit.grains << region.grain_shift))
     }
 
     /// Gives a run that was taken to a slot.
@@ -168,19 +170,30 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
     }
 
     /// Takes the grains of a run, and before them the frames of its header and of the entries of its
-    /// first piece (R3).
+    /// first piece (R3). Interrupts come in after a number of searches (L3).
     pub(crate) fn take_run(&mut self, region: &Region<M::Lock>, run: &RunFit) -> Result<(usize, usize), Shortage> {
         let (machine, mut fit) = (self.machine, region.fit(run));
         fit.grains = Slot::storable(fit.grains - run.below) + run.below;
-        self.populate(1 + region.arena_frames + region.units.frames_needed(fit.grains.min(PIECE)))?;
-        let before = self.prealloc.len();
-        let taken = region.shared.lock().arena.take(machine, &mut self.prealloc, &fit);
-        self.core.bookkeeping.fetch_add(before - self.prealloc.len(), Relaxed);
-        taken.map(|start| (start + run.below, fit.grains - run.below)).map_err(|widest| {
+        let taken = loop {
+            self.populate(1 + region.arena_frames + region.units.frames_needed(fit.grains.min(PIECE)))?;
+            let before = self.prealloc.len();
+            let taken = region.shared.lock().arena.take(machine, &mut self.prealloc, &fit);
+            self.core.bookkeeping.fetch_add(before - self.prealloc.len(), Relaxed);
+            let Err(Some(next)) = taken else { break taken };
+            fit.within.start = next;
+            self.preempt_point();
+        };
+        taken.map(|start| (start + run.below, fit.grains - run.below)).map_err(|_| {
             self.prealloc.trim(machine, KEEP);
             let pages = run.pages + (run.below << region.grain_shift);
-            Shortage::Addresses { pages, widest: widest << region.grain_shift }
+            self.no_addresses(region, run.within.0..run.within.1, pages)
         })
+    }
+
+    /// No run of `pages` was found.
+    fn no_addresses(&self, region: &Region<M::Lock>, within: Range<usize>, pages: usize) -> Shortage {
+        let widest = region.shared.lock().arena.widest_within(self.machine, &within);
+        Shortage::Addresses { pages, widest: widest << region.grain_shift }
     }
 
     /// Makes the grains of the first piece of a run point at `place`.
@@ -193,31 +206,32 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         self.prealloc.trim(machine, KEEP);
     }
 
-    /// Gives up an empty chunk, off its CPU's chunks.
-    pub(crate) fn release_chunk(&mut self, chunk: ChunkRef) {
+    /// Gives up an empty chunk, off its CPU's chunks. Returns the work done.
+    pub(crate) fn release_chunk(&mut self, chunk: ChunkRef) -> usize {
         let region = self.region(chunk.region());
-        let Some(start) = region.grain_of(chunk.address(0)) else { return };
+        let Some(start) = region.grain_of(chunk.address(0)) else { return 0 };
         chunk.retire_header();
         self.core.last_frees().remember_chunk(chunk);
-        self.release_run(region.id, (start, chunk.units()), 0);
+        let work = self.release_run(region.id, (start, chunk.units()), 0);
         let mut shared = region.shared.lock();
         chunk.chain(shared.headers);
         shared.headers = Some(chunk);
         drop(shared);
         count(&self.cpu.counters.chunks_released, 1);
+        work
     }
 
-    /// Gives the run of the slot `slot` of the run chunk `chunk` back.
-    pub(crate) fn release_run_of(&mut self, chunk: ChunkRef, slot: u32) {
+    /// Gives the run of the slot `slot` of the run chunk `chunk` back. Returns the work done.
+    pub(crate) fn release_run_of(&mut self, chunk: ChunkRef, slot: u32) -> usize {
         let (area, region) = (chunk.slot(slot), self.region(chunk.region()));
         self.core.last_frees().remember(chunk, slot, region.start_of(area));
-        self.release_run(region.id, area.run(), area.kind().guards_below());
+        self.release_run(region.id, area.run(), area.kind().guards_below())
     }
 
     /// Gives a run back to the arena, and the grains `below` it. All of its entries are absent, and
     /// its pieces after the first are cleared. Leaf tables with nothing left under them join the
-    /// open batch (T1).
-    pub(crate) fn release_run(&mut self, id: RegionId, (start, grains): (usize, usize), below: usize) {
+    /// open batch (T1). Returns the work done.
+    pub(crate) fn release_run(&mut self, id: RegionId, (start, grains): (usize, usize), below: usize) -> usize {
         let (machine, region) = (self.machine, self.region(id));
         // `prune` needs the frames, and does nothing without them.
         let _ = self.populate(region.arena_frames);
@@ -226,17 +240,15 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         let (start, grains) = (start - below, grains + below);
         shared.arena.free(machine, start, grains);
         if self.ctx().walker().keeps_leaf_tables() {
-            return;
+            return RUN;
         }
         let (shift, range) = (leaf_shift::<M>(), region.pages_of(start, grains));
         let leaves = range.start.0 >> shift..=(range.end().0 - 1) >> shift;
         if leaves.end() - leaves.start() >= PRUNED {
-            return region.leave(&mut shared, range);
+            region.leave(&mut shared, range);
+            return RUN;
         }
-        for leaf in leaves {
-            if let Some((at, span)) = region.under(VirtAddr(leaf << shift), shift) {
-                self.prune(region, &mut shared, at, span);
-            }
-        }
+        let leaves = leaves.filter_map(|leaf| region.under(VirtAddr(leaf << shift), shift));
+        RUN + leaves.map(|(at, span)| self.prune(region, &mut shared, at, span)).sum::<usize>()
     }
 }

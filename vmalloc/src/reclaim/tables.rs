@@ -14,6 +14,7 @@ use crate::machine::frames::Frames;
 use crate::space::chunk::ChunkRef;
 use crate::space::slot::slots_of;
 use crate::state::batch::HeldTable;
+use crate::state::cpu::WORK;
 use crate::state::enter::CpuGuard;
 use crate::state::region::{NOWHERE, Region, Shared, leaf_shift};
 use crate::state::stats::count;
@@ -25,6 +26,10 @@ use crate::units::{PageRange, Pfn, VirtAddr};
 pub(super) const KEEP: usize = 16;
 /// The most leaf tables that are unlinked in one section.
 pub(super) const PRUNED: usize = 4;
+
+/// The work that looking through a leaf table for an entry in use counts as: its entries fill 64 cache
+/// lines.
+const LOOK: usize = WORK / 2;
 
 /// Why tables could not be linked.
 pub(crate) enum Unlinked {
@@ -113,25 +118,28 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         }
     }
 
-    /// Unlinks the leaf table over the grains `at..at + span`, if all of them are free (T1).
-    pub(super) fn prune(&mut self, region: &Region<M::Lock>, shared: &mut Shared, at: usize, span: usize) {
+    /// Unlinks the leaf table over the grains `at..at + span`, if all of them are free (T1). Returns
+    /// the work done.
+    pub(super) fn prune(&mut self, region: &Region<M::Lock>, shared: &mut Shared, at: usize, span: usize) -> usize {
         let machine = self.machine;
         let batch = self.open.index;
         if !shared.arena.is_free(machine, at, span) {
-            return;
+            return 0;
         }
         // Taking the grains out of the arena may need frames. Without frames, or without room in
         // the batch, the empty table stays linked until `sweep` finds it.
         if self.prealloc.len() < region.arena_frames || self.tables[batch].is_full() {
-            return region.leave(shared, region.pages_of(at, span));
+            region.leave(shared, region.pages_of(at, span));
+            return 0;
         }
-        let Some(table) = self.ctx().walker().unlink(region.address(at)) else { return };
+        let Some(table) = self.ctx().walker().unlink(region.address(at)) else { return LOOK };
         let before = self.prealloc.len();
         let held = shared.arena.take_at(machine, &mut self.prealloc, at, span);
         self.core.bookkeeping.fetch_add(before - self.prealloc.len(), Relaxed);
         debug_assert!(held, "T1: the grains were free a moment ago");
         self.tables[batch].push(HeldTable { table, region: region.id.0, start: at, grains: span as u32 });
         count(&self.cpu.counters.tables_pruned, 1);
+        LOOK
     }
 
     /// Unlinks empty leaf tables that `prune` had to leave (T1), a few at a time (L3), while the
@@ -141,8 +149,8 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         if !region.unswept.load(Relaxed) || self.populate(region.arena_frames).is_err() {
             return false;
         }
-        let mut shared = region.shared.lock();
-        for _ in 0..PRUNED {
+        let (mut shared, mut work) = (region.shared.lock(), 0);
+        while work < PRUNED * LOOK {
             if self.tables[self.open.index].is_full() {
                 return false;
             }
@@ -150,8 +158,9 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
             let (leaf, next) = self.ctx().walker().next_leaf(from, end);
             shared.unswept = next.map_or(NOWHERE, |at| (at, end));
             region.unswept.store(next.is_some(), Relaxed);
+            work += LOOK;
             if let Some((at, span)) = leaf.and_then(|leaf| region.under(leaf, leaf_shift::<M>())) {
-                self.prune(region, &mut shared, at, span);
+                work += self.prune(region, &mut shared, at, span);
             }
             if next.is_none() {
                 return false;

@@ -17,7 +17,7 @@ impl<M: Machine> CpuGuard<'_, M> {
     /// Gives up empty chunks: a quarter of the surplus (the tick) or all of them, a few at a time
     /// (L3). Returns whether there are more.
     pub(crate) fn release_empties(&mut self, all: bool) -> bool {
-        let mut units = 0;
+        let mut work = 0;
         for region in self.core.regions.iter().map(|region| region.id) {
             for class in Class::all() {
                 let empties = self.cpu_chunks(region).empties(class);
@@ -26,12 +26,11 @@ impl<M: Machine> CpuGuard<'_, M> {
                 }
                 let surplus = if all { usize::MAX } else { empties.saturating_sub(class.spares()).div_ceil(4) };
                 for _ in 0..surplus {
-                    if units >= WORK {
+                    if work >= WORK {
                         return true;
                     }
                     let Some(chunk) = self.cpu_chunks(region).take_empty(Some(class), all) else { break };
-                    units += chunk.units();
-                    self.release_chunk(chunk);
+                    work += chunk.units() + self.release_chunk(chunk);
                 }
             }
         }
@@ -42,8 +41,9 @@ impl<M: Machine> CpuGuard<'_, M> {
     /// is more.
     pub(crate) fn tick(&mut self) -> bool {
         let more = self.tick_batches();
-        self.release_empties(false);
-        self.core.regions.iter().for_each(|region| _ = self.sweep(region.id));
+        self.preempt_point();
+        // Each may look through some leaf tables, so one that has more to do ends it for now (L3).
+        let _ = self.release_empties(false) || self.core.regions.iter().any(|region| self.sweep(region.id));
         // The next chunks find cleared frames. Without memory their calls ask again.
         let _ = self.populate(KEEP);
         let is_over = self.core.depots(|depot| depot.frames()) > self.core.depot_share();
@@ -96,16 +96,21 @@ impl<M: Machine> Ctx<'_, M> {
         }
     }
 
-    /// Fills the reserve again after it was used.
+    /// Fills the reserve again after it was used, a few frames at a time (L3). If there are none now,
+    /// a later call fills it.
     pub(crate) fn fill_reserve(self) {
-        // If there are no frames now, a later call fills it.
-        let Ok(cpu) = CpuGuard::enter(self) else { return };
-        let missing = self.core.reserve_frames.saturating_sub(self.core.reserve.lock().len());
-        let mut more = Prealloc::new();
-        let _ = more.fill(self.machine, cpu.node, missing);
-        let mut reserve = self.core.reserve.lock();
-        while let Some(frame) = more.take(self.machine) {
-            reserve.put(self.machine, frame);
+        let missing = || self.core.reserve_frames.saturating_sub(self.core.reserve.lock().len()).min(WORK / 2);
+        let mut filled = Ok(());
+        while filled.is_ok()
+            && let Ok(cpu) = CpuGuard::enter(self)
+            && missing() > 0
+        {
+            let mut more = Prealloc::new();
+            filled = more.fill(self.machine, cpu.node, missing());
+            let mut reserve = self.core.reserve.lock();
+            while let Some(frame) = more.take(self.machine) {
+                reserve.put(self.machine, frame);
+            }
         }
     }
 

@@ -71,6 +71,9 @@ pub const MAX_GRAINS: u64 = 1 << 36;
 /// The grains of a window, which are also the most that one run can have.
 pub const WINDOW: usize = 1 << 31;
 
+/// The most searches of one [`Arena::take`] (L3).
+const SEARCHES: usize = 32;
+
 /// The run of grains that a caller wants.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fit {
@@ -182,8 +185,8 @@ impl Arena {
     /// Takes the lowest run that fits and returns its first grain.
     ///
     /// # Errors
-    /// If nothing fits: the length of the longest free run in the range, at any alignment. Nothing
-    /// changes on error.
+    /// None was found: where the range is to begin at which the search goes on, unless nothing fits.
+    /// Nothing changes on error.
     ///
     /// # Panics
     /// If the prealloc has fewer than [`Arena::frames_needed`] frames. Nothing changes before the
@@ -192,10 +195,15 @@ impl Arena {
     /// # Cost
     /// O(log grains), about 1,000 instructions in an arena of 2²⁷ grains. An aligned run usually
     /// takes two searches, and one more for each lower hole that is long enough but not at the
-    /// aligned place. There are at most as many such holes as aligned grains below the run.
-    pub fn take<M: Machine>(&mut self, machine: &M, prealloc: &mut Prealloc, fit: &Fit) -> Result<usize, usize> {
+    /// aligned place. One call makes at most [`SEARCHES`] of them.
+    pub fn take<M: Machine>(
+        &mut self,
+        machine: &M,
+        prealloc: &mut Prealloc,
+        fit: &Fit,
+    ) -> Result<usize, Option<usize>> {
         debug_assert!(fit.grains > 0 && fit.align.is_power_of_two());
-        let start = self.find(machine, fit).ok_or_else(|| self.widest_within(machine, &fit.within))?;
+        let start = self.find(machine, fit)?;
         self.mark_taken(machine, prealloc, start, fit.grains);
         Ok(start)
     }
@@ -270,20 +278,18 @@ impl Arena {
         *self = Arena::new(self.places.end - self.places.start, self.places.start);
     }
 
-    /// The lowest start at which `fit` fits.
-    fn find<M: Machine>(&self, machine: &M, fit: &Fit) -> Option<usize> {
-        let end = fit.within.end;
-        let mut from = fit.within.start;
-        loop {
-            let start = self.seek(machine, from, fit.grains)?;
-            if fit.grains > end.saturating_sub(start) {
-                return None;
-            }
+    /// The lowest start at which `fit` fits; or how far it has searched.
+    fn find<M: Machine>(&self, machine: &M, fit: &Fit) -> Result<usize, Option<usize>> {
+        let (mut from, end) = (fit.within.start, fit.within.end);
+        for _ in 0..SEARCHES {
+            let fits = |&start: &usize| fit.grains <= end.saturating_sub(start);
+            let start = self.seek(machine, from, fit.grains).filter(fits).ok_or(None)?;
             from = fit.align_up(start);
             if from == start {
-                return Some(start);
+                return Ok(start);
             }
         }
+        Err(Some(from))
     }
 
     fn mark_taken<M: Machine>(&mut self, machine: &M, prealloc: &mut Prealloc, start: usize, len: usize) {

@@ -10,12 +10,12 @@ use crate::frames::Depot;
 use crate::machine::format::{Entry, Format};
 use crate::machine::frames::Frames;
 use crate::machine::prealloc::Prealloc;
-use crate::machine::{Level, Machine};
+use crate::machine::{Level, Machine, Pinned};
 use crate::space::bins::CpuChunks;
 use crate::space::chunk::ChunkRef;
 use crate::space::slot::Slot;
 use crate::state::config::{Config, InitError, MAX_REGIONS};
-use crate::state::cpu::PerCpu;
+use crate::state::cpu::{PerCpu, WORK};
 use crate::state::freed::LastFrees;
 use crate::state::quiet::Quiet;
 use crate::state::region::Region;
@@ -135,9 +135,8 @@ impl<M: Machine> Ctx<'_, M> {
 impl<M: Machine> Core<M> {
     /// Takes all frames first, and then builds everything from them.
     pub(crate) fn new(machine: &M, config: &Config) -> Result<Core<M>, InitError> {
-        let cpus = machine.cpus();
+        let (cpus, total) = (machine.cpus(), machine.page_limit());
         let depots = [const { Depot::new() }; MAX_NODES];
-        let total = machine.page_limit();
         let (batch_pages, waiting_pages) = (config.batch(total, cpus), config.waiting(total));
         let nodes = machine.frames().nodes().min(MAX_NODES);
         let stacks = Depot::<M::Lock>::stacks_for(machine, waiting_pages);
@@ -149,7 +148,7 @@ impl<M: Machine> Core<M> {
         let roots: usize = regions.iter().map(|region| walker.missing_in_root(region.pages())).sum();
         let kept = 1 + cpus as usize * (1 + config.regions.len() + 2) + nodes * stacks;
         let wanted = (kept + roots).saturating_add(config.atomic_reserve);
-        let mut prealloc = populate(machine, wanted)?;
+        let (mut prealloc, pinned) = populate(machine, wanted)?;
         let directory = take(machine, &mut prealloc);
         let (table, last_frees) = open_directory(machine, directory);
         for index in 0..cpus {
@@ -166,6 +165,8 @@ impl<M: Machine> Core<M> {
         regions.iter().for_each(|region| walker.link_root_tables(region.pages(), &mut prealloc));
         let tables = config.atomic_reserve + roots - prealloc.len();
         prealloc.trim(machine, config.atomic_reserve);
+        // SAFETY: our own pin, the youngest.
+        unsafe { machine.unpin(pinned) }
         Ok(Core {
             regions,
             flush_epochs: FlushEpochs::default(),
@@ -338,17 +339,21 @@ fn round_pages(batch_pages: usize, cpus: u32, waiting_pages: usize) -> usize {
     }
 }
 
-/// Takes this number of frames, or none.
-fn populate<M: Machine>(machine: &M, wanted: usize) -> Result<Prealloc, InitError> {
+/// Takes this number of frames, or none, and then a pin. Interrupts come in meanwhile (L3).
+fn populate<M: Machine>(machine: &M, wanted: usize) -> Result<(Prealloc, Pinned), InitError> {
     let mut prealloc = Prealloc::new();
     if wanted > machine.frames().total() {
         return Err(InitError::NoMemory { wanted, got: None });
     }
-    prealloc.fill(machine, Node(0), wanted).map_err(|got| {
-        prealloc.trim(machine, 0);
-        InitError::NoMemory { wanted, got: Some(got) }
-    })?;
-    Ok(prealloc)
+    while prealloc.len() < wanted {
+        let more = (prealloc.len() + WORK).min(wanted);
+        let pinned = machine.pin();
+        let filled = prealloc.fill(machine, Node(0), more).inspect_err(|_| prealloc.trim(machine, 0));
+        // SAFETY: our own pin, the youngest.
+        unsafe { machine.unpin(pinned) }
+        filled.map_err(|got| InitError::NoMemory { wanted, got: Some(got) })?;
+    }
+    Ok((prealloc, machine.pin()))
 }
 
 /// Checks that no entry of the embedder is in the way above the leaf tables of a region (T2).

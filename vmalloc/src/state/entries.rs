@@ -56,8 +56,22 @@ impl<'v, M: Machine> Ctx<'v, M> {
     /// The entry of the page at `at`, which belongs to a slot of `chunk`. Changes nothing and
     /// reports nothing.
     pub(crate) fn look(self, chunk: ChunkRef, at: VirtAddr) -> Option<PteRange<M::Table>> {
-        let walk = || Some(PteRange::new(self.walker().leaf(at)?.1, at, 1));
-        at_hand::<M>(chunk, PageRange::new(at, 1)).or_else(walk)
+        self.each_look(chunk, PageRange::new(at, 1)).next()?.1
+    }
+
+    /// As [`Ctx::look`], for pages of the slot: those under each leaf table, and their entries if it is
+    /// linked.
+    pub(crate) fn each_look(
+        self,
+        chunk: ChunkRef,
+        mut rest: PageRange,
+    ) -> impl Iterator<Item = (PageRange, Option<PteRange<M::Table>>)> {
+        core::iter::from_fn(move || {
+            let pages = PageRange::new(rest.start, in_one_table::<M>(rest.start, rest.pages));
+            rest = PageRange::new(pages.end(), rest.pages - pages.pages);
+            let walk = || Some(PteRange::new(self.walker().leaf(pages.start)?.1, pages.start, pages.pages));
+            (pages.pages > 0).then(|| (pages, at_hand::<M>(chunk, pages).or_else(walk)))
+        })
     }
 }
 

@@ -9,7 +9,7 @@ use vmalloc::machine::frames::{Frames, Want};
 use vmalloc::machine::{Context, Flush, Machine};
 use vmalloc::table::X86_64;
 use vmalloc::units::{Node, PageRange, Pfn, VirtAddr};
-use vmalloc_sim::{BOUNDS, Rates, Sim, SoloLock, Watched, What, Why};
+use vmalloc_sim::{BOUNDS, REACHED_UNDER_LOCK, Rates, STEPS, Sim, SoloLock, Watched, What, Why};
 
 const AT: VirtAddr = VirtAddr(0xffff_c900_0000_0000);
 
@@ -104,6 +104,37 @@ fn a_section_that_is_too_long_is_noticed_and_two_short_ones_are_none() {
         story.contains(&format!("L3: a section on CPU 0 did {{read: 0, written: 0, reached: {}", most + 1)),
         "{story}"
     );
+}
+
+#[test]
+fn a_section_that_does_too_much_in_all_is_noticed_though_of_nothing_too_much() {
+    let b = quiet();
+    let (frame, source) = (b.take(), b.sim.frames());
+    // To ask for a frame is a touch, and so is the frame.
+    let touch = |reached: u64, asked: u64| {
+        (0..reached).for_each(|_| _ = b.sim.virt(frame));
+        (0..asked).for_each(|_| _ = source.alloc(Want::bookkeeping(Node(0))));
+    };
+    let reached = BOUNDS.of(What::Reached);
+    let asked = (4 * STEPS - reached) / 2;
+    b.pinned(|| touch(reached, asked));
+    assert_eq!(b.sim.busiest_section().steps(), STEPS);
+    let story = section(&b, |_| touch(reached, asked + 1));
+    assert!(story.contains(&format!("L3: a section on CPU 0 took {} steps of a page", STEPS + 1)), "{story}");
+}
+
+#[test]
+fn a_lock_under_which_too_many_frames_are_reached_is_noticed() {
+    let (b, region) = (quiet(), lock());
+    let frame = b.take();
+    let hold = |frames: u64| {
+        let _region = region.lock();
+        (0..frames).for_each(|_| _ = b.sim.virt(frame));
+    };
+    b.pinned(|| (0..2).for_each(|_| hold(REACHED_UNDER_LOCK)));
+    assert_eq!(b.sim.longest_hold().of(What::Reached), REACHED_UNDER_LOCK);
+    let story = section(&b, |_| hold(REACHED_UNDER_LOCK + 1));
+    assert!(story.contains("L3: CPU 0 took 69 steps under one lock"), "{story}");
 }
 
 #[test]

@@ -34,5 +34,6 @@ mod roots;
 mod sections;
 mod shrink;
 mod stacks;
+mod steps;
 mod tables;
 mod vast;
