@@ -56,8 +56,8 @@ conversions! { "x86_64":
 conversions! { "memory_addresses":
     memory_addresses::VirtAddr => VirtAddr, |at| VirtAddr(at.as_usize());
     try VirtAddr => memory_addresses::VirtAddr, |at| memory_addresses::VirtAddr::try_new(at.0 as _).ok();
-    try memory_addresses::PhysAddr => Pfn, |at| (at.as_usize() % 4096 == 0).then(|| Pfn::containing(at.as_usize() as u64));
+    try memory_addresses::PhysAddr => Pfn, |at| at.as_usize().is_multiple_of(4096).then(|| Pfn::containing(at.as_usize() as u64));
     try Pfn => memory_addresses::PhysAddr, |frame| {
-        phys(frame).and_then(|at| memory_addresses::PhysAddr::try_new(at.try_into().ok()?).ok())
+        phys(frame).and_then(|at| memory_addresses::PhysAddr::try_new(at).ok())
     };
 }

@@ -130,10 +130,8 @@ fn a_region_of_pages_has_256_tib_and_no_more() {
     let vm = vmalloc::Vmalloc::new(sim.clone());
     let end = start + (most + 1) * PAGE;
     // SAFETY: N1, N2: the machine is new, and nobody else has the instance.
-    assert_eq!(
-        unsafe { vm.init(config(most + 1)) },
-        Err(InitError::BadRegion { start: VirtAddr(start), end: VirtAddr(end) })
-    );
+    let made = unsafe { vm.init(config(most + 1)) };
+    assert_eq!(made, Err(InitError::BadRegion { start: VirtAddr(start), end: VirtAddr(end) }));
     drop(vm);
     let rig = boot(quiet(2).levels(5), config(most));
     let last = rig.alloc(Req::pages(3).guard(Guard::None).within(end - 9 * PAGE..end - PAGE)).unwrap();
