@@ -231,7 +231,7 @@ pub enum Shortage {
 }
 
 /// A broken rule that `check` has found.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Broken {
     /// The name of the rule, as in the headers of the modules.
     pub rule: &'static str,
@@ -250,6 +250,12 @@ impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let why = if self.rule == "M9" { ": a CPU makes calls, and is not online" } else { "" };
         write!(f, "rule {} is broken at {:#x}{why}", self.rule, self.at)
+    }
+}
+
+impl fmt::Debug for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Broken {{ rule: {:?}, at: {:#x} }}", self.rule, self.at)
     }
 }
 

@@ -88,6 +88,6 @@ pub use area::{Caller, Info, Kind, Placement, Policy, Req, What};
 pub use error::{AllocError, FreeError};
 pub use gfp::Gfp;
 pub use lock_api;
-pub use state::config::{self, Config, InitError};
+pub use state::config::{self, Config, InitError, RegionFault};
 pub use state::stats::{Counts, Stats};
 pub use state::visit::Quiesced;

@@ -138,12 +138,13 @@ mod tests {
         ]);
         assert_eq!(
             report(&tree).to_string(),
-            "vmalloc/src/a.rs: no crate has this file as a module\n\
+            "vmalloc/interface.txt: is not the interface of the source: `cargo xtask interface` writes it\n\
+             vmalloc/src/a.rs: no crate has this file as a module\n\
              vmalloc/src/lib.rs:2: unwrap() in what ships: say why it holds, or refuse\n\
              vmalloc/src/units.rs:1: todo! in what ships\n\
              tidy: vmalloc/src has 3 lines of code (bar 8,800)\n\
              tidy: vmalloc/src has 2 functions, median 1 lines, p90 1, longest 1 (bars: median 5, p90 15)\n\
-             tidy: 2 functions, median 1 lines, p90 1, longest 1; 3 findings\n"
+             tidy: 2 functions, median 1 lines, p90 1, longest 1; 4 findings\n"
         );
     }
 

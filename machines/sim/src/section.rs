@@ -50,24 +50,25 @@ const WORK: u64 = 64;
 ///   others.
 /// - Written: a free reclaims one and a half slices, and half of one more; or a policy's end parks some
 ///   pages before that.
-/// - Reached: a dozen runs are given up, at the price of some twenty frames each.
+/// - Reached: an arena is searched as often as one lock allows; or a dozen runs are given up, at the
+///   price of some twenty frames each.
 /// - Asked, moved: what is reclaimed, one by one; or a few batches.
 /// - Locked: runs are given up, at the price of two locks each.
-pub const BOUNDS: Work =
-    Work([10 * 512, 3 * SLICE + WORK, 5 * SLICE + WORK, 2 * SLICE + WORK, 2 * SLICE + WORK, 2 * WORK]);
+pub const BOUNDS: Work = Work([10 * 512, 3 * SLICE + WORK, 4 * SLICE, 2 * SLICE + WORK, 2 * SLICE + WORK, 2 * WORK]);
 
 /// The most steps of a page that one section may take, all its work together.
 ///
 /// To map or to reclaim one page touches four things: its entry twice, its frame, and the frame's
 /// descriptor. So a step is four touches, of anything in [`What`]. Only entries that are read count by
 /// the cache line, which holds eight.
-pub const STEPS: u64 = 140;
+pub const STEPS: u64 = 160;
 const STEP: u64 = 4;
 const LINE: u64 = 8;
 
 /// The most frames that are reached under one lock of the library's: an arena is searched 34 times,
-/// and a search goes down the four levels of its tree twice.
-pub const REACHED_UNDER_LOCK: u64 = 34 * 2 * 4;
+/// and a search goes down the levels of its tree twice: the block of windows and four of nodes. Besides, each of
+/// up to 32 windows is looked at once.
+pub const REACHED_UNDER_LOCK: u64 = 34 * 2 * 5 + 32;
 /// The most steps that are taken under one: four leaf tables are looked through, and what is free
 /// around each is searched for.
 pub const STEPS_UNDER_LOCK: u64 = 100;

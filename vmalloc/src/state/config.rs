@@ -114,6 +114,31 @@ impl Config {
     }
 }
 
+/// Why no instance can serve a region. A grain is 64 pages with the placement Classes, and a page with
+/// Lowest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RegionFault {
+    /// Its first or its end address is not a multiple of the page size.
+    NotAligned,
+    /// It holds address 0.
+    HoldsNull,
+    /// It ends before its start, or has no whole grain behind its first page, which serves nobody.
+    NoGrain,
+    /// It has more than 2³⁶ grains: 16 PiB, or 256 TiB.
+    TooManyGrains,
+}
+
+impl fmt::Display for RegionFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            RegionFault::NotAligned => "an end of the region is not page-aligned",
+            RegionFault::HoldsNull => "the region holds address 0",
+            RegionFault::NoGrain => "the region has no whole grain behind the first page",
+            RegionFault::TooManyGrains => "the region has more than 2^36 grains",
+        })
+    }
+}
+
 /// The reason why `init` was refused. The instance has not changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum InitError {
@@ -121,10 +146,10 @@ pub enum InitError {
     Twice,
     /// There are more than [`MAX_REGIONS`] regions.
     TooManyRegions(usize),
-    /// The region is not page-aligned, holds address 0, or has no whole grain (64 pages with the
-    /// placement Classes, one with Lowest) behind its first page, which serves nobody; or it has more
-    /// than 2³⁶ grains: 16 PiB, or 256 TiB.
+    /// No instance can serve the region.
     BadRegion {
+        /// Why not.
+        why: RegionFault,
         /// The first address.
         start: VirtAddr,
         /// The end address.
@@ -170,9 +195,7 @@ impl fmt::Display for InitError {
         match self {
             InitError::Twice => f.write_str("initialised already"),
             InitError::TooManyRegions(n) => write!(f, "{n} regions; at most {MAX_REGIONS} are served"),
-            InitError::BadRegion { start, end } => {
-                write!(f, "{start}-{end}: not page-aligned, at 0, no whole grain behind the first page, or over 2^36")
-            }
+            InitError::BadRegion { why, start, end } => write!(f, "{start}-{end}: {why}"),
             InitError::NotCanonical { start, end } => {
                 write!(f, "{start}-{end}: not addresses that the tables translate")
             }
@@ -252,12 +275,15 @@ impl RegionConfig {
         let grain = crate::units::PAGE_SIZE << self.grain_shift();
         let aligned = (start | end).is_multiple_of(crate::units::PAGE_SIZE);
         let grains = (end.saturating_sub(self.first_grain()) / grain) as u64;
-        // The address of an area must not be null.
-        if aligned && start != 0 && (1..=MAX_GRAINS).contains(&grains) {
-            Ok(())
-        } else {
-            Err(InitError::BadRegion { start: VirtAddr(start), end: VirtAddr(end) })
-        }
+        let why = match grains {
+            _ if !aligned => RegionFault::NotAligned,
+            // The address of an area must not be null.
+            _ if start == 0 => RegionFault::HoldsNull,
+            0 => RegionFault::NoGrain,
+            1..=MAX_GRAINS => return Ok(()),
+            _ => RegionFault::TooManyGrains,
+        };
+        Err(InitError::BadRegion { why, start: VirtAddr(start), end: VirtAddr(end) })
     }
 }
 
@@ -267,8 +293,8 @@ mod tests {
     use crate::units::PAGE_SIZE;
     extern crate std;
 
-    fn bad(start: usize, end: usize) -> InitError {
-        InitError::BadRegion { start: VirtAddr(start), end: VirtAddr(end) }
+    fn bad(why: RegionFault, start: usize, end: usize) -> InitError {
+        InitError::BadRegion { why, start: VirtAddr(start), end: VirtAddr(end) }
     }
 
     #[test]
@@ -276,7 +302,7 @@ mod tests {
         let refused = Config::region(0x10_0000..0x11_0000).validate(1).unwrap_err();
         assert!(std::format!("{refused}").starts_with("0x100000-0x110000: "));
         assert!(std::format!("{refused}").contains("no whole grain behind the first page"));
-        assert_eq!(std::format!("{refused:?}"), "BadRegion { start: 0x100000, end: 0x110000 }");
+        assert_eq!(std::format!("{refused:?}"), "BadRegion { why: NoGrain, start: 0x100000, end: 0x110000 }");
     }
 
     #[test]
@@ -286,11 +312,13 @@ mod tests {
         assert_eq!(good.validate(0), Err(InitError::BadCpus(0)));
         assert_eq!(good.validate(257), Err(InitError::BadCpus(257)));
         let refused = Config::region(0x10_0000..0x80_0001);
-        assert_eq!(refused.validate(1), Err(bad(0x10_0000, 0x80_0001)));
+        assert_eq!(refused.validate(1), Err(bad(RegionFault::NotAligned, 0x10_0000, 0x80_0001)));
         let null = Config::region(0..0x80_0000);
-        assert_eq!(null.validate(1), Err(bad(0, 0x80_0000)));
+        assert_eq!(null.validate(1), Err(bad(RegionFault::HoldsNull, 0, 0x80_0000)));
         let empty = Config::region(0x10_0000..0x10_0000);
-        assert!(matches!(empty.validate(1), Err(InitError::BadRegion { .. })));
+        assert_eq!(empty.validate(1), Err(bad(RegionFault::NoGrain, 0x10_0000, 0x10_0000)));
+        let wide = Config::region(0x1000..(1 << 54) + (1 << 30));
+        assert_eq!(wide.validate(1), Err(bad(RegionFault::TooManyGrains, 0x1000, (1 << 54) + (1 << 30))));
         let twins = good.clone().add_region(0x7f_f000..0x90_0000);
         assert_eq!(twins.validate(1), Err(InitError::Overlap(0, 1)));
         let many = (1..=4).fold(good, |config, i| config.add_region(i << 28..(i << 28) + 0x100_0000));
@@ -326,7 +354,7 @@ mod tests {
             assert_eq!(config(most).validate(1), Ok(()));
             assert_eq!(config(most + grain - PAGE_SIZE).validate(1), Ok(()), "less than a grain more");
             let end = start + most + 2 * grain;
-            assert_eq!(config(most + grain).validate(1), Err(bad(start, end)));
+            assert_eq!(config(most + grain).validate(1), Err(bad(RegionFault::TooManyGrains, start, end)));
         }
     }
 

@@ -10,7 +10,7 @@ use vmalloc::machine::format::{Format, MemType};
 use vmalloc::machine::frames::Frames;
 use vmalloc::table::X86_32;
 use vmalloc::units::{CpuSet, Node, PageRange, Pfn, VirtAddr, pages_for};
-use vmalloc::{AllocError, Config, FreeError, InitError, Placement, Req, Vmalloc, What};
+use vmalloc::{AllocError, Config, FreeError, InitError, Placement, RegionFault, Req, Vmalloc, What};
 use vmalloc_sim::{Builder, Rates, Sim};
 
 /// The last pages that a range can have.
@@ -55,9 +55,12 @@ fn regions_that_the_tables_cannot_name_are_refused_at_init() {
 
 #[test]
 fn regions_and_settings_that_no_machine_has_are_refused_at_init() {
-    let bad = |range: Range<usize>| InitError::BadRegion { start: VirtAddr(range.start), end: VirtAddr(range.end) };
-    for range in [TOP - 3 * PAGE..TOP, TOP..usize::MAX, usize::MAX - 1..usize::MAX, TOP..TOP, PAGE..usize::MAX] {
-        refuses(quiet(1), Config::region(range.clone()), bad(range));
+    let odd = RegionFault::NotAligned;
+    let faults =
+        [(TOP - 3 * PAGE..TOP, RegionFault::NoGrain), (TOP..usize::MAX, odd), (TOP..TOP, RegionFault::NoGrain)];
+    for (range, why) in faults.into_iter().chain([(usize::MAX - 1..usize::MAX, odd), (PAGE..usize::MAX, odd)]) {
+        let bad = InitError::BadRegion { why, start: VirtAddr(range.start), end: VirtAddr(range.end) };
+        refuses(quiet(1), Config::region(range), bad);
     }
     for frames in LARGE {
         let sim = quiet(1).build();

@@ -8,7 +8,7 @@ use vmalloc::machine::format::{Format, Prot};
 use vmalloc::machine::frames::Frames;
 use vmalloc::table::{X86_32, X86_64};
 use vmalloc::units::{Pfn, VirtAddr};
-use vmalloc::{AllocError, Config, InitError, Placement, Policy, Req, Vmalloc, What};
+use vmalloc::{AllocError, Config, InitError, Placement, Policy, RegionFault, Req, Vmalloc, What};
 use vmalloc_sim::Sim;
 
 /// A small generator, so that runs repeat.
@@ -53,7 +53,10 @@ fn regions_that_make_no_sense_are_refused_at_init() {
     let sim = quiet(1).build();
     let vm: Vmalloc<Sim<X86_64>> = Vmalloc::new(sim.clone());
     for (config, error) in [
-        (Config::region(START..START), InitError::BadRegion { start: VirtAddr(START), end: VirtAddr(START) }),
+        (
+            Config::region(START..START),
+            InitError::BadRegion { why: RegionFault::NoGrain, start: VirtAddr(START), end: VirtAddr(START) },
+        ),
         (Config::region(REGION).add_region(START + PAGE..START + PAGE * 999), InitError::Overlap(0, 1)),
     ] {
         // SAFETY: N1, N2: the machine is new, and nobody else has it.

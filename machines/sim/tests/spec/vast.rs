@@ -4,7 +4,7 @@ use crate::common::*;
 use std::ops::Range;
 use vmalloc::area::Guard;
 use vmalloc::units::VirtAddr;
-use vmalloc::{AllocError, Config, InitError, Placement, Req};
+use vmalloc::{AllocError, Config, InitError, Placement, RegionFault, Req};
 use vmalloc_sim::{BOUNDS, What};
 
 const VAST: Range<usize> = 0xffa0_0000_0000_0000..0xffd2_0000_0000_0000;
@@ -131,7 +131,10 @@ fn a_region_of_pages_has_256_tib_and_no_more() {
     let end = start + (most + 1) * PAGE;
     // SAFETY: N1, N2: the machine is new, and nobody else has the instance.
     let made = unsafe { vm.init(config(most + 1)) };
-    assert_eq!(made, Err(InitError::BadRegion { start: VirtAddr(start), end: VirtAddr(end) }));
+    assert_eq!(
+        made,
+        Err(InitError::BadRegion { why: RegionFault::TooManyGrains, start: VirtAddr(start), end: VirtAddr(end) })
+    );
     drop(vm);
     let rig = boot(quiet(2).levels(5), config(most));
     let last = rig.alloc(Req::pages(3).guard(Guard::None).within(end - 9 * PAGE..end - PAGE)).unwrap();
