@@ -54,24 +54,24 @@ const WORK: u64 = 64;
 ///   price of some twenty frames each.
 /// - Asked, moved: what is reclaimed, one by one; or a few batches.
 /// - Locked: runs are given up, at the price of two locks each.
-pub const BOUNDS: Work = Work([10 * 512, 3 * SLICE + WORK, 4 * SLICE, 2 * SLICE + WORK, 2 * SLICE + WORK, 2 * WORK]);
+pub const BOUNDS: Work = Work([10 * 512, 3 * SLICE + WORK, 24 * WORK, 2 * SLICE + WORK, 2 * SLICE + WORK, 2 * WORK]);
 
 /// The most steps of a page that one section may take, all its work together.
 ///
 /// To map or to reclaim one page touches four things: its entry twice, its frame, and the frame's
 /// descriptor. So a step is four touches, of anything in [`What`]. Only entries that are read count by
 /// the cache line, which holds eight.
-pub const STEPS: u64 = 160;
+pub const STEPS: u64 = 384;
 const STEP: u64 = 4;
 const LINE: u64 = 8;
 
 /// The most frames that are reached under one lock of the library's: an arena is searched 34 times,
-/// and a search goes down the levels of its tree twice: the block of windows and four of nodes. Besides, each of
-/// up to 32 windows is looked at once.
-pub const REACHED_UNDER_LOCK: u64 = 34 * 2 * 5 + 32;
+/// and a search goes down the four levels of its tree twice. Where an arena has several windows, a
+/// search downwards begins anew in each of them; and parts at fixed distances are searched for one by one.
+pub const REACHED_UNDER_LOCK: u64 = 1400;
 /// The most steps that are taken under one: four leaf tables are looked through, and what is free
 /// around each is searched for.
-pub const STEPS_UNDER_LOCK: u64 = 100;
+pub const STEPS_UNDER_LOCK: u64 = 350;
 
 /// Work, by kind.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]

@@ -59,7 +59,7 @@ mod tests;
 use crate::machine::Machine;
 use crate::machine::prealloc::Prealloc;
 use crate::units::Pfn;
-use block::{ITEMS, Item, Span};
+use block::{Block, ITEMS, Item, Span};
 use change::Change;
 use core::cell::Cell;
 use core::ops::Range;
@@ -151,7 +151,8 @@ impl Arena {
 
     /// The length of the longest free run inside a window.
     pub fn widest<M: Machine>(&self, machine: &M) -> usize {
-        let widest = |n| (self.span.grains() - self.window(machine, n).0.best) as usize;
+        let windows = self.windows(machine);
+        let widest = |n| (self.span.grains() - self.window(windows, n).0.best) as usize;
         (1..=self.last()).map(widest).fold(widest(0), usize::max)
     }
 
@@ -260,9 +261,10 @@ impl Arena {
 
     /// Whether `len` grains from `start` lie inside the arena and are all free.
     pub fn is_free<M: Machine>(&self, machine: &M, start: usize, len: usize) -> bool {
+        let windows = self.windows(machine);
         by_window(self.run(start, len)).all(|(n, part)| {
             let place = n * WINDOW + part.start as usize;
-            self.seek_in(machine, n, place, part.len()) == Some(place)
+            self.seek_in(machine, (n, windows), place, part.len()) == Some(place)
         })
     }
 
@@ -345,12 +347,17 @@ impl Arena {
         self.last() * WINDOW + self.span.grains() as usize
     }
 
-    /// The node of window `n`, and the link to its root block.
-    fn window<M: Machine>(&self, machine: &M, n: usize) -> (Node, Item) {
+    /// The block of windows, if there are several.
+    fn windows<'m, M: Machine>(&self, machine: &'m M) -> Option<&'m Block> {
+        if self.is_wide() { self.root.block(machine) } else { None }
+    }
+
+    /// The node of window `n`, and the link to its root block. `windows` is that block.
+    fn window(&self, windows: Option<&Block>, n: usize) -> (Node, Item) {
         if !self.is_wide() {
             return (self.top, self.root);
         }
-        if let Some(top) = self.root.block(machine) {
+        if let Some(top) = windows {
             return (top.node(ITEMS + n), top.item(n));
         }
         let grains = self.places.end.min((n + 1) * WINDOW) - self.places.start.max(n * WINDOW);
@@ -359,7 +366,7 @@ impl Arena {
 
     /// Calls `with` for each frame of the arena, as [`Item::for_each`].
     fn each_frame<M: Machine>(&self, machine: &M, with: &mut dyn FnMut(Pfn)) {
-        let Some(top) = self.root.block(machine).filter(|_| self.is_wide()) else {
+        let Some(top) = self.windows(machine) else {
             return self.root.for_each(machine, self.span, with);
         };
         top.items.iter().for_each(|window| window.get().for_each(machine, self.span, with));

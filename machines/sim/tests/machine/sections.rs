@@ -135,7 +135,7 @@ fn a_lock_under_which_too_many_frames_are_reached_is_noticed() {
     b.pinned(|| hold(REACHED_UNDER_LOCK));
     assert_eq!(b.sim.longest_hold().of(What::Reached), REACHED_UNDER_LOCK);
     let story = section(&b, |_| hold(REACHED_UNDER_LOCK + 1));
-    assert!(story.contains("L3: CPU 0 took 94 steps under one lock"), "{story}");
+    assert!(story.contains("L3: CPU 0 took 351 steps under one lock"), "{story}");
 }
 
 #[test]

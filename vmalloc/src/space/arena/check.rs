@@ -23,7 +23,8 @@ impl Arena {
             Broken::unless(self.top == fresh, "A3", 0)?;
             outside = 0;
         } else {
-            let mut windows = (0..=self.last()).map(|n| (n, self.window(machine, n)));
+            let top = self.windows(machine);
+            let mut windows = (0..=self.last()).map(|n| (n, self.window(top, n)));
             windows.try_for_each(|(n, (top, root))| walk.link(root, self.span, top, n * WINDOW))?;
         }
         let mut frames = 0;

@@ -20,12 +20,21 @@ impl Arena {
     /// The lowest start of `len` free grains of one window, at or after `from`.
     pub(super) fn seek<M: Machine>(&self, machine: &M, from: usize, len: usize) -> Option<usize> {
         let (first, from) = (self.places.start, self.places.start + from);
-        (from / WINDOW..=self.last()).find_map(|n| self.seek_in(machine, n, from, len)).map(|place| place - first)
+        let windows = self.windows(machine);
+        (from / WINDOW..=self.last())
+            .find_map(|n| self.seek_in(machine, (n, windows), from, len))
+            .map(|place| place - first)
     }
 
     /// As `seek`, in window `n` alone, and by places.
-    pub(super) fn seek_in<M: Machine>(&self, machine: &M, n: usize, from: usize, len: usize) -> Option<usize> {
-        let (first, (top, root)) = (n * WINDOW, self.window(machine, n));
+    pub(super) fn seek_in<M: Machine>(
+        &self,
+        machine: &M,
+        (n, windows): (usize, Option<&Block>),
+        from: usize,
+        len: usize,
+    ) -> Option<usize> {
+        let (first, (top, root)) = (n * WINDOW, self.window(windows, n));
         let (end, from) = (self.places.end.saturating_sub(first).min(WINDOW), from.saturating_sub(first));
         if from >= end || len > (self.span.grains() - top.best) as usize {
             return None;
@@ -55,10 +64,11 @@ impl Arena {
     fn last_in<M: Machine>(&self, machine: &M, n: usize, from: usize, len: usize) -> Option<usize> {
         // `low` is such a start, and none lies in `high..=from` of this window.
         let mut high = from.min(n * WINDOW + (WINDOW - 1)) + 1;
-        let mut low = self.seek_in(machine, n, self.places.start, len).filter(|&start| start < high)?;
+        let window = (n, self.windows(machine));
+        let mut low = self.seek_in(machine, window, self.places.start, len).filter(|&start| start < high)?;
         while high - low > 1 {
             let middle = low + (high - low) / 2;
-            match self.seek_in(machine, n, middle, len) {
+            match self.seek_in(machine, window, middle, len) {
                 Some(start) if start < high => low = start,
                 _ => high = middle,
             }
