@@ -107,7 +107,7 @@ impl<'a> Walk<'a> {
                     let name = inner.ident.to_string();
                     self.module(&child(module, &name), &format!("{shown}::{name}"));
                 }
-                Item::Use(it) if item::is_public(&it.vis) => self.uses(module, &it.tree, &mut Vec::new(), shown),
+                Item::Use(it) if item::is_public(&it.vis) => self.uses(module, &it.tree, shown),
                 item => self.item(item, None, shown),
             }
         }
@@ -127,22 +127,15 @@ impl<'a> Walk<'a> {
     }
 
     /// What a `pub use` in `module` brings to `shown`.
-    fn uses(&mut self, module: &[String], tree: &'a UseTree, path: &mut Path, shown: &str) {
-        match tree {
-            UseTree::Path(it) => {
-                path.push(it.ident.to_string());
-                self.uses(module, &it.tree, path, shown);
-                path.pop();
+    fn uses(&mut self, module: &[String], tree: &'a UseTree, shown: &str) {
+        for Leaf { path, name, rename } in leaves(tree, &[]) {
+            match name {
+                Some(name) => self.brings(module, &path, &name, rename.as_deref(), shown),
+                None => match self.resolve(module, &path) {
+                    Some(from) => self.module(&from, shown),
+                    None => drop(self.lines.insert(format!("{shown}: pub use {}::*", path.join("::")))),
+                },
             }
-            UseTree::Group(it) => it.items.iter().for_each(|tree| self.uses(module, tree, path, shown)),
-            UseTree::Name(it) => self.brings(module, path, &it.ident.to_string(), None, shown),
-            UseTree::Rename(it) => {
-                self.brings(module, path, &it.ident.to_string(), Some(&it.rename.to_string()), shown)
-            }
-            UseTree::Glob(_) => match self.resolve(module, path) {
-                Some(from) => self.module(&from, shown),
-                None => drop(self.lines.insert(format!("{shown}: pub use {}::*", path.join("::")))),
-            },
         }
     }
 
@@ -163,33 +156,18 @@ impl<'a> Walk<'a> {
         }
         for item in self.items(&from) {
             match item {
-                Item::Use(it) => self.uses_of(&from, &it.tree, &mut Vec::new(), (name, rename), shown),
+                Item::Use(it) => self.uses_of(&from, &it.tree, (name, rename), shown),
                 item if item::defines(item, name) => self.item(item, rename, shown),
                 _ => {}
             }
         }
     }
 
-    /// A `use` that brings `name` to the module from which another `use` takes it.
-    fn uses_of(
-        &mut self,
-        module: &[String],
-        tree: &'a UseTree,
-        path: &mut Path,
-        wanted: (&str, Option<&str>),
-        shown: &str,
-    ) {
-        match tree {
-            UseTree::Path(it) => {
-                path.push(it.ident.to_string());
-                self.uses_of(module, &it.tree, path, wanted, shown);
-                path.pop();
-            }
-            UseTree::Group(it) => it.items.iter().for_each(|tree| self.uses_of(module, tree, path, wanted, shown)),
-            UseTree::Name(it) if it.ident == wanted.0 && !path.is_empty() => {
-                self.brings(module, path, wanted.0, wanted.1, shown);
-            }
-            _ => {}
+    /// A `use` that brings `wanted` to the module from which another `use` takes it.
+    fn uses_of(&mut self, module: &[String], tree: &'a UseTree, (wanted, rename): (&str, Option<&str>), shown: &str) {
+        let is_wanted = |leaf: &Leaf| leaf.name.as_deref() == Some(wanted) && leaf.rename.is_none();
+        for leaf in leaves(tree, &[]).iter().filter(|leaf| is_wanted(leaf) && !leaf.path.is_empty()) {
+            self.brings(module, &leaf.path, wanted, rename, shown);
         }
     }
 
@@ -215,6 +193,26 @@ impl<'a> Walk<'a> {
             let lines = item::implementation(it);
             self.lines.extend(lines.into_iter().map(|line| format!("{shown}: {line}")));
         }
+    }
+}
+
+/// One thing that a `use` brings.
+struct Leaf {
+    path: Path,
+    /// `None` is a glob.
+    name: Option<String>,
+    rename: Option<String>,
+}
+
+/// All that the tree of a `use` below `path` brings.
+fn leaves(tree: &UseTree, path: &[String]) -> Vec<Leaf> {
+    let leaf = |name, rename| vec![Leaf { path: path.to_vec(), name, rename }];
+    match tree {
+        UseTree::Path(it) => leaves(&it.tree, &child(path, &it.ident.to_string())),
+        UseTree::Group(it) => it.items.iter().flat_map(|tree| leaves(tree, path)).collect(),
+        UseTree::Name(it) => leaf(Some(it.ident.to_string()), None),
+        UseTree::Rename(it) => leaf(Some(it.ident.to_string()), Some(it.rename.to_string())),
+        UseTree::Glob(_) => leaf(None, None),
     }
 }
 
