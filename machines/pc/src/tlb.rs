@@ -43,11 +43,8 @@ pub fn init_cpu() {
 
 /// Whether this CPU is in the state that the library relies on: before it is online.
 pub fn check_cpu() {
-    let method = match METHOD.load(Relaxed) {
-        INVPCID => Method::Invpcid,
-        ROOT => Method::Root,
-        _ => Method::GlobalPages,
-    };
+    // Where nothing is discarded on purpose, the flush is not what is checked.
+    let method = method().unwrap_or(Method::GlobalPages);
     if let Err(unmet) = vmalloc_x86_64::check_cpu(crate::memory::levels(), method) {
         panic!("CPU {}: {unmet}", crate::cpu::index());
     }
@@ -57,11 +54,19 @@ pub fn check_cpu() {
 #[inline]
 pub fn everything() {
     count(&here().counters.flushes);
+    if let Some(method) = method() {
+        method.everything();
+    }
+}
+
+/// What was chosen, unless nothing is discarded.
+#[inline]
+fn method() -> Option<Method> {
     match METHOD.load(Relaxed) {
-        INVPCID => Method::Invpcid.everything(),
-        GLOBAL_PAGES => Method::GlobalPages.everything(),
-        ROOT => Method::Root.everything(),
-        _ => (),
+        INVPCID => Some(Method::Invpcid),
+        GLOBAL_PAGES => Some(Method::GlobalPages),
+        ROOT => Some(Method::Root),
+        _ => None,
     }
 }
 
