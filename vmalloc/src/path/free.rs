@@ -142,13 +142,9 @@ impl<M: Machine> CpuGuard<'_, M> {
         }
     }
 
-    /// Reclaims after `pages` pages were unmapped, which is a section of its own if they are many (L3).
     #[inline(never)]
     fn step_and_leave(mut self, pages: usize) {
-        if pages > WORK {
-            self.preempt_point();
-        }
-        self.reclaim_step()
+        self.reclaim_step_after(pages)
     }
 
     /// Another CPU's area, one that takes several sections or that waits for its flush, or

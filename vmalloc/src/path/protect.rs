@@ -37,8 +37,8 @@ pub(crate) fn protect<M: Machine>(ctx: Ctx<'_, M>, at: usize, pages: usize, prot
         cpu.preempt_point();
         for (pages, entries) in ctx.each_look(found.chunk, slice) {
             let is_odd = |page: &usize| entries.is_none_or(|entries| !entries.part(*page, 1).is_protectable());
-            let odd = (0..pages.pages).find(is_odd).map(|page| pages.start.add_pages(page));
-            odd.map_or(Ok(()), |at| Err(AllocError::NotMapped(at)))?;
+            let refused = |page| Err(AllocError::NotMapped(pages.start.add_pages(page)));
+            (0..pages.pages).find(is_odd).map_or(Ok(()), refused)?;
         }
     }
     cpu.outside(|| ctx.machine.protect(range, prot)).map_err(AllocError::Refused)?;

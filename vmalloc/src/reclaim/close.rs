@@ -48,6 +48,16 @@ impl<M: Machine> CpuGuard<'_, M> {
         }
     }
 
+    /// As [`Self::reclaim_step`], after `pages` pages were unmapped: that was a section of its own if
+    /// they are many (L3).
+    #[inline]
+    pub(crate) fn reclaim_step_after(&mut self, pages: usize) {
+        if pages > WORK {
+            self.preempt_point();
+        }
+        self.reclaim_step();
+    }
+
     /// Reclaims about a slice, and seals the open batch if it is full.
     #[inline(never)]
     pub(crate) fn reclaim_step(&mut self) {

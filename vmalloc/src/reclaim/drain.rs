@@ -8,7 +8,8 @@
 //! - R4: A slot that another CPU is still freeing moves to the open batch and waits once more.
 //! - L3: A call drains about as much work as its caller asks for, at most a slice. A page counts as
 //!   one, and so does a slot. A piece of a long run counts as 32. A chunk counts as sixteen, and
-//!   each leaf table under it as four.
+//!   each leaf table under it as four. A run that goes back counts as eight, and as 32 for each leaf
+//!   table that is looked through then.
 
 use crate::area::Kind;
 use crate::frames::{release, release_all};

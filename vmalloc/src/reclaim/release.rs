@@ -102,14 +102,12 @@ impl<M: Machine> CpuGuard<'_, M> {
     /// Parks or clears the entries of a claimed slot, and hands the slot to its owner.
     #[inline]
     pub(crate) fn unmap(&mut self, found: &Found, how: Way, mapped: PageRange) {
-        if how == Way::AtOnce {
-            self.unmap_slice(found, mapped);
-            if self.open.is_due() {
-                self.preempt_point();
-                self.reclaim_step();
-            }
-        } else {
-            self.unmap_in_slices(found, mapped);
+        if how != Way::AtOnce {
+            return self.unmap_in_slices(found, mapped);
+        }
+        self.unmap_slice(found, mapped);
+        if self.open.is_due() {
+            self.reclaim_step_after(mapped.pages);
         }
     }
 

@@ -103,10 +103,10 @@ impl<M: Machine> Ctx<'_, M> {
         let mut filled = Ok(());
         while filled.is_ok()
             && let Ok(cpu) = CpuGuard::enter(self)
-            && missing() > 0
+            && let missing @ 1.. = missing()
         {
             let mut more = Prealloc::new();
-            filled = more.fill(self.machine, cpu.node, missing());
+            filled = more.fill(self.machine, cpu.node, missing);
             let mut reserve = self.core.reserve.lock();
             while let Some(frame) = more.take(self.machine) {
                 reserve.put(self.machine, frame);

@@ -19,11 +19,9 @@ type Outcome = ControlFlow<u32, u32>;
 impl Arena {
     /// The lowest start of `len` free grains of one window, at or after `from`.
     pub(super) fn seek<M: Machine>(&self, machine: &M, from: usize, len: usize) -> Option<usize> {
-        let (first, from) = (self.places.start, self.places.start + from);
-        let windows = self.windows(machine);
-        (from / WINDOW..=self.last())
-            .find_map(|n| self.seek_in(machine, (n, windows), from, len))
-            .map(|place| place - first)
+        let (first, from, windows) = (self.places.start, self.places.start + from, self.windows(machine));
+        let place = (from / WINDOW..=self.last()).find_map(|n| self.seek_in(machine, (n, windows), from, len))?;
+        Some(place - first)
     }
 
     /// As `seek`, in window `n` alone, and by places.
