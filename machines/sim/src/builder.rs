@@ -26,13 +26,15 @@ pub struct Rates {
     pub interrupt: u64,
     /// A CPU loses a cached entry, in a step.
     pub evict: u64,
+    /// A task goes on on another CPU, where it is not pinned.
+    pub migrate: u64,
 }
 
 impl Rates {
     /// Nothing happens by chance.
-    pub const NEVER: Rates = Rates { speculate: 0, interrupt: 0, evict: 0 };
+    pub const NEVER: Rates = Rates { speculate: 0, interrupt: 0, evict: 0, migrate: 0 };
     /// The usual ones.
-    pub const USUAL: Rates = Rates { speculate: 16, interrupt: 64, evict: 16 };
+    pub const USUAL: Rates = Rates { speculate: 16, interrupt: 64, evict: 16, migrate: 0 };
 }
 
 /// What a machine is to be made of.

@@ -286,6 +286,19 @@ impl<F: Format> Core<F> {
         }
     }
 
+    /// The task that runs goes on on another CPU that is awake, by chance, if it may.
+    pub(crate) fn maybe_migrate(&self) {
+        let (now, s) = (self.running(), &mut *self.state());
+        let cpu = s.cpu(now);
+        let may = cpu.listens() && !cpu.in_nmi && cpu.interrupts == 0;
+        if may && s.context == Context::Task && !turn::is_racing() && s.rng.one_in(s.rates.migrate) {
+            let to = s.rng.below(s.cpus.len() as u64) as u32;
+            if s.cpus[to as usize].power == Power::Awake && to != now {
+                self.run_on(to);
+            }
+        }
+    }
+
     /// Runs `on_kick` on `cpu`, if it was kicked and listens.
     pub(crate) fn serve_kick(&self, cpu: u32) {
         let handler = {

@@ -84,6 +84,7 @@ unsafe impl<F: Format> Machine for Sim<F> {
         }
         self.touch();
         self.maybe_interrupt();
+        self.maybe_migrate();
     }
 
     fn context(&self) -> Context {

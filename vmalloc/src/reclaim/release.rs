@@ -14,7 +14,7 @@ use crate::error::FreeError;
 use crate::machine::Machine;
 use crate::machine::event::Event;
 use crate::space::chunk::ChunkRef;
-use crate::state::cpu::SLICE;
+use crate::state::cpu::{SLICE, WORK};
 use crate::state::enter::CpuGuard;
 use crate::state::lookup::{Found, SlotRef};
 use crate::state::stats::{count, uncount};
@@ -92,7 +92,6 @@ impl<M: Machine> CpuGuard<'_, M> {
         let counters = &self.cpu.counters;
         if how == Way::Remote {
             count(&counters.remote_frees, 1);
-            count(&counters.remote_pages, found.slot().mapped_pages() as u64);
         } else {
             count(&counters.local_frees, 1);
         }
@@ -102,12 +101,20 @@ impl<M: Machine> CpuGuard<'_, M> {
     /// Parks or clears the entries of a claimed slot, and hands the slot to its owner.
     #[inline]
     pub(crate) fn unmap(&mut self, found: &Found, how: Way, mapped: PageRange) {
-        if how != Way::AtOnce {
-            return self.unmap_in_slices(found, mapped);
-        }
-        self.unmap_slice(found, mapped);
-        if self.open.is_due() {
-            self.reclaim_step_after(mapped.pages);
+        match how {
+            Way::AtOnce => {
+                self.unmap_slice(found, mapped);
+                if self.open.is_due() {
+                    self.reclaim_step_after(mapped.pages);
+                }
+            }
+            // Few enough to reclaim as much in the same section (L3).
+            Way::Remote if mapped.pages <= WORK => {
+                self.unmap_slice(found, mapped);
+                self.reclaim(mapped.pages);
+                self.hand_over(found);
+            }
+            _ => self.unmap_in_slices(found, mapped),
         }
     }
 
@@ -165,6 +172,8 @@ impl<M: Machine> CpuGuard<'_, M> {
             });
             self.reclaim_after();
         } else {
+            // Counted here and not before: this call may have begun on the owner's CPU, or on another.
+            count(&self.cpu.counters.remote_pages, found.slot().mapped_pages() as u64);
             self.core.cpu(chunk.owner()).remote_frees.post(chunk, found.index);
         }
     }

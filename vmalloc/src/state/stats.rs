@@ -41,7 +41,8 @@ counters! {
     local_frees,
     /// Areas freed on another CPU.
     remote_frees,
-    /// Their pages that had entries.
+    /// Pages that had entries, of areas that were posted to another CPU when their entries were
+    /// cleared.
     remote_pages,
     /// Those of them that the owners have taken over.
     received_pages,

@@ -3,6 +3,7 @@
 use super::hand::Hand;
 use super::unmake::pointer;
 use vmalloc::machine::format::Format;
+use vmalloc::machine::{Context, Machine};
 use vmalloc::units::{PAGE_SIZE, VirtAddr};
 use vmalloc::{FreeError, Kind};
 
@@ -44,6 +45,8 @@ impl<F: Format> Hand<'_, F> {
             Err(FreeError::DoubleFree { start, .. }) if start.0 == freed.start => {}
             Err(FreeError::NotAnArea(at)) if at.0 == freed.start => {}
             Err(FreeError::WrongKind(Kind::MapRam)) if mapping => {}
+            // The call that this interrupts has just made an area over it, and not returned it yet.
+            Err(FreeError::NotItsStart { start, .. }) if self.is_unknown_to_the_model(start) => {}
             // The free that was under way lost the race, and has to say so: the latest,
             // for an earlier one had taken its area before there was another here.
             Ok(()) => {
@@ -72,9 +75,17 @@ impl<F: Format> Hand<'_, F> {
             (Err(FreeError::NotAnArea(addr)), Some((_, end))) => addr.0 == at && at >= end,
             // Longer ago than the oracle remembers.
             (Err(FreeError::DoubleFree { start, .. }), None) => start == VirtAddr(at),
+            (Err(FreeError::NotItsStart { start, .. }), None) => self.is_unknown_to_the_model(start),
             _ => false,
         };
         assert!(right, "free: of {at:#x}, in {known:x?}: {result:x?}");
+    }
+
+    /// Whether an area may be at `start` that the model does not know: in an interrupt, if the call
+    /// that it came into has made one.
+    fn is_unknown_to_the_model(&self, start: VirtAddr) -> bool {
+        let unknown = self.model().around(start.0).is_none();
+        unknown && self.sim().context() == Context::HardIrq
     }
 
     /// Frees an area as one of another kind, or of another size.

@@ -312,6 +312,9 @@ impl<F: Format> Hand<'_, F> {
         }
         self.check();
         self.world.quiet.store(true, Relaxed);
+        self.vm.purge();
+        let waiting = self.vm.stats().waiting_pages;
+        assert_eq!(waiting, 0, "what waits: pages after everything was purged");
     }
 }
 

@@ -69,6 +69,7 @@ pub struct Setup {
     pub tlb: usize,
     pub speculate: u64,
     pub interrupt: u64,
+    pub migrate: u64,
 }
 
 impl Setup {
@@ -104,11 +105,13 @@ impl Setup {
             tlb: rng.pick(&[4, 16, 64]),
             speculate: rng.pick(&[4, 16, 64]),
             interrupt: rng.pick(&[0, 16, 64, 256]),
+            migrate: rng.pick(&[0, 0, 8, 64]),
         }
     }
 
     pub fn machine<F: Format>(&self) -> Sim<F> {
-        let rates = Rates { speculate: self.speculate, interrupt: self.interrupt, evict: 16 };
+        let (speculate, interrupt, migrate) = (self.speculate, self.interrupt, self.migrate);
+        let rates = Rates { speculate, interrupt, migrate, evict: 16 };
         let mut builder = Sim::<F>::builder().cpus(self.cpus).seed(self.seed).rates(rates).tlb(self.tlb);
         for node in 0..self.nodes {
             let first = self.first_frame.offset(node * self.frames);

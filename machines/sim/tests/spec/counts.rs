@@ -4,7 +4,7 @@ use crate::common::{At, REGION, Rig, boot, quiet};
 use vmalloc::machine::format::MemType;
 use vmalloc::units::Pfn;
 use vmalloc::{Config, Counts, FreeError, Placement, Policy, Req};
-use vmalloc_sim::Bank;
+use vmalloc_sim::{Bank, Rates};
 
 const DEVICE: Bank = Bank { first: Pfn(0xf_0000), frames: 8, node: None };
 /// Pages of areas of one slice, of several, and with a run of their own.
@@ -72,4 +72,24 @@ fn each_area_and_each_of_its_pages_is_counted_once_when_it_is_made_freed_and_rec
         }
         rig.give_frames(&lent);
     });
+}
+
+#[test]
+fn a_free_that_ends_on_another_cpu_than_it_began_on_is_counted_there_and_nothing_is_left_waiting() {
+    for seed in 0..20 {
+        let rates = Rates { migrate: 2, ..Rates::NEVER };
+        let rig = boot(quiet(3).rates(rates).seed(seed), Config::region(REGION));
+        for pages in SIZES {
+            for cpu in [0, 1, 2] {
+                rig.sim.set_cpu(cpu);
+                let area = rig.alloc(Req::pages(pages)).unwrap();
+                rig.sim.set_cpu((cpu + 1) % 3);
+                rig.give(area).unwrap();
+            }
+        }
+        let settled = rig.settled();
+        assert_eq!((settled.areas.len(), settled.pages, settled.waiting), (0, 0, 0), "seed {seed}");
+        let counts = counts(&rig);
+        assert_eq!(counts.remote_pages, counts.received_pages, "seed {seed}");
+    }
 }
