@@ -90,31 +90,23 @@ impl<M: Machine> CpuGuard<'_, M> {
     pub(crate) fn note_free(&self, how: Way, found: &Found, pages: usize, freer: Caller) {
         let _ = self.machine.note(Event::Claim { start: found.start, pages, freer });
         let counters = &self.cpu.counters;
-        if how == Way::Remote {
-            count(&counters.remote_frees, 1);
-        } else {
-            count(&counters.local_frees, 1);
-        }
+        count(if how == Way::Remote { &counters.remote_frees } else { &counters.local_frees }, 1);
         count(&counters.free_pages, pages as u64);
     }
 
     /// Parks or clears the entries of a claimed slot, and hands the slot to its owner.
     #[inline]
     pub(crate) fn unmap(&mut self, found: &Found, how: Way, mapped: PageRange) {
-        match how {
-            Way::AtOnce => {
-                self.unmap_slice(found, mapped);
-                if self.open.is_due() {
-                    self.reclaim_step_after(mapped.pages);
-                }
-            }
-            // Few enough to reclaim as much in the same section (L3).
-            Way::Remote if mapped.pages <= WORK => {
-                self.unmap_slice(found, mapped);
-                self.reclaim(mapped.pages);
-                self.hand_over(found);
-            }
-            _ => self.unmap_in_slices(found, mapped),
+        if how != Way::AtOnce && mapped.pages > WORK {
+            return self.unmap_in_slices(found, mapped);
+        }
+        self.unmap_slice(found, mapped);
+        if how == Way::Remote {
+            // They are few enough to reclaim as many in the same section (L3).
+            self.reclaim(mapped.pages);
+            self.hand_over(found);
+        } else if self.open.is_due() {
+            self.reclaim_step_after(mapped.pages);
         }
     }
 
