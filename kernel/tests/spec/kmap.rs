@@ -498,7 +498,7 @@ impl Interrupt {
 
 #[test]
 fn interrupts_map_and_unmap_in_the_middle_of_a_tasks_kmap_local() {
-    let rig = rig_with(1, Rates { speculate: 8, interrupt: 3, evict: 8 });
+    let rig = rig_with(1, Rates { speculate: 8, interrupt: 3, evict: 8, ..Rates::NEVER });
     let kernel = rig.kernel();
     let local = rig.local(&kernel);
     let frames = rig.high(5);
