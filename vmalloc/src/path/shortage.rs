@@ -3,7 +3,7 @@
 //! | | Frames and tables | Addresses |
 //! |---|---|---|
 //! | 1 | own expired batch; then own cached slots and open batch, if this CPU's flush is grace enough | the same |
-//! | 2 | purge: everybody's cached slots, batches, empty chunks, magazines (may wait only) | purge: everybody's cached slots, batches and empty chunks |
+//! | 2 | purge: everybody's cached slots, batches, empty chunks, magazines (may wait only) | the same |
 //! | 3 | the promised reserve ([`Gfp::RESERVE`] only) | – |
 //! | 4 | [`Machine::exhausted`] (may wait only) | the same |
 //!
@@ -67,7 +67,7 @@ impl<M: Machine> CpuGuard<'_, M> {
             tries.step += 1;
             let gained = match tries.step {
                 1 => self.reclaim_own(),
-                2 => self.may_wait(plan) && self.purge_for(short),
+                2 => self.may_wait(plan) && self.purge_for_all(),
                 3 => plan.req.gfp.contains(Gfp::RESERVE) && self.take_reserve(short),
                 _ => return self.ask_machine(plan, short, tries),
             };
@@ -99,14 +99,13 @@ impl<M: Machine> CpuGuard<'_, M> {
         plan.req.gfp.contains(Gfp::WAIT) && self.outside(|| machine.context()) == Context::Task
     }
 
-    /// Step 2.
-    fn purge_for(&mut self, short: Shortage) -> bool {
+    /// Step 2. Magazines are emptied for want of addresses too: once there are some, the same call
+    /// may want frames for its bookkeeping, and it purges once.
+    fn purge_for_all(&mut self) -> bool {
         let ctx = self.ctx();
         self.outside(|| {
             ctx.purge();
-            if !matches!(short, Shortage::Addresses { .. }) {
-                ctx.drain_stocks();
-            }
+            ctx.drain_stocks();
         });
         count(&self.cpu.counters.purges, 1);
         self.drain();
