@@ -39,7 +39,7 @@ const UNDER_ANY: &[Rule] = &[
 
 fn mix(trial: &mut Trial, cpus: u32) {
     let random = &mut trial.random.clone();
-    let rates = Rates { speculate: 8, interrupt: random.pick(&[0, 16, 64]), evict: 16, migrate: 0 };
+    let rates = Rates { speculate: 8, interrupt: random.pick(&[0, 16, 64]), evict: 16, ..Rates::NEVER };
     let shape = Shape {
         rates,
         frames: random.pick(&[512, 1024, 1024]),

@@ -67,7 +67,7 @@ impl<M: Machine> CpuGuard<'_, M> {
             tries.step += 1;
             let gained = match tries.step {
                 1 => self.reclaim_own(),
-                2 => self.may_wait(plan) && self.purge_for_all(),
+                2 => self.may_wait(plan) && self.purge_with_stocks(),
                 3 => plan.req.gfp.contains(Gfp::RESERVE) && self.take_reserve(short),
                 _ => return self.ask_machine(plan, short, tries),
             };
@@ -99,9 +99,9 @@ impl<M: Machine> CpuGuard<'_, M> {
         plan.req.gfp.contains(Gfp::WAIT) && self.outside(|| machine.context()) == Context::Task
     }
 
-    /// Step 2. Magazines are emptied for want of addresses too: once there are some, the same call
-    /// may want frames for its bookkeeping, and it purges once.
-    fn purge_for_all(&mut self) -> bool {
+    /// Step 2. It empties the magazines for want of addresses too: the call that finds addresses
+    /// after it may lack frames for their bookkeeping, and purges only once.
+    fn purge_with_stocks(&mut self) -> bool {
         let ctx = self.ctx();
         self.outside(|| {
             ctx.purge();
