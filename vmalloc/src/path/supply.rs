@@ -17,6 +17,7 @@ use crate::path::ready::{Partial, Place};
 use crate::path::shortage::Tries;
 use crate::reclaim::tables::Unlinked;
 use crate::space::chunk::ChunkRef;
+use crate::space::class::Class;
 use crate::state::cpu::{SLICE, WORK};
 use crate::state::enter::CpuGuard;
 use crate::units::PageRange;
@@ -141,6 +142,9 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         if self.reclaim_for(plan) {
             return Ok(None);
         }
+        if let Some(place) = self.take_larger(plan, class) {
+            return Ok(Some(place));
+        }
         match self.grow(plan.req.region, class, plan.within(&self.core.regions[plan.req.region.0 as usize])) {
             // No room for a chunk with one slot: the area alone may fit.
             Err(Shortage::Addresses { .. }) => self.take_own_run(plan).map(Some),
@@ -163,6 +167,13 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
             }
             self.preempt_point();
         }
+    }
+
+    /// Takes a free slot of a somewhat larger class: one that is a little too large costs fewer
+    /// addresses than a chunk that is nearly empty.
+    fn take_larger(&mut self, plan: Plan<'_>, class: Class) -> Option<Place> {
+        let chunks = self.cpu_chunks(plan.req.region);
+        class.larger(plan.pages).find_map(|larger| chunks.take(Some(larger)))
     }
 
     /// Takes a place for an area that is confined to a range, or that no class serves: a slot of a

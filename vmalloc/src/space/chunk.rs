@@ -55,8 +55,8 @@ use core::ptr::null_mut;
 
 /// The batches that can hold slots of a chunk at one time: the open one and the sealed one.
 pub const BATCHES: usize = 2;
-/// The most leaf tables under a class chunk of 16 MiB and a unit, at 2 MiB each.
-pub const MAX_LEAVES: usize = 10;
+/// The most leaf tables under a class chunk of 8 MiB and a unit, at 2 MiB each.
+pub const MAX_LEAVES: usize = 6;
 
 /// Slots in a header. A loom model explores all of them, so it gets few.
 const SLOTS: usize = if cfg!(loom) { 2 } else { MAX_SLOTS };

@@ -5,12 +5,13 @@
 //! are 9 aligned classes, whose strides are the powers of two from 2 to 512 pages.
 //!
 //! - **K1** `capacity + 1 == stride`: the last page of a slot is a guard and is never mapped.
-//! - **K2** A chunk of a class is a whole number of units, and at most 16 MiB and a unit. That
+//! - **K2** A chunk of a class is a whole number of units, and at most 8 MiB and a unit. That
 //!   bounds what one live area can pin.
-//! - **K4** A CPU's first chunk of a class covers about 256 pages, and each further one twice as
-//!   much. A class that is hardly used pins little. A chunk covers at most a unit, or an eighth of the
-//!   range that it may lie in. Where no hole is that long, it has half as many places, and half of
-//!   those, down to one slot.
+//! - **K4** A CPU's first chunk of a class is due to cover about 128 pages, and each further one half
+//!   as much again, up to 1,024. A class that is hardly used pins little. Where more than 2 % of
+//!   the pages would be left over at its end, a chunk has more places, up to four times as many. It
+//!   covers at most an eighth of the range that it may lie in, but a unit at least. Where no hole is
+//!   that long, it has half as many places, and half of those, down to one slot.
 //! - **K3** A slot of an aligned class starts at a multiple of its stride.
 //! - **K7** A chunk of an aligned class leaves the place of its first slot empty. The page below
 //!   each slot therefore belongs to the chunk and is never mapped: it is the last page of the slot
@@ -25,11 +26,17 @@ pub const MAX_SLOTS: usize = 64;
 /// The largest area that fits a slot of a class, in pages.
 pub const MAX_SLOT_PAGES: usize = 512;
 /// The most pages that the slots of one chunk cover (K2).
-pub const MAX_CHUNK_PAGES: usize = 4096;
+pub const MAX_CHUNK_PAGES: usize = 2048;
 
 /// The pages that a CPU's first chunk of a class covers, if one slot is not larger (K4).
-const FIRST_CHUNK_PAGES: usize = 256;
+const FIRST_CHUNK_PAGES: usize = 128;
+/// The pages that its later chunks are due to cover at most (K4).
+const GROWN_CHUNK_PAGES: usize = 1024;
+/// The pages left over at a chunk's end that need no more places, in 1024ths (K4).
+const SNUG: usize = 21;
 
+/// The first class of a doubling.
+const DOUBLING: u8 = 16;
 const EXACT: usize = 56;
 const ALIGNED: usize = 9;
 /// The number of classes.
@@ -113,11 +120,28 @@ impl Class {
         STRIDES[self.0 as usize] as usize
     }
 
+    /// The classes whose slots may serve an area of `pages` pages before a chunk of this one is made:
+    /// the next one, or two where steps are finer, with at most a fifth of a slot unused.
+    pub fn larger(self, pages: usize) -> impl Iterator<Item = Class> {
+        let (first, steps) = (self.0 + 1, if self.0 < DOUBLING { 1 } else { 2 });
+        let exact = if self.is_aligned() { 0..0 } else { first..(first + steps).min(EXACT as u8) };
+        exact.map(Class).filter(move |class| 4 * (class.stride() - 1 - pages) <= pages)
+    }
+
     /// The number of places in the next chunk of this class for a CPU that has `chunks` of them
     /// (K4).
     pub fn slots_after(self, chunks: u32) -> usize {
-        let pages = MAX_CHUNK_PAGES.min(FIRST_CHUNK_PAGES << chunks.min(8));
-        (pages / self.stride()).clamp(self.fewest(), MAX_SLOTS)
+        let pages = (0..chunks.min(6)).fold(FIRST_CHUNK_PAGES, |pages, _| pages + pages / 2).min(GROWN_CHUNK_PAGES);
+        let due = (pages / self.stride()).clamp(self.fewest(), MAX_SLOTS);
+        let most = (4 * due).min(MAX_SLOTS).min(MAX_CHUNK_PAGES / self.stride()).max(due);
+        let snug = |slots: &usize| self.left_over(*slots) <= SNUG;
+        (due..=most).find(snug).or_else(|| (due..=most).min_by_key(|&slots| self.left_over(slots))).unwrap_or(due)
+    }
+
+    /// What is left over at the end of a chunk with this number of places, in 1024ths of its slots.
+    const fn left_over(self, slots: usize) -> usize {
+        let pages = slots * self.stride();
+        (self.units(slots) * UNIT_PAGES - pages) * 1024 / pages
     }
 
     /// The number of places in the smallest chunk (K7).
@@ -131,7 +155,7 @@ impl Class {
         (u64::MAX >> (MAX_SLOTS - slots)) & !(self.is_aligned() as u64)
     }
 
-    /// The number of places in the largest chunk.
+    /// The number of places in a further chunk of a CPU that has many.
     pub fn slots(self) -> usize {
         self.slots_after(u32::MAX)
     }
@@ -160,6 +184,9 @@ impl Class {
 #[cfg(test)]
 mod tests {
     use super::*;
+    extern crate std;
+    use std::vec;
+    use std::vec::Vec;
 
     #[test]
     fn every_size_gets_the_tightest_slot_with_room_for_its_guard() {
@@ -196,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chunk_is_an_exact_number_of_units_and_at_most_16_mib() {
+    fn a_chunk_is_an_exact_number_of_units_and_at_most_8_mib() {
         for class in Class::all() {
             for slots in (0..10).map(|chunks| class.slots_after(chunks)) {
                 let pages = class.units(slots) * UNIT_PAGES;
@@ -207,9 +234,30 @@ mod tests {
     }
 
     #[test]
-    fn chunks_begin_small_and_double() {
-        let class = Class::of(31, 1).unwrap();
-        assert_eq!([0, 1, 2, 3, 4, 99].map(|chunks| class.slots_after(chunks)), [7, 15, 31, 62, 64, 64], "K4");
-        assert_eq!(Class::of(512, 1).unwrap().slots_after(0), 1);
+    fn chunks_begin_small_and_grow_by_half() {
+        let places = |pages| [0, 1, 2, 3, 4, 5, 6, 99].map(|chunks| Class::of(pages, 1).unwrap().slots_after(chunks));
+        assert_eq!(places(15), [8, 12, 20, 28, 40, 60, 64, 64], "K4: strides of 16 fill units");
+        assert_eq!(places(31), [11, 19, 19, 19, 19, 29, 31, 31], "K4: 11 leave 21 pages of 384, 12 would leave 52");
+        assert_eq!(places(1), [64; 8], "64 at most");
+        assert_eq!(places(512), [3; 8], "K2");
+    }
+
+    #[test]
+    fn a_chunk_leaves_less_than_a_quarter_over() {
+        for class in Class::all() {
+            // The worst: four slots of 65 pages in five units.
+            let left = class.left_over(class.slots_after(0));
+            assert!(left <= 60 * 1024 / 260, "{left} of 1024 in {class:?}");
+        }
+    }
+
+    #[test]
+    fn larger_classes_serve_what_leaves_a_fifth_of_them_unused_at_most() {
+        let larger = |pages| Class::of(pages, 1).unwrap().larger(pages).map(Class::stride).collect::<Vec<_>>();
+        assert_eq!([2, 3, 4].map(larger), [vec![], vec![], vec![6]]);
+        assert_eq!([112, 128].map(larger), [vec![121, 129], vec![145, 161]]);
+        assert_eq!([65, 129].map(larger), [vec![81], vec![161]], "89 and 177 would leave more");
+        assert_eq!([480, 512].map(larger), [vec![513], vec![]], "there is no larger one");
+        assert_eq!(Class::of(8, 8).unwrap().larger(8).count(), 0, "aligned");
     }
 }

@@ -25,16 +25,17 @@ fn picture(chunk: &Chunk) -> String {
     (0..slots).map(state).collect()
 }
 
-fn chunk(pages: usize) -> Chunk {
+/// Seven slots.
+fn chunk() -> Chunk {
     let chunk = Chunk::new(Pfn(0));
-    let class = Class::of(pages, 1).unwrap();
-    chunk.become_class(class, class.slots(), VirtAddr(0x4000_0000), RegionId(0), 0);
+    let class = Class::of(512, 1).unwrap();
+    chunk.become_class(class, 7, VirtAddr(0x4000_0000), RegionId(0), 0);
     chunk
 }
 
 #[test]
 fn a_slot_goes_from_free_to_live_to_stale_to_free() {
-    let chunk = chunk(512);
+    let chunk = chunk();
     assert_eq!(picture(&chunk), "fffffff");
     for slot in 0..3 {
         assert_eq!(chunk.take(), Some(slot));
@@ -50,7 +51,7 @@ fn a_slot_goes_from_free_to_live_to_stale_to_free() {
 
 #[test]
 fn the_next_free_slot_is_the_one_that_is_taken_next() {
-    let chunk = chunk(512);
+    let chunk = chunk();
     for slot in 0..7 {
         assert_eq!((chunk.next_free(), chunk.take()), (Some(slot), Some(slot)));
         chunk.make_live(slot);
@@ -60,7 +61,7 @@ fn the_next_free_slot_is_the_one_that_is_taken_next() {
 
 #[test]
 fn a_claim_is_given_once_and_only_for_live_slots() {
-    let chunk = chunk(512);
+    let chunk = chunk();
     chunk.take();
     chunk.make_live(0);
     assert!(!chunk.claim(3), "nothing lives there");
@@ -76,7 +77,7 @@ fn a_claim_is_given_once_and_only_for_live_slots() {
 
 #[test]
 fn a_cached_slot_lives_again_or_becomes_stale() {
-    let chunk = chunk(512);
+    let chunk = chunk();
     for slot in 0..3 {
         chunk.take();
         chunk.make_live(slot);
@@ -107,7 +108,7 @@ fn the_reciprocal_finds_the_slot_of_every_page_of_every_class() {
 
 #[test]
 fn overlapping_masks_are_seen() {
-    let chunk = chunk(512);
+    let chunk = chunk();
     chunk.free.store(0b11, Relaxed);
     chunk.live.store(0b01, Relaxed);
     assert!(!chunk.masks_agree());
@@ -132,7 +133,7 @@ fn an_area_is_found_at_its_start_and_nowhere_else() {
 
 #[test]
 fn bare_slots_are_taken_once_but_not_while_they_are_claimed() {
-    let chunk = chunk(512);
+    let chunk = chunk();
     (0..3).for_each(|slot| {
         assert_eq!(chunk.take(), Some(slot));
         chunk.make_live(slot);
@@ -163,7 +164,7 @@ fn a_cleared_frame_becomes_the_header_that_a_new_one_is() {
 
 #[test]
 fn a_stale_slot_that_is_still_claimed_waits_in_the_other_load_and_is_given_once() {
-    let chunk = chunk(512);
+    let chunk = chunk();
     for slot in 0..2 {
         chunk.take();
         chunk.make_live(slot);
@@ -182,7 +183,7 @@ fn a_stale_slot_that_is_still_claimed_waits_in_the_other_load_and_is_given_once(
 
 #[test]
 fn a_bare_slot_that_a_claim_hid_for_a_moment_is_not_bare_any_more_when_it_is_given() {
-    let chunk = chunk(512);
+    let chunk = chunk();
     chunk.take();
     chunk.make_live(0);
     chunk.retire(1, 0);
