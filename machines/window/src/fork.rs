@@ -1,0 +1,89 @@
+//! Forks: nobody is in the middle of a call when the process is copied.
+//!
+//! A child has its own copy of the window, of the bookkeeping and of every lock, and of the threads
+//! only the one that forked. So what another thread held at that moment would be held for ever in the
+//! child. Before the fork [`Stopped`] enters every CPU of the instance, and takes the machine's own
+//! locks; both processes give them up after it.
+//!
+//! [`AtFork`] is what handlers of `pthread_atfork` need, which get no argument:
+//!
+//! ```
+//! use vmalloc::Vmalloc;
+//! use vmalloc_window::{AtFork, Window};
+//!
+//! static AT_FORK: AtFork = AtFork::new();
+//! static VM: std::sync::OnceLock<Vmalloc<Window>> = std::sync::OnceLock::new();
+//!
+//! extern "C" fn prepare() {
+//!     VM.get().into_iter().for_each(|vm| _ = AT_FORK.prepare(vm));
+//! }
+//! extern "C" fn resume() {
+//!     AT_FORK.resume(); // in the parent and in the child
+//! }
+//! # unsafe extern "C" { fn pthread_atfork(prepare: extern "C" fn(), parent: extern "C" fn(), child: extern "C" fn()) -> i32; }
+//! # let vm = vmalloc_window::builder().memory(1 << 20).build().unwrap();
+//! # assert!(VM.set(vm).is_ok());
+//! // SAFETY: the handlers allocate nothing and may run in any thread.
+//! unsafe { pthread_atfork(prepare, resume, resume) };
+//! ```
+
+use crate::machine::Window;
+use core::cell::UnsafeCell;
+use vmalloc::{AllocError, Quiesced, Vmalloc};
+
+/// An instance that nobody is inside of, until this is dropped: by the thread that made it, in the
+/// parent and in the child.
+pub struct Stopped<'v> {
+    machine: &'v Window,
+    _quiesced: Quiesced<'v, Window>,
+}
+
+impl<'v> Stopped<'v> {
+    /// Waits until nobody is inside, and keeps everybody out.
+    ///
+    /// # Errors
+    /// [`AllocError::WrongContext`] in a signal handler in the middle of a call.
+    pub fn new(vm: &'v Vmalloc<Window>) -> Result<Stopped<'v>, AllocError> {
+        // First the CPUs: who is inside may want the locks.
+        let quiesced = vm.quiesce()?;
+        vm.machine().each_lock(&mut |lock| lock.hold());
+        Ok(Stopped { machine: vm.machine(), _quiesced: quiesced })
+    }
+}
+
+impl Drop for Stopped<'_> {
+    fn drop(&mut self) {
+        // SAFETY: `new` took each, and this is the same thread, or the one that a fork made of it.
+        self.machine.each_lock(&mut |lock| unsafe { lock.give_back() });
+    }
+}
+
+/// What is stopped between the handlers of a fork. One for each instance.
+#[derive(Default)]
+pub struct AtFork(UnsafeCell<Option<Stopped<'static>>>);
+
+// SAFETY: the value is written and taken only by a thread that has stopped the instance: one at a time.
+unsafe impl Sync for AtFork {}
+
+impl AtFork {
+    /// Nothing is stopped.
+    pub const fn new() -> AtFork {
+        AtFork(UnsafeCell::new(None))
+    }
+
+    /// Before the fork. Returns whether the instance is stopped: it is not in a signal handler that has
+    /// interrupted a call. The child of such a fork should not use the instance.
+    pub fn prepare(&self, vm: &'static Vmalloc<Window>) -> bool {
+        let Ok(stopped) = Stopped::new(vm) else { return false };
+        // SAFETY: the instance is stopped, by this thread.
+        unsafe { *self.0.get() = Some(stopped) };
+        true
+    }
+
+    /// After the fork, in the parent and in the child. Nothing happens if [`AtFork::prepare`] returned
+    /// false.
+    pub fn resume(&self) {
+        // SAFETY: this thread has stopped the instance, or nobody has: handlers come in pairs.
+        drop(unsafe { (*self.0.get()).take() });
+    }
+}

@@ -1,0 +1,167 @@
+//! The frames of the bookkeeping: pages of a reservation of their own.
+//!
+//! The window's pages are their own frames, and none of them can hold a table or a header: nobody
+//! may reach a page of the window that belongs to no area. So bookkeeping has memory elsewhere. A
+//! frame's number is the number of its page, and the list of free frames goes through their first
+//! words.
+
+use crate::lock::Lock;
+use crate::reserve::Reservation;
+use core::ptr::{NonNull, with_exposed_provenance_mut};
+use vmalloc::machine::frames::{Frames, Want};
+use vmalloc::units::{PAGE_SIZE, Pfn};
+
+/// Bytes that are opened at a time.
+const PIECE: usize = 1 << 20;
+
+/// What is free.
+#[derive(Debug, Default)]
+struct Free {
+    /// The address of the first frame that was freed; its first word names the next. 0 = none.
+    head: usize,
+    /// Frames on that list.
+    listed: usize,
+    /// Bytes from the start that were ever handed out.
+    used: usize,
+}
+
+/// Where bookkeeping frames come from.
+#[derive(Debug)]
+pub struct Source {
+    memory: Reservation,
+    free: Lock<Free>,
+}
+
+/// The address of a frame's bytes.
+#[inline]
+pub fn bytes_of(frame: Pfn) -> NonNull<u8> {
+    let at = with_exposed_provenance_mut::<u8>(frame.phys() as usize);
+    debug_assert!(!at.is_null());
+    // SAFETY: no page of a reservation lies at 0.
+    unsafe { NonNull::new_unchecked(at) }
+}
+
+impl Source {
+    /// Up to `bytes` of frames.
+    pub fn new(bytes: usize) -> Result<Source, i32> {
+        Ok(Source { memory: Reservation::new(bytes, PIECE)?, free: Lock::default() })
+    }
+
+    /// Frames that were ever handed out, and those of them that are free.
+    pub fn used(&self) -> (usize, usize) {
+        let free = self.free.lock();
+        (free.used / PAGE_SIZE, free.listed)
+    }
+
+    /// Calls `f` with each of its locks, in order.
+    pub fn each_lock(&self, f: &mut dyn FnMut(&dyn Held)) {
+        f(&self.free);
+        f(self.memory.opening());
+    }
+
+    fn holds(&self, frame: Pfn) -> bool {
+        self.memory.range().contains(vmalloc::units::VirtAddr(frame.phys() as usize))
+    }
+
+    /// A frame that nobody had yet.
+    fn fresh(&self, free: &mut Free) -> Option<NonNull<u8>> {
+        self.memory.open_to(free.used + PAGE_SIZE).ok()?;
+        let at = self.memory.at(free.used);
+        free.used += PAGE_SIZE;
+        Some(at)
+    }
+}
+
+impl Free {
+    fn pop(&mut self) -> Option<NonNull<u8>> {
+        let at = NonNull::new(with_exposed_provenance_mut::<u8>(self.head))?;
+        // SAFETY: F1: a free frame is the list's, and `push` wrote the word.
+        self.head = unsafe { at.cast::<usize>().read() };
+        self.listed -= 1;
+        Some(at)
+    }
+
+    fn push(&mut self, at: NonNull<u8>) {
+        // SAFETY: F1: the frame was given up, and is the list's from here on.
+        unsafe { at.cast::<usize>().write(self.head) };
+        self.head = at.addr().get();
+        self.listed += 1;
+    }
+}
+
+/// A lock that a fork holds across the call.
+pub trait Held {
+    /// Takes it, and keeps it.
+    fn hold(&self);
+    /// Gives it back.
+    ///
+    /// # Safety
+    /// The calling thread holds it, by [`Held::hold`].
+    unsafe fn give_back(&self);
+}
+
+impl<T> Held for Lock<T> {
+    fn hold(&self) {
+        core::mem::forget(self.lock());
+    }
+    unsafe fn give_back(&self) {
+        // SAFETY: the caller's promise.
+        unsafe { self.force_unlock() }
+    }
+}
+
+// SAFETY: F1, F2, F4: a page is handed out from the boundary once, then from the list; blocks are
+// single frames, and a larger free is one of its frames. F3: the locks are this source's own. F5,
+// F6: there are no descriptors and no zones.
+unsafe impl Frames for Source {
+    fn total(&self) -> usize {
+        self.memory.bytes() / PAGE_SIZE
+    }
+    fn free_now(&self) -> usize {
+        let (used, listed) = self.used();
+        self.total() - used + listed
+    }
+    fn is_ram(&self, frame: Pfn) -> bool {
+        self.holds(frame)
+    }
+    fn alloc(&self, want: Want) -> Option<Pfn> {
+        if want.order > 0 {
+            return None;
+        }
+        let mut free = self.free.lock();
+        let at = free.pop().or_else(|| self.fresh(&mut free))?;
+        Some(Pfn::containing(at.as_ptr().expose_provenance() as u64))
+    }
+    unsafe fn free(&self, first: Pfn, order: u8) {
+        let mut free = self.free.lock();
+        (0..1u64 << order).for_each(|n| free.push(bytes_of(first.offset(n))));
+    }
+    fn free_for(&self, _: Want) -> Option<usize> {
+        Some(self.free_now())
+    }
+    fn is_out(&self, frame: Pfn) -> bool {
+        self.holds(frame)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vmalloc::units::Node;
+
+    #[test]
+    fn frames_are_handed_out_once_until_they_are_freed() {
+        let source = Source::new(PIECE).expect("addresses");
+        let want = Want::bookkeeping(Node(0));
+        assert_eq!(source.alloc(want.order(1)), None);
+        let all: Vec<Pfn> = core::iter::from_fn(|| source.alloc(want)).collect();
+        assert_eq!((all.len(), source.free_now()), (source.total(), 0));
+        // SAFETY: it is ours, and open.
+        all.iter().for_each(|&frame| unsafe { bytes_of(frame).as_ptr().write_bytes(0xff, PAGE_SIZE) });
+        // SAFETY: F4: four of ours.
+        unsafe { source.free(all[4], 2) };
+        let mut again: Vec<Pfn> = core::iter::from_fn(|| source.alloc(want)).collect();
+        again.sort();
+        assert_eq!(again, all[4..8]);
+    }
+}

@@ -1,0 +1,407 @@
+//! The window: pages that are their own frames, and how they are opened and closed.
+//!
+//! ```text
+//!    first page                 boundary                                        end
+//!    │ guard │ area │ guard │ … │ no access, no page table, no memory           │
+//!            └ all one mapping, open for loads and stores ┘
+//! ```
+//!
+//! A page that nobody may reach has a *guard*: a mark in the process's page table that makes each
+//! access fault and that costs no mapping. The boundary moves up by pieces of 2 MiB, what one page
+//! table spans. A piece gets its guards while it is closed, and is opened then: no page of it can be
+//! reached at any moment.
+//!
+//! - **bind**: the guards of a run are removed. Its pages are clear, and Linux finds memory for them when
+//!   they are first touched.
+//! - **unbind**: the pages are queued. A flush gives them guards again, which gives their memory back
+//!   to Linux. Runs that lie close together, with nothing live in between, go in one call: the guards
+//!   between them only become guards again.
+//!
+//! # Where Linux refuses guards
+//! It refuses them where memory is locked (EINVAL), and before 6.13 everywhere. Such pages are closed
+//! by `mprotect` and emptied by MADV_DONTNEED_LOCKED, and a binding opens them by `mprotect`. That
+//! costs a mapping or two, which are counted ([`Budget`]). A page whose mapping is not open for loads
+//! and stores alone is *odd*; it is not any more when guards can be had again.
+//!
+//! # Rules
+//! - **H1** A failed binding leaves nothing reachable.
+//! - **H2** [`Space::drain`] returns true only if all that was unbound before the call cannot be
+//!   reached. What could be is queued again.
+//! - **H3** A flush that joins runs first publishes the pages from the first to the last, and then
+//!   looks for live pages between them. A binding first marks its pages, and then waits until no such
+//!   range meets them. So one of the two sees the other.
+//!
+//! # Locks
+//! `draining`, then `shape`; the locks of the reservations last and alone.
+
+use crate::budget::Budget;
+use crate::cpu::yield_now;
+use crate::lock::Lock;
+use crate::machine::LogSink;
+use crate::marks::{Group, Marks, pack, unpack};
+use crate::os;
+use crate::reserve::Reservation;
+use crate::source::Held;
+use core::ops::Range;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
+use vmalloc::machine::format::Prot;
+use vmalloc::machine::{Level, Run};
+use vmalloc::units::{PAGE_SHIFT, PAGE_SIZE, PageRange};
+
+/// The boundary moves by this number of bytes.
+pub const PIECE: usize = 1 << 21;
+
+/// The most pages between two runs that go in one call. Guarding a guard again costs a few
+/// nanoseconds; a call costs some hundred.
+const GAP: usize = 32;
+
+/// The error number where the budget of mappings is spent: EDQUOT.
+pub const BUDGET_SPENT: i32 = libc::EDQUOT;
+
+/// The window of one machine.
+#[derive(Debug)]
+pub struct Space {
+    window: Reservation,
+    marks: Marks,
+    /// Whether Linux has guards.
+    guards: bool,
+    /// Whether a piece could not have guards: pieces are not opened as a whole any more.
+    locked: AtomicBool,
+    /// Held while the queue is worked off.
+    draining: Lock<()>,
+    /// The pages that the one that drains is closing (H3).
+    closing: AtomicU64,
+    /// Held while protections change.
+    shape: Lock<()>,
+    budget: Budget,
+    log: LogSink,
+    #[cfg(debug_assertions)]
+    faults: vmalloc::machine::faulty::Faults,
+}
+
+/// A call and its result.
+type Step = (&'static str, Result<(), i32>);
+
+impl Space {
+    /// A window of `bytes` bytes, with nothing bound. `log` is told of refusals.
+    pub fn new(bytes: usize, guards: bool, wish: Option<usize>, log: LogSink) -> Result<Space, i32> {
+        let window = Reservation::new(bytes, PIECE)?;
+        let marks = Marks::new(window.range().pages)?;
+        // SAFETY: O1: the window is ours.
+        unsafe { os::small_pages(window.range()) };
+        Ok(Space {
+            window,
+            marks,
+            guards,
+            locked: AtomicBool::new(!guards),
+            draining: Lock::new(()),
+            closing: AtomicU64::new(0),
+            shape: Lock::new(()),
+            budget: Budget::new(4 + Marks::MAPPINGS, wish),
+            log,
+            #[cfg(debug_assertions)]
+            faults: Default::default(),
+        })
+    }
+
+    /// The window's pages.
+    pub fn range(&self) -> PageRange {
+        self.window.range()
+    }
+
+    /// Bytes below the boundary.
+    pub fn open(&self) -> usize {
+        self.window.open()
+    }
+
+    /// Whether Linux has guards.
+    pub fn has_guards(&self) -> bool {
+        self.guards
+    }
+
+    /// The mappings, and what was refused.
+    pub fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// Decides which step fails, for tests.
+    #[cfg(debug_assertions)]
+    pub fn faults(&self) -> &vmalloc::machine::faulty::Faults {
+        &self.faults
+    }
+
+    /// Calls `f` with each lock, in order.
+    pub fn each_lock(&self, f: &mut dyn FnMut(&dyn Held)) {
+        f(&self.draining);
+        f(self.window.opening());
+        self.marks.reservations().iter().for_each(|reservation| f(reservation.opening()));
+        f(&self.shape);
+        f(self.budget.lock());
+    }
+
+    /// Makes `run` reachable.
+    ///
+    /// # Errors
+    /// EFAULT outside of the window, [`BUDGET_SPENT`], or Linux's own number; H1.
+    #[inline]
+    pub fn bind(&self, run: Run) -> Result<(), i32> {
+        let pages = self.pages(run.pages).ok_or(libc::EFAULT)?;
+        self.window.open_with(pages.end << PAGE_SHIFT, |piece| self.open_piece(piece))?;
+        self.marks.set(pages.clone(), |group| &group.bound);
+        self.wait_for_closing(&pages);
+        let plain = run.prot == Prot::RW && !self.marks.any(pages.clone(), Group::odd);
+        let bound = if plain { self.remove(run.pages) } else { self.bind_odd(run, pages.clone()) };
+        bound.inspect_err(|_| self.unbind_now(pages))
+    }
+
+    /// Lets `range`, which is bound, be used as `prot` says.
+    ///
+    /// # Errors
+    /// EFAULT outside of the window, [`BUDGET_SPENT`], or Linux's own number. It may be used as before
+    /// then.
+    pub fn protect(&self, range: PageRange, prot: Prot) -> Result<(), i32> {
+        let pages = self.pages(range).ok_or(libc::EFAULT)?;
+        let shape = self.shape.lock();
+        self.book(range)?;
+        let done = self.step("mprotect", range, || self.mprotect(range, os::protection(prot)));
+        match done {
+            Ok(()) => self.reshape(pages, prot),
+            // Linux may have got as far as a border between two mappings.
+            Err(_) => self.each_alike(pages, |range, bits| _ = self.mprotect(range, bits)),
+        }
+        drop(shape);
+        done
+    }
+
+    /// The entries of `range` are cleared: it goes with the next flush.
+    #[inline]
+    pub fn unbind(&self, range: PageRange) {
+        debug_assert!(self.pages(range).is_some(), "{range:?}");
+        // Above the boundary lie pages of a binding that failed to move it.
+        let bound = |pages: &Range<usize>| !pages.is_empty() && pages.end << PAGE_SHIFT <= self.open();
+        self.pages(range).filter(bound).into_iter().for_each(|pages| self.marks.enqueue(pages));
+    }
+
+    /// Takes away what is queued (H2).
+    pub fn drain(&self) -> bool {
+        let _alone = self.draining.lock();
+        let (mut last, mut all) = (0..0, true);
+        self.marks.drain(|run| {
+            if last.end > 0 && run.start - last.end <= GAP && !self.marks.any(last.end..run.start, Group::live) {
+                last.end = run.end;
+            } else {
+                all &= self.close_run(core::mem::replace(&mut last, run));
+            }
+        });
+        self.close_run(last) && all
+    }
+
+    /// Pages, counted from the window's start.
+    #[inline]
+    fn pages(&self, range: PageRange) -> Option<Range<usize>> {
+        let window = self.window.range();
+        let first = range.start.0.wrapping_sub(window.start.0) >> PAGE_SHIFT;
+        (first < window.pages && range.pages <= window.pages - first).then(|| first..first + range.pages)
+    }
+
+    fn range_of(&self, pages: &Range<usize>) -> PageRange {
+        PageRange::new(self.window.range().start.add_pages(pages.start), pages.len())
+    }
+
+    /// The boundary moves over `piece`: guards first, so that nothing can be reached.
+    fn open_piece(&self, piece: PageRange) -> Result<(), i32> {
+        let pages = self.pages(piece).ok_or(libc::EFAULT)?;
+        self.marks.cover(pages.end)?;
+        if !self.locked.load(Relaxed) {
+            // SAFETY: O1, O2: nothing was ever bound there.
+            match self.step("MADV_GUARD_INSTALL", piece, || unsafe { os::install_guards(piece) }) {
+                Ok(()) => return self.step("mprotect", piece, || self.mprotect(piece, os::OPEN)),
+                Err(libc::EINVAL) => self.locked.store(true, Relaxed),
+                refused => return refused,
+            }
+        }
+        let _shape = self.shape.lock();
+        self.reshape_with(pages, |marks, pages| marks.set(pages, |group| &group.sealed));
+        Ok(())
+    }
+
+    /// H3.
+    #[inline]
+    fn wait_for_closing(&self, pages: &Range<usize>) {
+        loop {
+            let closing = unpack(self.closing.load(SeqCst));
+            if closing.end <= pages.start || pages.end <= closing.start {
+                return;
+            }
+            yield_now();
+        }
+    }
+
+    #[inline]
+    fn remove(&self, range: PageRange) -> Result<(), i32> {
+        // SAFETY: O1: the pages are the window's.
+        self.step("MADV_GUARD_REMOVE", range, || unsafe { os::remove_guards(range) })
+    }
+
+    /// Binds pages whose mapping is odd, or becomes odd. Some of them may have guards all the same.
+    #[cold]
+    fn bind_odd(&self, run: Run, pages: Range<usize>) -> Result<(), i32> {
+        let shape = self.shape.lock();
+        self.book(run.pages)?;
+        self.step("mprotect", run.pages, || self.mprotect(run.pages, os::protection(run.prot)))?;
+        self.reshape(pages, run.prot);
+        drop(shape);
+        if self.guards { self.remove(run.pages) } else { Ok(()) }
+    }
+
+    /// After a binding that failed: its pages are closed now, or by a later flush.
+    #[cold]
+    fn unbind_now(&self, pages: Range<usize>) {
+        self.marks.enqueue(pages);
+        self.drain();
+    }
+
+    /// Closes a joined run, or else each run in it; true = all of it.
+    fn close_run(&self, pages: Range<usize>) -> bool {
+        if pages.is_empty() {
+            return true;
+        }
+        self.closing.store(pack(pages.clone()), SeqCst);
+        let joined = !self.marks.any(pages.clone(), Group::live);
+        let mut all = joined && self.close(pages.clone());
+        self.closing.store(0, SeqCst);
+        if !joined {
+            all = true;
+            self.marks.going(pages, |run| all &= self.close(run));
+        }
+        all
+    }
+
+    /// Closes pages of which none is live, those between runs included.
+    fn close(&self, pages: Range<usize>) -> bool {
+        let range = self.range_of(&pages);
+        if self.guard(range, &pages).or_else(|_| self.seal(range, &pages)).is_err() {
+            self.marks.enqueue_again(pages);
+            return false;
+        }
+        // P1: bound last: a page that is bound and does not go would be live.
+        self.marks.clear(pages.clone(), |group| &group.bound);
+        self.marks.clear(pages, |group| &group.going);
+        true
+    }
+
+    /// Guards, which is all unless the pages' mapping is odd.
+    fn guard(&self, range: PageRange, pages: &Range<usize>) -> Result<(), i32> {
+        if !self.guards {
+            return Err(libc::EINVAL);
+        }
+        // SAFETY: O1. O2: none of the pages is live (H3).
+        let (call, done) = self.tried("MADV_GUARD_INSTALL", || unsafe { os::install_guards(range) });
+        if done.is_ok() && self.marks.any(pages.clone(), Group::odd) {
+            let _shape = self.shape.lock();
+            // They cannot be reached either way. Linux joins their mappings if it can.
+            if self.mprotect(range, os::OPEN).is_ok() {
+                self.reshape(pages.clone(), Prot::RW);
+            }
+        }
+        // Locked memory is no refusal that anybody has to hear of.
+        if done == Err(libc::EINVAL) { done } else { self.told((call, done), range) }
+    }
+
+    /// Closes pages that cannot have guards.
+    #[cold]
+    fn seal(&self, range: PageRange, pages: &Range<usize>) -> Result<(), i32> {
+        let _shape = self.shape.lock();
+        self.step("mprotect", range, || self.mprotect(range, os::CLOSED))?;
+        self.reshape_with(pages.clone(), |marks, pages| {
+            marks.set(pages.clone(), |group| &group.sealed);
+            marks.clear(pages, |group| &group.exec);
+        });
+        // SAFETY: O1. O2: none of the pages is live (H3).
+        self.step("MADV_DONTNEED_LOCKED", range, || unsafe { os::discard(range) })
+    }
+
+    fn mprotect(&self, range: PageRange, bits: i32) -> Result<(), i32> {
+        // SAFETY: O1: the pages are the window's.
+        unsafe { os::protect(range, bits) }
+    }
+
+    /// Whether a change of protection fits the budget.
+    fn book(&self, range: PageRange) -> Result<(), i32> {
+        let fits = if self.budget.fits() { Ok(()) } else { Err(BUDGET_SPENT) };
+        self.told(("mprotect", fits), range)
+    }
+
+    /// The pages have the protection `prot` from here on; under the lock of the shape.
+    fn reshape(&self, pages: Range<usize>, prot: Prot) {
+        self.reshape_with(pages, |marks, pages| {
+            let (stores, runs) = (prot.contains(Prot::WRITE), prot.contains(Prot::EXEC));
+            if stores {
+                marks.clear(pages.clone(), |g| &g.sealed)
+            } else {
+                marks.set(pages.clone(), |g| &g.sealed)
+            }
+            if runs { marks.set(pages, |g| &g.exec) } else { marks.clear(pages, |g| &g.exec) }
+        });
+    }
+
+    fn reshape_with(&self, pages: Range<usize>, change: impl FnOnce(&Marks, Range<usize>)) {
+        let before = self.borders(&pages);
+        change(&self.marks, pages.clone());
+        self.budget.settle(before, self.borders(&pages));
+    }
+
+    /// Borders between mappings, in and around `pages`.
+    fn borders(&self, pages: &Range<usize>) -> usize {
+        // Below the boundary, and above it where it is being moved.
+        let end = (pages.end + 1).min((self.open() / PAGE_SIZE).max(pages.end));
+        let odd = |page, bits: fn(&Group) -> u64| self.marks.has(page, bits);
+        let kind = |page| (odd(page, |g| g.sealed.load(SeqCst)), odd(page, |g| g.exec.load(SeqCst)));
+        (pages.start.max(1)..end).filter(|&page| kind(page) != kind(page - 1)).count()
+    }
+
+    /// The protection of a bound page.
+    fn bits(&self, page: usize) -> i32 {
+        let has = |bits: fn(&Group) -> u64| self.marks.has(page, bits);
+        let (sealed, exec) = (has(|g| g.sealed.load(SeqCst)), has(|g| g.exec.load(SeqCst)));
+        match (sealed, exec) {
+            (true, false) => libc::PROT_READ,
+            (true, true) => libc::PROT_READ | libc::PROT_EXEC,
+            (false, true) => os::OPEN | libc::PROT_EXEC,
+            (false, false) => os::OPEN,
+        }
+    }
+
+    /// Calls `f` with runs of bound pages whose protections are alike.
+    fn each_alike(&self, pages: Range<usize>, mut f: impl FnMut(PageRange, i32)) {
+        let mut start = pages.start;
+        while start < pages.end {
+            let bits = self.bits(start);
+            let end = (start..pages.end).find(|&page| self.bits(page) != bits).unwrap_or(pages.end);
+            f(self.range_of(&(start..end)), bits);
+            start = end;
+        }
+    }
+
+    /// A fallible step, whose refusal is counted.
+    #[inline]
+    fn step(&self, call: &'static str, range: PageRange, f: impl FnOnce() -> Result<(), i32>) -> Result<(), i32> {
+        let tried = self.tried(call, f);
+        if tried.1.is_ok() { tried.1 } else { self.told(tried, range) }
+    }
+
+    #[inline]
+    fn tried(&self, call: &'static str, f: impl FnOnce() -> Result<(), i32>) -> Step {
+        #[cfg(debug_assertions)]
+        if self.faults.strike() {
+            return (call, Err(libc::ENOMEM));
+        }
+        (call, f())
+    }
+
+    fn told(&self, (call, done): Step, range: PageRange) -> Result<(), i32> {
+        let refusal = done.err().and_then(|number| self.budget.refuse(call, range, number));
+        refusal.into_iter().for_each(|refusal| (self.log)(Level::Warn, format_args!("{refusal}")));
+        done
+    }
+}
