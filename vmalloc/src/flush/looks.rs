@@ -33,6 +33,11 @@ impl Looks {
         self.0.load(Relaxed) != 0
     }
 
+    /// Every look has ended, also those whose ends were not counted.
+    pub fn forget(&self) {
+        self.0.store(0, SeqCst);
+    }
+
     /// Whether all looks that began before this call have ended.
     fn have_ended(&self) -> bool {
         self.0.fetch_add(0, SeqCst) == 0
@@ -74,5 +79,14 @@ mod tests {
         // A caller inside a look cannot wait for the end of that look.
         assert!(!looks[0].during(|| Looks::are_over(looks.iter(), relax)));
         assert_eq!(turns.get(), 7 + TURNS);
+    }
+
+    #[test]
+    fn looks_whose_callers_are_gone_are_waited_for_until_they_are_forgotten() {
+        let looks = [Looks::default()];
+        looks[0].0.fetch_add(2, SeqCst);
+        assert!(!Looks::are_over(looks.iter(), || ()) && looks[0].are_under_way());
+        looks[0].forget();
+        assert!(Looks::are_over(looks.iter(), || ()) && !looks[0].are_under_way());
     }
 }

@@ -113,6 +113,17 @@ impl<'v, M: Machine> Quiesced<'v, M> {
         }
         Ok(Quiesced { ctx, pinned })
     }
+
+    /// In the child of a fork: nobody looks at frames ([`Vmalloc::frame_at`](crate::Vmalloc::frame_at)
+    /// and its like). The threads that did are not there to end it, and table pages would wait for them
+    /// for ever.
+    ///
+    /// # Safety
+    /// - N3. No other thread or CPU can call the instance: the caller is the only thread of the child.
+    pub unsafe fn forget_looks(&self) {
+        let core = self.ctx.core;
+        (0..core.cpus()).for_each(|index| core.cpu(index).looks.forget());
+    }
 }
 
 impl<M: Machine> Drop for Quiesced<'_, M> {

@@ -77,3 +77,18 @@ fn a_call_in_the_middle_of_another_cannot_quiesce_and_holds_nothing_after() {
     assert!(rig.quiesce().is_ok());
     assert_eq!(rig.machine().context(), Context::Task, "nothing is pinned any more");
 }
+
+#[test]
+fn looks_can_be_forgotten_while_nobody_is_inside_and_later_ones_count_again() {
+    let rig = boot(quiet(2), Config::region(REGION));
+    let area = rig.alloc(Req::pages(3)).expect("memory enough");
+    rig.sim.unbounded(|| {
+        let quiesced = rig.quiesce().expect("nobody is inside");
+        // SAFETY: N3: this test is the only caller.
+        unsafe { quiesced.forget_looks() };
+        assert!(rig.frame_at(addr(area).0).is_some());
+    });
+    rig.give(area).expect("it lives");
+    rig.purge();
+    assert_eq!((rig.check(), rig.stats().waiting_pages, rig.frame_at(addr(area).0)), (Ok(()), 0, None));
+}
