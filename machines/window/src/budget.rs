@@ -13,6 +13,8 @@ use vmalloc::units::PageRange;
 
 /// Mappings that one change of protection can add.
 const MOST: usize = 2;
+/// Changes of protection between two counts of the process's mappings, at least.
+const COUNT_AFTER: usize = 256;
 /// Linux's default for `vm.max_map_count`, where it cannot be read.
 const USUAL_LIMIT: usize = 65530;
 
@@ -58,6 +60,11 @@ pub struct Budget {
     borders: AtomicUsize,
     allowed: usize,
     limit: usize,
+    /// The mappings of the whole process when they were counted last, and the changes of protection
+    /// since then. Pages alike can be several mappings: their users locked some of them, or their memory
+    /// came to them apart.
+    counted: AtomicUsize,
+    since: AtomicUsize,
     refusals: AtomicU64,
     last: Lock<Option<Refusal>>,
 }
@@ -66,13 +73,16 @@ impl Budget {
     /// The budget of a machine that has `fixed` mappings for good, and at most `wish` in all.
     pub fn new(fixed: usize, wish: Option<usize>) -> Budget {
         let limit = os::most_mappings().unwrap_or(USUAL_LIMIT);
-        let ceiling = limit.saturating_sub(limit / 16 + os::mappings().saturating_sub(fixed));
+        let counted = os::mappings();
+        let ceiling = limit.saturating_sub(limit / 16 + counted.saturating_sub(fixed));
         let allowed = wish.map_or(ceiling, |wish| wish.min(ceiling));
         Budget {
             fixed,
             borders: AtomicUsize::new(0),
             allowed,
             limit,
+            counted: AtomicUsize::new(counted),
+            since: AtomicUsize::new(0),
             refusals: AtomicU64::new(0),
             last: Lock::new(None),
         }
@@ -84,10 +94,23 @@ impl Budget {
         Mappings { used, allowed: self.allowed, limit: self.limit }
     }
 
-    /// Whether a call that may add mappings fits.
+    /// Whether a change of protection fits, by what this machine knows and by what the process has.
     pub fn fits(&self) -> bool {
         let Mappings { used, allowed, .. } = self.mappings();
-        used + MOST <= allowed
+        used + MOST <= allowed && (self.has_room() || self.count())
+    }
+
+    /// The same by the last count, unless that is old: a count takes longer the more there are.
+    fn has_room(&self) -> bool {
+        let (counted, since) = (self.counted.load(Relaxed), self.since.fetch_add(1, Relaxed) + 1);
+        since < COUNT_AFTER.max(counted / 8) && counted + MOST * since <= self.limit - self.limit / 16
+    }
+
+    #[cold]
+    fn count(&self) -> bool {
+        self.counted.store(os::mappings(), Relaxed);
+        self.since.store(0, Relaxed);
+        self.has_room()
     }
 
     /// There were `before` borders between some pages, and there are `after`.

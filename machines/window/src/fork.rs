@@ -17,14 +17,17 @@
 //! extern "C" fn prepare() {
 //!     VM.get().into_iter().for_each(|vm| _ = AT_FORK.prepare(vm));
 //! }
-//! extern "C" fn resume() {
-//!     AT_FORK.resume(); // in the parent and in the child
+//! extern "C" fn parent() {
+//!     AT_FORK.parent();
+//! }
+//! extern "C" fn child() {
+//!     AT_FORK.child();
 //! }
 //! # unsafe extern "C" { fn pthread_atfork(prepare: extern "C" fn(), parent: extern "C" fn(), child: extern "C" fn()) -> i32; }
 //! # let vm = vmalloc_window::builder().memory(1 << 20).build().unwrap();
 //! # assert!(VM.set(vm).is_ok());
 //! // SAFETY: the handlers allocate nothing and may run in any thread.
-//! unsafe { pthread_atfork(prepare, resume, resume) };
+//! unsafe { pthread_atfork(prepare, parent, child) };
 //! ```
 
 use crate::machine::Window;
@@ -35,7 +38,7 @@ use vmalloc::{AllocError, Quiesced, Vmalloc};
 /// parent and in the child.
 pub struct Stopped<'v> {
     machine: &'v Window,
-    _quiesced: Quiesced<'v, Window>,
+    quiesced: Quiesced<'v, Window>,
 }
 
 impl<'v> Stopped<'v> {
@@ -47,7 +50,7 @@ impl<'v> Stopped<'v> {
         // First the CPUs: who is inside may want the locks.
         let quiesced = vm.quiesce()?;
         vm.machine().each_lock(&mut |lock| lock.hold());
-        Ok(Stopped { machine: vm.machine(), _quiesced: quiesced })
+        Ok(Stopped { machine: vm.machine(), quiesced })
     }
 }
 
@@ -80,10 +83,21 @@ impl AtFork {
         true
     }
 
-    /// After the fork, in the parent and in the child. Nothing happens if [`AtFork::prepare`] returned
-    /// false.
-    pub fn resume(&self) {
+    /// After the fork, in the parent. Nothing happens if [`AtFork::prepare`] returned false.
+    pub fn parent(&self) {
+        drop(self.take());
+    }
+
+    /// After the fork, in the child: what other threads were looking at is nobody's any more.
+    pub fn child(&self) {
+        if let Some(stopped) = self.take() {
+            // SAFETY: N3: this is the only thread of the child.
+            unsafe { stopped.quiesced.forget_looks() };
+        }
+    }
+
+    fn take(&self) -> Option<Stopped<'static>> {
         // SAFETY: this thread has stopped the instance, or nobody has: handlers come in pairs.
-        drop(unsafe { (*self.0.get()).take() });
+        unsafe { (*self.0.get()).take() }
     }
 }

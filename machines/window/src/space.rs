@@ -147,8 +147,7 @@ impl Space {
     pub fn bind(&self, run: Run) -> Result<(), i32> {
         let pages = self.pages(run.pages).ok_or(libc::EFAULT)?;
         self.window.open_with(pages.end << PAGE_SHIFT, |piece| self.open_piece(piece))?;
-        self.marks.set(pages.clone(), |group| &group.bound);
-        self.wait_for_closing(&pages);
+        self.mark(&pages);
         let plain = run.prot == Prot::RW && !self.marks.any(pages.clone(), Group::odd);
         let bound = if plain { self.remove(run.pages) } else { self.bind_odd(run, pages.clone()) };
         bound.inspect_err(|_| self.unbind_now(pages))
@@ -214,21 +213,32 @@ impl Space {
         self.marks.cover(pages.end)?;
         if !self.locked.load(Relaxed) {
             // SAFETY: O1, O2: nothing was ever bound there.
-            match self.step("MADV_GUARD_INSTALL", piece, || unsafe { os::install_guards(piece) }) {
-                Ok(()) => return self.step("mprotect", piece, || self.mprotect(piece, os::OPEN)),
-                Err(libc::EINVAL) => self.locked.store(true, Relaxed),
-                refused => return refused,
+            match self.tried("MADV_GUARD_INSTALL", || unsafe { os::install_guards(piece) }) {
+                (_, Ok(())) => {
+                    self.settle_below(&pages);
+                    return self.step("mprotect", piece, || self.mprotect(piece, os::OPEN));
+                }
+                (_, Err(libc::EINVAL)) => self.expect_locks(),
+                refused => return self.told(refused, piece),
             }
         }
-        let _shape = self.shape.lock();
-        self.reshape_with(pages, |marks, pages| marks.set(pages, |group| &group.sealed));
+        self.marks.set(pages.clone(), |group| &group.sealed);
+        self.settle_below(&pages);
         Ok(())
     }
 
-    /// H3.
+    /// Memory is locked: pieces stay closed from here on, and a binding opens what it needs.
+    fn expect_locks(&self) {
+        self.locked.store(true, Relaxed);
+        (self.log)(Level::Info, format_args!("locked memory has no guards: areas cost up to two mappings each"));
+    }
+
+    /// Marks pages as bound (H3). The one that drains clears the marks of all that it closes, so they
+    /// are set again after a wait.
     #[inline]
-    fn wait_for_closing(&self, pages: &Range<usize>) {
+    fn mark(&self, pages: &Range<usize>) {
         loop {
+            self.marks.set(pages.clone(), |group| &group.bound);
             let closing = unpack(self.closing.load(SeqCst));
             if closing.end <= pages.start || pages.end <= closing.start {
                 return;
@@ -351,10 +361,16 @@ impl Space {
         self.budget.settle(before, self.borders(&pages));
     }
 
+    /// The border between pages that are new and the one below them.
+    fn settle_below(&self, pages: &Range<usize>) {
+        let _shape = self.shape.lock();
+        self.budget.settle(0, self.borders(&(pages.start..pages.start)));
+    }
+
     /// Borders between mappings, in and around `pages`.
     fn borders(&self, pages: &Range<usize>) -> usize {
-        // Below the boundary, and above it where it is being moved.
-        let end = (pages.end + 1).min((self.open() / PAGE_SIZE).max(pages.end));
+        // Pages above the boundary are settled when it moves over them.
+        let end = if pages.end << PAGE_SHIFT == self.open() && !pages.is_empty() { pages.end } else { pages.end + 1 };
         let odd = |page, bits: fn(&Group) -> u64| self.marks.has(page, bits);
         let kind = |page| (odd(page, |g| g.sealed.load(SeqCst)), odd(page, |g| g.exec.load(SeqCst)));
         (pages.start.max(1)..end).filter(|&page| kind(page) != kind(page - 1)).count()

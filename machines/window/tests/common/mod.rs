@@ -38,14 +38,29 @@ pub fn is_readable(at: *const u8) -> bool {
     }
 }
 
-/// The lines of /proc/self/maps that lie in `range`, in part at least.
+/// Whether a line of /proc/self/maps, or of smaps, names a mapping that lies in `range`, in part at least.
+fn meets(line: &str, range: &Range<usize>) -> Option<bool> {
+    let address = |text: &str| usize::from_str_radix(text, 16).ok();
+    let (start, end) = line.split_once(' ')?.0.split_once('-')?;
+    Some(address(start)? < range.end && address(end)? > range.start)
+}
+
+/// The mappings of the process that lie in `range`.
 pub fn maps_in(range: Range<usize>) -> usize {
-    let address = |text: &str| usize::from_str_radix(text, 16).unwrap();
-    let meets = |line: &&str| {
-        let (start, rest) = line.split_once('-').unwrap();
-        address(start) < range.end && address(rest.split_once(' ').unwrap().0) > range.start
-    };
-    std::fs::read_to_string("/proc/self/maps").unwrap().lines().filter(meets).count()
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    maps.lines().filter(|line| meets(line, &range) == Some(true)).count()
+}
+
+/// The bytes of memory that the mappings in `range` have.
+pub fn resident_in(range: Range<usize>) -> usize {
+    let (mut inside, mut kib) = (false, 0);
+    for line in std::fs::read_to_string("/proc/self/smaps").unwrap().lines() {
+        inside = meets(line, &range).unwrap_or(inside);
+        if inside && line.starts_with("Rss:") {
+            kib += line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap();
+        }
+    }
+    kib << 10
 }
 
 /// Runs `f` in a child process and returns its wait status.

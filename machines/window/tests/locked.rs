@@ -1,0 +1,158 @@
+//! Locked memory, and Linux without guards: pages are closed by `mprotect`, at the price of mappings.
+//! Each test runs in a child process, since a lock is the whole process's.
+
+mod common;
+
+use common::*;
+use vmalloc::units::PAGE_SIZE;
+use vmalloc::{AllocError, Policy, Req};
+use vmalloc_window::{BUDGET_SPENT, builder};
+
+/// Areas come and go, clear and guarded.
+fn come_and_go(policy: Policy, act: impl Fn(*mut u8, usize)) {
+    let vm = builder().window(64 << 20).memory(16 << 20).policy(policy).build().expect("a process has room");
+    for round in 0..400 {
+        let pages = 1 + round % 6;
+        let at = vm.alloc(Req::pages(pages)).expect("memory enough");
+        let clear = policy == Policy::Keep || {
+            // SAFETY: it lives.
+            (0..pages).all(|page| unsafe { word(at, page).read() } == 0)
+        };
+        assert!(clear, "{policy:?}, round {round}");
+        act(at.as_ptr(), pages * PAGE_SIZE);
+        // SAFETY: it lives.
+        unsafe { at.as_ptr().write_bytes(0x11, pages * PAGE_SIZE) };
+        assert!(!is_readable(at.as_ptr().wrapping_add(pages * PAGE_SIZE)), "{policy:?}, round {round}: no guard");
+        // SAFETY: V1: nobody uses it.
+        unsafe { vm.free(at) }.unwrap();
+        assert!(policy != Policy::Strict || !is_readable(at.as_ptr()), "round {round}: readable after the free");
+    }
+    vm.purge();
+    assert_eq!(vm.check(), Ok(()));
+    assert_eq!(vm.machine().refusals(), (None, 0), "{policy:?}");
+}
+
+/// Runs `f` in a child; a panic there is a failure here.
+fn passes(f: impl FnOnce()) {
+    let status = in_child(|| std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).is_err() as u8);
+    assert_eq!(status, 0);
+}
+
+const POLICIES: [Policy; 3] = [Policy::Strict, Policy::Unmap, Policy::Keep];
+
+fn locked_kib() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmLck")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Whether this process may lock all its memory. `how` may be MCL_FUTURE alone.
+fn lock_all(how: i32) -> bool {
+    // SAFETY: no memory of anybody's changes.
+    unsafe { libc::mlockall(how) == 0 }
+}
+
+#[test]
+fn areas_that_their_users_lock_come_and_go() {
+    for policy in POLICIES {
+        passes(|| {
+            come_and_go(policy, |at, bytes| {
+                // SAFETY: it lives.
+                assert_eq!(unsafe { libc::mlock(at.cast(), bytes) }, 0);
+            })
+        });
+    }
+}
+
+#[test]
+fn a_process_that_locks_all_its_memory_pays_for_what_it_uses() {
+    for policy in POLICIES {
+        passes(|| {
+            if !lock_all(libc::MCL_CURRENT | libc::MCL_FUTURE) {
+                return println!("not allowed here");
+            }
+            come_and_go(policy, |_, _| ());
+            let resident = || std::fs::read_to_string("/proc/self/statm").unwrap();
+            let pages = |statm: &str| statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap();
+            let before = pages(&resident());
+            let vm = builder().window(1 << 30).memory(256 << 20).policy(policy).build().expect("a process has room");
+            let mut area = vm.area(Req::pages(100)).expect("memory enough");
+            area.fill(1);
+            assert!(pages(&resident()) < before + 2000, "{} of {locked} KiB", resident(), locked = locked_kib());
+        });
+    }
+}
+
+#[test]
+fn areas_that_lived_when_all_was_locked_and_unlocked_are_closed_in_either_state() {
+    passes(|| {
+        let vm = builder().window(64 << 20).memory(16 << 20).policy(Policy::Strict).build().expect("room");
+        let mut areas: Vec<_> = (1..40).map(|pages| vm.area(Req::pages(pages)).expect("memory enough")).collect();
+        let before = vm.machine().mappings().used;
+        let mut third = || {
+            let gone: Vec<usize> = areas
+                .drain(..13)
+                .map(|mut area| {
+                    area.fill(1);
+                    area.start().0
+                })
+                .collect();
+            assert!(gone.iter().all(|&at| !is_readable(byte(at))));
+            assert!(areas.iter().all(|area| is_readable(area.as_ptr())));
+        };
+        third();
+        if !lock_all(libc::MCL_CURRENT) {
+            return;
+        }
+        third();
+        assert!(vm.machine().mappings().used > before);
+        // SAFETY: no memory of anybody's changes.
+        assert_eq!(unsafe { libc::munlockall() }, 0);
+        third();
+        // What was closed by `mprotect` is opened again by those who need it, and has guards after that.
+        let all: Vec<_> = (1..40).map(|pages| vm.area(Req::pages(pages)).expect("memory enough")).collect();
+        assert!(all.iter().all(|area| area.iter().all(|&byte| byte == 0)));
+        drop(all);
+        assert!(vm.machine().mappings().used <= before + 2, "{:?}", vm.machine().mappings());
+        assert_eq!(vm.check(), Ok(()));
+    });
+}
+
+#[test]
+fn without_guards_areas_cost_mappings_which_end_with_an_error_that_has_the_numbers() {
+    static TOLD: std::sync::Mutex<Vec<String>> = std::sync::Mutex::new(Vec::new());
+    let log = |_, line: std::fmt::Arguments<'_>| TOLD.lock().unwrap().push(line.to_string());
+    let closed = builder().window(1 << 30).memory(512 << 20).policy(Policy::Strict).without_guards().log(log);
+    let vm = closed.mappings(1000).build().expect("a process has room");
+    let told = std::mem::take(&mut *TOLD.lock().unwrap());
+    assert!(told.len() == 1 && told[0].contains("Linux 6.13"), "{told:?}");
+    let areas: Vec<_> = (0..2000).map_while(|_| vm.area(Req::pages(1)).ok()).collect();
+    assert!((450..500).contains(&areas.len()), "{} areas", areas.len());
+    let (counted, real) = (vm.machine().mappings(), maps_in(vm.machine().region()));
+    assert!(counted.used <= 1000 && real <= counted.used && real > 900, "{real} mappings, {counted:?}");
+    assert_eq!(vm.alloc(Req::pages(1)), Err(AllocError::Refused(BUDGET_SPENT)));
+    let (refusal, count) = vm.machine().refusals();
+    let text = refusal.expect("just now").to_string();
+    assert!(count > 0 && text.contains("EDQUOT") && text.contains("vm.max_map_count is "), "{text}");
+    assert!(TOLD.lock().unwrap().iter().any(|line| line.contains("EDQUOT")));
+    for area in &areas {
+        assert!(is_readable(area.as_ptr()) && !is_readable(area.as_ptr().wrapping_add(PAGE_SIZE)));
+    }
+    let gone: Vec<usize> = areas.into_iter().map(|area| area.start().0).collect();
+    assert!(gone.iter().all(|&at| !is_readable(byte(at))));
+    vm.purge();
+    assert_eq!((vm.check(), maps_in(vm.machine().region())), (Ok(()), 1));
+}
+
+#[test]
+fn a_process_with_little_address_space_is_told_what_could_not_be_had() {
+    passes(|| {
+        let limit = libc::rlimit { rlim_cur: 2_000_000_000, rlim_max: 2_000_000_000 };
+        // SAFETY: the limit is this child's.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &limit) }, 0);
+        let refused = builder().build().map(drop).unwrap_err().to_string();
+        assert!(refused.contains("no addresses for the ") && refused.contains("ENOMEM"), "{refused}");
+        let area = |bytes| builder().window(bytes).build().expect("a smaller one fits").area(Req::pages(9)).is_ok();
+        assert!(area(256 << 20));
+    });
+}
