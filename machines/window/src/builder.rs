@@ -16,7 +16,7 @@ const MOST_CPUS: u32 = 64;
 
 /// Pages that wait on a CPU for a flush. A call to Linux is shared by enough of them, and what they hold
 /// comes back before it is cold.
-const BATCH: usize = 512;
+const BATCH: usize = 128;
 
 /// An instance to be made. All has defaults: 64 GiB of addresses, as much memory as the computer has,
 /// an index a processor, the policy Unmap.
@@ -90,8 +90,8 @@ impl Builder {
     }
 
     /// Where areas go. Both ways take the lowest addresses first: by units of 64 pages, each for areas of
-    /// one size, unless told; or page by page, which takes half of the addresses where sizes are many
-    /// and areas few, and a microsecond more.
+    /// one size, unless told; or page by page, which takes fewer addresses where sizes are many
+    /// and areas few, and half a microsecond more a pair.
     pub const fn placement(mut self, placement: Placement) -> Builder {
         self.placement = placement;
         self

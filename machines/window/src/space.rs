@@ -17,11 +17,8 @@
 //!   to Linux. Runs that lie close together, with nothing live in between, go in one call: the guards
 //!   between them only become guards again.
 //!
-//! # Where Linux refuses guards
-//! It refuses them where memory is locked (EINVAL), and before 6.13 everywhere. Such pages are closed
-//! by `mprotect` and emptied by MADV_DONTNEED_LOCKED, and a binding opens them by `mprotect`. That
-//! costs a mapping or two, which are counted ([`Budget`]). A page whose mapping is not open for loads
-//! and stores alone is *odd*; it is not any more when guards can be had again.
+//! Linux refuses guards where memory is locked (EINVAL), and before 6.13 everywhere. [`shape`] says how
+//! such pages are closed.
 //!
 //! # Rules
 //! - **H1** A failed binding leaves nothing reachable.
@@ -33,6 +30,8 @@
 //!
 //! # Locks
 //! `draining`, then `shape`; the locks of the reservations last and alone.
+
+mod shape;
 
 use crate::budget::Budget;
 use crate::cpu::yield_now;
@@ -46,7 +45,7 @@ use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 use vmalloc::machine::format::Prot;
 use vmalloc::machine::{Level, Run};
-use vmalloc::units::{PAGE_SHIFT, PAGE_SIZE, PageRange};
+use vmalloc::units::{PAGE_SHIFT, PageRange};
 
 /// The boundary moves by this number of bytes.
 pub const PIECE: usize = 1 << 21;
@@ -153,25 +152,6 @@ impl Space {
         bound.inspect_err(|_| self.unbind_now(pages))
     }
 
-    /// Lets `range`, which is bound, be used as `prot` says.
-    ///
-    /// # Errors
-    /// EFAULT outside of the window, [`BUDGET_SPENT`], or Linux's own number. It may be used as before
-    /// then.
-    pub fn protect(&self, range: PageRange, prot: Prot) -> Result<(), i32> {
-        let pages = self.pages(range).ok_or(libc::EFAULT)?;
-        let shape = self.shape.lock();
-        self.book(range)?;
-        let done = self.step("mprotect", range, || self.mprotect(range, os::protection(prot)));
-        match done {
-            Ok(()) => self.reshape(pages, prot),
-            // Linux may have got as far as a border between two mappings.
-            Err(_) => self.each_alike(pages, |range, bits| _ = self.mprotect(range, bits)),
-        }
-        drop(shape);
-        done
-    }
-
     /// The entries of `range` are cleared: it goes with the next flush.
     #[inline]
     pub fn unbind(&self, range: PageRange) {
@@ -184,15 +164,15 @@ impl Space {
     /// Takes away what is queued (H2).
     pub fn drain(&self) -> bool {
         let _alone = self.draining.lock();
-        let (mut last, mut all) = (0..0, true);
+        let (mut last, mut parts, mut all) = (0..0, 0, true);
         self.marks.drain(|run| {
-            if last.end > 0 && run.start - last.end <= GAP && !self.marks.any(last.end..run.start, Group::live) {
-                last.end = run.end;
+            if parts > 0 && run.start - last.end <= GAP && !self.marks.any(last.end..run.start, Group::live) {
+                (last.end, parts) = (run.end, parts + 1);
             } else {
-                all &= self.close_run(core::mem::replace(&mut last, run));
+                all &= self.close_run(core::mem::replace(&mut last, run), core::mem::replace(&mut parts, 1));
             }
         });
-        self.close_run(last) && all
+        self.close_run(last, parts) && all
     }
 
     /// Pages, counted from the window's start.
@@ -222,8 +202,7 @@ impl Space {
                 refused => return self.told(refused, piece),
             }
         }
-        self.marks.set(pages.clone(), |group| &group.sealed);
-        self.settle_below(&pages);
+        self.seal_new(pages);
         Ok(())
     }
 
@@ -253,17 +232,6 @@ impl Space {
         self.step("MADV_GUARD_REMOVE", range, || unsafe { os::remove_guards(range) })
     }
 
-    /// Binds pages whose mapping is odd, or becomes odd. Some of them may have guards all the same.
-    #[cold]
-    fn bind_odd(&self, run: Run, pages: Range<usize>) -> Result<(), i32> {
-        let shape = self.shape.lock();
-        self.book(run.pages)?;
-        self.step("mprotect", run.pages, || self.mprotect(run.pages, os::protection(run.prot)))?;
-        self.reshape(pages, run.prot);
-        drop(shape);
-        if self.guards { self.remove(run.pages) } else { Ok(()) }
-    }
-
     /// After a binding that failed: its pages are closed now, or by a later flush.
     #[cold]
     fn unbind_now(&self, pages: Range<usize>) {
@@ -271,16 +239,22 @@ impl Space {
         self.drain();
     }
 
-    /// Closes a joined run, or else each run in it; true = all of it.
-    fn close_run(&self, pages: Range<usize>) -> bool {
-        if pages.is_empty() {
-            return true;
+    /// Closes a run that was joined of `parts`, or else each of them; true = all of it.
+    fn close_run(&self, pages: Range<usize>, parts: usize) -> bool {
+        match parts {
+            0 => true,
+            1 => self.close(pages),
+            _ => self.close_joined(pages),
         }
+    }
+
+    /// H3.
+    fn close_joined(&self, pages: Range<usize>) -> bool {
         self.closing.store(pack(pages.clone()), SeqCst);
-        let joined = !self.marks.any(pages.clone(), Group::live);
-        let mut all = joined && self.close(pages.clone());
+        let is_idle = !self.marks.any(pages.clone(), Group::live);
+        let mut all = is_idle && self.close(pages.clone());
         self.closing.store(0, SeqCst);
-        if !joined {
+        if !is_idle {
             all = true;
             self.marks.going(pages, |run| all &= self.close(run));
         }
@@ -308,95 +282,10 @@ impl Space {
         // SAFETY: O1. O2: none of the pages is live (H3).
         let (call, done) = self.tried("MADV_GUARD_INSTALL", || unsafe { os::install_guards(range) });
         if done.is_ok() && self.marks.any(pages.clone(), Group::odd) {
-            let _shape = self.shape.lock();
-            // They cannot be reached either way. Linux joins their mappings if it can.
-            if self.mprotect(range, os::OPEN).is_ok() {
-                self.reshape(pages.clone(), Prot::RW);
-            }
+            self.straighten(range, pages);
         }
         // Locked memory is no refusal that anybody has to hear of.
         if done == Err(libc::EINVAL) { done } else { self.told((call, done), range) }
-    }
-
-    /// Closes pages that cannot have guards.
-    #[cold]
-    fn seal(&self, range: PageRange, pages: &Range<usize>) -> Result<(), i32> {
-        let _shape = self.shape.lock();
-        self.step("mprotect", range, || self.mprotect(range, os::CLOSED))?;
-        self.reshape_with(pages.clone(), |marks, pages| {
-            marks.set(pages.clone(), |group| &group.sealed);
-            marks.clear(pages, |group| &group.exec);
-        });
-        // SAFETY: O1. O2: none of the pages is live (H3).
-        self.step("MADV_DONTNEED_LOCKED", range, || unsafe { os::discard(range) })
-    }
-
-    fn mprotect(&self, range: PageRange, bits: i32) -> Result<(), i32> {
-        // SAFETY: O1: the pages are the window's.
-        unsafe { os::protect(range, bits) }
-    }
-
-    /// Whether a change of protection fits the budget.
-    fn book(&self, range: PageRange) -> Result<(), i32> {
-        let fits = if self.budget.fits() { Ok(()) } else { Err(BUDGET_SPENT) };
-        self.told(("mprotect", fits), range)
-    }
-
-    /// The pages have the protection `prot` from here on; under the lock of the shape.
-    fn reshape(&self, pages: Range<usize>, prot: Prot) {
-        self.reshape_with(pages, |marks, pages| {
-            let (stores, runs) = (prot.contains(Prot::WRITE), prot.contains(Prot::EXEC));
-            if stores {
-                marks.clear(pages.clone(), |g| &g.sealed)
-            } else {
-                marks.set(pages.clone(), |g| &g.sealed)
-            }
-            if runs { marks.set(pages, |g| &g.exec) } else { marks.clear(pages, |g| &g.exec) }
-        });
-    }
-
-    fn reshape_with(&self, pages: Range<usize>, change: impl FnOnce(&Marks, Range<usize>)) {
-        let before = self.borders(&pages);
-        change(&self.marks, pages.clone());
-        self.budget.settle(before, self.borders(&pages));
-    }
-
-    /// The border between pages that are new and the one below them.
-    fn settle_below(&self, pages: &Range<usize>) {
-        let _shape = self.shape.lock();
-        self.budget.settle(0, self.borders(&(pages.start..pages.start)));
-    }
-
-    /// Borders between mappings, in and around `pages`.
-    fn borders(&self, pages: &Range<usize>) -> usize {
-        // Pages above the boundary are settled when it moves over them.
-        let end = if pages.end << PAGE_SHIFT == self.open() && !pages.is_empty() { pages.end } else { pages.end + 1 };
-        let odd = |page, bits: fn(&Group) -> u64| self.marks.has(page, bits);
-        let kind = |page| (odd(page, |g| g.sealed.load(SeqCst)), odd(page, |g| g.exec.load(SeqCst)));
-        (pages.start.max(1)..end).filter(|&page| kind(page) != kind(page - 1)).count()
-    }
-
-    /// The protection of a bound page.
-    fn bits(&self, page: usize) -> i32 {
-        let has = |bits: fn(&Group) -> u64| self.marks.has(page, bits);
-        let (sealed, exec) = (has(|g| g.sealed.load(SeqCst)), has(|g| g.exec.load(SeqCst)));
-        match (sealed, exec) {
-            (true, false) => libc::PROT_READ,
-            (true, true) => libc::PROT_READ | libc::PROT_EXEC,
-            (false, true) => os::OPEN | libc::PROT_EXEC,
-            (false, false) => os::OPEN,
-        }
-    }
-
-    /// Calls `f` with runs of bound pages whose protections are alike.
-    fn each_alike(&self, pages: Range<usize>, mut f: impl FnMut(PageRange, i32)) {
-        let mut start = pages.start;
-        while start < pages.end {
-            let bits = self.bits(start);
-            let end = (start..pages.end).find(|&page| self.bits(page) != bits).unwrap_or(pages.end);
-            f(self.range_of(&(start..end)), bits);
-            start = end;
-        }
     }
 
     /// A fallible step, whose refusal is counted.

@@ -62,6 +62,7 @@ extern "C" fn child() {
     AT_FORK.child();
 }
 
+// SAFETY: the declaration is that of the C library.
 unsafe extern "C" {
     fn pthread_atfork(prepare: extern "C" fn(), parent: extern "C" fn(), child: extern "C" fn()) -> i32;
 }
