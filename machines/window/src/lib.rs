@@ -38,9 +38,6 @@
 //! `vm.max_map_count` is reached, allocations are refused with [`BUDGET_SPENT`]
 //! ([`Window::mappings`], [`Window::refusals`]).
 
-#[cfg(not(target_os = "linux"))]
-compile_error!("the window is made of Linux's guards: MADV_GUARD_INSTALL");
-
 mod budget;
 mod builder;
 mod cpu;

@@ -55,6 +55,27 @@ unsafe impl lock_api::RawMutex for RawLock {
     }
 }
 
+/// A lock that a fork holds across the call.
+pub trait Held {
+    /// Takes it, and keeps it.
+    fn hold(&self);
+    /// Gives it back.
+    ///
+    /// # Safety
+    /// The calling thread holds it, by [`Held::hold`].
+    unsafe fn give_back(&self);
+}
+
+impl<T> Held for Lock<T> {
+    fn hold(&self) {
+        core::mem::forget(self.lock());
+    }
+    unsafe fn give_back(&self) {
+        // SAFETY: the caller's promise.
+        unsafe { self.force_unlock() }
+    }
+}
+
 impl RawLock {
     #[cold]
     fn wait(&self) {

@@ -2,9 +2,9 @@
 
 use crate::budget::{Mappings, Refusal};
 use crate::cpu;
-use crate::lock::RawLock;
+use crate::lock::{Held, RawLock};
 use crate::os;
-use crate::source::{self, Held, Source};
+use crate::source::{self, Source};
 use crate::space::Space;
 use core::fmt::{self, Write};
 use core::ops::Range;

@@ -5,11 +5,11 @@
 //! frame's number is the number of its page, and the list of free frames goes through their first
 //! words.
 
-use crate::lock::Lock;
+use crate::lock::{Held, Lock};
 use crate::reserve::Reservation;
 use core::ptr::{NonNull, with_exposed_provenance_mut};
 use vmalloc::machine::frames::{Frames, Want};
-use vmalloc::units::{PAGE_SIZE, Pfn};
+use vmalloc::units::{PAGE_SIZE, Pfn, VirtAddr};
 
 /// Bytes that are opened at a time.
 const PIECE: usize = 1 << 20;
@@ -43,24 +43,24 @@ pub fn bytes_of(frame: Pfn) -> NonNull<u8> {
 
 impl Source {
     /// Up to `bytes` of frames.
-    pub fn new(bytes: usize) -> Result<Source, i32> {
+    pub(crate) fn new(bytes: usize) -> Result<Source, i32> {
         Ok(Source { memory: Reservation::new(bytes, PIECE)?, free: Lock::default() })
     }
 
     /// Frames that were ever handed out, and those of them that are free.
-    pub fn used(&self) -> (usize, usize) {
+    pub(crate) fn used(&self) -> (usize, usize) {
         let free = self.free.lock();
         (free.used / PAGE_SIZE, free.listed)
     }
 
     /// Calls `f` with each of its locks, in order.
-    pub fn each_lock(&self, f: &mut dyn FnMut(&dyn Held)) {
+    pub(crate) fn each_lock(&self, f: &mut dyn FnMut(&dyn Held)) {
         f(&self.free);
         f(self.memory.opening());
     }
 
     fn holds(&self, frame: Pfn) -> bool {
-        self.memory.range().contains(vmalloc::units::VirtAddr(frame.phys() as usize))
+        self.memory.range().contains(VirtAddr(frame.phys() as usize))
     }
 
     /// A frame that nobody had yet.
@@ -86,27 +86,6 @@ impl Free {
         unsafe { at.cast::<usize>().write(self.head) };
         self.head = at.addr().get();
         self.listed += 1;
-    }
-}
-
-/// A lock that a fork holds across the call.
-pub trait Held {
-    /// Takes it, and keeps it.
-    fn hold(&self);
-    /// Gives it back.
-    ///
-    /// # Safety
-    /// The calling thread holds it, by [`Held::hold`].
-    unsafe fn give_back(&self);
-}
-
-impl<T> Held for Lock<T> {
-    fn hold(&self) {
-        core::mem::forget(self.lock());
-    }
-    unsafe fn give_back(&self) {
-        // SAFETY: the caller's promise.
-        unsafe { self.force_unlock() }
     }
 }
 

@@ -35,12 +35,11 @@ mod shape;
 
 use crate::budget::Budget;
 use crate::cpu::yield_now;
-use crate::lock::Lock;
+use crate::lock::{Held, Lock};
 use crate::machine::LogSink;
 use crate::marks::{Group, Marks, pack, unpack};
 use crate::os;
 use crate::reserve::Reservation;
-use crate::source::Held;
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 use vmalloc::machine::format::Prot;

@@ -89,10 +89,10 @@ pub fn load_faults(at: *const u8) -> bool {
     has_faulted(in_child(|| unsafe { at.read_volatile() } & 1))
 }
 
-/// How long a test of threads runs: WINDOW_SECONDS, or 2 seconds.
+/// How long a test of threads runs: HOSTED_SECONDS, or 2 seconds.
 pub fn seconds() -> Duration {
-    let told = std::env::var("WINDOW_SECONDS").ok();
-    Duration::from_secs_f64(told.map_or(2.0, |text| text.parse().expect("WINDOW_SECONDS is a number")))
+    let told = std::env::var("HOSTED_SECONDS").ok();
+    Duration::from_secs_f64(told.map_or(2.0, |text| text.parse().expect("HOSTED_SECONDS is a number")))
 }
 
 /// All frames of the bookkeeping, wherever they are, while no area lives and nothing waits.
