@@ -241,6 +241,8 @@ impl Meeting {
             self.over.store(is_over(), Relaxed);
         }
         self.barrier.wait();
+        // Before the leader can come to the next meeting.
+        let over = self.over.load(Relaxed);
         for n in 0..THREADS {
             // Neighbours meet at the same area.
             let at = self.areas[(me / 2 * 2 + n) % THREADS].load(Acquire);
@@ -253,7 +255,7 @@ impl Meeting {
             }
         }
         self.barrier.wait();
-        self.over.load(Relaxed)
+        over
     }
 }
 

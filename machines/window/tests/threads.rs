@@ -141,10 +141,12 @@ impl Meeting {
             self.over.store(is_over(), Relaxed);
         }
         self.barrier.wait();
+        // Before the leader can come to the next meeting.
+        let over = self.over.load(Relaxed);
         // Neighbours meet at the same area.
         (0..THREADS).for_each(|n| self.free(actor.vm, self.areas[(me / 2 * 2 + n) % THREADS].load(Acquire)));
         self.barrier.wait();
-        self.over.load(Relaxed)
+        over
     }
 
     fn free(&self, vm: &Vmalloc<Window>, at: usize) {
