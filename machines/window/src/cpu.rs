@@ -38,6 +38,11 @@ pub fn is_nested() -> bool {
     DEPTH.get() > 1
 }
 
+/// A number that no other thread has while this one lives; in the child of a fork it is the same.
+pub fn thread() -> usize {
+    DEPTH.with(|depth| core::ptr::from_ref(depth).addr())
+}
+
 /// The index to try first.
 #[inline]
 pub fn first(cpus: u32) -> Pinned {

@@ -31,8 +31,10 @@
 //! unsafe { pthread_atfork(prepare, parent, child) };
 //! ```
 
+use crate::cpu;
 use crate::machine::Window;
 use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use vmalloc::{AllocError, Quiesced, Vmalloc};
 
 /// An instance that nobody is inside of, until this is dropped: by the thread that made it, in the
@@ -64,15 +66,19 @@ impl Drop for Stopped<'_> {
 
 /// What is stopped between the handlers of a fork. One for each instance.
 #[derive(Default)]
-pub struct AtFork(UnsafeCell<Option<Stopped<'static>>>);
+pub struct AtFork {
+    /// The thread that has stopped the instance; 0 = none.
+    owner: AtomicUsize,
+    stopped: UnsafeCell<Option<Stopped<'static>>>,
+}
 
-// SAFETY: the value is written and taken only by a thread that has stopped the instance: one at a time.
+// SAFETY: `stopped` is written and taken only by its owner, while the instance is stopped: one at a time.
 unsafe impl Sync for AtFork {}
 
 impl AtFork {
     /// Nothing is stopped.
     pub const fn new() -> AtFork {
-        AtFork(UnsafeCell::new(None))
+        AtFork { owner: AtomicUsize::new(0), stopped: UnsafeCell::new(None) }
     }
 
     /// Before the fork. Returns whether the instance is stopped: it is not in a signal handler that has
@@ -80,7 +86,8 @@ impl AtFork {
     pub fn prepare(&self, vm: &'static Vmalloc<Window>) -> bool {
         let Ok(stopped) = Stopped::new(vm) else { return false };
         // SAFETY: the instance is stopped, by this thread.
-        unsafe { *self.0.get() = Some(stopped) };
+        unsafe { *self.stopped.get() = Some(stopped) };
+        self.owner.store(cpu::thread(), Relaxed);
         true
     }
 
@@ -98,7 +105,11 @@ impl AtFork {
     }
 
     fn take(&self) -> Option<Stopped<'static>> {
-        // SAFETY: this thread has stopped the instance, or nobody has: handlers come in pairs.
-        unsafe { (*self.0.get()).take() }
+        if self.owner.load(Relaxed) != cpu::thread() {
+            return None;
+        }
+        self.owner.store(0, Relaxed);
+        // SAFETY: this thread is the owner.
+        unsafe { (*self.stopped.get()).take() }
     }
 }

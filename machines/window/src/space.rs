@@ -194,8 +194,8 @@ impl Space {
             // SAFETY: O1, O2: nothing was ever bound there.
             match self.tried("MADV_GUARD_INSTALL", || unsafe { os::install_guards(piece) }) {
                 (_, Ok(())) => {
-                    self.settle_below(&pages);
-                    return self.step("mprotect", piece, || self.mprotect(piece, os::OPEN));
+                    let opened = self.step("mprotect", piece, || self.mprotect(piece, os::OPEN));
+                    return opened.inspect(|()| self.settle_below(&pages));
                 }
                 (_, Err(libc::EINVAL)) => self.expect_locks(),
                 refused => return self.told(refused, piece),

@@ -153,3 +153,15 @@ fn while_an_instance_is_stopped_its_own_thread_is_refused_and_others_wait() {
     });
     assert!(made.load(Relaxed));
 }
+
+#[test]
+fn a_thread_that_has_not_stopped_an_instance_does_not_resume_it() {
+    let vm: &'static Vmalloc<Window> = Box::leak(Box::new(instance(32, Policy::Unmap)));
+    let at_fork = AtFork::new();
+    assert!(at_fork.prepare(vm));
+    assert!(!at_fork.prepare(vm), "in the middle of what is a call");
+    std::thread::scope(|scope| _ = scope.spawn(|| [at_fork.parent(), at_fork.child()]));
+    assert!(vm.alloc(Req::pages(1)).is_err());
+    at_fork.parent();
+    assert!(vm.area(Req::pages(1)).is_ok());
+}

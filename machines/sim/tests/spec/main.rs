@@ -15,6 +15,7 @@ mod found;
 mod frees;
 mod given;
 mod grow;
+mod in_place;
 mod in_use;
 mod listing;
 mod looks;
