@@ -156,3 +156,21 @@ fn a_process_with_little_address_space_is_told_what_could_not_be_had() {
         assert!(area(256 << 20));
     });
 }
+
+#[test]
+fn a_process_that_may_have_little_data_is_refused_with_linuxs_number() {
+    passes(|| {
+        let vm = builder().window(1 << 30).log(|_, _| ()).build().expect("a process has room");
+        let limit = libc::rlimit { rlim_cur: 100_000_000, rlim_max: 100_000_000 };
+        // SAFETY: the limit is this child's.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_DATA, &limit) }, 0);
+        let areas: Vec<_> = (0..1000).map_while(|_| vm.area(Req::pages(64)).ok()).collect();
+        assert!((50..1000).contains(&areas.len()), "{} areas", areas.len());
+        assert_eq!(vm.alloc(Req::pages(64)), Err(AllocError::Refused(libc::ENOMEM)));
+        let text = vm.machine().refusals().0.expect("just now").to_string();
+        assert!(text.starts_with("mprotect of 512 pages at 0x") && text.contains("ENOMEM"), "{text}");
+        drop(areas);
+        vm.purge();
+        assert!(vm.check().is_ok() && vm.area(Req::pages(64)).is_ok());
+    });
+}
