@@ -136,7 +136,13 @@ impl Marks {
     /// Clears a bit of each page.
     #[inline]
     pub fn clear(&self, pages: Range<usize>, which: impl Fn(&Group) -> &AtomicU64) {
-        masks(pages).for_each(|(group, mask)| _ = which(self.group(group)).fetch_and(!mask, SeqCst));
+        for (group, mask) in masks(pages) {
+            let bits = which(self.group(group));
+            // A load costs less, and nobody sets bits of these pages meanwhile.
+            if bits.load(SeqCst) & mask != 0 {
+                bits.fetch_and(!mask, SeqCst);
+            }
+        }
     }
 
     /// Whether `bits` names any of the pages.
@@ -179,6 +185,12 @@ impl Marks {
         };
         // An error means that the span is wide enough.
         let _ = self.span.fetch_update(SeqCst, SeqCst, wider);
+    }
+
+    /// Whether nothing is queued.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.span.load(SeqCst) == NOBODY
     }
 
     /// Empties the queue, and calls `f` with the runs of pages in it, from below. Their bits stay. One

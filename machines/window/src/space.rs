@@ -67,6 +67,9 @@ pub struct Space {
     locked: AtomicBool,
     /// Held while the queue is worked off.
     draining: Lock<()>,
+    /// The first run that was unbound since the last flush, if it is in no queue: under Strict it is the
+    /// only one. 0 = none.
+    lone: AtomicU64,
     /// The pages that the one that drains is closing (H3).
     closing: AtomicU64,
     /// Held while protections change.
@@ -93,6 +96,7 @@ impl Space {
             guards,
             locked: AtomicBool::new(!guards),
             draining: Lock::new(()),
+            lone: AtomicU64::new(0),
             closing: AtomicU64::new(0),
             shape: Lock::new(()),
             budget: Budget::new(4 + Marks::MAPPINGS, wish),
@@ -157,12 +161,22 @@ impl Space {
         debug_assert!(self.pages(range).is_some(), "{range:?}");
         // Above the boundary lie pages of a binding that failed to move it.
         let bound = |pages: &Range<usize>| !pages.is_empty() && pages.end << PAGE_SHIFT <= self.open();
-        self.pages(range).filter(bound).into_iter().for_each(|pages| self.marks.enqueue(pages));
+        let Some(pages) = self.pages(range).filter(bound) else { return };
+        if self.lone.compare_exchange(0, pack(pages.clone()), SeqCst, Relaxed).is_err() {
+            self.marks.enqueue(pages);
+        }
     }
 
     /// Takes away what is queued (H2).
     pub fn drain(&self) -> bool {
         let _alone = self.draining.lock();
+        let lone = self.lone.swap(0, SeqCst);
+        if self.marks.is_empty() {
+            return lone == 0 || self.close_lone(unpack(lone));
+        }
+        if lone != 0 {
+            self.marks.enqueue(unpack(lone));
+        }
         let (mut last, mut parts, mut all) = (0..0, 0, true);
         self.marks.drain(|run| {
             if parts > 0 && run.start - last.end <= GAP && !self.marks.any(last.end..run.start, Group::live) {
@@ -245,6 +259,15 @@ impl Space {
             1 => self.close(pages),
             _ => self.close_joined(pages),
         }
+    }
+
+    /// Closes a run that is in no queue.
+    fn close_lone(&self, pages: Range<usize>) -> bool {
+        let closed = self.close(pages.clone());
+        if !closed {
+            self.marks.enqueue(pages);
+        }
+        closed
     }
 
     /// H3.
