@@ -175,3 +175,105 @@ fn a_block_that_is_refused_is_null_and_nothing_is_lost() {
     assert!(vector.try_reserve_exact(400 << 20).is_err());
     assert_eq!(vector, [1; FROM]);
 }
+
+/// A block, and what it holds: byte n is `seed + n`.
+struct Block {
+    at: *mut u8,
+    layout: Layout,
+    seed: u8,
+}
+
+// SAFETY: it is the only one that names its bytes.
+unsafe impl Send for Block {}
+
+impl Block {
+    /// The bytes that are looked at: the first ones, and one of each page.
+    fn places(size: usize) -> impl Iterator<Item = usize> {
+        (0..size.min(2000)).chain((0..size).step_by(PAGE_SIZE - 1))
+    }
+
+    fn fill(&self) {
+        // SAFETY: the bytes are the block's own.
+        Self::places(self.layout.size()).for_each(|n| unsafe { self.at.add(n).write(self.seed.wrapping_add(n as u8)) });
+    }
+
+    fn check(&self, size: usize) {
+        // SAFETY: as above.
+        let is_right = |n| unsafe { self.at.add(n).read() } == self.seed.wrapping_add(n as u8);
+        assert!(Self::places(size).all(is_right), "{:?} at {:?}", self.layout, self.at);
+        assert!(self.at.addr().is_multiple_of(self.layout.align()));
+    }
+}
+
+/// Takes, resizes and gives back blocks by chance, and looks at what they hold. Returns the requests
+/// that were refused.
+fn come_and_go(heap: &Heap<Hosted, System>, mut random: u64, steps: usize) -> usize {
+    let (mut blocks, mut refused): (Vec<Block>, _) = (Vec::new(), 0);
+    let mut below = |end: usize| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (random >> 33) as usize % end
+    };
+    for step in 0..steps {
+        let size = match below(4) {
+            0 => 1 + below(5000),
+            1 => FROM - 2 + below(4),
+            2 => PAGE_SIZE * (1 + below(100)) - below(2),
+            _ => 1 + below(40 * FROM),
+        };
+        let (choice, seed) = (below(4), step as u8);
+        // SAFETY: each block is given back once, as it was taken or resized.
+        unsafe {
+            if blocks.is_empty() || (choice < 2 && blocks.len() < 30) {
+                let layout = bytes(size, 1 << below(15));
+                let at = if choice == 0 { heap.alloc(layout) } else { heap.alloc_zeroed(layout) };
+                if at.is_null() {
+                    refused += 1;
+                    continue;
+                }
+                assert!(choice == 0 || Block::places(size).all(|n| at.add(n).read() == 0), "cleared");
+                let block = Block { at, layout, seed };
+                block.fill();
+                blocks.push(block);
+                continue;
+            }
+            let index = below(blocks.len());
+            let mut block = blocks.swap_remove(index);
+            block.check(block.layout.size());
+            if choice == 3 {
+                heap.dealloc(block.at, block.layout);
+                continue;
+            }
+            let moved = heap.realloc(block.at, block.layout, size);
+            match moved.is_null() {
+                true => refused += 1,
+                false => {
+                    let kept = size.min(block.layout.size());
+                    block = Block { at: moved, layout: bytes(size, block.layout.align()), seed: block.seed };
+                    block.check(kept);
+                    block.fill();
+                }
+            }
+            block.check(block.layout.size());
+            blocks.push(block);
+        }
+    }
+    // SAFETY: as above.
+    blocks.into_iter().for_each(|block| unsafe { heap.dealloc(block.at, block.layout) });
+    refused
+}
+
+#[test]
+fn blocks_that_come_and_go_by_chance_keep_their_bytes_where_memory_is_scarce() {
+    let (heap, vm) = (Heap::new(System, FROM), with_memory(24 << 20));
+    heap.serve(vm);
+    let refused: usize = std::thread::scope(|scope| {
+        let threads = [3, 5, 7].map(|seed| {
+            let heap = &heap;
+            scope.spawn(move || come_and_go(heap, seed, 4000))
+        });
+        threads.map(|thread| thread.join().unwrap()).iter().sum()
+    });
+    println!("{refused} of 12,000 refused");
+    assert!(refused > 0, "memory was never scarce");
+    assert_empty(vm);
+}
