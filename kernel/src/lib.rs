@@ -29,7 +29,6 @@
 //!   kmemleak   memory that nothing points to  events    a machine whose events somebody hears
 //!   kmap       kmap, kmap_local, fixmap      layout    where the parts of an address space lie
 //!   percpu     objects by CPU                stacks    stacks of threads, a few a CPU kept
-//!   heap       Rust's own containers: small blocks from below, large ones areas
 //!   ─────────
 //!   records, map, radix, pool                 what is kept beside the library
 //!   memory     bytes behind addresses         warn      messages
@@ -90,7 +89,6 @@ mod family;
 mod flags;
 mod fragments;
 mod gfp;
-mod heap;
 pub mod historic;
 mod host;
 mod ioremap;
@@ -143,7 +141,6 @@ pub use events::WithEvents;
 pub use flags::{Pgprot, VmFlags, VmFlags30};
 pub use fragments::{Fragmentation, HOLE_SIZES};
 pub use gfp::GfpFlags;
-pub use heap::Heap;
 pub use host::{Bare, DirectMap, Host, Kern, Tracked};
 pub use kernel::Kernel;
 pub use meminfo::{Account, Accounted, Filter, MemInfo};

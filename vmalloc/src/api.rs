@@ -3,6 +3,7 @@
 pub(crate) mod areas;
 pub(crate) mod check;
 pub(crate) mod frame;
+pub(crate) mod heap;
 pub(crate) mod hooks;
 pub(crate) mod instance;
 pub(crate) mod map;

@@ -81,6 +81,7 @@ pub mod internals {
 }
 
 pub use api::frame::FrameRef;
+pub use api::heap::Heap;
 pub use api::hooks::Tick;
 pub use api::instance::Vmalloc;
 pub use api::owned::{Area, Mapping};

@@ -38,6 +38,8 @@ pub(crate) mod plain {
     pub(crate) use super::AtomicU64;
     #[cfg(interleave)]
     pub(crate) use super::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+    /// Without steps: it is set once.
+    pub(crate) use core::sync::atomic::AtomicPtr;
     #[cfg(all(not(interleave), target_has_atomic = "64"))]
     pub(crate) use core::sync::atomic::AtomicU64;
     #[cfg(not(interleave))]

@@ -3,9 +3,8 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::OnceLock;
 use vmalloc::units::PAGE_SIZE;
-use vmalloc::{Kind, Vmalloc};
+use vmalloc::{Heap, Kind, Vmalloc};
 use vmalloc_hosted::{Hosted, builder};
-use vmalloc_kernel::Heap;
 
 const FROM: usize = 64 << 10;
 

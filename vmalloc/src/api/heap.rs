@@ -1,5 +1,5 @@
 //! A heap for Rust's own containers: areas for what is large, another allocator for the rest
-//! (`kvmalloc`'s shape). It needs an instance of the library, and nothing else of this crate.
+//! (`kvmalloc`'s shape).
 //!
 //! ```text
 //!   alloc     at least `from` bytes, or so aligned, and served ─▶ an area, else ─▶ the other one
@@ -7,14 +7,14 @@
 //!   realloc   an area ─▶ shrinks or grows in place ─ no room ─▶ a new block, a copy
 //! ```
 
+use crate::api::instance::Vmalloc;
+use crate::area::{RegionId, Req};
+use crate::machine::{Addressable, Machine};
+use crate::sync::plain::{AtomicPtr, Ordering::*};
+use crate::units::{PAGE_SIZE, pages_for};
 use core::alloc::{GlobalAlloc, Layout};
 use core::fmt;
 use core::ptr::{NonNull, null_mut};
-use core::sync::atomic::{AtomicPtr, Ordering::*};
-use vmalloc::area::RegionId;
-use vmalloc::machine::{Addressable, Machine};
-use vmalloc::units::{PAGE_SIZE, pages_for};
-use vmalloc::{Req, Vmalloc};
 
 /// An allocator for `#[global_allocator]`: blocks of at least so many bytes are areas, smaller
 /// ones come from the allocator `A` below, and so do all of them until [`Heap::serve`] and
@@ -24,21 +24,19 @@ use vmalloc::{Req, Vmalloc};
 /// and shrinks in place as far as [`Vmalloc::grow`] and [`Vmalloc::shrink`] do; one that shrinks
 /// stays an area. All contexts may allocate that may call [`Vmalloc::alloc`], and `A`.
 ///
-/// In a kernel the instance is a static, and what is below is its small heap. In a process:
+/// The instance is a static of the kernel, and what is below is its small heap. Where
+/// `MyMachine` and `SmallHeap` are the kernel's own, it is
+/// `#[global_allocator] static HEAP: Heap<MyMachine, SmallHeap>`.
 ///
-/// ```standalone_crate
-/// use std::alloc::System;
-/// use vmalloc_hosted::{Hosted, builder};
-/// use vmalloc_kernel::Heap;
+/// ```
+/// use std::alloc::GlobalAlloc;
+/// use vmalloc::machine::{Addressable, Machine};
+/// use vmalloc::{Heap, Vmalloc};
 ///
-/// #[global_allocator]
-/// static HEAP: Heap<Hosted, System> = Heap::new(System, 64 << 10);
-///
-/// fn main() {
-///     let vm = Box::leak(Box::new(builder().memory(16 << 20).build().unwrap()));
-///     HEAP.serve(vm);
-///     let numbers = vec![7; 100_000];
-///     assert!(vm.find(numbers.as_ptr().addr()).is_some(), "a Vec in an area");
+/// fn over<M: Addressable, A: GlobalAlloc>(vm: &'static Vmalloc<M>, small: A) -> Heap<M, A> {
+///     let heap = Heap::new(small, 64 << 10);
+///     heap.serve(vm);
+///     heap
 /// }
 /// ```
 pub struct Heap<M: Machine + 'static, A> {
