@@ -109,10 +109,7 @@ fn r1_a_claim_that_is_dropped_is_noticed() {
 
 #[test]
 fn g3_a_frame_that_is_pooled_while_others_hold_it_is_noticed() {
-    is_caught(
-        Library(Rule::IgnoreCounts),
-        &["holders", "which is held", "given back twice", "given to a new holder", "Q1"],
-    );
+    is_caught(Library(Rule::IgnoreCounts), &["holders", "which is held", "given back", "given to a new holder", "Q1"]);
 }
 
 #[test]
