@@ -105,7 +105,8 @@ const BOOTS: &[Boot] = &[
         code: PASSED,
         says: &[
             "63.7 GiB of 63.7 GiB free",
-            "level 1 [320] 0x80000",
+            "level 1 [",
+            "] 0x80000",
             "bytes into the area of 1048576 bytes",
             " tests were right",
         ],

@@ -8,7 +8,7 @@
 //! - **K2** A chunk of a class is a whole number of units, and at most 8 MiB and a unit. That
 //!   bounds what one live area can pin.
 //! - **K4** A CPU's first chunk of a class is due to cover about 128 pages, and each further one half
-//!   as much again, up to 1,024. A class that is hardly used pins little. Where more than 2 % of
+//!   as much again, up to 2,048. A class that is hardly used pins little. Where more than 2 % of
 //!   the pages would be left over at its end, a chunk has more places, up to four times as many. It
 //!   covers at most an eighth of the range that it may lie in, but a unit at least. Where no hole is
 //!   that long, it has half as many places, and half of those, down to one slot.
@@ -31,7 +31,7 @@ pub const MAX_CHUNK_PAGES: usize = 2048;
 /// The pages that a CPU's first chunk of a class covers, if one slot is not larger (K4).
 const FIRST_CHUNK_PAGES: usize = 128;
 /// The pages that its later chunks are due to cover at most (K4).
-const GROWN_CHUNK_PAGES: usize = 1024;
+const GROWN_CHUNK_PAGES: usize = 2048;
 /// The pages left over at a chunk's end that need no more places, in 1024ths (K4).
 const SNUG: usize = 21;
 
@@ -131,7 +131,7 @@ impl Class {
     /// The number of places in the next chunk of this class for a CPU that has `chunks` of them
     /// (K4).
     pub fn slots_after(self, chunks: u32) -> usize {
-        let pages = (0..chunks.min(6)).fold(FIRST_CHUNK_PAGES, |pages, _| pages + pages / 2).min(GROWN_CHUNK_PAGES);
+        let pages = (0..chunks.min(7)).fold(FIRST_CHUNK_PAGES, |pages, _| pages + pages / 2).min(GROWN_CHUNK_PAGES);
         let due = (pages / self.stride()).clamp(self.fewest(), MAX_SLOTS);
         let most = (4 * due).min(MAX_SLOTS).min(MAX_CHUNK_PAGES / self.stride()).max(due);
         let snug = |slots: &usize| self.left_over(*slots) <= SNUG;
@@ -237,7 +237,7 @@ mod tests {
     fn chunks_begin_small_and_grow_by_half() {
         let places = |pages| [0, 1, 2, 3, 4, 5, 6, 99].map(|chunks| Class::of(pages, 1).unwrap().slots_after(chunks));
         assert_eq!(places(15), [8, 12, 20, 28, 40, 60, 64, 64], "K4: strides of 16 fill units");
-        assert_eq!(places(31), [11, 19, 19, 19, 19, 29, 31, 31], "K4: 11 leave 21 pages of 384, 12 would leave 52");
+        assert_eq!(places(31), [11, 19, 19, 19, 19, 29, 44, 62], "K4: 11 leave 21 pages of 384, 12 would leave 52");
         assert_eq!(places(1), [64; 8], "64 at most");
         assert_eq!(places(512), [3; 8], "K2");
     }
