@@ -91,7 +91,7 @@ impl<F: Format> Sim<F> {
         self.state().cpu(cpu).masked = true;
         call();
         self.state().cpu(cpu).masked = false;
-        self.judge_cpu(&mut self.state(), cpu);
+        self.judge_cpu(&self.state(), cpu);
     }
 
     fn set_power(&self, cpu: u32, (from, to): (Power, Power), event: Event) {
