@@ -167,7 +167,7 @@ fn space(project: &Project) -> Result<Outcome> {
 }
 
 fn threads(project: &Project) -> Result<Outcome> {
-    someone_reads(project, "HOSTED_SECONDS", "machines/hosted/")?;
+    someone_reads(project, "HOSTED_SECONDS", "machines/process/")?;
     // As the unit tests built them: with every check, and with nothing to build again.
     let mut test = project.tests();
     test.args(["--test", "threads", "--test", "signals"]);

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{in_child, is_writable, maps_in};
+use common::{is_writable, maps_in};
 use std::ptr::NonNull;
 use std::sync::mpsc;
 use vmalloc::area::What;
@@ -11,6 +11,7 @@ use vmalloc::machine::format::{MemType, Prot};
 use vmalloc::units::{PAGE_SIZE, Pfn};
 use vmalloc::{AllocError, Caller, FreeError, Gfp, Kind, Placement, Policy, Req, Vmalloc};
 use vmalloc_hosted::{BUDGET_SPENT, Builder, Hosted, builder, in_interrupt, is_readable, prefer};
+use vmalloc_process::in_child;
 
 fn small() -> Builder {
     builder().memory(64 << 20).region(1 << 30).cpus(4)

@@ -2,12 +2,13 @@
 
 mod common;
 
-use common::{frame, in_child, page, run};
+use common::{frame, page, run};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use vmalloc::machine::format::Prot;
 use vmalloc::machine::{Flush, Machine, Run};
 use vmalloc::units::Pfn;
 use vmalloc_hosted::{builder, is_readable};
+use vmalloc_process::in_child;
 
 #[test]
 fn an_access_in_a_child_faults_and_changes_nothing_here() {

@@ -3,12 +3,13 @@
 
 mod common;
 
-use common::{in_child, page, run};
+use common::{page, run};
 use std::sync::Mutex;
 use vmalloc::machine::{Flush, Machine};
 use vmalloc::units::{PAGE_SIZE, PageRange};
 use vmalloc::{Placement, Policy, Req};
 use vmalloc_hosted::{BUDGET_SPENT, Hosted, builder, is_readable};
+use vmalloc_process::in_child;
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 

@@ -3,16 +3,16 @@
 
 mod common;
 
-use common::{assert_nothing_is_left, frames_in_all, seconds};
+use common::assert_nothing_is_left;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
+use std::sync::atomic::{AtomicUsize, Ordering::*};
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::Instant;
 use vmalloc::units::{PAGE_SIZE, Pfn};
 use vmalloc::{FreeError, Gfp, Policy, Req, Vmalloc};
 use vmalloc_hosted::{Hosted, builder, in_interrupt, prefer};
+use vmalloc_process::{Meeting, THREADS, frames_in_all, seconds};
 
-const THREADS: usize = 8;
 /// Acts of a thread between two meetings.
 const ACTS: usize = 300;
 /// Things that lie in one place at most.
@@ -222,43 +222,6 @@ impl Actor<'_> {
     }
 }
 
-/// All threads free the same areas at the same moment, and nobody allocates: of all
-/// frees of an area one wins, or two that nobody could tell apart, which is counted.
-struct Meeting {
-    barrier: Barrier,
-    areas: [AtomicUsize; THREADS],
-    over: AtomicBool,
-    made: AtomicU64,
-    freed: AtomicU64,
-}
-
-impl Meeting {
-    fn meet(&self, actor: &mut Actor<'_>, me: usize, is_over: impl Fn() -> bool) -> bool {
-        let area = actor.area().map_or(0, |(at, ..)| at.as_ptr().expose_provenance());
-        self.areas[me].store(area, Release);
-        self.made.fetch_add((area != 0) as u64, Relaxed);
-        if me == 0 {
-            self.over.store(is_over(), Relaxed);
-        }
-        self.barrier.wait();
-        // Before the leader can come to the next meeting.
-        let over = self.over.load(Relaxed);
-        for n in 0..THREADS {
-            // Neighbours meet at the same area.
-            let at = self.areas[(me / 2 * 2 + n) % THREADS].load(Acquire);
-            let Some(at) = NonNull::new(std::ptr::with_exposed_provenance_mut::<u8>(at)) else { continue };
-            // SAFETY: V1: nobody uses it; and until all have met again nobody else has it.
-            match unsafe { actor.vm.free(at) } {
-                Ok(()) => _ = self.freed.fetch_add(1, Relaxed),
-                Err(FreeError::DoubleFree { .. } | FreeError::NotAnArea(_)) => {}
-                Err(error) => panic!("{error}"),
-            }
-        }
-        self.barrier.wait();
-        over
-    }
-}
-
 #[test]
 fn when_eight_threads_have_done_everything_at_once_all_adds_up() {
     let vm = builder().memory(128 << 20).region(2 << 30).cpus(4).build().unwrap();
@@ -267,23 +230,17 @@ fn when_eight_threads_have_done_everything_at_once_all_adds_up() {
     let sink = Arc::clone(&odd);
     vm.machine().set_log(Box::new(move |_, line| sink.lock().unwrap().push(line.to_string())));
     let places: Vec<Mutex<Vec<Thing>>> = (0..THREADS).map(|_| Mutex::default()).collect();
-    let meeting = Meeting {
-        barrier: Barrier::new(THREADS),
-        areas: Default::default(),
-        over: AtomicBool::new(false),
-        made: AtomicU64::new(0),
-        freed: AtomicU64::new(0),
-    };
+    let meeting = Meeting::default();
     let (begin, time) = (Instant::now(), seconds());
     std::thread::scope(|scope| {
         for me in 0..THREADS {
             let mut actor = Actor { vm: &vm, places: &places, random: 0x9e3779b97f4a7c15 ^ (me as u64) << 7 };
-            let meeting = &meeting;
+            let (vm, meeting) = (&vm, &meeting);
             scope.spawn(move || {
                 prefer(me as u32);
                 loop {
                     (0..ACTS).for_each(|_| actor.act());
-                    if meeting.meet(&mut actor, me, || begin.elapsed() > time) {
+                    if meeting.meet(vm, actor.area().map(|area| area.0), me, || begin.elapsed() > time) {
                         return;
                     }
                 }
@@ -294,8 +251,7 @@ fn when_eight_threads_have_done_everything_at_once_all_adds_up() {
     places.into_iter().flat_map(|things| things.into_inner().unwrap()).for_each(|thing| last.end(thing));
     assert_nothing_is_left(&vm, frames);
     let counts = vm.stats().counts;
-    let (made, freed) = (meeting.made.into_inner(), meeting.freed.into_inner());
-    assert_eq!(freed, made + counts.raced_frees, "one free of each area wins");
+    let made = meeting.assert_one_free_won(&vm);
     assert!(counts.remote_frees > 0 && counts.purges + counts.reclaimed > 0, "{counts:?}");
     let odd = odd.lock().unwrap();
     assert!(odd.iter().all(|line| line.starts_with("double free, by two CPUs at once: double free of 0x")), "{odd:?}");

@@ -8,6 +8,7 @@ use vmalloc::machine::format::{MemType, Prot};
 use vmalloc::units::PAGE_SIZE;
 use vmalloc::{AllocError, Gfp, Policy, Req, What};
 use vmalloc_kernel::{Bare, Error, GfpFlags, Kernel};
+use vmalloc_process::in_child;
 use vmalloc_window::builder;
 
 #[test]

@@ -5,6 +5,7 @@ mod common;
 
 use common::*;
 use vmalloc::{Policy, Req};
+use vmalloc_process::frames_in_all;
 use vmalloc_window::builder;
 
 #[test]

@@ -6,6 +6,7 @@ mod common;
 use common::*;
 use vmalloc::units::PAGE_SIZE;
 use vmalloc::{AllocError, Policy, Req};
+use vmalloc_process::in_child;
 use vmalloc_window::{BUDGET_SPENT, builder};
 
 /// Areas come and go, clear and guarded.

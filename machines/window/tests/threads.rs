@@ -4,14 +4,14 @@ mod common;
 
 use common::*;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
-use std::sync::{Barrier, Mutex};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering::*};
 use std::time::{Duration, Instant};
 use vmalloc::units::PAGE_SIZE;
-use vmalloc::{FreeError, Gfp, Placement, Policy, Req, Vmalloc};
+use vmalloc::{Gfp, Placement, Policy, Req, Vmalloc};
+use vmalloc_process::{Meeting, THREADS, frames_in_all, seconds};
 use vmalloc_window::{Window, builder};
 
-const THREADS: usize = 8;
 /// Acts of a thread between two meetings.
 const ACTS: usize = 300;
 /// Areas that lie in one place at most.
@@ -112,54 +112,6 @@ impl Actor<'_> {
     }
 }
 
-/// All threads free the same areas at the same moment, and nobody allocates: of all frees of an area
-/// one wins, or two that nobody could tell apart, which is counted.
-struct Meeting {
-    barrier: Barrier,
-    areas: [AtomicUsize; THREADS],
-    over: AtomicBool,
-    made: AtomicU64,
-    freed: AtomicU64,
-}
-
-impl Meeting {
-    fn new() -> Meeting {
-        Meeting {
-            barrier: Barrier::new(THREADS),
-            areas: Default::default(),
-            over: AtomicBool::new(false),
-            made: AtomicU64::new(0),
-            freed: AtomicU64::new(0),
-        }
-    }
-
-    fn meet(&self, actor: &mut Actor<'_>, me: usize, is_over: impl Fn() -> bool) -> bool {
-        let area = actor.area().map_or(0, |thing| thing.at.as_ptr().expose_provenance());
-        self.areas[me].store(area, Release);
-        self.made.fetch_add((area != 0) as u64, Relaxed);
-        if me == 0 {
-            self.over.store(is_over(), Relaxed);
-        }
-        self.barrier.wait();
-        // Before the leader can come to the next meeting.
-        let over = self.over.load(Relaxed);
-        // Neighbours meet at the same area.
-        (0..THREADS).for_each(|n| self.free(actor.vm, self.areas[(me / 2 * 2 + n) % THREADS].load(Acquire)));
-        self.barrier.wait();
-        over
-    }
-
-    fn free(&self, vm: &Vmalloc<Window>, at: usize) {
-        let Some(at) = NonNull::new(byte(at)) else { return };
-        // SAFETY: V1: nobody uses it; and until all have met again nobody else has it.
-        match unsafe { vm.free(at) } {
-            Ok(()) => _ = self.freed.fetch_add(1, Relaxed),
-            Err(FreeError::DoubleFree { .. } | FreeError::NotAnArea(_)) => {}
-            Err(error) => panic!("{error}"),
-        }
-    }
-}
-
 static ODD: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 fn all_adds_up(placement: Placement, time: Duration) {
@@ -167,15 +119,15 @@ fn all_adds_up(placement: Placement, time: Duration) {
     let vm = builder().window(2 << 30).memory(128 << 20).cpus(4).placement(placement).log(log).build().unwrap();
     let frames = frames_in_all(&vm);
     let places: Vec<Mutex<Vec<Thing>>> = (0..THREADS).map(|_| Mutex::default()).collect();
-    let (meeting, begin) = (Meeting::new(), Instant::now());
+    let (meeting, begin) = (Meeting::default(), Instant::now());
     std::thread::scope(|scope| {
         for me in 0..THREADS {
             let mut actor = Actor { vm: &vm, places: &places, random: 0x9e3779b97f4a7c15 ^ (me as u64) << 7 };
-            let meeting = &meeting;
+            let (vm, meeting) = (&vm, &meeting);
             scope.spawn(move || {
                 while {
                     (0..ACTS).for_each(|_| actor.act());
-                    !meeting.meet(&mut actor, me, || begin.elapsed() > time)
+                    !meeting.meet(vm, actor.area().map(|thing| thing.at), me, || begin.elapsed() > time)
                 } {}
             });
         }
@@ -185,8 +137,7 @@ fn all_adds_up(placement: Placement, time: Duration) {
     assert_nothing_is_left(&vm, frames);
     assert_eq!((maps_in(vm.machine().region()), vm.machine().refusals()), (2, (None, 0)));
     let counts = vm.stats().counts;
-    let (made, freed) = (meeting.made.into_inner(), meeting.freed.into_inner());
-    assert_eq!(freed, made + counts.raced_frees, "one free of each area wins");
+    let made = meeting.assert_one_free_won(&vm);
     assert!(counts.purges + counts.reclaimed > 0, "{counts:?}");
     println!("{} areas, {made} freed by all threads at once, {} of them by two", counts.allocs, counts.raced_frees);
 }

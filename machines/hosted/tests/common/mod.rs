@@ -4,13 +4,12 @@
 use std::collections::HashSet;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::time::Duration;
+use vmalloc::machine::Run;
 use vmalloc::machine::format::Prot;
-use vmalloc::machine::frames::Frames;
-use vmalloc::machine::{Machine, Run};
 use vmalloc::units::{PageRange, Pfn, VirtAddr};
 use vmalloc::{Gfp, Vmalloc};
 use vmalloc_hosted::Hosted;
+use vmalloc_process::{assert_no_area_is_left, frames_in_all};
 
 /// Frames for the `n`-th run of a test: far from those of all others.
 pub fn frame(n: usize) -> u64 {
@@ -58,48 +57,11 @@ pub fn maps_in(range: Range<usize>) -> usize {
     maps().iter().filter(|line| meets(line)).count()
 }
 
-/// Runs `f` in a child process and returns its wait status. The child must
-/// neither allocate nor print: other threads' locks are held for ever there.
-pub fn in_child(f: impl FnOnce() -> u8) -> i32 {
-    // SAFETY: the child makes system calls only, and exits.
-    unsafe {
-        let child = libc::fork();
-        assert!(child >= 0);
-        if child == 0 {
-            libc::_exit(f().into());
-        }
-        let mut status = 0;
-        assert_eq!(libc::waitpid(child, &mut status, 0), child);
-        status
-    }
-}
-
-/// How long a test of threads runs: HOSTED_SECONDS, or 2 seconds.
-pub fn seconds() -> Duration {
-    let told = std::env::var("HOSTED_SECONDS").ok();
-    Duration::from_secs_f64(told.map_or(2.0, |text| text.parse().expect("HOSTED_SECONDS is a number")))
-}
-
-/// All frames, wherever they are, while no area lives and nothing waits.
-pub fn frames_in_all(vm: &Vmalloc<Hosted>) -> usize {
-    let stats = vm.stats();
-    let held = stats.table_frames + stats.bookkeeping_frames + stats.reserve_frames + stats.pooled_frames;
-    vm.machine().frames().free_now() + held
-}
-
 /// Everybody has stopped: no claim is left, no area, no page and no alias, and every
 /// frame is in exactly one place; there are as many as there were.
 pub fn assert_nothing_is_left(vm: &Vmalloc<Hosted>, frames: usize) {
     assert!(vm.unmap_aliases());
-    vm.purge();
-    assert_eq!(vm.check(), Ok(()));
-    let stats = vm.stats();
-    assert_eq!((stats.areas, stats.pages, stats.waiting_pages, stats.cached_pages), (0, 0, 0, 0));
-    let mut list = String::new();
-    vm.list(&mut list).unwrap();
-    assert_eq!(list, "", "a slot with a claim is listed as unpurged");
-    assert_eq!(stats.reserved_pages, 0, "a slot with a claim keeps its chunk");
-    assert_eq!(frames_in_all(vm), frames);
+    assert_no_area_is_left(vm, frames);
     let all: Vec<Pfn> = std::iter::from_fn(|| vm.alloc_frame(Gfp::ATOMIC | Gfp::NOWARN, None).ok()).collect();
     let (distinct, stats): (HashSet<Pfn>, _) = (all.iter().copied().collect(), vm.stats());
     assert_eq!(distinct.len(), all.len(), "a frame is in two places");

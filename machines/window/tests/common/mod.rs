@@ -3,11 +3,10 @@
 
 use std::ops::Range;
 use std::ptr::NonNull;
-use std::time::Duration;
 use vmalloc::machine::Machine;
-use vmalloc::machine::frames::Frames;
 use vmalloc::units::PAGE_SIZE;
 use vmalloc::{Policy, Vmalloc};
+use vmalloc_process::{assert_no_area_is_left, in_child};
 use vmalloc_window::{Window, builder};
 
 /// An instance of `mib` MiB of memory.
@@ -63,21 +62,6 @@ pub fn resident_in(range: Range<usize>) -> usize {
     kib << 10
 }
 
-/// Runs `f` in a child process and returns its wait status.
-pub fn in_child(f: impl FnOnce() -> u8) -> i32 {
-    // SAFETY: the child calls `f`, and exits.
-    unsafe {
-        let child = libc::fork();
-        assert!(child >= 0);
-        if child == 0 {
-            libc::_exit(f().into());
-        }
-        let mut status = 0;
-        assert_eq!(libc::waitpid(child, &mut status, 0), child);
-        status
-    }
-}
-
 /// Whether a child was killed by a fault.
 pub fn has_faulted(status: i32) -> bool {
     libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGSEGV
@@ -89,31 +73,10 @@ pub fn load_faults(at: *const u8) -> bool {
     has_faulted(in_child(|| unsafe { at.read_volatile() } & 1))
 }
 
-/// How long a test of threads runs: HOSTED_SECONDS, or 2 seconds.
-pub fn seconds() -> Duration {
-    let told = std::env::var("HOSTED_SECONDS").ok();
-    Duration::from_secs_f64(told.map_or(2.0, |text| text.parse().expect("HOSTED_SECONDS is a number")))
-}
-
-/// All frames of the bookkeeping, wherever they are, while no area lives and nothing waits.
-pub fn frames_in_all(vm: &Vmalloc<Window>) -> usize {
-    let stats = vm.stats();
-    let held = stats.table_frames + stats.bookkeeping_frames + stats.reserve_frames + stats.pooled_frames;
-    vm.machine().frames().free_now() + held
-}
-
 /// Everybody has stopped: no claim is left, no area and no page, every frame is in exactly one place,
 /// and the whole window is one mapping and what was never opened.
 pub fn assert_nothing_is_left(vm: &Vmalloc<Window>, frames: usize) {
-    vm.purge();
-    assert_eq!(vm.check(), Ok(()));
-    let stats = vm.stats();
-    assert_eq!((stats.areas, stats.pages, stats.waiting_pages, stats.cached_pages), (0, 0, 0, 0));
-    let mut list = String::new();
-    vm.list(&mut list).unwrap();
-    assert_eq!(list, "", "a slot with a claim is listed as unpurged");
-    assert_eq!(stats.reserved_pages, 0, "a slot with a claim keeps its chunk");
-    assert_eq!(frames_in_all(vm), frames);
+    assert_no_area_is_left(vm, frames);
     let all = vm.alloc(vmalloc::Req::pages(vm.machine().page_limit())).expect("all pages were given back");
     // SAFETY: V1: nobody uses it.
     unsafe { vm.free(all) }.unwrap();
