@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use vmalloc::error::Broken;
 use vmalloc::{Policy, Req, Vmalloc};
+use vmalloc_process::{in_child, seconds};
 use vmalloc_window::{AtFork, Stopped, Window, builder};
 
 #[test]
@@ -62,11 +63,6 @@ extern "C" fn child() {
     AT_FORK.child();
 }
 
-// SAFETY: the declaration is that of the C library.
-unsafe extern "C" {
-    fn pthread_atfork(prepare: extern "C" fn(), parent: extern "C" fn(), child: extern "C" fn()) -> i32;
-}
-
 /// What a thread does until it is told to stop: areas with its mark, and looks at frames.
 fn allocate(vm: &Vmalloc<Window>, mark: u8, stop: &AtomicBool, count: &AtomicU64) {
     let mut areas = Vec::new();
@@ -110,7 +106,7 @@ fn children_of_a_process_with_eight_allocating_threads_go_on() {
     for policy in [Policy::Unmap, Policy::Strict] {
         let vm = VM.get_or_init(|| {
             // SAFETY: the handlers may run in any thread, and allocate nothing.
-            assert_eq!(unsafe { pthread_atfork(prepare, parent, child) }, 0);
+            assert_eq!(unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) }, 0);
             builder().window(1 << 30).memory(256 << 20).build().expect("a process has room")
         });
         vm.set_policy(policy);

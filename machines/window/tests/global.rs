@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{in_child, is_readable};
+use common::is_readable;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::cell::UnsafeCell;
@@ -11,6 +11,7 @@ use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::*};
 use vmalloc::{Gfp, Req, Vmalloc};
+use vmalloc_process::in_child;
 use vmalloc_window::{AtFork, Window, builder};
 
 const NONE: u32 = 0;
@@ -110,11 +111,6 @@ extern "C" fn child() {
     AT_FORK.child();
 }
 
-// SAFETY: the declaration is that of the C library.
-unsafe extern "C" {
-    fn pthread_atfork(prepare: extern "C" fn(), parent: extern "C" fn(), child: extern "C" fn()) -> i32;
-}
-
 /// Allocates at the end of its thread.
 struct AtEnd(Cell<Vec<String>>);
 
@@ -141,7 +137,7 @@ fn work(mark: usize) -> usize {
 fn everything_of_a_process_is_an_area_before_main_at_the_end_of_threads_and_in_children() {
     assert!(AREAS.made.load(Relaxed) > 0, "the first allocations are older than the test");
     // SAFETY: the handlers may run in any thread, and allocate nothing.
-    assert_eq!(unsafe { pthread_atfork(prepare, parent, child) }, 0);
+    assert_eq!(unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) }, 0);
     for _ in 0..10 {
         std::thread::scope(|scope| {
             (1..=8).for_each(|mark| _ = scope.spawn(move || assert_eq!(work(mark), 490)));
