@@ -37,8 +37,9 @@ const TOGETHER: usize = 32;
 /// address: others may write to them, and of a reservation some pages may not be mapped.
 ///
 /// It ends in any context but an NMI, where the frames of filled pages are leaked. Whoever maps
-/// pages of a reservation by [`Vmalloc::map_part`] unmaps them before it is emptied or ends (P6): it
-/// gives back what it finds mapped.
+/// pages of a reservation by [`Vmalloc::map_part`] unmaps them before it is emptied or ends (P6),
+/// since it gives back what it finds mapped; and has flushed ([`Vmalloc::unmap_aliases`]) before they
+/// are filled, since a fill waits only for what the mapping emptied itself.
 ///
 /// # Several stacks in one area
 /// A [reservation](Vmalloc::reservation) of which some pages are [filled](Mapping::fill). The pages

@@ -131,6 +131,7 @@ impl Class {
     /// The number of places in the next chunk of this class for a CPU that has `chunks` of them
     /// (K4).
     pub fn slots_after(self, chunks: u32) -> usize {
+        // Seven halves reach the most.
         let pages = (0..chunks.min(7)).fold(FIRST_CHUNK_PAGES, |pages, _| pages + pages / 2).min(GROWN_CHUNK_PAGES);
         let due = (pages / self.stride()).clamp(self.fewest(), MAX_SLOTS);
         let most = (4 * due).min(MAX_SLOTS).min(MAX_CHUNK_PAGES / self.stride()).max(due);
