@@ -85,7 +85,7 @@ fn flags_of(kind: Kind) -> VmFlags {
         Kind::Vmap => VmFlags::MAP,
         Kind::VmapOwned => VmFlags::MAP | VmFlags::MAP_PUT_PAGES,
         Kind::Ioremap => VmFlags::IOREMAP,
-        Kind::MapRam | Kind::Reserved => VmFlags::empty(),
+        Kind::MapRam | Kind::Reserved | Kind::Sparse => VmFlags::empty(),
     }
 }
 

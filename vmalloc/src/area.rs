@@ -30,6 +30,9 @@ pub enum Kind {
     Ioremap = 5,
     /// Addresses only (`get_vm_area`).
     Reserved = 6,
+    /// Addresses, of which some pages are filled with frames of the area's own
+    /// ([`Mapping::fill`](crate::Mapping::fill)).
+    Sparse = 7,
 }
 
 impl Kind {
@@ -43,6 +46,7 @@ impl Kind {
             4 => Kind::MapRam,
             5 => Kind::Ioremap,
             6 => Kind::Reserved,
+            7 => Kind::Sparse,
             _ => return None,
         })
     }
@@ -62,6 +66,11 @@ impl Kind {
         !matches!(self, Kind::MapRam | Kind::Reserved)
     }
 
+    /// Whether every page of an area of this kind is mapped.
+    pub(crate) const fn is_whole(self) -> bool {
+        !matches!(self, Kind::Reserved | Kind::Sparse)
+    }
+
     /// Units below an area with a run of its own that nobody maps (G6).
     pub(crate) fn guards_below(self) -> usize {
         (self == Kind::Stack) as usize
@@ -74,7 +83,7 @@ impl Kind {
             Kind::Vmap | Kind::VmapOwned => "vmap",
             Kind::MapRam => "vm_map_ram",
             Kind::Ioremap => "ioremap",
-            Kind::Reserved => "",
+            Kind::Reserved | Kind::Sparse => "",
         }
     }
 }

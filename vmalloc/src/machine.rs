@@ -62,7 +62,8 @@ pub enum Context {
     /// An interrupt handler.
     HardIrq,
     /// A non-maskable interrupt. It may interrupt another call. It may then look areas up, free
-    /// them and answer kicks; the CPU takes apart later what it frees. Its allocations are refused.
+    /// them and answer kicks; the CPU takes apart later what it frees, and allocations are refused.
+    /// One that has interrupted no call may do what a hard interrupt may.
     Nmi,
 }
 
@@ -106,8 +107,9 @@ pub unsafe trait Machine: Sync + Sized {
     type Table: Format;
     /// The source of frames.
     type Frames: Frames;
-    /// The lock for data that CPUs share. The library takes it only while pinned.
-    type Lock: lock_api::RawMutex;
+    /// The lock for data that CPUs share: any CPU may take it and any may release it. The library takes it
+    /// only while pinned.
+    type Lock: lock_api::RawMutex + Send + Sync;
 
     /// Whether the MMU learns of a mapping from [`Machine::mirror`] and not from the entries. Such
     /// a machine is given adjacent frames if there are any, since a run costs it as much as a page.
@@ -247,3 +249,19 @@ pub unsafe trait Machine: Sync + Sized {
 /// # Safety
 /// While an area lives, its bytes are readable and writable at its address.
 pub unsafe trait Addressable: Machine {}
+
+#[cfg(test)]
+mod tests {
+    use super::Machine;
+
+    /// An instance is used by all CPUs, so its locks are. This compiles for every machine.
+    fn locks_may_be_used_by_every_cpu<M: Machine>() {
+        fn shared<T: Send + Sync>() {}
+        shared::<M::Lock>();
+    }
+
+    #[test]
+    fn a_lock_that_one_cpu_alone_may_use_is_none_for_a_machine() {
+        locks_may_be_used_by_every_cpu::<crate::testing::PageMachine>();
+    }
+}

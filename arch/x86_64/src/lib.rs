@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `pin`, `unpin` | [`interrupts::off`], [`interrupts::restore`] |
 //! | `flush(Everything)` | [`tlb::Method::everything`] |
-//! | `flush(Ranges)` | [`tlb::page`], a page each |
+//! | `flush(Ranges)` | [`tlb::Method::pages`] |
 //! | `sync` | nothing: see below |
 //!
 //! Before `cpu_online` each CPU asks [`check_cpu`] whether it has the state that entries rely on:

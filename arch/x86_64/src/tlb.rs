@@ -49,12 +49,37 @@ impl Method {
             Method::Root => reload_root(),
         }
     }
+
+    /// Discards the translations of the pages at these addresses, those of all address-space ids:
+    /// by INVLPG, a page each, or everything where that does not reach them.
+    #[inline]
+    pub fn pages(self, pages: impl IntoIterator<Item = usize>) {
+        match is_reached_by_page(cr4()) {
+            true => pages.into_iter().for_each(page),
+            false => self.everything(),
+        }
+    }
 }
 
-/// Discards the translations of the page at `at`, and this address space's
-/// paging-structure entries.
+const PGE: u64 = 1 << 7;
+const PCIDE: u64 = 1 << 17;
+
+/// Whether INVLPG discards what it should. It discards global translations, and those of the id in
+/// use. So with several ids the pages must be global.
+const fn is_reached_by_page(cr4: u64) -> bool {
+    cr4 & (PGE | PCIDE) != PCIDE
+}
+
 #[inline]
-pub fn page(at: usize) {
+fn cr4() -> u64 {
+    let cr4;
+    // SAFETY: reads a register.
+    unsafe { asm!("mov {}, cr4", out(reg) cr4, options(nomem, nostack, preserves_flags)) }
+    cr4
+}
+
+#[inline]
+fn page(at: usize) {
     // SAFETY: a TLB holds copies; discarding one changes nothing in memory. No
     // `nomem`: accesses are not moved across.
     unsafe { asm!("invlpg [{}]", in(reg) at, options(nostack, preserves_flags)) }
@@ -74,7 +99,6 @@ fn invpcid_all() {
 /// isolate page tables keep it clear. With interrupts off: a handler that wrote CR4 in
 /// between would be undone.
 fn flip_global_pages() {
-    const PGE: u64 = 1 << 7;
     let flags = interrupts::off();
     // SAFETY: CR4 is what it was afterwards; a change of PGE discards copies
     // only.
@@ -101,6 +125,12 @@ mod tests {
 
     const INVPCID: u32 = 1 << 10;
     const PGE: u32 = 1 << 13;
+
+    #[test]
+    fn a_page_alone_is_discarded_where_all_address_spaces_are_reached() {
+        let reached = [0, super::PGE, super::PGE | PCIDE, PCIDE].map(is_reached_by_page);
+        assert_eq!(reached, [true, true, true, false], "with ids and without global pages those of others stay");
+    }
 
     /// The method of a CPU whose last leaf is `last`, with `ebx` in leaf 7 and `edx` in leaf 1.
     /// Leaves past the last answer as Intel's do: with the last one's bits, all of them set.

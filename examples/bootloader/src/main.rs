@@ -34,6 +34,7 @@ fn kernel_main(boot_info: &'static BootInfo) -> Result<(), AllocError> {
     }
     assert!(matches!(VM.whatis(ring.as_ptr() as usize), What::Freed { .. }));
     vm::timer();
+    vm::work();
     VM.purge();
     VM.reclaim(usize::MAX);
     VM.check().expect("every rule holds");

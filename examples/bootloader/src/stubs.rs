@@ -91,6 +91,18 @@ impl Cr3 {
     }
 }
 
+/// `x86_64::registers::model_specific::Msr`.
+pub struct Msr;
+
+impl Msr {
+    pub fn new(_register: u32) -> Msr {
+        Msr
+    }
+    /// # Safety
+    /// Nothing relies on what the register was.
+    pub unsafe fn write(&mut self, _value: u64) {}
+}
+
 /// The lock that the kernel has: any `lock_api::RawMutex` will do, `spin::Mutex<()>` too.
 pub struct Spin(AtomicBool);
 

@@ -2,7 +2,8 @@
 
 use crate::stubs::{self, BootInfo, Cr3, MemoryRegionType, Spin};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::OnceLock;
 use vmalloc::frames::{MemoryRange, Zones};
 use vmalloc::machine::frames::Frames;
 use vmalloc::machine::{Context, Flush, Machine, Pinned};
@@ -28,7 +29,7 @@ impl Kernel {
 }
 
 // SAFETY: M1: the region is new. M2: all memory is mapped at the offset. M3, M4, M7: one CPU.
-// M5: this kernel has no locks under which it allocates. M6: by `vmalloc-x86_64`. M8: nothing calls
+// M5: with interrupts off nobody waits. M6: by `vmalloc-x86_64`. M8: nothing calls
 // back. M9: `init` says that the CPU is there.
 unsafe impl Machine for Kernel {
     type Table = X86_64;
@@ -57,15 +58,19 @@ unsafe impl Machine for Kernel {
         }
     }
     fn context(&self) -> Context {
-        Context::Task
+        if stubs::BARE && !interrupts::are_on() {
+            Context::Atomic
+        } else {
+            Context::Task
+        }
     }
     fn flush(&self, what: Flush<'_>) {
         match what {
             _ if !stubs::BARE => {}
-            Flush::Everything => tlb::Method::of_this_cpu().everything(),
+            Flush::Everything => method().everything(),
             Flush::Ranges(ranges) => {
                 let pages = ranges.iter().flat_map(|range| range.addresses().step_by(PAGE_SIZE));
-                pages.for_each(tlb::page)
+                method().pages(pages)
             }
         }
     }
@@ -97,12 +102,30 @@ pub fn init(boot_info: &'static BootInfo) {
     let region = 0xffff_c900_0000_0000..0xffff_c980_0000_0000;
     // SAFETY: N1: the boot loader has mapped nothing there. N2: once, on the boot CPU.
     unsafe { VM.init(Config::region(region).atomic_reserve(16)) }.expect("memory for the bookkeeping");
+    if stubs::BARE {
+        // SAFETY: the first and the fourth type are what they were, and nothing is mapped with another.
+        unsafe { stubs::Msr::new(vmalloc_x86_64::cpu::PAT_MSR).write(vmalloc_x86_64::PAT) };
+        vmalloc_x86_64::check_cpu(machine.levels(), method()).expect("EFER.NXE, CR0.WP, CR4, PAT");
+    }
     VM.cpu_online();
 }
 
-/// The handler of the timer's interrupt.
+/// How this CPU discards translations: asked once, because CPUID takes long.
+fn method() -> tlb::Method {
+    static METHOD: OnceLock<tlb::Method> = OnceLock::new();
+    *METHOD.get_or_init(tlb::Method::of_this_cpu)
+}
+
+static WORK: AtomicBool = AtomicBool::new(false);
+
+/// The handler of the timer's interrupt. What it asks for may take long, so the kernel's loop does it.
 pub fn timer() {
-    if VM.tick().work {
+    WORK.fetch_or(VM.tick().work, Relaxed);
+}
+
+/// Once round in the kernel's loop.
+pub fn work() {
+    if WORK.swap(false, Relaxed) {
         VM.work();
     }
 }

@@ -25,13 +25,13 @@ fn main() {
     machine::boot();
     let free = frames::free();
     stubs::run_on_all_cpus(|cpu| {
-        VM.cpu_online();
+        machine::cpu_up();
         let done = run(cpu);
         VM.cpu_offline();
         done.expect("memory for the stacks of tasks");
     });
     stubs::enter_cpu(0);
-    VM.cpu_online();
+    machine::cpu_up();
     drop(std::mem::take(&mut *READY.lock().expect("a list")));
     VM.purge();
     VM.reclaim(usize::MAX);

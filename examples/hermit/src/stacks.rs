@@ -62,3 +62,35 @@ impl Drop for TrapStacks {
         assert_eq!(self.0.empty(0..2 * TrapStacks::STACKS), TrapStacks::STACKS);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{frames, machine, stubs};
+    use vmalloc::Gfp;
+    use vmalloc::machine::Context;
+
+    fn left() -> usize {
+        VM.purge();
+        VM.reclaim(usize::MAX);
+        let stats = VM.stats();
+        frames::free() + stats.table_frames + stats.bookkeeping_frames + stats.pooled_frames + stats.reserve_frames
+    }
+
+    /// The frames have no descriptors, and a handler waits for no flush.
+    #[test]
+    fn stacks_that_end_in_a_handler_lose_no_frame() {
+        machine::boot();
+        machine::cpu_up();
+        let before = left();
+        let mut area = VM.reservation(Req::pages(20)).unwrap();
+        area.fill(19..20, &Req::pages(1)).unwrap();
+        let was = stubs::interrupts_off();
+        assert_eq!(VM.machine().context(), Context::Atomic);
+        let refused = area.fill(0..20, &Req::pages(1).gfp(Gfp::ATOMIC));
+        assert!(matches!(refused, Err(AllocError::InUse(_))), "{refused:?}");
+        drop(area);
+        stubs::restore(was);
+        assert_eq!(left(), before);
+    }
+}

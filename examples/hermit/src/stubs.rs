@@ -88,6 +88,13 @@ pub fn restore(masked: usize) {
     }
 }
 
+pub fn are_interrupts_on() -> bool {
+    !MASKED.get()
+}
+
+/// `wrmsr`.
+pub fn wrmsr(_register: u32, _value: u64) {}
+
 /// `sti; hlt` until something comes, or for a while.
 pub fn halt() {
     (0..100).for_each(|_| open_window());

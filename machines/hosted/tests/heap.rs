@@ -3,7 +3,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::OnceLock;
 use vmalloc::units::PAGE_SIZE;
-use vmalloc::{Heap, Kind, Vmalloc};
+use vmalloc::{Caller, Heap, Kind, Vmalloc, What};
 use vmalloc_hosted::{Hosted, builder};
 
 const FROM: usize = 64 << 10;
@@ -274,5 +274,27 @@ fn blocks_that_come_and_go_by_chance_keep_their_bytes_where_memory_is_scarce() {
     });
     println!("{refused} of 12,000 refused");
     assert!(refused > 0, "memory was never scarce");
+    assert_empty(vm);
+}
+
+/// `GlobalAlloc` hides who called: the heap is told by a function of the kernel's.
+#[test]
+fn blocks_have_the_callers_that_the_heap_is_told() {
+    thread_local! { static PC: std::cell::Cell<usize> = const { std::cell::Cell::new(0) } }
+    let vm = instance();
+    let heap = Heap::new(System, FROM).with_caller(|| Caller::Return(PC.get()));
+    heap.serve(vm);
+    let caller = |at: *mut u8| vm.find(at.addr()).unwrap().caller;
+    PC.set(0x10);
+    // SAFETY: given back below.
+    let here = unsafe { heap.alloc(bytes(FROM, 8)) };
+    PC.set(0x20);
+    // SAFETY: as above.
+    let there = unsafe { heap.realloc(here, bytes(FROM, 8), 40 * FROM) };
+    assert_eq!((caller(there), there == here), (Caller::Return(0x20), false));
+    let What::Freed { was, .. } = vm.whatis(here.addr()) else { panic!("{}", vm.whatis(here.addr())) };
+    assert_eq!((was.caller, was.freer), (Caller::Return(0x10), Some(Caller::Return(0x20))));
+    // SAFETY: as it was taken.
+    unsafe { heap.dealloc(there, bytes(40 * FROM, 8)) }
     assert_empty(vm);
 }

@@ -10,7 +10,7 @@ use crate::cpu::local::count;
 use crate::instructions;
 use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use vmalloc::units::{PAGE_SIZE, PageRange};
-use vmalloc_x86_64::tlb::{self, Method};
+use vmalloc_x86_64::tlb::Method;
 
 /// The most pages that are discarded one by one.
 const MOST: usize = 64;
@@ -72,9 +72,11 @@ fn method() -> Option<Method> {
 
 /// Discards the translations of a range on this CPU.
 pub fn range(range: PageRange) {
-    if range.pages > MOST || METHOD.load(Relaxed) == NOTHING {
-        return everything();
+    match method() {
+        Some(method) if range.pages <= MOST => {
+            count(&here().counters.ranges);
+            method.pages(range.addresses().step_by(PAGE_SIZE));
+        }
+        _ => everything(),
     }
-    count(&here().counters.ranges);
-    range.addresses().step_by(PAGE_SIZE).for_each(tlb::page);
 }

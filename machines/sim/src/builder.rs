@@ -45,6 +45,7 @@ pub struct Builder<F> {
     highmem: Option<Pfn>,
     levels: Option<u8>,
     roots: u32,
+    described: bool,
     seed: u64,
     rates: Rates,
     tlb: usize,
@@ -59,6 +60,7 @@ impl<F: Format> Builder<F> {
             highmem: None,
             levels: None,
             roots: 1,
+            described: true,
             seed: 0,
             rates: Rates::USUAL,
             tlb: 64,
@@ -101,6 +103,12 @@ impl<F: Format> Builder<F> {
     /// How many roots CPUs walk, by turns: 1 unless told.
     pub const fn roots(mut self, roots: u32) -> Self {
         self.roots = roots;
+        self
+    }
+
+    /// Frames have no descriptors, as those of many small kernels.
+    pub const fn undescribed(mut self) -> Self {
+        self.described = false;
         self
     }
 
@@ -148,6 +156,7 @@ impl<F: Format> Builder<F> {
             current: AtomicU32::new(0),
             zones: Source::from(zones),
             _descriptors: storage,
+            described: self.described,
             fuse: AtomicU64::new(0),
             nmi: AtomicU64::new(0),
             state: Mutex::new(State::new(self.cpus, self.tlb, self.seed, self.rates)),

@@ -135,7 +135,7 @@ unsafe impl<F: Format> Frames for Core<F> {
     }
 
     fn page(&self, frame: Pfn) -> Option<&Page> {
-        self.zones.page(frame)
+        self.zones.page(frame).filter(|_| self.described)
     }
 }
 

@@ -128,6 +128,8 @@ pub struct Core<F: Format> {
     zones: Source,
     /// The storage of `zones`.
     _descriptors: Box<[AtomicU64]>,
+    /// Whether the library sees them.
+    described: bool,
     /// Things that the library does until some CPU speculates.
     fuse: AtomicU64,
     /// Things that the library does until an NMI comes; 0 = none is due.

@@ -84,7 +84,7 @@ impl<M: Machine> Vmalloc<M> {
             end = area.start.0 + area.size();
             (areas, pages) = (areas + 1, pages + area.pages);
             let mapped = |page: usize| self.frame_at(area.start.add_pages(page).0).is_some();
-            let expected = area.kind != Kind::Reserved;
+            let expected = area.kind.is_whole();
             let by_hand = || !expected && ctx.find(area.start).is_some_and(|found| found.slot().is_shared());
             let right = |page: usize| mapped(page) == expected || by_hand();
             (0..area.pages).try_for_each(|page| Broken::unless(right(page), "G2", area.start.add_pages(page).0))?;
@@ -120,7 +120,7 @@ impl<M: Machine> Vmalloc<M> {
         let frees = counts.local_frees + counts.remote_frees + counts.deferred_frees;
         Stats {
             policy: match core.policy() {
-                Policy::Park if core.caches_from != Policy::Park => Policy::Unmap,
+                policy @ (Policy::Park | Policy::Keep) if (policy as u8) < core.caches_from => Policy::Unmap,
                 policy => policy,
             },
             areas: counts.allocs.wrapping_sub(frees) as usize,

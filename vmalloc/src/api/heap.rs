@@ -8,7 +8,7 @@
 //! ```
 
 use crate::api::instance::Vmalloc;
-use crate::area::{RegionId, Req};
+use crate::area::{Caller, RegionId, Req};
 use crate::machine::{Addressable, Machine};
 use crate::sync::plain::{AtomicPtr, Ordering::*};
 use crate::units::{PAGE_SIZE, pages_for};
@@ -43,12 +43,20 @@ pub struct Heap<M: Machine + 'static, A> {
     vm: AtomicPtr<Vmalloc<M>>,
     below: A,
     from: usize,
+    caller: Option<fn() -> Caller>,
 }
 
 impl<M: Machine, A> Heap<M, A> {
     /// Blocks of `from` bytes and more will be areas, all others those of `below`.
     pub const fn new(below: A, from: usize) -> Heap<M, A> {
-        Heap { vm: AtomicPtr::new(null_mut()), below, from }
+        Heap { vm: AtomicPtr::new(null_mut()), below, from, caller: None }
+    }
+
+    /// Asks `caller` who allocates, grows or frees an area. Otherwise all are this file, because `GlobalAlloc` hides
+    /// them: with frame pointers a return address is known (`vmalloc_x86_64::caller`).
+    pub const fn with_caller(mut self, caller: fn() -> Caller) -> Heap<M, A> {
+        self.caller = Some(caller);
+        self
     }
 
     /// Large blocks are areas of `vm` from now on. The first instance stays: another one is ignored.
@@ -72,6 +80,16 @@ impl<M: Machine, A> Heap<M, A> {
         if layout.size().max(layout.align()) < self.from { None } else { self.vm() }
     }
 
+    #[inline(always)]
+    fn caller(&self) -> Caller {
+        self.caller.map_or(Caller::here(), |caller| caller())
+    }
+
+    #[inline(always)]
+    fn request(&self, layout: Layout) -> Req {
+        Req::bytes(layout.size()).align(layout.align().max(PAGE_SIZE)).caller(self.caller())
+    }
+
     /// The instance, for a block that is an area.
     fn owner(&self, at: *mut u8) -> Option<&'static Vmalloc<M>> {
         self.vm().filter(|vm| vm.contains(at.addr()))
@@ -83,7 +101,7 @@ impl<M: Machine, A> Heap<M, A> {
 unsafe impl<M: Addressable, A: GlobalAlloc> GlobalAlloc for Heap<M, A> {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         match self.for_large(layout) {
-            Some(vm) => place(vm, request(layout)),
+            Some(vm) => place(vm, self.request(layout)),
             // SAFETY: the caller's promise, handed on.
             None => unsafe { self.below.alloc(layout) },
         }
@@ -91,7 +109,7 @@ unsafe impl<M: Addressable, A: GlobalAlloc> GlobalAlloc for Heap<M, A> {
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         match self.for_large(layout) {
-            Some(vm) => place(vm, request(layout).zeroed()),
+            Some(vm) => place(vm, self.request(layout).zeroed()),
             // SAFETY: as above.
             None => unsafe { self.below.alloc_zeroed(layout) },
         }
@@ -100,7 +118,7 @@ unsafe impl<M: Addressable, A: GlobalAlloc> GlobalAlloc for Heap<M, A> {
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
         match (self.owner(at), NonNull::new(at)) {
             // SAFETY: V1: the caller gives it up. A refusal has been reported.
-            (Some(vm), Some(at)) => _ = unsafe { vm.free(at) },
+            (Some(vm), Some(at)) => _ = unsafe { vm.free_by(at, self.caller()) },
             // SAFETY: as above: no area, so it came from below.
             _ => unsafe { self.below.dealloc(at, layout) },
         }
@@ -114,7 +132,7 @@ unsafe impl<M: Addressable, A: GlobalAlloc> GlobalAlloc for Heap<M, A> {
             // SAFETY: the block is one from below, and stays one.
             return unsafe { self.below.realloc(at, layout, bytes) };
         }
-        if owner.is_some_and(|vm| resize(vm, at, like)) {
+        if owner.is_some_and(|vm| resize(vm, at, self.request(like))) {
             return at;
         }
         // SAFETY: as above. Two blocks do not overlap, and each has as many bytes.
@@ -135,22 +153,18 @@ impl<M: Machine, A> fmt::Debug for Heap<M, A> {
     }
 }
 
-fn request(layout: Layout) -> Req {
-    Req::bytes(layout.size()).align(layout.align().max(PAGE_SIZE))
-}
-
 fn place<M: Machine>(vm: &Vmalloc<M>, req: Req) -> *mut u8 {
     vm.alloc(req).map_or(null_mut(), NonNull::as_ptr)
 }
 
 /// Makes an area as large as `like` says, where it is; false = there is no room.
-fn resize<M: Machine>(vm: &Vmalloc<M>, at: *mut u8, like: Layout) -> bool {
+fn resize<M: Machine>(vm: &Vmalloc<M>, at: *mut u8, like: Req) -> bool {
     let Some((at, area)) = NonNull::new(at).zip(vm.find(at.addr())) else { return false };
-    if pages_for(like.size()).is_some_and(|pages| pages <= area.pages) {
+    if pages_for(like.bytes).is_some_and(|pages| pages <= area.pages) {
         // SAFETY: V1: the caller gives the rest up. If nothing can be given back, it stays.
-        _ = unsafe { vm.shrink(at, like.size()) };
+        _ = unsafe { vm.shrink(at, like.bytes) };
         return true;
     }
     // SAFETY: V1: nobody has what lies behind the area.
-    unsafe { vm.grow(at, request(like)) }.is_ok()
+    unsafe { vm.grow(at, like) }.is_ok()
 }

@@ -12,9 +12,6 @@
 //! # Rules
 //! - G2: A page that was emptied is filled again only after a flush, which [`Mapping::fill`] waits
 //!   for.
-//! - G3: The frames of a filled page wait for a flush by themselves, as those of
-//!   [`Vmalloc::unmap_part`] do. Where the source has no descriptors, the mapping waits; if it
-//!   cannot, the frames are leaked.
 //! - E1: A range is filled whole or not at all.
 
 use crate::api::instance::Vmalloc;
@@ -22,24 +19,21 @@ use crate::api::map::page_start;
 use crate::area::{Caller, Kind, Req};
 use crate::error::AllocError;
 use crate::machine::format::{MemType, Prot};
-use crate::machine::frames::Frames;
 use crate::machine::{Addressable, Machine};
-use crate::units::{PAGE_SIZE, Pfn, VirtAddr, pages_for};
-use arrayvec::ArrayVec;
+use crate::path::alloc::alloc;
+use crate::path::backing::Nothing;
+use crate::path::part;
+use crate::state::cpu::SLICE;
+use crate::units::{PAGE_SIZE, PageRange, Pfn, VirtAddr, pages_for};
 use core::fmt;
 use core::ops::{Deref, DerefMut, Range};
 use core::ptr::NonNull;
 
-/// Pages that are emptied together.
-const TOGETHER: usize = 32;
-
 /// An area that ends itself when it is dropped, whatever made it. Its bytes are reached by its
 /// address: others may write to them, and of a reservation some pages may not be mapped.
 ///
-/// It ends in any context but an NMI, where the frames of filled pages are leaked. Whoever maps
-/// pages of a reservation by [`Vmalloc::map_part`] unmaps them before it is emptied or ends (P6),
-/// since it gives back what it finds mapped; and has flushed ([`Vmalloc::unmap_aliases`]) before they
-/// are filled, since a fill waits only for what the mapping emptied itself.
+/// It ends in any context. Pages of a reservation that it holds are mapped by [`Mapping::fill`] alone;
+/// for frames of others there is [`Vmalloc::reserve`], with [`Vmalloc::map_part`].
 ///
 /// # Several stacks in one area
 /// A [reservation](Vmalloc::reservation) of which some pages are [filled](Mapping::fill). The pages
@@ -61,10 +55,8 @@ pub struct Mapping<'v, M: Machine> {
     vm: &'v Vmalloc<M>,
     start: NonNull<u8>,
     bytes: usize,
-    /// It has filled pages of a reservation.
-    filled: bool,
-    /// It has emptied some since the last flush.
-    stale: bool,
+    /// Pages whose frames wait in their entries for a flush, at most.
+    parked: usize,
 }
 
 /// Memory that frees itself. Its bytes are cleared to begin with, and it derefs to them where
@@ -89,7 +81,8 @@ impl<M: Machine> Vmalloc<M> {
         Ok(Area(Mapping::new(self, self.alloc(req)?, bytes)))
     }
 
-    /// [`Vmalloc::vmap`], until it is dropped. The frames stay their holder's.
+    /// [`Vmalloc::vmap`], until it is dropped. The frames stay their holder's. Those with descriptors
+    /// have the mapping as one more holder.
     ///
     /// # Errors
     /// As there.
@@ -124,20 +117,21 @@ impl<M: Machine> Vmalloc<M> {
         Ok(Mapping::new(self, self.ioremap(phys, bytes, memory)?, bytes))
     }
 
-    /// [`Vmalloc::reserve`], until it is dropped: addresses for [`Mapping::fill`].
+    /// Addresses for [`Mapping::fill`], until it is dropped.
     ///
     /// # Errors
     /// As there.
     #[track_caller]
     pub fn reservation(&self, req: Req) -> Result<Mapping<'_, M>, AllocError> {
         let bytes = req.bytes;
-        Ok(Mapping::new(self, self.reserve(req)?, bytes))
+        let start = alloc(self.ctx(), &req, Kind::Sparse, Caller::here(), Nothing(0))?;
+        Ok(Mapping::new(self, start, bytes))
     }
 }
 
 impl<'v, M: Machine> Mapping<'v, M> {
     fn new(vm: &'v Vmalloc<M>, start: NonNull<u8>, bytes: usize) -> Self {
-        Mapping { vm, start, bytes, filled: false, stale: false }
+        Mapping { vm, start, bytes, parked: 0 }
     }
 
     /// Its first byte. That of a device lies anywhere in a page, as asked for.
@@ -179,70 +173,60 @@ impl<'v, M: Machine> Mapping<'v, M> {
     /// [`Gfp::ZERO`](crate::Gfp::ZERO).
     ///
     /// # Errors
-    /// Those of [`Vmalloc::alloc_frame`] and [`Vmalloc::map_part`]: [`AllocError::BadRange`] where
-    /// it is no reservation or has not these pages. [`AllocError::WrongContext`] where pages were
-    /// emptied, and the caller must not wait for a flush. Nothing has changed then.
+    /// [`AllocError::BadRange`] where it is no reservation or has not these pages;
+    /// [`AllocError::InUse`] for the first page that is mapped; [`AllocError::WrongContext`] where
+    /// pages were emptied, and the caller must not wait for a flush; and those of [`Vmalloc::alloc`]
+    /// for want of frames and tables. Nothing has changed then.
     ///
     /// # Cost
-    /// O(pages).
+    /// O(pages); if pages were emptied since, a flush and O(pages of the mapping).
     #[track_caller]
     pub fn fill(&mut self, pages: Range<usize>, like: &Req) -> Result<(), AllocError> {
-        if pages.end > self.pages() || pages.is_empty() {
-            let [start, end] = [pages.start, pages.end].map(|page| self.page(page));
+        let caller = like.caller.unwrap_or(Caller::here());
+        let [start, end] = [pages.start, pages.end].map(|page| self.page(page));
+        let ctx = self.vm.ctx().ok_or(AllocError::NotInitialised)?;
+        if pages.is_empty() || pages.end > self.pages() {
             return Err(AllocError::BadRange { start, end });
         }
-        if self.stale && !self.vm.unmap_aliases() {
-            return Err(AllocError::WrongContext(self.vm.machine().context()));
+        if self.parked > 0 && !self.collect() {
+            return Err(AllocError::WrongContext(ctx.machine.context()));
         }
-        (self.filled, self.stale) = (true, false);
-        for page in pages.clone() {
-            self.fill_page(page, like).inspect_err(|_| {
-                self.empty(pages.start..page);
-                self.stale = true;
-            })?;
-        }
-        Ok(())
-    }
-
-    #[track_caller]
-    fn fill_page(&self, page: usize, like: &Req) -> Result<(), AllocError> {
-        let frame = self.vm.alloc_frame(like.gfp, like.node)?;
-        // SAFETY: P5: `fill` is borrowed exclusively, and has flushed. P6: `empty` unmaps it first.
-        let mapped = unsafe { self.vm.map_part(self.page(page).0, &[frame], like.prot, like.memory) };
-        // SAFETY: P3: it was taken a moment ago.
-        mapped.inspect_err(|_| unsafe { self.vm.free_frame(frame) })
+        let filled = part::fill(ctx, PageRange::new(start, pages.len()), like, caller);
+        self.parked += if filled.is_err() { pages.len() } else { 0 };
+        filled
     }
 
     /// Unmaps what is mapped of these pages of a reservation, and returns how many pages that was.
-    /// Their frames go back after the next flush. Nothing is unmapped in an NMI.
+    /// Their frames wait in the mapping for a flush: until it is filled again or dropped, or until they
+    /// are more than 128, which one flush then serves. Nothing is unmapped in an NMI in the middle
+    /// of a call.
     ///
     /// # Cost
-    /// O(pages), and a flush where frames have no descriptors.
+    /// O(pages), and that flush if the caller may wait.
     pub fn empty(&mut self, pages: Range<usize>) -> usize {
         let end = pages.end.min(self.pages());
-        (pages.start..end).step_by(TOGETHER).map(|first| self.empty_some(first..end.min(first + TOGETHER))).sum()
-    }
-
-    fn empty_some(&mut self, pages: Range<usize>) -> usize {
-        let (vm, source) = (self.vm, self.vm.machine().frames());
-        let frames = pages.clone().filter_map(|page| vm.frame_at(self.page(page).0));
-        let frames: ArrayVec<Pfn, TOGETHER> = frames.collect();
-        // SAFETY: P5: `empty` is borrowed exclusively.
-        let Ok(emptied) = (unsafe { vm.unmap_part(self.page(pages.start).0, pages.len()) }) else { return 0 };
-        self.stale |= emptied > 0;
-        if frames.iter().all(|&frame| source.page(frame).is_some()) || vm.unmap_aliases() {
-            // SAFETY: P3: `fill_page` took them, and they are mapped no more.
-            frames.into_iter().for_each(|frame| unsafe { vm.free_frame(frame) });
+        let (Some(ctx), true) = (self.vm.ctx(), pages.start < end) else { return 0 };
+        let emptied = part::empty(ctx, PageRange::new(self.page(pages.start), end - pages.start));
+        self.parked += emptied;
+        if self.parked > SLICE {
+            self.collect();
         }
         emptied
+    }
+
+    /// Flushes, and takes the frames out of parked entries. False where the caller must not wait.
+    fn collect(&mut self) -> bool {
+        let flushed = self.vm.unmap_aliases();
+        if let Some(ctx) = self.vm.ctx().filter(|_| flushed) {
+            part::collect(ctx, PageRange::new(self.page(0), self.pages()));
+            self.parked = 0;
+        }
+        flushed
     }
 }
 
 impl<M: Machine> Drop for Mapping<'_, M> {
     fn drop(&mut self) {
-        if self.filled {
-            self.empty(0..self.pages());
-        }
         let freed = self.vm.free_kind(page_start(self.start), Caller::here(), |kind| kind != Kind::MapRam, None);
         debug_assert!(freed.is_ok(), "an owned area was freed by somebody else: {freed:?}");
     }
@@ -259,7 +243,7 @@ impl<'v, M: Machine> Area<'v, M> {
     ///
     /// # Safety
     /// - O1. `start` came from [`Vmalloc::alloc`] of this instance for `bytes`
-    ///   bytes, all of them initialised, and nobody else uses or frees it.
+    ///   bytes, for reading and writing, all of them initialised, and nobody else uses or frees it.
     pub unsafe fn from_raw(vm: &'v Vmalloc<M>, start: NonNull<u8>, bytes: usize) -> Area<'v, M> {
         Area(Mapping::new(vm, start, bytes))
     }

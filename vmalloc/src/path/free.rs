@@ -114,7 +114,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         let (kind, pages) = found.slot().built()?;
         let asked = frees(kind) && count.is_none_or(|count| count == pages);
         let may_stay = retire != Retire::Clear && kind.allocates();
-        if !asked || may_stay || kind == Kind::Reserved || self.core.is_strict() {
+        if !asked || may_stay || !kind.is_whole() || self.core.is_strict() {
             return None;
         }
         Some((found, kind, one_slice::<M>(&found, page, pages)?))

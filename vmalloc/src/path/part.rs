@@ -1,13 +1,12 @@
-//! Parts: a reservation that its caller fills and empties by hand.
-//!
-//! `reserve` takes addresses and maps nothing. What these functions map in them
-//! stays its caller's: the entries hold no frame, as those of `map_ram`. So a
-//! reservation may be sparse, and grow and shrink while it is used.
+//! Parts of areas: pages that are mapped and unmapped while the area lives.
 //!
 //! ```text
-//!   reserve ──map_part──▶ some pages mapped ──unmap_part──▶ …
-//!                                     └── all unmapped ──▶ free
+//!   reservation   map  ──▶ frames of the caller's ──unmap──▶ absent, and may leave aliases
+//!   sparse area   fill ──▶ frames of its own ──empty──▶ parked ──flush──▶ collect ──▶ absent
+//!   memory        grow ──▶ frames of its own ──shrink─▶ absent; the frames wait by themselves
 //! ```
+//!
+//! The entries of a reservation hold no frame, as those of `map_ram`.
 //!
 //! # Rules
 //! - G2: A page that was unmapped is mapped again only after a flush: the caller
@@ -35,8 +34,8 @@ use crate::state::lookup::{Found, SlotRef};
 use crate::state::stats::count;
 use crate::units::{PAGE_SHIFT, PAGE_SIZE, PageRange, Pfn, VirtAddr};
 
-/// What parts are parts of.
 const RESERVED: Option<Kind> = Some(Kind::Reserved);
+const SPARSE: Option<Kind> = Some(Kind::Sparse);
 
 /// Maps `frames` to the pages from `at` on, as `req` says.
 pub(crate) fn map<M: Machine>(
@@ -66,6 +65,40 @@ pub(crate) fn map<M: Machine>(
 pub(crate) fn unmap<M: Machine>(ctx: Ctx<'_, M>, at: usize, pages: usize) -> Result<usize, AllocError> {
     let range = part_of(at, pages)?;
     clear(ctx, &area(ctx, range, RESERVED)?, range)
+}
+
+/// Maps new frames to pages of a sparse area, as `req` says. What was emptied of them was collected
+/// since.
+pub(crate) fn fill<M: Machine>(ctx: Ctx<'_, M>, range: PageRange, req: &Req, caller: Caller) -> Result<(), AllocError> {
+    check_prot(req.prot)?;
+    check_node(ctx.machine, req)?;
+    let found = area(ctx, range, SPARSE)?;
+    let plan = Plan { req, kind: Kind::Sparse, caller, pages: range.pages, class: None };
+    found.slot().share();
+    let mut mapped = 0;
+    let cpu = CpuGuard::enter(ctx).map_err(AllocError::WrongContext)?;
+    let filled = fill_pages((cpu, Call::first(false)), (found.chunk, range), &mut mapped, plan, Fresh, Ok(0));
+    if filled.is_ok() && req.gfp.contains(Gfp::ZERO) {
+        clear_pages(ctx, *found, range);
+    }
+    filled.inspect_err(|_| _ = empty(ctx, PageRange::new(range.start, mapped)))
+}
+
+/// Unmaps what is mapped of these pages of a sparse area, and returns how many pages that was. Their
+/// frames stay in the entries.
+pub(crate) fn empty<M: Machine>(ctx: Ctx<'_, M>, range: PageRange) -> usize {
+    let Ok(found) = area(ctx, range, SPARSE) else { return 0 };
+    let park = |slice| CpuGuard::enter(ctx).map_or(0, |mut cpu| cpu.park_mapped(&found, slice));
+    range.slices(SLICE).map(park).sum()
+}
+
+/// After a flush: takes the frames that wait in entries of these pages of a sparse area.
+pub(crate) fn collect<M: Machine>(ctx: Ctx<'_, M>, range: PageRange) {
+    let Ok(found) = area(ctx, range, SPARSE) else { return };
+    for slice in range.slices(SLICE) {
+        let Ok(mut cpu) = CpuGuard::enter(ctx) else { return };
+        cpu.collect_parked(found.chunk, found.index, slice);
+    }
 }
 
 /// Whether frames of the area can wait for a flush by themselves: they have descriptors.
@@ -178,5 +211,17 @@ impl<M: Machine> CpuGuard<'_, M> {
             }
         }
         cleared
+    }
+
+    /// Parks the entries of a slice of a sparse area that are mapped, and returns how many. They leave no
+    /// aliases: a parked entry keeps its frame until a flush.
+    pub(crate) fn park_mapped(&mut self, found: &Found, slice: PageRange) -> usize {
+        let (ctx, mut parked) = (self.ctx(), 0);
+        for piece in ctx.each_look(found.chunk, slice).filter_map(|(_, piece)| piece) {
+            parked += piece.frames().count();
+            piece.park(|at, word| ctx.report_bad_entry(found.slot(), at, word));
+            ctx.machine.unmapped(PageRange::new(piece.start(), piece.pages()));
+        }
+        parked
     }
 }

@@ -98,7 +98,7 @@ impl<M: Machine> Core<M> {
     pub(crate) fn retire(&self) -> Retire {
         const { assert!((Policy::Unmap as u8) < Policy::Park as u8 && (Policy::Strict as u8) < Policy::Park as u8) };
         match self.policy.load(Relaxed) {
-            policy if policy < self.caches_from as u8 => Retire::Clear,
+            policy if policy < self.caches_from => Retire::Clear,
             policy if policy == Policy::Keep as u8 => Retire::Keep,
             _ => Retire::Park,
         }

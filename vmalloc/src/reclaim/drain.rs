@@ -217,7 +217,7 @@ impl<M: Machine> CpuGuard<'_, M> {
     fn collect(&mut self, batch: &mut Batch, chunk: ChunkRef, slot: u32, budget: usize) -> usize {
         let area = chunk.slot(slot);
         let (kind, pages) = (area.kind(), area.pages());
-        if !kind.keeps() || pages == 0 {
+        if !kind.keeps() || area.mapped_pages() == 0 {
             // Pages of a reservation hold no frames.
             return area.mapped_pages();
         }
@@ -227,6 +227,7 @@ impl<M: Machine> CpuGuard<'_, M> {
         match (piece, kind) {
             (Some(piece), _) if area.own_pages().is_some() => self.pool(area, piece),
             (Some(piece), Kind::Vmap) if !breaks!(IgnoreCounts) => self.return_lent(area, piece),
+            (_, Kind::Sparse) => self.collect_parked(chunk, slot, PageRange::new(at, slice)),
             _ => self.collect_slowly(chunk, slot, PageRange::new(at, slice)),
         }
         batch.done = if batch.done + slice == pages { 0 } else { batch.done + slice };
@@ -241,6 +242,12 @@ impl<M: Machine> CpuGuard<'_, M> {
         let own = area.kind().allocates() && (!area.is_shared() || breaks!(IgnoreCounts));
         let put = if own { Self::pool } else { Self::return_singly };
         self.ctx().pieces((chunk, Some(slot)), pages).for_each(|piece| put(self, area, piece));
+    }
+
+    /// After grace: takes the frames of those pages of a sparse area that are parked.
+    pub(crate) fn collect_parked(&mut self, chunk: ChunkRef, slot: u32, pages: PageRange) {
+        let looks = self.ctx().each_look(chunk, pages);
+        looks.filter_map(|(_, piece)| piece).for_each(|piece| self.return_singly(chunk.slot(slot), piece));
     }
 
     /// Makes a drained slot free. Returns the work of giving its own run back, if it has one.

@@ -134,6 +134,7 @@ impl<M: Machine> CpuGuard<'_, M> {
                 self.note_alias();
             }
             Kind::Reserved => _ = self.clear_mapped(found, slice, |_, _| ()),
+            Kind::Sparse => _ = self.park_mapped(found, slice),
             _ => self.park_entries(place, slice),
         }
     }

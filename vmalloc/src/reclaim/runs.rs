@@ -211,7 +211,7 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
         let region = self.region(chunk.region());
         let Some(start) = region.grain_of(chunk.address(0)) else { return 0 };
         chunk.retire_header();
-        self.core.last_frees().remember_chunk(chunk);
+        self.core.last_frees().remember_chunk(chunk, region.pages_of(start, chunk.units()));
         let work = self.release_run(region.id, (start, chunk.units()), 0);
         let mut shared = region.shared.lock();
         chunk.chain(shared.headers);
@@ -224,7 +224,8 @@ impl<'v, M: Machine> CpuGuard<'v, M> {
     /// Gives the run of the slot `slot` of the run chunk `chunk` back. Returns the work done.
     pub(crate) fn release_run_of(&mut self, chunk: ChunkRef, slot: u32) -> usize {
         let (area, region) = (chunk.slot(slot), self.region(chunk.region()));
-        self.core.last_frees().remember(chunk, slot, region.start_of(area));
+        let (start, grains) = area.run();
+        self.core.last_frees().remember_run(chunk, slot, region.pages_of(start, grains), region.start_of(area));
         self.release_run(region.id, area.run(), area.kind().guards_below())
     }
 

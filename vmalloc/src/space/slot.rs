@@ -18,7 +18,7 @@ mod tests;
 use crate::area::{Caller, Guard, Info, Kind, RegionId};
 use crate::space::arena::{MAX_GRAINS, WINDOW};
 use crate::sync::{AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering::*, between_seqcst, breaks, fence};
-use crate::units::{Node, PAGE_SIZE, VirtAddr};
+use crate::units::{Node, PAGE_SIZE, PageRange, VirtAddr};
 use core::panic::Location;
 
 const KIND: u16 = 0x7;
@@ -264,6 +264,12 @@ impl Slot {
         self.freed.store(0, Relaxed);
     }
 
+    /// Whether [`Slot::remember`] copied a record here of an area with some of `pages`.
+    pub fn remembers(&self, pages: PageRange) -> bool {
+        let start = VirtAddr(self.run.load(Relaxed) as usize).page_start();
+        start < pages.end() && pages.start < start.add_pages(self.pages())
+    }
+
     /// The area whose record [`Slot::remember`] copied here.
     pub fn remembered(&self) -> Option<Info> {
         let (sequence, place) = (self.sequence(), self.run.load(Relaxed) as usize);
@@ -284,10 +290,10 @@ impl Slot {
     }
 
     /// The pages of the area that may be mapped: none if it only reserves addresses, and none of
-    /// them was mapped by hand.
+    /// them was ever mapped.
     #[inline]
     pub fn mapped_pages(&self) -> usize {
-        if self.kind() == Kind::Reserved && !self.is_shared() { 0 } else { self.pages() }
+        if !self.kind().is_whole() && !self.is_shared() { 0 } else { self.pages() }
     }
 
     /// The kind and the pages of an area that is complete.

@@ -4,7 +4,7 @@
 //! - **I2** The frames of CPUs and of their chunks belong to the instance from `init`
 //!   until drop.
 
-use crate::area::{Caller, Policy, RegionId};
+use crate::area::{Caller, Kind, Placement, Policy, RegionId};
 use crate::flush::{CpuEpoch, FlushEpochs};
 use crate::frames::Depot;
 use crate::machine::format::{Entry, Format};
@@ -41,8 +41,8 @@ pub(crate) struct Core<M: Machine> {
     pub(crate) reserve: Mutex<M::Lock, Prealloc>,
     pub(crate) reserve_frames: usize,
     pub(crate) policy: AtomicU8,
-    /// The first policy, in the order of their numbers, that caches slots.
-    pub(crate) caches_from: Policy,
+    /// The number of the first policy that caches slots: one above them all where none does.
+    pub(crate) caches_from: u8,
     /// The pages that each CPU may cache.
     pub(crate) budget: usize,
     /// The pages that waited for flushes when a CPU looked last (G4).
@@ -101,10 +101,12 @@ impl<M: Machine> Ctx<'_, M> {
     }
 
     /// Reports an entry of a slot that is not what it should be (T2). An area that is undone
-    /// because of such an entry has reported it already.
+    /// because of such an entry has reported it already, and a page of a sparse area is mapped or not.
     #[cold]
     pub(crate) fn report_bad_entry(self, slot: &Slot, at: VirtAddr, word: Word<M>) {
-        if word == <M::Table as Format>::ABSENT && slot.is_reported() && slot.is_building() {
+        let is_undone = word == <M::Table as Format>::ABSENT && slot.is_reported() && slot.is_building();
+        let is_sparse = slot.kind() == Kind::Sparse && <M::Table as Format>::decode(word, 1) != Entry::Bad;
+        if is_undone || is_sparse {
             return;
         }
         slot.mark_reported();
@@ -177,7 +179,7 @@ impl<M: Machine> Core<M> {
             reserve: Mutex::new(prealloc),
             reserve_frames: config.atomic_reserve,
             policy: AtomicU8::new(config.policy as u8),
-            caches_from: if parks(machine) { Policy::Park } else { Policy::Keep },
+            caches_from: caches_from(machine, config),
             budget: config.budget(total, cpus),
             waiting: AtomicUsize::new(0),
             waiting_pages,
@@ -370,6 +372,15 @@ fn left_alone<M: Machine>(walker: &Walker<'_, M>, pages: PageRange) -> Result<()
 fn parks<M: Machine>(machine: &M) -> bool {
     let hides = <M::Table as Format>::HIDES && machine.frames().end().0 <= <M::Table as Format>::MAX_PFN / 2;
     hides && !M::MIRRORED
+}
+
+/// See [`Core::caches_from`]. Only slots of a class are cached.
+fn caches_from<M: Machine>(machine: &M, config: &Config) -> u8 {
+    match config.regions.iter().any(|region| region.placement == Placement::Classes) {
+        true if parks(machine) => Policy::Park as u8,
+        true => Policy::Keep as u8,
+        false => Policy::Keep as u8 + 1,
+    }
 }
 
 fn take<M: Machine>(machine: &M, prealloc: &mut Prealloc) -> Pfn {

@@ -79,16 +79,30 @@ pub fn remote(loops: Option<usize>) -> Result<(), Error> {
 fn free_remotely(loops: usize) -> Result<(), Error> {
     let list = vm().alloc(Req::bytes(loops * size_of::<usize>()))?;
     LIST.store(list.addr().get(), Relaxed);
-    cpu::on(1, make, loops);
-    cpu::wait(1);
+    // A tick of CPU 1 would take what is posted, and the next free would post the chunk anew: the slower
+    // the host, the more of them.
+    run_on_1(
+        |loops| {
+            clock::tick_every(0);
+            make(loops)
+        },
+        loops,
+    );
     clock::tick_every(0);
     instructions::trap_each(true);
     let freed = (0..loops).try_for_each(|n| free_nth(list, n));
     instructions::trap_each(false);
-    clock::tick_every(settings().tick);
+    let tick = settings().tick;
+    clock::tick_every(tick);
+    run_on_1(|tick| clock::tick_every(tick as u32), tick as usize);
     // SAFETY: V1: both CPUs are done with it.
     unsafe { vm().free(list) }?;
     freed
+}
+
+fn run_on_1(work: fn(usize), with: usize) {
+    cpu::on(1, work, with);
+    cpu::wait(1);
 }
 
 /// Instructions that lock the bus, in so many frees of areas that

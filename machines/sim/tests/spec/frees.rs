@@ -125,7 +125,7 @@ fn what_a_header_told_in_an_earlier_life_is_told_of_no_other_address() {
     rig.purge();
     // The header serves slots of three pages now, of which one was used.
     let _live = rig.alloc(Req::pages(3)).unwrap();
-    let never = REGION.start + (1 << 18) + 4 * PAGE * 9;
+    let never = REGION.start + (1 << 18) + 4 * PAGE * 12;
     refused(&rig, || rig.give(at(never)), |error| *error == FreeError::NotAnArea(VirtAddr(never)));
     assert_eq!(rig.whatis(never + 9), What::Free);
 }
@@ -431,4 +431,36 @@ fn batches_of_large_areas_each_in_its_own_chunk_do_not_grow() {
         }
     }
     assert!(most <= 10, "G4: {most} areas of a batch of 8 wait");
+}
+
+#[test]
+fn all_frees_of_a_chunk_that_is_given_up_are_remembered() {
+    let rig = rig(1);
+    let areas: Vec<_> = (0..20).map(|_| rig.alloc(Req::pages(1)).unwrap()).collect();
+    areas.iter().for_each(|&area| rig.give(area).unwrap());
+    rig.purge();
+    assert_eq!(rig.stats().counts.chunks_released, 1);
+    areas.iter().for_each(|&area| refused(&rig, || rig.give(area), is_double));
+}
+
+/// The ring remembers areas of three pages; their addresses then serve more areas of one page than it
+/// can remember.
+#[test]
+fn a_double_free_is_named_after_the_last_life_of_its_address() {
+    for placement in [Placement::Classes, Placement::Lowest] {
+        let rig = boot(quiet(1), Config::region(REGION).placement(placement));
+        let first: Vec<_> = (0..8).map(|_| rig.alloc(Req::pages(3)).unwrap()).collect();
+        first.iter().for_each(|&area| rig.give(area).unwrap());
+        rig.purge();
+        first.iter().for_each(|&area| refused(&rig, || rig.give(area), is_double));
+        let second: Vec<_> = (0..50).map(|_| rig.alloc(Req::pages(1)).unwrap()).collect();
+        second.iter().for_each(|&area| rig.give(area).unwrap());
+        rig.purge();
+        let again = second.iter().filter(|area| first.contains(area)).count();
+        assert!(again > 2, "{again} addresses were used twice");
+        for error in second.iter().filter_map(|&area| rig.give(area).err()) {
+            let FreeError::DoubleFree { was, .. } = error else { continue };
+            assert_eq!(was.pages, 1, "{was:?}");
+        }
+    }
 }

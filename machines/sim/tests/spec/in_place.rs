@@ -201,3 +201,21 @@ fn pages_in_place_are_clear_and_nobody_elses_on_cpus_that_remember() {
         }
     }
 }
+
+/// A page that is filled again is clear, and what CPUs remember of it is gone.
+#[test]
+fn pages_in_place_are_filled_and_emptied() {
+    let region = START..START + PAGES * PAGE_SIZE;
+    let world = World::new(2, Config::region(region), Rates::NEVER);
+    let mut mapping = world.vm.reservation(Req::pages(300)).unwrap();
+    let page = mapping.start().add_pages(200);
+    for round in 1..4 {
+        mapping.fill(150..250, &Req::pages(1).zeroed()).unwrap();
+        assert_eq!([0, 1].map(|cpu| world.sim.load(cpu, page)), [Ok(0); 2]);
+        world.sim.store(1, page, round).unwrap();
+        assert_eq!(mapping.empty(0..300), 100);
+    }
+    mapping.fill(0..300, &Req::pages(1)).unwrap();
+    drop(mapping);
+    world.finish();
+}

@@ -4,7 +4,7 @@
 use crate::common::*;
 use vmalloc::error::Broken;
 use vmalloc::units::Pfn;
-use vmalloc::{Config, Policy, Req, Vmalloc};
+use vmalloc::{Config, Placement, Policy, Req, Vmalloc};
 use vmalloc_sim::{Bank, Sim};
 
 #[test]
@@ -56,6 +56,13 @@ fn stats_tell_the_policy_in_force() {
     let rig = rig(1);
     rig.set_policy(Policy::Strict);
     assert_eq!(rig.stats().policy, Policy::Strict);
+    // Only slots of a class are cached, and the placement Lowest has none.
+    for policy in [Policy::Park, Policy::Keep] {
+        let rig = boot(quiet(1), Config::region(REGION).placement(Placement::Lowest).policy(policy));
+        let area = rig.alloc(Req::pages(1)).unwrap();
+        rig.give(area).unwrap();
+        assert_eq!((rig.policy(), rig.stats().policy, rig.stats().cached_slots), (policy, Policy::Unmap, 0));
+    }
 }
 
 #[test]

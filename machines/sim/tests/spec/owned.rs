@@ -1,10 +1,11 @@
 //! Mappings that end themselves: of frames, of devices, and of addresses that they fill.
 
 use crate::common::*;
+use std::sync::{Arc, Mutex};
 use vmalloc::machine::Context;
 use vmalloc::machine::format::{MemType, Prot};
 use vmalloc::units::Pfn;
-use vmalloc::{AllocError, Config, FreeError, Kind, Mapping, Req, What};
+use vmalloc::{AllocError, Config, FreeError, Gfp, Kind, Mapping, Req, What};
 use vmalloc_sim::{Bank, Sim};
 
 type Owned<'r> = Mapping<'r, Sim<vmalloc::table::X86_64>>;
@@ -13,6 +14,11 @@ const DEVICE: Bank = Bank { first: Pfn(1 << 20), frames: 16, node: None };
 
 fn still() -> Rig {
     boot(quiet(2), Config::region(REGION))
+}
+
+/// As [`still`]; then with frames that have no descriptors.
+fn both() -> [Rig; 2] {
+    [still(), boot(quiet(2).undescribed(), Config::region(REGION))]
 }
 
 /// A page for traps and 40 for the task, between guards.
@@ -83,52 +89,55 @@ fn a_mapping_of_a_device_owns_nothing_and_ends_wherever_it_starts_in_a_page() {
 
 #[test]
 fn one_area_has_several_stacks_with_guards_between_them() {
-    let rig = rig(2);
-    let before = left(&rig);
-    let stacks = stacks(&rig);
-    let page = |n: usize| stacks.start().add_pages(n);
-    for guard in [0, 2, 43] {
-        rig.sim.assert_faults(0, page(guard));
+    for rig in both() {
+        let before = left(&rig);
+        let stacks = stacks(&rig);
+        let page = |n: usize| stacks.start().add_pages(n);
+        for guard in [0, 2, 43] {
+            rig.sim.assert_faults(0, page(guard));
+        }
+        // What lies between the stacks is the area's own.
+        let above = page(2).0 + PAGE - 8;
+        assert!(
+            matches!(rig.whatis(above), What::Inside { area, offset } if area.start == page(0) && offset == 3 * PAGE - 8)
+        );
+        assert_eq!(rig.sim.load(1, page(42)), Ok(0), "cleared");
+        rig.stamp(at(page(3).0), 40, 7);
+        rig.check_stamps(1, at(page(3).0), 40, 7);
+        drop(stacks);
+        assert_eq!(left(&rig), before);
     }
-    // What lies between the stacks is the area's own.
-    let above = page(2).0 + PAGE - 8;
-    assert!(
-        matches!(rig.whatis(above), What::Inside { area, offset } if area.start == page(0) && offset == 3 * PAGE - 8)
-    );
-    assert_eq!(rig.sim.load(1, page(42)), Ok(0), "cleared");
-    rig.stamp(at(page(3).0), 40, 7);
-    rig.check_stamps(1, at(page(3).0), 40, 7);
-    drop(stacks);
-    assert_eq!(left(&rig), before);
 }
 
 #[test]
 fn frames_of_stacks_that_are_gone_wait_for_a_flush() {
-    let rig = still();
-    let stacks = stacks(&rig);
-    let (start, frames): (_, Vec<_>) = (stacks.start(), stacks.frames().collect());
-    assert_eq!(frames.len(), 41);
-    rig.sim.load(1, start.add_pages(42)).unwrap();
-    drop(stacks);
-    assert!(all_out(&rig, &frames), "CPU 1 remembers a page");
-    rig.settled();
-    assert!(!all_out(&rig, &frames));
+    for rig in both() {
+        let stacks = stacks(&rig);
+        let (start, frames): (_, Vec<_>) = (stacks.start(), stacks.frames().collect());
+        assert_eq!(frames.len(), 41);
+        rig.sim.load(1, start.add_pages(42)).unwrap();
+        drop(stacks);
+        assert!(all_out(&rig, &frames), "CPU 1 remembers a page");
+        rig.settled();
+        assert!(!all_out(&rig, &frames));
+    }
 }
 
 #[test]
 fn a_page_that_was_emptied_is_filled_again_after_a_flush_only() {
-    let rig = still();
-    let mut stacks = stacks(&rig);
-    let page = stacks.start().add_pages(10);
-    rig.sim.load(1, page).unwrap();
-    assert_eq!(stacks.empty(0..11), 9, "a page for traps, and eight of the task");
-    assert_eq!(stacks.empty(5..11), 0);
-    rig.sim.set_context(Context::Atomic);
-    assert_eq!(stacks.fill(10..11, &Req::pages(1)), Err(AllocError::WrongContext(Context::Atomic)));
-    rig.sim.set_context(Context::Task);
-    stacks.fill(10..11, &Req::pages(1).zeroed()).unwrap();
-    rig.sim.store(0, page, 9).unwrap();
-    assert_eq!(rig.sim.load(1, page), Ok(9));
+    for rig in both() {
+        let mut stacks = stacks(&rig);
+        let page = stacks.start().add_pages(10);
+        rig.sim.load(1, page).unwrap();
+        rig.sim.set_context(Context::Atomic);
+        assert_eq!(stacks.empty(0..11), 9, "a page for traps, and eight of the task");
+        assert_eq!(stacks.empty(5..11), 0);
+        assert_eq!(stacks.fill(10..11, &Req::pages(1)), Err(AllocError::WrongContext(Context::Atomic)));
+        rig.sim.set_context(Context::Task);
+        stacks.fill(10..11, &Req::pages(1).zeroed()).unwrap();
+        rig.sim.store(0, page, 9).unwrap();
+        assert_eq!(rig.sim.load(1, page), Ok(9));
+    }
 }
 
 #[test]
@@ -157,7 +166,101 @@ fn a_range_that_cannot_be_filled_is_left_as_it_was() {
 
 #[test]
 fn what_a_mapping_has_ended_is_not_ended_twice() {
+    for rig in both() {
+        let start = at(stacks(&rig).start().0);
+        assert!(matches!(rig.give(start), Err(FreeError::DoubleFree { .. })));
+    }
+}
+
+/// What is mapped by hand in a mapping would be taken for its own.
+#[test]
+fn the_pages_of_a_mapping_are_mapped_by_nobody_else() {
     let rig = still();
-    let start = at(stacks(&rig).start().0);
-    assert!(matches!(rig.give(start), Err(FreeError::DoubleFree { .. })));
+    let mut mapping = rig.reservation(Req::pages(4)).unwrap();
+    mapping.fill(1..2, &Req::pages(1)).unwrap();
+    let (page, frames) = (mapping.start().0, rig.frames(1));
+    // SAFETY: P5, P6.
+    let mapped = unsafe { rig.map_part(page, &frames, Prot::RW, MemType::WriteBack) };
+    assert!(matches!(mapped, Err(AllocError::BadRange { .. })));
+    // SAFETY: P5.
+    let unmapped = unsafe { rig.unmap_part(page, 4) };
+    assert!(matches!(unmapped, Err(AllocError::BadRange { .. })));
+    assert!(matches!(rig.give(at(page)), Err(FreeError::WrongKind { .. })));
+    assert_eq!(mapping.empty(0..4), 1);
+    rig.give_frames(&frames);
+}
+
+/// Whether the caller may wait or not, and frames have descriptors or not. What was undone waits in the
+/// mapping until a page is filled by a caller that may wait.
+#[cfg(debug_assertions)]
+#[test]
+fn a_fill_that_lacks_frames_anywhere_loses_nothing() {
+    for (rig, context) in both().into_iter().zip([Context::Task, Context::HardIrq]) {
+        let mut mapping = rig.reservation(Req::pages(700)).unwrap();
+        let like = Req::pages(1).gfp(if context == Context::Task { Gfp::KERNEL } else { Gfp::ATOMIC });
+        let mut refused = 0;
+        loop {
+            rig.reclaim(usize::MAX);
+            let before = left(&rig);
+            rig.sim.set_context(context);
+            rig.sim.faults().fail_from(refused as u64 + 1);
+            let filled = mapping.fill(1..600, &like);
+            rig.sim.faults().fail_at(0);
+            rig.sim.set_context(Context::Task);
+            if filled.is_ok() {
+                break;
+            }
+            assert_eq!(mapping.frames().count(), refused);
+            mapping.fill(600 + refused..601 + refused, &Req::pages(1)).unwrap();
+            let after = left(&rig);
+            assert_eq!((after.2, after.3 + 1), (before.2, before.3), "refusal {refused} of {context:?}");
+            refused += 1;
+        }
+        assert!(refused > 3, "{refused} refusals");
+        assert_eq!(mapping.empty(0..600), 599);
+    }
+}
+
+#[test]
+fn a_mapping_that_ends_in_an_interrupt_or_an_nmi_loses_no_frame() {
+    for rig in both() {
+        for context in [Context::HardIrq, Context::Nmi] {
+            let before = left(&rig);
+            let mut stacks = stacks(&rig);
+            assert_eq!(stacks.empty(1..2), 1);
+            rig.sim.set_context(context);
+            assert_eq!(stacks.empty(10..13), 3);
+            drop(stacks);
+            rig.sim.set_context(Context::Task);
+            assert_eq!(left(&rig), before, "{context:?}");
+        }
+    }
+}
+
+/// An NMI at each step of an allocation and of a free.
+#[test]
+fn a_mapping_is_dropped_by_an_nmi_in_the_middle_of_a_call() {
+    for rig in both() {
+        let before = left(&rig);
+        for step in 1.. {
+            let mapping = stacks(&rig);
+            let start = mapping.start();
+            // SAFETY: it is dropped before the rig is.
+            let mapping = unsafe { core::mem::transmute::<Owned<'_>, Owned<'static>>(mapping) };
+            let prey = Arc::new(Mutex::new(Some(mapping)));
+            let theirs = Arc::clone(&prey);
+            rig.set_nmi(step, move |_| drop(theirs.lock().unwrap().take()));
+            let area = rig.alloc(Req::pages(2)).unwrap();
+            rig.give(area).unwrap();
+            rig.set_nmi(0, |_| ());
+            let never_came = prey.lock().unwrap().take().is_some();
+            rig.purge();
+            assert!(rig.find(start.0).is_none());
+            assert_eq!(left(&rig), before, "an NMI at step {step}");
+            if never_came {
+                assert!(step > 10, "{step} steps");
+                break;
+            }
+        }
+    }
 }
