@@ -447,10 +447,10 @@ mod tests {
 
     #[test]
     fn kinds_go_to_numbers_and_back() {
-        for n in 0..=6 {
+        for n in 0..=7 {
             assert_eq!(Kind::from_u8(n).map(|k| k as u8), Some(n));
         }
-        assert_eq!(Kind::from_u8(7), None);
+        assert_eq!(Kind::from_u8(8), None);
     }
 
     #[test]
