@@ -1,0 +1,19 @@
+//! `libvmalloc_guard.so`: malloc and its family over the next allocator, to be preloaded.
+//!
+//! Each function asks whether this allocation is due, or this address may be owned; everything else is
+//! the next allocator's: a load, a comparison, a jump.
+//!
+//! # The next allocator
+//! Its functions are looked up by name when one is first called (`next.rs`). The lookup may itself allocate:
+//! then a small piece of memory of our own serves, of which nothing is ever given back.
+//!
+//! # Handlers
+//! `sigaction` and `signal` put what the program sets for SIGSEGV and SIGBUS below the guard's handler.
+
+mod family;
+mod next;
+mod signals;
+
+/// The heap of this library itself. It never calls the program's.
+#[global_allocator]
+static HEAP: guard::raw::Heap = guard::raw::Heap;

@@ -1,0 +1,124 @@
+//! The next allocator: each function by its address, which is at first that of a function that looks
+//! it up.
+//!
+//! ```text
+//!   malloc() ─▶ MALLOC ─▶ first_malloc: look all up ─▶ MALLOC
+//!                    └──▶ the next one's malloc
+//! ```
+//!
+//! What allocates while the lookup is going on (the dynamic linker, to note an error) gets memory from
+//! [`FIRST`].
+
+use core::cell::UnsafeCell;
+use core::ffi::{CStr, c_int, c_void};
+use core::ptr::null_mut;
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::*};
+
+/// Bytes for what allocates before there is a next allocator.
+const FIRST_BYTES: usize = 1 << 16;
+
+#[repr(align(64))]
+struct First(UnsafeCell<[u8; FIRST_BYTES]>);
+
+// SAFETY: each byte is given out once.
+unsafe impl Sync for First {}
+
+static FIRST: First = First(UnsafeCell::new([0; FIRST_BYTES]));
+static USED: AtomicUsize = AtomicUsize::new(0);
+/// Whether a lookup is going on.
+static LOOKING: AtomicBool = AtomicBool::new(false);
+
+/// Clear memory that is never given back.
+fn first(size: usize) -> *mut u8 {
+    let start = USED.fetch_add(size.saturating_add(16).next_multiple_of(16), Relaxed) + 16;
+    match start.checked_add(size) {
+        // SAFETY: it is inside, and nobody else's.
+        Some(end) if end <= FIRST_BYTES => unsafe {
+            let at = FIRST.0.get().cast::<u8>().add(start);
+            at.sub(8).cast::<usize>().write(size);
+            at
+        },
+        _ => null_mut(),
+    }
+}
+
+/// Whether `at` was given out by [`first`].
+#[inline(always)]
+pub fn is_first(at: *mut u8) -> bool {
+    at.addr().wrapping_sub(FIRST.0.get().addr()) < FIRST_BYTES
+}
+
+/// The bytes of what [`first`] gave out.
+pub fn first_size(at: *mut u8) -> usize {
+    // SAFETY: `first` wrote it.
+    unsafe { at.sub(8).cast::<usize>().read() }
+}
+
+/// A function of the next allocator.
+pub struct Next(AtomicPtr<c_void>, &'static CStr);
+
+impl Next {
+    /// Its address, as a function of this form.
+    ///
+    /// # Safety
+    /// `F` is a pointer to a function of the form that it has.
+    #[inline(always)]
+    pub unsafe fn get<F: Copy>(&self) -> F {
+        const { assert!(size_of::<F>() == size_of::<*mut c_void>()) };
+        let at = self.0.load(Relaxed);
+        // SAFETY: the caller's promise; a function's address has the size of a pointer.
+        unsafe { core::mem::transmute_copy(&at) }
+    }
+
+    fn look_up(&self) {
+        // SAFETY: the name is a C string.
+        let found = unsafe { libc::dlsym(libc::RTLD_NEXT, self.1.as_ptr()) };
+        if !found.is_null() {
+            self.0.store(found, Relaxed);
+        }
+    }
+}
+
+macro_rules! next {
+    ($($name:ident = $symbol:literal, $first:ident($($arg:ident: $type:ty),*) -> $result:ty, $meanwhile:expr;)*) => {
+        $(
+            #[doc = concat!("The next `", stringify!($first), "`.")]
+            pub static $name: Next = Next(AtomicPtr::new($first as *mut c_void), $symbol);
+
+            unsafe extern "C" fn $first($($arg: $type),*) -> $result {
+                if !look_up() {
+                    return $meanwhile;
+                }
+                // SAFETY: the form is that of this function.
+                let next: unsafe extern "C" fn($($type),*) -> $result = unsafe { $name.get() };
+                if core::ptr::fn_addr_eq(next, $first as unsafe extern "C" fn($($type),*) -> $result) {
+                    return $meanwhile;
+                }
+                // SAFETY: the caller's promise.
+                unsafe { next($($arg),*) }
+            }
+        )*
+
+        /// Looks everything up; false if that is going on.
+        fn look_up() -> bool {
+            if LOOKING.swap(true, Acquire) {
+                return false;
+            }
+            $($name.look_up();)*
+            LOOKING.store(false, Release);
+            true
+        }
+    };
+}
+
+next! {
+    MALLOC = c"malloc", malloc(size: usize) -> *mut u8, first(size);
+    CALLOC = c"calloc", calloc(count: usize, size: usize) -> *mut u8, first(count.saturating_mul(size));
+    REALLOC = c"realloc", realloc(_at: *mut u8, size: usize) -> *mut u8, first(size);
+    FREE = c"free", free(_at: *mut u8) -> (), ();
+    MEMALIGN = c"memalign", memalign(_align: usize, _size: usize) -> *mut u8, null_mut();
+    USABLE = c"malloc_usable_size", usable(_at: *mut u8) -> usize, 0;
+    SIGACTION = c"sigaction",
+        sigaction(_signal: c_int, _new: *const libc::sigaction, _old: *mut libc::sigaction) -> c_int, -1;
+    SIGNAL = c"signal", signal(_signal: c_int, _handler: usize) -> usize, libc::SIG_ERR;
+}

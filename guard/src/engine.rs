@@ -1,0 +1,234 @@
+//! The guard of a process: takes an allocation into pages of its own, and closes them when it is freed.
+//!
+//! # Words
+//! - *guarded*: allocated here. Everything else is the underlying allocator's, and so is what is refused
+//!   here: for lack of memory or addresses, beyond the budget, or in the middle of another call.
+//! - *owned*: an address of the window. Only the guard can free it.
+//!
+//! # Rules
+//! - **E1** An allocation that was refused is as if nobody had asked.
+//! - **E2** A guarded allocation is freed once: by the call that moves its slot from LIVE.
+//! - **E3** Its addresses serve no other one before it has left the quarantine.
+//! - **E4** A call in the middle of a call of this thread waits for nothing.
+
+use crate::depot::Depot;
+use crate::finding::Finding;
+use crate::here;
+use crate::os::{self, PAGE};
+use crate::place::{Place, Want};
+use crate::settings::{Settings, Side};
+use crate::slot::{Event, Slot, State};
+use crate::slots::{Number, Slots};
+use crate::trace::{Mark, Trace};
+use core::ops::Range;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicUsize, Ordering::*};
+use vmalloc::{Gfp, Policy, Req, Vmalloc};
+use vmalloc_window::Window;
+
+/// Addresses of a window: the most, and less where a process may have few.
+const WINDOWS: [usize; 4] = [64 << 30, 16 << 30, 4 << 30, 1 << 30];
+/// A guarded allocation has at most this number of pages: 256 MiB.
+const LARGEST: usize = 1 << 16;
+/// Slots that leave the quarantine when one comes: more than one, so that it gets shorter.
+const LEAVING: usize = 4;
+
+/// What guards a process.
+pub struct Engine {
+    /// Its areas.
+    pub vm: Vmalloc<Window>,
+    /// What is known of them.
+    pub slots: Slots,
+    /// Who made and freed them.
+    pub depot: Depot,
+    /// What was asked for.
+    pub settings: Settings,
+    /// What chance follows from.
+    pub seed: u64,
+    live: AtomicUsize,
+    live_pages: AtomicUsize,
+    most_pages: usize,
+    has_guards: bool,
+}
+
+/// What became of an address that is to be freed.
+pub enum Freed {
+    /// It was guarded.
+    Done,
+    /// It must not be freed.
+    Wrong(Finding),
+}
+
+impl Engine {
+    /// `None` where the process has no room.
+    pub fn new(settings: &Settings) -> Option<Engine> {
+        let vm = WINDOWS.iter().find_map(|&bytes| window(bytes))?;
+        let has_guards = vm.machine().has_guards();
+        if !has_guards {
+            // Without guards nothing can be closed but by a free.
+            vm.set_policy(Policy::Strict);
+        }
+        Some(Engine {
+            slots: Slots::new(vm.machine().region())?,
+            vm,
+            depot: Depot::new()?,
+            settings: *settings,
+            seed: settings.seed.unwrap_or_else(os::chance),
+            live: AtomicUsize::new(0),
+            live_pages: AtomicUsize::new(0),
+            most_pages: os::ram() / PAGE / 2,
+            has_guards,
+        })
+    }
+
+    /// The addresses that are owned.
+    pub fn region(&self) -> Range<usize> {
+        self.vm.machine().region()
+    }
+
+    /// A guarded allocation, with clear bytes. E1, E4.
+    pub fn alloc(&self, want: Want, mark: Mark) -> Option<NonNull<u8>> {
+        here::inside(|| {
+            self.slots.late(|number, slot| self.retire(number, slot));
+            let pages = want.pages();
+            self.enter(pages)?;
+            self.make(want, mark).or_else(|| self.leave(pages))
+        })?
+    }
+
+    /// Counts an allocation, if there may be one more.
+    fn enter(&self, pages: usize) -> Option<()> {
+        let is_within = |counter: &AtomicUsize, n: usize, most| counter.fetch_add(n, Relaxed) + n <= most;
+        let fits = is_within(&self.live, 1, self.settings.live);
+        let fits = is_within(&self.live_pages, pages, self.most_pages) && fits;
+        if fits && pages <= LARGEST { Some(()) } else { self.leave(pages) }
+    }
+
+    fn leave<T>(&self, pages: usize) -> Option<T> {
+        self.live.fetch_sub(1, Relaxed);
+        self.live_pages.fetch_sub(pages, Relaxed);
+        None
+    }
+
+    fn make(&self, want: Want, mark: Mark) -> Option<NonNull<u8>> {
+        let number = self.slots.take()?;
+        let made = self.area(want).and_then(|place| self.publish(place, number, mark));
+        made.or_else(|| {
+            self.slots.give_back(number);
+            None
+        })
+    }
+
+    fn area(&self, want: Want) -> Option<Place> {
+        let pages = want.pages();
+        let req = Req::pages(pages).align(want.align.max(PAGE)).gfp(Gfp::KERNEL | Gfp::NOWARN);
+        let area = self.vm.alloc(req).ok()?.as_ptr().expose_provenance();
+        Some(Place { start: area + want.offset(self.is_at_end()), size: want.size, area, pages })
+    }
+
+    fn is_at_end(&self) -> bool {
+        match self.settings.side {
+            Side::End => true,
+            Side::Start => false,
+            Side::Chance => !here::random().is_multiple_of(4),
+        }
+    }
+
+    fn publish(&self, place: Place, number: Number, mark: Mark) -> Option<NonNull<u8>> {
+        if !self.slots.own(&place, number) {
+            self.give_back(&place);
+            return None;
+        }
+        // SAFETY: the area was made just now, for this allocation.
+        unsafe { place.fill() };
+        self.slots.get(number)?.begin(place, self.event(mark));
+        pointer(place.start)
+    }
+
+    fn event(&self, mark: Mark) -> Event {
+        Event { thread: here::thread(), trace: self.depot.number(&Trace::here(mark)), when: os::now_ms() }
+    }
+
+    /// The place of a live allocation that starts at `at`.
+    pub fn find(&self, at: usize) -> Option<Place> {
+        let place = self.slots.at(at).filter(|(_, slot)| slot.state() == State::Live)?.1.place();
+        (place.start == at).then_some(place)
+    }
+
+    /// Frees an owned address. E2, E4.
+    pub fn free(&self, at: usize, mark: Mark) -> Freed {
+        let Some((number, slot)) = self.slots.at(at) else { return self.wrong(at, mark) };
+        let is_start = slot.place().start == at;
+        if !is_start || !slot.close() {
+            return self.wrong(at, mark);
+        }
+        match here::inside(|| self.free_inside(number, slot, mark)) {
+            Some(freed) => freed,
+            None => {
+                self.slots.close_later(number);
+                Freed::Done
+            }
+        }
+    }
+
+    fn free_inside(&self, number: Number, slot: &Slot, mark: Mark) -> Freed {
+        self.slots.late(|number, slot| self.retire(number, slot));
+        // SAFETY: its pages are open, and the caller has said that nobody uses them.
+        let overwritten = unsafe { slot.place().overwritten() };
+        slot.freed_by(self.event(mark));
+        if let Some(overwritten) = overwritten {
+            return Freed::Wrong(Finding::canary(slot, overwritten, mark));
+        }
+        self.retire(number, slot);
+        Freed::Done
+    }
+
+    fn wrong(&self, at: usize, mark: Mark) -> Freed {
+        Freed::Wrong(Finding::free(self, at, mark))
+    }
+
+    /// A slot that has been freed is closed, and others leave the quarantine. E3.
+    fn retire(&self, number: Number, slot: &Slot) {
+        let place = slot.place();
+        let _: Option<()> = self.leave(place.pages);
+        if !self.close(&place) {
+            self.end(number, slot);
+            // Nothing that was freed may be reached.
+            self.vm.purge();
+            return;
+        }
+        slot.become_(State::Closed);
+        self.slots.quarantine(number, place.pages);
+        for _ in 0..LEAVING {
+            let Some((number, slot)) = self.slots.leave(self.settings.quarantine) else { return };
+            self.end(number, slot);
+        }
+    }
+
+    fn close(&self, place: &Place) -> bool {
+        // SAFETY: the area is ours, and what lay there has been freed.
+        self.has_guards && unsafe { pointer(place.area).is_some_and(|area| os::close(area, place.pages * PAGE)) }
+    }
+
+    /// The addresses of a slot are the window's again.
+    fn end(&self, number: Number, slot: &Slot) {
+        slot.become_(State::Gone);
+        self.give_back(&slot.place());
+        self.slots.give_back(number);
+    }
+
+    fn give_back(&self, place: &Place) {
+        // A refusal leaks addresses.
+        // SAFETY: V1: it was freed.
+        let _ = pointer(place.area).map(|area| unsafe { self.vm.free(area) });
+    }
+}
+
+fn pointer(at: usize) -> Option<NonNull<u8>> {
+    NonNull::new(core::ptr::with_exposed_provenance_mut(at))
+}
+
+fn window(bytes: usize) -> Option<Vmalloc<Window>> {
+    // A guard that complains would change what a program prints.
+    vmalloc_window::builder().window(bytes).memory(bytes).log(|_, _| ()).build().ok()
+}

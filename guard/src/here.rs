@@ -1,0 +1,128 @@
+//! What a thread knows of itself: when its next allocation is guarded, and whether it is inside.
+//!
+//! A few numbers without an initialiser or a destructor: they are there before `main`, in handlers and
+//! at the end of a thread. The countdown is what an allocation that is not guarded costs.
+//!
+//! # The countdown
+//! `left` is the number of this thread's allocations up to and with the next guarded one. Below 2 the
+//! next one takes the slow path, which draws a new number: 1 to twice the mean less one, each as
+//! likely. 0 is a thread that has not begun.
+
+use crate::os;
+use core::cell::Cell;
+use core::sync::atomic::{AtomicU64, Ordering::*};
+
+struct Here {
+    left: Cell<u32>,
+    inside: Cell<bool>,
+    thread: Cell<u32>,
+    random: Cell<u64>,
+}
+
+thread_local! {
+    static HERE: Here = const {
+        Here { left: Cell::new(0), inside: Cell::new(false), thread: Cell::new(0), random: Cell::new(0) }
+    };
+}
+
+/// Threads that have begun.
+static BEGUN: AtomicU64 = AtomicU64::new(0);
+
+/// Whether this allocation takes the slow path.
+#[inline(always)]
+pub fn is_due() -> bool {
+    HERE.with(|here| {
+        let left = here.left.get();
+        if left > 1 {
+            here.left.set(left - 1);
+        }
+        left <= 1
+    })
+}
+
+/// This thread begins, if it has not: its numbers follow from `seed`, and which thread it is.
+pub fn begin(seed: u64, mean: u32) -> bool {
+    HERE.with(|here| {
+        let is_new = here.left.get() == 0;
+        if is_new {
+            let nth = BEGUN.fetch_add(1, Relaxed) + 1;
+            here.random.set(mix(seed ^ nth.wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1);
+            draw(mean);
+        }
+        is_new
+    })
+}
+
+/// Spreads the bits of a number. Source: the finaliser of splitmix64.
+fn mix(mut x: u64) -> u64 {
+    x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ x >> 31
+}
+
+/// Draws when the next guarded allocation is.
+pub fn draw(mean: u32) {
+    let span = mean.max(1).saturating_mul(2) - 1;
+    let left = random() % span as u64 + 1;
+    HERE.with(|here| here.left.set(left as u32));
+}
+
+/// No allocation of this thread is due for long.
+pub fn rest() {
+    HERE.with(|here| here.left.set(u32::MAX));
+}
+
+/// The next allocation takes the slow path.
+pub fn wake() {
+    HERE.with(|here| here.left.set(0));
+}
+
+/// Source: xorshift64*.
+pub fn random() -> u64 {
+    HERE.with(|here| {
+        let mut x = here.random.get() | 1 << 63;
+        x ^= x >> 12;
+        x ^= x << 25;
+        x ^= x >> 27;
+        here.random.set(x);
+        x.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
+    })
+}
+
+/// Runs `f` unless this thread is inside already: what interrupted us, or what we call, must not come
+/// back to us.
+pub fn inside<R>(f: impl FnOnce() -> R) -> Option<R> {
+    if HERE.with(|here| here.inside.replace(true)) {
+        return None;
+    }
+    let errno = os::errno();
+    let result = f();
+    os::set_errno(errno);
+    HERE.with(|here| here.inside.set(false));
+    Some(result)
+}
+
+/// Whether this thread is inside.
+pub fn is_inside() -> bool {
+    HERE.with(|here| here.inside.get())
+}
+
+/// A number that no other thread has while this one lives; in the child of a fork it is the same.
+pub fn place() -> usize {
+    HERE.with(|here| core::ptr::from_ref(here).addr())
+}
+
+/// This thread's number.
+pub fn thread() -> u32 {
+    HERE.with(|here| {
+        if here.thread.get() == 0 {
+            here.thread.set(os::thread());
+        }
+        here.thread.get()
+    })
+}
+
+/// In the child of a fork, whose thread has another number.
+pub fn forget_thread() {
+    HERE.with(|here| here.thread.set(0));
+}

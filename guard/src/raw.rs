@@ -1,0 +1,69 @@
+//! The guard without Rust's allocator traits, for the library that is preloaded.
+//!
+//! An allocation asks [`is_due`]; if it is, [`alloc`] may serve it. A free asks [`may_own`]; if it may,
+//! [`free`] takes it. Everything else goes to the next allocator.
+
+use crate::engine::Freed;
+use crate::place::Want;
+use crate::settings::Settings;
+use crate::trace::Mark;
+use crate::{engine, fault, process, report, scratch, trace};
+use core::alloc::Layout;
+use core::ops::Range;
+
+pub use crate::fault::{SetHandler, interposed, is_ours, set_below};
+pub use crate::here::is_due;
+pub use crate::process::may_own;
+
+/// An allocation with clear bytes; null = the next allocator's.
+#[cold]
+#[inline(never)]
+pub fn alloc(size: usize, align: usize) -> *mut u8 {
+    let engine = process::due(Settings::from_environment);
+    let made = engine.and_then(|engine| engine.alloc(Want { size, align }, Mark::here()));
+    made.map_or(core::ptr::null_mut(), core::ptr::NonNull::as_ptr)
+}
+
+/// Frees an address that may be owned. What cannot be freed ends the program.
+#[cold]
+#[inline(never)]
+pub fn free(at: *mut u8) {
+    if process::is_crippled() {
+        return;
+    }
+    let freed = process::engine().map(|engine| engine.free(at.addr(), Mark::here()));
+    if let Some(Freed::Wrong(finding)) = freed {
+        report::tell(&finding);
+        fault::abort();
+    }
+}
+
+/// The bytes of an allocation that may be owned. What is none ends the program: its caller is about to
+/// use it.
+#[cold]
+pub fn size(at: *mut u8) -> usize {
+    match process::engine().and_then(|engine: &engine::Engine| engine.find(at.addr())) {
+        Some(place) => place.size,
+        None => {
+            free(at);
+            0
+        }
+    }
+}
+
+/// The allocator's own code, which no backtrace shall name.
+pub fn leave_out(code: Range<usize>) {
+    trace::leave_out(code);
+}
+
+/// The heap of the library itself, which only those use who write a report.
+pub struct Heap;
+
+// SAFETY: what is allocated is new, and is never given out again.
+unsafe impl core::alloc::GlobalAlloc for Heap {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        scratch::alloc(layout)
+    }
+
+    unsafe fn dealloc(&self, _at: *mut u8, _layout: Layout) {}
+}

@@ -1,0 +1,202 @@
+//! Reports: as text on stderr, or as JSON in a file, one object after another.
+//!
+//! A report is written whole, in a copy of the process that can find symbols. Where that fails, it is
+//! written again by the process itself, with addresses alone. It is written in any case, once.
+
+use crate::engine::Engine;
+use crate::finding::Finding;
+use crate::leaks::Leaks;
+use crate::os;
+use crate::process;
+use crate::settings::Path;
+use crate::symbols::{Frame, Symbols};
+use crate::trace::Trace;
+use crate::{copy, json, text};
+use core::ffi::{CStr, c_int};
+use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
+
+/// The reports of a process: a program whose own handler goes on after a fault may have many.
+const MOST: u32 = 16;
+
+static WRITING: AtomicBool = AtomicBool::new(false);
+static WRITTEN: AtomicU32 = AtomicU32::new(0);
+
+/// Where text and JSON go, and what they ask.
+pub struct Story<'a> {
+    /// What is written.
+    pub out: &'a mut dyn Write,
+    /// What the allocations are known by.
+    pub engine: &'a Engine,
+    /// Absent where there is no heap.
+    pub symbols: Option<&'a mut Symbols>,
+    /// The process's number.
+    pub process: u32,
+}
+
+impl Story<'_> {
+    /// Calls `f` with each frame of a trace.
+    pub fn frames(
+        &mut self,
+        trace: &Trace,
+        is_exact: bool,
+        f: &mut dyn FnMut(&mut dyn Write, usize, &Frame) -> fmt::Result,
+    ) -> fmt::Result {
+        match &mut self.symbols {
+            Some(symbols) => {
+                let frames = symbols.frames(trace.frames(), is_exact);
+                frames.iter().enumerate().try_for_each(|(n, frame)| f(self.out, n, frame))
+            }
+            None => {
+                let mut plain = trace.frames().iter().map(|&address| Frame { address, ..Frame::default() }).enumerate();
+                plain.try_for_each(|(n, frame)| f(self.out, n, &frame))
+            }
+        }
+    }
+}
+
+/// What a report is about.
+pub enum Subject<'a> {
+    /// A bug.
+    Finding(&'a Finding),
+    /// What is left at the exit.
+    Leaks,
+}
+
+/// Reports what is wrong.
+pub fn tell(finding: &Finding) {
+    if WRITTEN.fetch_add(1, Relaxed) < MOST {
+        write(&Subject::Finding(finding));
+    }
+}
+
+/// Writes a report. Another thread that has failed as well waits until it is written.
+pub fn write(subject: &Subject<'_>) {
+    let Some(engine) = process::engine() else { return };
+    while WRITING.swap(true, Acquire) {
+        os::yield_now();
+    }
+    let process = os::process();
+    if !copy::run(&|| with_symbols(subject, engine, process)) {
+        plainly(subject, engine, process);
+    }
+    WRITING.store(false, Release);
+}
+
+/// In the copy.
+fn with_symbols(subject: &Subject<'_>, engine: &Engine, process: u32) {
+    let mut text = String::new();
+    let file = open(engine.settings.report, process);
+    let mut symbols = Symbols::new();
+    let mut story = Story { out: &mut text, engine, symbols: Some(&mut symbols), process };
+    // A string takes everything.
+    let _ = tell_all(subject, &mut story, file.is_some());
+    os::write(file.unwrap_or(libc::STDERR_FILENO), text.as_bytes());
+}
+
+/// In the process itself, without a heap.
+fn plainly(subject: &Subject<'_>, engine: &Engine, process: u32) {
+    let file = open(engine.settings.report, process);
+    let mut out = Out { file: file.unwrap_or(libc::STDERR_FILENO), bytes: [0; 512], len: 0 };
+    let mut story = Story { out: &mut out, engine, symbols: None, process };
+    let _ = tell_all(subject, &mut story, file.is_some());
+    out.flush();
+    // SAFETY: opened here.
+    file.into_iter().for_each(|file| _ = unsafe { libc::close(file) });
+}
+
+fn tell_all(subject: &Subject<'_>, story: &mut Story<'_>, is_json: bool) -> fmt::Result {
+    match subject {
+        Subject::Finding(finding) if is_json => json::finding(story, finding),
+        Subject::Finding(finding) => text::finding(story, finding),
+        Subject::Leaks if is_json => json::leaks(story, &Leaks::count(story.engine)),
+        Subject::Leaks => text::leaks(story, &Leaks::count(story.engine)),
+    }
+}
+
+/// Text on its way to a file.
+struct Out {
+    file: c_int,
+    bytes: [u8; 512],
+    len: usize,
+}
+
+impl Out {
+    fn flush(&mut self) {
+        os::write(self.file, &self.bytes[..self.len]);
+        self.len = 0;
+    }
+}
+
+impl Write for Out {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for part in text.as_bytes().chunks(self.bytes.len()) {
+            if self.len + part.len() > self.bytes.len() {
+                self.flush();
+            }
+            self.bytes[self.len..self.len + part.len()].copy_from_slice(part);
+            self.len += part.len();
+        }
+        Ok(())
+    }
+}
+
+/// The file for reports, at its end.
+fn open(path: Option<Path>, process: u32) -> Option<c_int> {
+    let mut name = Name { bytes: [0; 4096], len: 0 };
+    name.fill(path?, process).ok()?;
+    let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_APPEND | libc::O_CLOEXEC;
+    // SAFETY: the name ends with a zero.
+    let file = unsafe { libc::open(name.bytes.as_ptr().cast(), flags, 0o644) };
+    (file >= 0).then_some(file)
+}
+
+/// A path with the process's number in place of `%p`.
+struct Name {
+    bytes: [u8; 4096],
+    len: usize,
+}
+
+impl Name {
+    fn fill(&mut self, path: &CStr, process: u32) -> fmt::Result {
+        let mut rest = path.to_bytes();
+        while let [first, others @ ..] = rest {
+            rest = match rest {
+                [b'%', b'p', others @ ..] => {
+                    write!(self, "{process}")?;
+                    others
+                }
+                _ => {
+                    self.push(&[*first])?;
+                    others
+                }
+            };
+        }
+        self.push(&[0])
+    }
+
+    fn push(&mut self, bytes: &[u8]) -> fmt::Result {
+        let place = self.bytes.get_mut(self.len..self.len + bytes.len()).ok_or(fmt::Error)?;
+        place.copy_from_slice(bytes);
+        self.len += bytes.len();
+        Ok(())
+    }
+}
+
+impl Write for Name {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.push(text.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_of_the_process_stands_for_its_sign() {
+        let mut name = Name { bytes: [0; 4096], len: 0 };
+        name.fill(c"/tmp/a-%p%q.json", 71).expect("short enough");
+        assert_eq!(&name.bytes[..name.len], b"/tmp/a-71%q.json\0");
+    }
+}
