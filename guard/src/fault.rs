@@ -155,6 +155,20 @@ pub unsafe fn set_below(signal: c_int, new: *const sigaction, old: *mut sigactio
     }
 }
 
+/// Before a fork: nobody is in the middle of a change.
+pub fn hold() {
+    BELOW.iter().for_each(|below| core::mem::forget(below.action.lock()));
+}
+
+/// After a fork.
+///
+/// # Safety
+/// The thread has called [`hold`].
+pub unsafe fn give_up() {
+    // SAFETY: the caller's promise.
+    BELOW.iter().for_each(|below| unsafe { below.action.force_unlock() });
+}
+
 extern "C" fn on_fault(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
     let errno = crate::os::errno();
     // SAFETY: Linux passes both.

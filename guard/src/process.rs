@@ -131,6 +131,7 @@ extern "C" fn prepare() {
     let Some(engine) = engine() else { return };
     if !here::is_inside() && PROCESS.at_fork.prepare(&engine.vm) {
         engine.slots.hold();
+        fault::hold();
         PROCESS.holder.store(here::place(), Relaxed);
     }
 }
@@ -155,7 +156,10 @@ fn give_up() -> bool {
     if is_holder {
         PROCESS.holder.store(0, Relaxed);
         // SAFETY: `prepare` held them, in this thread.
-        engine().into_iter().for_each(|engine| unsafe { engine.slots.give_up() });
+        unsafe {
+            fault::give_up();
+            engine().into_iter().for_each(|engine| engine.slots.give_up());
+        }
     }
     is_holder
 }

@@ -18,7 +18,7 @@ pub fn attend() {
         return;
     }
     raw::interposed(next_sigaction);
-    own_code().into_iter().for_each(raw::leave_out);
+    raw::leave_out(own_code());
     ATTENDED.store(true, Relaxed);
 }
 
@@ -33,9 +33,9 @@ unsafe extern "C" {
 }
 
 /// From the start of this library to the end of its code, as the linker says.
-fn own_code() -> Option<core::ops::Range<usize>> {
+fn own_code() -> core::ops::Range<usize> {
     let (start, end) = (&raw const __ehdr_start, &raw const etext);
-    Some(start.addr()..end.addr())
+    start.addr()..end.addr()
 }
 
 /// See sigaction(2).
@@ -44,11 +44,13 @@ fn own_code() -> Option<core::ops::Range<usize>> {
 /// As there.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sigaction(signal: c_int, new: *const Action, old: *mut Action) -> c_int {
-    // SAFETY: the caller's promise.
-    match raw::is_ours(signal) {
-        true => unsafe { raw::set_below(signal, new, old) },
-        false => unsafe { next_sigaction(signal, new, old) },
+    if !raw::is_ours(signal) {
+        // SAFETY: the caller's promise.
+        return unsafe { next_sigaction(signal, new, old) };
     }
+    attend();
+    // SAFETY: the caller's promise.
+    unsafe { raw::set_below(signal, new, old) }
 }
 
 /// See signal(2).
@@ -61,6 +63,7 @@ pub unsafe extern "C" fn signal(signal: c_int, handler: usize) -> usize {
         // SAFETY: the form is signal's; the caller's promise.
         return unsafe { SIGNAL.get::<Signal>()(signal, handler) };
     }
+    attend();
     // SAFETY: an action is plain numbers; the caller's promise.
     unsafe {
         let (mut new, mut old): (Action, Action) = (zeroed(), zeroed());
