@@ -106,7 +106,8 @@ mod tests {
     #[test]
     fn the_same_trace_has_the_same_number() {
         let depot = Depot::new().expect("addresses");
-        let of = |n: usize| Trace { frames: core::array::from_fn(|i| if i < 3 + n % 3 { n } else { 0 }), len: 3 + n % 3 };
+        let of =
+            |n: usize| Trace { frames: core::array::from_fn(|i| if i < 3 + n % 3 { n } else { 0 }), len: 3 + n % 3 };
         let trace = |n| depot.trace(depot.number(&of(n)));
         let numbers: Vec<u32> = (1..1000).map(|n| depot.number(&of(n))).collect();
         assert!(numbers.iter().enumerate().all(|(n, &number)| number == n as u32 + 1));

@@ -51,14 +51,6 @@ pub struct Engine {
     has_guards: bool,
 }
 
-/// What became of an address that is to be freed.
-pub enum Freed {
-    /// It was guarded.
-    Done,
-    /// It must not be freed.
-    Wrong(Finding),
-}
-
 impl Engine {
     /// `None` where the process has no room.
     pub fn new(settings: &Settings) -> Option<Engine> {
@@ -156,35 +148,33 @@ impl Engine {
     }
 
     /// Frees an owned address. E2, E4.
-    pub fn free(&self, at: usize, mark: Mark) -> Freed {
-        let Some((number, slot)) = self.slots.at(at) else { return self.wrong(at, mark) };
+    ///
+    /// # Errors
+    /// What is wrong, with the address or with what lies beside the allocation.
+    #[allow(clippy::result_large_err, reason = "the program ends with it")]
+    pub fn free(&self, at: usize, mark: Mark) -> Result<(), Finding> {
+        let Some((number, slot)) = self.slots.at(at) else { return Err(Finding::free(self, at, mark)) };
         let is_start = slot.place().start == at;
         if !is_start || !slot.close() {
-            return self.wrong(at, mark);
+            return Err(Finding::free(self, at, mark));
         }
-        match here::inside(|| self.free_inside(number, slot, mark)) {
-            Some(freed) => freed,
-            None => {
-                self.slots.close_later(number);
-                Freed::Done
-            }
-        }
+        here::inside(|| self.free_inside(number, slot, mark)).unwrap_or_else(|| {
+            self.slots.close_later(number);
+            Ok(())
+        })
     }
 
-    fn free_inside(&self, number: Number, slot: &Slot, mark: Mark) -> Freed {
+    #[allow(clippy::result_large_err, reason = "as above")]
+    fn free_inside(&self, number: Number, slot: &Slot, mark: Mark) -> Result<(), Finding> {
         self.slots.late(|number, slot| self.retire(number, slot));
         // SAFETY: its pages are open, and the caller has said that nobody uses them.
         let overwritten = unsafe { slot.place().overwritten() };
         slot.freed_by(self.event(mark));
         if let Some(overwritten) = overwritten {
-            return Freed::Wrong(Finding::canary(slot, overwritten, mark));
+            return Err(Finding::canary(slot, overwritten, mark));
         }
         self.retire(number, slot);
-        Freed::Done
-    }
-
-    fn wrong(&self, at: usize, mark: Mark) -> Freed {
-        Freed::Wrong(Finding::free(self, at, mark))
+        Ok(())
     }
 
     /// A slot that has been freed is closed, and others leave the quarantine. E3.

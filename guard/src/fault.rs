@@ -195,7 +195,9 @@ fn pass(signal: c_int, code: c_int, info: *mut siginfo_t, context: *mut c_void) 
         SIG_DFL | SIG_IGN => end(signal, code),
         // SAFETY: the program has set it as a handler of this form; what is passed is Linux's.
         _ if flags & SA_SIGINFO != 0 => unsafe {
-            core::mem::transmute::<usize, extern "C" fn(c_int, *mut siginfo_t, *mut c_void)>(handler)(signal, info, context)
+            core::mem::transmute::<usize, extern "C" fn(c_int, *mut siginfo_t, *mut c_void)>(handler)(
+                signal, info, context,
+            )
         },
         // SAFETY: as above.
         _ => unsafe { core::mem::transmute::<usize, extern "C" fn(c_int)>(handler)(signal) },

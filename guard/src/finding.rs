@@ -135,7 +135,8 @@ impl Finding {
 
     /// The canary of `slot`, which is being freed.
     pub fn canary(slot: &Slot, found: Overwritten, mark: Mark) -> Finding {
-        let finding = Finding::new(Kind::Canary, found.bytes, found.first, Some(Record::unfreed(slot)), Trace::here(mark));
+        let finding =
+            Finding::new(Kind::Canary, found.bytes, found.first, Some(Record::unfreed(slot)), Trace::here(mark));
         Finding { access: Access::Write, ..finding }
     }
 

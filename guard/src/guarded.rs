@@ -1,6 +1,5 @@
 //! [`Guarded`]: the allocator of a Rust program.
 
-use crate::engine::Freed;
 use crate::place::Want;
 use crate::settings::{Path, Settings, Side};
 use crate::trace::Mark;
@@ -102,7 +101,7 @@ fn free(at: *mut u8) {
         return;
     }
     let freed = process::engine().map(|engine| engine.free(at.addr(), Mark::here()));
-    if let Some(Freed::Wrong(finding)) = freed {
+    if let Some(Err(finding)) = freed {
         report::tell(&finding);
         fault::abort();
     }
@@ -113,7 +112,9 @@ fn free(at: *mut u8) {
 unsafe impl<A: GlobalAlloc> GlobalAlloc for Guarded<A> {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if here::is_due() && let Some(at) = self.guarded(layout) {
+        if here::is_due()
+            && let Some(at) = self.guarded(layout)
+        {
             return at;
         }
         // SAFETY: the caller's promise.
@@ -131,7 +132,9 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Guarded<A> {
 
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        if here::is_due() && let Some(at) = self.guarded(layout) {
+        if here::is_due()
+            && let Some(at) = self.guarded(layout)
+        {
             return at;
         }
         // SAFETY: the caller's promise.

@@ -5,8 +5,8 @@
 //!
 //! # The countdown
 //! `left` is the number of this thread's allocations up to and with the next guarded one. Below 2 the
-//! next one takes the slow path, which draws a new number: 1 to twice the mean less one, each as
-//! likely. 0 is a thread that has not begun.
+//! next one takes the slow path, which draws a new number such that each allocation is as likely to be
+//! guarded as any other, the first ones of a thread too. 0 is a thread that has not begun.
 
 use crate::os;
 use core::cell::Cell;
@@ -62,9 +62,16 @@ fn mix(mut x: u64) -> u64 {
 
 /// Draws when the next guarded allocation is.
 pub fn draw(mean: u32) {
-    let span = mean.max(1).saturating_mul(2) - 1;
-    let left = random() % span as u64 + 1;
-    HERE.with(|here| here.left.set(left as u32));
+    let left = if mean <= 1 { 1 } else { gap(random(), mean) };
+    HERE.with(|here| here.left.set(left));
+}
+
+/// A number of tries up to and with the first success, where each succeeds as one of `mean` does.
+/// Source: the inverse of the geometric distribution, at a number of 48 bits.
+fn gap(random: u64, mean: u32) -> u32 {
+    let uniform = (random as f64 + 0.5) / (1u64 << 48) as f64;
+    let failures = uniform.ln() / (-1.0 / mean as f64).ln_1p();
+    (failures as u32).saturating_add(1)
 }
 
 /// No allocation of this thread is due for long.
@@ -125,4 +132,24 @@ pub fn thread() -> u32 {
 /// In the child of a fork, whose thread has another number.
 pub fn forget_thread() {
     HERE.with(|here| here.thread.set(0));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gaps_have_their_mean_and_begin_with_one() {
+        let mean = |of: u32| (0..100_000).map(|_| gap(random(), of) as f64).sum::<f64>() / 100_000.0;
+        assert!((mean(10) - 10.0).abs() < 0.2, "{}", mean(10));
+        assert!((mean(1000) - 1000.0).abs() < 20.0, "{}", mean(1000));
+        let first = (0..100_000).filter(|_| gap(random(), 10) == 1).count();
+        assert!((9_500..10_500).contains(&first), "{first}");
+    }
+
+    #[test]
+    fn who_is_inside_does_not_enter_again() {
+        assert_eq!(inside(|| inside(|| 1)), Some(None));
+        assert!(!is_inside());
+    }
 }

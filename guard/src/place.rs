@@ -136,16 +136,20 @@ mod tests {
         struct Page([u8; PAGE]);
         let mut page = Page([0; PAGE]);
         let area = (&raw mut page).expose_provenance();
+        let set = |n: usize, byte: u8| {
+            // SAFETY: the page is ours.
+            unsafe { core::ptr::with_exposed_provenance_mut::<u8>(area + n).write(byte) }
+        };
         let place = Place { start: area + 3984, size: 100, area, pages: 1 };
         // SAFETY: the page is ours.
         unsafe { place.fill() };
         // SAFETY: as above.
         assert_eq!(unsafe { place.overwritten() }, None);
-        page.0[3984..4084].fill(1);
+        (3984..4084).for_each(|n| set(n, 1));
         // SAFETY: as above.
         assert_eq!(unsafe { place.overwritten() }, None);
-        page.0[4084..4087].fill(0);
-        page.0[3983] = 0;
+        (4084..4087).for_each(|n| set(n, 0));
+        set(3983, 0);
         // SAFETY: as above.
         assert_eq!(unsafe { place.overwritten() }, Some(Overwritten { first: area + 3983, bytes: 4 }));
     }

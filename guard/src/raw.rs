@@ -3,7 +3,6 @@
 //! An allocation asks [`is_due`]; if it is, [`alloc`] may serve it. A free asks [`may_own`]; if it may,
 //! [`free`] takes it. Everything else goes to the next allocator.
 
-use crate::engine::Freed;
 use crate::place::Want;
 use crate::settings::Settings;
 use crate::trace::Mark;
@@ -32,7 +31,7 @@ pub fn free(at: *mut u8) {
         return;
     }
     let freed = process::engine().map(|engine| engine.free(at.addr(), Mark::here()));
-    if let Some(Freed::Wrong(finding)) = freed {
+    if let Some(Err(finding)) = freed {
         report::tell(&finding);
         fault::abort();
     }

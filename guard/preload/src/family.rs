@@ -66,7 +66,9 @@ pub unsafe extern "C" fn malloc(size: usize) -> *mut u8 {
 /// As there.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn calloc(count: usize, size: usize) -> *mut u8 {
-    if raw::is_due() && let Some(bytes) = count.checked_mul(size) {
+    if raw::is_due()
+        && let Some(bytes) = count.checked_mul(size)
+    {
         let at = due(bytes, ALIGN);
         if !at.is_null() {
             return at;

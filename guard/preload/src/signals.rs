@@ -74,4 +74,3 @@ pub unsafe extern "C" fn signal(signal: c_int, handler: usize) -> usize {
         if done == 0 { old.sa_sigaction } else { libc::SIG_ERR }
     }
 }
-
