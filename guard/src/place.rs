@@ -133,9 +133,9 @@ mod tests {
     #[test]
     fn a_canary_tells_what_was_written() {
         #[repr(align(4096))]
-        struct Page([u8; PAGE]);
-        let mut page = Page([0; PAGE]);
-        let area = (&raw mut page).expose_provenance();
+        struct Page(core::cell::UnsafeCell<[u8; PAGE]>);
+        let page = Page(core::cell::UnsafeCell::new([0; PAGE]));
+        let area = page.0.get().expose_provenance();
         let set = |n: usize, byte: u8| {
             // SAFETY: the page is ours.
             unsafe { core::ptr::with_exposed_provenance_mut::<u8>(area + n).write(byte) }

@@ -115,7 +115,7 @@ next! {
     MALLOC = c"malloc", malloc(size: usize) -> *mut u8, first(size);
     CALLOC = c"calloc", calloc(count: usize, size: usize) -> *mut u8, first(count.saturating_mul(size));
     REALLOC = c"realloc", realloc(_at: *mut u8, size: usize) -> *mut u8, first(size);
-    FREE = c"free", free(_at: *mut u8) -> (), ();
+    FREE = c"free", free(_at: *mut u8) -> (), Default::default();
     MEMALIGN = c"memalign", memalign(_align: usize, _size: usize) -> *mut u8, null_mut();
     USABLE = c"malloc_usable_size", usable(_at: *mut u8) -> usize, 0;
     SIGACTION = c"sigaction",
