@@ -55,3 +55,8 @@ mod trace;
 
 pub use guarded::Guarded;
 pub use settings::{Path, Settings, Side};
+
+/// The README's examples are run.
+#[doc = include_str!("../README.md")]
+#[cfg(doctest)]
+mod readme {}
