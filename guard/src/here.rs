@@ -12,17 +12,67 @@ use crate::os;
 use core::cell::Cell;
 use core::sync::atomic::{AtomicU64, Ordering::*};
 
-struct Here {
+/// Clear at first.
+pub struct Here {
     left: Cell<u32>,
     inside: Cell<bool>,
     thread: Cell<u32>,
     random: Cell<u64>,
 }
 
-thread_local! {
-    static HERE: Here = const {
-        Here { left: Cell::new(0), inside: Cell::new(false), thread: Cell::new(0), random: Cell::new(0) }
-    };
+#[cfg(not(target_arch = "x86_64"))]
+mod place {
+    use super::Here;
+    use core::cell::Cell;
+
+    thread_local! {
+        static HERE: Here = const {
+            Here { left: Cell::new(0), inside: Cell::new(false), thread: Cell::new(0), random: Cell::new(0) }
+        };
+    }
+
+    #[inline(always)]
+    pub fn with<R>(f: impl FnOnce(&Here) -> R) -> R {
+        HERE.with(f)
+    }
+}
+
+/// In a library that is loaded with the program, a thread's values lie at a distance from its pointer that
+/// the dynamic linker knows. The compiler, which does not know that it will be, asks the linker at
+/// each use instead, which costs more than the countdown. Source: "ELF Handling For Thread-Local
+/// Storage", initial exec.
+#[cfg(target_arch = "x86_64")]
+mod place {
+    use super::Here;
+
+    core::arch::global_asm!(
+        ".pushsection .tbss.vmalloc_guard_here, \"awT\", @nobits",
+        ".globl vmalloc_guard_here",
+        ".hidden vmalloc_guard_here",
+        ".type vmalloc_guard_here, @object",
+        ".size vmalloc_guard_here, {bytes}",
+        ".p2align 4",
+        "vmalloc_guard_here: .zero {bytes}",
+        ".popsection",
+        bytes = const size_of::<Here>(),
+    );
+
+    #[inline(always)]
+    pub fn with<R>(f: impl FnOnce(&Here) -> R) -> R {
+        let at: *const Here;
+        // SAFETY: two loads of what does not change, for a thread.
+        unsafe {
+            core::arch::asm!(
+                "mov {at}, qword ptr [rip + vmalloc_guard_here@GOTTPOFF]",
+                "add {at}, qword ptr fs:[0]",
+                at = out(reg) at,
+                options(pure, readonly, nostack)
+            );
+        }
+        // SAFETY: it is this thread's, as large and as aligned as that, and begins with clear bytes, which are
+        // a value. No reference leaves its thread.
+        f(unsafe { &*at })
+    }
 }
 
 /// Threads that have begun.
@@ -31,7 +81,7 @@ static BEGUN: AtomicU64 = AtomicU64::new(0);
 /// Whether this allocation takes the slow path.
 #[inline(always)]
 pub fn is_due() -> bool {
-    HERE.with(|here| {
+    place::with(|here| {
         let left = here.left.get();
         if left > 1 {
             here.left.set(left - 1);
@@ -42,7 +92,7 @@ pub fn is_due() -> bool {
 
 /// This thread begins, if it has not: its numbers follow from `seed`, and which thread it is.
 pub fn begin(seed: u64, mean: u32) -> bool {
-    HERE.with(|here| {
+    place::with(|here| {
         let is_new = here.left.get() == 0;
         if is_new {
             let nth = BEGUN.fetch_add(1, Relaxed) + 1;
@@ -63,7 +113,7 @@ fn mix(mut x: u64) -> u64 {
 /// Draws when the next guarded allocation is.
 pub fn draw(mean: u32) {
     let left = if mean <= 1 { 1 } else { gap(random(), mean) };
-    HERE.with(|here| here.left.set(left));
+    place::with(|here| here.left.set(left));
 }
 
 /// A number of tries up to and with the first success, where each succeeds as one of `mean` does.
@@ -76,17 +126,17 @@ fn gap(random: u64, mean: u32) -> u32 {
 
 /// No allocation of this thread is due for long.
 pub fn rest() {
-    HERE.with(|here| here.left.set(u32::MAX));
+    place::with(|here| here.left.set(u32::MAX));
 }
 
 /// The next allocation takes the slow path.
 pub fn wake() {
-    HERE.with(|here| here.left.set(0));
+    place::with(|here| here.left.set(0));
 }
 
 /// Source: xorshift64*.
 pub fn random() -> u64 {
-    HERE.with(|here| {
+    place::with(|here| {
         let mut x = here.random.get() | 1 << 63;
         x ^= x >> 12;
         x ^= x << 25;
@@ -99,29 +149,29 @@ pub fn random() -> u64 {
 /// Runs `f` unless this thread is inside already: what interrupted us, or what we call, must not come
 /// back to us.
 pub fn inside<R>(f: impl FnOnce() -> R) -> Option<R> {
-    if HERE.with(|here| here.inside.replace(true)) {
+    if place::with(|here| here.inside.replace(true)) {
         return None;
     }
     let errno = os::errno();
     let result = f();
     os::set_errno(errno);
-    HERE.with(|here| here.inside.set(false));
+    place::with(|here| here.inside.set(false));
     Some(result)
 }
 
 /// Whether this thread is inside.
 pub fn is_inside() -> bool {
-    HERE.with(|here| here.inside.get())
+    place::with(|here| here.inside.get())
 }
 
 /// A number that no other thread has while this one lives; in the child of a fork it is the same.
 pub fn place() -> usize {
-    HERE.with(|here| core::ptr::from_ref(here).addr())
+    place::with(|here| core::ptr::from_ref(here).addr())
 }
 
 /// This thread's number.
 pub fn thread() -> u32 {
-    HERE.with(|here| {
+    place::with(|here| {
         if here.thread.get() == 0 {
             here.thread.set(os::thread());
         }
@@ -131,7 +181,7 @@ pub fn thread() -> u32 {
 
 /// In the child of a fork, whose thread has another number.
 pub fn forget_thread() {
-    HERE.with(|here| here.thread.set(0));
+    place::with(|here| here.thread.set(0));
 }
 
 #[cfg(test)]

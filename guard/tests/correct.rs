@@ -25,7 +25,7 @@ impl Drop for AtEnd {
 
 thread_local! {
     static AT_END: AtEnd = const { AtEnd(Cell::new(Vec::new())) };
-    static SIGNALS: RefCell<Vec<Box<usize>>> = const { RefCell::new(Vec::new()) };
+    static SIGNALS: RefCell<Vec<Vec<usize>>> = const { RefCell::new(Vec::new()) };
 }
 
 fn work(mark: usize) -> usize {
@@ -73,7 +73,7 @@ extern "C" fn handler(_: i32) {
     let n = HANDLED.fetch_add(1, Relaxed);
     SIGNALS.with(|kept| {
         if let Ok(mut kept) = kept.try_borrow_mut() {
-            kept.push(Box::new(n));
+            kept.push(vec![n]);
             if kept.len() > 50 {
                 kept.clear();
             }

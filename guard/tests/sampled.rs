@@ -2,6 +2,7 @@
 //! than may.
 
 use std::alloc::{Layout, alloc, dealloc};
+use std::sync::Mutex;
 use vmalloc_guard::{Guarded, Side, raw};
 
 const EVERY: usize = 20;
@@ -14,6 +15,9 @@ const SMALL: Layout = match Layout::from_size_align(40, 8) {
     Ok(layout) => layout,
     Err(_) => panic!(),
 };
+
+/// One test at a time: the budget is the process's.
+static ALONE: Mutex<()> = Mutex::new(());
 
 fn make() -> *mut u8 {
     // SAFETY: the size is not 0.
@@ -45,6 +49,7 @@ fn is_share(found: usize, of: usize) -> bool {
 
 #[test]
 fn the_share_is_what_was_asked_for_in_each_thread_and_from_its_first_allocation() {
+    let _alone = ALONE.lock();
     let found = guarded(100_000);
     assert!(is_share(found, 100_000), "{found}");
     let threads: usize = (0..200).map(|_| std::thread::spawn(|| guarded(50)).join().expect("no panic")).sum();
@@ -53,6 +58,7 @@ fn the_share_is_what_was_asked_for_in_each_thread_and_from_its_first_allocation(
 
 #[test]
 fn beyond_the_budget_the_other_allocator_serves() {
+    let _alone = ALONE.lock();
     let all: Vec<usize> = (0..LIVE * EVERY * 3).map(|_| make().expose_provenance()).collect();
     let found = all.iter().filter(|&&at| raw::may_own(at)).count();
     // The harness and the other test have some.
