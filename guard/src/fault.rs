@@ -249,5 +249,7 @@ unsafe fn where_and_how(context: *mut c_void) -> (usize, Access) {
 
 /// Unwinds once, so that what the unwinder prepares at its first call is prepared.
 pub fn prime() {
+    #[cfg(target_arch = "x86_64")]
+    crate::unwind::prime();
     let _ = crate::trace::Trace::here(Mark::here());
 }

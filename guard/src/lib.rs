@@ -23,7 +23,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | `os`, `table`, `here` | Linux, tables that grow in place, what a thread knows of itself |
-//! | `place`, `trace`, `depot` | where bytes lie in their pages, backtraces, backtraces by number |
+//! | `place`, `unwind`, `trace`, `depot` | where bytes lie in their pages, backtraces, backtraces by number |
 //! | `slot`, `slots` | what is known of an allocation, the quarantine, addresses to slots |
 //! | `engine`, `finding` | allocating and freeing, and the judgement of what is wrong |
 //! | `process`, `fault` | the one guard of a process, its handlers of faults and forks |
@@ -52,6 +52,8 @@ mod symbols;
 mod table;
 mod text;
 mod trace;
+#[cfg(target_arch = "x86_64")]
+mod unwind;
 
 pub use guarded::Guarded;
 pub use settings::{Path, Settings, Side};

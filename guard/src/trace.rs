@@ -1,8 +1,8 @@
 //! Backtraces: who called.
 //!
-//! The compiler's library unwinds by `.eh_frame`, as programs are built without frame pointers. It
-//! allocates nothing, and finds a function's table without a lock (glibc 2.35 and later; before that
-//! with the dynamic linker's, which a thread may take twice).
+//! They follow from `.eh_frame`, as programs are built without frame pointers: by `unwind.rs`, and where that
+//! cannot, by the compiler's library. It allocates nothing, and finds a function's table without a lock
+//! (glibc 2.35 and later; before that with the dynamic linker's, which a thread may take twice).
 //!
 //! A trace is return addresses, the youngest first. The frames of the guard itself say nothing: those
 //! below a mark on the stack are left out, and where the allocator is a library of its own, so are those
@@ -57,7 +57,10 @@ impl Trace {
     #[inline(never)]
     pub fn here(mark: Mark) -> Trace {
         let mut walk = Walk { trace: Trace::EMPTY, from: None, mark };
-        walk.go();
+        if !walk.go_fast() {
+            walk.trace = Trace::EMPTY;
+            walk.go();
+        }
         walk.trace
     }
 
@@ -105,6 +108,17 @@ impl Walk {
     fn go(&mut self) {
         // SAFETY: `visit` gets this walk, which outlives the call.
         unsafe { _Unwind_Backtrace(visit, (&raw mut *self).cast()) };
+    }
+
+    /// False if that cannot be.
+    #[cfg(target_arch = "x86_64")]
+    fn go_fast(&mut self) -> bool {
+        crate::unwind::walk(&mut |pc, base| Mark(base) <= self.mark || self.take(pc))
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn go_fast(&mut self) -> bool {
+        false
     }
 
     /// Takes a frame; false = enough.

@@ -1,0 +1,274 @@
+//! Unwinding with a memory: what `.eh_frame` says of an address of code is read once.
+//!
+//! A frame of compiled code is nearly always described by three numbers: which register its base is
+//! counted from, how far, and where it keeps its caller's `rbp`. They are a [`Rule`], and rules are kept by
+//! address. A frame is then a few loads, where reading the tables takes a microsecond.
+//!
+//! # Rules
+//! - **U1** A rule is used only in the module that it was read from: one that was unloaded, with another one
+//!   in its place, has other tables. A module is known by where its tables are and by its record in the
+//!   dynamic linker, which is asked at each change of modules, without a lock (glibc 2.35).
+//! - **U2** Where any frame has no such rule, or belongs to no module, the whole walk is left to the
+//!   compiler's library, which can do everything and remembers nothing.
+//! - **U3** Bases grow from each frame to its caller's.
+
+use core::ffi::{c_int, c_void};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
+use gimli::{BaseAddresses, CfaRule, EhFrame, EhFrameHdr, EndianSlice, NativeEndian, Register, RegisterRule};
+use gimli::{Pointer, UnwindContext, UnwindContextStorage, UnwindSection, UnwindTableRow, X86_64};
+
+/// Rules that are kept: 256 KiB, of which programs touch what they use.
+const KEPT: usize = 1 << 14;
+/// Frames of a walk, the guard's own included.
+const FRAMES: usize = 64;
+
+/// How a frame's caller is found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Rule {
+    /// The base is `rsp` and this much.
+    Sp(u32, Saved),
+    /// The base is `rbp` and this much.
+    Bp(u32, Saved),
+    /// Nobody called.
+    End,
+    /// See U2.
+    Unknown,
+}
+
+/// Where the caller's `rbp` is: so many words below the base; 0 = still in `rbp`.
+type Saved = u32;
+
+/// A rule in a word: two bits for which, 24 for the words of the distance, 20 for the saved register, 16
+/// for the module.
+fn pack(rule: Rule, module: u16) -> u64 {
+    let (which, words, saved) = match rule {
+        Rule::Sp(bytes, saved) => (0, bytes / 8, saved),
+        Rule::Bp(bytes, saved) => (1, bytes / 8, saved),
+        Rule::End => (2, 0, 0),
+        Rule::Unknown => (3, 0, 0),
+    };
+    which | (words as u64) << 2 | (saved as u64) << 26 | (module as u64) << 48
+}
+
+fn unpack(word: u64) -> (Rule, u16) {
+    let (bytes, saved) = ((word >> 2) as u32 % (1 << 24) * 8, (word >> 26) as u32 % (1 << 20));
+    let rule = match word % 4 {
+        0 => Rule::Sp(bytes, saved),
+        1 => Rule::Bp(bytes, saved),
+        2 => Rule::End,
+        _ => Rule::Unknown,
+    };
+    (rule, (word >> 48) as u16)
+}
+
+/// A kept rule. The first word is the address, and the second one over it: of two writers at once, none is
+/// believed.
+struct Kept([AtomicU64; 2]);
+
+static RULES: [Kept; KEPT] = [const { Kept([const { AtomicU64::new(0) }; 2]) }; KEPT];
+
+fn kept(pc: usize) -> &'static Kept {
+    &RULES[pc.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (usize::BITS - KEPT.ilog2())]
+}
+
+/// What the dynamic linker says of an address. Source: `struct dl_find_object` of `dlfcn.h`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Module {
+    flags: u64,
+    start: usize,
+    end: usize,
+    record: usize,
+    tables: usize,
+    reserved: [u64; 7],
+}
+
+type Find = unsafe extern "C" fn(*mut c_void, *mut Module) -> c_int;
+
+/// `_dl_find_object`; 0 = there is none.
+static FIND: AtomicUsize = AtomicUsize::new(0);
+
+/// Looks for what the dynamic linker has to offer.
+pub fn prime() {
+    // SAFETY: the name is a C string.
+    let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"_dl_find_object".as_ptr()) };
+    FIND.store(found.addr(), Release);
+}
+
+impl Module {
+    const NONE: Module = Module { flags: 0, start: 0, end: 0, record: 0, tables: 0, reserved: [0; 7] };
+
+    /// The module with the code at `pc`.
+    fn of(pc: usize) -> Option<Module> {
+        let find = FIND.load(Acquire);
+        if find == 0 {
+            return None;
+        }
+        let mut module = Module::NONE;
+        // SAFETY: `prime` found a function of this form, which fills the record.
+        let found = unsafe {
+            let find = core::mem::transmute::<usize, Find>(find);
+            find(core::ptr::without_provenance_mut(pc), &mut module)
+        };
+        (found == 0 && module.tables != 0).then_some(module)
+    }
+
+    /// U1.
+    fn tag(&self) -> u16 {
+        ((self.record ^ self.tables.rotate_left(20)).wrapping_mul(0x517c_c1b7_2722_0a95) >> 48) as u16
+    }
+
+    /// The rule for the code at `pc`.
+    fn rule(&self, pc: usize) -> Rule {
+        let (kept, tag) = (kept(pc), self.tag());
+        let word = kept.0[1].load(Relaxed);
+        if kept.0[0].load(Relaxed) ^ word == pc as u64 && unpack(word).1 == tag {
+            return unpack(word).0;
+        }
+        let rule = self.read(pc).unwrap_or(Rule::Unknown);
+        let word = pack(rule, tag);
+        kept.0[0].store(pc as u64 ^ word, Relaxed);
+        kept.0[1].store(word, Relaxed);
+        rule
+    }
+
+    /// The bytes from `at` to the end of the module.
+    fn bytes(&self, at: usize) -> EndianSlice<'static, NativeEndian> {
+        let len = self.end.saturating_sub(at);
+        // SAFETY: the module's, which is loaded: it has the frame of a caller. What is read of it is what its
+        // tables name.
+        let bytes = unsafe { core::slice::from_raw_parts(core::ptr::with_exposed_provenance(at), len) };
+        EndianSlice::new(bytes, NativeEndian)
+    }
+
+    /// What the tables say.
+    #[cold]
+    #[inline(never)]
+    fn read(&self, pc: usize) -> Option<Rule> {
+        let bases = BaseAddresses::default().set_eh_frame_hdr(self.tables as u64);
+        let header = EhFrameHdr::from(self.bytes(self.tables)).parse(&bases, 8).ok()?;
+        let Pointer::Direct(frames) = header.eh_frame_ptr() else { return None };
+        let bases = bases.set_eh_frame(frames);
+        let frames = EhFrame::from(self.bytes(frames as usize));
+        let mut room = UnwindContext::<usize, Room>::new_in();
+        let row =
+            header.table()?.unwind_info_for_address(&frames, &bases, &mut room, pc as u64, EhFrame::cie_from_offset);
+        rule_of(row.ok()?)
+    }
+}
+
+/// Few registers and a short stack, which is on ours.
+struct Room;
+
+impl UnwindContextStorage<usize> for Room {
+    type Rules = [(Register, RegisterRule<usize>); 20];
+    type Stack = [UnwindTableRow<usize, Room>; 3];
+}
+
+fn rule_of(row: &UnwindTableRow<usize, Room>) -> Option<Rule> {
+    let saved = match row.register(X86_64::RBP) {
+        None | Some(RegisterRule::SameValue | RegisterRule::Undefined) => 0,
+        Some(RegisterRule::Offset(bytes)) => words(-bytes)?,
+        Some(_) => return None,
+    };
+    match row.register(X86_64::RA) {
+        Some(RegisterRule::Undefined) => return Some(Rule::End),
+        Some(RegisterRule::Offset(-8)) => (),
+        _ => return None,
+    }
+    let CfaRule::RegisterAndOffset { register, offset } = row.cfa() else { return None };
+    let bytes = words(*offset)? * 8;
+    match *register {
+        X86_64::RSP => Some(Rule::Sp(bytes, saved)),
+        X86_64::RBP => Some(Rule::Bp(bytes, saved)),
+        _ => None,
+    }
+}
+
+/// A positive distance in words, if it fits a rule.
+fn words(bytes: i64) -> Option<u32> {
+    (bytes > 0 && bytes % 8 == 0 && bytes < 8 << 20).then_some((bytes / 8) as u32)
+}
+
+/// Where a thread is.
+struct At {
+    pc: usize,
+    sp: usize,
+    bp: usize,
+}
+
+impl At {
+    #[inline(always)]
+    fn here() -> At {
+        let (pc, sp, bp);
+        // SAFETY: registers are looked at.
+        unsafe {
+            core::arch::asm!("lea {}, [rip]", "mov {}, rsp", "mov {}, rbp", out(reg) pc, out(reg) sp, out(reg) bp, options(nomem, preserves_flags));
+        }
+        At { pc, sp, bp }
+    }
+
+    /// The base of this frame, and where its caller's `rbp` is.
+    fn base(&self, rule: Rule) -> Option<(usize, Saved)> {
+        let (base, saved) = match rule {
+            Rule::Sp(bytes, saved) => (self.sp + bytes as usize, saved),
+            Rule::Bp(bytes, saved) => (self.bp.wrapping_add(bytes as usize), saved),
+            Rule::End | Rule::Unknown => return None,
+        };
+        (base > self.sp && base.is_multiple_of(8)).then_some((base, saved))
+    }
+}
+
+/// Calls `f` with the address and the base of each frame, until it returns false. False if not all could be
+/// walked: what `f` has seen means nothing then.
+#[inline(never)]
+pub fn walk(f: &mut dyn FnMut(usize, usize) -> bool) -> bool {
+    let mut at = At::here();
+    let mut module = Module::NONE;
+    for n in 0..FRAMES {
+        // A call may be the last instruction of its function.
+        let code = if n == 0 { at.pc } else { at.pc.wrapping_sub(1) };
+        if !(module.start..module.end).contains(&code) {
+            let Some(found) = Module::of(code) else { return false };
+            module = found;
+        }
+        let rule = module.rule(code);
+        let Some((base, saved)) = at.base(rule) else { return rule == Rule::End };
+        if !f(at.pc, base) {
+            return true;
+        }
+        // SAFETY: the tables say that the frame has them there (U3).
+        unsafe {
+            let word = |below: usize| *core::ptr::with_exposed_provenance::<usize>(base - below);
+            let bp = if saved == 0 { at.bp } else { word(saved as usize * 8) };
+            at = At { pc: word(8), sp: base, bp };
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_fit_a_word() {
+        for rule in [Rule::Sp(16, 0), Rule::Bp((8 << 20) - 8, 3), Rule::Sp(8, 1), Rule::End, Rule::Unknown] {
+            assert_eq!(unpack(pack(rule, 0xabcd)), (rule, 0xabcd));
+        }
+        assert_eq!([words(16), words(-8), words(12), words(8 << 20)], [Some(2), None, None, None]);
+    }
+
+    #[test]
+    fn a_walk_goes_on_to_the_first_frame_of_the_thread() {
+        prime();
+        for _ in 0..2 {
+            let mut bases = Vec::new();
+            let whole = walk(&mut |_, base| {
+                bases.push(base);
+                true
+            });
+            assert!(whole && bases.len() > 5 && bases.is_sorted(), "{bases:x?}");
+        }
+    }
+}
