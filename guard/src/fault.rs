@@ -18,7 +18,7 @@
 use crate::finding::{Access, Finding};
 use crate::process;
 use crate::report;
-use crate::trace::Mark;
+use crate::trace::{Mark, Registers};
 use core::ffi::{c_int, c_void};
 use core::mem::{MaybeUninit, zeroed};
 use core::ptr::null_mut;
@@ -169,15 +169,17 @@ pub unsafe fn give_up() {
     BELOW.iter().for_each(|below| unsafe { below.action.force_unlock() });
 }
 
+/// There may be little stack: a thread's stack for handlers is some 8 KiB, half of which Linux itself fills.
+/// So nothing large is kept here, and the backtrace follows in the copy that writes the report.
 extern "C" fn on_fault(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
     let errno = crate::os::errno();
     // SAFETY: Linux passes both.
     let (code, at) = unsafe { ((*info).si_code, (*info).si_addr().addr()) };
     if code > 0 && process::may_own(at) {
         // SAFETY: as above.
-        let (pc, access) = unsafe { where_and_how(context) };
+        let (by, access) = unsafe { where_and_how(context) };
         let engine = process::engine();
-        let finding = engine.and_then(|engine| Finding::fault(engine, at, access, pc));
+        let finding = engine.and_then(|engine| Finding::fault(engine, at, access, by));
         finding.into_iter().for_each(|finding| report::tell(&finding));
     }
     crate::os::set_errno(errno);
@@ -231,20 +233,24 @@ pub fn abort() -> ! {
 /// # Safety
 /// The context is that of a handler.
 #[cfg(target_arch = "x86_64")]
-unsafe fn where_and_how(context: *mut c_void) -> (usize, Access) {
+unsafe fn where_and_how(context: *mut c_void) -> (Registers, Access) {
     // SAFETY: the caller's promise.
     let registers = unsafe { &(*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
     // The error code of a page fault: bit 1 is a store. Source: SDM, volume 3, 4.7.
     let is_store = registers[libc::REG_ERR as usize] & 2 != 0;
-    (registers[libc::REG_RIP as usize] as usize, if is_store { Access::Write } else { Access::Read })
+    let register = |n: i32| registers[n as usize] as usize;
+    let by = Registers { pc: register(libc::REG_RIP), sp: register(libc::REG_RSP), bp: register(libc::REG_RBP) };
+    (by, if is_store { Access::Write } else { Access::Read })
 }
 
 /// # Safety
 /// The context is that of a handler.
 #[cfg(target_arch = "aarch64")]
-unsafe fn where_and_how(context: *mut c_void) -> (usize, Access) {
+unsafe fn where_and_how(context: *mut c_void) -> (Registers, Access) {
     // SAFETY: the caller's promise.
-    (unsafe { (*context.cast::<libc::ucontext_t>()).uc_mcontext.pc } as usize, Access::Unknown)
+    let registers = unsafe { &(*context.cast::<libc::ucontext_t>()).uc_mcontext };
+    let by = Registers { pc: registers.pc as usize, sp: registers.sp as usize, bp: registers.regs[29] as usize };
+    (by, Access::Unknown)
 }
 
 /// Unwinds once, so that what the unwinder prepares at its first call is prepared.

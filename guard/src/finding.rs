@@ -17,7 +17,7 @@ use crate::here;
 use crate::os;
 use crate::place::{Overwritten, Place};
 use crate::slot::{Event, Slot, State};
-use crate::trace::{Mark, Trace};
+use crate::trace::{Mark, Registers, Spot, Trace};
 
 /// What was done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -122,27 +122,32 @@ pub struct Finding {
     /// The present thread.
     pub thread: u32,
     /// Where it is.
-    pub here: Trace,
+    pub here: Spot,
     /// Now, in milliseconds.
     pub now: u64,
 }
 
 impl Finding {
-    fn new(kind: Kind, bytes: usize, address: usize, record: Option<Record>, here: Trace) -> Finding {
+    fn new(kind: Kind, bytes: usize, address: usize, record: Option<Record>, here: Spot) -> Finding {
         let (thread, now) = (here::thread(), os::now_ms());
         Finding { kind, bytes, address, access: Access::Unknown, record, thread, here, now }
     }
 
     /// The canary of `slot`, which is being freed.
     pub fn canary(slot: &Slot, found: Overwritten, mark: Mark) -> Finding {
-        let finding =
-            Finding::new(Kind::Canary, found.bytes, found.first, Some(Record::unfreed(slot)), Trace::here(mark));
+        let finding = Finding::new(
+            Kind::Canary,
+            found.bytes,
+            found.first,
+            Some(Record::unfreed(slot)),
+            Spot::Called(Trace::here(mark)),
+        );
         Finding { access: Access::Write, ..finding }
     }
 
     /// The free of an address that cannot be freed.
     pub fn free(engine: &Engine, at: usize, mark: Mark) -> Finding {
-        let here = Trace::here(mark);
+        let here = Spot::Called(Trace::here(mark));
         let Some((_, slot)) = engine.slots.at(at) else {
             let near = engine.slots.beside(at);
             return Finding::new(Kind::InvalidFree, 0, at, judge(at, near).map(|(_, _, slot)| Record::of(slot)), here);
@@ -153,14 +158,14 @@ impl Finding {
         Finding::new(kind, bytes, at, Some(record), here)
     }
 
-    /// A fault at an owned address, in code at `pc`. `None` if it belongs to no allocation.
-    pub fn fault(engine: &Engine, at: usize, access: Access, pc: usize) -> Option<Finding> {
+    /// A fault at an owned address. `None` if it belongs to no allocation.
+    pub fn fault(engine: &Engine, at: usize, access: Access, by: Registers) -> Option<Finding> {
         let (kind, bytes, slot) = match engine.slots.at(at) {
             Some((_, slot)) if slot.state() == State::Live => return None,
             Some((_, slot)) => (Kind::UseAfterFree, at.abs_diff(slot.place().start), slot),
             None => judge(at, engine.slots.beside(at))?,
         };
-        let finding = Finding::new(kind, bytes, at, Some(Record::of(slot)), Trace::interrupted(pc));
+        let finding = Finding::new(kind, bytes, at, Some(Record::of(slot)), Spot::Interrupted(by));
         Some(Finding { access, ..finding })
     }
 }

@@ -28,7 +28,7 @@ pub fn finding(story: &mut Story<'_>, found: &Finding) -> fmt::Result {
     }
     event(story, "allocated", found.record.map(|record| record.made))?;
     event(story, "freed", found.record.and_then(|record| record.freed))?;
-    by(story, "here", found.thread, &found.here, true)?;
+    by(story, "here", found.thread, &found.here.trace(), true)?;
     story.out.write_str("}\n")
 }
 

@@ -12,6 +12,7 @@ use crate::settings::Path;
 use crate::symbols::{Frame, Symbols};
 use crate::trace::Trace;
 use crate::{copy, json, text};
+use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_int};
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
@@ -84,6 +85,8 @@ pub fn write(subject: &Subject<'_>) {
 }
 
 /// In the copy.
+#[cold]
+#[inline(never)]
 fn with_symbols(subject: &Subject<'_>, engine: &Engine, process: u32) {
     let mut text = String::new();
     let file = open(engine.settings.report, process);
@@ -94,16 +97,28 @@ fn with_symbols(subject: &Subject<'_>, engine: &Engine, process: u32) {
     os::write(file.unwrap_or(libc::STDERR_FILENO), text.as_bytes());
 }
 
-/// In the process itself, without a heap.
+/// In the process itself, without a heap, and with little stack.
+#[cold]
+#[inline(never)]
 fn plainly(subject: &Subject<'_>, engine: &Engine, process: u32) {
     let file = open(engine.settings.report, process);
-    let mut out = Out { file: file.unwrap_or(libc::STDERR_FILENO), bytes: [0; 512], len: 0 };
+    // SAFETY: whoever is WRITING has it alone.
+    let bytes = unsafe { &mut *ROOM.0.get() };
+    let mut out = Out { file: file.unwrap_or(libc::STDERR_FILENO), bytes, len: 0 };
     let mut story = Story { out: &mut out, engine, symbols: None, process };
     let _ = tell_all(subject, &mut story, file.is_some());
     out.flush();
     // SAFETY: opened here.
     file.into_iter().for_each(|file| _ = unsafe { libc::close(file) });
 }
+
+/// Room for text and for names of files, one after the other.
+struct Room(UnsafeCell<[u8; 4096]>);
+
+// SAFETY: used by the one that is WRITING.
+unsafe impl Sync for Room {}
+
+static ROOM: Room = Room(UnsafeCell::new([0; 4096]));
 
 fn tell_all(subject: &Subject<'_>, story: &mut Story<'_>, is_json: bool) -> fmt::Result {
     match subject {
@@ -115,20 +130,20 @@ fn tell_all(subject: &Subject<'_>, story: &mut Story<'_>, is_json: bool) -> fmt:
 }
 
 /// Text on its way to a file.
-struct Out {
+struct Out<'r> {
     file: c_int,
-    bytes: [u8; 512],
+    bytes: &'r mut [u8; 4096],
     len: usize,
 }
 
-impl Out {
+impl Out<'_> {
     fn flush(&mut self) {
         os::write(self.file, &self.bytes[..self.len]);
         self.len = 0;
     }
 }
 
-impl Write for Out {
+impl Write for Out<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for part in text.as_bytes().chunks(self.bytes.len()) {
             if self.len + part.len() > self.bytes.len() {
@@ -143,7 +158,8 @@ impl Write for Out {
 
 /// The file for reports, at its end.
 fn open(path: Option<Path>, process: u32) -> Option<c_int> {
-    let mut name = Name { bytes: [0; 4096], len: 0 };
+    // SAFETY: whoever is WRITING has it alone.
+    let mut name = Name { bytes: unsafe { &mut *ROOM.0.get() }, len: 0 };
     name.fill(path?, process).ok()?;
     let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_APPEND | libc::O_CLOEXEC;
     // SAFETY: the name ends with a zero.
@@ -152,12 +168,12 @@ fn open(path: Option<Path>, process: u32) -> Option<c_int> {
 }
 
 /// A path with the process's number in place of `%p`.
-struct Name {
-    bytes: [u8; 4096],
+struct Name<'r> {
+    bytes: &'r mut [u8; 4096],
     len: usize,
 }
 
-impl Name {
+impl Name<'_> {
     fn fill(&mut self, path: &CStr, process: u32) -> fmt::Result {
         let mut rest = path.to_bytes();
         while let [first, others @ ..] = rest {
@@ -183,7 +199,7 @@ impl Name {
     }
 }
 
-impl Write for Name {
+impl Write for Name<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         self.push(text.as_bytes())
     }
@@ -195,7 +211,7 @@ mod tests {
 
     #[test]
     fn the_number_of_the_process_stands_for_its_sign() {
-        let mut name = Name { bytes: [0; 4096], len: 0 };
+        let mut name = Name { bytes: &mut [0; 4096], len: 0 };
         name.fill(c"/tmp/a-%p%q.json", 71).expect("short enough");
         assert_eq!(&name.bytes[..name.len], b"/tmp/a-71%q.json\0");
     }

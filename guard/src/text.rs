@@ -13,7 +13,7 @@ pub fn finding(story: &mut Story<'_>, found: &Finding) -> fmt::Result {
     write!(story.out, "vmalloc-guard: {}: ", found.kind.words())?;
     headline(story.out, found)?;
     writeln!(story.out, "\nprocess {}, thread {}:", story.process, found.thread)?;
-    trace(story, &found.here, true)?;
+    trace(story, &found.here.trace(), true)?;
     let Some(Record { made, freed, .. }) = found.record else { return Ok(()) };
     freed.map_or(Ok(()), |freed| event(story, "freed", freed, found.now))?;
     event(story, "allocated", made, found.now)

@@ -56,7 +56,7 @@ impl Trace {
     /// The callers of this function, from the one on that made the mark.
     #[inline(never)]
     pub fn here(mark: Mark) -> Trace {
-        let mut walk = Walk { trace: Trace::EMPTY, from: None, mark };
+        let mut walk = Walk { trace: Trace::EMPTY, mark };
         if !walk.go_fast() {
             walk.trace = Trace::EMPTY;
             walk.go();
@@ -64,18 +64,18 @@ impl Trace {
         walk.trace
     }
 
-    /// The frames from the one at `pc` on, from inside of a signal handler. All of them if it is not
-    /// among them.
+    /// The frames from an interrupted one on, as far as they can be walked. Little stack is needed for none.
+    #[cold]
     #[inline(never)]
-    pub fn interrupted(pc: usize) -> Trace {
-        let mut walk = Walk { trace: Trace::EMPTY, from: Some(pc), mark: Mark(0) };
-        walk.go();
-        if walk.trace.len > 0 { walk.trace } else { Trace { len: 1, ..Trace::EMPTY }.with(0, pc) }
-    }
-
-    fn with(mut self, n: usize, pc: usize) -> Trace {
-        self.frames[n] = pc;
-        self
+    pub fn interrupted(at: Registers) -> Trace {
+        let mut walk = Walk { trace: Trace::EMPTY, mark: Mark(0) };
+        walk.take(at.pc);
+        #[cfg(target_arch = "x86_64")]
+        {
+            let mut is_first = true;
+            crate::unwind::walk_from(at, &mut |pc, _| core::mem::take(&mut is_first) || walk.take(pc));
+        }
+        walk.trace
     }
 
     /// The frames that there are.
@@ -97,11 +97,39 @@ impl Mark {
     }
 }
 
+/// Where a thread is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Registers {
+    /// Its instruction.
+    pub pc: usize,
+    /// Its stack.
+    pub sp: usize,
+    /// What compiled code often keeps a frame's base in.
+    pub bp: usize,
+}
+
+/// Where a thread is that did something wrong: its backtrace, or what it follows from.
+#[derive(Clone, Copy, Debug)]
+pub enum Spot {
+    /// It is in a call of the guard.
+    Called(Trace),
+    /// It was interrupted, perhaps with little stack left.
+    Interrupted(Registers),
+}
+
+impl Spot {
+    /// Its backtrace.
+    pub fn trace(&self) -> Trace {
+        match *self {
+            Spot::Called(trace) => trace,
+            Spot::Interrupted(at) => Trace::interrupted(at),
+        }
+    }
+}
+
 struct Walk {
     trace: Trace,
     mark: Mark,
-    /// Frames before this one are not wanted.
-    from: Option<usize>,
 }
 
 impl Walk {
@@ -123,15 +151,11 @@ impl Walk {
 
     /// Takes a frame; false = enough.
     fn take(&mut self, pc: usize) -> bool {
-        let is_wanted = self.from.take_if(|from| *from == pc).is_some() || self.from.is_none();
-        if pc == 0 {
-            return false;
-        }
-        if is_wanted && !(self.trace.len == 0 && is_own(pc)) {
+        if pc != 0 && !(self.trace.len == 0 && is_own(pc)) {
             self.trace.frames[self.trace.len] = pc;
             self.trace.len += 1;
         }
-        self.trace.len < DEPTH
+        pc != 0 && self.trace.len < DEPTH
     }
 }
 
@@ -149,11 +173,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_trace_has_the_callers_and_leaves_itself_out_on_request() {
+    fn a_trace_has_the_callers_and_ends_with_the_first() {
         let all = Trace::here(Mark::here());
         assert!(all.len > 3, "{all:x?}");
-        let mut walk = Walk { trace: Trace::EMPTY, from: Some(3), mark: Mark(0) };
-        let more: Vec<bool> = [1, 2, 3, 4, 0].map(|pc| walk.take(pc)).into();
-        assert_eq!((more, walk.trace.frames()), (vec![true, true, true, true, false], &[3, 4][..]));
+        let mut walk = Walk { trace: Trace::EMPTY, mark: Mark(0) };
+        let more: Vec<bool> = [1, 2, 0].map(|pc| walk.take(pc)).into();
+        assert_eq!((more, walk.trace.frames()), (vec![true, true, false], &[1, 2][..]));
     }
 }

@@ -12,6 +12,7 @@
 //!   compiler's library, which can do everything and remembers nothing.
 //! - **U3** Bases grow from each frame to its caller's.
 
+use crate::trace::Registers;
 use core::ffi::{c_int, c_void};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
 use gimli::{BaseAddresses, CfaRule, EhFrame, EhFrameHdr, EndianSlice, NativeEndian, Register, RegisterRule};
@@ -190,22 +191,15 @@ fn words(bytes: i64) -> Option<u32> {
     (bytes > 0 && bytes % 8 == 0 && bytes < 8 << 20).then_some((bytes / 8) as u32)
 }
 
-/// Where a thread is.
-struct At {
-    pc: usize,
-    sp: usize,
-    bp: usize,
-}
-
-impl At {
+impl Registers {
     #[inline(always)]
-    fn here() -> At {
+    fn here() -> Registers {
         let (pc, sp, bp);
         // SAFETY: registers are looked at.
         unsafe {
             core::arch::asm!("lea {}, [rip]", "mov {}, rsp", "mov {}, rbp", out(reg) pc, out(reg) sp, out(reg) bp, options(nomem, preserves_flags));
         }
-        At { pc, sp, bp }
+        Registers { pc, sp, bp }
     }
 
     /// The base of this frame, and where its caller's `rbp` is.
@@ -220,10 +214,15 @@ impl At {
 }
 
 /// Calls `f` with the address and the base of each frame, until it returns false. False if not all could be
-/// walked: what `f` has seen means nothing then.
+/// walked.
 #[inline(never)]
 pub fn walk(f: &mut dyn FnMut(usize, usize) -> bool) -> bool {
-    let mut at = At::here();
+    walk_from(Registers::here(), f)
+}
+
+/// As [`walk`], from where a thread is, or was when it was interrupted.
+#[inline(always)]
+pub fn walk_from(mut at: Registers, f: &mut dyn FnMut(usize, usize) -> bool) -> bool {
     let mut module = Module::NONE;
     for n in 0..FRAMES {
         // A call may be the last instruction of its function.
@@ -241,7 +240,7 @@ pub fn walk(f: &mut dyn FnMut(usize, usize) -> bool) -> bool {
         unsafe {
             let word = |below: usize| *core::ptr::with_exposed_provenance::<usize>(base - below);
             let bp = if saved == 0 { at.bp } else { word(saved as usize * 8) };
-            at = At { pc: word(8), sp: base, bp };
+            at = Registers { pc: word(8), sp: base, bp };
         }
     }
     true

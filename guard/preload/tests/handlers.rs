@@ -83,3 +83,16 @@ fn a_handler_for_once_is_called_once() {
     let Some((_, errors, code, signal)) = run(main) else { return };
     assert_eq!((errors.matches("vmalloc-guard: ").count(), code, signal), (2, None, Some(libc::SIGSEGV)), "{errors}");
 }
+
+#[test]
+fn a_small_stack_for_handlers_is_enough() {
+    let main = "stack_t s = { .ss_sp = aligned_alloc(4096, 8192), .ss_size = 8192 };
+        struct sigaction a = { .sa_handler = plain, .sa_flags = SA_ONSTACK };
+        sigaltstack(&s, 0);
+        sigaction(SIGSEGV, &a, 0);
+        bug();
+        return 0;";
+    let Some((_, errors, code, _)) = run(main) else { return };
+    assert!(errors.contains("allocated by thread ") && errors.contains(" bug "), "{errors}");
+    assert_eq!(code, Some(41));
+}
