@@ -159,8 +159,12 @@ impl Walk {
     }
 }
 
+/// Takes a frame into a walk.
+///
+/// # Safety
+/// `walk` is what `Walk::go` passed.
 unsafe extern "C" fn visit(context: *mut c_void, walk: *mut c_void) -> c_int {
-    // SAFETY: `go` passed it.
+    // SAFETY: the caller's promise.
     let walk = unsafe { &mut *walk.cast::<Walk>() };
     // SAFETY: the context is the unwinder's.
     let (pc, base) = unsafe { (_Unwind_GetIP(context), _Unwind_GetCFA(context)) };

@@ -24,8 +24,9 @@ use std::fs;
 use syn::{Item, UseTree};
 
 /// The crates that are published: the folder, and the name in code.
-pub const PUBLISHED: [(&str, &str); 6] = [
+pub const PUBLISHED: [(&str, &str); 7] = [
     ("arch/x86_64", "vmalloc_x86_64"),
+    ("guard", "vmalloc_guard"),
     ("kernel", "vmalloc_kernel"),
     ("machines/hosted", "vmalloc_hosted"),
     ("machines/window", "vmalloc_window"),

@@ -18,6 +18,7 @@ type Realloc = unsafe extern "C" fn(*mut u8, usize) -> *mut u8;
 type Free = unsafe extern "C" fn(*mut u8);
 type Usable = unsafe extern "C" fn(*mut u8) -> usize;
 
+// SAFETY: the declaration is that of the C library.
 unsafe extern "C" {
     static environ: *const *const u8;
 }

@@ -22,11 +22,16 @@ pub fn attend() {
     ATTENDED.store(true, Relaxed);
 }
 
+/// The next library's.
+///
+/// # Safety
+/// As for sigaction(2).
 unsafe extern "C" fn next_sigaction(signal: c_int, new: *const Action, old: *mut Action) -> c_int {
     // SAFETY: the form is sigaction's; the caller's promise.
     unsafe { SIGACTION.get::<raw::SetHandler>()(signal, new, old) }
 }
 
+// SAFETY: the linker has both; their addresses alone are asked for.
 unsafe extern "C" {
     static __ehdr_start: u8;
     static etext: u8;
