@@ -32,17 +32,14 @@ impl Guarded {
     pub const fn all() -> Guarded {
         Guarded::sampled(1)
     }
+
+    /// Over another allocator, which serves what is not guarded.
+    pub const fn over<B>(self, below: B) -> Guarded<B> {
+        Guarded { settings: self.settings, below }
+    }
 }
 
 impl<A> Guarded<A> {
-    /// Over another allocator, which serves what is not guarded.
-    pub const fn over<B>(self, below: B) -> Guarded<B>
-    where
-        A: Copy,
-    {
-        Guarded { settings: self.settings, below }
-    }
-
     /// The most guarded allocations alive; the rest is the other allocator's.
     pub const fn live(mut self, most: usize) -> Guarded<A> {
         self.settings.live = most;

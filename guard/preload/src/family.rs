@@ -86,7 +86,8 @@ pub unsafe extern "C" fn calloc(count: usize, size: usize) -> *mut u8 {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn free(at: *mut u8) {
     if raw::may_own(at.addr()) {
-        return raw::free(at);
+        // SAFETY: the caller's promise.
+        return unsafe { raw::free(at) };
     }
     if !next::is_first(at) {
         // SAFETY: the form is free's, and the next allocator made it.
