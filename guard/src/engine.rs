@@ -33,6 +33,12 @@ const LARGEST: usize = 1 << 16;
 /// Slots that leave the quarantine when one comes: more than one, so that it gets shorter.
 const LEAVING: usize = 4;
 
+/// The most guarded allocations alive where each costs mappings.
+const COSTLY: usize = 4096;
+/// Allocations that are not even tried after the window has refused one: to refuse may take it long, as it
+/// counts the process's mappings.
+const RESTING: usize = 1000;
+
 /// What guards a process.
 pub struct Engine {
     /// Its areas.
@@ -47,7 +53,10 @@ pub struct Engine {
     pub seed: u64,
     live: AtomicUsize,
     live_pages: AtomicUsize,
+    most_live: usize,
     most_pages: usize,
+    /// Allocations that are not tried.
+    resting: AtomicUsize,
     has_guards: bool,
 }
 
@@ -68,7 +77,9 @@ impl Engine {
             seed: settings.seed.unwrap_or_else(os::chance),
             live: AtomicUsize::new(0),
             live_pages: AtomicUsize::new(0),
+            most_live: if has_guards { settings.live } else { settings.live.min(COSTLY) },
             most_pages: os::ram() / PAGE / 2,
+            resting: AtomicUsize::new(0),
             has_guards,
         })
     }
@@ -82,16 +93,27 @@ impl Engine {
     pub fn alloc(&self, want: Want, mark: Mark) -> Option<NonNull<u8>> {
         here::inside(|| {
             self.slots.late(|number, slot| self.retire(number, slot));
+            self.is_awake()?;
             let pages = want.pages();
             self.enter(pages)?;
             self.make(want, mark).or_else(|| self.leave(pages))
         })?
     }
 
+    fn is_awake(&self) -> Option<()> {
+        if self.resting.load(Relaxed) == 0 {
+            return Some(());
+        }
+        // Two at once may rest one too few: then it is tried.
+        let left = self.resting.load(Relaxed).saturating_sub(1);
+        self.resting.store(left, Relaxed);
+        None
+    }
+
     /// Counts an allocation, if there may be one more.
     fn enter(&self, pages: usize) -> Option<()> {
         let is_within = |counter: &AtomicUsize, n: usize, most| counter.fetch_add(n, Relaxed) + n <= most;
-        let fits = is_within(&self.live, 1, self.settings.live);
+        let fits = is_within(&self.live, 1, self.most_live);
         let fits = is_within(&self.live_pages, pages, self.most_pages) && fits;
         if fits && pages <= LARGEST { Some(()) } else { self.leave(pages) }
     }
@@ -114,7 +136,8 @@ impl Engine {
     fn area(&self, want: Want) -> Option<Place> {
         let pages = want.pages();
         let req = Req::pages(pages).align(want.align.max(PAGE)).gfp(Gfp::KERNEL | Gfp::NOWARN);
-        let area = self.vm.alloc(req).ok()?.as_ptr().expose_provenance();
+        let made = self.vm.alloc(req).inspect_err(|_| self.resting.store(RESTING, Relaxed));
+        let area = made.ok()?.as_ptr().expose_provenance();
         Some(Place { start: area + want.offset(self.is_at_end()), size: want.size, area, pages })
     }
 
