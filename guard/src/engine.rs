@@ -23,7 +23,7 @@ use crate::trace::{Mark, Trace};
 use core::ops::Range;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering::*};
-use vmalloc::{Gfp, Policy, Req, Vmalloc};
+use vmalloc::{AllocError, Gfp, Policy, Req, Vmalloc};
 use vmalloc_window::Window;
 
 /// Addresses of a window: the most, and less where a process may have few.
@@ -136,9 +136,16 @@ impl Engine {
     fn area(&self, want: Want) -> Option<Place> {
         let pages = want.pages();
         let req = Req::pages(pages).align(want.align.max(PAGE)).gfp(Gfp::KERNEL | Gfp::NOWARN);
-        let made = self.vm.alloc(req).inspect_err(|_| self.resting.store(RESTING, Relaxed));
-        let area = made.ok()?.as_ptr().expose_provenance();
+        let area = self.vm.alloc(req).inspect_err(|why| self.rest(why)).ok()?.as_ptr().expose_provenance();
         Some(Place { start: area + want.offset(self.is_at_end()), size: want.size, area, pages })
+    }
+
+    /// An alignment that cannot be had says nothing of the next allocation.
+    #[cold]
+    fn rest(&self, why: &AllocError) {
+        if !matches!(why, AllocError::BadAlign(_)) {
+            self.resting.store(RESTING, Relaxed);
+        }
     }
 
     fn is_at_end(&self) -> bool {

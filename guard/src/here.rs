@@ -129,7 +129,7 @@ fn gap(random: u64, mean: u32) -> u32 {
 fn ln(x: f64) -> f64 {
     const ONE: u64 = 1023 << 52;
     let exponent = (x.to_bits() >> 52) as i64 - 1023;
-    let mantissa = f64::from_bits(x.to_bits() % (1 << 52) | ONE);
+    let mantissa = f64::from_bits((x.to_bits() % (1 << 52)) | ONE);
     // 1 to 2 becomes 0.7 to 1.4, where the series is short: twice the inverse hyperbolic tangent of s.
     let (m, e) = if mantissa > 1.42 { (mantissa / 2.0, exponent + 1) } else { (mantissa, exponent) };
     let s = (m - 1.0) / (m + 1.0);

@@ -42,8 +42,11 @@ pub unsafe fn free(at: *mut u8) {
 
 /// The bytes of an allocation that may be owned. What is none ends the program: its caller is about to
 /// use it.
+///
+/// # Safety
+/// As for malloc_usable_size(3).
 #[cold]
-pub fn size(at: *mut u8) -> usize {
+pub unsafe fn size(at: *mut u8) -> usize {
     match process::engine().and_then(|engine: &engine::Engine| engine.find(at.addr())) {
         Some(place) => place.size,
         None => {

@@ -234,7 +234,8 @@ pub unsafe extern "C" fn pvalloc(size: usize) -> *mut u8 {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn malloc_usable_size(at: *mut u8) -> usize {
     if raw::may_own(at.addr()) {
-        return raw::size(at);
+        // SAFETY: the caller's promise.
+        return unsafe { raw::size(at) };
     }
     if next::is_first(at) {
         return next::first_size(at);
