@@ -57,6 +57,8 @@ pub struct Engine {
     most_pages: usize,
     /// Allocations that are not tried.
     resting: AtomicUsize,
+    /// Where the part of the window ends that is in a core: what was ever open.
+    dumped: AtomicUsize,
     has_guards: bool,
 }
 
@@ -69,7 +71,11 @@ impl Engine {
             // Without guards nothing can be closed but by a free.
             vm.set_policy(Policy::Strict);
         }
+        let region = vm.machine().region();
+        // SAFETY: the window is ours. All of its addresses would be in a core, as holes, or as zeros in a pipe.
+        unsafe { os::dump(region.start, region.len(), false) };
         Some(Engine {
+            dumped: AtomicUsize::new(region.start),
             slots: Slots::new(vm.machine().region())?,
             vm,
             depot: Depot::new()?,
@@ -137,7 +143,19 @@ impl Engine {
         let pages = want.pages();
         let req = Req::pages(pages).align(want.align.max(PAGE)).gfp(Gfp::KERNEL | Gfp::NOWARN);
         let area = self.vm.alloc(req).inspect_err(|why| self.rest(why)).ok()?.as_ptr().expose_provenance();
+        if area + pages * PAGE > self.dumped.load(Relaxed) {
+            self.dump();
+        }
         Some(Place { start: area + want.offset(self.is_at_end()), size: want.size, area, pages })
+    }
+
+    /// What is open is in a core.
+    #[cold]
+    fn dump(&self) {
+        let end = self.region().start + self.vm.machine().usage().open;
+        let from = self.dumped.fetch_max(end, Relaxed);
+        // SAFETY: the window is ours.
+        unsafe { os::dump(from, end.saturating_sub(from), true) };
     }
 
     /// An alignment that cannot be had says nothing of the next allocation.

@@ -57,6 +57,16 @@ pub unsafe fn close(at: NonNull<u8>, bytes: usize) -> bool {
     unsafe { libc::madvise(at.as_ptr().cast::<c_void>(), bytes, MADV_GUARD_INSTALL) == 0 }
 }
 
+/// Whether `bytes` from `at` on are to be in a core. Where Linux refuses, they stay as they are.
+///
+/// # Safety
+/// The addresses are the caller's.
+pub unsafe fn dump(at: usize, bytes: usize, is_wanted: bool) {
+    let how = if is_wanted { libc::MADV_DODUMP } else { libc::MADV_DONTDUMP };
+    // SAFETY: the caller's promise.
+    unsafe { libc::madvise(core::ptr::with_exposed_provenance_mut(at), bytes, how) };
+}
+
 fn clock(which: libc::clockid_t) -> libc::timespec {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `now` is writable.
