@@ -34,6 +34,15 @@ impl Guarded {
     }
 
     /// Over another allocator, which serves what is not guarded.
+    ///
+    /// ```
+    /// use std::alloc::System;
+    /// use vmalloc_guard::Guarded;
+    ///
+    /// #[global_allocator]
+    /// static ALLOCATOR: Guarded<System> = Guarded::all().over(System);
+    /// # fn main() { assert_eq!(vec![1; 100].len(), 100) }
+    /// ```
     pub const fn over<B>(self, below: B) -> Guarded<B> {
         Guarded { settings: self.settings, below }
     }
