@@ -10,6 +10,7 @@
 //!   show      who holds what, from a vmallocinfo
 //!   layout    where the parts of an address space lie
 //!   scullv    mounts the memory device
+//!   guard     runs a program with guarded allocations
 //! ```
 //!
 //! Nothing is played before everything that is given has been read and found
@@ -19,6 +20,7 @@
 mod bench;
 mod boot;
 mod chain;
+mod guard;
 mod layout;
 mod listing;
 mod options;
@@ -79,6 +81,7 @@ fn main() -> ExitCode {
             Ok(job) => job.run().map_or_else(|error| failed(1, &error), ExitCode::from),
             Err(error) => failed(UNUSABLE, &error),
         },
+        Command::Guard(options) => failed(UNUSABLE, &guard::run(&options)),
         Command::Bench(what) => match bench::prepare(what) {
             Ok(bench) => ended(bench.run()),
             Err(error) => failed(UNUSABLE, &error),

@@ -1,11 +1,13 @@
 //! The command line.
 
+pub mod guard;
 pub mod layout;
 pub mod show;
 
 use crate::qemu::Board;
 use crate::qemu::tools::Source;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use guard::{GUARD_EXAMPLES, Guard};
 use layout::{LAYOUT_EXAMPLES, Layout};
 use show::{SHOW_EXAMPLES, Show};
 use std::path::PathBuf;
@@ -72,6 +74,14 @@ pub enum Command {
     /// and meminfo the memory.
     #[command(after_long_help = SCULLV_EXAMPLES)]
     Scullv(Scullv),
+    /// Run a program, and find its overruns and uses after free
+    ///
+    /// The program is not changed: a library that is loaded before it gives each
+    /// allocation pages of its own, with guards around them, and unmaps it when it is
+    /// freed. What goes wrong is told with who allocated and who freed; then the
+    /// program dies as it would have.
+    #[command(after_long_help = GUARD_EXAMPLES)]
+    Guard(Guard),
 }
 
 const CHAIN_EXAMPLES: &str = "\

@@ -1,0 +1,6 @@
+//! `vmalloc guard`, from outside, with a library that only says that it was loaded.
+
+mod common;
+mod environment;
+mod refused;
+mod started;
