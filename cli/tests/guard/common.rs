@@ -51,11 +51,18 @@ impl Place {
         out
     }
 
-    /// A file that may be run.
+    /// A file that may be run. Another process writes it: while this one had it open, a child of
+    /// another test could inherit that, and Linux would not run it.
     pub fn script(&self, name: &str, text: &str) -> PathBuf {
         let path = self.path(name);
-        fs::write(&path, text).unwrap();
-        chmod(&path, "755");
+        run(Command::new("sh").args(["-c", "printf %s \"$1\" > \"$0\"; chmod 755 \"$0\""]).arg(&path).arg(text));
+        path
+    }
+
+    /// The command itself, copied to where it may find something else beside it.
+    pub fn own(&self, name: &str) -> PathBuf {
+        let path = self.path(name);
+        run(Command::new("cp").arg(env!("CARGO_BIN_EXE_vmalloc")).arg(&path));
         path
     }
 

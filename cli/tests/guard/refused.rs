@@ -73,8 +73,7 @@ fn a_program_with_file_capabilities() {
 #[test]
 fn a_library_that_is_not_there_or_is_none() {
     let place = Place::bare();
-    let own = place.path("vmalloc");
-    fs::copy(env!("CARGO_BIN_EXE_vmalloc"), &own).unwrap();
+    let own = place.own("vmalloc");
     let run = place.ran(plain(&own).args(["guard", "true"]));
     run.refused("libvmalloc_guard.so is not there: neither ");
     assert!(run.err.contains("cargo build --release -p "), "{}", run.err);

@@ -53,8 +53,7 @@ fn the_library_is_found_beside_the_command_and_in_lib() {
     let place = Place::new();
     fs::create_dir(place.path("bin")).unwrap();
     fs::create_dir(place.path("lib")).unwrap();
-    let own = place.path("bin/vmalloc");
-    fs::copy(env!("CARGO_BIN_EXE_vmalloc"), &own).unwrap();
+    let own = place.own("bin/vmalloc");
     for folder in ["lib", "bin"] {
         let library = place.path(folder).join("libvmalloc_guard.so");
         fs::copy(place.library(), &library).unwrap();
