@@ -7,10 +7,12 @@
 //!   threads  several CPUs at once                  latency  the longest single call
 //!   hosted   a process, beside other allocators
 //!   scullv   the mounted device, beside tmpfs      loopback a mount that does nothing else
+//!   guard    guarded programs, beside other tools
 //! ```
 
 mod events;
 mod figures;
+mod guard;
 mod hosted;
 mod latency;
 mod linux;
@@ -59,6 +61,10 @@ pub fn prepare(what: options::Bench) -> Result<Bench> {
         }
         options::Bench::Threads(options) => Some(&options.source),
         options::Bench::Latency(options) => Some(&options.source),
+        options::Bench::Guard(options) => {
+            guard::check(options)?;
+            None
+        }
         options::Bench::Hosted(_) | options::Bench::Scullv(_) => None,
     };
     let tools = source.map(|source| Tools::find(source, Purpose::Measure)).transpose()?;
@@ -75,6 +81,7 @@ impl Bench {
             (options::Bench::Threads(options), Some(tools)) => threads::run(options, tools, &mut out)?,
             (options::Bench::Latency(_), Some(tools)) => latency::run(tools, &mut out)?,
             (options::Bench::Scullv(options), _) => scullv::run(options, &mut out)?,
+            (options::Bench::Guard(options), _) => guard::run(options, &mut out)?,
             (options::Bench::Hosted(options), _) => hosted::run(options, &mut out)?,
             (_, None) => bail!("no machine to measure on"),
         }

@@ -7,7 +7,7 @@ pub mod show;
 use crate::qemu::Board;
 use crate::qemu::tools::Source;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use guard::{GUARD_EXAMPLES, Guard};
+use guard::{GUARD_BENCH_EXAMPLES, GUARD_EXAMPLES, Guard, GuardBench};
 use layout::{LAYOUT_EXAMPLES, Layout};
 use show::{SHOW_EXAMPLES, Show};
 use std::path::PathBuf;
@@ -371,6 +371,11 @@ pub enum Bench {
     Hosted(HostedBench),
     /// The mounted memory device, MiB a second, beside tmpfs and another mount
     Scullv(ScullvBench),
+    /// Guarded programs: bugs found, slowdown, memory and mappings, beside other tools
+    ///
+    /// Tools that are not installed are told with the package that has them.
+    #[command(after_long_help = GUARD_BENCH_EXAMPLES)]
+    Guard(GuardBench),
 }
 
 /// What to measure on several CPUs.

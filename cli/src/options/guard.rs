@@ -1,4 +1,4 @@
-//! `vmalloc guard`.
+//! `vmalloc guard`, and what is measured of it.
 
 use clap::{ArgGroup, Args, ValueEnum};
 use std::ffi::OsString;
@@ -31,6 +31,18 @@ VMALLOC_GUARD_SIDE, VMALLOC_GUARD_SEED, VMALLOC_GUARD_REPORT, VMALLOC_GUARD_LEAK
 Exit codes:
   those of the program, which takes this command's place
   2  the program was not started: the line on stderr says why";
+
+pub const GUARD_BENCH_EXAMPLES: &str = "\
+Examples:
+  vmalloc bench guard
+          All tools, 100, 10,000 and 100,000 live objects
+  vmalloc bench guard --only glibc,all,electric-fence --live 100,10000 --rounds 7
+          Three of them: glibc is what slowdowns are told of
+  vmalloc bench guard --only glibc,all --live 1000000 --replace 1000000
+          A million live objects
+
+Tools, by the names that --only takes: glibc, all, every-1000, electric-fence,
+scudo-all, scudo-1000, valgrind.";
 
 /// What to guard, and how.
 #[derive(Debug, Args)]
@@ -71,4 +83,27 @@ pub enum Side {
     Start,
     /// One or the other
     Chance,
+}
+
+/// How to measure guarded programs.
+#[derive(Debug, Args)]
+pub struct GuardBench {
+    /// Objects that live at once, with commas between
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [100, 10_000, 100_000])]
+    pub live: Vec<u64>,
+    /// Objects that are replaced in each run
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub replace: u64,
+    /// How often each is run; the least counts
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    pub rounds: u32,
+    /// Bytes of the allocations that the planted bugs are about, with commas between
+    #[arg(long, value_name = "BYTES", value_delimiter = ',', default_values_t = [1, 100, 65_536])]
+    pub sizes: Vec<usize>,
+    /// Only these, by name, with commas between [default: all that are installed]
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub only: Vec<String>,
+    /// Write the figures to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
 }

@@ -72,8 +72,14 @@ impl Place {
     }
 
     pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = self.vmalloc();
+        command.arg("guard").args(args);
+        command
+    }
+
+    pub fn vmalloc(&self) -> Command {
         let mut command = plain(Path::new(env!("CARGO_BIN_EXE_vmalloc")));
-        command.env("VMALLOC_GUARD_LIB", self.library()).arg("guard").args(args).current_dir(self.folder.path());
+        command.env("VMALLOC_GUARD_LIB", self.library()).current_dir(self.folder.path());
         command
     }
 

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 
 /// Seconds; what takes longer hangs, and is ended by a signal.
-const PATIENCE: u32 = 60;
+const PATIENCE: u32 = 120;
 /// From here on, exit codes say that a child died, or that valgrind has found something.
 const DIED: i32 = 128;
 
@@ -75,9 +75,8 @@ impl Tool {
         command.args([case.kind.word(), &case.size.to_string(), case.way.word()]);
         command.env("VMALLOC_GUARD_REPORT", folder.join("%p.json"));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&errors)?);
-        // SAFETY: `prepare` does nothing that is forbidden between fork and exec.
-        unsafe { command.pre_exec(prepare) };
-        let status = command.status().with_context(|| format!("{:?} cannot be run", command.get_program()))?;
+        let status =
+            watched(&mut command).status().with_context(|| format!("{:?} cannot be run", command.get_program()))?;
         let said = String::from_utf8_lossy(&fs::read(&errors)?).into_owned();
         let reported = reports(folder)?;
         let named = match self.words {
@@ -89,8 +88,13 @@ impl Tool {
     }
 }
 
-/// In the child: a program that hangs dies, and none leaves a core. Source: alarm(2) and
-/// getrlimit(2): both stay over execve.
+/// A program that hangs dies after a while, and none leaves a core.
+pub fn watched(command: &mut Command) -> &mut Command {
+    // SAFETY: `prepare` does nothing that is forbidden between fork and exec.
+    unsafe { command.pre_exec(prepare) }
+}
+
+/// In the child. Source: alarm(2) and getrlimit(2): both stay over execve.
 fn prepare() -> std::io::Result<()> {
     let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: system calls with arguments of their own.
