@@ -1,7 +1,8 @@
 //! `vmalloc bench guard`: what guarded programs cost and find, beside other tools.
 //!
 //! ```text
-//!   peers  the tools      load.c  the program that is slowed down      table  what is printed
+//!   peers  the tools           load.c  the program that is slowed down
+//!   table  what is printed     plot    what is drawn
 //! ```
 //!
 //! The bugs are those of the package `vmalloc-planted`, in C. Time is that of the program on a CPU, in the
@@ -9,6 +10,7 @@
 //! rounds through all tools. The fill before it, and what a tool takes to start, do not count.
 
 mod peers;
+mod plot;
 mod table;
 
 use super::write_json;
@@ -105,6 +107,9 @@ pub fn run(options: &GuardBench, out: &mut String) -> Result<()> {
     let figures = Figures { bugs, loads, absent };
     if let Some(path) = &options.json {
         write_json(path, &figures)?;
+    }
+    if let (Some(path), Some(picture)) = (&options.svg, plot::draw(&figures)) {
+        crate::write_file(path, &picture)?;
     }
     Ok(table::write(out, &figures, options)?)
 }

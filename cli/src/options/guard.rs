@@ -42,13 +42,13 @@ Examples:
           A million live objects
 
 Tools, by the names that --only takes: glibc, all, every-1000, electric-fence,
-scudo-all, scudo-1000, valgrind.";
+scudo-all, scudo-1000, valgrind. --svg draws one line a tool.";
 
 /// What to guard, and how.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("how-many").args(["all", "every"]))]
 pub struct Guard {
-    /// Guard every allocation, while there is room [default]
+    /// Guard every allocation, while there is room; this is the default
     #[arg(long)]
     pub all: bool,
     /// Guard one allocation in N, by chance
@@ -100,9 +100,12 @@ pub struct GuardBench {
     /// Bytes of the allocations that the planted bugs are about, with commas between
     #[arg(long, value_name = "BYTES", value_delimiter = ',', default_values_t = [1, 100, 65_536])]
     pub sizes: Vec<usize>,
-    /// Only these, by name, with commas between [default: all that are installed]
+    /// Only these, by name, with commas between [default: all]
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub only: Vec<String>,
+    /// Draw what a replacement takes into this file
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
     /// Write the figures to this file, as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,

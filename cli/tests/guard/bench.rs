@@ -13,7 +13,7 @@ fn bench(place: &Place, args: &[&str]) -> Run {
 #[test]
 fn glibc_and_a_library_that_guards_nothing_are_measured() {
     let place = Place::new();
-    let run = bench(&place, &["--only", "glibc,all", "--json", "figures.json"]);
+    let run = bench(&place, &["--only", "glibc,all", "--json", "figures.json", "--svg", "plot.svg"]);
     assert_eq!(run.code, Some(0), "{}", run.err);
     let figures: Value = serde_json::from_slice(&fs::read(place.path("figures.json")).unwrap()).unwrap();
     let loads = figures["loads"].as_array().unwrap();
@@ -23,6 +23,8 @@ fn glibc_and_a_library_that_guards_nothing_are_measured() {
         assert!(run.out.contains(load["tool"].as_str().unwrap()));
     }
     assert_eq!((&loads[0]["slowdown"], loads[1]["name"].as_str()), (&Value::from(1.0), Some("all")));
+    let plot = fs::read_to_string(place.path("plot.svg")).unwrap();
+    assert_eq!((plot.matches("<polyline").count(), plot.matches("<circle").count()), (2, 4), "{plot}");
     // What guards nothing has named nothing, and harms nobody.
     let bugs = &figures["bugs"][1];
     assert_eq!([&bugs["bugs"], &bugs["named"], &bugs["correct"], &bugs["accused"]], [28, 0, 4, 0]);

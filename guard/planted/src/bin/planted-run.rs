@@ -33,6 +33,12 @@ struct Options {
     /// Only the program in this language: C or Rust
     #[arg(long)]
     language: Option<String>,
+    /// Only this kind; may be given several times
+    #[arg(long = "kind")]
+    kinds: Vec<String>,
+    /// Only this way; may be given several times
+    #[arg(long = "way")]
+    ways: Vec<String>,
     /// Run each so often, with VMALLOC_GUARD_SEED from 1 on
     #[arg(long, value_name = "N", requires = "share")]
     seeds: Option<u64>,
@@ -63,15 +69,23 @@ fn run(options: &Options) -> Result<bool> {
     let sizes = if options.sizes.is_empty() { &SIZES[..] } else { &options.sizes };
     let mut outcomes = Vec::new();
     for program in programs(options, folder.path())? {
-        for case in cases(program.language, sizes) {
+        for case in cases(program.language, sizes).into_iter().filter(|case| options.want(case)) {
             outcomes.extend(runs(options, &program, case, folder.path())?);
         }
     }
+    ensure!(!outcomes.is_empty(), "nothing to run: no such kind or way");
     if let Some(path) = &options.json {
         std::fs::write(path, serde_json::to_string_pretty(&outcomes)? + "\n")
             .with_context(|| path.display().to_string())?;
     }
     Ok(told(options, &outcomes))
+}
+
+impl Options {
+    fn want(&self, case: &Case) -> bool {
+        let among = |words: &[String], word| words.is_empty() || words.iter().any(|one| one == word);
+        among(&self.kinds, case.kind.word()) && among(&self.ways, case.way.word())
+    }
 }
 
 /// The runs of one case: one, or one a seed.
