@@ -50,6 +50,8 @@ struct Bugs {
     stopped: usize,
     /// It died, and the tool said of what kind of bug.
     named: usize,
+    /// Kinds of which the program survived at least one.
+    goes_on: Vec<&'static str>,
     correct: usize,
     /// Correct programs that did not end as they should.
     accused: usize,
@@ -154,12 +156,15 @@ impl Programs {
         let outcomes = runs.collect::<Result<Vec<_>>>()?;
         let bugs = Count::of(&outcomes, |of| of.case.kind != Kind::None);
         let correct = Count::of(&outcomes, |of| of.case.kind == Kind::None);
+        let survived = |kind| outcomes.iter().any(|of| (of.case.kind, of.verdict) == (kind, Verdict::Missed));
+        let goes_on = Kind::ALL.into_iter().filter(|&kind| survived(kind)).map(Kind::word).collect();
         let accused = outcomes.iter().filter(|of| of.verdict == Verdict::Accused).count();
         Ok(Bugs {
             tool: title,
             bugs: bugs.all,
             stopped: bugs.good + bugs.unnamed,
             named: bugs.good,
+            goes_on,
             correct: correct.all,
             accused,
         })
