@@ -71,6 +71,22 @@ fn a_program_with_file_capabilities() {
 }
 
 #[test]
+fn a_program_for_another_processor_or_another_libc() {
+    let place = Place::new();
+    place.compile("program", MAIN, &[]);
+    let mut library = fs::read(place.library()).unwrap();
+    // e_machine: 0x28 is 32-bit ARM. Source: elf(5), elf.h.
+    library[18..20].copy_from_slice(&[0x28, 0]);
+    fs::write(place.path("arm.so"), library).unwrap();
+    let mut command = place.command(&["./program"]);
+    let run = place.ran(command.env("VMALLOC_GUARD_LIB", "arm.so"));
+    run.refused("./program: of 64 bits for the processor ");
+    assert!(run.err.contains("arm.so is of 64 bits for 40"), "{}", run.err);
+    place.compile("musl", MAIN, &["-Wl,--dynamic-linker=/lib/ld-musl-x86_64.so.1"]);
+    place.guard(&["./musl"]).refused("./musl: its loader is musl's (/lib/ld-musl-x86_64.so.1)");
+}
+
+#[test]
 fn a_library_that_is_not_there_or_is_none() {
     let place = Place::bare();
     let own = place.own("vmalloc");
