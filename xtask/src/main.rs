@@ -2,6 +2,7 @@
 
 mod bench;
 mod embedders;
+mod guard;
 mod interface;
 mod mutants;
 mod narrow;

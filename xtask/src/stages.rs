@@ -1,6 +1,7 @@
 //! The stages of the test command, cheapest first.
 
 use crate::embedders;
+use crate::guard;
 use crate::interface::PUBLISHED;
 use crate::narrow;
 use crate::pc;
@@ -48,6 +49,11 @@ pub const ALL: &[Stage] = &[
         name: "threads",
         about: "threads and signal handlers in a process, and what adds up then (HOSTED_SECONDS, default 20)",
         run: threads,
+    },
+    Stage {
+        name: "guard",
+        about: "planted bugs and the library's unit tests under the guard allocator",
+        run: guard::run,
     },
     Stage { name: "scullv", about: "the device beside its model (SCULLV_OPS), and mounted", run: scullv },
     Stage { name: "pc", about: "the bare image in QEMU, on machines of several kinds", run: pc::run },

@@ -45,6 +45,33 @@ raise SystemExit(7)
     is_unchanged("python3", &["-c", program]);
 }
 
+/// A thread for each of 200 requests, of 8 clients at once.
+#[test]
+fn a_threaded_server_answers_all_its_clients() {
+    let program = "
+import threading, urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+class Double(BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = self.path[1:].encode() * 2
+        self.send_response(200); self.send_header('Content-Length', len(body)); self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *args): pass
+server = ThreadingHTTPServer(('127.0.0.1', 0), Double)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+answers = []
+def client(n):
+    for i in range(25):
+        with urllib.request.urlopen(f'http://127.0.0.1:{server.server_port}/{n}-{i}-') as answer:
+            answers.append(answer.read())
+clients = [threading.Thread(target=client, args=(n,)) for n in range(8)]
+[c.start() for c in clients]; [c.join() for c in clients]
+server.shutdown()
+print(sorted(answers))
+";
+    is_unchanged("python3", &["-c", program]);
+}
+
 #[test]
 fn sqlite_counts_the_same() {
     let query = "with recursive c(x) as (select 1 union all select x + 1 from c where x < 5000) \

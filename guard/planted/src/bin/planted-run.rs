@@ -16,7 +16,7 @@ Examples:
   planted-run --language C --size 1 --size 4096 --json found.json -- vmalloc guard --all --
           Some of them, and each run as JSON
   planted-run --seeds 100 --share 0.1 -- vmalloc guard --every 10 --
-          Each with the seeds 1 to 100: a tenth is to be found, within 5 standard deviations
+          Each with 100 seeds: a tenth is to be found, within 5 standard deviations
 
 Exit codes:
   0  every bug was found (or the share that was expected), and no correct program accused
@@ -39,7 +39,7 @@ struct Options {
     /// Only this way; may be given several times
     #[arg(long = "way")]
     ways: Vec<String>,
-    /// Run each so often, with VMALLOC_GUARD_SEED from 1 on
+    /// Run each so often, each time with another VMALLOC_GUARD_SEED, counted from 1 on
     #[arg(long, value_name = "N", requires = "share")]
     seeds: Option<u64>,
     /// The share of the bugs that is to be found
@@ -70,7 +70,8 @@ fn run(options: &Options) -> Result<bool> {
     let mut outcomes = Vec::new();
     for program in programs(options, folder.path())? {
         for case in cases(program.language, sizes).into_iter().filter(|case| options.want(case)) {
-            outcomes.extend(runs(options, &program, case, folder.path())?);
+            let first = outcomes.len() as u64 + 1;
+            outcomes.extend(runs(options, first, &program, case, folder.path())?);
         }
     }
     ensure!(!outcomes.is_empty(), "nothing to run: no such kind or way");
@@ -88,9 +89,10 @@ impl Options {
     }
 }
 
-/// The runs of one case: one, or one a seed.
-fn runs(options: &Options, program: &Program, case: Case, folder: &Path) -> Result<Vec<Outcome>> {
-    let seeds = 1..=options.seeds.unwrap_or(1);
+/// The runs of one case: one, or one a seed. Each case has seeds of its own, from `first` on: what is
+/// found of one says nothing of the others then.
+fn runs(options: &Options, first: u64, program: &Program, case: Case, folder: &Path) -> Result<Vec<Outcome>> {
+    let seeds = first..first + options.seeds.unwrap_or(1);
     let runs = seeds.map(|seed| {
         let env = vec![("VMALLOC_GUARD_SEED".into(), seed.to_string().into())];
         Tool { prefix: options.prefix.clone(), env, words: None }.run(program, case, folder)

@@ -65,11 +65,12 @@ pub fn compiled(source: &str) -> Option<(TempDir, PathBuf)> {
     }
 }
 
-/// Whether a program is there; a message if not.
+/// Whether a program is there; a message if not. Where `CI` is set, it has to be.
 pub fn is_there(program: &str) -> bool {
     let found =
         std::env::var_os("PATH").is_some_and(|all| std::env::split_paths(&all).any(|at| at.join(program).exists()));
     if !found && !Path::new(program).exists() {
+        assert!(std::env::var_os("CI").is_none(), "no {program}");
         eprintln!("skipped: no {program}");
         return false;
     }
