@@ -49,6 +49,7 @@ mod os;
 mod reserve;
 mod source;
 mod space;
+mod stacks;
 
 pub use budget::{Mappings, Refusal};
 pub use builder::{BuildError, Builder, builder};
@@ -57,6 +58,7 @@ pub use lock::RawLock;
 pub use machine::{LogSink, Usage, Window};
 pub use source::Source;
 pub use space::BUDGET_SPENT;
+pub use stacks::{PoolError, PooledStack, StackPool};
 
 /// The README's examples are run.
 #[doc = include_str!("../README.md")]

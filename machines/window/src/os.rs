@@ -110,6 +110,23 @@ pub unsafe fn discard(range: PageRange) -> Result<(), i32> {
     advise(MADV_DONTNEED_LOCKED).or_else(|_| advise(libc::MADV_DONTNEED))
 }
 
+/// The first page of `range` that has memory: all of them if Linux does not tell.
+pub fn first_resident(range: PageRange) -> Option<usize> {
+    let mut first = 0;
+    for some in range.slices(512) {
+        let mut pages = [0u8; 512];
+        // SAFETY: it changes nothing in the range, and there is a byte for each page.
+        if unsafe { libc::mincore(pointer(some), some.bytes(), pages.as_mut_ptr()) } != 0 {
+            return Some(first);
+        }
+        match pages[..some.pages].iter().position(|page| page & 1 != 0) {
+            Some(page) => return Some(first + page),
+            None => first += some.pages,
+        }
+    }
+    None
+}
+
 /// Keeps huge pages out of `range`: a touch of one page shall cost one page.
 ///
 /// # Safety
