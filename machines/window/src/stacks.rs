@@ -36,7 +36,7 @@ const WARM: usize = LEAST;
 /// Stacks that are kept, at most.
 const KEPT: usize = 1024;
 
-/// Stacks of one size. See the [module](self).
+/// Stacks of one size, with a page on both sides of each that nobody may reach. None costs a mapping.
 ///
 /// Any thread takes and gives up; a signal handler must not. In the child of a fork a pool may be used
 /// if no other thread of the parent was using it.
