@@ -93,7 +93,7 @@ impl Bench {
 /// Writes figures for programs.
 fn write_json(path: &Path, figures: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(figures)? + "\n";
-    std::fs::write(path, text).with_context(|| format!("{}: cannot be written", path.display()))
+    crate::output::write(path, &text)
 }
 
 /// Runs `commands` on a machine whose clock counts instructions, and returns

@@ -101,7 +101,7 @@ fn run(options: &Chain) -> Result<bool> {
         let error = done.made.err().map(|error| error.to_string());
         let age = crate::options::word(options.age);
         let report = json!({ "bytes": options.bytes, "age": age, "calls": calls, "address": address, "error": error });
-        super::write_file(path, &(serde_json::to_string_pretty(&report)? + "\n"))?;
+        crate::output::write(path, &(serde_json::to_string_pretty(&report)? + "\n"))?;
     }
     super::print(&printed(&done)?)?;
     if let Err(error) = &done.made {

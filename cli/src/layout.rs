@@ -48,7 +48,7 @@ impl Laid {
     /// Draws and prints.
     pub fn run(&self) -> Result<bool> {
         if let Some(path) = &self.options.svg {
-            super::write_file(path, &drawn(&self.layout))?;
+            crate::output::write(path, &drawn(&self.layout))?;
         }
         super::print(&self.text()?)?;
         Ok(true)

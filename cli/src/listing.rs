@@ -20,20 +20,16 @@ pub mod reader;
 pub mod tests;
 
 use crate::trace::error::TraceError;
+use crate::trace::source;
 pub use compare::{Comparison, Entry, compare};
 use reader::Areas;
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-/// Reads what of the listing at `path`, plain or gzipped, is compared.
+/// Reads what of the listing at `path`, plain or compressed, is compared; `-` is stdin.
 pub fn load(path: &Path) -> Result<Vec<Entry>, TraceError> {
-    read(&path.display().to_string(), open(path)?)
-}
-
-/// Opens the listing at `path`.
-pub fn open(path: &Path) -> Result<File, TraceError> {
-    File::open(path).map_err(|cause| TraceError::Open { file: path.display().to_string(), cause })
+    let (name, file) = source::open(path)?;
+    read(&name, file)
 }
 
 /// Reads what of the listing `from`, which errors call `name`, is compared.

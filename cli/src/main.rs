@@ -11,6 +11,7 @@
 //!   layout    where the parts of an address space lie
 //!   scullv    mounts the memory device
 //!   guard     runs a program with guarded allocations
+//!   output    files that are written, and stdout
 //! ```
 //!
 //! Nothing is played before everything that is given has been read and found
@@ -24,6 +25,7 @@ mod guard;
 mod layout;
 mod listing;
 mod options;
+mod output;
 mod qemu;
 mod replay;
 mod report;
@@ -36,29 +38,35 @@ mod trace;
 #[doc = include_str!("../docs/figures.md")]
 pub mod figures {}
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use listing::{Comparison, Entry};
-use options::{Command, MachineName, Options, Replay};
+use options::{Command, MachineName, Options, Replay, outputs_of};
 use replay::progress::Progress;
 use replay::recording::Recording;
 use replay::{Findings, Manner, historic, players};
 use report::{Report, table};
 use std::io::{ErrorKind, Write};
-use std::path::Path;
 use std::process::ExitCode;
 use trace::script::Script;
+use vmalloc::units::MAX_CPUS;
 
 /// The trace that is built in: see traces/README.md.
 const MIX: &[u8] = include_bytes!("../../traces/mix.txt.gz");
 
 /// Something that was given cannot be used.
 const UNUSABLE: u8 = 2;
+/// Ctrl-C was typed: what a shell has for it.
+const INTERRUPTED: i32 = 128 + signal_hook::consts::SIGINT;
 
 fn main() -> ExitCode {
-    match Options::parse().command {
+    let command = Options::parse().command;
+    if let Err(error) = command.outputs().into_iter().try_for_each(output::probe) {
+        return failed(UNUSABLE, &error);
+    }
+    match command {
         Command::Replay(options) => match inputs(&options) {
-            Ok((script, expected)) => ended(run(&options, &script, expected.as_deref())),
+            Ok(given) => run(&options, &given).unwrap_or_else(|error| failed(1, &error)),
             Err(error) => failed(UNUSABLE, &error),
         },
         Command::Boot(options) => match boot::prepare(&options) {
@@ -102,8 +110,16 @@ fn failed(code: u8, error: &anyhow::Error) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Reads what is given: the trace, and the listing to compare with.
-fn inputs(options: &Replay) -> Result<(Script, Option<Vec<Entry>>)> {
+/// What is given to a replay.
+struct Given {
+    script: Script,
+    /// The listing to compare with.
+    expected: Option<Vec<Entry>>,
+    manner: Manner,
+}
+
+/// Reads what is given.
+fn inputs(options: &Replay) -> Result<Given> {
     if options.machine == MachineName::Pc && options.trace_out.is_some() {
         bail!("--trace-out: the bare-metal machine tells no addresses");
     }
@@ -111,38 +127,47 @@ fn inputs(options: &Replay) -> Result<(Script, Option<Vec<Entry>>)> {
         Some(path) => trace::load(path)?,
         None => trace::read("mix.txt.gz (built in)", MIX)?,
     };
-    Ok((script, options.expect.as_deref().map(listing::load).transpose()?))
-}
-
-/// Plays `script` and reports; whether all went well.
-fn run(options: &Replay, script: &Script, expected: Option<&[Entry]>) -> Result<bool> {
     let recorded = script.steps.iter().map(|step| step.cpu + 1).max().unwrap_or(1);
     let cpus = options.cpus.unwrap_or(recorded);
-    let manner = Manner { cpus, loops: options.loops, seed: options.seed };
-    let recording = options.trace_out.as_deref().map(|path| Recording::begin(path, script, cpus)).transpose()?;
-    let found = play(options, script, manner, recording.as_ref())?;
+    let most = if options.machine == MachineName::Pc { replay::pc::CPUS } else { MAX_CPUS as u32 };
+    ensure!(cpus <= most, "{cpus} CPUs, but this machine has at most {most}: --cpus {most} folds them");
+    let expected = options.expect.as_deref().map(listing::load).transpose()?;
+    Ok(Given { script, expected, manner: Manner { cpus, loops: options.loops, seed: options.seed } })
+}
+
+/// Plays the script and reports.
+fn run(options: &Replay, given: &Given) -> Result<ExitCode> {
+    let Given { script, expected, manner } = given;
+    let recording = options.trace_out.as_deref().map(|path| Recording::begin(path, script, manner.cpus)).transpose()?;
+    let found = play(options, script, *manner, recording.as_ref())?;
     recording.map_or(Ok(()), Recording::finish)?;
     let ours = listing::read("the instance's own listing", found.listing.as_bytes())?;
-    let compared = expected.map(|theirs| listing::compare(&ours, theirs));
-    let historic = historic::beside(options, script, manner);
-    let report = Report { historic, ..Report::new(options, manner, script, &found, compared.as_ref()) };
+    let compared = expected.as_ref().map(|theirs| listing::compare(&ours, theirs));
+    let historic = historic::beside(options, script, *manner);
+    let report = Report { historic, ..Report::new(options, *manner, script, &found, compared.as_ref()) };
     if let Some(path) = &options.json {
-        write_file(path, &(serde_json::to_string_pretty(&report)? + "\n"))?;
+        output::write(path, &(serde_json::to_string_pretty(&report)? + "\n"))?;
     }
     let title = format!("{}, at the end of its replay on {}", report.trace, report.machine);
     if let Some(path) = &options.svg {
-        write_file(path, &show::drawn(&title, &found.listing)?)?;
+        output::write(path, &show::drawn(&title, &found.listing)?)?;
     }
     if let Some(path) = &options.snapshot {
-        write_file(path, &show::snapshot(&title, &found.listing)?)?;
+        output::write(path, &show::snapshot(&title, &found.listing)?)?;
     }
     print(&told(options, &report, &found, compared.as_ref())?)?;
-    Ok(report.ok)
+    Ok(ExitCode::from(match () {
+        () if report.interrupted => INTERRUPTED as u8,
+        () => !report.ok as u8,
+    }))
 }
 
 fn play(options: &Replay, script: &Script, manner: Manner, recording: Option<&Recording<'_>>) -> Result<Findings> {
     let total = script.steps.len() as u64 * u64::from(manner.loops);
     let progress = Progress::new(total, &script.marks, options.quiet);
+    if options.machine != MachineName::Pc {
+        progress.end_by_signal().context("Ctrl-C cannot be waited for")?;
+    }
     Ok(match options.machine {
         MachineName::Hosted => {
             let stage = replay::hosted::stage(options, script, manner.cpus, &progress, recording)?;
@@ -162,22 +187,18 @@ fn told(options: &Replay, report: &Report, found: &Findings, compared: Option<&C
     if options.info {
         out.push_str(&found.listing);
     }
-    if let Some(compared) = compared.filter(|_| !found.stopped) {
+    if let Some(compared) = compared.filter(|_| !found.stopped && !found.interrupted) {
         table::write_differences(&mut out, compared)?;
     }
-    if !options.quiet {
+    let quiet = options.quiet || outputs_of(options).any(output::is_stdout);
+    if !quiet {
         table::write(&mut out, report)?;
     }
-    if options.quiet && !report.ok {
+    if quiet && !report.ok {
         report.errors.iter().for_each(|error| eprintln!("vmalloc: {error}"));
         eprintln!("vmalloc: {}", table::verdict(report));
     }
     Ok(out)
-}
-
-/// Writes `text` into the file at `path`.
-fn write_file(path: &Path, text: &str) -> Result<()> {
-    std::fs::write(path, text).with_context(|| format!("{}: cannot be written", path.display()))
 }
 
 /// Prints `text`; somebody who stops reading it is no error.

@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use guard::{GUARD_BENCH_EXAMPLES, GUARD_EXAMPLES, Guard, GuardBench};
 use layout::{LAYOUT_EXAMPLES, Layout};
 use show::{SHOW_EXAMPLES, Show};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use vmalloc::area::{Placement, Policy};
 use vmalloc::units::{MAX_CPUS, PAGE_SIZE};
 
@@ -82,6 +82,31 @@ pub enum Command {
     /// program dies as it would have.
     #[command(after_long_help = GUARD_EXAMPLES)]
     Guard(Guard),
+}
+
+impl Command {
+    /// The files that it will write.
+    pub fn outputs(&self) -> Vec<&Path> {
+        let paths: &[&Option<PathBuf>] = match self {
+            Command::Replay(options) => return outputs_of(options).collect(),
+            Command::Chain(Chain { json, .. }) => &[json],
+            Command::Show(Show { svg, .. }) => &[svg],
+            Command::Layout(Layout { svg, .. }) => &[svg],
+            Command::Scullv(Scullv { log, .. }) => &[log],
+            Command::Bench(Bench::Linux(LinuxBench { json, .. })) => &[json],
+            Command::Bench(Bench::Hosted(HostedBench { json, .. })) => &[json],
+            Command::Bench(Bench::Scullv(ScullvBench { json, .. })) => &[json],
+            Command::Bench(Bench::Guard(GuardBench { json, svg, .. })) => &[json, svg],
+            Command::Bench(_) | Command::Boot(_) | Command::Guard(_) => &[],
+        };
+        paths.iter().filter_map(|path| path.as_deref()).collect()
+    }
+}
+
+/// The files that a replay will write.
+pub fn outputs_of(options: &Replay) -> impl Iterator<Item = &Path> {
+    let Replay { json, svg, snapshot, trace_out, .. } = options;
+    [json, svg, snapshot, trace_out].into_iter().filter_map(|path| path.as_deref())
 }
 
 const CHAIN_EXAMPLES: &str = "\
@@ -169,12 +194,13 @@ Exit codes:
   0  all went well: no event failed, no byte was wrong, no rule was broken,
      nothing leaked
   1  something did not: the report says what
-  2  the trace, the listing or the command line cannot be used";
+  2  the trace, the listing or the command line cannot be used, or a file cannot be written
+  130  Ctrl-C ended it: the report says what was done until then";
 
 /// How to replay.
 #[derive(Debug, Args)]
 pub struct Replay {
-    /// The trace, plain or gzipped; without it, the one that is built in
+    /// The trace, plain or compressed (gzip, zstd, xz); - is stdin; without it, the one that is built in
     pub trace: Option<PathBuf>,
     /// What is under the library
     #[arg(long, value_enum, default_value_t = MachineName::Hosted)]
@@ -199,7 +225,7 @@ pub struct Replay {
     #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = size)]
     pub memory: u64,
     /// Compare what is live at the end with this listing (/proc/vmallocinfo),
-    /// plain or gzipped
+    /// plain or compressed
     #[arg(long, value_name = "FILE")]
     pub expect: Option<PathBuf>,
     /// With --expect: a difference makes the exit code 1
@@ -208,7 +234,7 @@ pub struct Replay {
     /// Print the listing of what is live at the end
     #[arg(long)]
     pub info: bool,
-    /// Write the report to this file, as JSON
+    /// Write the report to this file, as JSON; - is stdout, and then nothing else is printed
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
     /// Draw the address space at the end into this file

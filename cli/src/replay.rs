@@ -49,6 +49,8 @@ pub struct Findings {
     pub broken: Vec<String>,
     /// Whether an allocation was refused, so that the rest was not done.
     pub stopped: bool,
+    /// Whether Ctrl-C ended it.
+    pub interrupted: bool,
     /// The time that the rounds took.
     pub elapsed: Duration,
     /// What remained after everything had been given back.
@@ -92,6 +94,7 @@ impl Default for Findings {
             listing: String::new(),
             broken: Vec::new(),
             stopped: false,
+            interrupted: false,
             elapsed: Duration::ZERO,
             left: Left::default(),
         }

@@ -15,6 +15,7 @@ use crate::replay::{Findings, Manner};
 use crate::trace::script::Script;
 use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
+use vmalloc::Stats;
 use vmalloc_replay::latency::{Call, Histogram, Latency};
 use vmalloc_replay::tally::WORDS;
 
@@ -23,6 +24,8 @@ use vmalloc_replay::tally::WORDS;
 pub struct Report {
     /// Whether all went well.
     pub ok: bool,
+    /// Whether Ctrl-C ended it.
+    pub interrupted: bool,
     pub trace: String,
     pub machine: String,
     pub policy: String,
@@ -87,6 +90,19 @@ pub struct Held {
     pub tables: usize,
     /// The library's own records.
     pub bookkeeping: usize,
+}
+
+impl Held {
+    fn of(end: &Stats) -> Held {
+        Held {
+            waiting: end.waiting_pages,
+            bound: end.cached_pages,
+            stocked: end.pooled_frames,
+            reserve: end.reserve_frames,
+            tables: end.table_frames,
+            bookkeeping: end.bookkeeping_frames,
+        }
+    }
 }
 
 /// A call, by its name.
@@ -176,6 +192,7 @@ impl Report {
         let clean = all && tally.bytes_wrong == 0 && found.broken.is_empty() && *left == Default::default();
         Report {
             ok: clean && !(options.strict_expect && differs),
+            interrupted: found.interrupted,
             trace: options.trace.as_ref().map_or("built in: mix".to_owned(), |path| path.display().to_string()),
             machine: word(options.machine),
             policy: word(options.policy),
@@ -197,14 +214,7 @@ impl Report {
             span_pages: found.peaks.span_pages,
             span_ratio: found.peaks.span_pages as f64 / found.peaks.of_pages.max(1) as f64,
             areas_at_end: end.areas,
-            frames_held: Held {
-                waiting: end.waiting_pages,
-                bound: end.cached_pages,
-                stocked: end.pooled_frames,
-                reserve: end.reserve_frames,
-                tables: end.table_frames,
-                bookkeeping: end.bookkeeping_frames,
-            },
+            frames_held: Held::of(end),
             flushes: end.counts.flushes,
             kicks: end.counts.kicks,
             purges_waited: end.counts.purges,

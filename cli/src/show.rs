@@ -15,13 +15,13 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-use crate::listing;
 use crate::listing::area::Area;
 use crate::listing::reader::Areas;
 use crate::options::show::{By, Show};
 use crate::trace::error::TraceError;
+use crate::trace::source;
 use anyhow::{Result, anyhow, ensure};
-use std::io::{ErrorKind, stdin};
+use std::io::ErrorKind;
 use std::path::Path;
 use summary::Summary;
 
@@ -56,12 +56,8 @@ pub fn prepare(options: Show) -> Result<Shown> {
 }
 
 fn summed(path: &Path, top: usize) -> Result<Summary, TraceError> {
-    let summary = if path == Path::new("-") {
-        Summary::new("stdin", Areas::new("stdin", stdin().lock())?, top)?
-    } else {
-        let name = path.display().to_string();
-        Summary::new(&name, Areas::new(&name, listing::open(path)?)?, top)?
-    };
+    let (name, from) = source::open(path)?;
+    let summary = Summary::new(&name, Areas::new(&name, from)?, top)?;
     if summary.spans.is_empty() { Err(TraceError::NoAreas { file: summary.name }) } else { Ok(summary) }
 }
 
@@ -82,7 +78,7 @@ impl Shown {
     /// Draws and prints.
     pub fn run(&self) -> Result<bool> {
         if let Some(path) = &self.options.svg {
-            super::write_file(path, &svg::draw(&self.first))?;
+            crate::output::write(path, &svg::draw(&self.first))?;
         }
         super::print(&self.text()?)?;
         Ok(true)

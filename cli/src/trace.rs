@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!   file ──source──▶ lines ──line──▶ events ──script──▶ Script
-//!         gzip, UTF-8       numbers          who is live
+//!         unpacked, UTF-8   numbers          who is live
 //! ```
 //!
 //! # Words
@@ -16,6 +16,7 @@
 
 pub mod error;
 mod line;
+pub mod packed;
 pub mod script;
 pub mod source;
 
@@ -24,6 +25,9 @@ use script::{Builder, Script};
 use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
+
+/// What a line begins with that is for people.
+const COMMENT: char = '#';
 
 /// One line of a trace.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -110,13 +114,10 @@ pub struct Pcpu {
     pub align: u64,
 }
 
-/// Reads the trace at `path`, plain or gzipped.
+/// Reads the trace at `path`, plain or compressed; `-` is stdin.
 pub fn load(path: &Path) -> Result<Script, TraceError> {
-    let name = path.display().to_string();
-    match std::fs::File::open(path) {
-        Ok(file) => read(&name, file),
-        Err(cause) => Err(TraceError::Open { file: name, cause }),
-    }
+    let (name, file) = source::open(path)?;
+    read(&name, file)
 }
 
 /// Reads the trace `from`, which errors call `name`.
@@ -124,6 +125,9 @@ pub fn read(name: &str, from: impl Read) -> Result<Script, TraceError> {
     let mut lines = source::Lines::new(name, from)?;
     let mut script = Builder::default();
     while let Some((number, text)) = lines.next_line()? {
+        if text.starts_with(COMMENT) {
+            continue;
+        }
         let judged = line::parse(text).and_then(|event| script.push(number, &event));
         judged.map_err(|reason| lines.blame(reason))?;
     }

@@ -63,6 +63,11 @@ pub trait Stage: Sync {
     /// A step is done, and a little time passes for the CPU that this is.
     fn stepped(&self);
 
+    /// Whether somebody wants no more of it: workers stop then, as after a failure.
+    fn is_ended(&self) -> bool {
+        false
+    }
+
     /// The workload enters a phase.
     fn phase(&self, number: u32);
 

@@ -153,8 +153,11 @@ impl<'r, S> Round<'r, S> {
     }
 
     /// Whether nobody need go on.
-    pub fn is_stopped(&self) -> bool {
-        self.stopped.load(Relaxed)
+    pub fn is_stopped(&self) -> bool
+    where
+        S: Stage,
+    {
+        self.stopped.load(Relaxed) || self.stage.is_ended()
     }
 }
 

@@ -111,7 +111,7 @@ pub fn run(options: &GuardBench, out: &mut String) -> Result<()> {
         write_json(path, &figures)?;
     }
     if let (Some(path), Some(picture)) = (&options.svg, plot::draw(&figures)) {
-        crate::write_file(path, &picture)?;
+        crate::output::write(path, &picture)?;
     }
     Ok(table::write(out, &figures, options)?)
 }

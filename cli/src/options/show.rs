@@ -28,7 +28,7 @@ Exit codes:
 /// What to show.
 #[derive(Debug, Args)]
 pub struct Show {
-    /// The listing, plain or gzipped; - is stdin [default: /proc/vmallocinfo]
+    /// The listing, plain or compressed (gzip, zstd, xz); - is stdin [default: /proc/vmallocinfo]
     pub listing: Option<PathBuf>,
     /// A later listing: shows what grew since the first, and what shrank
     pub later: Option<PathBuf>,

@@ -113,6 +113,10 @@ impl Stage for HostedStage<'_> {
         self.progress.step();
     }
 
+    fn is_ended(&self) -> bool {
+        self.progress.is_ended()
+    }
+
     fn phase(&self, number: u32) {
         self.progress.phase(number);
     }

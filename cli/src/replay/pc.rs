@@ -20,7 +20,7 @@ use vmalloc_replay::tally::WORDS;
 use vmalloc_replay::worker::caller_number;
 
 /// CPUs that the image starts at most.
-const CPUS: u32 = 64;
+pub const CPUS: u32 = 64;
 /// Memory that the image needs, beside the parcel.
 const LEAST: u64 = 64 << 20;
 /// What a round may take. One takes a few seconds.
@@ -28,7 +28,6 @@ const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Plays `script` there.
 pub fn play(options: &Replay, script: &Script, manner: Manner, progress: &Progress<'_>) -> Result<Findings> {
-    ensure!(manner.cpus <= CPUS, "{} CPUs: the bare-metal machine has at most {CPUS}", manner.cpus);
     ensure!(options.memory >= LEAST, "{} bytes of memory: the bare-metal machine needs {LEAST}", options.memory);
     let tools = Tools::find(&options.source, Purpose::Use)?;
     let guest = guest(options, script, manner);

@@ -59,6 +59,7 @@ pub fn play<S: Host>(stage: S, script: &Script, manner: Manner, progress: &Progr
     });
     let Players { tally, mut findings, .. } = players;
     findings.counted = tally.into();
+    findings.interrupted = progress.is_ended();
     findings.peaks = peak.peaks();
     stage.on(0, || finish(&stage, &mut findings));
     findings.left.remains = stage.close();

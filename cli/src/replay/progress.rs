@@ -3,9 +3,13 @@
 //! On a terminal a bar; elsewhere a line every now and then, so that a log
 //! shows that something goes on. Always to stderr: stdout is the report's.
 
+use crate::INTERRUPTED;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::io::IsTerminal;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use signal_hook::consts::SIGINT;
+use signal_hook::flag;
+use std::io::{self, IsTerminal};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::Scope;
 use std::time::{Duration, Instant};
@@ -22,12 +26,25 @@ pub struct Progress<'s> {
     /// The number of the phase, and 1; 0 before the first.
     phase: AtomicUsize,
     quiet: bool,
+    /// Ctrl-C was typed.
+    ended: Arc<AtomicBool>,
 }
 
 impl<'m> Progress<'m> {
     /// Nobody has done any of `total` steps; `marks` are the phases' names.
     pub fn new(total: u64, marks: &'m [String], quiet: bool) -> Progress<'m> {
-        Progress { total, done: AtomicU64::new(0), marks, phase: AtomicUsize::new(0), quiet }
+        Progress { total, done: AtomicU64::new(0), marks, phase: AtomicUsize::new(0), quiet, ended: Arc::default() }
+    }
+
+    /// From now on Ctrl-C ends the replay, which then tells what was done. A second one ends the program.
+    pub fn end_by_signal(&self) -> io::Result<()> {
+        flag::register_conditional_shutdown(SIGINT, INTERRUPTED, Arc::clone(&self.ended))?;
+        flag::register(SIGINT, Arc::clone(&self.ended)).map(drop)
+    }
+
+    /// Whether Ctrl-C has ended it.
+    pub fn is_ended(&self) -> bool {
+        self.ended.load(Relaxed)
     }
 
     /// Somebody has done one more.

@@ -12,6 +12,7 @@
 //! | what the library flushes by itself | nothing: a purge is one that the script asks for |
 //! | a step of several rounds | each round in its turn; of the last, not the frees that clear up |
 
+use crate::output::{begin, unwritten};
 use crate::trace::script::{Area, BLOCK_CALLER, Make, Script};
 use anyhow::{Context, Result};
 use std::fmt;
@@ -63,7 +64,7 @@ impl Freed {
 impl<'s> Recording<'s> {
     /// Begins the file at `path`, of a run of `script` on so many CPUs.
     pub fn begin(path: &Path, script: &'s Script, cpus: u32) -> Result<Recording<'s>> {
-        let out = File::create(path).with_context(|| unwritten(path))?;
+        let out = begin(path)?;
         let lines = Lines { out: BufWriter::new(out), written: Ok(()), ended: false, freed: Freed::NOTHING };
         Ok(Recording { path: path.to_owned(), script, cpus, lines: Mutex::new(lines) })
     }
@@ -151,10 +152,6 @@ impl<'s> Recording<'s> {
     fn caller(&self, area: &Area) -> &'s str {
         &self.script.callers[area.caller as usize]
     }
-}
-
-fn unwritten(path: &Path) -> String {
-    format!("{}: cannot be written", path.display())
 }
 
 /// Bytes of address space, with the guard.

@@ -130,6 +130,10 @@ impl Stage for SimStage<'_> {
         self.sim.step();
     }
 
+    fn is_ended(&self) -> bool {
+        self.progress.is_ended()
+    }
+
     fn phase(&self, number: u32) {
         self.progress.phase(number);
     }

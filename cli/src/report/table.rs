@@ -115,6 +115,7 @@ pub fn verdict(report: &Report) -> String {
     if report.ok {
         return "All went well: every byte was right, and nothing was left.".to_owned();
     }
+    let not = if report.interrupted { "Interrupted" } else { "Not all went well" };
     let leaks = report.leaked_areas + report.leaked_frames + report.leaked_vmas;
     let mut parts = Vec::new();
     for (n, what) in [
@@ -131,7 +132,7 @@ pub fn verdict(report: &Report) -> String {
     if parts.is_empty() {
         parts.push("what is live at the end differs from the listing".to_owned());
     }
-    format!("Not all went well: {}.", parts.join(", "))
+    format!("{not}: {}.", parts.join(", "))
 }
 
 /// Writes where our areas and the listing's differ.

@@ -13,8 +13,8 @@ pub enum TraceError {
     #[error("{file}:{line}: cannot be read on: {cause}")]
     Read { file: String, line: usize, cause: io::Error },
     /// The compressed data is damaged.
-    #[error("{file}:{line}: the gzip data is damaged or cut short here: {cause}")]
-    Gzip { file: String, line: usize, cause: io::Error },
+    #[error("{file}:{line}: the {packing} data is damaged or cut short here: {cause}")]
+    Packed { file: String, line: usize, packing: &'static str, cause: io::Error },
     /// A listing without a line of one.
     #[error("{file}: the listing has no areas: lines that begin with 0x<start>-0x<end> and a size in bytes")]
     NoAreas { file: String },
@@ -36,8 +36,6 @@ pub enum Reason {
     NoEvent(String),
     #[error("the {what} is not a number: {text:?}")]
     NotANumber { what: &'static str, text: String },
-    #[error("CPU {cpu} is out of range: at most {limit} CPUs are supported")]
-    CpuRange { cpu: u64, limit: usize },
     #[error("the time goes back from {from} ns to {to} ns: sort the trace by its first column")]
     TimeGoesBack { from: u64, to: u64 },
     #[error("unknown operation {0:?}")]

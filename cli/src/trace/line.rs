@@ -8,7 +8,7 @@ use super::error::Reason;
 use super::source::shortened;
 use super::{Alloc, Event, Kind, Op, Pcpu};
 use std::ops::Range;
-use vmalloc::units::{MAX_CPUS, PAGE_SIZE};
+use vmalloc::units::PAGE_SIZE;
 
 const PAGE: u64 = PAGE_SIZE as u64;
 /// The recorded kernel's `VM_IOREMAP`.
@@ -28,8 +28,9 @@ pub fn parse(text: &str) -> Result<Event<'_>, Reason> {
     Ok(Event { time_ns, cpu, op: fields.op(op)? })
 }
 
+/// Whether there are as many is for whoever plays them on fewer to say.
 fn cpu_index(cpu: u64) -> Result<u32, Reason> {
-    if cpu < MAX_CPUS as u64 { Ok(cpu as u32) } else { Err(Reason::CpuRange { cpu, limit: MAX_CPUS }) }
+    u32::try_from(cpu).ok().filter(|&cpu| cpu < u32::MAX).ok_or(Reason::Huge { what: "the CPU", value: cpu })
 }
 
 fn number(what: &'static str, text: &str) -> Result<u64, Reason> {
@@ -252,7 +253,7 @@ mod tests {
         assert_eq!(refused("hello"), "an event needs a time, a CPU and an operation; this line is \"hello\"");
         assert_eq!(with("5 1 ", "x 1 "), "the time is not a number: \"x\"");
         assert_eq!(with("5 1 ", "5 -1 "), "the CPU is not a number: \"-1\"");
-        assert_eq!(with("5 1 ", "5 256 "), "CPU 256 is out of range: at most 256 CPUs are supported");
+        assert_eq!(with("5 1 ", "5 4294967295 "), "the CPU is 4294967295: more than any machine can have");
         assert_eq!(with("alloc", "allocate"), "unknown operation \"allocate\"");
         assert_eq!(with("align=1", "align"), "not of the form key=value: \"align\"");
         assert_eq!(with("align=1", "size=1"), "the key \"size\" occurs twice");

@@ -1,22 +1,35 @@
-//! The lines of a file, plain or gzipped.
+//! The lines of a file, or of stdin, plain or compressed.
 //!
-//! Which of the two it is tells its first bytes, not its name. A line has a
-//! limit, so that a file of something else is refused before it fills memory.
+//! A line has a limit, so that a file of something else is refused before it fills memory.
 
 use super::error::{Reason, TraceError};
-use flate2::bufread::MultiGzDecoder;
-use std::io::{self, BufRead, BufReader, Read};
+use super::packed::{Packing, unpack};
+use std::fs::File;
+use std::io::{self, BufRead, Read};
+use std::path::Path;
 
 /// Bytes that a line may have.
 const LINE_LIMIT: usize = 64 << 10;
-/// What gzip files begin with.
-const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+/// The name of stdin among files.
+const STDIN: &str = "-";
+
+/// Opens the file at `path`; `-` is stdin. And what errors call it.
+pub fn open(path: &Path) -> Result<(String, Box<dyn Read>), TraceError> {
+    if path.as_os_str() == STDIN {
+        return Ok(("stdin".to_owned(), Box::new(io::stdin())));
+    }
+    let name = path.display().to_string();
+    match File::open(path) {
+        Ok(file) => Ok((name, Box::new(file))),
+        Err(cause) => Err(TraceError::Open { file: name, cause }),
+    }
+}
 
 /// Reads lines and knows where it is.
 pub struct Lines<'r> {
     name: String,
     from: Box<dyn BufRead + 'r>,
-    gzip: bool,
+    packing: Packing,
     line: usize,
     buffer: Vec<u8>,
 }
@@ -24,11 +37,12 @@ pub struct Lines<'r> {
 impl<'r> Lines<'r> {
     /// The lines of `from`, which errors call `name`.
     pub fn new(name: &str, from: impl Read + 'r) -> Result<Lines<'r>, TraceError> {
-        let mut start = BufReader::new(from);
+        let empty = Box::new(io::empty());
         let mut lines =
-            Lines { name: name.to_owned(), from: Box::new(io::empty()), gzip: false, line: 0, buffer: Vec::new() };
-        lines.gzip = start.fill_buf().map_err(|cause| lines.failed(cause))?.starts_with(&GZIP_MAGIC);
-        lines.from = if lines.gzip { Box::new(BufReader::new(MultiGzDecoder::new(start))) } else { Box::new(start) };
+            Lines { name: name.to_owned(), from: empty, packing: Packing::Plain, line: 0, buffer: Vec::new() };
+        let (packing, unpacked) = unpack(from).map_err(|cause| lines.failed(cause))?;
+        lines.packing = packing;
+        lines.from = unpacked.map_err(|cause| lines.failed(cause))?;
         Ok(lines)
     }
 
@@ -67,7 +81,10 @@ impl<'r> Lines<'r> {
 
     fn failed(&self, cause: io::Error) -> TraceError {
         let (file, line) = (self.name.clone(), self.line.max(1));
-        if self.gzip { TraceError::Gzip { file, line, cause } } else { TraceError::Read { file, line, cause } }
+        match self.packing.name() {
+            Some(packing) => TraceError::Packed { file, line, packing, cause },
+            None => TraceError::Read { file, line, cause },
+        }
     }
 }
 
@@ -82,14 +99,7 @@ pub fn shortened(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flate2::{Compression, write::GzEncoder};
-    use std::io::Write;
-
-    fn gzipped(text: &str) -> Vec<u8> {
-        let mut to = GzEncoder::new(Vec::new(), Compression::fast());
-        to.write_all(text.as_bytes()).unwrap();
-        to.finish().unwrap()
-    }
+    use crate::trace::packed::tests::in_each_way;
 
     fn all(bytes: &[u8]) -> Result<Vec<(usize, String)>, String> {
         let mut lines = Lines::new("t", bytes).map_err(|e| e.to_string())?;
@@ -101,20 +111,21 @@ mod tests {
     }
 
     #[test]
-    fn plain_and_gzipped_files_have_the_same_lines() {
+    fn plain_and_compressed_files_have_the_same_lines() {
         let text = "one\n\ntwo\r\nthree";
         let want = vec![(1, "one".to_owned()), (3, "two".to_owned()), (4, "three".to_owned())];
-        assert_eq!(all(text.as_bytes()), Ok(want.clone()));
-        assert_eq!(all(&gzipped(text)), Ok(want));
+        for (packing, bytes) in in_each_way(text) {
+            assert_eq!(all(&bytes), Ok(want.clone()), "{packing:?}");
+        }
         assert_eq!(all(b""), Ok(vec![]));
     }
 
     #[test]
-    fn a_gzip_file_cut_anywhere_is_refused() {
-        let whole = gzipped("one\ntwo\n");
-        for cut in 2..whole.len() {
-            let error = all(&whole[..cut]).unwrap_err();
-            assert!(error.contains("damaged or cut short"), "cut at {cut}: {error}");
+    fn a_compressed_file_that_is_cut_says_how_it_is_compressed() {
+        for (packing, whole) in &in_each_way("one\ntwo\n")[1..] {
+            let error = all(&whole[..whole.len() - 1]).unwrap_err();
+            let name = packing.name().unwrap();
+            assert!(error.contains(&format!("the {name} data is damaged or cut short here")), "{error}");
         }
     }
 

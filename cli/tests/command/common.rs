@@ -31,8 +31,11 @@ pub fn replay(args: &[&str]) -> Run {
 
 /// Runs the command with `args`.
 pub fn command(args: &[&str]) -> Run {
-    let command = Command::new(env!("CARGO_BIN_EXE_vmalloc")).args(args).output();
-    let Output { status, stdout, stderr } = command.expect("the command was built for the test");
+    run(Command::new(env!("CARGO_BIN_EXE_vmalloc")).args(args))
+}
+
+fn run(command: &mut Command) -> Run {
+    let Output { status, stdout, stderr } = command.output().expect("the command was built for the test");
     let text = |bytes| String::from_utf8(bytes).expect("text");
     Run { code: status.code().expect("no signal"), out: text(stdout), err: text(stderr) }
 }
@@ -46,4 +49,21 @@ pub fn report(name: &str, args: &[&str]) -> (Run, Value) {
     let run = replay(&[args, &["--json", json]].concat());
     let report = std::fs::read_to_string(json).unwrap_or_else(|_| panic!("{name}: no report:\n{}{}", run.out, run.err));
     (run, serde_json::from_str(&report).expect("JSON"))
+}
+
+/// The text of a file of this repository's `traces/`.
+pub fn unpacked(name: &str) -> String {
+    let mut text = String::new();
+    let file = std::fs::File::open(trace(name)).expect("it is there");
+    std::io::Read::read_to_string(&mut flate2::read::MultiGzDecoder::new(file), &mut text).expect("text");
+    text
+}
+
+/// Runs `vmalloc replay` with `args`, and `input` on stdin.
+pub fn replay_stdin(args: &[&str], input: &[u8]) -> Run {
+    let mut file = tempfile::tempfile().expect("a file");
+    std::io::Write::write_all(&mut file, input).expect("written");
+    std::io::Seek::rewind(&mut file).expect("a file");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vmalloc"));
+    run(command.arg("replay").args(args).stdin(file))
 }

@@ -94,7 +94,7 @@ fn a_layout_is_drawn_with_a_colour_for_each_part() {
         assert!(picture.matches(colour).count() > 1, "{colour} stands in the legend and is drawn: {picture}");
     }
     let run = command(&["layout", "arm64", "--svg", "/no/such/folder/a.svg"]);
-    assert_eq!((run.code, run.out.as_str()), (1, ""));
+    assert_eq!((run.code, run.out.as_str()), (2, ""));
     assert!(run.err.starts_with("vmalloc: /no/such/folder/a.svg: cannot be written"), "{}", run.err);
 }
 
