@@ -11,7 +11,7 @@
 //!   layout    where the parts of an address space lie
 //!   scullv    mounts the memory device
 //!   guard     runs a program with guarded allocations
-//!   output    files that are written, and stdout
+//!   output    files that are written             terminal  how wide it is, and which characters it shows
 //! ```
 //!
 //! Nothing is played before everything that is given has been read and found
@@ -31,6 +31,7 @@ mod replay;
 mod report;
 mod scullv;
 mod show;
+mod terminal;
 mod trace;
 
 /// What calls cost, and what addresses cost.
@@ -201,8 +202,13 @@ fn told(options: &Replay, report: &Report, found: &Findings, compared: Option<&C
     Ok(out)
 }
 
-/// Prints `text`; somebody who stops reading it is no error.
+/// Prints `text` for people; somebody who stops reading it is no error.
 fn print(text: &str) -> Result<()> {
+    print_raw(&terminal::shown(text))
+}
+
+/// As [`print`], every character as it is.
+fn print_raw(text: &str) -> Result<()> {
     match std::io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("the report cannot be printed"),
         _ => Ok(()),

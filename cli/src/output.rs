@@ -35,7 +35,7 @@ pub fn probe(path: &Path) -> Result<()> {
 /// Why it cannot be written.
 pub fn write(path: &Path, text: &str) -> Result<()> {
     if is_stdout(path) {
-        return crate::print(text);
+        return crate::print_raw(text);
     }
     std::fs::write(path, text).with_context(|| unwritten(path))
 }

@@ -3,8 +3,9 @@
 use super::{Percentiles, Report};
 use crate::listing::{Comparison, Entry};
 use crate::replay::historic::Past;
+use crate::terminal;
 use comfy_table::presets::UTF8_BORDERS_ONLY;
-use comfy_table::{CellAlignment, Table};
+use comfy_table::{CellAlignment, ContentArrangement, Table};
 use std::fmt::{self, Write};
 use vmalloc_replay::latency::Call;
 
@@ -150,10 +151,13 @@ fn write_some(out: &mut String, title: &str, entries: &[Entry]) -> fmt::Result {
     if entries.len() > SHOWN { writeln!(out, "  ... and {} more", entries.len() - SHOWN) } else { Ok(()) }
 }
 
-/// A table whose last `count` columns are numbers.
+/// A table whose last `count` columns are numbers, as wide as the terminal at most.
 pub fn numbers(titles: &[&str], count: usize) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_BORDERS_ONLY).set_header(titles);
+    if let Some(width) = terminal::width() {
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+    }
     for column in table.column_iter_mut().skip(titles.len() - count) {
         column.set_cell_alignment(CellAlignment::Right);
     }
