@@ -11,6 +11,7 @@
 //!   layout    where the parts of an address space lie
 //!   scullv    mounts the memory device
 //!   guard     runs a program with guarded allocations
+//!   manual    its own pages, and words for shells
 //!   output    files that are written             terminal  how wide it is, and which characters it shows
 //! ```
 //!
@@ -24,6 +25,7 @@ mod chain;
 mod guard;
 mod layout;
 mod listing;
+mod manual;
 mod options;
 mod output;
 mod qemu;
@@ -88,6 +90,11 @@ fn main() -> ExitCode {
         },
         Command::Scullv(options) => match scullv::prepare(options) {
             Ok(job) => job.run().map_or_else(|error| failed(1, &error), ExitCode::from),
+            Err(error) => failed(UNUSABLE, &error),
+        },
+        Command::Completions { shell } => ended(manual::completions(shell).map(|()| true)),
+        Command::Man { command } => match manual::page(command.as_deref()) {
+            Ok(page) => ended(print_raw(&page).map(|()| true)),
             Err(error) => failed(UNUSABLE, &error),
         },
         Command::Guard(options) => failed(UNUSABLE, &guard::run(&options)),

@@ -82,6 +82,20 @@ pub enum Command {
     /// program dies as it would have.
     #[command(after_long_help = GUARD_EXAMPLES)]
     Guard(Guard),
+    /// Print what a shell needs to complete this command's words
+    ///
+    /// For bash: vmalloc completions bash > /etc/bash_completion.d/vmalloc
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual's page of this command, or of one of its commands
+    ///
+    /// To read it: vmalloc man replay | man -l -
+    Man {
+        /// replay, boot, bench, ... [default: the command as a whole]
+        command: Option<String>,
+    },
 }
 
 impl Command {
@@ -98,6 +112,7 @@ impl Command {
             Command::Bench(Bench::Scullv(ScullvBench { json, .. })) => &[json],
             Command::Bench(Bench::Guard(GuardBench { json, svg, .. })) => &[json, svg],
             Command::Bench(_) | Command::Boot(_) | Command::Guard(_) => &[],
+            Command::Completions { .. } | Command::Man { .. } => &[],
         };
         paths.iter().filter_map(|path| path.as_deref()).collect()
     }

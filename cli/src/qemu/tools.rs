@@ -9,9 +9,15 @@ use std::io::{self, IsTerminal};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::Duration;
 
 const PROGRAM: &str = "qemu-system-x86_64";
 const IMAGE: &str = "vmalloc-pc";
+
+/// What nobody notices waiting for.
+const MOMENT: Duration = Duration::from_secs(1);
 
 /// Where image and program come from.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -94,8 +100,23 @@ fn install() -> Result<PathBuf, QemuError> {
     find_in(&env::var_os("PATH").unwrap_or_default()).ok_or_else(|| failed("it brought no program".to_owned()))
 }
 
-/// Builds the image where cargo would: in the folder of this workspace. On a
-/// terminal cargo shows how far it is.
+/// Does `work`; a line tells of it if it takes more than a moment and cargo cannot show that.
+fn telling<R>(work: impl FnOnce() -> R) -> R {
+    let (end, ended) = channel::<()>();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            if ended.recv_timeout(MOMENT) == Err(RecvTimeoutError::Timeout) && !io::stderr().is_terminal() {
+                eprintln!("vmalloc: building the image, which takes up to a minute");
+            }
+        });
+        let done = work();
+        drop(end);
+        done
+    })
+}
+
+/// Builds the image where cargo would: in the folder of this workspace. On a terminal cargo shows how far
+/// it is; elsewhere a line says what takes long, unless there is nothing to build.
 fn build(purpose: Purpose) -> Result<PathBuf, QemuError> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/"));
     if !source.join("machines/pc/Cargo.toml").is_file() {
@@ -106,7 +127,7 @@ fn build(purpose: Purpose) -> Result<PathBuf, QemuError> {
     if io::stderr().is_terminal() {
         cargo.stderr(Stdio::inherit());
     }
-    let built = cargo.current_dir(source).stdin(Stdio::null()).output().map_err(QemuError::NoCargo)?;
+    let built = telling(|| cargo.current_dir(source).stdin(Stdio::null()).output()).map_err(QemuError::NoCargo)?;
     let executable = executable(&String::from_utf8_lossy(&built.stdout));
     executable
         .filter(|_| built.status.success())
