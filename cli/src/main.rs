@@ -214,7 +214,7 @@ fn print(text: &str) -> Result<()> {
     print_raw(&terminal::shown(text))
 }
 
-/// As [`print`], every character as it is.
+/// As [`print()`], every character as it is.
 fn print_raw(text: &str) -> Result<()> {
     match std::io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("the report cannot be printed"),
