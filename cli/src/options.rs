@@ -2,17 +2,21 @@
 
 pub mod guard;
 pub mod layout;
+pub mod scullv;
 pub mod show;
+pub mod size;
 
 use crate::qemu::Board;
 use crate::qemu::tools::Source;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use guard::{GUARD_BENCH_EXAMPLES, GUARD_EXAMPLES, Guard, GuardBench};
 use layout::{LAYOUT_EXAMPLES, Layout};
+use scullv::{SCULLV_EXAMPLES, Scullv, ScullvBench};
 use show::{SHOW_EXAMPLES, Show};
+use size::size;
 use std::path::{Path, PathBuf};
 use vmalloc::area::{Placement, Policy};
-use vmalloc::units::{MAX_CPUS, PAGE_SIZE};
+use vmalloc::units::MAX_CPUS;
 
 /// A kernel's vmalloc, as a library, and what can be done with it here.
 #[derive(Debug, Parser)]
@@ -140,31 +144,6 @@ Exit codes:
   1  it was refused: the line on stderr says why
   2  the command line cannot be used";
 
-const SCULLV_EXAMPLES: &str = "\
-Examples:
-  vmalloc scullv /mnt
-          Mounts scullv0..3 and goes on in the background; umount /mnt, or
-          SIGTERM, ends it
-  cp picture.jpg /mnt/scullv0; cmp picture.jpg /mnt/scullv0; cat /mnt/scullvmem
-          Uses one of them. Opening for writing only empties a device first
-  python3 -c \"import fcntl; print(fcntl.ioctl(open('/mnt/scullv0'), 0x4b08, 40))\"
-          ioctl, with the original's numbers: 40 quanta an item, from the next
-          trim on
-  vmalloc scullv /mnt --order 0 --budget 64M --foreground
-          Quanta of a page; each device holds 64 MiB at most; stays in front
-  vmalloc scullv --selftest
-          Mounts, tries everything out step by step, unmounts
-
-Signals:
-  SIGINT, SIGTERM  unmount
-  SIGUSR1          statistics, to stderr or to the log
-
-Exit codes:
-  0   the devices are mounted, or were unmounted in order, or the test passed
-  1   something went wrong while they were served, or the test failed
-  2   the command line cannot be used, or nothing can be mounted here or there
-  77  the test was skipped: nothing can be mounted here";
-
 const BOOT_EXAMPLES: &str = "\
 Examples:
   vmalloc boot
@@ -236,7 +215,7 @@ pub struct Replay {
     /// Chooses the patterns and, on the simulator, who runs when
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
-    /// Physical memory, with K, M or G
+    /// Physical memory, such as 512M, 1.5G or 64MiB
     #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = size)]
     pub memory: u64,
     /// Compare what is live at the end with this listing (/proc/vmallocinfo),
@@ -283,7 +262,7 @@ pub struct Chain {
     /// The node to ask for; 2.6 had no such function [default: any]
     #[arg(long, value_name = "N")]
     pub node: Option<u8>,
-    /// Physical memory, with K, M or G
+    /// Physical memory, such as 512M, 1.5G or 64MiB
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = size)]
     pub memory: u64,
     /// Write the calls to this file, as JSON
@@ -319,41 +298,6 @@ pub enum HistoricName {
     V3_0,
 }
 
-/// What to mount.
-#[derive(Debug, Args)]
-pub struct Scullv {
-    /// The folder to mount on
-    #[arg(required_unless_present = "selftest")]
-    pub mountpoint: Option<PathBuf>,
-    /// How many devices
-    #[arg(long, value_name = "N", default_value_t = 4)]
-    pub devices: usize,
-    /// Quanta are of 4096 << ORDER bytes, to begin with
-    #[arg(long, default_value_t = 4)]
-    pub order: u32,
-    /// Quanta in an item, to begin with
-    #[arg(long, default_value_t = 500)]
-    pub qset: u32,
-    /// Memory for all devices, with K, M or G
-    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = size)]
-    pub memory: u64,
-    /// What each device may hold of it at most [default: all]
-    #[arg(long, value_name = "SIZE", value_parser = size)]
-    pub budget: Option<u64>,
-    /// Stay in front, and say everything on stderr
-    #[arg(long)]
-    pub foreground: bool,
-    /// Where the background process writes messages and statistics
-    #[arg(long, value_name = "FILE", conflicts_with = "foreground")]
-    pub log: Option<PathBuf>,
-    /// Mount in a folder of its own, try everything out, and unmount
-    #[arg(long, conflicts_with = "mountpoint")]
-    pub selftest: bool,
-    /// This is the background process
-    #[arg(long, hide = true, conflicts_with = "foreground")]
-    pub daemon: bool,
-}
-
 /// What to boot.
 #[derive(Debug, Args)]
 pub struct Boot {
@@ -372,7 +316,7 @@ pub struct Boot {
     /// CPUs
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=MAX_CPUS as i64))]
     pub cpus: u32,
-    /// Physical memory, with K, M or G
+    /// Physical memory, such as 512M, 1.5G or 64MiB
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = size)]
     pub memory: u64,
     /// Nodes that memory and CPUs are spread over
@@ -428,20 +372,6 @@ pub struct ThreadsBench {
     pub exact: bool,
     #[command(flatten)]
     pub source: Source,
-}
-
-/// How to measure the mounted device.
-#[derive(Debug, Args)]
-pub struct ScullvBench {
-    /// Bytes to write and to read each time, with K, M or G
-    #[arg(long, value_name = "SIZE", default_value = "128M", value_parser = size)]
-    pub size: u64,
-    /// How often; the best counts
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
-    pub rounds: u32,
-    /// Write the figures to this file, as JSON
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
 }
 
 /// How to measure a process.
@@ -562,19 +492,6 @@ fn setting(text: &str) -> Result<String, String> {
     }
 }
 
-/// Bytes: a number with K, M or G behind it, or without.
-fn size(text: &str) -> Result<u64, String> {
-    let (digits, shift) = match text.char_indices().last() {
-        Some((at, 'k' | 'K')) => (&text[..at], 10),
-        Some((at, 'm' | 'M')) => (&text[..at], 20),
-        Some((at, 'g' | 'G')) => (&text[..at], 30),
-        _ => (text, 0),
-    };
-    let number: u64 = digits.parse().map_err(|_| "a number with K, M or G behind it, such as 512M".to_owned())?;
-    let bytes = number.checked_mul(1 << shift).filter(|&bytes| bytes < 1 << 63).ok_or("too large")?;
-    if bytes < PAGE_SIZE as u64 { Err("less than a page".to_owned()) } else { Ok(bytes) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -583,14 +500,5 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Options::command().debug_assert();
-    }
-
-    #[test]
-    fn sizes_are_read_with_and_without_a_letter() {
-        assert_eq!(size("4096"), Ok(4096));
-        assert_eq!([size("64k"), size("2M"), size("1G")], [Ok(64 << 10), Ok(2 << 20), Ok(1 << 30)]);
-        for wrong in ["", "M", "1.5G", "-1M", "1T", "100", "9999999999G", "18446744073709551616"] {
-            assert!(size(wrong).is_err(), "{wrong:?}");
-        }
     }
 }

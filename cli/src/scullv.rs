@@ -5,6 +5,7 @@
 //!   mount    the file system              served    the devices, and what was done with them
 //!   transfer whole reads and writes       argument  what an ioctl was given
 //!   selftest all of it, step by step      client    the devices from the other side
+//!   times    of a file
 //! ```
 //!
 //! The devices' memory is an instance of the library in this process. It lives
@@ -18,26 +19,28 @@ mod mount;
 pub mod place;
 mod selftest;
 mod served;
+mod times;
 mod transfer;
 
 use crate::options;
 use anyhow::{Context, Result, ensure};
-use fuser::{BackgroundSession, Config, MountOption, Session};
+use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
 use served::Served;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use vmalloc::Vmalloc;
+use vmalloc::units::PAGE_SIZE;
 use vmalloc_hosted::Hosted;
-use vmalloc_scullv::Parameters;
+use vmalloc_scullv::{MAX_ORDER, Parameters};
 
 /// Least threads that serve: one that reads must not wait for one that writes.
 const THREADS: usize = 4;
 
 /// A mount to be made.
 pub struct Mounting {
-    options: options::Scullv,
+    options: options::scullv::Scullv,
     place: PathBuf,
     served: Arc<Served>,
     vm: &'static Vmalloc<Hosted>,
@@ -54,7 +57,7 @@ pub enum Job {
 }
 
 /// Checks all that is given, and gets the memory.
-pub fn prepare(options: options::Scullv) -> Result<Job> {
+pub fn prepare(options: options::scullv::Scullv) -> Result<Job> {
     let Some(place) = &options.mountpoint else { return Ok(Job::Test) };
     if let Some(obstacle) = place::obstacle() {
         anyhow::bail!("nothing can be mounted here: {obstacle}");
@@ -68,14 +71,29 @@ pub fn prepare(options: options::Scullv) -> Result<Job> {
     Ok(Job::Serve(Box::new(Mounting { options, place, served: Arc::new(served), vm })))
 }
 
-fn devices(options: &options::Scullv) -> Result<(&'static Vmalloc<Hosted>, Served)> {
+fn devices(options: &options::scullv::Scullv) -> Result<(&'static Vmalloc<Hosted>, Served)> {
     let memory = usize::try_from(options.memory).context("so much memory cannot be addressed")?;
+    check_sizes(options)?;
     let vm = vmalloc_hosted::builder().memory(memory).build().context("the memory cannot be had")?;
     // It has to outlive threads that the FUSE library owns; the process ends with it.
     let vm: &'static Vmalloc<Hosted> = Box::leak(Box::new(vm));
     let budget = options.budget.map_or(usize::MAX, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
     let with = Parameters { devices: options.devices, order: options.order, qset: options.qset, budget };
     Ok((vm, Served::new(vm, with).context("no devices")?))
+}
+
+/// Whether something can be written at all, and a device can hold what it may.
+fn check_sizes(options: &options::scullv::Scullv) -> Result<()> {
+    let options::scullv::Scullv { memory, order, budget, .. } = *options;
+    let quantum = (PAGE_SIZE as u64).checked_shl(order).unwrap_or(u64::MAX);
+    let room = budget.unwrap_or(memory).min(memory);
+    ensure!(
+        order > MAX_ORDER || quantum < room,
+        "--order {order}: a quantum has {quantum} bytes, which do not fit into {room} bytes beside what finds them"
+    );
+    let budget = budget.unwrap_or(0);
+    ensure!(budget <= memory, "--budget {budget}: more than the {memory} bytes of --memory for all devices");
+    Ok(())
 }
 
 impl Job {
@@ -91,7 +109,8 @@ impl Job {
 
 impl Mounting {
     fn serve(self) -> Result<()> {
-        let mut session = session(&self.served, &self.place)
+        let how = (self.options.keep, self.options.allow_other);
+        let mut session = session(&self.served, &self.place, how)
             .with_context(|| format!("{}: cannot be mounted", self.place.display()))?;
         daemon::at_signals(&self.served, session.unmount_callable(), self.place.clone())?;
         self.announce()?;
@@ -127,13 +146,17 @@ pub fn mounted(place: &Path, memory: usize) -> Result<BackgroundSession> {
     let vm = vmalloc_hosted::builder().memory(memory).build().context("the memory cannot be had")?;
     let vm: &'static Vmalloc<Hosted> = Box::leak(Box::new(vm));
     let served = Served::new(vm, Parameters { devices: 1, ..Parameters::default() })?;
-    Ok(session(&Arc::new(served), place)?.spawn()?)
+    Ok(session(&Arc::new(served), place, (false, false))?.spawn()?)
 }
 
-fn session(served: &Arc<Served>, place: &Path) -> io::Result<Session<mount::Mount>> {
-    let mount = mount::Mount::new(served.clone());
+fn session(served: &Arc<Served>, place: &Path, (keeps, for_all): (bool, bool)) -> io::Result<Session<mount::Mount>> {
+    let mount = mount::Mount::new(served.clone(), keeps);
     let kernel = mount.kernel();
-    let session = Session::new(mount, place, &config())?;
+    let mut config = config();
+    if for_all {
+        config.acl = SessionACL::All;
+    }
+    let session = Session::new(mount, place, &config)?;
     // Nothing is served yet, so nobody has looked for it.
     let _ = kernel.set(session.notifier());
     Ok(session)

@@ -90,6 +90,36 @@ impl<'v, M: Addressable, R: RawRwLock> Device<'v, M, R> {
         Ok(())
     }
 
+    /// Makes zeros of `bytes` bytes from `start` on, and gives back the quanta that lie there as a whole
+    /// (`FALLOC_FL_PUNCH_HOLE`): all but one of each item, and none while the device is mapped. Its size
+    /// stays.
+    pub fn punch(&self, start: u64, bytes: u64) {
+        let mut store = self.store.write();
+        let end = start.saturating_add(bytes).min(store.size());
+        if start < end {
+            store.punch(start, end, self.mappings.load(Relaxed) == 0);
+        }
+    }
+
+    /// Fills the holes in `bytes` bytes from `start` on with zeros that take memory, so that a write there
+    /// cannot fail for want of it (`fallocate`). With `grows` the device ends behind them at least;
+    /// without, what lies beyond its end stays a hole.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`]; [`Error::NoSpace`], [`Error::NoMemory`] with the holes before filled.
+    pub fn reserve(&self, start: u64, bytes: u64, grows: bool) -> Result<(), Error> {
+        let end = start.checked_add(bytes).filter(|&end| end <= MAX_SIZE).ok_or(Error::TooLarge)?;
+        let (mut at, mut store) = (start, self.store.write());
+        let end = if grows { end } else { end.min(store.size()) };
+        while at < end {
+            at = store.reserve(at, at + 1)?;
+        }
+        if grows && end > store.size() {
+            store.resize(end);
+        }
+        Ok(())
+    }
+
     /// Maps the device (`mmap`): until the mapping is dropped, and its clones
     /// are, the device is neither trimmed nor cut.
     pub fn map(&self) -> Mapping<'_, 'v, M, R> {

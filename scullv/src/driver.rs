@@ -57,15 +57,15 @@ impl<'v, M: Addressable, R: RawRwLock> Scullv<'v, M, R> {
     /// [`Error::BadValue`], [`Error::NoMemory`].
     pub fn new(vm: &'v Vmalloc<M>, with: Parameters) -> Result<Self, Error> {
         const { assert!(align_of::<Device<'v, M, R>>() <= PAGE_SIZE) };
-        let bad = |value: usize, least, most| Err(Error::BadValue { value: value as i64, least, most });
+        let bad = |what, value: usize, least, most| Err(Error::BadValue { what, value: value as i64, least, most });
         let Some(geometry) = Geometry::new(with.order, with.qset) else {
             return match Geometry::new(with.order, 1) {
-                None => bad(with.order as usize, 0, MAX_ORDER),
-                Some(_) => bad(with.qset as usize, 1, MAX_QSET),
+                None => bad("order", with.order as usize, 0, MAX_ORDER),
+                Some(_) => bad("qset", with.qset as usize, 1, MAX_QSET),
             };
         };
         if with.devices == 0 || with.devices > Self::MOST {
-            return bad(with.devices, 1, Self::MOST as u32);
+            return bad("devices", with.devices, 1, Self::MOST as u32);
         }
         let frame = vm.alloc_frame(Gfp::KERNEL, None)?;
         let devices: NonNull<Device<'v, M, R>> = vm.machine().virt(frame).cast();

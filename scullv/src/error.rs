@@ -13,6 +13,8 @@ pub enum Error {
     NoCommand(u32),
     /// A number that order, qset or the count of devices cannot be (EINVAL).
     BadValue {
+        /// Which of them.
+        what: &'static str,
         /// What was given.
         value: i64,
         /// The least that is allowed.
@@ -83,7 +85,9 @@ impl fmt::Display for Error {
         match *self {
             Error::Fault => f.write_str("bad address in user memory"),
             Error::NoCommand(number) => write!(f, "{number:#x} is no command of the device"),
-            Error::BadValue { value, least, most } => write!(f, "{value} is not between {least} and {most}"),
+            Error::BadValue { what, value, least, most } => {
+                write!(f, "{what} {value} is not between {least} and {most}")
+            }
             Error::BadPosition => f.write_str("no position of a file"),
             Error::BadWhence(whence) => write!(f, "a seek from nowhere ({whence})"),
             Error::Busy { mappings } => write!(f, "the device is mapped ({mappings} mappings)"),
@@ -145,7 +149,7 @@ mod tests {
             (refused, 12),
             (Error::Fault, 14),
             (Error::Busy { mappings: 1 }, 16),
-            (Error::BadValue { value: -1, least: 0, most: 18 }, 22),
+            (Error::BadValue { what: "order", value: -1, least: 0, most: 18 }, 22),
             (Error::BadPosition, 22),
             (Error::BadWhence(7), 22),
             (Error::NoCommand(0), 25),

@@ -182,11 +182,11 @@ fn value(of: Geometry, what: What) -> i32 {
 
 fn with(old: Geometry, what: What, value: i64) -> Result<Geometry, Error> {
     let small = u32::try_from(value).unwrap_or(u32::MAX);
-    let (changed, least, most) = match what {
-        What::Order => (Geometry::new(small, old.qset()), 0, MAX_ORDER),
-        What::Qset => (Geometry::new(old.order(), small), 1, MAX_QSET),
+    let (changed, what, least, most) = match what {
+        What::Order => (Geometry::new(small, old.qset()), "order", 0, MAX_ORDER),
+        What::Qset => (Geometry::new(old.order(), small), "qset", 1, MAX_QSET),
     };
-    changed.ok_or(Error::BadValue { value, least, most })
+    changed.ok_or(Error::BadValue { what, value, least, most })
 }
 
 fn fetch(user: &mut impl User, at: usize) -> Result<i32, Error> {

@@ -138,6 +138,48 @@ impl<'v, M: Addressable> Store<'v, M> {
         self.size = size;
     }
 
+    /// Makes zeros of the bytes from `start` to `end`. With `frees` the quanta that lie there as a whole are
+    /// given back, but for the last one of a set, which would be empty (D1).
+    pub fn punch(&mut self, start: u64, end: u64, frees: bool) {
+        let quantum = self.geometry.quantum() as u64;
+        let mut at = start;
+        while let Some((first, _)) = self.next_quantum(at).filter(|&(first, _)| first < end) {
+            let next = first.saturating_add(quantum);
+            let whole = start <= first && next <= end;
+            if !(frees && whole && self.unplant(self.geometry.place(first))) {
+                let (from, to) = (start.max(first) - first, end.min(next) - first);
+                if let Some(bytes) = self.quantum_mut(self.geometry.place(first)) {
+                    bytes[from as usize..to as usize].fill(0);
+                }
+            }
+            at = next;
+        }
+    }
+
+    /// Gives a quantum back, if it is not the only one of its set.
+    fn unplant(&mut self, place: Place) -> bool {
+        let (memory, geometry) = (self.memory, self.geometry);
+        let Some(set) = self.index.set(memory, place.item) else { return false };
+        // SAFETY: B1: the item's set. B2: `self` is borrowed alone.
+        let links = unsafe { self.links_mut(set) };
+        if links.iter().filter(|link| !link.is_none()).count() < 2 {
+            return false;
+        }
+        self.pages -= free_quanta(memory, &mut links[place.slot..=place.slot], geometry.quantum()) * geometry.pages();
+        true
+    }
+
+    /// Puts a quantum of zeros where `position` lies in a hole, and lets the device end at `size` at least,
+    /// which lies beyond (D2). Returns where the next quantum begins.
+    pub fn reserve(&mut self, position: u64, size: u64) -> Result<u64, Error> {
+        let place = self.geometry.place(position);
+        if self.quantum(place).is_none() {
+            self.plant(place, |_| Ok(()))?;
+        }
+        self.size = self.size.max(size);
+        Ok(self.geometry.position(place.item, place.slot).saturating_add(self.geometry.quantum() as u64))
+    }
+
     /// Gives back every quantum that begins at or after `size`.
     fn cut(&mut self, size: u64) {
         let (memory, geometry) = (self.memory, self.geometry);

@@ -7,7 +7,7 @@
 
 use super::loopback::{self, Loopback};
 use super::write_json;
-use crate::options::ScullvBench;
+use crate::options::scullv::ScullvBench;
 use crate::report::table::{bytes, grouped, numbers};
 use crate::scullv::{config, mounted, place};
 use anyhow::{Context, Result, bail, ensure};

@@ -16,10 +16,12 @@
 
 use super::argument;
 use super::served::Served;
+use super::times::Stamp;
 use fuser::{
     Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags,
-    KernelConfig, LockOwner, Notifier, OpenAccMode, OpenFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
+    KernelConfig, LockOwner, Notifier, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, Request,
+    TimeOrNow, WriteFlags,
 };
 use parking_lot::Mutex;
 use std::cell::RefCell;
@@ -121,6 +123,9 @@ pub struct Mount {
     open: Mutex<HashMap<u64, Arc<str>>>,
     opened: AtomicU64,
     owner: (u32, u32),
+    since: SystemTime,
+    /// Who opens for writing only does not empty a device.
+    keeps: bool,
     kernel: Arc<OnceLock<Notifier>>,
 }
 
@@ -134,10 +139,11 @@ fn number(error: Error) -> Errno {
 }
 
 impl Mount {
-    /// A file system of these devices.
-    pub fn new(served: Arc<Served>) -> Mount {
+    /// A file system of these devices. Where it `keeps`, opening for writing empties none.
+    pub fn new(served: Arc<Served>, keeps: bool) -> Mount {
         let owner = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
-        Mount { served, open: Mutex::default(), opened: AtomicU64::new(1), owner, kernel: Arc::default() }
+        let (open, opened, since) = (Mutex::default(), AtomicU64::new(1), SystemTime::now());
+        Mount { served, open, opened, owner, since, keeps, kernel: Arc::default() }
     }
 
     /// Where to put the way to the kernel, once there is one.
@@ -163,19 +169,24 @@ impl Mount {
     }
 
     fn attributes(&self, node: Node) -> FileAttr {
-        let (mut size, mut held, mut time) = (0, 0, SystemTime::now());
+        let (mut size, mut held) = (0, 0);
+        let times = match node {
+            Node::Root => Stamp::all(self.since),
+            Node::Text(_) => Stamp::all(SystemTime::now()),
+            Node::Device(index) => self.served.times(index).stamp(),
+        };
         if let Node::Device(index) = node {
             let status = self.served.devices()[index].status();
-            (size, held, time) = (status.size, (status.pages * PAGE_SIZE) as u64, self.served.changed(index));
+            (size, held) = (status.size, (status.pages * PAGE_SIZE) as u64);
         }
         FileAttr {
             ino: node.ino(),
             size,
             blocks: held / BLOCK,
-            atime: time,
-            mtime: time,
-            ctime: time,
-            crtime: time,
+            atime: times.accessed,
+            mtime: times.modified,
+            ctime: times.changed,
+            crtime: self.since,
             kind: node.kind(),
             perm: match node {
                 Node::Root => 0o555,
@@ -203,6 +214,8 @@ impl Mount {
     fn open_device(&self, index: usize, flags: OpenFlags) -> Result<FopenFlags, Errno> {
         let access = match flags.acc_mode() {
             OpenAccMode::O_RDONLY => Access::ReadOnly,
+            // The device itself empties with any open for writing only.
+            OpenAccMode::O_WRONLY if self.keeps => Access::ReadWrite,
             OpenAccMode::O_WRONLY => Access::WriteOnly,
             OpenAccMode::O_RDWR => Access::ReadWrite,
         };
@@ -298,7 +311,7 @@ impl Filesystem for Mount {
         uid: Option<u32>,
         gid: Option<u32>,
         size: Option<u64>,
-        _atime: Option<TimeOrNow>,
+        atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
         _ctime: Option<SystemTime>,
         _fh: Option<FileHandle>,
@@ -316,7 +329,7 @@ impl Filesystem for Mount {
             }
             size.map_or(Ok(()), |size| self.served.truncate(index, size)).map_err(number)?;
             mode.into_iter().for_each(|mode| self.served.set_mode(index, mode));
-            mtime.into_iter().for_each(|mtime| self.served.touch(index, time(mtime)));
+            self.served.times(index).set(atime.map(time), mtime.map(time));
             Ok(self.attributes(Node::Device(index)))
         };
         match set() {
@@ -366,14 +379,14 @@ impl Filesystem for Mount {
         _fh: FileHandle,
         offset: u64,
         data: &[u8],
-        _write_flags: WriteFlags,
+        how: WriteFlags,
         flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
         let written = self.device(ino).and_then(|index| {
             let at = if appends(flags) { self.served.devices()[index].status().size } else { offset };
-            self.served.write(index, at, data).map_err(number)
+            self.served.write(index, at, data, how.contains(WriteFlags::FUSE_WRITE_CACHE)).map_err(number)
         });
         match written {
             Ok(done) => reply.written(done as u32),
@@ -412,7 +425,7 @@ impl Filesystem for Mount {
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
         let total = self.served.vm().machine().frames().total() as u64;
-        let free = (self.served.free() / PAGE_SIZE) as u64;
+        let free = (self.served.room() / PAGE_SIZE) as u64;
         let files = self.nodes().count() as u64;
         reply.statfs(total, free, free, files, 0, PAGE_SIZE as u32, 255, PAGE_SIZE as u32);
     }
@@ -441,6 +454,39 @@ impl Filesystem for Mount {
         }
     }
 
+    /// Bytes that came by a mapping may have been lost, and their program was not told then.
+    fn fsync(&self, _r: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        match self.device(ino).map(|index| self.served.lost(index)) {
+            Ok(Some(number)) => reply.error(Errno::from_i32(number)),
+            Ok(None) | Err(_) => reply.ok(),
+        }
+    }
+
+    fn fallocate(
+        &self,
+        _r: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        let done = self.device(ino).and_then(|index| match mode {
+            PUNCH => {
+                self.served.punch(index, offset, length);
+                Ok(())
+            }
+            0 | libc::FALLOC_FL_KEEP_SIZE => self.served.reserve(index, offset, length, mode == 0).map_err(number),
+            _ => Err(Errno::EOPNOTSUPP),
+        });
+        match done {
+            Ok(()) => reply.ok(),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
     // The devices are all that there is.
 
     fn create(&self, _r: &Request, _p: INodeNo, _n: &OsStr, _mode: u32, _umask: u32, _flags: i32, reply: ReplyCreate) {
@@ -452,6 +498,27 @@ impl Filesystem for Mount {
     }
 
     fn unlink(&self, _r: &Request, _p: INodeNo, _n: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::EPERM);
+    }
+
+    fn rmdir(&self, _r: &Request, _p: INodeNo, _n: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::EPERM);
+    }
+
+    fn mknod(&self, _r: &Request, _p: INodeNo, _n: &OsStr, _mode: u32, _umask: u32, _rdev: u32, reply: ReplyEntry) {
+        reply.error(Errno::EPERM);
+    }
+
+    fn rename(
+        &self,
+        _r: &Request,
+        _p: INodeNo,
+        _n: &OsStr,
+        _to: INodeNo,
+        _name: &OsStr,
+        _flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
         reply.error(Errno::EPERM);
     }
 }

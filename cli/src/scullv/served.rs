@@ -1,11 +1,12 @@
 //! What is served: the devices of an instance, and what was done with them.
 
+use super::times::Times;
 use super::transfer::{self, Device};
 use crate::report::table::{bytes, grouped, numbers};
 use parking_lot::RawRwLock;
 use std::fmt::Write;
-use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
 use vmalloc::Vmalloc;
 use vmalloc::machine::Machine;
 use vmalloc::machine::frames::Frames;
@@ -14,6 +15,8 @@ use vmalloc_hosted::Hosted;
 use vmalloc_scullv::{Access, Error, Output, Parameters, Scullv};
 
 const KIB: usize = 1 << 10;
+/// Mappings that an allocation may need: with fewer left it is for want of them that one is refused.
+const SPARE: usize = 64;
 /// All may read and write, as with the original's nodes.
 const MODE: u32 = 0o666;
 
@@ -21,6 +24,7 @@ const MODE: u32 = 0o666;
 pub struct Served {
     scullv: Scullv<'static, Hosted, RawRwLock>,
     tallies: Vec<Tally>,
+    inodes: Vec<Inode>,
     since: Instant,
 }
 
@@ -34,9 +38,17 @@ struct Tally {
     trims: AtomicU64,
     ioctls: AtomicU64,
     refused: AtomicU64,
-    /// When it was last changed, in nanoseconds from 1970.
-    changed: AtomicI64,
-    /// Who may do what with it: the mode of its file.
+    /// The number of the error for which bytes were lost that a program had written through a mapping; 0
+    /// = none were.
+    lost: AtomicI32,
+    /// Whether a refusal was told since the device was emptied.
+    told: AtomicBool,
+}
+
+/// What of a file the device itself does not know.
+struct Inode {
+    times: Times,
+    /// Who may do what with it.
     mode: AtomicU32,
 }
 
@@ -45,23 +57,16 @@ impl Tally {
         self.refused.fetch_add(u64::from(result.is_err()), Relaxed);
         result
     }
-
-    fn touch(&self, time: SystemTime) {
-        let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        self.changed.store(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX), Relaxed);
-    }
 }
 
 impl Served {
     /// The devices of `vm` that `with` asks for, all empty.
     pub fn new(vm: &'static Vmalloc<Hosted>, with: Parameters) -> Result<Served, Error> {
         let scullv = Scullv::new(vm, with)?;
-        let tallies: Vec<Tally> = scullv.devices().iter().map(|_| Tally::default()).collect();
-        tallies.iter().for_each(|tally| {
-            tally.touch(SystemTime::now());
-            tally.mode.store(MODE, Relaxed);
-        });
-        Ok(Served { scullv, tallies, since: Instant::now() })
+        let tallies = scullv.devices().iter().map(|_| Tally::default()).collect();
+        let inode = |_| Inode { times: Times::now(), mode: AtomicU32::new(MODE) };
+        let inodes = scullv.devices().iter().map(inode).collect();
+        Ok(Served { scullv, tallies, inodes, since: Instant::now() })
     }
 
     pub fn devices(&self) -> &[Device<'static>] {
@@ -72,25 +77,19 @@ impl Served {
         self.scullv.vm()
     }
 
-    /// When device `index` was last changed.
-    pub fn changed(&self, index: usize) -> SystemTime {
-        let nanos = self.tallies[index].changed.load(Relaxed);
-        SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos.unsigned_abs())
-    }
-
-    /// Says that it was changed then.
-    pub fn touch(&self, index: usize, time: SystemTime) {
-        self.tallies[index].touch(time);
+    /// The times of device `index`.
+    pub fn times(&self, index: usize) -> &Times {
+        &self.inodes[index].times
     }
 
     /// The mode of the file that device `index` is.
     pub fn mode(&self, index: usize) -> u32 {
-        self.tallies[index].mode.load(Relaxed)
+        self.inodes[index].mode.load(Relaxed)
     }
 
     /// Changes it.
     pub fn set_mode(&self, index: usize, mode: u32) {
-        self.tallies[index].mode.store(mode & 0o777, Relaxed);
+        self.inodes[index].mode.store(mode & 0o777, Relaxed);
     }
 
     /// Opens device `index`, which trims it if it is for writing only.
@@ -110,10 +109,28 @@ impl Served {
         Ok(())
     }
 
+    /// Makes zeros of a part of device `index`, whose memory is free then.
+    pub fn punch(&self, index: usize, start: u64, bytes: u64) {
+        self.devices()[index].punch(start, bytes);
+        self.emptied(index, 0);
+    }
+
+    /// Takes memory for a part of device `index`.
+    pub fn reserve(&self, index: usize, start: u64, bytes: u64, grows: bool) -> Result<(), Error> {
+        self.tallies[index].count(self.devices()[index].reserve(start, bytes, grows))?;
+        self.times(index).write();
+        Ok(())
+    }
+
     /// What a device held is free at once, and not at some flush to come.
     fn emptied(&self, index: usize, trims: u64) {
-        self.tallies[index].trims.fetch_add(trims, Relaxed);
-        self.tallies[index].touch(SystemTime::now());
+        let tally = &self.tallies[index];
+        tally.trims.fetch_add(trims, Relaxed);
+        tally.told.store(false, Relaxed);
+        if trims > 0 {
+            tally.lost.store(0, Relaxed);
+        }
+        self.times(index).write();
         self.vm().purge();
     }
 
@@ -123,17 +140,49 @@ impl Served {
         let done = tally.count(transfer::read(&self.devices()[index], position, buffer))?;
         tally.reads.fetch_add(1, Relaxed);
         tally.read_bytes.fetch_add(done as u64, Relaxed);
+        self.times(index).read();
         Ok(done)
     }
 
-    /// Writes as the page cache wants it.
-    pub fn write(&self, index: usize, position: u64, bytes: &[u8]) -> Result<usize, Error> {
+    /// Writes as the page cache wants it. Where bytes come `by_mapping` nobody waits for what becomes of them:
+    /// if they are lost, [`Served::lost`] tells.
+    pub fn write(&self, index: usize, position: u64, bytes: &[u8], by_mapping: bool) -> Result<usize, Error> {
         let tally = &self.tallies[index];
-        let done = tally.count(transfer::write(&self.devices()[index], position, bytes))?;
+        let write = if by_mapping { transfer::write_all } else { transfer::write };
+        let written = write(&self.devices()[index], position, bytes);
+        let done = tally.count(written).inspect_err(|error| self.refused(index, error, by_mapping))?;
         tally.writes.fetch_add(1, Relaxed);
         tally.written_bytes.fetch_add(done as u64, Relaxed);
-        tally.touch(SystemTime::now());
+        self.times(index).write();
         Ok(done)
+    }
+
+    /// Tells of the first refused write since the device was emptied: programs often say no more than that
+    /// there is no space, and sometimes nothing.
+    fn refused(&self, index: usize, error: &Error, by_mapping: bool) {
+        let tally = &self.tallies[index];
+        if by_mapping {
+            tally.lost.store(error.errno(), Relaxed);
+        }
+        if tally.told.swap(true, Relaxed) {
+            return;
+        }
+        let lost = if by_mapping { ", and bytes written through a mapping are lost" } else { "" };
+        let vmas = self.vm().machine().vmas();
+        let mappings = if vmas.used + SPARE >= vmas.allowed {
+            format!(
+                "; {} of {} mappings are used (vm.max_map_count): larger quanta need fewer",
+                vmas.used, vmas.allowed
+            )
+        } else {
+            String::new()
+        };
+        eprintln!("vmalloc: scullv{index}: a write was refused{lost}: {error}{mappings}");
+    }
+
+    /// The number of the error for which bytes of device `index` were lost, since it was last emptied.
+    pub fn lost(&self, index: usize) -> Option<i32> {
+        Some(self.tallies[index].lost.load(Relaxed)).filter(|&number| number != 0)
     }
 
     /// Does a command with `argument`: a value, or an address in `memory`.
@@ -175,6 +224,13 @@ impl Served {
     pub fn free(&self) -> usize {
         let stats = self.vm().stats();
         (self.vm().machine().frames().free_now() + stats.pooled_frames) * PAGE_SIZE
+    }
+
+    /// Bytes that can still be written: free memory, as far as there are mappings for it.
+    pub fn room(&self) -> usize {
+        let vmas = self.vm().machine().vmas();
+        let quantum = self.scullv.settings().get().quantum();
+        self.free().min(vmas.allowed.saturating_sub(vmas.used).saturating_mul(quantum))
     }
 
     /// What was done so far, for people.

@@ -52,6 +52,16 @@ pub fn write(device: &Device<'_>, position: u64, bytes: &[u8]) -> Result<usize, 
     Ok(done)
 }
 
+/// Writes all of `bytes`, or says why not all: the page cache does not ask again for what a short write of
+/// its own leaves out.
+pub fn write_all(device: &Device<'_>, position: u64, bytes: &[u8]) -> Result<usize, Error> {
+    let mut done = 0;
+    while done < bytes.len() {
+        done += write(device, position + done as u64, &bytes[done..])?;
+    }
+    Ok(done)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,6 +103,8 @@ mod tests {
         with_device(5 * 4096, |device| {
             assert_eq!(write(device, 0, &[1; 40_000]), Ok(3 * 4096), "3 quanta, a set; the next item needs 3 pages");
             assert_eq!(write(device, 3 * 4096, b"x").map_err(|e| e.errno()), Err(28));
+            assert_eq!(write_all(device, 0, &[2; 40_000]).map_err(|e| e.errno()), Err(28));
+            assert_eq!(write_all(device, 0, &[3; 3 * 4096]), Ok(3 * 4096));
         });
     }
 }

@@ -104,6 +104,38 @@ impl Model {
         Ok(())
     }
 
+    pub fn punch(&mut self, start: u64, bytes: u64) {
+        let (quantum, end) = (self.shape.quantum(), start.saturating_add(bytes).min(self.size));
+        let item = |number: u64| number / u64::from(self.shape.qset);
+        for number in self.quanta.keys().copied().filter(|number| number * quantum < end).collect::<Vec<_>>() {
+            let (first, next) = (number * quantum, (number + 1) * quantum);
+            let alone = self.quanta.keys().filter(|&&other| item(other) == item(number)).count() == 1;
+            if start <= first && next <= end && !alone && self.mappings == 0 {
+                self.quanta.remove(&number);
+            } else if start < next && start < end {
+                let bytes = self.quanta.get_mut(&number).unwrap();
+                bytes[(start.max(first) - first) as usize..(end.min(next) - first) as usize].fill(0);
+            }
+        }
+    }
+
+    pub fn reserve(&mut self, start: u64, bytes: u64, grows: bool) -> Result<(), i32> {
+        let end = start.checked_add(bytes).filter(|&end| end <= MAX).ok_or(27)?;
+        let (quantum, end) = (self.shape.quantum(), if grows { end } else { end.min(self.size) });
+        let mut at = start;
+        while at < end {
+            let number = at / quantum;
+            if !self.quanta.contains_key(&number) && self.pages_with(Some(number)) > self.budget {
+                return Err(28);
+            }
+            self.quanta.entry(number).or_insert_with(|| vec![0; quantum as usize]);
+            self.size = self.size.max(at + 1);
+            at = (number + 1) * quantum;
+        }
+        self.size = self.size.max(if grows { end } else { 0 });
+        Ok(())
+    }
+
     pub fn next_data(&self, position: u64) -> Option<u64> {
         let quantum = self.shape.quantum();
         let next = self.quanta.range(position / quantum..).next().filter(|_| position < self.size)?.0;

@@ -55,7 +55,9 @@ impl Pair<'_, '_> {
             86 => self.trim(),
             87..=89 => self.map(),
             90..=92 => self.unmap(),
-            93..=96 => self.command(),
+            93..=94 => self.command(),
+            95 => self.punch(),
+            96 => self.reserve(),
             _ => self.find(),
         }
     }
@@ -130,6 +132,19 @@ impl Pair<'_, '_> {
         let ours = self.file.truncate(size).map(|()| 0).map_err(|e| e.errno());
         let theirs = if size == 0 { self.model.trim(self.next) } else { self.model.resize(size) };
         assert_eq!(self.told(ours), theirs.map(|()| 0), "resize to {size:#x}");
+    }
+
+    fn punch(&mut self) {
+        let (start, bytes) = (self.position(), self.position());
+        self.file.device().punch(start, bytes);
+        self.model.punch(start, bytes);
+    }
+
+    fn reserve(&mut self) {
+        let (start, bytes, grows) = (self.position(), self.count() as u64, self.rng.below(2) == 0);
+        let ours = self.file.device().reserve(start, bytes, grows).map(|()| 0).map_err(|e| e.errno());
+        let theirs = self.model.reserve(start, bytes, grows).map(|()| 0);
+        assert_eq!(self.told(ours), theirs, "reserve {bytes} at {start:#x}, grows: {grows}");
     }
 
     fn trim(&mut self) {
