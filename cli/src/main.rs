@@ -8,6 +8,7 @@
 //!   bench     measures, beside Linux and others
 //!   chain     prints the calls behind a vmalloc
 //!   show      who holds what, from a vmallocinfo
+//!   convert   makes a trace of what Linux's tools have recorded
 //!   layout    where the parts of an address space lie
 //!   scullv    mounts the memory device
 //!   guard     runs a program with guarded allocations
@@ -22,6 +23,7 @@
 mod bench;
 mod boot;
 mod chain;
+mod convert;
 mod guard;
 mod layout;
 mod listing;
@@ -82,6 +84,10 @@ fn main() -> ExitCode {
         },
         Command::Show(options) => match show::prepare(options) {
             Ok(shown) => ended(shown.run()),
+            Err(error) => failed(UNUSABLE, &error),
+        },
+        Command::Convert(options) => match convert::prepare(options) {
+            Ok(converted) => ended(converted.run()),
             Err(error) => failed(UNUSABLE, &error),
         },
         Command::Layout(options) => match layout::prepare(options) {

@@ -1,5 +1,6 @@
 //! The command line.
 
+pub mod convert;
 pub mod guard;
 pub mod layout;
 pub mod scullv;
@@ -9,6 +10,7 @@ pub mod size;
 use crate::qemu::Board;
 use crate::qemu::tools::Source;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use convert::{CONVERT_EXAMPLES, Convert};
 use guard::{GUARD_BENCH_EXAMPLES, GUARD_EXAMPLES, Guard, GuardBench};
 use layout::{LAYOUT_EXAMPLES, Layout};
 use scullv::{SCULLV_EXAMPLES, Scullv, ScullvBench};
@@ -65,6 +67,12 @@ pub enum Command {
     /// address space. Of two listings it shows what grew.
     #[command(after_long_help = SHOW_EXAMPLES)]
     Show(Show),
+    /// Make a trace of what Linux's own tools have recorded
+    ///
+    /// Reads the text of the three vmalloc events of ftrace and trace-cmd, and writes a trace that
+    /// replay plays.
+    #[command(after_long_help = CONVERT_EXAMPLES)]
+    Convert(Convert),
     /// Show where the parts of an address space lie, on several machines
     ///
     /// Computes direct map, vmalloc, permanent kmap, fixmap and what else there is from
@@ -109,6 +117,7 @@ impl Command {
             Command::Replay(options) => return outputs_of(options).collect(),
             Command::Chain(Chain { json, .. }) => &[json],
             Command::Show(Show { svg, .. }) => &[svg],
+            Command::Convert(Convert { output, .. }) => &[output],
             Command::Layout(Layout { svg, .. }) => &[svg],
             Command::Scullv(Scullv { log, .. }) => &[log],
             Command::Bench(Bench::Linux(LinuxBench { json, .. })) => &[json],

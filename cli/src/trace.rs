@@ -15,12 +15,14 @@
 //!   can be replayed at other addresses, and by several CPUs at once.
 
 pub mod error;
-mod line;
+pub mod ftrace;
+pub mod line;
 pub mod packed;
 pub mod script;
 pub mod source;
 
 use error::TraceError;
+use ftrace::Converter;
 use script::{Builder, Script};
 use std::io::Read;
 use std::ops::Range;
@@ -123,12 +125,20 @@ pub fn load(path: &Path) -> Result<Script, TraceError> {
 /// Reads the trace `from`, which errors call `name`.
 pub fn read(name: &str, from: impl Read) -> Result<Script, TraceError> {
     let mut lines = source::Lines::new(name, from)?;
-    let mut script = Builder::default();
+    let (mut script, mut ftrace) = (Builder::default(), None);
     while let Some((number, text)) = lines.next_line()? {
         if text.starts_with(COMMENT) {
             continue;
         }
-        let judged = line::parse(text).and_then(|event| script.push(number, &event));
+        // The first line says which form all have.
+        let judged = match ftrace.get_or_insert_with(|| ftrace::is_one(text).then(Converter::default)) {
+            Some(converter) => match converter.line(text) {
+                Ok(None) => continue,
+                Ok(Some(text)) => line::parse(&text).and_then(|event| script.push(number, &event)),
+                Err(reason) => Err(reason),
+            },
+            None => line::parse(text).and_then(|event| script.push(number, &event)),
+        };
         judged.map_err(|reason| lines.blame(reason))?;
     }
     script.finish().map_err(|reason| lines.blame(reason))

@@ -18,6 +18,11 @@ pub enum TraceError {
     /// A listing without a line of one.
     #[error("{file}: the listing has no areas: lines that begin with 0x<start>-0x<end> and a size in bytes")]
     NoAreas { file: String },
+    /// A recording without an event of ours.
+    #[error(
+        "{file}: no event of alloc_vmap_area, free_vmap_area_noflush or purge_vmap_area_lazy, as trace-cmd report prints them"
+    )]
+    NoEvents { file: String },
     /// A line is not right.
     #[error("{file}:{line}: {reason}")]
     Line { file: String, line: usize, reason: Reason },
@@ -66,7 +71,9 @@ pub enum Reason {
     ReqTooLarge { req: u64, size: u64 },
     #[error("the area {addr:#x}-{end:#x} overlaps {other:#x}-{other_end:#x}, which is live since line {since}")]
     Overlap { addr: u64, end: u64, other: u64, other_end: u64, since: usize },
-    #[error("{addr:#x} is freed, but no area was ever there")]
+    #[error(
+        "{addr:#x} is freed, but no area was ever there; `vmalloc convert` leaves out what a trace frees of before its begin"
+    )]
     NeverAllocated { addr: u64 },
     #[error("{addr:#x} is freed, but line {at} has freed it already")]
     FreedBefore { addr: u64, at: usize },

@@ -33,7 +33,8 @@ fn cpu_index(cpu: u64) -> Result<u32, Reason> {
     u32::try_from(cpu).ok().filter(|&cpu| cpu < u32::MAX).ok_or(Reason::Huge { what: "the CPU", value: cpu })
 }
 
-fn number(what: &'static str, text: &str) -> Result<u64, Reason> {
+/// The number that `text` is; an error calls it `what`.
+pub fn number(what: &'static str, text: &str) -> Result<u64, Reason> {
     let digits = |text: &str, radix| {
         // `from_str_radix` would let a sign pass.
         if text.starts_with('+') { None } else { u64::from_str_radix(text, radix).ok() }

@@ -97,7 +97,9 @@ fn sizes_that_no_area_has() {
 
 #[test]
 fn frees_of_what_was_never_made() {
-    let never = format!("1: {HERE} is freed, but no area was ever there");
+    let never = format!(
+        "1: {HERE} is freed, but no area was ever there; `vmalloc convert` leaves out what a trace frees of before its begin"
+    );
     assert_eq!(refused("never", free(1, HERE, "8192").as_bytes()), never);
     let twice = [alloc(1, HERE, "8192"), free(2, HERE, "8192"), free(3, HERE, "8192")].concat();
     assert_eq!(refused("twice", twice.as_bytes()), format!("3: {HERE} is freed, but line 2 has freed it already"));

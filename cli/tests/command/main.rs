@@ -4,6 +4,7 @@ mod booted;
 mod broken;
 mod chained;
 mod common;
+mod converted;
 mod laid;
 mod replayed;
 mod shown;

@@ -114,7 +114,10 @@ fn overlapping_areas_are_refused_from_each_side() {
 
 #[test]
 fn frees_of_what_is_not_live_are_refused() {
-    assert_eq!(refused(&[free(1, 1)]), "t:1: 0x1000 is freed, but no area was ever there");
+    assert_eq!(
+        refused(&[free(1, 1)]),
+        "t:1: 0x1000 is freed, but no area was ever there; `vmalloc convert` leaves out what a trace frees of before its begin"
+    );
     assert_eq!(
         refused(&[alloc(1, 1), free(1, 1), free(1, 1)]),
         "t:3: 0x1000 is freed, but line 2 has freed it already"
@@ -123,7 +126,10 @@ fn frees_of_what_is_not_live_are_refused() {
     assert_eq!(refused(&[alloc(1, 3), free(1, 1)]), "t:2: the area at 0x1000 has 16384 bytes, but is freed with 8192");
     let other = sized(1, 2, "vmap", "vunmap");
     assert_eq!(refused(&[alloc(1, 1), other]), "t:2: the area at 0x1000 is freed as another kind than it was made as");
-    assert_eq!(refused(&["defer addr=0x1000".into()]), "t:1: 0x1000 is freed, but no area was ever there");
+    assert_eq!(
+        refused(&["defer addr=0x1000".into()]),
+        "t:1: 0x1000 is freed, but no area was ever there; `vmalloc convert` leaves out what a trace frees of before its begin"
+    );
     assert_eq!(
         refused(&["pcpu_free size=4096 nr=1 align=1".into()]),
         "t:1: a per-CPU chunk of this shape is freed, but none is live"
@@ -153,7 +159,10 @@ fn short_lived_mappings_live_in_blocks() {
         "t:3: the area 0x5000-0x6000 overlaps 0x4000-0x6000, which is live since line 2"
     );
     assert_eq!(refused(&[block(), map(4, 2), unmap(4, 1)]), "t:3: the area at 0x4000 has 2 pages, but is freed with 1");
-    assert_eq!(refused(&[block(), unmap(4, 1)]), "t:2: 0x4000 is freed, but no area was ever there");
+    assert_eq!(
+        refused(&[block(), unmap(4, 1)]),
+        "t:2: 0x4000 is freed, but no area was ever there; `vmalloc convert` leaves out what a trace frees of before its begin"
+    );
     let early = sized(4, 4, "vb", "?");
     assert_eq!(
         refused(&[block(), map(6, 1), early]),
