@@ -91,7 +91,7 @@ pub enum AllocError {
     /// The call is not possible here: it has interrupted another call on this CPU, which holds what
     /// it needs; or it waits for a flush, and the caller must not.
     WrongContext(Context),
-    /// `init` has not been called.
+    /// `init` has not been called, or the instance is that of a parent process.
     NotInitialised,
     /// The machine refused, with its own error number.
     Refused(i32),
@@ -144,7 +144,7 @@ impl fmt::Display for AllocError {
             AllocError::BadNode { node, nodes } => write!(f, "no node {}: there are {nodes}", node.0),
             AllocError::WouldWait(context, short) => write!(f, "{short:?} wait for a flush, and {context:?} must not"),
             AllocError::WrongContext(context) => write!(f, "not possible from here ({context:?})"),
-            AllocError::NotInitialised => f.write_str("the instance is not initialised"),
+            AllocError::NotInitialised => f.write_str("the instance is not initialised, or is another process's"),
             AllocError::Refused(number) => write!(f, "the machine refused with error {number}"),
         }
     }
@@ -190,7 +190,7 @@ pub enum FreeError {
         /// The pages of the call.
         given: usize,
     },
-    /// `init` has not been called.
+    /// `init` has not been called, or the instance is that of a parent process.
     NotInitialised,
 }
 
@@ -207,7 +207,7 @@ impl fmt::Display for FreeError {
             }
             FreeError::WrongKind(kind) => write!(f, "not for an area of kind {kind:?}"),
             FreeError::WrongSize { pages, given } => write!(f, "an area of {pages} pages, not {given}"),
-            FreeError::NotInitialised => f.write_str("the instance is not initialised"),
+            FreeError::NotInitialised => f.write_str("the instance is not initialised, or is another process's"),
         }
     }
 }

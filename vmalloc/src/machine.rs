@@ -127,6 +127,13 @@ pub unsafe trait Machine: Sync + Sized {
     /// page that is mapped after a flush must be clear, and [`Machine::zero`] clears by address.
     const ALIASES: bool = true;
 
+    /// Whether the memory of the instance is not here: in the child of a process that has it. Every call is
+    /// then as before `init`, and a drop gives nothing back.
+    #[inline(always)]
+    fn is_elsewhere(&self) -> bool {
+        false
+    }
+
     /// The frames.
     fn frames(&self) -> &Self::Frames;
     /// The root table.

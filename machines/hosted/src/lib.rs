@@ -48,6 +48,7 @@ mod cpu;
 mod machine;
 mod mirror;
 mod os;
+mod process;
 mod shape;
 
 pub use budget::Vmas;

@@ -106,7 +106,7 @@ impl Hosted {
         self.mirror.faults()
     }
 
-    /// Sends the log to `sink` rather than to stderr.
+    /// Sends the log to `sink`. Without one, damage alone is told, on stderr: a refused call has its error.
     pub fn set_log(&self, sink: LogSink) {
         *self.log.write() = Some(sink);
     }
@@ -144,6 +144,10 @@ unsafe impl Machine for Hosted {
     const MIRRORED: bool = true;
     const THREADS: bool = true;
 
+    #[inline]
+    fn is_elsewhere(&self) -> bool {
+        self.mirror.is_elsewhere()
+    }
     #[inline]
     fn frames(&self) -> &Self::Frames {
         &self.frames
@@ -210,7 +214,9 @@ unsafe impl Machine for Hosted {
         // A signal handler may read while the thread does.
         match &*self.log.read_recursive() {
             Some(sink) => sink(level, line),
-            None => eprintln!("vmalloc: {line}"),
+            // A failure is an error of the call's own; damage is nobody's.
+            None if level == Level::Error => eprintln!("vmalloc: {line}"),
+            None => {}
         }
     }
     fn symbol(&self, pc: usize, f: &mut fmt::Formatter<'_>) -> fmt::Result {

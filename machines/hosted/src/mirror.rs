@@ -14,7 +14,8 @@
 //! zeroing, and `blank`, without access. A run is bound by `mremap` with an old
 //! length of 0, which makes a second mapping of what is at the source: unlike
 //! `mmap` it takes over MADV_DONTFORK too, so that a fork at any moment finds
-//! nothing to inherit, and needs no file descriptor. A run that covers a gap
+//! nothing to inherit. Where Linux lets nothing become executable (PR_SET_MDWE), code is mapped by
+//! `mmap` at once. A run that covers a gap
 //! ([`shape`](crate::shape)) is aliased from `blank`, so that the gap is never
 //! open, not for a moment: a neighbour may be live.
 //!
@@ -34,8 +35,9 @@ use crate::shape::{Cover, Shape};
 use parking_lot::Mutex;
 use std::mem;
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use vmalloc::machine::Run;
 use vmalloc::machine::format::Prot;
 use vmalloc::units::{PAGE_SIZE, PageRange, Pfn, VirtAddr};
@@ -63,6 +65,9 @@ pub struct Plan<'a> {
 
 /// The mappings of one instance.
 pub struct Mirror {
+    file: OwnedFd,
+    /// Whether Linux has refused to let a mapping become executable: such are made so at once.
+    denies_exec: AtomicBool,
     direct: Mapping,
     blank: Mapping,
     regions: Box<[Region]>,
@@ -93,6 +98,8 @@ impl Mirror {
         let regions: Result<Box<[Region]>, i32> = plan.regions.iter().map(|&bytes| Region::new(bytes)).collect();
         let regions = regions.map_err(named("region"))?;
         let mut mirror = Mirror {
+            file,
+            denies_exec: AtomicBool::new(false),
             direct,
             blank,
             guards: false,
@@ -111,6 +118,12 @@ impl Mirror {
     /// The regions' addresses.
     pub fn regions(&self) -> impl Iterator<Item = Range<usize>> {
         self.regions.iter().map(|r| r.range().addresses())
+    }
+
+    /// Whether the memory is another process's.
+    #[inline]
+    pub fn is_elsewhere(&self) -> bool {
+        !self.direct.is_here()
     }
 
     /// Where the frame `f` is reached directly.
@@ -236,6 +249,32 @@ impl Mirror {
     }
 
     fn bind_in(&self, region: &Region, shape: &mut Shape, run: Run) -> Result<(), i32> {
+        let is_code = run.prot.contains(Prot::EXEC);
+        if is_code && self.denies_exec.load(Relaxed) {
+            return self.map_code(region, shape, run);
+        }
+        let bound = self.bind_by_alias(region, shape, run);
+        if is_code && bound == Err(libc::EACCES) {
+            self.denies_exec.store(true, Relaxed);
+            return self.map_code(region, shape, run);
+        }
+        bound
+    }
+
+    /// Binds `run` by a mapping that is executable from the start. It covers no gap.
+    fn map_code(&self, region: &Region, shape: &mut Shape, run: Run) -> Result<(), i32> {
+        let pages = region.pages(run.pages);
+        // SAFETY: O1: the run is in the region. O2: its pages are clean.
+        let mapped = self.step(|| unsafe { os::map(&self.file, run.first.phys() as usize, run.pages, run.prot) });
+        match mapped {
+            Ok(()) => shape.bind(pages, Cover::default(), run.first, run.prot),
+            // SAFETY: as above. Nothing of it may be reached (H1).
+            Err(_) => _ = unsafe { os::reserve_again(run.pages).or_else(|_| os::mend(run.pages)) },
+        }
+        mapped
+    }
+
+    fn bind_by_alias(&self, region: &Region, shape: &mut Shape, run: Run) -> Result<(), i32> {
         let pages = region.pages(run.pages);
         let cover = self.cover(shape, &pages, run.first);
         let all = region.range_of(pages.start - cover.before..pages.end + cover.after);

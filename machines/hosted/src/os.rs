@@ -6,6 +6,7 @@
 //! - **O2** A range whose mapping is replaced is in use by nobody: the library
 //!   binds clean pages only, and clears before it flushes.
 
+use crate::process::Process;
 use libc::c_int;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -47,6 +48,8 @@ fn pointer(range: PageRange) -> *mut libc::c_void {
 pub struct Mapping {
     start: NonNull<u8>,
     bytes: usize,
+    /// Whose addresses they are.
+    process: Process,
 }
 
 // SAFETY: it is a piece of address space; the pointer is what we got it as.
@@ -68,7 +71,7 @@ impl Mapping {
             unmap(start.add(before + bytes), align - before);
             start.add(before)
         };
-        Ok(Mapping { start, bytes })
+        Ok(Mapping { start, bytes, process: Process::this() })
     }
 
     /// All of `file`, in this process only: a child does not get the mapping,
@@ -77,7 +80,7 @@ impl Mapping {
         let flags = libc::MAP_SHARED | libc::MAP_NORESERVE;
         // SAFETY: without MAP_FIXED a mapping replaces nothing.
         let start = placed(unsafe { libc::mmap(null_mut(), bytes, access, flags, file.as_raw_fd(), 0) })?;
-        let mapping = Mapping { start, bytes };
+        let mapping = Mapping { start, bytes, process: Process::this() };
         // SAFETY: the range is ours.
         done(unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_DONTFORK) })?;
         Ok(mapping)
@@ -88,6 +91,12 @@ impl Mapping {
         debug_assert!(offset < self.bytes, "{offset:#x} of {:#x}", self.bytes);
         // SAFETY: the callers stay inside.
         unsafe { self.start.add(offset) }
+    }
+
+    /// Whether this process is the one that has it.
+    #[inline]
+    pub fn is_here(&self) -> bool {
+        self.process.is_this()
     }
 
     /// The first address.
@@ -103,8 +112,10 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: ours, and the owner of the last pointer into it is gone.
-        unsafe { unmap(self.start, self.bytes) }
+        if self.process.is_this() {
+            // SAFETY: ours, and the owner of the last pointer into it is gone.
+            unsafe { unmap(self.start, self.bytes) }
+        }
     }
 }
 
@@ -117,8 +128,12 @@ unsafe fn unmap(start: NonNull<u8>, bytes: usize) {
     }
 }
 
-/// A file of `bytes` bytes that exists in memory only.
+/// A file of `bytes` bytes that exists in memory only. For a size beyond RLIMIT_FSIZE Linux would send
+/// SIGXFSZ: EFBIG without a call.
 pub fn memory_file(bytes: usize) -> Result<OwnedFd, i32> {
+    if bytes as u64 > file_limit() {
+        return Err(libc::EFBIG);
+    }
     // SAFETY: the name is a C string.
     let fd = unsafe { libc::memfd_create(c"vmalloc".as_ptr(), libc::MFD_CLOEXEC) };
     if fd < 0 {
@@ -130,6 +145,27 @@ pub fn memory_file(bytes: usize) -> Result<OwnedFd, i32> {
     // SAFETY: plain call.
     done(unsafe { libc::ftruncate(fd, length) })?;
     Ok(file)
+}
+
+/// The largest file that this process may make.
+fn file_limit() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: it is writable.
+    unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &mut limit) };
+    limit.rlim_cur
+}
+
+/// Maps a part of `file` at `to` as `prot` says, at once: where Linux lets nothing become executable that was
+/// not (PR_SET_MDWE). A fork in between gets it, too.
+///
+/// # Safety
+/// O1 and O2 for `to`.
+pub unsafe fn map(file: &OwnedFd, offset: usize, to: PageRange, prot: Prot) -> Result<(), i32> {
+    let (flags, offset) = (libc::MAP_SHARED | libc::MAP_NORESERVE | libc::MAP_FIXED, offset as libc::off_t);
+    // SAFETY: the caller's promise.
+    placed(unsafe { libc::mmap(pointer(to), to.bytes(), protection(prot), flags, file.as_raw_fd(), offset) })?;
+    // SAFETY: as above.
+    done(unsafe { libc::madvise(pointer(to), to.bytes(), libc::MADV_DONTFORK) })
 }
 
 /// Maps at `to` what `from` maps from `offset` on, with `from`'s protection.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use vmalloc::machine::format::Prot;
 use vmalloc::machine::{Flush, Machine, Run};
 use vmalloc::units::Pfn;
+use vmalloc::{AllocError, FreeError, Gfp, Req};
 use vmalloc_hosted::{builder, is_readable};
 use vmalloc_process::in_child;
 
@@ -64,4 +65,41 @@ fn a_child_made_at_any_moment_of_a_binding_has_nothing_either() {
         }
         stop.store(true, Relaxed);
     });
+}
+
+#[test]
+fn in_a_child_every_call_is_refused_and_a_drop_gives_nothing_back() {
+    let vm = builder().memory(16 << 20).region(16 << 20).build().unwrap();
+    let mut area = vm.area(Req::bytes(40_000)).unwrap();
+    area.fill(7);
+    let mut filled = vm.reservation(Req::pages(4)).unwrap();
+    filled.fill(1..3, &Req::pages(1)).unwrap();
+    let at = vm.alloc(Req::pages(3)).unwrap();
+    let (start, bytes) = (area.start().0, area.bytes());
+    let status = in_child(|| {
+        let absent = Err(AllocError::NotInitialised);
+        let refused = [vm.alloc(Req::pages(1)).map(drop), vm.alloc_frame(Gfp::KERNEL, None).map(drop)] == [absent; 2];
+        // SAFETY: V1: it is the parent's, and refused.
+        let kept = unsafe { vm.free(at) } == Err(FreeError::NotInitialised);
+        let nothing = vm.areas().count() == 0 && vm.purge() == 0 && vm.find(start).is_none();
+        // What lies there by now is the child's own.
+        let addresses = std::ptr::with_exposed_provenance_mut(start & !4095);
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+        // SAFETY: the child does not have what lay there.
+        let own = unsafe { libc::mmap(addresses, bytes, libc::PROT_READ, flags, -1, 0) };
+        // SAFETY: each is dropped once in this process.
+        unsafe {
+            drop(std::ptr::read(&area));
+            drop(std::ptr::read(&filled));
+            drop(std::ptr::read(&vm));
+        }
+        u8::from(refused && kept && nothing && own != libc::MAP_FAILED && is_readable(own.cast()))
+    });
+    assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 1, "{status:#x}");
+    assert!(area.iter().all(|&byte| byte == 7));
+    drop((area, filled));
+    // SAFETY: V1: nobody uses it.
+    unsafe { vm.free(at) }.unwrap();
+    vm.purge();
+    assert_eq!((vm.areas().count(), vm.check()), (0, Ok(())));
 }

@@ -45,10 +45,10 @@ impl<M: Machine> Vmalloc<M> {
         &self.machine
     }
 
-    /// What every call goes on with; `None` before `init`.
+    /// What every call goes on with; `None` before `init`, and where the memory is not.
     #[inline(always)]
     pub(crate) fn ctx(&self) -> Option<Ctx<'_, M>> {
-        if !self.ready.load(Acquire) {
+        if !self.ready.load(Acquire) || self.machine.is_elsewhere() {
             return not_ready();
         }
         // SAFETY: I1.

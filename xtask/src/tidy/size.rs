@@ -14,7 +14,7 @@ use std::fmt;
 const BAR: usize = 8_800;
 /// The lines that it must not grow beyond. Whoever makes the library smaller
 /// lowers this number, until it is the bar; it rises by what a new feature takes.
-const CEILING: usize = 12_012;
+const CEILING: usize = 12_017;
 /// Files that no release links. A build with `absent.rs` has failed.
 const PROOFS: [&str; 3] =
     ["vmalloc/src/sync/interleave.rs", "vmalloc/src/machine/faulty.rs", "vmalloc/src/sync/absent.rs"];
