@@ -7,7 +7,10 @@ use addr2line::Loader;
 use object::read::ReadCache;
 use object::{Object, ObjectSegment};
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 /// Code of a backtrace. One address may be several: functions that were inlined.
 #[derive(Clone, Default, Debug)]
@@ -31,13 +34,13 @@ struct Map {
     end: usize,
     /// Of its start, in the file.
     offset: u64,
-    path: String,
+    path: PathBuf,
 }
 
 /// The modules of this process.
 pub struct Symbols {
     maps: Vec<Map>,
-    modules: BTreeMap<String, Module>,
+    modules: BTreeMap<PathBuf, Module>,
 }
 
 /// A part of a file that is loaded: from where in the file, how much of it, and to which address.
@@ -55,8 +58,8 @@ struct Module {
 impl Symbols {
     /// Reads what is loaded where.
     pub fn new() -> Symbols {
-        let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
-        Symbols { maps: maps.lines().filter_map(Map::read).collect(), modules: BTreeMap::new() }
+        let maps = fs::read("/proc/self/maps").unwrap_or_default();
+        Symbols { maps: maps.split(|&byte| byte == b'\n').filter_map(Map::read).collect(), modules: BTreeMap::new() }
     }
 
     /// A backtrace, without the frames of the guard at its young end. The first address is where a thread
@@ -74,26 +77,27 @@ impl Symbols {
         let Some(map) = self.maps.iter().find(|map| (map.start..map.end).contains(&at)) else { return vec![plain] };
         let module = self.modules.entry(map.path.clone()).or_insert_with(|| Module::read(&map.path));
         let offset = module.address(map.offset + (at - map.start) as u64);
-        let plain = Frame { module: Some(map.path.clone()), offset: offset + (pc - at) as u64, ..plain };
+        let plain = Frame { module: Some(map.path.display().to_string()), offset: offset + (pc - at) as u64, ..plain };
         module.frames(offset, &plain)
     }
 }
 
 impl Map {
-    /// A line of the list, if it is of code in a file.
-    fn read(line: &str) -> Option<Map> {
-        let mut words = line.split_ascii_whitespace();
+    /// A line of the list, if it is of code in a file. The path may be any bytes.
+    fn read(line: &[u8]) -> Option<Map> {
+        let (numbers, path) = line.split_at(line.iter().position(|&byte| byte == b'/')?);
+        let mut words = str::from_utf8(numbers).ok()?.split_ascii_whitespace();
         let (start, end) = words.next()?.split_once('-')?;
         let is_code = words.next()?.contains('x');
         let offset = u64::from_str_radix(words.next()?, 16).ok()?;
-        let path = line.find('/').map(|n| line[n..].to_owned()).filter(|_| is_code)?;
         let number = |text| usize::from_str_radix(text, 16).ok();
-        Some(Map { start: number(start)?, end: number(end)?, offset, path })
+        let path = OsStr::from_bytes(path).into();
+        is_code.then_some(Map { start: number(start)?, end: number(end)?, offset, path })
     }
 }
 
 impl Module {
-    fn read(path: &str) -> Module {
+    fn read(path: &Path) -> Module {
         Module { segments: segments(path).unwrap_or_default(), loader: Loader::new(path).ok() }
     }
 
@@ -135,7 +139,7 @@ impl Module {
     }
 }
 
-fn segments(path: &str) -> Option<Vec<Segment>> {
+fn segments(path: &Path) -> Option<Vec<Segment>> {
     let data = ReadCache::new(File::open(path).ok()?);
     let file = object::File::parse(&data).ok()?;
     let segment = |part: object::Segment<'_, '_, _>| {
