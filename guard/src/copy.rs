@@ -48,19 +48,21 @@ extern "C" fn enter(f: *mut c_void) -> c_int {
     }
 }
 
-/// The copy dies of what it does wrong, and of taking too long.
+/// The copy dies of what it does wrong, and of taking too long. It has every signal blocked but the one for
+/// the latter (R1 of `report.rs`): the program's handlers are for the program. What cannot be blocked
+/// kills it.
 ///
 /// # Safety
 /// This is the copy.
 unsafe fn undisturbed() {
     for signal in [libc::SIGSEGV, libc::SIGBUS, libc::SIGABRT, libc::SIGALRM] {
-        crate::fault::by_default(signal);
+        crate::actions::by_default(signal);
     }
     // SAFETY: a set is plain bits, and the call fills it.
     unsafe {
-        let mut all: libc::sigset_t = core::mem::zeroed();
-        libc::sigemptyset(&mut all);
-        libc::sigprocmask(libc::SIG_SETMASK, &all, null_mut());
+        let mut alarm: libc::sigset_t = core::mem::zeroed();
+        libc::sigaddset(&mut alarm, libc::SIGALRM);
+        libc::sigprocmask(libc::SIG_UNBLOCK, &alarm, null_mut());
         // A core of the copy would lie over the program's.
         let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         libc::setrlimit(libc::RLIMIT_CORE, &none);

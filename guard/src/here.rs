@@ -172,6 +172,16 @@ pub fn inside<R>(f: impl FnOnce() -> R) -> Option<R> {
     Some(result)
 }
 
+/// From now on this thread is inside.
+pub fn enter() {
+    place::with(|here| here.inside.set(true));
+}
+
+/// From now on it is not.
+pub fn leave() {
+    place::with(|here| here.inside.set(false));
+}
+
 /// Whether this thread is inside.
 pub fn is_inside() -> bool {
     place::with(|here| here.inside.get())

@@ -26,10 +26,11 @@
 //! | `place`, `unwind`, `trace`, `depot` | where bytes lie in their pages, backtraces, backtraces by number |
 //! | `slot`, `slots` | what is known of an allocation, the quarantine, addresses to slots |
 //! | `engine`, `finding` | allocating and freeing, and the judgement of what is wrong |
-//! | `process`, `fault` | the one guard of a process, its handlers of faults and forks |
+//! | `process`, `actions`, `fault` | the one guard of a process, the program's handlers and its own |
 //! | `copy`, `scratch`, `symbols`, `text`, `json`, `leaks`, `report` | writing it down |
 //! | `guarded`, `raw` | the allocator for Rust, and the same for C |
 
+mod actions;
 mod copy;
 mod depot;
 mod engine;

@@ -97,6 +97,85 @@ pub fn process() -> u32 {
     unsafe { libc::getpid() as u32 }
 }
 
+/// The signals that a thread keeps out.
+#[derive(Clone, Copy)]
+pub struct Mask(libc::sigset_t);
+
+impl Mask {
+    /// None.
+    pub const fn none() -> Mask {
+        // SAFETY: a set is plain bits.
+        Mask(unsafe { core::mem::zeroed() })
+    }
+
+    /// Keeps every signal out of this thread; returns which it kept out before.
+    pub fn block_all() -> Mask {
+        let (mut all, mut was) = (Mask::none(), Mask::none());
+        // SAFETY: both are writable.
+        unsafe {
+            libc::sigfillset(&mut all.0);
+            libc::pthread_sigmask(libc::SIG_SETMASK, &all.0, &mut was.0);
+        }
+        was
+    }
+
+    /// Keeps these out of this thread, and no others.
+    pub fn set(&self) {
+        // SAFETY: it is a set.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, null_mut()) };
+    }
+
+    /// Those that wait until this thread lets them in.
+    pub fn waiting() -> Mask {
+        let mut waiting = Mask::none();
+        // SAFETY: it is writable.
+        unsafe { libc::sigpending(&mut waiting.0) };
+        waiting
+    }
+
+    /// Whether `signal` is one of them.
+    pub fn has(&self, signal: c_int) -> bool {
+        // SAFETY: it is a set.
+        unsafe { libc::sigismember(&self.0, signal) == 1 }
+    }
+}
+
+/// Takes a signal that waits, as if it had never come.
+pub fn forget_signal(signal: c_int) {
+    let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the set is a set, and this time is no time.
+    unsafe {
+        let mut only = Mask::none();
+        libc::sigaddset(&mut only.0, signal);
+        libc::sigtimedwait(&only.0, null_mut(), &now);
+    }
+}
+
+/// Whether a call that writes or waits may end this thread (`pthread_setcancelstate`); returns what was.
+pub fn set_cancel(state: c_int) -> c_int {
+    // SAFETY: the declaration is that of the C library.
+    unsafe extern "C" {
+        fn pthread_setcancelstate(state: c_int, was: *mut c_int) -> c_int;
+    }
+    let mut was = state;
+    // SAFETY: it is writable.
+    unsafe { pthread_setcancelstate(state, &mut was) };
+    was
+}
+
+/// No call ends this thread.
+pub const CANCEL_DISABLE: c_int = 1;
+
+/// The word at `at`, wherever that is. Linux is asked, so that nothing faults.
+pub fn peek(at: usize) -> Option<usize> {
+    let mut word = 0usize;
+    let to = libc::iovec { iov_base: (&raw mut word).cast(), iov_len: size_of::<usize>() };
+    let from = libc::iovec { iov_base: core::ptr::without_provenance_mut(at), iov_len: size_of::<usize>() };
+    // SAFETY: Linux writes a word, and reads what it can.
+    let got = unsafe { libc::process_vm_readv(libc::getpid(), &to, 1, &from, 1, 0) };
+    (got == size_of::<usize>() as isize).then_some(word)
+}
+
 /// Bytes of memory of the computer.
 pub fn ram() -> usize {
     // SAFETY: it is plain numbers, and Linux fills it.

@@ -9,14 +9,17 @@
 //! the same thread, by a way through the C library.
 //!
 //! # Forks
-//! The thread that forks first stops the instance and holds the lists. In the child of a fork inside of
-//! a call, from a signal handler, nobody can tell what that call was doing: there the guard is CRIPPLED,
-//! which is to allocate nothing more, and to leave alone what is freed.
+//! The thread that forks first stops the instance and holds the lists. Until it has forked it is inside,
+//! and its signals wait: what other handlers of the fork allocate is the underlying allocator's, and what
+//! they free is closed later. In the child of a fork inside of a call, from a signal handler, nobody can
+//! tell what that call was doing: there the guard is CRIPPLED, which is to allocate nothing more, and to
+//! leave alone what is freed.
 
 use crate::engine::Engine;
 use crate::here;
+use crate::os::Mask;
 use crate::settings::Settings;
-use crate::{fault, leaks, scratch};
+use crate::{actions, fault, leaks, report, scratch};
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::*};
@@ -33,13 +36,16 @@ struct Process {
     at_fork: AtFork,
     /// The thread that forks, and holds everything; 0 = none.
     holder: AtomicUsize,
+    /// The signals that it kept out before.
+    mask: UnsafeCell<Mask>,
     crippled: AtomicBool,
     /// The owned addresses: the first, and how many.
     start: AtomicUsize,
     bytes: AtomicUsize,
 }
 
-// SAFETY: the engine is written once, by the thread that moved the state from NONE, before it is READY.
+// SAFETY: the engine is written once, by the thread that moved the state from NONE, before it is READY. The
+// mask is the holder's.
 unsafe impl Sync for Process {}
 
 static PROCESS: Process = Process {
@@ -47,6 +53,7 @@ static PROCESS: Process = Process {
     engine: UnsafeCell::new(MaybeUninit::uninit()),
     at_fork: AtFork::new(),
     holder: AtomicUsize::new(0),
+    mask: UnsafeCell::new(Mask::none()),
     crippled: AtomicBool::new(false),
     start: AtomicUsize::new(0),
     bytes: AtomicUsize::new(0),
@@ -90,7 +97,7 @@ pub fn due(settings: impl FnOnce() -> Settings) -> Option<&'static Engine> {
         return None;
     }
     here::draw(every);
-    fault::attend_again();
+    actions::attend_again();
     Some(engine)
 }
 
@@ -118,48 +125,65 @@ unsafe extern "C" {
 
 /// The process tells us of faults, of forks, and of its end.
 fn attend() {
-    // SAFETY: the handlers allocate nothing, and may run in any thread.
-    unsafe { pthread_atfork(prepare, parent, child) };
+    attend_forks();
     fault::prime();
-    fault::attend();
+    actions::attend();
     if engine().is_some_and(|engine| engine.settings.leaks) {
         leaks::attend();
     }
 }
 
-extern "C" fn prepare() {
-    let Some(engine) = engine() else { return };
-    if !here::is_inside() && PROCESS.at_fork.prepare(&engine.vm) {
-        engine.slots.hold();
-        fault::hold();
-        PROCESS.holder.store(here::place(), Relaxed);
+/// The process tells us of forks. Whoever comes first is told last before a fork, and first after it: then
+/// no other handler of the fork runs while everything is held.
+pub fn attend_forks() {
+    static ATTENDED: AtomicBool = AtomicBool::new(false);
+    if !ATTENDED.swap(true, Relaxed) {
+        // SAFETY: the handlers allocate nothing, and may run in any thread.
+        unsafe { pthread_atfork(prepare, parent, child) };
     }
 }
 
-extern "C" fn parent() {
-    if give_up() {
-        PROCESS.at_fork.parent();
+extern "C" fn prepare() {
+    let Some(engine) = engine() else { return };
+    let mask = Mask::block_all();
+    if here::is_inside() || !PROCESS.at_fork.prepare(&engine.vm) {
+        return mask.set();
     }
+    here::enter();
+    engine.slots.hold();
+    actions::hold();
+    // SAFETY: the instance is stopped by this thread, so that no other one is here.
+    unsafe { *PROCESS.mask.get() = mask };
+    PROCESS.holder.store(here::place(), Relaxed);
+}
+
+extern "C" fn parent() {
+    give_up(|| PROCESS.at_fork.parent());
 }
 
 extern "C" fn child() {
     here::forget_thread();
-    match give_up() {
-        true => PROCESS.at_fork.child(),
-        false => PROCESS.crippled.store(engine().is_some(), Relaxed),
+    actions::inherit();
+    report::inherit();
+    if !give_up(|| PROCESS.at_fork.child()) {
+        PROCESS.crippled.store(engine().is_some(), Relaxed);
     }
 }
 
-/// Gives up what this thread holds; false if it holds nothing.
-fn give_up() -> bool {
+/// Gives up what this thread holds, and starts the instance by `start`; false if it holds nothing.
+fn give_up(start: impl FnOnce()) -> bool {
     let is_holder = PROCESS.holder.load(Relaxed) == here::place();
     if is_holder {
         PROCESS.holder.store(0, Relaxed);
-        // SAFETY: `prepare` held them, in this thread.
-        unsafe {
-            fault::give_up();
+        // SAFETY: `prepare` wrote the mask, and held the others, in this thread.
+        let mask = unsafe {
+            actions::give_up();
             engine().into_iter().for_each(|engine| engine.slots.give_up());
-        }
+            *PROCESS.mask.get()
+        };
+        start();
+        here::leave();
+        mask.set();
     }
     is_holder
 }

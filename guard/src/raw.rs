@@ -10,17 +10,23 @@ use crate::{engine, fault, process, report, scratch, trace};
 use core::alloc::Layout;
 use core::ops::Range;
 
-pub use crate::fault::{SetHandler, interposed, is_ours, set_below};
+pub use crate::actions::{SetHandler, interposed, is_ours, set_below};
 pub use crate::here::is_due;
-pub use crate::process::may_own;
+pub use crate::process::{attend_forks, may_own};
 
 /// An allocation with clear bytes; null = the next allocator's.
 #[cold]
 #[inline(never)]
 pub fn alloc(size: usize, align: usize) -> *mut u8 {
-    let engine = process::due(Settings::from_environment);
+    // SAFETY: the guard is made once.
+    let engine = process::due(|| unsafe { Settings::from_environment() });
     let made = engine.and_then(|engine| engine.alloc(Want { size, align }, Mark::here()));
     made.map_or(core::ptr::null_mut(), core::ptr::NonNull::as_ptr)
+}
+
+/// Whether there is a guard, which knows its settings.
+pub fn is_made() -> bool {
+    process::engine().is_some()
 }
 
 /// Frees an address that may be owned. What cannot be freed ends the program.

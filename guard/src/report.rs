@@ -2,26 +2,35 @@
 //!
 //! A report is written whole, in a copy of the process that can find symbols. Where that fails, it is
 //! written again by the process itself, with addresses alone. It is written in any case, once.
+//!
+//! # Rules
+//! - **R1** While a thread writes, none of its signals is delivered, and no call ends it: its handlers might
+//!   fail as well, or jump away. The signals of writes that fail are forgotten.
+//! - **R2** What goes wrong in the middle of a report has no report.
 
 use crate::engine::Engine;
-use crate::finding::Finding;
+use crate::finding::{Access, Finding};
 use crate::leaks::Leaks;
-use crate::os;
+use crate::os::{self, Mask};
 use crate::process;
 use crate::settings::Path;
 use crate::symbols::{Frame, Symbols};
-use crate::trace::Trace;
-use crate::{copy, json, text};
+use crate::trace::{Registers, Trace};
+use crate::{copy, here, json, text};
 use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_int};
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::*};
+use libc::{SIGPIPE, SIGXFSZ};
 
 /// The reports of a process: a program whose own handler goes on after a fault may have many.
 const MOST: u32 = 16;
 
-static WRITING: AtomicBool = AtomicBool::new(false);
+/// The thread that writes; 0 = none.
+static WRITER: AtomicUsize = AtomicUsize::new(0);
 static WRITTEN: AtomicU32 = AtomicU32::new(0);
+/// What a write that fails sends.
+const OF_WRITES: [c_int; 2] = [SIGPIPE, SIGXFSZ];
 
 /// Where text and JSON go, and what they ask.
 pub struct Story<'a> {
@@ -60,8 +69,32 @@ impl Story<'_> {
 pub enum Subject<'a> {
     /// A bug.
     Finding(&'a Finding),
+    /// An access that faulted.
+    Fault(Fault),
     /// What is left at the exit.
     Leaks,
+}
+
+/// An access that faulted: what cannot be found out later.
+#[derive(Clone, Copy)]
+pub struct Fault {
+    at: usize,
+    access: Access,
+    by: Registers,
+    thread: u32,
+    now: u64,
+}
+
+impl Fault {
+    /// Of this thread, now.
+    pub fn new(at: usize, access: Access, by: Registers) -> Fault {
+        Fault { at, access, by, thread: here::thread(), now: os::now_ms() }
+    }
+
+    fn finding(&self, engine: &Engine) -> Option<Finding> {
+        let found = Finding::fault(engine, self.at, self.access, self.by)?;
+        Some(Finding { thread: self.thread, now: self.now, ..found })
+    }
 }
 
 /// Reports what is wrong.
@@ -71,30 +104,63 @@ pub fn tell(finding: &Finding) {
     }
 }
 
+/// Reports an access that faulted, if it belongs to an allocation.
+pub fn tell_fault(fault: Fault) {
+    if WRITTEN.fetch_add(1, Relaxed) < MOST {
+        write(&Subject::Fault(fault));
+    }
+}
+
 /// Writes a report. Another thread that has failed as well waits until it is written.
 pub fn write(subject: &Subject<'_>) {
     let Some(engine) = process::engine() else { return };
-    while WRITING.swap(true, Acquire) {
-        os::yield_now();
+    let (was, cancel, waiting) = (Mask::block_all(), os::set_cancel(os::CANCEL_DISABLE), Mask::waiting());
+    if begin() {
+        let process = os::process();
+        if !copy::run(&|| with_symbols(subject, engine, process)) {
+            plainly(subject, engine, process);
+        }
+        WRITER.store(0, Release);
     }
-    let process = os::process();
-    if !copy::run(&|| with_symbols(subject, engine, process)) {
-        plainly(subject, engine, process);
-    }
-    WRITING.store(false, Release);
+    OF_WRITES.into_iter().filter(|&signal| !waiting.has(signal)).for_each(os::forget_signal);
+    os::set_cancel(cancel);
+    was.set();
 }
 
-/// In the copy.
+/// False in the thread that writes already (R2).
+fn begin() -> bool {
+    let own = here::place();
+    while let Err(writer) = WRITER.compare_exchange(0, own, Acquire, Relaxed) {
+        if writer == own {
+            return false;
+        }
+        os::yield_now();
+    }
+    true
+}
+
+/// In the child of a fork: nobody writes, and nothing was written.
+pub fn inherit() {
+    WRITER.store(0, Relaxed);
+    WRITTEN.store(0, Relaxed);
+}
+
+/// In the copy. Where the file takes nothing, stderr may.
 #[cold]
 #[inline(never)]
 fn with_symbols(subject: &Subject<'_>, engine: &Engine, process: u32) {
-    let mut text = String::new();
-    let file = open(engine.settings.report, process);
     let mut symbols = Symbols::new();
-    let mut story = Story { out: &mut text, engine, symbols: Some(&mut symbols), process };
-    // A string takes everything.
-    let _ = tell_all(subject, &mut story, file.is_some());
-    os::write(file.unwrap_or(libc::STDERR_FILENO), text.as_bytes());
+    let mut told = |is_json| {
+        let mut text = String::new();
+        let mut story = Story { out: &mut text, engine, symbols: Some(&mut symbols), process };
+        // A string takes everything.
+        let _ = tell_all(subject, &mut story, is_json);
+        text
+    };
+    let file = open(engine.settings.report, process);
+    if !file.is_some_and(|file| os::write(file, told(true).as_bytes())) {
+        os::write(stderr(), told(false).as_bytes());
+    }
 }
 
 /// In the process itself, without a heap, and with little stack.
@@ -104,7 +170,7 @@ fn plainly(subject: &Subject<'_>, engine: &Engine, process: u32) {
     let file = open(engine.settings.report, process);
     // SAFETY: whoever is WRITING has it alone.
     let bytes = unsafe { &mut *ROOM.0.get() };
-    let mut out = Out { file: file.unwrap_or(libc::STDERR_FILENO), bytes, len: 0 };
+    let mut out = Out { file: file.unwrap_or_else(stderr), bytes, len: 0 };
     let mut story = Story { out: &mut out, engine, symbols: None, process };
     let _ = tell_all(subject, &mut story, file.is_some());
     out.flush();
@@ -124,9 +190,17 @@ fn tell_all(subject: &Subject<'_>, story: &mut Story<'_>, is_json: bool) -> fmt:
     match subject {
         Subject::Finding(finding) if is_json => json::finding(story, finding),
         Subject::Finding(finding) => text::finding(story, finding),
+        Subject::Fault(fault) => match fault.finding(story.engine) {
+            Some(finding) => tell_all(&Subject::Finding(&finding), story, is_json),
+            None => Ok(()),
+        },
         Subject::Leaks if is_json => json::leaks(story, &Leaks::count(story.engine)),
         Subject::Leaks => text::leaks(story, &Leaks::count(story.engine)),
     }
+}
+
+fn stderr() -> c_int {
+    libc::STDERR_FILENO
 }
 
 /// Text on its way to a file.

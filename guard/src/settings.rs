@@ -1,5 +1,6 @@
 //! What is guarded, and how: chosen in the program, or told by the environment of a preloaded library.
 
+use core::cell::UnsafeCell;
 use core::ffi::CStr;
 
 /// Where the bytes of a guarded allocation lie in its pages.
@@ -50,21 +51,47 @@ impl Settings {
     }
 
     /// What the environment says; what it says wrongly is as if it said nothing.
-    pub fn from_environment() -> Settings {
+    ///
+    /// # Safety
+    /// Once in a process.
+    pub unsafe fn from_environment() -> Settings {
         let mut settings = Settings::every(variable(c"VMALLOC_GUARD").and_then(every).unwrap_or(1000));
         settings.live = number(c"VMALLOC_GUARD_LIVE").unwrap_or(settings.live);
         settings.quarantine = number(c"VMALLOC_GUARD_QUARANTINE").unwrap_or(settings.quarantine);
         settings.side = variable(c"VMALLOC_GUARD_SIDE").and_then(side).unwrap_or(settings.side);
         settings.seed = number(c"VMALLOC_GUARD_SEED").map(|seed| seed as u64);
-        settings.report = variable(c"VMALLOC_GUARD_REPORT").filter(|path| !path.is_empty());
+        let report = variable(c"VMALLOC_GUARD_REPORT").filter(|path| !path.is_empty());
+        // SAFETY: the caller's promise.
+        settings.report = report.and_then(|path| unsafe { keep(path) });
         settings.leaks = variable(c"VMALLOC_GUARD_LEAKS").is_some_and(|text| !matches!(text.to_bytes(), b"" | b"0"));
         settings
     }
 }
 
-/// A variable, if it is set. Whoever changes the environment later must not free what was there.
-fn variable(name: &CStr) -> Option<&'static CStr> {
-    // SAFETY: the name is a C string; what is found lives as long as the environment.
+/// Bytes of a path, the zero at its end included. Linux takes no longer one.
+const LONGEST: usize = 4096;
+
+struct Kept(UnsafeCell<[u8; LONGEST]>);
+
+// SAFETY: written once, before anybody reads it.
+unsafe impl Sync for Kept {}
+
+/// A copy that stays: programs write over their environment, to change what `ps` shows of them.
+///
+/// # Safety
+/// Once in a process.
+unsafe fn keep(path: &CStr) -> Option<Path> {
+    static KEPT: Kept = Kept(UnsafeCell::new([0; LONGEST]));
+    // SAFETY: the caller's promise: nobody else has it.
+    let kept = unsafe { &mut *KEPT.0.get() };
+    let bytes = path.to_bytes_with_nul();
+    kept.get_mut(..bytes.len())?.copy_from_slice(bytes);
+    CStr::from_bytes_with_nul(&kept[..bytes.len()]).ok()
+}
+
+/// A variable, if it is set.
+fn variable<'e>(name: &CStr) -> Option<&'e CStr> {
+    // SAFETY: the name is a C string; what is found is looked at before the program may change it.
     unsafe {
         let text = libc::getenv(name.as_ptr());
         (!text.is_null()).then(|| CStr::from_ptr(text))

@@ -1,8 +1,8 @@
 //! Backtraces: who called.
 //!
-//! They follow from `.eh_frame`, as programs are built without frame pointers: by `unwind.rs`, and where that
-//! cannot, by the compiler's library. It allocates nothing, and finds a function's table without a lock
-//! (glibc 2.35 and later; before that with the dynamic linker's, which a thread may take twice).
+//! They follow from `.eh_frame`, as programs are built without frame pointers: by `unwind.rs`, and on other
+//! processors and before glibc 2.35 by the compiler's library. It allocates nothing, and finds a function's
+//! table without a lock (before glibc 2.35 with the dynamic linker's, which a thread may take twice).
 //!
 //! A trace is return addresses, the youngest first. The frames of the guard itself say nothing: those
 //! below a mark on the stack are left out, and where the allocator is a library of its own, so are those
@@ -141,12 +141,17 @@ impl Walk {
     /// False if that cannot be.
     #[cfg(target_arch = "x86_64")]
     fn go_fast(&mut self) -> bool {
-        crate::unwind::walk(&mut |pc, base| Mark(base) <= self.mark || self.take(pc))
+        crate::unwind::walk(&mut |pc, base| self.is_below(base) || self.take(pc))
     }
 
     #[cfg(not(target_arch = "x86_64"))]
     fn go_fast(&mut self) -> bool {
         false
+    }
+
+    /// Whether a frame is one that the mark leaves out. What comes later is none, wherever its stack is.
+    fn is_below(&self, base: usize) -> bool {
+        self.trace.len == 0 && Mark(base) <= self.mark
     }
 
     /// Takes a frame; false = enough.
@@ -168,7 +173,7 @@ unsafe extern "C" fn visit(context: *mut c_void, walk: *mut c_void) -> c_int {
     let walk = unsafe { &mut *walk.cast::<Walk>() };
     // SAFETY: the context is the unwinder's.
     let (pc, base) = unsafe { (_Unwind_GetIP(context), _Unwind_GetCFA(context)) };
-    let goes_on = Mark(base) <= walk.mark || walk.take(pc);
+    let goes_on = walk.is_below(base) || walk.take(pc);
     if goes_on { NO_REASON } else { NORMAL_STOP }
 }
 

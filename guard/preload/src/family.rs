@@ -35,12 +35,13 @@ fn guarded(size: usize, align: usize) -> *mut u8 {
     if raw::is_due() { due(size, align) } else { null_mut() }
 }
 
-/// The settings are in the environment, which is not there before the C library is ready.
+/// The settings are in the environment, which is not there before the C library is ready, and may be
+/// gone later.
 #[cold]
 #[inline(never)]
 fn due(size: usize, align: usize) -> *mut u8 {
     // SAFETY: the C library's own, a pointer.
-    if size > MOST || unsafe { environ }.is_null() {
+    if size > MOST || !raw::is_made() && unsafe { environ }.is_null() {
         return null_mut();
     }
     crate::signals::attend();
@@ -191,11 +192,9 @@ pub unsafe extern "C" fn posix_memalign(to: *mut *mut u8, align: usize, size: us
     if !align.is_power_of_two() || !align.is_multiple_of(size_of::<usize>()) {
         return EINVAL;
     }
-    // SAFETY: this thread's own; and the caller's promise. The error number stays as it was.
+    // SAFETY: the alignment is a power of two; and the caller's promise.
     unsafe {
-        let errno = *libc::__errno_location();
         let at = aligned(align.max(ALIGN), size);
-        *libc::__errno_location() = errno;
         if at.is_null() {
             return ENOMEM;
         }

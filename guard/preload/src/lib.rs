@@ -8,9 +8,14 @@
 //! then a small piece of memory of our own serves, of which nothing is ever given back.
 //!
 //! # Handlers
-//! `sigaction` and `signal` put what the program sets for SIGSEGV and SIGBUS below the guard's handler.
+//! `sigaction`, `signal` and their kin put what the program sets for SIGSEGV and SIGBUS below the guard's
+//! handler.
+//!
+//! # Forks
+//! The guard's handlers of a fork are set before all others.
 
 mod family;
+mod forks;
 mod next;
 mod signals;
 

@@ -121,4 +121,11 @@ next! {
     SIGACTION = c"sigaction",
         sigaction(_signal: c_int, _new: *const libc::sigaction, _old: *mut libc::sigaction) -> c_int, -1;
     SIGNAL = c"signal", signal(_signal: c_int, _handler: usize) -> usize, libc::SIG_ERR;
+    SYSV_SIGNAL = c"__sysv_signal", sysv_signal(_signal: c_int, _handler: usize) -> usize, libc::SIG_ERR;
+    SIGSET = c"sigset", sigset(_signal: c_int, _handler: usize) -> usize, libc::SIG_ERR;
+    SIGIGNORE = c"sigignore", sigignore(_signal: c_int) -> c_int, -1;
+    REGISTER_ATFORK = c"__register_atfork", register_atfork(
+        _prepare: *mut c_void, _parent: *mut c_void, _child: *mut c_void, _module: *mut c_void
+    ) -> c_int, libc::ENOMEM;
+    SIGINTERRUPT = c"siginterrupt", siginterrupt(_signal: c_int, _is_wanted: c_int) -> c_int, -1;
 }

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test uses some of it")]
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
@@ -63,6 +64,38 @@ pub fn compiled(source: &str) -> Option<(TempDir, PathBuf)> {
             None
         }
     }
+}
+
+/// What a C program wrote, and how it ended.
+#[derive(Debug)]
+pub struct End {
+    /// Its output.
+    pub out: String,
+    /// Its errors.
+    pub errors: String,
+    /// Its exit code, if it had one.
+    pub code: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+}
+
+impl End {
+    /// The reports that were written to stderr.
+    pub fn reports(&self) -> usize {
+        self.errors.matches("vmalloc-guard: ").count()
+    }
+}
+
+/// Runs a C program with every allocation guarded, and these settings. One that hangs is ended.
+pub fn run(source: &str, settings: &[(&str, &str)]) -> Option<End> {
+    let (_folder, program) = compiled(source)?;
+    let all: Vec<_> = [("VMALLOC_GUARD", "all")].into_iter().chain(settings.iter().copied()).collect();
+    let end = ran(guarded("timeout", &all).args(["-s", "KILL", "60"]).arg(&program));
+    let (out, errors) = (text(&end.stdout), text(&end.stderr));
+    // timeout(1) exits with 128 and the signal, and dies by what it sent itself.
+    let code = end.status.code();
+    let signal = code.filter(|code| *code > 128).map(|code| code - 128).or(end.status.signal());
+    Some(End { out, errors, code: code.filter(|code| *code <= 128), signal })
 }
 
 /// Whether a program is there; a message if not. Where `CI` is set, it has to be.
