@@ -46,6 +46,25 @@ impl Depot {
         Some(Depot { buckets, kept: Table::new(MOST)?, used: AtomicU32::new(1) })
     }
 
+    /// There is room for so many from now on, or for as many as there have been.
+    pub fn cut(&self, most: usize) {
+        self.kept.cut(most);
+    }
+
+    /// Before a fork: nobody is in the middle of a change.
+    pub fn hold(&self) {
+        self.kept.hold();
+    }
+
+    /// After a fork.
+    ///
+    /// # Safety
+    /// The thread has called [`Depot::hold`].
+    pub unsafe fn give_up(&self) {
+        // SAFETY: the caller's promise.
+        unsafe { self.kept.give_up() }
+    }
+
     /// All numbers are below it.
     pub fn most(&self) -> usize {
         (self.used.load(Relaxed) as usize).min(MOST)

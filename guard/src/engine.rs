@@ -14,6 +14,7 @@
 use crate::depot::Depot;
 use crate::finding::Finding;
 use crate::here;
+use crate::limits;
 use crate::os::{self, PAGE};
 use crate::place::{Place, Want};
 use crate::settings::{Settings, Side};
@@ -27,7 +28,13 @@ use vmalloc::{AllocError, Gfp, Policy, Req, Vmalloc};
 use vmalloc_window::Window;
 
 /// Addresses of a window: the most, and less where a process may have few.
-const WINDOWS: [usize; 4] = [64 << 30, 16 << 30, 4 << 30, 1 << 30];
+const WINDOWS: [usize; 6] = [64 << 30, 16 << 30, 4 << 30, 1 << 30, 256 << 20, 64 << 20];
+/// A window has at most this part of the addresses that the process may have: the others are the program's.
+const SHARE: usize = 8;
+/// The window moves its boundary by this number of bytes.
+const UNIT: usize = 2 << 20;
+/// Tries to take what is behind the boundary.
+const TRIES: usize = 8;
 /// A guarded allocation has at most this number of pages: 256 MiB.
 const LARGEST: usize = 1 << 16;
 /// Slots that leave the quarantine when one comes: more than one, so that it gets shorter.
@@ -65,7 +72,8 @@ pub struct Engine {
 impl Engine {
     /// `None` where the process has no room.
     pub fn new(settings: &Settings) -> Option<Engine> {
-        let vm = WINDOWS.iter().find_map(|&bytes| window(bytes))?;
+        let most = limits::addresses() / SHARE;
+        let vm = WINDOWS.iter().filter(|&&bytes| bytes <= most).find_map(|&bytes| window(bytes))?;
         let has_guards = vm.machine().has_guards();
         if !has_guards {
             // Without guards nothing can be closed but by a free.
@@ -84,7 +92,7 @@ impl Engine {
             live: AtomicUsize::new(0),
             live_pages: AtomicUsize::new(0),
             most_live: if has_guards { settings.live } else { settings.live.min(COSTLY) },
-            most_pages: os::ram() / PAGE / 2,
+            most_pages: limits::memory() / PAGE / 2,
             resting: AtomicUsize::new(0),
             has_guards,
         })
@@ -93,6 +101,56 @@ impl Engine {
     /// The addresses that are owned.
     pub fn region(&self) -> Range<usize> {
         self.vm.machine().region()
+    }
+
+    /// The process may have at most `addresses` from now on: the window keeps its share of them, or what was
+    /// ever open. `told` is called before others may have the rest.
+    pub fn cut(&self, addresses: usize, told: impl FnOnce(&Range<usize>)) {
+        if self.region().len() <= addresses / SHARE {
+            return;
+        }
+        here::inside(|| {
+            let Some(kept) = self.seal(addresses / SHARE) else { return };
+            let behind = self.vm.machine().cut(kept);
+            told(&self.region());
+            // SAFETY: the window's, which has them no more.
+            unsafe { os::release(behind) };
+            let pages = self.region().len() / PAGE;
+            self.slots.cut(pages);
+            self.depot.cut(pages / 2);
+        });
+    }
+
+    /// No allocation lies behind the first `bytes` from now on, or where others do already. Returns how many it
+    /// are. A reservation takes the rest, for good.
+    fn seal(&self, bytes: usize) -> Option<usize> {
+        let region = self.region();
+        // Whoever allocates meanwhile may move the boundary.
+        (0..TRIES).find_map(|_| {
+            let open = self.vm.machine().usage().open;
+            let kept = bytes.max(open).next_multiple_of(UNIT).min(region.len());
+            let rest = region.start + kept..region.end;
+            let req = Req::pages((rest.len() / PAGE).checked_sub(1)?).within(rest).gfp(Gfp::KERNEL | Gfp::NOWARN);
+            self.vm.reserve(req).ok().map(|_| kept)
+        })
+    }
+
+    /// Before a fork: nobody is in the middle of a change.
+    pub fn hold(&self) {
+        self.slots.hold();
+        self.depot.hold();
+    }
+
+    /// After a fork.
+    ///
+    /// # Safety
+    /// The thread has called [`Engine::hold`].
+    pub unsafe fn give_up(&self) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.depot.give_up();
+            self.slots.give_up();
+        }
     }
 
     /// A guarded allocation, with clear bytes. E1, E4.
@@ -238,9 +296,14 @@ impl Engine {
         slot.become_(State::Closed);
         self.slots.quarantine(number, place.pages);
         for _ in 0..LEAVING {
-            let Some((number, slot)) = self.slots.leave(self.settings.quarantine) else { return };
+            let Some((number, slot)) = self.slots.leave(self.longest_quarantine()) else { return };
             self.end(number, slot);
         }
+    }
+
+    /// In pages: what was asked for, if the window has room for more than that.
+    fn longest_quarantine(&self) -> usize {
+        self.settings.quarantine.min(self.region().len() / PAGE / 4)
     }
 
     fn close(&self, place: &Place) -> bool {

@@ -22,7 +22,7 @@
 //! # From below to above
 //! | module | what it is |
 //! |---|---|
-//! | `os`, `table`, `here` | Linux, tables that grow in place, what a thread knows of itself |
+//! | `os`, `limits`, `table`, `here` | Linux, what it allows, tables that grow in place, what a thread knows of itself |
 //! | `place`, `unwind`, `trace`, `depot` | where bytes lie in their pages, backtraces, backtraces by number |
 //! | `slot`, `slots` | what is known of an allocation, the quarantine, addresses to slots |
 //! | `engine`, `finding` | allocating and freeing, and the judgement of what is wrong |
@@ -40,6 +40,7 @@ mod guarded;
 mod here;
 mod json;
 mod leaks;
+mod limits;
 mod os;
 mod place;
 mod process;

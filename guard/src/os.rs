@@ -1,7 +1,8 @@
 //! The calls to Linux, each with the one meaning that the guard needs. None allocates, and none
 //! waits for anything but Linux.
 
-use core::ffi::{c_int, c_void};
+use core::ffi::{CStr, c_int, c_void};
+use core::ops::Range;
 use core::ptr::{NonNull, null_mut};
 
 /// Linux 6.13: pages lose their bytes, and each access faults.
@@ -185,6 +186,29 @@ pub fn ram() -> usize {
         info
     };
     (info.totalram as usize).saturating_mul(info.mem_unit as usize)
+}
+
+/// The first bytes of a file, as many as there is room for; none if it cannot be read. The calls are Linux's
+/// own: those of the C library may end a thread (`pthread_cancel`), which an allocation must not.
+pub fn contents<'r>(path: &CStr, room: &'r mut [u8]) -> &'r [u8] {
+    let flags = libc::O_RDONLY | libc::O_CLOEXEC;
+    // SAFETY: the path is a C string, and Linux writes no more than there is room for.
+    let got = unsafe {
+        let file = libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags);
+        let got = libc::syscall(libc::SYS_read, file, room.as_mut_ptr(), room.len());
+        libc::syscall(libc::SYS_close, file);
+        got
+    };
+    &room[..got.max(0) as usize]
+}
+
+/// Gives addresses back.
+///
+/// # Safety
+/// They are the caller's, and nobody uses them.
+pub unsafe fn release(at: Range<usize>) {
+    // SAFETY: the caller's promise. Of none Linux says EINVAL.
+    unsafe { libc::munmap(core::ptr::with_exposed_provenance_mut(at.start), at.len()) };
 }
 
 /// Writes all of `text`. What cannot be written is lost; returns whether all was written.

@@ -22,6 +22,7 @@ use crate::settings::Settings;
 use crate::{actions, fault, leaks, report, scratch};
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
+use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::*};
 use vmalloc_window::AtFork;
 
@@ -80,6 +81,17 @@ pub fn engine() -> Option<&'static Engine> {
 /// Whether what is freed must be left alone.
 pub fn is_crippled() -> bool {
     PROCESS.crippled.load(Relaxed)
+}
+
+/// The process may have at most this number of bytes of addresses from now on.
+pub fn limit_addresses(bytes: usize) {
+    let own = |region: &Range<usize>| PROCESS.bytes.store(region.len(), Relaxed);
+    engine().into_iter().for_each(|engine| engine.cut(bytes, own));
+}
+
+/// From now on nothing is guarded, and nothing that was is freed.
+pub fn cripple() {
+    PROCESS.crippled.store(true, Relaxed);
 }
 
 /// The guard, if this thread's allocation is due. The first caller makes it with these settings.
@@ -150,7 +162,7 @@ extern "C" fn prepare() {
         return mask.set();
     }
     here::enter();
-    engine.slots.hold();
+    engine.hold();
     actions::hold();
     // SAFETY: the instance is stopped by this thread, so that no other one is here.
     unsafe { *PROCESS.mask.get() = mask };
@@ -178,7 +190,7 @@ fn give_up(start: impl FnOnce()) -> bool {
         // SAFETY: `prepare` wrote the mask, and held the others, in this thread.
         let mask = unsafe {
             actions::give_up();
-            engine().into_iter().for_each(|engine| engine.slots.give_up());
+            engine().into_iter().for_each(|engine| engine.give_up());
             *PROCESS.mask.get()
         };
         start();

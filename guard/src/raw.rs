@@ -12,7 +12,7 @@ use core::ops::Range;
 
 pub use crate::actions::{SetHandler, interposed, is_ours, set_below};
 pub use crate::here::is_due;
-pub use crate::process::{attend_forks, may_own};
+pub use crate::process::{attend_forks, cripple, limit_addresses, may_own};
 
 /// An allocation with clear bytes; null = the next allocator's.
 #[cold]

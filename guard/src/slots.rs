@@ -10,7 +10,7 @@
 //!   any thread closes them. It is a stack without a lock.
 //!
 //! # Locks
-//! `lists`, for a few loads and stores. A thread that is inside does not come here again (`here.rs`).
+//! `lists`, for a few loads and stores, then those of the tables. A thread that is inside does not come here again (`here.rs`).
 
 use crate::os::PAGE;
 use crate::place::Place;
@@ -20,8 +20,6 @@ use core::ops::Range;
 use core::sync::atomic::{AtomicU32, Ordering::*};
 use vmalloc_window::RawLock;
 
-/// The most slots: guarded allocations alive, in quarantine and remembered.
-const MOST: usize = 1 << 24;
 /// Slots that remember before one is used again.
 const REMEMBERED: usize = 1 << 12;
 /// Pages that are looked at on either side of a page that nobody has.
@@ -63,6 +61,11 @@ pub struct Slots {
     late: AtomicU32,
 }
 
+/// Slots for a window of so many pages: an allocation has one and a guard at least.
+fn most(pages: usize) -> usize {
+    pages / 2 + 2 * REMEMBERED
+}
+
 impl Slots {
     /// For the allocations of a window.
     pub fn new(window: Range<usize>) -> Option<Slots> {
@@ -70,8 +73,8 @@ impl Slots {
         let lists = Lists { quarantine: none(), pages: 0, spare: none(), used: 0 };
         Some(Slots {
             owners: Table::new(window.len() / PAGE)?,
+            slots: Table::new(most(window.len() / PAGE))?,
             window,
-            slots: Table::new(MOST)?,
             lists: lock_api::Mutex::new(lists),
             late: AtomicU32::new(0),
         })
@@ -191,9 +194,17 @@ impl Slots {
         (1..).map_while(|number| self.get(number)).filter(|slot| slot.state() != State::Spare)
     }
 
+    /// The window has this number of pages from now on.
+    pub fn cut(&self, pages: usize) {
+        self.slots.cut(most(pages));
+        self.owners.cut(pages);
+    }
+
     /// Before a fork: nobody is in the middle of a change.
     pub fn hold(&self) {
         core::mem::forget(self.lists.lock());
+        self.slots.hold();
+        self.owners.hold();
     }
 
     /// After a fork.
@@ -202,6 +213,10 @@ impl Slots {
     /// The thread has called [`Slots::hold`].
     pub unsafe fn give_up(&self) {
         // SAFETY: the caller's promise.
-        unsafe { self.lists.force_unlock() }
+        unsafe {
+            self.owners.give_up();
+            self.slots.give_up();
+            self.lists.force_unlock();
+        }
     }
 }

@@ -13,9 +13,13 @@
 //!
 //! # Forks
 //! The guard's handlers of a fork are set before all others.
+//!
+//! # Limits
+//! A program that allows itself less gets back what the guard has in reserve.
 
 mod family;
 mod forks;
+mod limits;
 mod next;
 mod signals;
 

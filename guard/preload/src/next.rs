@@ -10,9 +10,10 @@
 //! [`FIRST`].
 
 use core::cell::UnsafeCell;
-use core::ffi::{CStr, c_int, c_void};
+use core::ffi::{CStr, c_int, c_uint, c_ulong, c_void};
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::*};
+use libc::rlimit;
 
 /// Bytes for what allocates before there is a next allocator.
 const FIRST_BYTES: usize = 1 << 16;
@@ -124,6 +125,12 @@ next! {
     SYSV_SIGNAL = c"__sysv_signal", sysv_signal(_signal: c_int, _handler: usize) -> usize, libc::SIG_ERR;
     SIGSET = c"sigset", sigset(_signal: c_int, _handler: usize) -> usize, libc::SIG_ERR;
     SIGIGNORE = c"sigignore", sigignore(_signal: c_int) -> c_int, -1;
+    SETRLIMIT = c"setrlimit", setrlimit(_resource: c_uint, _limit: *const rlimit) -> c_int, -1;
+    PRLIMIT = c"prlimit",
+        prlimit(_process: c_int, _resource: c_uint, _new: *const rlimit, _old: *mut rlimit) -> c_int, -1;
+    MLOCKALL = c"mlockall", mlockall(_flags: c_int) -> c_int, -1;
+    PRCTL = c"prctl",
+        prctl(_what: c_int, _first: c_ulong, _second: c_ulong, _third: c_ulong, _fourth: c_ulong) -> c_int, -1;
     REGISTER_ATFORK = c"__register_atfork", register_atfork(
         _prepare: *mut c_void, _parent: *mut c_void, _child: *mut c_void, _module: *mut c_void
     ) -> c_int, libc::ENOMEM;

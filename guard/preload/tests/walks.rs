@@ -51,7 +51,10 @@ fn a_bug_on_a_broken_stack_is_told() {
             r#"
 #include <stdlib.h>
 __attribute__((noinline, optimize("no-omit-frame-pointer"))) static void broken(char *block) {{
+    char room[16];
+    asm volatile("" ::"r"(room) : "memory");
     asm volatile("{breaks}; movb $1, 5(%0)" ::"r"(block) : "memory");
+    asm volatile("" ::"r"(room) : "memory");
 }}
 int main(void) {{ char *volatile block = malloc(64); free(block); broken(block); return 0; }}"#
         );

@@ -131,7 +131,7 @@ impl Builder {
             self.window.max(1).checked_next_multiple_of(PIECE).filter(|bytes| bytes / PAGE_SIZE <= marks::MOST);
         let window = window.ok_or(BuildError::TooLarge { bytes: self.window })?;
         let named = |what, bytes| move |number| BuildError::Refused { what, bytes, number };
-        let wanted = self.bookkeeping.unwrap_or(window / 64 + (16 << 20));
+        let wanted = self.bookkeeping.unwrap_or(bookkeeping(window));
         let source = Source::new(wanted).map_err(named("addresses for the bookkeeping", wanted))?;
         let guards = self.guards && os::has_guards();
         let space =
@@ -148,6 +148,11 @@ impl Builder {
     fn cpu_count(&self) -> u32 {
         self.cpus.unwrap_or_else(os::processors).clamp(1, MOST_CPUS)
     }
+}
+
+/// Bytes of bookkeeping that are enough for a window with areas of a page each.
+pub fn bookkeeping(window: usize) -> usize {
+    window / 64 + (16 << 20)
 }
 
 /// What is told once where there are none.

@@ -1,6 +1,7 @@
 //! [`Window`]: the process as a machine whose pages are their own frames.
 
 use crate::budget::{Mappings, Refusal};
+use crate::builder::bookkeeping;
 use crate::cpu;
 use crate::lock::{Held, RawLock};
 use crate::os;
@@ -71,6 +72,19 @@ impl Window {
     pub fn usage(&self) -> Usage {
         let (frames, free_frames) = self.source.used();
         Usage { open: self.space.open(), frames, free_frames }
+    }
+
+    /// Gives up the addresses of the window behind `bytes`, but for those that were ever open: for a process
+    /// that may have fewer from now on. Areas that need others are refused; a reservation of them
+    /// (`Req::within`) keeps the instance from trying. Returns the addresses that are not the window's any
+    /// more: they are mapped until the caller unmaps them.
+    pub fn cut(&self, bytes: usize) -> Range<usize> {
+        let behind = self.space.cut(bytes);
+        let frames = self.source.cut(bookkeeping(self.region().len()));
+        let start = with_exposed_provenance_mut(frames.start.0);
+        // SAFETY: O1: they were ours, and nobody has used them.
+        NonNull::new(start).into_iter().for_each(|start| unsafe { os::release(start, frames.bytes()) });
+        behind.addresses()
     }
 
     /// Makes calls to Linux fail, for tests: in a build with debug assertions.

@@ -180,16 +180,18 @@ pub fn memory() -> usize {
     (info.totalram as usize).saturating_mul(info.mem_unit as usize)
 }
 
-/// Calls `f` with the pieces of a file.
+/// Calls `f` with the pieces of a file. The calls are Linux's own: those of the C library may end a thread
+/// (`pthread_cancel`), which an allocation must not.
 fn read(path: &CStr, mut f: impl FnMut(&[u8])) {
     let mut buffer = [0u8; 4096];
+    let flags = libc::O_RDONLY | libc::O_CLOEXEC;
     // SAFETY: the path is a C string, and Linux writes no more than the buffer's length.
     unsafe {
-        let file = libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
-        while let got @ 1.. = libc::read(file, buffer.as_mut_ptr().cast(), buffer.len()) {
+        let file = libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags);
+        while let got @ 1.. = libc::syscall(libc::SYS_read, file, buffer.as_mut_ptr(), buffer.len()) {
             f(&buffer[..got as usize]);
         }
-        libc::close(file);
+        libc::syscall(libc::SYS_close, file);
     }
 }
 

@@ -18,7 +18,7 @@ use vmalloc::units::{PAGE_SHIFT, PAGE_SIZE, PageRange, VirtAddr};
 #[derive(Debug)]
 pub struct Reservation {
     start: NonNull<u8>,
-    bytes: usize,
+    bytes: AtomicUsize,
     /// Bytes below the boundary.
     open: AtomicUsize,
     /// Held while the boundary moves.
@@ -37,13 +37,19 @@ impl Reservation {
     pub fn new(bytes: usize, piece: usize) -> Result<Reservation, i32> {
         let bytes = bytes.max(1).checked_next_multiple_of(piece).ok_or(libc::ENOMEM)?;
         let start = os::reserve(bytes, piece)?;
-        Ok(Reservation { start, bytes, open: AtomicUsize::new(0), opening: Lock::new(()), piece })
+        Ok(Reservation {
+            start,
+            bytes: AtomicUsize::new(bytes),
+            open: AtomicUsize::new(0),
+            opening: Lock::new(()),
+            piece,
+        })
     }
 
     /// The byte at `offset`.
     #[inline]
     pub fn at(&self, offset: usize) -> NonNull<u8> {
-        debug_assert!(offset < self.bytes, "{offset:#x} of {:#x}", self.bytes);
+        debug_assert!(offset < self.bytes(), "{offset:#x} of {:#x}", self.bytes());
         // SAFETY: the callers stay inside.
         unsafe { self.start.add(offset) }
     }
@@ -51,12 +57,23 @@ impl Reservation {
     /// All of its pages.
     #[inline]
     pub fn range(&self) -> PageRange {
-        PageRange::new(VirtAddr(self.start.addr().get()), self.bytes >> PAGE_SHIFT)
+        PageRange::new(VirtAddr(self.start.addr().get()), self.bytes() >> PAGE_SHIFT)
     }
 
     /// The length.
+    #[inline]
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.bytes.load(Relaxed)
+    }
+
+    /// Ends behind what is open, and not before `bytes`. Returns the pages behind the new end, which are
+    /// mapped still, and the caller's.
+    pub fn cut(&self, bytes: usize) -> PageRange {
+        let _alone = self.opening.lock();
+        let was = self.bytes();
+        let end = self.open().max(bytes).next_multiple_of(self.piece).min(was);
+        self.bytes.store(end, Relaxed);
+        PageRange::new(VirtAddr(self.start.addr().get() + end), (was - end) >> PAGE_SHIFT)
     }
 
     /// Bytes that are open.
@@ -89,7 +106,7 @@ impl Reservation {
         if bytes <= from {
             return Ok(());
         }
-        let to = bytes.checked_next_multiple_of(self.piece).filter(|&to| to <= self.bytes).ok_or(libc::ENOMEM)?;
+        let to = bytes.checked_next_multiple_of(self.piece).filter(|&to| to <= self.bytes()).ok_or(libc::ENOMEM)?;
         open(PageRange::new(self.range().start.add_pages(from / PAGE_SIZE), (to - from) / PAGE_SIZE))?;
         self.open.store(to, Release);
         Ok(())
@@ -99,7 +116,7 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         // SAFETY: ours, and the owner of the last pointer into it is gone.
-        unsafe { os::release(self.start, self.bytes) }
+        unsafe { os::release(self.start, self.bytes()) }
     }
 }
 
@@ -118,5 +135,14 @@ mod tests {
         all.open_with(5, |_| Err(1)).expect("open already");
         assert_eq!(all.open_with((1 << 16) + 1, |_| Err(1)), Err(1));
         assert_eq!((all.open(), all.open_to((3 << 16) + 1)), (1 << 16, Err(libc::ENOMEM)));
+    }
+
+    #[test]
+    fn what_is_cut_off_is_not_opened_again() {
+        let all = Reservation::new(8 << 16, 1 << 16).expect("addresses");
+        all.open_to(1 << 16).expect("memory");
+        assert_eq!((all.cut(3 << 16).pages, all.bytes()), (5 << 4, 3 << 16));
+        all.open_to(3 << 16).expect("memory");
+        assert_eq!((all.open_to((3 << 16) + 1), all.cut(0).pages, all.bytes()), (Err(libc::ENOMEM), 0, 3 << 16));
     }
 }

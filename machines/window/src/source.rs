@@ -9,7 +9,7 @@ use crate::lock::{Held, Lock};
 use crate::reserve::Reservation;
 use core::ptr::{NonNull, with_exposed_provenance_mut};
 use vmalloc::machine::frames::{Frames, Want};
-use vmalloc::units::{PAGE_SIZE, Pfn, VirtAddr};
+use vmalloc::units::{PAGE_SIZE, PageRange, Pfn, VirtAddr};
 
 /// Bytes that are opened at a time.
 const PIECE: usize = 1 << 20;
@@ -45,6 +45,11 @@ impl Source {
     /// Up to `bytes` of frames.
     pub(crate) fn new(bytes: usize) -> Result<Source, i32> {
         Ok(Source { memory: Reservation::new(bytes, PIECE)?, free: Lock::default() })
+    }
+
+    /// There are at most `bytes` of frames from now on, or as many as there were. Returns the pages behind them.
+    pub(crate) fn cut(&self, bytes: usize) -> PageRange {
+        self.memory.cut(bytes)
     }
 
     /// Frames that were ever handed out, and those of them that are free.

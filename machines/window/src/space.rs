@@ -111,6 +111,11 @@ impl Space {
         self.window.range()
     }
 
+    /// The window ends behind `bytes` from now on, or behind the boundary. Returns the pages behind it.
+    pub fn cut(&self, bytes: usize) -> PageRange {
+        self.window.cut(bytes)
+    }
+
     /// Bytes below the boundary.
     pub fn open(&self) -> usize {
         self.window.open()
@@ -158,8 +163,7 @@ impl Space {
     /// The entries of `range` are cleared: it goes with the next flush.
     #[inline]
     pub fn unbind(&self, range: PageRange) {
-        debug_assert!(self.pages(range).is_some(), "{range:?}");
-        // Above the boundary lie pages of a binding that failed to move it.
+        // Above the boundary, or behind the window's end, lie pages of a binding that failed to move it.
         let bound = |pages: &Range<usize>| !pages.is_empty() && pages.end << PAGE_SHIFT <= self.open();
         let Some(pages) = self.pages(range).filter(bound) else { return };
         if self.lone.compare_exchange(0, pack(pages.clone()), SeqCst, Relaxed).is_err() {

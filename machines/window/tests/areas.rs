@@ -216,3 +216,25 @@ fn pages_come_back_to_linux_when_they_are_freed() {
     drop(area);
     assert_eq!(resident(), 0);
 }
+
+#[test]
+fn a_window_that_was_cut_serves_from_what_is_left_and_the_rest_is_anybodys() {
+    const LEFT: usize = 4 << 20;
+    let vm = builder().window(64 << 20).build().expect("addresses");
+    let first = vm.alloc(Req::pages(1)).expect("memory enough");
+    let region = vm.machine().region();
+    let rest = region.start + LEFT..region.end;
+    vm.reserve(Req::pages(rest.len() / PAGE_SIZE - 1).within(rest.clone())).expect("nobody is there");
+    assert_eq!((vm.machine().cut(LEFT), vm.machine().region().len()), (rest.clone(), LEFT));
+    let pointer = std::ptr::with_exposed_provenance_mut(rest.start);
+    // SAFETY: the machine has given them up.
+    assert_eq!(unsafe { libc::munmap(pointer, rest.len()) }, 0);
+    let areas: Vec<_> = std::iter::from_fn(|| vm.alloc(Req::pages(1)).ok()).collect();
+    assert!((300..LEFT / PAGE_SIZE / 2).contains(&areas.len()), "{}", areas.len());
+    assert!(areas.iter().all(|at| (region.start..rest.start).contains(&at.addr().get())));
+    for at in areas.into_iter().chain([first]) {
+        // SAFETY: V1: nobody uses it.
+        unsafe { vm.free(at) }.expect("ours");
+    }
+    assert!(vm.alloc(Req::pages(1)).is_ok());
+}
