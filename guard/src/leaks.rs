@@ -6,6 +6,7 @@ use crate::engine::Engine;
 use crate::os;
 use crate::report::{self, Subject};
 use crate::slot::State;
+use crate::stderr;
 use core::fmt;
 
 /// The most groups that are told.
@@ -62,6 +63,7 @@ fn room<'a>(len: usize) -> Option<&'a mut [Group]> {
 
 /// The list is written at the exit.
 pub fn attend() {
+    stderr::keep();
     // SAFETY: the function may run at any time.
     unsafe { libc::atexit(at_exit) };
 }

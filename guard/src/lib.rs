@@ -27,7 +27,7 @@
 //! | `slot`, `slots` | what is known of an allocation, the quarantine, addresses to slots |
 //! | `engine`, `finding` | allocating and freeing, and the judgement of what is wrong |
 //! | `process`, `actions`, `fault` | the one guard of a process, the program's handlers and its own |
-//! | `copy`, `scratch`, `symbols`, `text`, `json`, `leaks`, `report` | writing it down |
+//! | `copy`, `scratch`, `symbols`, `text`, `json`, `leaks`, `stderr`, `report` | writing it down |
 //! | `guarded`, `raw` | the allocator for Rust, and the same for C |
 
 mod actions;
@@ -50,6 +50,7 @@ mod scratch;
 mod settings;
 mod slot;
 mod slots;
+mod stderr;
 mod symbols;
 mod table;
 mod text;

@@ -202,6 +202,32 @@ pub fn contents<'r>(path: &CStr, room: &'r mut [u8]) -> &'r [u8] {
     &room[..got.max(0) as usize]
 }
 
+/// Which file a descriptor is of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct File {
+    /// Its device.
+    pub device: u64,
+    /// Its number there.
+    pub number: u64,
+}
+
+/// The file of a descriptor; `None` if it is not open.
+pub fn file(descriptor: c_int) -> Option<File> {
+    // SAFETY: it is plain numbers, and Linux fills it.
+    unsafe {
+        let mut told: libc::stat = core::mem::zeroed();
+        let is_open = libc::fstat(descriptor, &mut told) == 0;
+        is_open.then_some(File { device: told.st_dev, number: told.st_ino })
+    }
+}
+
+/// A second descriptor of the same file, with `least` or a higher number, closed by exec(2).
+pub fn second(descriptor: c_int, least: c_int) -> Option<c_int> {
+    // SAFETY: no pointers.
+    let second = unsafe { libc::fcntl(descriptor, libc::F_DUPFD_CLOEXEC, least) };
+    (second >= 0).then_some(second)
+}
+
 /// Gives addresses back.
 ///
 /// # Safety

@@ -16,7 +16,7 @@ use crate::process;
 use crate::settings::Path;
 use crate::symbols::{Frame, Symbols};
 use crate::trace::{Registers, Trace};
-use crate::{copy, here, json, text};
+use crate::{copy, here, json, stderr, text};
 use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_int};
 use core::fmt::{self, Write};
@@ -159,7 +159,7 @@ fn with_symbols(subject: &Subject<'_>, engine: &Engine, process: u32) {
     };
     let file = open(engine.settings.report, process);
     if !file.is_some_and(|file| os::write(file, told(true).as_bytes())) {
-        os::write(stderr(), told(false).as_bytes());
+        os::write(stderr::number(), told(false).as_bytes());
     }
 }
 
@@ -170,7 +170,7 @@ fn plainly(subject: &Subject<'_>, engine: &Engine, process: u32) {
     let file = open(engine.settings.report, process);
     // SAFETY: whoever is WRITING has it alone.
     let bytes = unsafe { &mut *ROOM.0.get() };
-    let mut out = Out { file: file.unwrap_or_else(stderr), bytes, len: 0 };
+    let mut out = Out { file: file.unwrap_or_else(stderr::number), bytes, len: 0 };
     let mut story = Story { out: &mut out, engine, symbols: None, process };
     let _ = tell_all(subject, &mut story, file.is_some());
     out.flush();
@@ -197,10 +197,6 @@ fn tell_all(subject: &Subject<'_>, story: &mut Story<'_>, is_json: bool) -> fmt:
         Subject::Leaks if is_json => json::leaks(story, &Leaks::count(story.engine)),
         Subject::Leaks => text::leaks(story, &Leaks::count(story.engine)),
     }
-}
-
-fn stderr() -> c_int {
-    libc::STDERR_FILENO
 }
 
 /// Text on its way to a file.

@@ -91,6 +91,7 @@ impl Slot {
         self.area.store(place.area, Relaxed);
         self.pages.store(place.pages as u32, Relaxed);
         self.made.set(made);
+        self.freed.set(Event { thread: 0, trace: 0, when: 0 });
         self.state.store(State::Live as u32, Release);
     }
 
@@ -136,8 +137,37 @@ impl Slot {
         self.made.get()
     }
 
-    /// Who freed it, if somebody has.
+    /// Who freed it, if somebody has and it is known: another thread may be about to tell.
     pub fn freed(&self) -> Option<Event> {
-        matches!(self.state(), State::Closed | State::Gone | State::Closing).then(|| self.freed.get())
+        let is_freed = matches!(self.state(), State::Closed | State::Gone | State::Closing);
+        Some(self.freed.get()).filter(|freed| is_freed && freed.thread != 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_freed_a_slot_in_an_earlier_life_is_not_told() {
+        let clear = || Told { when: AtomicU64::new(0), thread: AtomicU32::new(0), trace: AtomicU32::new(0) };
+        let number = || AtomicUsize::new(0);
+        let slot = Slot {
+            start: number(),
+            size: number(),
+            area: number(),
+            pages: AtomicU32::new(0),
+            state: AtomicU32::new(0),
+            made: clear(),
+            freed: clear(),
+            next: AtomicU32::new(0),
+        };
+        let (place, event) = (slot.place(), |thread| Event { thread, trace: thread, when: 7 });
+        slot.begin(place, event(1));
+        assert!(slot.close() && slot.freed().is_none());
+        slot.freed_by(event(2));
+        assert_eq!(slot.freed(), Some(event(2)));
+        slot.begin(place, event(3));
+        assert_eq!((slot.close(), slot.close(), slot.freed()), (true, false, None));
     }
 }

@@ -215,9 +215,7 @@ fn aligned(frames: &Frames, row: &UnwindTableRow<usize, Room>, saved: &UnwindExp
     let (base, saved) = (base.get(frames).ok()?, saved.get(frames).ok()?);
     match (base.0.slice(), saved.0.slice()) {
         // A number of one byte below zero: 7 bits.
-        ([BREG6, less @ 0x40..=0x7f, DEREF], [BREG6, 0]) => {
-            Some(Rule::Aligned(words((128 - *less as i64) as i64)? * 8))
-        }
+        ([BREG6, less @ 0x40..=0x7f, DEREF], [BREG6, 0]) => Some(Rule::Aligned(words(128 - *less as i64)? * 8)),
         _ => None,
     }
 }

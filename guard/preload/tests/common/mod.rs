@@ -89,8 +89,12 @@ impl End {
 /// Runs a C program with every allocation guarded, and these settings. One that hangs is ended.
 pub fn run(source: &str, settings: &[(&str, &str)]) -> Option<End> {
     let (_folder, program) = compiled(source)?;
-    let all: Vec<_> = [("VMALLOC_GUARD", "all")].into_iter().chain(settings.iter().copied()).collect();
-    let end = ran(guarded("timeout", &all).args(["-s", "KILL", "60"]).arg(&program));
+    // The variables are env(1)'s, so that only the program has them.
+    let preload = format!("LD_PRELOAD={}", library().display());
+    let told = [("VMALLOC_GUARD", "all")].into_iter().chain(settings.iter().copied());
+    let mut command = plain("timeout");
+    command.args(["-s", "KILL", "60", "env", &preload]).args(told.map(|(name, value)| format!("{name}={value}")));
+    let end = ran(command.arg(&program));
     let (out, errors) = (text(&end.stdout), text(&end.stderr));
     // timeout(1) exits with 128 and the signal, and dies by what it sent itself.
     let code = end.status.code();
