@@ -13,7 +13,7 @@ Examples:
   vmalloc guard --every 1000 -- ./server
           One allocation in 1,000, by chance: cheap enough to leave it on
   vmalloc guard --report /tmp/bug-%p.json -- make test
-          What was found as JSON, too, one file a process
+          What was found as JSON, one file a process, rather than on stderr
   vmalloc guard --side end --live 20000 -- ./parser < crash.txt
           Each at the end of its last page, at most 20,000 guarded at once
   vmalloc guard --leaks -- ./tool input

@@ -96,6 +96,26 @@ pub unsafe extern "C" fn free(at: *mut u8) {
     }
 }
 
+/// `free` of C23. The C library's own would not know what is guarded.
+///
+/// # Safety
+/// As for `free`; the size is what was asked for.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn free_sized(at: *mut u8, _size: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { free(at) }
+}
+
+/// The same for what has an alignment.
+///
+/// # Safety
+/// As for `free`; the numbers are what was asked for.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn free_aligned_sized(at: *mut u8, _align: usize, _size: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { free(at) }
+}
+
 /// See malloc(3).
 ///
 /// # Safety

@@ -2,9 +2,10 @@
 //! setrlimit(2), mlockall(2), prctl(2), seccomp(2).
 //!
 //! - Fewer addresses (RLIMIT_AS), or all of them locked: the window gets smaller.
-//! - No call of Linux but to read, to write and to end (SECCOMP_MODE_STRICT): nothing is guarded any more.
+//! - No call of Linux but to read, to write and to end (SECCOMP_MODE_STRICT): nothing is guarded any more, and
+//!   the next allocator, which has seen little of the program's, gets memory while it may.
 
-use crate::next::{MLOCKALL, PRCTL, PRLIMIT, SETRLIMIT};
+use crate::next::{self, MLOCKALL, PRCTL, PRLIMIT, SETRLIMIT};
 use core::ffi::{c_int, c_ulong};
 use guard::raw;
 use libc::{PR_SET_SECCOMP, RLIMIT_AS, SECCOMP_MODE_STRICT, pid_t, rlimit};
@@ -96,6 +97,7 @@ pub unsafe extern "C" fn mlockall(flags: c_int) -> c_int {
 pub unsafe extern "C" fn prctl(what: c_int, first: c_ulong, second: c_ulong, third: c_ulong, fourth: c_ulong) -> c_int {
     if (what, first) == (PR_SET_SECCOMP, SECCOMP_MODE_STRICT as c_ulong) {
         raw::cripple();
+        next::fill();
     }
     // SAFETY: the form is that of this function; the caller's promise.
     unsafe { PRCTL.get::<Control>()(what, first, second, third, fourth) }

@@ -99,6 +99,8 @@ fn a_program_that_may_only_read_and_write_goes_on_with_the_memory_that_it_has() 
         free(kept);
         write(1, "done", 4);
         syscall(SYS_exit, 0);"#;
-    let Some(end) = run(&source(main), &[("VMALLOC_GUARD", "every=2")]) else { return };
-    assert_eq!((end.out.as_str(), end.code), ("done", Some(0)));
+    for how in ["all", "every=2"] {
+        let Some(end) = run(&source(main), &[("VMALLOC_GUARD", how)]) else { return };
+        assert_eq!((end.out.as_str(), end.code), ("done", Some(0)), "{how}: {end:?}");
+    }
 }
