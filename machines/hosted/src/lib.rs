@@ -50,6 +50,7 @@ mod mirror;
 mod os;
 mod process;
 mod shape;
+mod ticker;
 
 pub use budget::Vmas;
 pub use builder::{BuildError, Builder, builder};
@@ -57,6 +58,7 @@ pub use cpu::{in_interrupt, prefer};
 pub use machine::{Hosted, LogSink, Symbolizer};
 pub use mirror::BUDGET_SPENT;
 pub use os::is_readable;
+pub use ticker::Ticker;
 
 /// The guide for programs: when to use it, what it costs, what Linux does to it.
 #[cfg(any(doc, doctest))]

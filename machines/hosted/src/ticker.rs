@@ -1,0 +1,69 @@
+//! A clock for an instance: what a kernel's timer does.
+//!
+//! Calls take steps of reclaim with them, so that an instance in use needs no clock. One that is left alone
+//! does: what waits for a flush and what is cached for the next area of its size would stay so.
+
+use crate::cpu::prefer;
+use crate::machine::Hosted;
+use std::io;
+use std::ops::Deref;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+use vmalloc::Vmalloc;
+use vmalloc::machine::Machine;
+
+/// A thread that ticks for all CPUs of an instance, until this is dropped. In the child of a fork there is no
+/// such thread.
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::time::Duration;
+///
+/// let vm = Arc::new(vmalloc_hosted::builder().build()?);
+/// let _clock = vmalloc_hosted::Ticker::start(Arc::clone(&vm), Duration::from_millis(100))?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Ticker {
+    end: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Ticker {
+    /// Ticks for `vm` with this period: a tenth of a second is what kernels have.
+    ///
+    /// # Errors
+    /// There is no thread to be had.
+    pub fn start<V>(vm: V, every: Duration) -> io::Result<Ticker>
+    where
+        V: Deref<Target = Vmalloc<Hosted>> + Send + 'static,
+    {
+        let (end, ended) = channel();
+        let tick = move || {
+            while ended.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
+                tick_all(&vm);
+            }
+        };
+        let thread = Builder::new().name("vmalloc-ticker".to_owned()).spawn(tick)?;
+        Ok(Ticker { end: Some(end), thread: Some(thread) })
+    }
+}
+
+/// A tick on each CPU, and what they ask for.
+fn tick_all(vm: &Vmalloc<Hosted>) {
+    for cpu in 0..vm.machine().cpus() {
+        prefer(cpu);
+        if vm.tick().work {
+            vm.work();
+        }
+    }
+}
+
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        // A panic in it was told when it happened.
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}

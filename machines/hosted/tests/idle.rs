@@ -1,0 +1,39 @@
+//! An instance that is left alone: a clock gives back what waits and what is cached.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use vmalloc::{Policy, Req};
+use vmalloc_hosted::{Ticker, builder};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[test]
+fn what_all_threads_left_behind_goes_with_the_ticks() {
+    for policy in [Policy::Unmap, Policy::Keep] {
+        let vm = Arc::new(builder().memory(64 << 20).region(1 << 30).cpus(4).policy(policy).build().unwrap());
+        std::thread::scope(|scope| {
+            for thread in 0..4usize {
+                let vm = &vm;
+                scope.spawn(move || {
+                    let areas: Vec<_> = (0..50).map(|n| vm.alloc(Req::pages(1 + (n + thread) % 9)).unwrap()).collect();
+                    // SAFETY: V1: nobody uses them.
+                    areas.into_iter().for_each(|area| unsafe { vm.free(area) }.unwrap());
+                });
+            }
+        });
+        let left = || (vm.stats().cached_pages, vm.stats().waiting_pages);
+        let before = left();
+        assert!(before.0 + before.1 > 0, "{policy:?}: nothing was left to be given back");
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!(left(), before, "without a clock all stays");
+        let clock = Ticker::start(Arc::clone(&vm), Duration::from_millis(1)).unwrap();
+        let start = Instant::now();
+        while left() != (0, 0) {
+            assert!(start.elapsed() < PATIENCE, "{policy:?}: {:?} of {before:?} are left", left());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        drop(clock);
+        assert_eq!(Arc::strong_count(&vm), 1, "its thread has ended");
+        assert_eq!(vm.check(), Ok(()));
+    }
+}
