@@ -50,6 +50,7 @@ mod mirror;
 mod os;
 mod process;
 mod shape;
+mod shared;
 mod ticker;
 
 pub use budget::Vmas;
@@ -58,6 +59,7 @@ pub use cpu::{in_interrupt, prefer};
 pub use machine::{Hosted, LogSink, Symbolizer};
 pub use mirror::BUDGET_SPENT;
 pub use os::is_readable;
+pub use shared::SharedArea;
 pub use ticker::Ticker;
 
 /// The guide for programs: when to use it, what it costs, what Linux does to it.
