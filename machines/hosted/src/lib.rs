@@ -49,6 +49,7 @@ mod machine;
 mod mirror;
 mod os;
 mod process;
+mod ring;
 mod shape;
 mod shared;
 mod ticker;
@@ -59,6 +60,7 @@ pub use cpu::{in_interrupt, prefer};
 pub use machine::{Hosted, LogSink, Symbolizer};
 pub use mirror::BUDGET_SPENT;
 pub use os::is_readable;
+pub use ring::Ring;
 pub use shared::SharedArea;
 pub use ticker::Ticker;
 
