@@ -27,7 +27,10 @@
 #include <stdint.h>
 
 // The address of the code that has it: who allocates and frees, for listings and vmalloc_whatis.
-#ifdef __GNUC__
+#if defined(__GNUC__) && defined(__x86_64__)
+#define VMALLOC_HERE \
+    (__extension__({ const void *here; __asm__ volatile("lea 0(%%rip), %0" : "=r"(here)); here; }))
+#elif defined(__GNUC__)
 #define VMALLOC_HERE (__extension__({ __label__ here; here: (const void *)&&here; }))
 #else
 #define VMALLOC_HERE NULL
@@ -131,18 +134,6 @@ enum vmalloc_answer {
 // An allocator with memory and addresses of its own.
 struct vmalloc_instance;
 
-// A request for an area. 0 is the usual choice for all but the size.
-struct vmalloc_request {
-    // Bytes. They are rounded up to pages.
-    size_t size;
-    // The start is a multiple of so many bytes, a power of two; 0 = of a page.
-    size_t align;
-    // `VMALLOC_ZERO` and its siblings.
-    uint32_t flags;
-    // Who asks, for listings: `VMALLOC_HERE`, or another address of code, or null.
-    const void *by;
-};
-
 // Takes a line of the log, which ends with a zero and has no end of line. Any thread that makes a
 // call may call it, several at once. It makes no call on the instance.
 typedef void (*vmalloc_log)(void *arg, const char *line);
@@ -163,6 +154,18 @@ struct vmalloc_options {
     vmalloc_log log;
     // Handed to `log`.
     void *log_arg;
+};
+
+// A request for an area. 0 is the usual choice for all but the size.
+struct vmalloc_request {
+    // Bytes. They are rounded up to pages.
+    size_t size;
+    // The start is a multiple of so many bytes, a power of two; 0 = of a page.
+    size_t align;
+    // `VMALLOC_ZERO` and its siblings.
+    uint32_t flags;
+    // Who asks, for listings: `VMALLOC_HERE`, or another address of code, or null.
+    const void *by;
 };
 
 // An area, as it was a moment ago.
@@ -225,6 +228,41 @@ struct vmalloc_sums {
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
+
+// The number of the last error of this thread; 0 = it had none.
+int vmalloc_last_error(void);
+
+// The text of the last error of this thread, with the numbers of the call that was refused. It is
+// good until another call of this thread is refused.
+const char *vmalloc_last_message(void);
+
+// What an error number means, as a text that lasts. What was refused says `vmalloc_last_message`.
+const char *vmalloc_strerror(int number);
+
+// An instance with these options; null = the usual ones. Null where it cannot be had.
+//
+// # Safety
+// CP2, CP5.
+struct vmalloc_instance *vmalloc_new(const struct vmalloc_options *options);
+
+// Ends an instance: its areas are gone then. Null is nothing.
+//
+// # Safety
+// CP1; and nobody uses its areas any more.
+void vmalloc_delete(struct vmalloc_instance *vm);
+
+// Gives back what was freed and nobody has needed for a while. Call it now and then, from any
+// thread: each call does a bounded piece of work.
+//
+// # Safety
+// CP1.
+int vmalloc_tick(struct vmalloc_instance *vm);
+
+// Makes all freed areas unreachable, and what they had usable again. Returns the pages.
+//
+// # Safety
+// CP1.
+size_t vmalloc_purge(struct vmalloc_instance *vm);
 
 // An area of `size` bytes for `by`, whose bytes may be anything. Null where it was refused.
 //
@@ -312,41 +350,6 @@ void *vmalloc_map_ram(struct vmalloc_instance *vm, const uint64_t *frames, size_
 // CP1, CP3.
 int vmalloc_unmap_ram(struct vmalloc_instance *vm, void *at, size_t count);
 
-// An instance with these options; null = the usual ones. Null where it cannot be had.
-//
-// # Safety
-// CP2, CP5.
-struct vmalloc_instance *vmalloc_new(const struct vmalloc_options *options);
-
-// Ends an instance: its areas are gone then. Null is nothing.
-//
-// # Safety
-// CP1; and nobody uses its areas any more.
-void vmalloc_delete(struct vmalloc_instance *vm);
-
-// Gives back what was freed and nobody has needed for a while. Call it now and then, from any
-// thread: each call does a bounded piece of work.
-//
-// # Safety
-// CP1.
-int vmalloc_tick(struct vmalloc_instance *vm);
-
-// Makes all freed areas unreachable, and what they had usable again. Returns the pages.
-//
-// # Safety
-// CP1.
-size_t vmalloc_purge(struct vmalloc_instance *vm);
-
-// The number of the last error of this thread; 0 = it had none.
-int vmalloc_last_error(void);
-
-// The text of the last error of this thread, with the numbers of the call that was refused. It is
-// good until another call of this thread is refused.
-const char *vmalloc_last_message(void);
-
-// What an error number means, as a text that lasts. What was refused says `vmalloc_last_message`.
-const char *vmalloc_strerror(int number);
-
 // Writes to `into` what `at` is. Any address may be asked about. Takes no lock and no memory. Returns
 // 0, or why it was refused.
 //
@@ -390,6 +393,51 @@ int vmalloc_check(struct vmalloc_instance *vm);
 // # Safety
 // CP1, CP2.
 int vmalloc_stats(struct vmalloc_instance *vm, struct vmalloc_sums *into);
+
+// Begins the traditional subsystem with these options. Who leaves this call out has the usual ones.
+// Returns 0, or why it was refused: `VMALLOC_ERROR_BUSY` where it has begun before.
+//
+// # Safety
+// CP2, CP5.
+int vmalloc_kernel_start(const struct vmalloc_options *options);
+
+// The instance under the traditional subsystem, for questions. It is nobody's to delete. Null where it
+// cannot be had.
+struct vmalloc_instance *vmalloc_kernel_instance(void);
+
+// An area of `size` bytes for `by`, whose bytes may be anything. Null where it was refused.
+//
+// # Safety
+// CP1.
+void *vmalloc_alloc(struct vmalloc_instance *vm, size_t size, const void *by);
+
+// An area as `request` says. Null where it was refused.
+//
+// # Safety
+// CP1, CP2.
+void *vmalloc_alloc_with(struct vmalloc_instance *vm, const struct vmalloc_request *request);
+
+// Frees an area, on behalf of `by`. Null is nothing. Returns 0, or why it was refused.
+//
+// # Safety
+// CP1, CP3.
+int vmalloc_free(struct vmalloc_instance *vm, void *at, const void *by);
+
+// Gives the pages beyond the first `size` bytes of an area back: it starts where it did. Returns 0,
+// or why it was refused.
+//
+// # Safety
+// CP1; CP3, for these pages; and nobody else frees, shrinks or grows the area meanwhile.
+int vmalloc_shrink(struct vmalloc_instance *vm, void *at, size_t size);
+
+// Gives an area more pages behind its last one, so that it has `size` bytes: it starts where it
+// did. Returns 0, or why it was refused: `VMALLOC_ERROR_NOSPC` where too few pages behind it are free.
+//
+// # Safety
+// CP1; and nobody else frees, shrinks or grows the area meanwhile.
+int vmalloc_grow(struct vmalloc_instance *vm,
+                 void *at,
+                 size_t size);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! # Rules
-//! - **CB1** Each exported function runs in [`border`] or [`serve`], so no panic crosses into C. The three
-//!   of [`number`](crate::number) do not: they read a thread's own cells or a table, and cannot panic.
+//! - **CB1** Each exported function runs in [`border`] or [`serve`], so no panic crosses into C. Those that do
+//!   not read and write a thread's own cells or look into a table, and cannot panic.
 //! - **CB2** A panic may have left the instance as no call leaves it. So it is marked, and each later
 //!   call on it is refused without a look at it. Its memory stays: whoever has areas may still use
 //!   them.

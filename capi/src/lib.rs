@@ -1,12 +1,14 @@
 //! vmalloc for programs in C, on the machine of a Linux process.
 //!
-//! `vmalloc.h`, which cbindgen writes from these sources, has instances and areas as programs in
-//! Rust have them.
+//! `vmalloc.h` has instances and areas as programs in Rust have them. `vmalloc/kernel.h` has the
+//! traditional subsystem by its names, for the source of kernel modules, over one instance of the process; it is written by
+//! hand, over `vmalloc/abi.h`. cbindgen writes the other two from these sources.
 //!
 //! ```text
 //!   instance   an allocator with memory of its own: made, tended, ended
 //!   area       memory: asked for, freed           frames   pages by themselves, and mapped
 //!   query      what an address is, the listing, the check, the sums
+//!   kernel     what kernel.h calls: areas, mappings, the slab, pages, objects by CPU, scopes, RCU
 //!   ─────────
 //!   border     where each call enters and leaves Rust
 //!   number     errors by number and by text       text     what is written into buffers of C
@@ -30,6 +32,7 @@ mod area;
 mod border;
 mod frames;
 mod instance;
+mod kernel;
 mod number;
 mod query;
 mod text;

@@ -11,6 +11,7 @@ use std::fmt;
 use vmalloc::error::Broken;
 use vmalloc::{AllocError, FreeError, InitError};
 use vmalloc_hosted::{BUDGET_SPENT, BuildError};
+use vmalloc_kernel::Errno;
 
 /// Why a call was refused. Nothing has changed then.
 #[repr(C)]
@@ -76,6 +77,7 @@ enum Why {
     Free(FreeError),
     Build(BuildError),
     Broken(Broken),
+    Kernel(vmalloc_kernel::Error),
 }
 
 impl Failure {
@@ -109,6 +111,7 @@ impl fmt::Display for Failure {
             Why::Free(error) => error.fmt(f),
             Why::Build(error) => error.fmt(f),
             Why::Broken(error) => error.fmt(f),
+            Why::Kernel(error) => error.fmt(f),
         }
     }
 }
@@ -156,6 +159,26 @@ impl From<BuildError> for Failure {
 impl From<Broken> for Failure {
     fn from(error: Broken) -> Failure {
         Failure { number: Number::Unclean, why: Why::Broken(error) }
+    }
+}
+
+impl From<vmalloc_kernel::Error> for Failure {
+    fn from(error: vmalloc_kernel::Error) -> Failure {
+        let number = match error {
+            vmalloc_kernel::Error::Alloc(error) => return error.into(),
+            vmalloc_kernel::Error::Free(error) => return error.into(),
+            vmalloc_kernel::Error::DoubleFree(_) => Number::Already,
+            vmalloc_kernel::Error::NoArea(_) | vmalloc_kernel::Error::NotSlab(_) => Number::Noent,
+            vmalloc_kernel::Error::WrongContext(_) => Number::Deadlk,
+            _ => match error.errno() {
+                Errno::E2BIG => Number::TooBig,
+                Errno::ENOMEM => Number::Nomem,
+                Errno::EBUSY => Number::Busy,
+                Errno::EDQUOT => Number::Dquot,
+                Errno::EINTR | Errno::EINVAL | Errno::ERANGE => Number::Inval,
+            },
+        };
+        Failure { number, why: Why::Kernel(error) }
     }
 }
 
