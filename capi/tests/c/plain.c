@@ -325,6 +325,16 @@ static void ticks_give_back_what_nobody_needs(void)
     vmalloc_delete(vm);
 }
 
+static void an_instance_that_is_deleted_has_no_memory_any_more(void)
+{
+    struct vmalloc_instance *vm = small(VMALLOC_POLICY_KEEP);
+    char *area = vmalloc_alloc(vm, PAGE, NULL);
+    CHECK(area && !faults(area));
+    vmalloc_delete(vm);
+    CHECK(faults(area));
+    vmalloc_delete(NULL);
+}
+
 static void what_can_never_be_right_is_refused(void)
 {
     struct vmalloc_what what;
@@ -338,7 +348,6 @@ static void what_can_never_be_right_is_refused(void)
     CHECK(!vmalloc_alloc_with(vm, NULL) && vmalloc_last_error() == VMALLOC_ERROR_INVAL);
     CHECK(vmalloc_vunmap(vm, NULL) == VMALLOC_ERROR_INVAL && vmalloc_frame_hold(vm, vm, NULL) == VMALLOC_ERROR_INVAL);
     vmalloc_delete(vm);
-    vmalloc_delete(NULL);
 }
 
 int vmalloc_panic(struct vmalloc_instance *vm); // In builds with debug assertions.
@@ -374,6 +383,7 @@ int main(void)
     RUN(frames_are_had_all_or_none);
     RUN(the_listing_has_a_line_for_each_area);
     RUN(ticks_give_back_what_nobody_needs);
+    RUN(an_instance_that_is_deleted_has_no_memory_any_more);
     RUN(what_can_never_be_right_is_refused);
     RUN(a_panic_becomes_an_error_and_the_instance_serves_no_more);
     return 0;
