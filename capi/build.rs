@@ -1,7 +1,8 @@
-//! The shared library says which of its versions fit a program: before 1.0.0 those of one minor
-//! version.
+//! The shared library has a name that says which of its versions fit a program: before 1.0.0 those of
+//! one minor version. `xtask/src/install.rs` installs it by that name.
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rustc-cdylib-link-arg=-Wl,-soname,libvmalloc.so.0.1");
+    let (major, minor) = (env!("CARGO_PKG_VERSION_MAJOR"), env!("CARGO_PKG_VERSION_MINOR"));
+    println!("cargo::rustc-cdylib-link-arg=-Wl,-soname,libvmalloc.so.{major}.{minor}");
 }

@@ -3,6 +3,7 @@
 mod bench;
 mod embedders;
 mod guard;
+mod install;
 mod interface;
 mod mutants;
 mod narrow;
@@ -36,6 +37,7 @@ fn run(args: &[String]) -> Result<ExitCode> {
             Ok(if report.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Some(("interface", [])) => interface::write(&Project::open()?).map(|()| ExitCode::SUCCESS),
+        Some(("install", [flag, prefix])) if flag == "--prefix" => install::run(&Project::open()?, prefix.as_ref()),
         Some(("bench", [])) => bench::run(&Project::open()?, None),
         Some(("bench", [what])) => bench::run(&Project::open()?, Some(what)),
         Some(("mutants", args)) => mutants::run(&Project::open()?, args),
@@ -52,6 +54,7 @@ fn help() -> String {
         "cargo xtask test [STAGE…]   everything that CI runs, or only these stages\n\
          cargo xtask tidy            the last stage alone: checks over the tree\n\
          cargo xtask interface       writes the interface.txt of each crate that is published\n\
+         cargo xtask install --prefix DIR   the library for programs in C, its headers and its pkg-config files\n\
          cargo xtask bench [WHAT]    instructions, counted by callgrind: space (the address layer), pairs (whole calls)\n\
          cargo xtask help            this\n",
     );

@@ -2,6 +2,7 @@
 
 use crate::embedders;
 use crate::guard;
+use crate::install;
 use crate::interface::PUBLISHED;
 use crate::narrow;
 use crate::pc;
@@ -35,6 +36,11 @@ pub const ALL: &[Stage] = &[
         name: "examples",
         about: "the programs in examples/, and the kernels that embed the library there",
         run: examples,
+    },
+    Stage {
+        name: "install",
+        about: "the C library is installed, and serves programs and modules",
+        run: install::stage,
     },
     Stage { name: "package", about: "what is to be published can be packed, with README and licences", run: package },
     Stage { name: "loom", about: "every interleaving of the races that matter", run: loom },
