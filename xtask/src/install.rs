@@ -177,6 +177,14 @@ mod tests {
     }
 
     #[test]
+    fn what_is_installed_unwinds_so_that_a_panic_becomes_an_error() {
+        let profiles = include_str!("../../Cargo.toml");
+        let (_, installed) = profiles.split_once("[profile.installed]\n").unwrap();
+        let (installed, _) = installed.split_once("\n[").unwrap();
+        assert!(installed.contains("\npanic = \"unwind\"\n"), "{installed}");
+    }
+
+    #[test]
     fn pkg_config_is_told_the_prefix_and_where_modules_find_their_headers() {
         let text = description(Path::new("/opt/v"), "vmalloc-kernel", " -I${includedir}/vmalloc");
         assert!(text.starts_with("prefix=/opt/v\nlibdir=${prefix}/lib\n"), "{text}");
