@@ -283,7 +283,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
             }
             if let Some(record) = self.records.get_mut().remove(machine, start) {
                 // What was freed past this crate is an error that nobody waits for (J7).
-                let _ = self.free_recorded(record);
+                let _ = self.free_recorded(record, Caller::here());
             }
         }
         let vm = self.vm;

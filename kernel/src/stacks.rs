@@ -38,7 +38,7 @@ use vmalloc::error::Shortage;
 use vmalloc::machine::Machine;
 use vmalloc::machine::frames::Frames;
 use vmalloc::units::{MAX_CPUS, Node, PAGE_SIZE};
-use vmalloc::{Gfp, Info, Kind};
+use vmalloc::{Caller, Gfp, Info, Kind};
 
 /// Stacks that a CPU keeps (`NR_CACHED_STACKS`).
 pub const NR_CACHED_STACKS: usize = 2;
@@ -120,7 +120,7 @@ impl<'k, 'v, M: Machine, H: Host> Stacks<'k, 'v, M, H> {
         while let Some(at) = self.take(node) {
             match self.kernel.wipe(Place::Area(at), self.bytes()) {
                 Ok(()) => return pointer(at),
-                Err(_) => _ = self.kernel.free_area(at, |_| true),
+                Err(_) => _ = self.kernel.free_area(at, |_| true, Caller::here()),
             }
         }
         None
@@ -159,7 +159,7 @@ impl<'k, 'v, M: Machine, H: Host> Stacks<'k, 'v, M, H> {
         // Where nothing shows its bytes there is no mark.
         let used = self.bytes_used(at).unwrap_or(0);
         if !self.keep(&info) {
-            self.kernel.free_area(at, |_| true)?;
+            self.kernel.free_area(at, |_| true, Caller::here())?;
         }
         self.deepest.fetch_max(used, Relaxed);
         Ok(())
@@ -214,7 +214,7 @@ impl<'k, 'v, M: Machine, H: Host> Stacks<'k, 'v, M, H> {
     fn give_back(&self, word: &AtomicUsize) -> bool {
         let kept = Kept(word.load(Acquire));
         let taken = kept != Kept::NOTHING && exchange(word, kept, Kept::NOTHING);
-        taken && self.kernel.free_area(kept.at(), |_| true).is_ok()
+        taken && self.kernel.free_area(kept.at(), |_| true, Caller::here()).is_ok()
     }
 
     /// The live stack of this size that starts at `at`.

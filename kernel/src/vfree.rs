@@ -10,7 +10,7 @@ use crate::records::{Built, Record};
 use core::ptr::{NonNull, with_exposed_provenance_mut};
 use vmalloc::machine::Machine;
 use vmalloc::units::{PAGE_SIZE, VirtAddr};
-use vmalloc::{FreeError, Info, Kind};
+use vmalloc::{Caller, FreeError, Info, Kind};
 
 impl<M: Machine, H: Host> Kernel<'_, M, H> {
     /// Frees an area that any of the allocating functions returned, with its array and
@@ -31,6 +31,19 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     /// nonexistent vm area (%p)`.
     #[track_caller]
     pub unsafe fn vfree(&self, at: *const u8) -> Result<(), Error> {
+        // SAFETY: Y1, handed on.
+        unsafe { self.vfree_by(at, Caller::here()) }
+    }
+
+    /// As [`Kernel::vfree`], on behalf of `by`: where another language stands in between, the place of
+    /// this call says nothing.
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Safety
+    /// Y1.
+    pub unsafe fn vfree_by(&self, at: *const u8, by: Caller) -> Result<(), Error> {
         let at = at.addr();
         let _call = self.enter("vfree", &[("addr", Value::Address(at))]);
         if at == 0 {
@@ -42,7 +55,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         }
         self.unbroken(at)?;
         let is_right = |flags: VmFlags| !flags.contains(VmFlags::MAP) || flags.contains(VmFlags::MAP_PUT_PAGES);
-        self.free_area(at, is_right).inspect_err(|error| {
+        self.free_area(at, is_right, by).inspect_err(|error| {
             if !matches!(error, Error::WrongContext(_)) {
                 self.printk(Kern::Err, format_args!("Trying to vfree() nonexistent vm area ({})", Pointer(at)));
             }
@@ -80,16 +93,15 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     #[track_caller]
     fn unmap_area(&self, at: usize) -> Result<(), Error> {
         if let Some(record) = self.claim_record(at, |record| record.flags.contains(VmFlags::MAP))? {
-            return self.free_recorded(record);
+            return self.free_recorded(record, Caller::here());
         }
         let start = pointer(at).ok_or(Error::NoArea(at))?;
         // SAFETY: V1: Y1.
         Ok(unsafe { self.vm.vunmap(start) }?)
     }
 
-    /// Frees the area that starts at `at`, if its flags are right.
-    #[track_caller]
-    pub(crate) fn free_area(&self, at: usize, is_right: fn(VmFlags) -> bool) -> Result<(), Error> {
+    /// Frees the area that starts at `at`, if its flags are right, on behalf of `by`.
+    pub(crate) fn free_area(&self, at: usize, is_right: fn(VmFlags) -> bool, by: Caller) -> Result<(), Error> {
         let is_device = |record: &Record| record.memory.is_some();
         let mut resets = false;
         let taken = self.claim_record(at, |record| {
@@ -99,14 +111,14 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         })?;
         if resets {
             self.reset_permissions(at)?;
-            return self.free_area(at, is_right);
+            return self.free_area(at, is_right, by);
         }
         match taken {
-            Some(record) => self.free_recorded(record),
+            Some(record) => self.free_recorded(record, by),
             None => {
                 // The address may be another's as soon as the area is freed.
                 let leaving = self.begin_free(at);
-                let freed = self.free_unrecorded(at);
+                let freed = self.free_unrecorded(at, by);
                 self.end_free(leaving, freed.is_ok());
                 freed
             }
@@ -114,8 +126,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     }
 
     /// Frees an area that has no record, or one that says that another function frees it.
-    #[track_caller]
-    fn free_unrecorded(&self, at: usize) -> Result<(), Error> {
+    fn free_unrecorded(&self, at: usize, by: Caller) -> Result<(), Error> {
         let info = self.vm.find(at);
         if let Some(record) = info.filter(|_| self.has_records()).and_then(|info| self.record_of(&info)) {
             return Err(Error::WrongFlags { has: record.flags.bits(), about: VmFlags::MAP.bits() });
@@ -126,20 +137,18 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
             // Afterwards the address may be another's.
             self.host.untracked(at);
         }
-        self.free_whole(at)
+        self.free_whole(at, by)
     }
 
     /// Frees an area of the library's own.
-    #[track_caller]
-    fn free_whole(&self, at: usize) -> Result<(), Error> {
+    fn free_whole(&self, at: usize, by: Caller) -> Result<(), Error> {
         let start = pointer(at).ok_or(Error::NoArea(at))?;
         // SAFETY: V1: Y1.
-        Ok(unsafe { self.vm.free(start) }?)
+        Ok(unsafe { self.vm.free_by(start, by) }?)
     }
 
     /// Frees an area whose record was claimed.
-    #[track_caller]
-    pub(crate) fn free_recorded(&self, record: Record) -> Result<(), Error> {
+    pub(crate) fn free_recorded(&self, record: Record, by: Caller) -> Result<(), Error> {
         let Some(info) = self.vm.find(record.start).filter(|info| record.is_of(info)) else {
             self.end_claim(&record, true);
             self.free_left_over(&record);
@@ -160,7 +169,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
                 let unmap = |at| unsafe { self.vm.vunmap(at) };
                 pointer(record.start).map_or(Ok(()), unmap).map_err(Error::from)
             }
-            Built::Whole => self.free_whole(record.start),
+            Built::Whole => self.free_whole(record.start, by),
         };
         // The library refuses an area that is gone, past this crate.
         if let Some(array) = &record.array {
@@ -201,7 +210,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
     /// Gives an array back; the frames in it stay whose they are.
     pub(crate) fn free_array(&self, array: &PageArray) {
         let freed = match array.is_vpages() {
-            true => self.free_area(array.at(), |_| true),
+            true => self.free_area(array.at(), |_| true, Caller::here()),
             false => self.put_object(array.at()),
         };
         debug_assert!(freed.is_ok(), "the array was ours: {freed:?}");

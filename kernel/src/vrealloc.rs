@@ -27,7 +27,7 @@ use vmalloc::machine::Machine;
 use vmalloc::machine::format::{Entry, MemType, Prot};
 use vmalloc::machine::frames::Frames;
 use vmalloc::units::{Node, PAGE_SIZE, Pfn};
-use vmalloc::{AllocError, Gfp};
+use vmalloc::{AllocError, Caller, Gfp};
 
 impl<M: Machine, H: Host> Kernel<'_, M, H> {
     /// The area at `at` with `size` bytes, there or elsewhere. Null is a new one; no bytes
@@ -287,7 +287,7 @@ impl<M: Machine, H: Host> Kernel<'_, M, H> {
         // SAFETY: Y1: Y4: the old address is used no more.
         let freed = unsafe { self.vfree(core::ptr::with_exposed_provenance(area.addr)) };
         // Nobody has heard of the new area.
-        freed.inspect_err(|_| _ = self.free_area(new.addr().get(), |_| true))?;
+        freed.inspect_err(|_| _ = self.free_area(new.addr().get(), |_| true, Caller::here()))?;
         Ok(new)
     }
 
@@ -376,7 +376,7 @@ impl<M: Machine, H: Host> Moved<'_, '_, M, H> {
         let moved = VmStruct { addr: new.addr().get(), ..*area };
         let cleared = kept.and_then(|()| kernel.clear_gained(&moved, request));
         // The old area holds its frames on.
-        cleared.inspect_err(|_| _ = kernel.free_area(moved.addr, |_| true))?;
+        cleared.inspect_err(|_| _ = kernel.free_area(moved.addr, |_| true, Caller::here()))?;
         kernel.tell_kmemleak(new, &Request { vm_flags: area.flags, ..*request });
         Ok(new)
     }

@@ -26,11 +26,11 @@ void *vmalloc_kernel_area(size_t size,
                           unsigned int vm_flags,
                           const void *by);
 
-// Frees an area (`vfree`). Null is nothing; the log is told what is refused.
+// Frees an area, on behalf of `by` (`vfree`). Null is nothing; the log is told what is refused.
 //
 // # Safety
 // CP3.
-void vmalloc_kernel_vfree(const void *at);
+void vmalloc_kernel_vfree(const void *at, const void *by);
 
 // The area with `size` bytes, here or elsewhere (`vrealloc`). Null where it was refused, and for 0 bytes.
 //
@@ -103,12 +103,6 @@ void *vmalloc_kernel_kvmalloc(size_t size, unsigned int flags, int on);
 // # Safety
 // CP3, for the address that it was given, where another one is returned.
 void *vmalloc_kernel_kvrealloc(const void *at, size_t size, unsigned int flags);
-
-// Frees an object or an area (`kvfree`). Null is nothing; the log is told what is refused.
-//
-// # Safety
-// CP3.
-void vmalloc_kernel_kvfree(const void *at);
 
 // Frees an object or an area when all threads that read now have ended that (`kvfree_rcu`). `head` lies in
 // it; null = it has none, and the call may wait (`kvfree_rcu_mightsleep`). The log is told what is refused.

@@ -222,12 +222,12 @@ __vmalloc_always void *__vmalloc_node(unsigned long size, unsigned long align, g
 
 __vmalloc_always void vfree(const void *at)
 {
-    vmalloc_kernel_vfree(at);
+    vmalloc_kernel_vfree(at, VMALLOC_HERE);
 }
 
 __vmalloc_always void vfree_atomic(const void *at)
 {
-    vmalloc_kernel_vfree(at);
+    vmalloc_kernel_vfree(at, VMALLOC_HERE);
 }
 
 __vmalloc_always void *vrealloc(const void *at, size_t size, gfp_t gfp)
@@ -364,9 +364,13 @@ __vmalloc_always void *kvrealloc(const void *at, size_t size, gfp_t gfp)
     return vmalloc_kernel_kvrealloc(at, size, gfp);
 }
 
+// The address tells whose it is.
 __vmalloc_always void kvfree(const void *at)
 {
-    vmalloc_kernel_kvfree(at);
+    if (is_vmalloc_addr(at))
+        vfree(at);
+    else
+        kfree(at);
 }
 
 // ---- RCU: a thread between lock and unlock keeps what it reads from being freed

@@ -26,14 +26,14 @@ pub extern "C" fn vmalloc_kernel_area(
     })
 }
 
-/// Frees an area (`vfree`). Null is nothing; the log is told what is refused.
+/// Frees an area, on behalf of `by` (`vfree`). Null is nothing; the log is told what is refused.
 ///
 /// # Safety
 /// CP3.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn vmalloc_kernel_vfree(at: *const c_void) {
+pub unsafe extern "C" fn vmalloc_kernel_vfree(at: *const c_void, by: *const c_void) {
     // SAFETY: Y1: CP3. It tells the log itself.
-    call(|it| Ok(unsafe { it.kernel.vfree(at.cast()) }?));
+    call(|it| Ok(unsafe { it.kernel.vfree_by(at.cast(), caller(by)) }?));
 }
 
 /// The area with `size` bytes, here or elsewhere (`vrealloc`). Null where it was refused, and for 0 bytes.

@@ -51,16 +51,6 @@ pub unsafe extern "C" fn vmalloc_kernel_kvrealloc(at: *const c_void, size: usize
     call(|it| Ok(unsafe { it.kernel.kvrealloc(at.cast(), size, gfp(flags)?) }?.as_ptr().cast()))
 }
 
-/// Frees an object or an area (`kvfree`). Null is nothing; the log is told what is refused.
-///
-/// # Safety
-/// CP3.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn vmalloc_kernel_kvfree(at: *const c_void) {
-    // SAFETY: Y1: CP3.
-    told("kvfree", at.cast(), |it| Ok(unsafe { it.kernel.kvfree(at.cast()) }?));
-}
-
 /// Frees an object or an area when all threads that read now have ended that (`kvfree_rcu`). `head` lies in
 /// it; null = it has none, and the call may wait (`kvfree_rcu_mightsleep`). The log is told what is refused.
 ///

@@ -111,6 +111,11 @@ __attribute__((noinline)) void *the_caller_of_vmalloc(void)
     return vmalloc(2 * PAGE_SIZE + 1);
 }
 
+__attribute__((noinline)) void the_caller_of_vfree(void *area)
+{
+    vfree(area);
+}
+
 static void vmalloc_makes_an_area_for_its_caller_and_vfree_frees_it(void)
 {
     char *area = the_caller_of_vmalloc(), text[80];
@@ -123,8 +128,10 @@ static void vmalloc_makes_an_area_for_its_caller_and_vfree_frees_it(void)
     log_text[0] = 0;
     vfree(area + 8);
     CHECK(told("Trying to vfree() bad address") && lives(area));
-    vfree(area);
+    the_caller_of_vfree(area);
     CHECK(!lives(area) && nothing_told());
+    vmalloc_symbol(whatis(area).area.freed_by, text, sizeof text);
+    CHECK(!strncmp(text, "the_caller_of_vfree+0x", 22));
     vfree(area);
     CHECK(told("Trying to vfree() nonexistent vm area"));
     vfree(NULL);

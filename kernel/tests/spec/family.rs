@@ -5,6 +5,7 @@ use vmalloc::machine::Machine;
 use vmalloc::machine::format::MemType;
 use vmalloc::machine::frames::Frames;
 use vmalloc::units::{Node, PAGE_SIZE, Pfn, VirtAddr};
+use vmalloc::{Caller, What};
 #[cfg(debug_assertions)]
 use vmalloc_kernel::PageArray;
 use vmalloc_kernel::{Errno, Error, GfpFlags, Kern, Pgprot, Request, UserMapping, VmFlags};
@@ -53,6 +54,20 @@ fn an_array_whose_bytes_overflow_is_refused() {
     let (count, size) = (usize::MAX / 4, 5);
     let refused = Err(Error::Overflow { count, size });
     assert_eq!([kernel.vmalloc_array(count, size), kernel.vcalloc(count, size)], [refused, refused]);
+}
+
+#[test]
+fn an_area_that_is_freed_on_behalf_of_somebody_tells_who_that_was() {
+    let rig = quiet();
+    let kernel = rig.kernel();
+    let by = Caller::Return(0x1234);
+    // One that the library knows alone, and one that has a record.
+    for area in [kernel.vmalloc(PAGE).unwrap(), kernel.vmalloc_user(PAGE).unwrap()] {
+        // SAFETY: Y1: nobody uses it.
+        unsafe { kernel.vfree_by(area.as_ptr(), by) }.unwrap();
+        let What::Freed { was, .. } = kernel.vm().whatis(number(area)) else { panic!("a freed area") };
+        assert_eq!(was.freer, Some(by));
+    }
 }
 
 #[test]
