@@ -1,6 +1,7 @@
 //! Programs in C, compiled against the headers and linked with the library that cargo has built.
 
 use std::env;
+use std::fs::File;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -49,6 +50,8 @@ impl Program {
         let (here, built) = (Path::new(HERE), built());
         let mut cc = Command::new(env::var_os("CC").unwrap_or_else(|| "cc".into()));
         cc.args(["-O1", "-g", "-Wall", "-Wextra", "-Werror", "-rdynamic", "-o"]).arg(folder.path().join("program"));
+        // What forces a panic is there with debug assertions alone.
+        cc.args(cfg!(debug_assertions).then_some("-DDEBUG_ASSERTIONS"));
         cc.arg("-I").arg(here.join("include")).args(flags).arg(here.join(format!("tests/c/{name}.c")));
         match linked {
             Linked::Shared => cc.arg("-L").arg(&built).args(["-lvmalloc_capi", "-pthread"]),
@@ -73,6 +76,12 @@ const C11: [&str; 2] = ["-std=c11", "-pedantic"];
 #[test]
 fn a_program_has_instances_areas_mappings_questions_and_errors() {
     well(&mut Program::compiled("plain", &C11, Linked::Shared).command(&[]));
+}
+
+#[test]
+fn a_log_that_cannot_be_written_fails_nobody() {
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    well(Program::compiled("plain", &C11, Linked::Shared).command(&[]).stderr(full));
 }
 
 #[test]

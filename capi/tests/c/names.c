@@ -489,17 +489,18 @@ static void a_scope_takes_from_the_flags_of_its_thread_until_it_ends(void)
     CHECK(current_gfp_context(GFP_KERNEL) == GFP_KERNEL);
 }
 
-int vmalloc_panic(struct vmalloc_instance *vm); // In builds with debug assertions.
+#ifdef DEBUG_ASSERTIONS
+int vmalloc_panic(struct vmalloc_instance *vm);
 
-static void nothing_is_left_and_after_a_panic_the_process_goes_on(void)
+static void after_a_panic_the_process_goes_on(void)
 {
-    CHECK(vmalloc_kernel_left() == 0 && vmalloc_check(vmalloc_kernel_instance()) == 0);
     fprintf(stderr, "(the next lines tell of a panic that is forced)\n");
     CHECK(vmalloc_panic(vmalloc_kernel_instance()) == VMALLOC_ERROR_NOTRECOVERABLE);
     vfree(&before_fault);
     CHECK(!vmalloc(1) && !kmalloc(1, GFP_KERNEL) && !alloc_page(GFP_KERNEL));
     CHECK(vmalloc_last_error() == VMALLOC_ERROR_NOTRECOVERABLE);
 }
+#endif
 
 int main(void)
 {
@@ -519,6 +520,9 @@ int main(void)
     RUN(a_block_is_freed_when_its_readers_have_ended);
     RUN(an_object_by_cpu_has_bytes_of_its_own_for_each_cpu);
     RUN(a_scope_takes_from_the_flags_of_its_thread_until_it_ends);
-    RUN(nothing_is_left_and_after_a_panic_the_process_goes_on);
+    CHECK(vmalloc_kernel_left() == 0 && vmalloc_check(vmalloc_kernel_instance()) == 0);
+#ifdef DEBUG_ASSERTIONS
+    RUN(after_a_panic_the_process_goes_on);
+#endif
     return 0;
 }
