@@ -5,6 +5,7 @@ use crate::cpu;
 use crate::mirror::Mirror;
 use parking_lot::{RawMutex, RwLock};
 use std::fmt;
+use std::io::{self, Write};
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::thread;
@@ -215,7 +216,8 @@ unsafe impl Machine for Hosted {
         match &*self.log.read_recursive() {
             Some(sink) => sink(level, line),
             // A failure is an error of the call's own; damage is nobody's.
-            None if level == Level::Error => eprintln!("vmalloc: {line}"),
+            // A stderr that cannot be written is no reason to panic in the middle of a call.
+            None if level == Level::Error => _ = writeln!(io::stderr(), "vmalloc: {line}"),
             None => {}
         }
     }

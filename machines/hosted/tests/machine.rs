@@ -4,10 +4,11 @@
 mod common;
 
 use common::{frame, is_writable, maps_in, page, run, run_at};
+use std::os::fd::FromRawFd;
 use std::ptr::NonNull;
 use vmalloc::machine::format::Prot;
 use vmalloc::machine::frames::Frames;
-use vmalloc::machine::{Flush, Machine, Run};
+use vmalloc::machine::{Flush, Level, Machine, Run};
 use vmalloc::units::{PAGE_SIZE, PageRange, Pfn, VirtAddr};
 use vmalloc_hosted::{BUDGET_SPENT, Builder, Hosted, builder, is_readable};
 
@@ -319,7 +320,7 @@ fn log_lines_and_symbols_go_where_they_are_sent() {
     let seen = Arc::new(Mutex::new(String::new()));
     let sink = seen.clone();
     machine.set_log(Box::new(move |level, line| *sink.lock().unwrap() += &format!("{level:?}: {line}")));
-    machine.log(vmalloc::machine::Level::Warn, format_args!("frame {}", 7));
+    machine.log(Level::Warn, format_args!("frame {}", 7));
     assert_eq!(*seen.lock().unwrap(), "Warn: frame 7");
     struct Symbol<'a>(&'a Hosted, usize);
     impl std::fmt::Display for Symbol<'_> {
@@ -351,4 +352,31 @@ fn the_direct_map_reaches_each_frame() {
     let (low, high): (NonNull<u8>, NonNull<u8>) = (machine.virt(Pfn(0)), machine.virt(last));
     assert_eq!(high.addr().get() - low.addr().get(), (64 << 20) - PAGE_SIZE);
     assert!(is_writable(low.as_ptr()) && is_writable(high.as_ptr()));
+}
+
+#[test]
+fn without_a_sink_damage_alone_is_told_and_a_stderr_that_is_full_panics_nobody() {
+    let machine = builder().memory(1 << 20).region(1 << 24).machine().unwrap();
+    let log = |level| machine.log(level, format_args!("a line"));
+    let mut ends = [0; 2];
+    // SAFETY: the array has two places.
+    assert_eq!(unsafe { libc::pipe(ends.as_mut_ptr()) }, 0);
+    let status = vmalloc_process::in_child(|| {
+        // SAFETY: the child's own descriptors, and a C string.
+        unsafe {
+            libc::dup2(ends[1], 2);
+            log(Level::Warn);
+            log(Level::Error);
+            libc::dup2(libc::open(c"/dev/full".as_ptr(), libc::O_WRONLY), 2);
+        }
+        log(Level::Error);
+        0
+    });
+    assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "{status:#x}");
+    // SAFETY: ours; nobody writes any more.
+    let said = unsafe {
+        libc::close(ends[1]);
+        std::fs::File::from_raw_fd(ends[0])
+    };
+    assert_eq!(std::io::read_to_string(said).unwrap(), "vmalloc: a line\n");
 }
