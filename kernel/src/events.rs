@@ -58,6 +58,10 @@ unsafe impl<M: Machine, E: Fn(&M, Event) -> Result<(), i32> + Sync> Machine for 
     const ALIASES: bool = M::ALIASES;
 
     #[inline]
+    fn is_elsewhere(&self) -> bool {
+        self.machine.is_elsewhere()
+    }
+    #[inline]
     fn frames(&self) -> &M::Frames {
         self.machine.frames()
     }
