@@ -134,6 +134,14 @@ impl Mask {
         waiting
     }
 
+    /// Those that this thread keeps out.
+    pub fn now() -> Mask {
+        let mut now = Mask::none();
+        // SAFETY: it is writable, and nothing is set.
+        unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, core::ptr::null(), &mut now.0) };
+        now
+    }
+
     /// Whether `signal` is one of them.
     pub fn has(&self, signal: c_int) -> bool {
         // SAFETY: it is a set.
@@ -202,6 +210,16 @@ pub fn contents<'r>(path: &CStr, room: &'r mut [u8]) -> &'r [u8] {
     &room[..got.max(0) as usize]
 }
 
+/// A file to write to the end of, made if there is none. A pipe that nobody reads is none.
+pub fn open_end(path: &CStr) -> Option<c_int> {
+    let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_APPEND | libc::O_CLOEXEC | libc::O_NOCTTY;
+    // SAFETY: the path is a C string. What may wait is `write`.
+    let file = unsafe { libc::open(path.as_ptr(), flags | libc::O_NONBLOCK, 0o644) };
+    // SAFETY: no pointers.
+    unsafe { libc::fcntl(file, libc::F_SETFL, libc::O_APPEND) };
+    (file >= 0).then_some(file)
+}
+
 /// Which file a descriptor is of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct File {
@@ -213,11 +231,14 @@ pub struct File {
 
 /// The file of a descriptor; `None` if it is not open.
 pub fn file(descriptor: c_int) -> Option<File> {
+    told(descriptor).map(|told| File { device: told.st_dev, number: told.st_ino })
+}
+
+fn told(descriptor: c_int) -> Option<libc::stat> {
     // SAFETY: it is plain numbers, and Linux fills it.
     unsafe {
         let mut told: libc::stat = core::mem::zeroed();
-        let is_open = libc::fstat(descriptor, &mut told) == 0;
-        is_open.then_some(File { device: told.st_dev, number: told.st_ino })
+        (libc::fstat(descriptor, &mut told) == 0).then_some(told)
     }
 }
 
@@ -237,17 +258,36 @@ pub unsafe fn release(at: Range<usize>) {
     unsafe { libc::munmap(core::ptr::with_exposed_provenance_mut(at.start), at.len()) };
 }
 
-/// Writes all of `text`. What cannot be written is lost; returns whether all was written.
+/// Milliseconds that a pipe may be full.
+const PATIENCE: c_int = 5000;
+
+/// Writes all of `text`. What cannot be written is lost; returns whether all was written. A file gets it in one
+/// piece; a pipe that is full for long, since who reads it waits for the program's end, gets no more.
 pub fn write(file: c_int, mut text: &[u8]) -> bool {
     while !text.is_empty() {
+        let piece = if is_regular(file) { text } else { &text[..text.len().min(libc::PIPE_BUF)] };
+        if !has_room(file) {
+            return false;
+        }
         // SAFETY: the bytes are the caller's.
-        match unsafe { libc::write(file, text.as_ptr().cast(), text.len()) } {
+        match unsafe { libc::write(file, piece.as_ptr().cast(), piece.len()) } {
             done @ 1.. => text = &text[done as usize..],
-            _ if errno() == libc::EINTR => (),
+            _ if matches!(errno(), libc::EINTR | libc::EAGAIN) => (),
             _ => return false,
         }
     }
     true
+}
+
+fn is_regular(file: c_int) -> bool {
+    told(file).is_some_and(|told| told.st_mode & libc::S_IFMT == libc::S_IFREG)
+}
+
+/// Whether a write of a piece would not wait, now or after a while.
+fn has_room(file: c_int) -> bool {
+    let mut asked = libc::pollfd { fd: file, events: libc::POLLOUT, revents: 0 };
+    // SAFETY: it is one, and writable.
+    unsafe { libc::poll(&mut asked, 1, PATIENCE) != 0 }
 }
 
 /// Lets other threads run.

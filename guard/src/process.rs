@@ -19,7 +19,7 @@ use crate::engine::Engine;
 use crate::here;
 use crate::os::Mask;
 use crate::settings::Settings;
-use crate::{actions, fault, leaks, report, scratch};
+use crate::{actions, fault, leaks, report, scratch, stderr};
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 use core::ops::Range;
@@ -140,6 +140,7 @@ fn attend() {
     attend_forks();
     fault::prime();
     actions::attend();
+    stderr::look();
     if engine().is_some_and(|engine| engine.settings.leaks) {
         leaks::attend();
     }

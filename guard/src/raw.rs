@@ -13,6 +13,7 @@ use core::ops::Range;
 pub use crate::actions::{SetHandler, interposed, is_ours, set_below};
 pub use crate::here::is_due;
 pub use crate::process::{attend_forks, cripple, limit_addresses, may_own};
+pub use crate::stderr::look as look_at_stderr;
 
 /// An allocation with clear bytes; null = the next allocator's.
 #[cold]

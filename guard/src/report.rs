@@ -75,6 +75,16 @@ pub enum Subject<'a> {
     Leaks,
 }
 
+impl Subject<'_> {
+    /// Where its text goes.
+    fn stderr(&self) -> c_int {
+        match self {
+            Subject::Leaks => stderr::first(),
+            Subject::Finding(_) | Subject::Fault(_) => stderr::now(),
+        }
+    }
+}
+
 /// An access that faulted: what cannot be found out later.
 #[derive(Clone, Copy)]
 pub struct Fault {
@@ -159,7 +169,7 @@ fn with_symbols(subject: &Subject<'_>, engine: &Engine, process: u32) {
     };
     let file = open(engine.settings.report, process);
     if !file.is_some_and(|file| os::write(file, told(true).as_bytes())) {
-        os::write(stderr::number(), told(false).as_bytes());
+        os::write(subject.stderr(), told(false).as_bytes());
     }
 }
 
@@ -170,7 +180,7 @@ fn plainly(subject: &Subject<'_>, engine: &Engine, process: u32) {
     let file = open(engine.settings.report, process);
     // SAFETY: whoever is WRITING has it alone.
     let bytes = unsafe { &mut *ROOM.0.get() };
-    let mut out = Out { file: file.unwrap_or_else(stderr::number), bytes, len: 0 };
+    let mut out = Out { file: file.unwrap_or_else(|| subject.stderr()), bytes, len: 0 };
     let mut story = Story { out: &mut out, engine, symbols: None, process };
     let _ = tell_all(subject, &mut story, file.is_some());
     out.flush();
@@ -231,10 +241,8 @@ fn open(path: Option<Path>, process: u32) -> Option<c_int> {
     // SAFETY: whoever is WRITING has it alone.
     let mut name = Name { bytes: unsafe { &mut *ROOM.0.get() }, len: 0 };
     name.fill(path?, process).ok()?;
-    let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_APPEND | libc::O_CLOEXEC;
     // SAFETY: the name ends with a zero.
-    let file = unsafe { libc::open(name.bytes.as_ptr().cast(), flags, 0o644) };
-    (file >= 0).then_some(file)
+    os::open_end(unsafe { CStr::from_bytes_with_nul_unchecked(&name.bytes[..name.len]) })
 }
 
 /// A path with the process's number in place of `%p`.

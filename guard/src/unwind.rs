@@ -14,15 +14,16 @@
 //!   of its own.
 //! - **U4** No word is believed to be readable. A module may be another one that has the same place and the
 //!   same tables as one that was unloaded, and a stack may end. What reads words for a backtrace of a call
-//!   is one instruction, and a fault there is caught (`rescue`); for one of a fault, Linux is asked.
+//!   is one instruction, and a fault there is caught (`rescue`); for one of a fault, and in a thread that keeps
+//!   the signals of faults out, for which Linux would kill the program, Linux is asked.
 
-use crate::os::peek;
+use crate::os::{Mask, peek};
 use crate::trace::Registers;
 use core::ffi::{c_int, c_void};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
 use gimli::{BaseAddresses, CfaRule, EhFrame, EhFrameHdr, EndianSlice, NativeEndian, Register, RegisterRule};
 use gimli::{Pointer, UnwindContext, UnwindContextStorage, UnwindExpression, UnwindSection, UnwindTableRow, X86_64};
-use libc::{REG_RBP, REG_RIP, REG_RSP, ucontext_t};
+use libc::{REG_RBP, REG_RIP, REG_RSP, SIGBUS, SIGSEGV, ucontext_t};
 
 /// Rules that are kept: 256 KiB, of which programs touch what they use.
 const KEPT: usize = 1 << 14;
@@ -323,7 +324,12 @@ pub fn rescue(context: &mut ucontext_t) -> bool {
 /// which modules there are.
 #[inline(never)]
 pub fn walk(f: &mut dyn FnMut(usize, usize) -> bool) -> bool {
-    walk_by(Registers::here(), read, f);
+    let (here, kept_out) = (Registers::here(), Mask::now());
+    if [SIGSEGV, SIGBUS].into_iter().any(|signal| kept_out.has(signal)) {
+        walk_by(here, peek, f);
+    } else {
+        walk_by(here, read, f);
+    }
     FIND.load(Relaxed) != 0
 }
 

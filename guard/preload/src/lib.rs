@@ -23,6 +23,15 @@ mod limits;
 mod next;
 mod signals;
 
+/// Before the program's own first code: who is stderr?
+#[used]
+#[unsafe(link_section = ".init_array")]
+static LOADED: extern "C" fn() = loaded;
+
+extern "C" fn loaded() {
+    guard::raw::look_at_stderr();
+}
+
 /// The heap of this library itself. It never calls the program's.
 #[global_allocator]
 static HEAP: guard::raw::Heap = guard::raw::Heap;

@@ -109,3 +109,35 @@ int main(void) {
     let at = |name: &str| end.errors.find(name).unwrap_or_else(|| panic!("{name}: {}", end.errors));
     assert!(at(" touch ") < at(" handler ") && at(" handler ") < at(" aligned ") && at(" aligned ") < at(" main "));
 }
+
+#[test]
+fn a_broken_stack_does_no_harm_where_the_signals_of_faults_are_kept_out() {
+    let source = r#"
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <unistd.h>
+__attribute__((noinline, optimize("no-omit-frame-pointer"))) static void inner(void) { free(malloc(10)); }
+__attribute__((noinline, optimize("no-omit-frame-pointer"))) static void broken(void) {
+    void *volatile *frame = __builtin_frame_address(0), *was = frame[0];
+    frame[0] = (void *)0x7fffffffe000;
+    inner();
+    frame[0] = was;
+}
+__attribute__((noinline, optimize("no-omit-frame-pointer"))) static void *calls(void *p) { broken(); return p; }
+static void handler(int s) { calls(0); write(1, "handled", 7); _exit(3); }
+int main(void) {
+    sigset_t all, was;
+    sigfillset(&all);
+    pthread_t thread;
+    pthread_sigmask(SIG_BLOCK, &all, &was);
+    pthread_create(&thread, 0, calls, 0);
+    pthread_join(thread, 0);
+    pthread_sigmask(SIG_SETMASK, &was, 0);
+    signal(SIGSEGV, handler);
+    *(volatile int *)8 = 1;
+    return 0;
+}"#;
+    let Some(end) = run(source, &[]) else { return };
+    assert_eq!((end.out.as_str(), end.code, end.reports()), ("handled", Some(3), 0), "{end:?}");
+}

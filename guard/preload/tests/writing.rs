@@ -6,6 +6,7 @@ use common::*;
 
 const HEAD: &str = "
 #define _GNU_SOURCE
+#include <fcntl.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -142,4 +143,28 @@ fn what_is_left_is_listed_also_where_a_program_closes_stderr_before_its_end() {
     let reused = "close(2); for (int n = 3; n < 5000; n++) close(n); int other = dup2(1, 1000); void *volatile left = malloc(7);";
     let Some(end) = bug(reused, &leaks) else { return };
     assert_eq!((end.out.as_str(), end.code), ("", Some(0)));
+}
+
+#[test]
+fn a_file_of_the_program_that_has_the_number_of_stderr_gets_no_text() {
+    let leaks = [("VMALLOC_GUARD_LEAKS", "1")];
+    let Some(end) = bug("free(malloc(1)); close(2); dup(1); void *volatile left = malloc(7);", &leaks) else { return };
+    assert_eq!((end.out.as_str(), end.reports(), end.code), ("", 1, Some(0)), "{end:?}");
+    let fails = "if (argc > 1) { dup(1); void *volatile left = malloc(7); bug(); }
+        close(2); execl(argv[0], argv[0], \"again\", (char *)0);";
+    let source = format!("{HEAD} int main(int argc, char **argv) {{ {fails} return 0; }}");
+    let Some(end) = run(&source, &leaks) else { return };
+    assert_eq!((end.out.as_str(), end.signal), ("", Some(libc::SIGSEGV)), "{end:?}");
+}
+
+#[test]
+fn a_pipe_that_nobody_reads_does_not_keep_the_program() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("pipe");
+    assert!(plain("mkfifo").arg(&path).status().expect("mkfifo").success());
+    let Some(end) = bug("bug();", &[("VMALLOC_GUARD_REPORT", path.to_str().expect("text"))]) else { return };
+    assert_eq!((end.reports(), end.signal), (1, Some(libc::SIGSEGV)), "{end:?}");
+    let full = "int ends[2]; pipe(ends); dup2(ends[1], 2); fcntl(2, F_SETFL, O_NONBLOCK); while (write(2, ends, 1) == 1); fcntl(2, F_SETFL, 0);";
+    let Some(end) = bug(&format!("{full} bug();"), &[]) else { return };
+    assert_eq!(end.signal, Some(libc::SIGSEGV), "{end:?}");
 }
