@@ -14,16 +14,20 @@ const MOST: usize = isize::MAX as usize;
 
 type Malloc = unsafe extern "C" fn(usize) -> *mut u8;
 type Calloc = unsafe extern "C" fn(usize, usize) -> *mut u8;
-type Realloc = unsafe extern "C" fn(*mut u8, usize) -> *mut u8;
-type Free = unsafe extern "C" fn(*mut u8);
-type Usable = unsafe extern "C" fn(*mut u8) -> usize;
+/// The form of a function.
+pub type Realloc = unsafe extern "C" fn(*mut u8, usize) -> *mut u8;
+/// The form of a function.
+pub type Free = unsafe extern "C" fn(*mut u8);
+/// The form of a function.
+pub type Usable = unsafe extern "C" fn(*mut u8) -> usize;
 
 // SAFETY: the declaration is that of the C library.
 unsafe extern "C" {
     static environ: *const *const u8;
 }
 
-fn fail(number: c_int) -> *mut u8 {
+/// Sets the error number.
+pub fn fail(number: c_int) -> *mut u8 {
     // SAFETY: this thread's own.
     unsafe { *libc::__errno_location() = number };
     null_mut()

@@ -7,6 +7,8 @@
 //! Its functions are looked up by name when one is first called (`next.rs`). The lookup may itself allocate:
 //! then a small piece of memory of our own serves, of which nothing is ever given back.
 //!
+//! Callers that come to the C library's own functions past this library are sent back (`own.rs`).
+//!
 //! # Handlers
 //! `sigaction`, `signal` and their kin put what the program sets for SIGSEGV and SIGBUS below the guard's
 //! handler.
@@ -21,15 +23,18 @@ mod family;
 mod forks;
 mod limits;
 mod next;
+mod own;
 mod signals;
 
-/// Before the program's own first code: who is stderr?
+/// Before the program's own first code.
 #[used]
 #[unsafe(link_section = ".init_array")]
 static LOADED: extern "C" fn() = loaded;
 
 extern "C" fn loaded() {
     guard::raw::look_at_stderr();
+    next::attend();
+    own::attend();
 }
 
 /// The heap of this library itself. It never calls the program's.

@@ -113,6 +113,11 @@ macro_rules! next {
             }
         )*
 
+        /// Looks everything up, if that is not going on.
+        pub fn attend() {
+            look_up();
+        }
+
         /// Looks everything up; false if that is going on.
         fn look_up() -> bool {
             if LOOKING.swap(true, Acquire) {
