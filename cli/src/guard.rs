@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   library  where libvmalloc_guard.so is      program  what would be run, and whether it can be guarded
-//!   elf      what the head of a file says
+//!   elf      what the head of a file says      inherited  what it finds of whoever started the command
 //! ```
 //!
 //! The loader of a program loads what LD_PRELOAD names first, so that the program's
@@ -12,6 +12,7 @@
 //! while its user believes otherwise is worse than one that does not run.
 
 mod elf;
+mod inherited;
 pub mod library;
 mod program;
 
@@ -49,6 +50,7 @@ fn prepare(options: &Guard) -> Result<Command> {
     let mut command = Command::new(&program);
     command.arg0(name).args(args).envs(settings(options)?);
     command.env(PRELOAD, preload(&library.path, std::env::var_os(PRELOAD))?);
+    inherited::pass_on(&mut command);
     Ok(command)
 }
 

@@ -2,6 +2,7 @@
 
 use crate::common::{Place, plain};
 use std::fs;
+use std::process::Command;
 
 #[test]
 fn the_program_has_its_own_exit_code_and_arguments() {
@@ -16,6 +17,23 @@ fn the_program_has_its_own_exit_code_and_arguments() {
 fn a_program_that_dies_by_a_signal_dies_by_it() {
     let run = Place::new().guard(&["--", "sh", "-c", "kill -SEGV $$"]);
     assert_eq!((run.code, &*run.err), (None, "loaded\n"));
+}
+
+#[test]
+fn the_program_finds_the_signals_and_descriptors_that_the_command_found() {
+    let place = Place::new();
+    let found =
+        "grep -E 'Sig(Blk|Ign)' /proc/self/status; for n in 0 1 2; do test -e /proc/self/fd/$n && echo $n; done";
+    place.script("found", found);
+    for how in ["", "trap '' PIPE HUP;", "trap - PIPE; exec 0<&-;", "exec 2>&-;"] {
+        let plain =
+            place.ran(plain("sh".as_ref()).args(["-c", &format!("{how} sh found")]).current_dir(place.path("")));
+        let mut shell = Command::new("sh");
+        let told = ["-c", &format!("{how} exec \"$0\" guard -- sh found"), env!("CARGO_BIN_EXE_vmalloc")];
+        shell.args(told).env("VMALLOC_GUARD_LIB", place.library()).current_dir(place.path(""));
+        let run = place.ran(&mut shell);
+        assert_eq!((run.code, run.out), (plain.code, plain.out), "{how}: {}", run.err);
+    }
 }
 
 #[test]
