@@ -1,6 +1,7 @@
 // Each name of vmalloc/kernel.h.
 #define _GNU_SOURCE
 #include "check.h"
+#include "fault.h"
 #include <linux/mm.h>
 #include <linux/percpu.h>
 #include <linux/rcupdate.h>
@@ -8,8 +9,6 @@
 #include <linux/slab.h>
 #include <linux/vmalloc.h>
 #include <pthread.h>
-#include <setjmp.h>
-#include <signal.h>
 #include <unistd.h>
 
 #define MIB (1024UL * 1024)
@@ -35,25 +34,6 @@ static bool told(const char *text)
 static bool nothing_told(void)
 {
     return log_text[0] == 0;
-}
-
-static sigjmp_buf before_fault;
-
-static void on_fault(int signal)
-{
-    (void)signal;
-    siglongjmp(before_fault, 1);
-}
-
-static bool faults(volatile char *at)
-{
-    struct sigaction action = { .sa_handler = on_fault }, was;
-    sigaction(SIGSEGV, &action, &was);
-    bool faulted = sigsetjmp(before_fault, 1);
-    if (!faulted)
-        *at = 1;
-    sigaction(SIGSEGV, &was, NULL);
-    return faulted;
 }
 
 static struct vmalloc_what whatis(const void *at)

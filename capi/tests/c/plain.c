@@ -1,9 +1,8 @@
 // vmalloc.h, as a program uses it.
 #define _POSIX_C_SOURCE 200809L
 #include "check.h"
+#include "fault.h"
 #include <pthread.h>
-#include <setjmp.h>
-#include <signal.h>
 #include <vmalloc.h>
 
 #define PAGE 4096
@@ -42,25 +41,6 @@ static struct vmalloc_what whatis(struct vmalloc_instance *vm, const void *at)
 static bool refused(int number, const char *text)
 {
     return vmalloc_last_error() == number && strstr(vmalloc_last_message(), text);
-}
-
-static sigjmp_buf before_fault;
-
-static void on_fault(int signal)
-{
-    (void)signal;
-    siglongjmp(before_fault, 1);
-}
-
-static bool faults(volatile char *at)
-{
-    struct sigaction action = { .sa_handler = on_fault }, was;
-    sigaction(SIGSEGV, &action, &was);
-    bool faulted = sigsetjmp(before_fault, 1);
-    if (!faulted)
-        *at = 1;
-    sigaction(SIGSEGV, &was, NULL);
-    return faulted;
 }
 
 static void an_area_holds_what_is_written_and_a_guard_follows(void)
