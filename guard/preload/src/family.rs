@@ -84,6 +84,12 @@ pub unsafe extern "C" fn calloc(count: usize, size: usize) -> *mut u8 {
     unsafe { CALLOC.get::<Calloc>()(count, size) }
 }
 
+/// Whether `at`, if it was allocated, was by another allocator: the next one, or the C library.
+#[inline(always)]
+pub fn is_next(at: *mut u8) -> bool {
+    !raw::may_own(at.addr()) && !next::is_first(at)
+}
+
 /// See malloc(3).
 ///
 /// # Safety
@@ -126,7 +132,7 @@ pub unsafe extern "C" fn free_aligned_sized(at: *mut u8, _align: usize, _size: u
 /// As there.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn realloc(at: *mut u8, size: usize) -> *mut u8 {
-    if raw::may_own(at.addr()) || next::is_first(at) || raw::is_due() {
+    if !is_next(at) || raw::is_due() {
         // SAFETY: the caller's promise.
         return unsafe { moved(at, size) };
     }
@@ -140,7 +146,7 @@ pub unsafe extern "C" fn realloc(at: *mut u8, size: usize) -> *mut u8 {
 /// As for `realloc`.
 #[cold]
 unsafe fn moved(at: *mut u8, size: usize) -> *mut u8 {
-    let is_next = !raw::may_own(at.addr()) && !next::is_first(at);
+    let is_next = is_next(at);
     // SAFETY: the caller's promise: `at` is null, or lives; two allocations do not overlap.
     unsafe {
         if size == 0 && !at.is_null() && !is_next {

@@ -19,18 +19,36 @@
 //! ld.so reads it; dl_iterate_phdr(3).
 
 use crate::family::{self, Free, Realloc, Usable};
-use crate::next::{self, FREE, REALLOC, USABLE};
+use crate::next::{FREE, Next, REALLOC, USABLE};
 use core::ffi::{CStr, c_int, c_void};
-use core::mem::transmute;
+use core::mem::transmute_copy;
 use core::ptr::{null_mut, with_exposed_provenance};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
-use guard::raw;
 use libc::{Elf64_Phdr, Elf64_Sym, PF_R, PT_DYNAMIC, PT_LOAD, dl_phdr_info};
 
-/// The C library's functions; 0 = not known.
-static OWN_FREE: AtomicUsize = AtomicUsize::new(0);
-static OWN_REALLOC: AtomicUsize = AtomicUsize::new(0);
-static OWN_USABLE: AtomicUsize = AtomicUsize::new(0);
+/// A function of the C library, by its address; 0 = not known, and the next allocator's has to do.
+struct Own(AtomicUsize, &'static Next);
+
+static OWN_FREE: Own = Own(AtomicUsize::new(0), &FREE);
+static OWN_REALLOC: Own = Own(AtomicUsize::new(0), &REALLOC);
+static OWN_USABLE: Own = Own(AtomicUsize::new(0), &USABLE);
+
+impl Own {
+    /// See [`Next::get`].
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn get<F: Copy>(&self) -> F {
+        const { assert!(size_of::<F>() == size_of::<usize>()) };
+        // SAFETY: the caller's promise; a function's address has the size of a word.
+        unsafe {
+            match self.0.load(Relaxed) {
+                0 => self.1.get(),
+                own => transmute_copy(&own),
+            }
+        }
+    }
+}
 
 /// As `free`.
 ///
@@ -38,17 +56,12 @@ static OWN_USABLE: AtomicUsize = AtomicUsize::new(0);
 /// As there.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn __libc_free(at: *mut u8) {
-    if raw::may_own(at.addr()) || next::is_first(at) {
+    if !family::is_next(at) {
         // SAFETY: the caller's promise.
         return unsafe { family::free(at) };
     }
     // SAFETY: the form is free's; the caller's promise.
-    unsafe {
-        match OWN_FREE.load(Relaxed) {
-            0 => FREE.get::<Free>()(at),
-            own => transmute::<usize, Free>(own)(at),
-        }
-    }
+    unsafe { OWN_FREE.get::<Free>()(at) }
 }
 
 /// As `realloc`.
@@ -57,17 +70,12 @@ pub unsafe extern "C" fn __libc_free(at: *mut u8) {
 /// As there.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn __libc_realloc(at: *mut u8, size: usize) -> *mut u8 {
-    if raw::may_own(at.addr()) || next::is_first(at) {
+    if !family::is_next(at) {
         // SAFETY: the caller's promise.
         return unsafe { family::realloc(at, size) };
     }
     // SAFETY: the form is realloc's; the caller's promise.
-    unsafe {
-        match OWN_REALLOC.load(Relaxed) {
-            0 => REALLOC.get::<Realloc>()(at, size),
-            own => transmute::<usize, Realloc>(own)(at, size),
-        }
-    }
+    unsafe { OWN_REALLOC.get::<Realloc>()(at, size) }
 }
 
 /// # Safety
@@ -83,17 +91,12 @@ unsafe extern "C" fn reallocarray(at: *mut u8, count: usize, size: usize) -> *mu
 /// # Safety
 /// As for `malloc_usable_size`.
 unsafe extern "C" fn usable(at: *mut u8) -> usize {
-    if raw::may_own(at.addr()) || next::is_first(at) {
+    if !family::is_next(at) {
         // SAFETY: the caller's promise.
         return unsafe { family::malloc_usable_size(at) };
     }
     // SAFETY: the form is malloc_usable_size's; the caller's promise.
-    unsafe {
-        match OWN_USABLE.load(Relaxed) {
-            0 => USABLE.get::<Usable>()(at),
-            own => transmute::<usize, Usable>(own)(at),
-        }
-    }
+    unsafe { OWN_USABLE.get::<Usable>()(at) }
 }
 
 /// From now on who asks for them in the C library gets those of this file.
@@ -161,13 +164,13 @@ impl Table {
     }
 
     /// The entries of this name, each of a version, lead to `to`. O1, O2.
-    fn lead(&self, name: &CStr, to: usize, was: Option<&AtomicUsize>) {
+    fn lead(&self, name: &CStr, to: usize, was: Option<&Own>) {
         self.each(name, &mut |entry| {
             // SAFETY: the module's, and the value is a word.
             let value = unsafe { AtomicU64::from_ptr((&raw const (*entry).st_value).cast_mut()) };
             let found = value.load(Relaxed) as usize;
             if found != 0 && self.is_read_only(value.as_ptr().addr()) {
-                was.into_iter().for_each(|was| was.store(self.base.wrapping_add(found), Relaxed));
+                was.into_iter().for_each(|was| was.0.store(self.base.wrapping_add(found), Relaxed));
                 store(value, to.wrapping_sub(self.base) as u64);
             }
         });
