@@ -3,9 +3,11 @@
 
 mod meeting;
 mod signals;
+mod work;
 
 pub use meeting::{Meeting, THREADS};
 pub use signals::{Bombarded, Places, anything, expect, handled, on_signal, random};
+pub use work::work;
 
 use std::time::Duration;
 use vmalloc::Vmalloc;

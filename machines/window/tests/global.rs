@@ -11,7 +11,7 @@ use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::*};
 use vmalloc::{Gfp, Req, Vmalloc};
-use vmalloc_process::in_child;
+use vmalloc_process::{in_child, work};
 use vmalloc_window::{AtFork, Window, builder};
 
 const NONE: u32 = 0;
@@ -109,28 +109,6 @@ extern "C" fn parent() {
 
 extern "C" fn child() {
     AT_FORK.child();
-}
-
-/// Allocates at the end of its thread.
-struct AtEnd(Cell<Vec<String>>);
-
-impl Drop for AtEnd {
-    fn drop(&mut self) {
-        let mut all = self.0.take();
-        all.extend((0..20).map(|n| format!("{n} at the end")));
-        assert!(all.concat().ends_with("19 at the end"));
-    }
-}
-
-thread_local! {
-    static AT_END: AtEnd = const { AtEnd(Cell::new(Vec::new())) };
-}
-
-fn work(mark: usize) -> usize {
-    AT_END.with(|end| end.0.set(vec![format!("thread {mark}")]));
-    let map: std::collections::BTreeMap<usize, String> = (0..200).map(|n| (n * mark, n.to_string())).collect();
-    let all: Vec<u8> = map.values().flat_map(|text| text.bytes()).collect();
-    all.len()
 }
 
 #[test]
