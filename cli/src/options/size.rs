@@ -8,26 +8,25 @@ pub fn size(text: &str) -> Result<u64, String> {
     const WANTED: &str = "a number and a unit, such as 512M, 1.5G, 64MiB or 64MB";
     let unit = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
     let (number, unit) = text.split_at(unit);
-    let (letter, base) = match unit.to_ascii_uppercase().as_str() {
-        "" | "B" => ("", 1024),
-        "K" | "KIB" => ("K", 1024),
-        "M" | "MIB" => ("M", 1024),
-        "G" | "GIB" => ("G", 1024),
-        "T" | "TIB" => ("T", 1024),
-        "KB" => ("K", 1000),
-        "MB" => ("M", 1000),
-        "GB" => ("G", 1000),
-        "TB" => ("T", 1000),
+    let scale = match unit.to_ascii_uppercase().as_str() {
+        "" | "B" => 1,
+        "K" | "KIB" => 1 << 10,
+        "M" | "MIB" => 1 << 20,
+        "G" | "GIB" => 1 << 30,
+        "T" | "TIB" => 1 << 40,
+        "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "TB" => 1_000_000_000_000,
         _ => return Err(WANTED.to_owned()),
     };
-    let scale = u128::pow(base, "KMGT".find(letter).filter(|_| !letter.is_empty()).map_or(0, |at| at as u32 + 1));
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
     let digits =
         |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse::<u128>().ok()).flatten();
-    let parsed = digits(whole).zip(digits(fraction).filter(|_| fraction.len() <= 9));
+    let places = fraction.len() as u32;
+    let parsed = digits(whole).zip(digits(fraction).filter(|_| places <= 9));
     let (whole, fraction) = parsed.ok_or_else(|| WANTED.to_owned())?;
-    let bytes =
-        whole * scale + fraction * scale / 10u128.pow(number.split_once('.').map_or(1, |(_, f)| f.len() as u32));
+    let bytes = whole * scale + fraction * scale / 10u128.pow(places);
     let bytes = u64::try_from(bytes).ok().filter(|&bytes| bytes < 1 << 63).ok_or("too large")?;
     if bytes < PAGE_SIZE as u64 { Err("less than a page".to_owned()) } else { Ok(bytes) }
 }
