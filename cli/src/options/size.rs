@@ -26,7 +26,8 @@ pub fn size(text: &str) -> Result<u64, String> {
     let places = fraction.len() as u32;
     let parsed = digits(whole).zip(digits(fraction).filter(|_| places <= 9));
     let (whole, fraction) = parsed.ok_or_else(|| WANTED.to_owned())?;
-    let bytes = whole * scale + fraction * scale / 10u128.pow(places);
+    let whole = whole.checked_mul(scale).ok_or("too large")?;
+    let bytes = whole.checked_add(fraction * scale / 10u128.pow(places)).ok_or("too large")?;
     let bytes = u64::try_from(bytes).ok().filter(|&bytes| bytes < 1 << 63).ok_or("too large")?;
     if bytes < PAGE_SIZE as u64 { Err("less than a page".to_owned()) } else { Ok(bytes) }
 }
@@ -56,6 +57,8 @@ mod tests {
             "100",
             "9999999999G",
             "18446744073709551616",
+            // 2^88 T are 2^128 bytes.
+            "309485009821345068724781057T",
             "+4K",
             "1e9",
         ] {
