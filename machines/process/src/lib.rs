@@ -6,7 +6,7 @@ mod signals;
 mod work;
 
 pub use meeting::{Meeting, THREADS};
-pub use signals::{Bombarded, Places, anything, expect, handled, on_signal, random};
+pub use signals::{Bombarded, Places, anything, handled, on_signal, random};
 pub use work::work;
 
 use std::time::Duration;

@@ -1,24 +1,37 @@
 //! Signal handlers in the middle of calls: none may wait for the call that it interrupted.
 //!
 //! A test has a static [`Places`], which its handler trades areas in, and runs threads that
-//! are [`Bombarded`]. A handler must not panic: what is wrong is counted ([`expect`]).
+//! are [`Bombarded`]. A handler must not panic: the first thing that is wrong is kept, and told at
+//! the end.
 
 use std::cell::Cell;
 use std::ptr::NonNull;
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
+use std::sync::{Barrier, Mutex};
 use std::time::{Duration, Instant};
 use vmalloc::machine::{Context, Machine};
-use vmalloc::{AllocError, Gfp, Req, Vmalloc};
+use vmalloc::{AllocError, FreeError, Gfp, Req, Vmalloc};
 
 /// The most threads.
 const MOST: usize = 8;
 /// Places for areas.
 const PLACES: usize = 64;
 
-/// Signals handled, by thread; and what must not be.
+/// Signals handled, by thread.
 static HANDLED: [AtomicU64; MOST] = [const { AtomicU64::new(0) }; MOST];
-static ODD: AtomicU64 = AtomicU64::new(0);
+/// The first thing that must not be.
+static WRONG: Mutex<Option<Wrong>> = Mutex::new(None);
+
+/// What must not be.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Wrong {
+    /// A page of an area has not the word that was written to it.
+    Word { area: usize, found: usize },
+    /// A live area was not freed.
+    Free(FreeError),
+    /// An allocation was refused where it may not be.
+    Alloc(AllocError),
+}
 
 thread_local! {
     static ME: Cell<usize> = const { Cell::new(usize::MAX) };
@@ -32,9 +45,11 @@ pub fn random(below: u64) -> u64 {
     (next >> 33) % below
 }
 
-/// Handlers must not panic: what is wrong is counted.
-pub fn expect(right: bool) {
-    ODD.fetch_add(!right as u64, Relaxed);
+/// Handlers must not panic or wait: somebody else's fault will do where the lock is held.
+fn tell(wrong: Wrong) {
+    if let Ok(mut first) = WRONG.try_lock() {
+        first.get_or_insert(wrong);
+    }
 }
 
 /// Makes `handler` the handler of the signal that is sent.
@@ -82,10 +97,11 @@ impl Places {
         let old = self.areas[random(PLACES as u64) as usize].swap(new, AcqRel);
         if let Some(at) = NonNull::new(std::ptr::with_exposed_provenance_mut::<u8>(old)) {
             // SAFETY: V1: taken out of its place, it is the caller's alone.
-            unsafe {
-                expect(at.cast::<usize>().read() == old);
-                expect(vm.free(at).is_ok());
+            let (found, freed) = unsafe { (at.cast::<usize>().read(), vm.free(at)) };
+            if found != old {
+                tell(Wrong::Word { area: old, found });
             }
+            freed.unwrap_or_else(|error| tell(Wrong::Free(error)));
         }
     }
 
@@ -105,11 +121,8 @@ impl Places {
     pub fn allocate_in_a_handler<M: Machine>(&self, vm: &Vmalloc<M>) {
         match self.allocate(vm) {
             Ok(()) => (),
-            Err(AllocError::WrongContext(context)) => {
-                expect(context == Context::Nmi);
-                self.refused.fetch_add(1, Relaxed);
-            }
-            Err(_) => expect(false),
+            Err(AllocError::WrongContext(Context::Nmi)) => _ = self.refused.fetch_add(1, Relaxed),
+            Err(error) => tell(Wrong::Alloc(error)),
         }
         self.trade(vm, 0);
     }
@@ -174,7 +187,7 @@ impl Bombarded {
             self.bombard(&threads);
             stop.store(true, Release);
         });
-        assert_eq!(ODD.load(Relaxed), 0, "in a handler");
+        assert_eq!(*WRONG.lock().expect("nobody panics with it"), None, "in a handler");
     }
 
     /// Sends each thread its next signal when it has handled the last one; ends the process if nothing

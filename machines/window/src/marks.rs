@@ -13,7 +13,7 @@
 //!
 //! # Rules
 //! - **P1** A page's `bound` and `going` bits are set by the callers that own the page, and cleared by
-//!   the one that drains. So no lock is needed for them.
+//!   the one that drains, once the page has gone. So no lock is needed for them.
 //! - **P2** A page that goes is in the queue: its group's bit is set after its own, and the span is
 //!   widened after that. The one that drains reads them in the opposite order.
 //! - **P3** `sealed` and `exec` change under the lock of the shape.
@@ -204,6 +204,17 @@ impl Marks {
         }
     }
 
+    /// The pages that go are closed. Pages between them keep their marks: they may be about to be bound.
+    pub fn gone(&self, pages: Range<usize>) {
+        for (group, mask) in masks(pages) {
+            let group = self.group(group);
+            let gone = group.going.load(SeqCst) & mask;
+            // In this order: a page that is bound and does not go would be live.
+            group.bound.fetch_and(!gone, SeqCst);
+            group.going.fetch_and(!gone, SeqCst);
+        }
+    }
+
     /// Calls `f` with the runs of pages that go.
     pub fn going(&self, pages: Range<usize>, mut f: impl FnMut(Range<usize>)) {
         for (group, mask) in masks(pages) {
@@ -270,6 +281,18 @@ mod tests {
         marks.clear(3..5, |group| &group.going);
         marks.enqueue_again(3..63);
         assert_eq!(drained(&marks), vec![62..64]);
+    }
+
+    #[test]
+    fn what_is_gone_leaves_the_marks_of_the_pages_in_between() {
+        let marks = marks(200);
+        marks.set(60..70, |group| &group.bound);
+        marks.enqueue(60..62);
+        marks.enqueue(65..70);
+        marks.gone(60..70);
+        let bound: Vec<usize> = (0..200).filter(|&page| marks.has(page, |group| group.bound.load(SeqCst))).collect();
+        assert_eq!(bound, [62, 63, 64]);
+        assert!(!marks.any(0..200, |group| group.going.load(SeqCst)));
     }
 
     #[test]

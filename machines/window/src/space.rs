@@ -26,12 +26,15 @@
 //!   reached. What could be is queued again.
 //! - **H3** A flush that joins runs first publishes the pages from the first to the last, and then
 //!   looks for live pages between them. A binding first marks its pages, and then waits until no such
-//!   range meets them. So one of the two sees the other.
+//!   range meets them. So one of the two sees the other. The marks of a binding that waits stay: a
+//!   flush takes those of the pages that went, and no others.
 //!
 //! # Locks
 //! `draining`, then `shape`; the locks of the reservations last and alone.
 
 mod shape;
+#[cfg(test)]
+mod tests;
 
 use crate::budget::Budget;
 use crate::cpu::yield_now;
@@ -229,18 +232,19 @@ impl Space {
         (self.log)(Level::Info, format_args!("locked memory has no guards: areas cost up to two mappings each"));
     }
 
-    /// Marks pages as bound (H3). The one that drains clears the marks of all that it closes, so they
-    /// are set again after a wait.
+    /// Marks pages as bound (H3).
     #[inline]
     fn mark(&self, pages: &Range<usize>) {
-        loop {
-            self.marks.set(pages.clone(), |group| &group.bound);
-            let closing = unpack(self.closing.load(SeqCst));
-            if closing.end <= pages.start || pages.end <= closing.start {
-                return;
-            }
+        self.marks.set(pages.clone(), |group| &group.bound);
+        while self.is_closing(pages) {
             yield_now();
         }
+    }
+
+    #[inline]
+    fn is_closing(&self, pages: &Range<usize>) -> bool {
+        let closing = unpack(self.closing.load(SeqCst));
+        closing.start < pages.end && pages.start < closing.end
     }
 
     #[inline]
@@ -265,10 +269,12 @@ impl Space {
         }
     }
 
-    /// Closes a run that is in no queue.
+    /// Closes a run that is in no queue, and that nothing says of that it goes.
     fn close_lone(&self, pages: Range<usize>) -> bool {
-        let closed = self.close(pages.clone());
-        if !closed {
+        let closed = self.shut(&pages);
+        if closed {
+            self.marks.clear(pages, |group| &group.bound);
+        } else {
             self.marks.enqueue(pages);
         }
         closed
@@ -287,17 +293,21 @@ impl Space {
         all
     }
 
-    /// Closes pages of which none is live, those between runs included.
+    /// Closes the pages that go, and those between them, of which none is live.
     fn close(&self, pages: Range<usize>) -> bool {
-        let range = self.range_of(&pages);
-        if self.guard(range, &pages).or_else(|_| self.seal(range, &pages)).is_err() {
+        let closed = self.shut(&pages);
+        if closed {
+            self.marks.gone(pages);
+        } else {
             self.marks.enqueue_again(pages);
-            return false;
         }
-        // P1: bound last: a page that is bound and does not go would be live.
-        self.marks.clear(pages.clone(), |group| &group.bound);
-        self.marks.clear(pages, |group| &group.going);
-        true
+        closed
+    }
+
+    /// No page can be reached afterwards, if it succeeds.
+    fn shut(&self, pages: &Range<usize>) -> bool {
+        let range = self.range_of(pages);
+        self.guard(range, pages).or_else(|_| self.seal(range, pages)).is_ok()
     }
 
     /// Guards, which is all unless the pages' mapping is odd.

@@ -1,0 +1,51 @@
+use super::*;
+use std::sync::atomic::AtomicBool;
+use std::thread;
+use vmalloc::units::Pfn;
+
+fn space() -> Space {
+    Space::new(PIECE, os::has_guards(), None, |_, line| panic!("{line}")).expect("a process has room")
+}
+
+fn run_of(space: &Space, page: usize) -> Run {
+    Run { pages: space.range_of(&(page..page + 1)), first: Pfn(page as u64), prot: Prot::RW }
+}
+
+/// Two runs with a page between them, which another thread binds while they are closed together (H3).
+#[test]
+fn a_page_that_is_bound_while_runs_around_it_are_joined_stays_bound() {
+    let (space, over) = (space(), AtomicBool::new(false));
+    let [below, between, above] = [1, 2, 3].map(|page| run_of(&space, page));
+    let joins = || {
+        for _ in 0..100_000 {
+            [below, above].into_iter().for_each(|run| space.bind(run).expect("memory enough"));
+            [below, above].into_iter().for_each(|run| space.unbind(run.pages));
+            assert!(space.drain());
+        }
+        over.store(true, Release);
+    };
+    let comes_and_goes = || {
+        while !over.load(Acquire) {
+            space.bind(between).expect("memory enough");
+            assert!(space.marks.has(2, Group::live), "a later flush closes it while it lives");
+            space.unbind(between.pages);
+            assert!(space.drain());
+        }
+    };
+    thread::scope(|scope| {
+        scope.spawn(joins);
+        scope.spawn(comes_and_goes);
+    });
+}
+
+/// As the test above, at the moment that matters: the page is marked, and waits.
+#[test]
+fn a_binding_that_waits_for_a_flush_keeps_its_marks() {
+    let space = space();
+    [1, 3].into_iter().for_each(|page| space.bind(run_of(&space, page)).expect("memory enough"));
+    space.marks.enqueue(1..2);
+    space.marks.enqueue(3..4);
+    space.marks.set(2..3, |group| &group.bound);
+    assert!(space.close(1..4));
+    assert_eq!([1, 2, 3].map(|page| space.marks.has(page, Group::live)), [false, true, false]);
+}
