@@ -40,6 +40,7 @@
 
 mod budget;
 mod builder;
+mod closing;
 mod cpu;
 mod fork;
 mod lock;
@@ -50,6 +51,7 @@ mod reserve;
 mod source;
 mod space;
 mod stacks;
+mod sync;
 
 pub use budget::{Mappings, Refusal};
 pub use builder::{BuildError, Builder, builder};

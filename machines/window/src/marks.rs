@@ -18,10 +18,9 @@
 //!   widened after that. The one that drains reads them in the opposite order.
 //! - **P3** `sealed` and `exec` change under the lock of the shape.
 
-use crate::reserve::Reservation;
+use crate::reserve::{Clear, Reservation, Table};
+use crate::sync::{AtomicU64, Ordering::*};
 use core::ops::Range;
-use core::sync::atomic::{AtomicU64, Ordering::*};
-use vmalloc::units::PAGE_SIZE;
 
 /// Pages of a group.
 const GROUP: usize = 64;
@@ -47,11 +46,14 @@ pub struct Group {
     pub exec: AtomicU64,
 }
 
+// SAFETY: numbers: 0 is a value of each.
+unsafe impl Clear for Group {}
+
 /// The bits of all pages.
 #[derive(Debug)]
 pub struct Marks {
-    groups: Reservation,
-    queue: Reservation,
+    groups: Table<Group>,
+    queue: Table<AtomicU64>,
     /// The span of the queue's words that may have a bit; see [`pack`].
     span: AtomicU64,
 }
@@ -67,7 +69,7 @@ pub const fn unpack(word: u64) -> Range<usize> {
 }
 
 /// The groups that pages lie in, each with the mask of those pages.
-fn masks(pages: Range<usize>) -> impl Iterator<Item = (usize, u64)> {
+pub fn masks(pages: Range<usize>) -> impl Iterator<Item = (usize, u64)> {
     (pages.start / GROUP..pages.end.div_ceil(GROUP)).map(move |group| {
         let first = pages.start.saturating_sub(group * GROUP);
         let end = (pages.end - group * GROUP).min(GROUP);
@@ -76,7 +78,7 @@ fn masks(pages: Range<usize>) -> impl Iterator<Item = (usize, u64)> {
 }
 
 /// The runs of set bits, from below.
-fn runs(mut bits: u64) -> impl Iterator<Item = Range<usize>> {
+pub fn runs(mut bits: u64) -> impl Iterator<Item = Range<usize>> {
     let mut below = 0;
     core::iter::from_fn(move || {
         if bits == 0 {
@@ -94,15 +96,14 @@ fn runs(mut bits: u64) -> impl Iterator<Item = Range<usize>> {
 impl Marks {
     /// Marks for `pages` pages, none of which has any yet.
     pub fn new(pages: usize) -> Result<Marks, i32> {
-        let groups = Reservation::new(pages.div_ceil(GROUP) * size_of::<Group>(), 1 << 16)?;
-        let queue = Reservation::new(pages.div_ceil(QUEUED) * size_of::<AtomicU64>(), PAGE_SIZE)?;
+        let (groups, queue) = (Table::new(pages.div_ceil(GROUP))?, Table::new(pages.div_ceil(QUEUED))?);
         Ok(Marks { groups, queue, span: AtomicU64::new(NOBODY) })
     }
 
     /// Gives the first `pages` pages marks.
     pub fn cover(&self, pages: usize) -> Result<(), i32> {
-        self.queue.open_to(pages.div_ceil(QUEUED) * size_of::<AtomicU64>())?;
-        self.groups.open_to(pages.div_ceil(GROUP) * size_of::<Group>())
+        self.queue.open_to(pages.div_ceil(QUEUED))?;
+        self.groups.open_to(pages.div_ceil(GROUP))
     }
 
     /// Mappings that the marks cost.
@@ -110,34 +111,20 @@ impl Marks {
 
     /// The reservations, whose boundaries may move.
     pub fn reservations(&self) -> [&Reservation; 2] {
-        [&self.queue, &self.groups]
-    }
-
-    #[inline]
-    fn group(&self, n: usize) -> &Group {
-        let at = self.groups.at(n * size_of::<Group>()).cast();
-        // SAFETY: the reservation's, open since the pages were covered, cleared by Linux, aligned.
-        unsafe { at.as_ref() }
-    }
-
-    #[inline]
-    fn queued(&self, n: usize) -> &AtomicU64 {
-        let at = self.queue.at(n * size_of::<AtomicU64>()).cast();
-        // SAFETY: as above.
-        unsafe { at.as_ref() }
+        [self.queue.memory(), self.groups.memory()]
     }
 
     /// Sets a bit of each page.
     #[inline]
     pub fn set(&self, pages: Range<usize>, which: impl Fn(&Group) -> &AtomicU64) {
-        masks(pages).for_each(|(group, mask)| _ = which(self.group(group)).fetch_or(mask, SeqCst));
+        masks(pages).for_each(|(group, mask)| _ = which(self.groups.at(group)).fetch_or(mask, SeqCst));
     }
 
     /// Clears a bit of each page.
     #[inline]
     pub fn clear(&self, pages: Range<usize>, which: impl Fn(&Group) -> &AtomicU64) {
         for (group, mask) in masks(pages) {
-            let bits = which(self.group(group));
+            let bits = which(self.groups.at(group));
             // A load costs less, and nobody sets bits of these pages meanwhile.
             if bits.load(SeqCst) & mask != 0 {
                 bits.fetch_and(!mask, SeqCst);
@@ -148,7 +135,7 @@ impl Marks {
     /// Whether `bits` names any of the pages.
     #[inline]
     pub fn any(&self, pages: Range<usize>, bits: impl Fn(&Group) -> u64) -> bool {
-        masks(pages).any(|(group, mask)| bits(self.group(group)) & mask != 0)
+        masks(pages).any(|(group, mask)| bits(self.groups.at(group)) & mask != 0)
     }
 
     /// The bit of one page.
@@ -172,7 +159,7 @@ impl Marks {
         let groups = pages.start / GROUP..pages.end.div_ceil(GROUP);
         // A word of the queue is to groups what a group is to pages.
         for (word, mask) in masks(groups) {
-            self.queued(word).fetch_or(mask, SeqCst);
+            self.queue.at(word).fetch_or(mask, SeqCst);
             self.widen(word);
         }
     }
@@ -197,7 +184,7 @@ impl Marks {
     /// caller at a time.
     pub fn drain(&self, mut f: impl FnMut(Range<usize>)) {
         for word in unpack(self.span.swap(NOBODY, SeqCst)) {
-            let groups = self.queued(word).swap(0, SeqCst);
+            let groups = self.queue.at(word).swap(0, SeqCst);
             for group in runs(groups).flatten().map(|bit| word * 64 + bit) {
                 self.going(group * GROUP..(group + 1) * GROUP, &mut f);
             }
@@ -205,11 +192,11 @@ impl Marks {
     }
 
     /// The pages that go are closed. Pages between them keep their marks: they may be about to be bound.
+    /// In between a page may look live, to nobody: only the one that drains looks.
     pub fn gone(&self, pages: Range<usize>) {
         for (group, mask) in masks(pages) {
-            let group = self.group(group);
+            let group = self.groups.at(group);
             let gone = group.going.load(SeqCst) & mask;
-            // In this order: a page that is bound and does not go would be live.
             group.bound.fetch_and(!gone, SeqCst);
             group.going.fetch_and(!gone, SeqCst);
         }
@@ -219,7 +206,7 @@ impl Marks {
     pub fn going(&self, pages: Range<usize>, mut f: impl FnMut(Range<usize>)) {
         for (group, mask) in masks(pages) {
             let first = group * GROUP;
-            runs(self.group(group).going.load(SeqCst) & mask).for_each(|run| f(first + run.start..first + run.end));
+            runs(self.groups.at(group).going.load(SeqCst) & mask).for_each(|run| f(first + run.start..first + run.end));
         }
     }
 }
@@ -235,72 +222,5 @@ impl Group {
     #[inline]
     pub fn odd(&self) -> u64 {
         self.sealed.load(SeqCst) | self.exec.load(SeqCst)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn marks(pages: usize) -> Marks {
-        let marks = Marks::new(pages).expect("addresses");
-        marks.cover(pages).expect("memory");
-        marks
-    }
-
-    fn drained(marks: &Marks) -> Vec<Range<usize>> {
-        let mut all = Vec::new();
-        marks.drain(|run| all.push(run));
-        all
-    }
-
-    #[test]
-    fn masks_name_each_page_once() {
-        let all: Vec<_> = masks(62..129).collect();
-        assert_eq!(all, [(0, 0b11 << 62), (1, u64::MAX), (2, 1)]);
-        assert_eq!(masks(5..5).map(|(_, mask)| mask).sum::<u64>(), 0);
-    }
-
-    #[test]
-    fn runs_of_bits_come_from_below() {
-        let of = |bits| runs(bits).collect::<Vec<_>>();
-        assert_eq!(of(0), []);
-        assert_eq!(of(!1), vec![1..64]);
-        assert_eq!(of(1 << 63 | 0b1101), [0..1, 2..4, 63..64]);
-    }
-
-    #[test]
-    fn what_goes_is_drained_once_from_below_and_stays_marked() {
-        let marks = marks(100_000);
-        for run in [99_000..99_001, 4090..4100, 3..5, 62..66] {
-            marks.enqueue(run);
-        }
-        assert_eq!(drained(&marks), [3..5, 62..64, 64..66, 4090..4096, 4096..4100, 99_000..99_001]);
-        assert_eq!(drained(&marks), []);
-        assert!(marks.has(4099, |group| group.going.load(SeqCst)));
-        marks.clear(3..5, |group| &group.going);
-        marks.enqueue_again(3..63);
-        assert_eq!(drained(&marks), vec![62..64]);
-    }
-
-    #[test]
-    fn what_is_gone_leaves_the_marks_of_the_pages_in_between() {
-        let marks = marks(200);
-        marks.set(60..70, |group| &group.bound);
-        marks.enqueue(60..62);
-        marks.enqueue(65..70);
-        marks.gone(60..70);
-        let bound: Vec<usize> = (0..200).filter(|&page| marks.has(page, |group| group.bound.load(SeqCst))).collect();
-        assert_eq!(bound, [62, 63, 64]);
-        assert!(!marks.any(0..200, |group| group.going.load(SeqCst)));
-    }
-
-    #[test]
-    fn a_page_that_goes_is_not_live() {
-        let marks = marks(200);
-        marks.set(60..70, |group| &group.bound);
-        assert!(marks.any(0..61, Group::live) && !marks.any(70..200, Group::live));
-        marks.enqueue(60..69);
-        assert!(!marks.any(0..69, Group::live) && marks.has(69, Group::live));
     }
 }

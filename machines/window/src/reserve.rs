@@ -10,8 +10,9 @@
 
 use crate::lock::Lock;
 use crate::os;
+use core::marker::PhantomData;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicUsize, Ordering::*};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
 use vmalloc::units::{PAGE_SHIFT, PAGE_SIZE, PageRange, VirtAddr};
 
 /// Addresses that this process gave to us, until the drop.
@@ -117,6 +118,50 @@ impl Drop for Reservation {
     fn drop(&mut self) {
         // SAFETY: ours, and the owner of the last pointer into it is gone.
         unsafe { os::release(self.start, self.bytes()) }
+    }
+}
+
+/// Values that are all bytes 0 at first.
+///
+/// # Safety
+/// All bytes 0 is a value, and there is nothing to drop.
+pub unsafe trait Clear: Sync {}
+
+// SAFETY: a number.
+unsafe impl Clear for AtomicU64 {}
+
+/// Values in a reservation: those from the first on that were opened.
+#[derive(Debug)]
+pub struct Table<T> {
+    memory: Reservation,
+    values: PhantomData<T>,
+}
+
+impl<T: Clear> Table<T> {
+    /// Bytes that are opened at a time.
+    const PIECE: usize = 1 << 16;
+
+    /// Room for `count` values.
+    pub fn new(count: usize) -> Result<Table<T>, i32> {
+        Ok(Table { memory: Reservation::new(count * size_of::<T>(), Self::PIECE)?, values: PhantomData })
+    }
+
+    /// There are `count` values at least.
+    pub fn open_to(&self, count: usize) -> Result<(), i32> {
+        self.memory.open_to(count * size_of::<T>())
+    }
+
+    /// The value `n`, which was opened.
+    #[inline]
+    pub fn at(&self, n: usize) -> &T {
+        let at = self.memory.at(n * size_of::<T>()).cast();
+        // SAFETY: the reservation's, open by the caller's word, cleared by Linux, and aligned: it starts a page.
+        unsafe { at.as_ref() }
+    }
+
+    /// Where they lie.
+    pub fn memory(&self) -> &Reservation {
+        &self.memory
     }
 }
 

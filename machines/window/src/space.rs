@@ -22,12 +22,8 @@
 //!
 //! # Rules
 //! - **H1** A failed binding leaves nothing reachable.
-//! - **H2** [`Space::drain`] returns true only if all that was unbound before the call cannot be
-//!   reached. What could be is queued again.
-//! - **H3** A flush that joins runs first publishes the pages from the first to the last, and then
-//!   looks for live pages between them. A binding first marks its pages, and then waits until no such
-//!   range meets them. So one of the two sees the other. The marks of a binding that waits stay: a
-//!   flush takes those of the pages that went, and no others.
+//! - H2: [`Space::drain`] shuts what [`closing`](crate::closing) names, and says what cannot be
+//!   reached any more.
 //!
 //! # Locks
 //! `draining`, then `shape`; the locks of the reservations last and alone.
@@ -37,24 +33,20 @@ mod shape;
 mod tests;
 
 use crate::budget::Budget;
-use crate::cpu::yield_now;
+use crate::closing::Closing;
 use crate::lock::{Held, Lock};
 use crate::machine::LogSink;
-use crate::marks::{Group, Marks, pack, unpack};
+use crate::marks::{Group, Marks};
 use crate::os;
 use crate::reserve::Reservation;
 use core::ops::Range;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
+use core::sync::atomic::{AtomicBool, Ordering::*};
 use vmalloc::machine::format::Prot;
 use vmalloc::machine::{Level, Run};
 use vmalloc::units::{PAGE_SHIFT, PageRange};
 
 /// The boundary moves by this number of bytes.
 pub const PIECE: usize = 1 << 21;
-
-/// The most pages between two runs that go in one call. Guarding a guard again costs a few
-/// nanoseconds; a call costs some hundred.
-const GAP: usize = 32;
 
 /// The error number where the budget of mappings is spent: EDQUOT.
 pub const BUDGET_SPENT: i32 = libc::EDQUOT;
@@ -63,18 +55,13 @@ pub const BUDGET_SPENT: i32 = libc::EDQUOT;
 #[derive(Debug)]
 pub struct Space {
     window: Reservation,
-    marks: Marks,
+    closing: Closing,
     /// Whether Linux has guards.
     guards: bool,
     /// Whether a piece could not have guards: pieces are not opened as a whole any more.
     locked: AtomicBool,
     /// Held while the queue is worked off.
     draining: Lock<()>,
-    /// The first run that was unbound since the last flush, if it is in no queue: under Strict it is the
-    /// only one. 0 = none.
-    lone: AtomicU64,
-    /// The pages that the one that drains is closing (H3).
-    closing: AtomicU64,
     /// Held while protections change.
     shape: Lock<()>,
     budget: Budget,
@@ -90,17 +77,15 @@ impl Space {
     /// A window of `bytes` bytes, with nothing bound. `log` is told of refusals.
     pub fn new(bytes: usize, guards: bool, wish: Option<usize>, log: LogSink) -> Result<Space, i32> {
         let window = Reservation::new(bytes, PIECE)?;
-        let marks = Marks::new(window.range().pages)?;
+        let closing = Closing::new(window.range().pages)?;
         // SAFETY: O1: the window is ours.
         unsafe { os::small_pages(window.range()) };
         Ok(Space {
             window,
-            marks,
+            closing,
             guards,
             locked: AtomicBool::new(!guards),
             draining: Lock::new(()),
-            lone: AtomicU64::new(0),
-            closing: AtomicU64::new(0),
             shape: Lock::new(()),
             budget: Budget::new(4 + Marks::MAPPINGS, wish),
             log,
@@ -144,7 +129,7 @@ impl Space {
     pub fn each_lock(&self, f: &mut dyn FnMut(&dyn Held)) {
         f(&self.draining);
         f(self.window.opening());
-        self.marks.reservations().iter().for_each(|reservation| f(reservation.opening()));
+        self.marks().reservations().iter().for_each(|reservation| f(reservation.opening()));
         f(&self.shape);
         f(self.budget.lock());
     }
@@ -157,8 +142,8 @@ impl Space {
     pub fn bind(&self, run: Run) -> Result<(), i32> {
         let pages = self.pages(run.pages).ok_or(libc::EFAULT)?;
         self.window.open_with(pages.end << PAGE_SHIFT, |piece| self.open_piece(piece))?;
-        self.mark(&pages);
-        let plain = run.prot == Prot::RW && !self.marks.any(pages.clone(), Group::odd);
+        self.closing.bind(&pages);
+        let plain = run.prot == Prot::RW && !self.marks().any(pages.clone(), Group::odd);
         let bound = if plain { self.remove(run.pages) } else { self.bind_odd(run, pages.clone()) };
         bound.inspect_err(|_| self.unbind_now(pages))
     }
@@ -169,30 +154,18 @@ impl Space {
         // Above the boundary, or behind the window's end, lie pages of a binding that failed to move it.
         let bound = |pages: &Range<usize>| !pages.is_empty() && pages.end << PAGE_SHIFT <= self.open();
         let Some(pages) = self.pages(range).filter(bound) else { return };
-        if self.lone.compare_exchange(0, pack(pages.clone()), SeqCst, Relaxed).is_err() {
-            self.marks.enqueue(pages);
-        }
+        self.closing.unbind(pages);
     }
 
     /// Takes away what is queued (H2).
     pub fn drain(&self) -> bool {
         let _alone = self.draining.lock();
-        let lone = self.lone.swap(0, SeqCst);
-        if self.marks.is_empty() {
-            return lone == 0 || self.close_lone(unpack(lone));
-        }
-        if lone != 0 {
-            self.marks.enqueue(unpack(lone));
-        }
-        let (mut last, mut parts, mut all) = (0..0, 0, true);
-        self.marks.drain(|run| {
-            if parts > 0 && run.start - last.end <= GAP && !self.marks.any(last.end..run.start, Group::live) {
-                (last.end, parts) = (run.end, parts + 1);
-            } else {
-                all &= self.close_run(core::mem::replace(&mut last, run), core::mem::replace(&mut parts, 1));
-            }
-        });
-        self.close_run(last, parts) && all
+        self.closing.drain(|pages| self.shut(pages))
+    }
+
+    /// What is known of each page.
+    fn marks(&self) -> &Marks {
+        self.closing.marks()
     }
 
     /// Pages, counted from the window's start.
@@ -210,7 +183,7 @@ impl Space {
     /// The boundary moves over `piece`: guards first, so that nothing can be reached.
     fn open_piece(&self, piece: PageRange) -> Result<(), i32> {
         let pages = self.pages(piece).ok_or(libc::EFAULT)?;
-        self.marks.cover(pages.end)?;
+        self.marks().cover(pages.end)?;
         if !self.locked.load(Relaxed) {
             // SAFETY: O1, O2: nothing was ever bound there.
             match self.tried("MADV_GUARD_INSTALL", || unsafe { os::install_guards(piece) }) {
@@ -232,21 +205,6 @@ impl Space {
         (self.log)(Level::Info, format_args!("locked memory has no guards: areas cost up to two mappings each"));
     }
 
-    /// Marks pages as bound (H3).
-    #[inline]
-    fn mark(&self, pages: &Range<usize>) {
-        self.marks.set(pages.clone(), |group| &group.bound);
-        while self.is_closing(pages) {
-            yield_now();
-        }
-    }
-
-    #[inline]
-    fn is_closing(&self, pages: &Range<usize>) -> bool {
-        let closing = unpack(self.closing.load(SeqCst));
-        closing.start < pages.end && pages.start < closing.end
-    }
-
     #[inline]
     fn remove(&self, range: PageRange) -> Result<(), i32> {
         // SAFETY: O1: the pages are the window's.
@@ -256,52 +214,8 @@ impl Space {
     /// After a binding that failed: its pages are closed now, or by a later flush.
     #[cold]
     fn unbind_now(&self, pages: Range<usize>) {
-        self.marks.enqueue(pages);
+        self.closing.unbind(pages);
         self.drain();
-    }
-
-    /// Closes a run that was joined of `parts`, or else each of them; true = all of it.
-    fn close_run(&self, pages: Range<usize>, parts: usize) -> bool {
-        match parts {
-            0 => true,
-            1 => self.close(pages),
-            _ => self.close_joined(pages),
-        }
-    }
-
-    /// Closes a run that is in no queue, and that nothing says of that it goes.
-    fn close_lone(&self, pages: Range<usize>) -> bool {
-        let closed = self.shut(&pages);
-        if closed {
-            self.marks.clear(pages, |group| &group.bound);
-        } else {
-            self.marks.enqueue(pages);
-        }
-        closed
-    }
-
-    /// H3.
-    fn close_joined(&self, pages: Range<usize>) -> bool {
-        self.closing.store(pack(pages.clone()), SeqCst);
-        let is_idle = !self.marks.any(pages.clone(), Group::live);
-        let mut all = is_idle && self.close(pages.clone());
-        self.closing.store(0, SeqCst);
-        if !is_idle {
-            all = true;
-            self.marks.going(pages, |run| all &= self.close(run));
-        }
-        all
-    }
-
-    /// Closes the pages that go, and those between them, of which none is live.
-    fn close(&self, pages: Range<usize>) -> bool {
-        let closed = self.shut(&pages);
-        if closed {
-            self.marks.gone(pages);
-        } else {
-            self.marks.enqueue_again(pages);
-        }
-        closed
     }
 
     /// No page can be reached afterwards, if it succeeds.
@@ -317,7 +231,7 @@ impl Space {
         }
         // SAFETY: O1. O2: none of the pages is live (H3).
         let (call, done) = self.tried("MADV_GUARD_INSTALL", || unsafe { os::install_guards(range) });
-        if done.is_ok() && self.marks.any(pages.clone(), Group::odd) {
+        if done.is_ok() && self.marks().any(pages.clone(), Group::odd) {
             self.straighten(range, pages);
         }
         // Locked memory is no refusal that anybody has to hear of.

@@ -79,7 +79,7 @@ impl Space {
 
     /// New pages above the boundary that stay closed.
     pub(super) fn seal_new(&self, pages: Range<usize>) {
-        self.marks.set(pages.clone(), |group| &group.sealed);
+        self.marks().set(pages.clone(), |group| &group.sealed);
         self.settle_below(&pages);
     }
 
@@ -109,7 +109,7 @@ impl Space {
 
     fn reshape_with(&self, pages: Range<usize>, change: impl FnOnce(&Marks, Range<usize>)) {
         let before = self.borders(&pages);
-        change(&self.marks, pages.clone());
+        change(self.marks(), pages.clone());
         self.budget.settle(before, self.borders(&pages));
     }
 
@@ -123,14 +123,14 @@ impl Space {
     fn borders(&self, pages: &Range<usize>) -> usize {
         // Pages above the boundary are settled when it moves over them.
         let end = if pages.end << PAGE_SHIFT == self.open() && !pages.is_empty() { pages.end } else { pages.end + 1 };
-        let odd = |page, bits: fn(&Group) -> u64| self.marks.has(page, bits);
+        let odd = |page, bits: fn(&Group) -> u64| self.marks().has(page, bits);
         let kind = |page| (odd(page, |g| g.sealed.load(SeqCst)), odd(page, |g| g.exec.load(SeqCst)));
         (pages.start.max(1)..end).filter(|&page| kind(page) != kind(page - 1)).count()
     }
 
     /// The protection of a bound page.
     fn bits(&self, page: usize) -> i32 {
-        let has = |bits: fn(&Group) -> u64| self.marks.has(page, bits);
+        let has = |bits: fn(&Group) -> u64| self.marks().has(page, bits);
         let (sealed, exec) = (has(|g| g.sealed.load(SeqCst)), has(|g| g.exec.load(SeqCst)));
         match (sealed, exec) {
             (true, false) => libc::PROT_READ,

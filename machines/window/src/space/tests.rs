@@ -1,3 +1,5 @@
+mod marks;
+
 use super::*;
 use std::sync::atomic::AtomicBool;
 use std::thread;
@@ -27,7 +29,7 @@ fn a_page_that_is_bound_while_runs_around_it_are_joined_stays_bound() {
     let comes_and_goes = || {
         while !over.load(Acquire) {
             space.bind(between).expect("memory enough");
-            assert!(space.marks.has(2, Group::live), "a later flush closes it while it lives");
+            assert!(space.marks().has(2, Group::live), "a later flush closes it while it lives");
             space.unbind(between.pages);
             assert!(space.drain());
         }
@@ -36,16 +38,4 @@ fn a_page_that_is_bound_while_runs_around_it_are_joined_stays_bound() {
         scope.spawn(joins);
         scope.spawn(comes_and_goes);
     });
-}
-
-/// As the test above, at the moment that matters: the page is marked, and waits.
-#[test]
-fn a_binding_that_waits_for_a_flush_keeps_its_marks() {
-    let space = space();
-    [1, 3].into_iter().for_each(|page| space.bind(run_of(&space, page)).expect("memory enough"));
-    space.marks.enqueue(1..2);
-    space.marks.enqueue(3..4);
-    space.marks.set(2..3, |group| &group.bound);
-    assert!(space.close(1..4));
-    assert_eq!([1, 2, 3].map(|page| space.marks.has(page, Group::live)), [false, true, false]);
 }
