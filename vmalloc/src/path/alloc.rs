@@ -83,10 +83,10 @@ pub(crate) fn alloc<M: Machine, B: Backing<M>>(
             Attempt::Done(Ok(area)) => return Ok(area),
             // Nothing has changed: it is looked at again, and supplied.
             Attempt::Lacks(..) | Attempt::Parked(..) => (),
-            begun => return go_on(ctx, req, kind, caller, backing, Some(begun)),
+            begun => return go_on(ctx, req.clone(), kind, caller, backing, Some(begun)),
         }
     }
-    go_on(ctx, req, kind, caller, backing, None)
+    go_on(ctx, req.clone(), kind, caller, backing, None)
 }
 
 /// Makes an area of a cached slot, the newest of its class mostly, if there is one that
@@ -173,13 +173,13 @@ fn attempt<'v, M: Machine, B: Backing<M>>(
 #[inline(never)]
 fn go_on<M: Machine, B: Backing<M>>(
     ctx: Ctx<'_, M>,
-    req: &Req,
+    req: Req,
     kind: Kind,
     caller: Caller,
     backing: B,
     first: Option<Attempt<'_, M>>,
 ) -> Result<NonNull<u8>, AllocError> {
-    let made = Plan::checked(ctx, req, kind, caller, backing).and_then(|plan| {
+    let made = Plan::checked(ctx, &req, kind, caller, backing).and_then(|plan| {
         plan.check_run(&ctx.core.regions[req.region.0 as usize])?;
         let made = supply(ctx, plan, backing, first);
         if made.as_ref().is_err_and(|error| may_be_granted_later(ctx, error)) {
@@ -188,7 +188,7 @@ fn go_on<M: Machine, B: Backing<M>>(
         }
         made
     });
-    made.map_err(|error| ctx.refused(req, Some(kind), caller, error))
+    made.map_err(|error| ctx.refused(&req, Some(kind), caller, error))
 }
 
 /// Supplies what is lacking, and tries again, until the area is whole or nothing helps.

@@ -5,14 +5,34 @@ use crate::cpu;
 use crate::machine::VM;
 use core::sync::atomic::Ordering::Relaxed;
 use vmalloc::machine::event::Event;
+use vmalloc::units::VirtAddr;
+use vmalloc::{Caller, Kind};
 use vmalloc_kernel::kmemleak::Origin;
 
-/// An event of the library's: a few instructions, until somebody wants to hear.
+/// An event of the library's: a few instructions, until somebody wants to hear. Those of every call
+/// are taken apart, so that they are put together, in memory, only where somebody does.
 #[inline(always)]
 pub fn note(event: Event) {
-    if HEARS.load(Relaxed) {
-        tell(event);
+    if !HEARS.load(Relaxed) {
+        return;
     }
+    match event {
+        Event::Publish { start, pages, kind, caller } => tell_publish(start, pages, kind, caller),
+        Event::Claim { start, pages, freer } => tell_claim(start, pages, freer),
+        other => tell(other),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn tell_publish(start: VirtAddr, pages: usize, kind: Kind, caller: Caller) {
+    tell(Event::Publish { start, pages, kind, caller });
+}
+
+#[cold]
+#[inline(never)]
+fn tell_claim(start: VirtAddr, pages: usize, freer: Caller) {
+    tell(Event::Claim { start, pages, freer });
 }
 
 #[cold]
