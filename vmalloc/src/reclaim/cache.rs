@@ -339,14 +339,14 @@ impl<M: Machine> CpuGuard<'_, M> {
     }
 
     /// Parks up to a quarter of a slice of the slot that is being evicted. When nothing of it is left mapped,
-    /// the slot becomes stale.
+    /// the slot becomes stale, in a section of its own if what was parked last was more than a few pages.
     fn retire_some(&mut self, mut evicting: Evicting, why: Evict) -> usize {
         let Evicting { chunk, slot, done } = evicting;
         let pages = chunk.slot(slot).pages();
         let left = if chunk.slot(slot).is_kept() { pages - done } else { 0 };
         let slice = left.min(WORK / 2);
         self.park_entries((chunk, slot), PageRange::new(chunk.address(slot).add_pages(done), slice));
-        if slice < left {
+        if left > WORK / 4 {
             evicting.done += slice;
             self.cached.evicting = Some(evicting);
             return slice;

@@ -5,10 +5,8 @@ use vmalloc::area::Guard;
 use vmalloc::gfp::Gfp;
 use vmalloc::{Config, Placement, Policy, Req, Vmalloc};
 
-/// The most steps of these calls. Only a free of large areas each in a chunk of its own takes more.
+/// The most steps of these calls.
 const MOST: u64 = 128;
-/// The most of those.
-const LARGE: u64 = 160;
 
 /// Prints the longest section of `rig` so far, which is no longer than `most` steps.
 fn report(name: &str, rig: &Rig, most: u64) {
@@ -50,7 +48,7 @@ fn no_section_takes_more_than_its_steps_however_large_the_call() {
                 rig.sim.on((n / 64 % 2) as u32, || rig.give(area)).unwrap();
             }
             (0..400).for_each(|n| _ = rig.sim.on(n % 2, || rig.tick()));
-            report(&format!("{placement:?} {policy:?}: areas of {pages} pages"), &rig, LARGE);
+            report(&format!("{placement:?} {policy:?}: areas of {pages} pages"), &rig, MOST);
         }
         // Chunks and areas each of which is the last under its leaf table.
         let rig = boot(quiet(2).node(256 << 20), config());
@@ -98,7 +96,7 @@ fn a_reserve_of_many_frames_is_laid_in_a_few_at_a_time() {
     rig.purge();
     rig.work();
     assert_eq!(rig.stats().reserve_frames, 2000);
-    report(&format!("a reserve of 2,000 of which {left} were left"), &rig, LARGE);
+    report(&format!("a reserve of 2,000 of which {left} were left"), &rig, MOST);
 }
 
 /// Reserves what lies between: `holes` holes, each longer than 16 grains, in none of which a run of 16 grains lies
