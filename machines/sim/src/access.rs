@@ -3,7 +3,7 @@
 use crate::cache::How;
 use crate::cpu::Power;
 use crate::judge::accuse;
-use crate::{Fault, Sim, Why};
+use crate::{Core, Fault, Why};
 use core::ptr::NonNull;
 use vmalloc::machine::format::{Format, Prot};
 use vmalloc::units::{PAGE_SIZE, Pfn, VirtAddr};
@@ -11,7 +11,7 @@ use vmalloc::units::{PAGE_SIZE, Pfn, VirtAddr};
 /// Simulated nanoseconds of a step.
 const STEP_NS: u64 = 1_000;
 
-impl<F: Format> Sim<F> {
+impl<F: Format> Core<F> {
     /// The eight bytes at `at`, as `cpu` sees them.
     ///
     /// # Errors

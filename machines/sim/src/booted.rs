@@ -8,9 +8,9 @@ use vmalloc::{Config, InitError, Vmalloc};
 
 /// An instance that serves on a machine, all of whose CPUs are online. Kicks
 /// are answered until it is gone, for dropping it waits for them.
-pub struct Booted<F: Format> {
+pub struct Booted<F: Format, const ALIASES: bool = true> {
     /// Before the hooks, so that it is dropped first.
-    vm: Box<Vmalloc<Sim<F>>>,
+    vm: Box<Vmalloc<Sim<F, ALIASES>>>,
     hooks: Hooks<F>,
 }
 
@@ -18,21 +18,21 @@ pub struct Booted<F: Format> {
 struct Hooks<F: Format>(Sim<F>);
 
 /// The instance, as its machine's hooks know it.
-struct Wire<F: Format>(*const Vmalloc<Sim<F>>);
+struct Wire<F: Format, const ALIASES: bool>(*const Vmalloc<Sim<F, ALIASES>>);
 
 // SAFETY: an instance may be shared and sent.
-unsafe impl<F: Format> Send for Wire<F> {}
+unsafe impl<F: Format, const ALIASES: bool> Send for Wire<F, ALIASES> {}
 // SAFETY: as above.
-unsafe impl<F: Format> Sync for Wire<F> {}
+unsafe impl<F: Format, const ALIASES: bool> Sync for Wire<F, ALIASES> {}
 
-impl<F: Format> Booted<F> {
+impl<F: Format, const ALIASES: bool> Booted<F, ALIASES> {
     /// Puts an instance on `sim` and brings all CPUs online.
     ///
     /// # Errors
     /// Those of [`Vmalloc::init`].
-    pub fn new(sim: Sim<F>, config: Config) -> Result<Booted<F>, InitError> {
-        let vm = Box::new(Vmalloc::new(sim.clone()));
-        let booted = Booted { hooks: Hooks(sim), vm };
+    pub fn new(sim: Sim<F, ALIASES>, config: Config) -> Result<Self, InitError> {
+        let hooks = Hooks(sim.for_instance());
+        let booted = Booted { hooks, vm: Box::new(Vmalloc::new(sim)) };
         let wire = booted.wire();
         booted.sim().set_kick(move |_| wire.vm().on_kick());
         // SAFETY: N1: the machine's tables are new; N2: nobody knows the
@@ -56,38 +56,38 @@ impl<F: Format> Booted<F> {
     }
 
     /// What runs when an interrupt comes; it gets the CPU's index.
-    pub fn set_interrupt(&self, handler: impl Fn(&Vmalloc<Sim<F>>, u32) + Send + Sync + 'static) {
+    pub fn set_interrupt(&self, handler: impl Fn(&Vmalloc<Sim<F, ALIASES>>, u32) + Send + Sync + 'static) {
         let wire = self.wire();
         self.sim().set_interrupt(move |cpu| handler(wire.vm(), cpu));
     }
 
     /// The `n`-th thing from now on that the library does is interrupted by
     /// an NMI, which runs `handler`. 0 = by none.
-    pub fn set_nmi(&self, n: u64, handler: impl Fn(&Vmalloc<Sim<F>>) + Send + Sync + 'static) {
+    pub fn set_nmi(&self, n: u64, handler: impl Fn(&Vmalloc<Sim<F, ALIASES>>) + Send + Sync + 'static) {
         let wire = self.wire();
         self.sim().set_nmi(n, move |_| handler(wire.vm()));
     }
 
     /// What the machine tries when something runs short; true = try again.
-    pub fn set_shortage(&self, handler: impl Fn(&Vmalloc<Sim<F>>, Shortage) -> bool + Send + Sync + 'static) {
+    pub fn set_shortage(&self, handler: impl Fn(&Vmalloc<Sim<F, ALIASES>>, Shortage) -> bool + Send + Sync + 'static) {
         let wire = self.wire();
         self.sim().set_shortage(move |short, _| handler(wire.vm(), short));
     }
 
-    fn wire(&self) -> Wire<F> {
+    fn wire(&self) -> Wire<F, ALIASES> {
         Wire(&raw const *self.vm)
     }
 }
 
-impl<F: Format> Wire<F> {
-    fn vm(&self) -> &Vmalloc<Sim<F>> {
+impl<F: Format, const ALIASES: bool> Wire<F, ALIASES> {
+    fn vm(&self) -> &Vmalloc<Sim<F, ALIASES>> {
         // SAFETY: the instance stays in its box until the hooks are taken off,
         // which comes after its drop.
         unsafe { &*self.0 }
     }
 }
 
-impl<F: Format> Drop for Booted<F> {
+impl<F: Format, const ALIASES: bool> Drop for Booted<F, ALIASES> {
     fn drop(&mut self) {
         // To take everything apart is one section, however much there is.
         self.sim().state().unbounded = true;
@@ -106,8 +106,8 @@ impl<F: Format> Drop for Hooks<F> {
     }
 }
 
-impl<F: Format> Deref for Booted<F> {
-    type Target = Vmalloc<Sim<F>>;
+impl<F: Format, const ALIASES: bool> Deref for Booted<F, ALIASES> {
+    type Target = Vmalloc<Sim<F, ALIASES>>;
 
     fn deref(&self) -> &Self::Target {
         &self.vm

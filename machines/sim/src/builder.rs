@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use vmalloc::frames::{MemoryRange, Zones};
 use vmalloc::machine::format::Format;
 use vmalloc::machine::frames::{Frames, MAX_ORDER, Want};
-use vmalloc::units::{MAX_CPUS, Node, PAGE_SIZE, Pfn};
+use vmalloc::units::{MAX_CPUS, Node, PAGE_SIZE, PageRange, Pfn};
 
 /// Where memory starts unless banks say otherwise.
 const FIRST: Pfn = Pfn(16);
@@ -44,6 +44,7 @@ pub struct Builder<F> {
     banks: Vec<Bank>,
     highmem: Option<Pfn>,
     levels: Option<u8>,
+    window_limit: usize,
     roots: u32,
     described: bool,
     seed: u64,
@@ -59,6 +60,7 @@ impl<F: Format> Builder<F> {
             banks: Vec::new(),
             highmem: None,
             levels: None,
+            window_limit: 0,
             roots: 1,
             described: true,
             seed: 0,
@@ -84,6 +86,18 @@ impl<F: Format> Builder<F> {
     /// A bank of memory, or a device, wherever it is.
     pub fn bank(mut self, bank: Bank) -> Self {
         self.banks.push(bank);
+        self
+    }
+
+    /// Pages that are their own frames to an instance without aliases, whose areas may have so many of
+    /// them together.
+    pub fn windows(mut self, windows: impl IntoIterator<Item = PageRange>, limit: usize) -> Self {
+        let bank = |pages: PageRange| {
+            let first = Pfn::containing(pages.start.0 as u64);
+            Bank { first, frames: pages.pages as u64, node: None }
+        };
+        self.banks.extend(windows.into_iter().map(bank));
+        self.window_limit = limit;
         self
     }
 
@@ -148,6 +162,7 @@ impl<F: Format> Builder<F> {
         let roots: Box<[Pfn]> = (0..self.roots).map(|_| take_root(&zones, &memory)).collect();
         let core = Core {
             memory,
+            window_limit: self.window_limit,
             root: roots[0],
             roots,
             levels,

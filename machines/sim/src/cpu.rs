@@ -5,6 +5,7 @@ use crate::history::History;
 use crate::rng::Rng;
 use crate::section::Sections;
 use crate::told::Told;
+use crate::window::Window;
 use crate::{Counters, Rates};
 use core::fmt;
 use std::collections::HashSet;
@@ -125,6 +126,8 @@ pub(crate) struct State {
     pub(crate) unbounded: bool,
     /// The pages that the machine was told of.
     pub(crate) told: Told,
+    /// What pages that are their own frames have in them.
+    pub(crate) window: Window,
     recent: [usize; RECENT],
     recents: usize,
 }
@@ -154,6 +157,7 @@ impl State {
             directs: Default::default(),
             unbounded: false,
             told: Told::default(),
+            window: Window::default(),
             recent: [0; RECENT],
             recents: 0,
         }

@@ -4,7 +4,7 @@ use crate::cpu::{Hook, Power, State};
 use crate::history::Event;
 use crate::judge::accuse;
 use crate::walk::{Place, covered};
-use crate::{Core, Counters, ORDER, Sim, Work, turn};
+use crate::{Core, Counters, ORDER, Work, turn};
 use core::fmt;
 use std::sync::Arc;
 use vmalloc::error::Shortage;
@@ -18,7 +18,7 @@ const NESTING: u32 = 2;
 /// A kick is served once in so many chances.
 pub(crate) const KICK_LAG: u64 = 4;
 
-impl<F: Format> Sim<F> {
+impl<F: Format> Core<F> {
     /// The CPU that runs.
     pub fn cpu(&self) -> u32 {
         self.running()

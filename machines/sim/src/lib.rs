@@ -34,6 +34,11 @@
 //! they use none; what they remember of tables is, for they walk. Offline CPUs
 //! are judged when they come online.
 //!
+//! # Without aliases
+//! A machine may have a window ([`Builder::window`]), whose pages are their own frames: an instance on
+//! `Sim<F, false>` ([`Sim::for_instance`]) maps no frame twice. What was stored in a page is there until
+//! some CPU flushes after the page was unmapped. The next time that it is mapped it is clear.
+//!
 //! # Roots
 //! A machine may have several roots ([`Builder::roots`]): CPUs walk them by turns, as
 //! CPUs that run different programs do. The library knows the first. The others get
@@ -75,6 +80,7 @@ mod told;
 pub mod turn;
 mod walk;
 mod watched;
+mod window;
 
 pub use booted::Booted;
 pub use builder::{Builder, Rates};
@@ -104,8 +110,9 @@ use vmalloc::units::{Pfn, VirtAddr};
 /// One thread drives the machine: no order between threads is asked for.
 const ORDER: Ordering = Ordering::Relaxed;
 
-/// A machine, shared by its clones: one for the instance, one for the driver.
-pub struct Sim<F: Format>(Arc<Core<F>>);
+/// A machine, shared by its clones: one for the instance, one for the driver. Without `ALIASES` a
+/// page of the window is its own frame, and the driver has the same machine with them.
+pub struct Sim<F: Format, const ALIASES: bool = true>(Arc<Core<F>>);
 
 /// Where frames come from. Where debug assertions are compiled in, they are refused on
 /// request.
@@ -117,6 +124,8 @@ type Source = Zones<SoloLock>;
 /// What the clones share; to the library, the frames.
 pub struct Core<F: Format> {
     memory: Memory,
+    /// Pages that areas may have together, where pages are their own frames.
+    window_limit: usize,
     root: Pfn,
     /// The roots that CPUs walk, by turns; the first is `root`, the library's.
     roots: Box<[Pfn]>,
@@ -202,6 +211,13 @@ impl<F: Format> Sim<F> {
     }
 }
 
+impl<F: Format, const ALIASES: bool> Sim<F, ALIASES> {
+    /// The same machine, for an instance that it is with aliases to, or without.
+    pub fn for_instance<const OTHER: bool>(&self) -> Sim<F, OTHER> {
+        Sim(Arc::clone(&self.0))
+    }
+}
+
 impl<F: Format> Core<F> {
     /// What changes. Not to be held where anybody is called.
     fn state(&self) -> MutexGuard<'_, State> {
@@ -227,13 +243,13 @@ impl<F: Format> Core<F> {
     }
 }
 
-impl<F: Format> Clone for Sim<F> {
+impl<F: Format, const ALIASES: bool> Clone for Sim<F, ALIASES> {
     fn clone(&self) -> Self {
         Sim(Arc::clone(&self.0))
     }
 }
 
-impl<F: Format> Deref for Sim<F> {
+impl<F: Format, const ALIASES: bool> Deref for Sim<F, ALIASES> {
     type Target = Core<F>;
 
     fn deref(&self) -> &Core<F> {
@@ -241,7 +257,7 @@ impl<F: Format> Deref for Sim<F> {
     }
 }
 
-impl<F: Format> fmt::Debug for Sim<F> {
+impl<F: Format, const ALIASES: bool> fmt::Debug for Sim<F, ALIASES> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Core { root, levels, cpus, nodes, .. } = &**self;
         write!(f, "Sim({}, {cpus} CPUs, {nodes} nodes, {levels} levels, root {root:?})", F::NAME)

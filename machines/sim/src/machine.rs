@@ -19,6 +19,7 @@ use vmalloc::error::Shortage;
 use vmalloc::gfp::Gfp;
 use vmalloc::machine::event::Event as Told;
 use vmalloc::machine::format::{Entry, Format, Prot};
+use vmalloc::machine::frames::Frames;
 use vmalloc::machine::{Context, Flush, Level, Machine, Pinned};
 use vmalloc::units::{CpuSet, Node, PAGE_SHIFT, PAGE_SIZE, PageRange, Pfn, VirtAddr};
 
@@ -34,10 +35,11 @@ const TURN_NS: u64 = 100;
 // forgets both caches, unless sabotaged; M7: `relax`, `step` and unpinning
 // serve kicks; M8: handlers run where interrupts may come; M9: checked at each
 // access.
-unsafe impl<F: Format> Machine for Sim<F> {
+unsafe impl<F: Format, const ALIASES: bool> Machine for Sim<F, ALIASES> {
     type Table = Watched<F>;
     type Frames = Core<F>;
     type Lock = SoloLock;
+    const ALIASES: bool = ALIASES;
 
     fn frames(&self) -> &Core<F> {
         self
@@ -58,6 +60,10 @@ unsafe impl<F: Format> Machine for Sim<F> {
 
     fn cpus(&self) -> u32 {
         self.cpus
+    }
+
+    fn page_limit(&self) -> usize {
+        if ALIASES { self.frames().total() } else { self.window_limit }
     }
 
     fn pin(&self) -> Pinned {
@@ -113,11 +119,13 @@ unsafe impl<F: Format> Machine for Sim<F> {
         match what {
             Flush::Everything => {
                 self.record(s, Event::Flushed);
+                s.window.flushed(|_| true);
                 s.directs.flushed(cpu);
                 self.forget(s, cpu, |entry| entry.level <= highest);
             }
             Flush::Ranges(ranges) => ranges.iter().for_each(|&range| {
                 self.record(s, Event::FlushedPages(range));
+                s.window.flushed(|page| numbers(range).contains(&page));
                 let hit = |entry: &Cached| overlap(covered::<F>(entry.level, entry.prefix), range);
                 self.forget(s, cpu, |entry| entry.level <= highest && hit(entry));
             }),
@@ -147,6 +155,9 @@ unsafe impl<F: Format> Machine for Sim<F> {
                 s.cleared.remove(&page);
                 if let (_, Entry::Leaf { frame, .. }) = self.truth(VirtAddr(page << PAGE_SHIFT), 1) {
                     s.told.tell(page, frame);
+                    if !ALIASES && s.window.mapped(page) {
+                        self.lose(frame);
+                    }
                 }
             }
             s.used(pages.start);
@@ -167,6 +178,7 @@ unsafe impl<F: Format> Machine for Sim<F> {
             self.record(s, Event::Written(pages));
             let is_absent = |&page: &usize| self.truth(VirtAddr(page << PAGE_SHIFT), 1).1 == Entry::Absent;
             s.told.forget(numbers(pages));
+            s.window.unmapped(numbers(pages));
             s.cleared.extend(numbers(pages).filter(is_absent));
         }
         self.touch();
@@ -201,7 +213,7 @@ unsafe impl<F: Format> Machine for Sim<F> {
 
     fn zero(&self, frame: Pfn, at: VirtAddr) {
         self.state().cpu(self.running()).clears(self.running());
-        if self.memory.is_direct(frame) {
+        if ALIASES && self.memory.is_direct(frame) {
             // SAFETY: M2, the library holds the frame.
             unsafe { self.virt(frame).write_bytes(0, PAGE_SIZE) }
         } else if let Err(fault) = self.write_bytes(self.cpu(), at, &[0; PAGE_SIZE]) {
@@ -252,6 +264,13 @@ fn numbers(pages: PageRange) -> Range<usize> {
 }
 
 impl<F: Format> Core<F> {
+    /// What was stored in the page that is this frame is lost.
+    fn lose(&self, frame: Pfn) {
+        let bytes = self.memory.bytes(frame).expect("a page of a window");
+        // SAFETY: it is memory of the machine's, and the page was mapped by this call.
+        unsafe { bytes.write_bytes(0, PAGE_SIZE) }
+    }
+
     /// Something that the library does: other CPUs may do something as well.
     pub(crate) fn touch(&self) {
         turn::step();

@@ -1,100 +1,23 @@
 //! A machine without aliases whose CPUs have TLBs: each page is its own frame, what was stored in it is
 //! lost when it is unmapped, and a CPU that has not flushed still reaches it.
 
-use std::collections::HashSet;
-use std::fmt;
 use std::ptr::NonNull;
-use std::sync::Mutex;
-use vmalloc::machine::format::Prot;
-use vmalloc::machine::{Context, Flush, Level, Machine, Pinned};
+use vmalloc::machine::Machine;
 use vmalloc::table::X86_64;
-use vmalloc::units::{CpuSet, PAGE_SHIFT, PAGE_SIZE, PageRange, Pfn, VirtAddr};
-use vmalloc::{Config, Placement, Policy, Req, Vmalloc};
-use vmalloc_sim::{Bank, Rates, Sim};
+use vmalloc::units::{PAGE_SIZE, PageRange, VirtAddr};
+use vmalloc::{Config, Placement, Policy, Req};
+use vmalloc_sim::{Booted, Rates, Sim};
 
 /// Where the region starts: entries can name these pages as frames.
 const START: usize = 1 << 32;
 const PAGES: usize = 16_384;
-
-struct InPlace {
-    sim: Sim<X86_64>,
-    /// The pages that have kept what was stored in them.
-    kept: Mutex<HashSet<VirtAddr>>,
-}
-
-// SAFETY: M1–M9 are the simulator's. A page that is mapped after a flush is cleared then.
-unsafe impl Machine for InPlace {
-    type Table = <Sim<X86_64> as Machine>::Table;
-    type Frames = <Sim<X86_64> as Machine>::Frames;
-    type Lock = <Sim<X86_64> as Machine>::Lock;
-    const ALIASES: bool = false;
-
-    fn frames(&self) -> &Self::Frames {
-        self.sim.frames()
-    }
-    fn root(&self) -> Pfn {
-        self.sim.root()
-    }
-    fn virt(&self, f: Pfn) -> NonNull<u8> {
-        self.sim.virt(f)
-    }
-    fn cpus(&self) -> u32 {
-        self.sim.cpus()
-    }
-    fn page_limit(&self) -> usize {
-        PAGES / 4
-    }
-    fn pin(&self) -> Pinned {
-        self.sim.pin()
-    }
-    unsafe fn unpin(&self, was: Pinned) {
-        // SAFETY: the caller's promise.
-        unsafe { self.sim.unpin(was) }
-    }
-    fn context(&self) -> Context {
-        self.sim.context()
-    }
-    fn flush(&self, what: Flush<'_>) {
-        self.sim.flush(what)
-    }
-    fn kick(&self, cpus: &CpuSet) {
-        self.sim.kick(cpus)
-    }
-    fn sync(&self, pages: PageRange) {
-        self.sim.sync(pages);
-        for page in pages.slices(1).map(|page| page.start) {
-            if self.kept.lock().unwrap().insert(page) {
-                self.sim.write_bytes(self.sim.cpu(), page, &[0; PAGE_SIZE]).expect("it was mapped just now");
-            }
-        }
-    }
-    fn protect(&self, pages: PageRange, prot: Prot) -> Result<(), i32> {
-        Machine::protect(&self.sim, pages, prot)
-    }
-    fn unmapped(&self, pages: PageRange) {
-        pages.slices(1).for_each(|page| _ = self.kept.lock().unwrap().remove(&page.start));
-        self.sim.unmapped(pages);
-    }
-    fn relax(&self) {
-        self.sim.relax()
-    }
-    fn zero(&self, _: Pfn, at: VirtAddr) {
-        self.sim.write_bytes(self.sim.cpu(), at, &[0; PAGE_SIZE]).expect("a page of an area");
-    }
-    fn clock_ns(&self) -> Option<u64> {
-        self.sim.clock_ns()
-    }
-    fn log(&self, level: Level, line: fmt::Arguments<'_>) {
-        self.sim.log(level, line)
-    }
-}
 
 /// An area: its address, its pages, and what its first words say.
 type Area = (NonNull<u8>, usize, u64);
 
 struct World {
     sim: Sim<X86_64>,
-    vm: &'static Vmalloc<InPlace>,
+    vm: Booted<X86_64, false>,
     areas: Vec<Area>,
     random: u64,
 }
@@ -105,15 +28,11 @@ fn words((at, pages, _): Area) -> impl Iterator<Item = VirtAddr> {
 
 impl World {
     fn new(cpus: u32, config: Config, rates: Rates) -> World {
-        let pages = Bank { first: Pfn((START >> PAGE_SHIFT) as u64), frames: PAGES as u64, node: None };
-        let sim = Sim::builder().cpus(cpus).seed(cpus as u64).rates(rates).node(64 << 20).bank(pages).build();
-        let machine = InPlace { sim: sim.clone(), kept: Mutex::default() };
-        let vm: &Vmalloc<InPlace> = Box::leak(Box::new(Vmalloc::new(machine)));
-        sim.set_kick(move |_| vm.on_kick());
-        // SAFETY: N1, N2: the tables are new, and nobody else knows the instance.
-        sim.unbounded(|| unsafe { vm.init(config) }).expect("memory for the bookkeeping");
-        sim.online_all(|| vm.cpu_online());
-        sim.set_interrupt(move |_| _ = vm.tick());
+        let window = PageRange::new(VirtAddr(START), PAGES);
+        let sim = Sim::builder().cpus(cpus).seed(cpus as u64).rates(rates).node(64 << 20);
+        let sim = sim.windows([window], PAGES / 4).build();
+        let vm = Booted::new(sim.for_instance::<false>(), config).expect("memory for the bookkeeping");
+        vm.set_interrupt(|vm, _| _ = vm.tick());
         World { sim, vm, areas: Vec::new(), random: 1 }
     }
 
@@ -179,11 +98,8 @@ impl World {
         let all = self.sim.unbounded(|| self.vm.alloc(Req::pages(PAGES / 4))).expect("all pages were given back");
         // SAFETY: V1, as above.
         self.sim.unbounded(|| unsafe { self.vm.free(all) }).expect("it lives");
-        let vm = &raw const *self.vm;
-        self.sim.set_interrupt(|_| ());
-        // SAFETY: it was leaked by `new`; only kicks know it, which are answered until it is gone.
-        self.sim.unbounded(|| drop(unsafe { Box::from_raw(vm.cast_mut()) }));
-        self.sim.set_kick(|_| ());
+        self.vm.set_interrupt(|_, _| ());
+        drop(self.vm);
         self.sim.assert_no_leaks();
     }
 }
