@@ -177,10 +177,10 @@ impl<M: Machine> CpuGuard<'_, M> {
         let mut frames = [Pfn(0); SLICE];
         let collected = piece.take_frames(&mut frames, |at, word| ctx.report_bad_entry_again(area, at, word));
         if !M::ALIASES {
+            pooled(&frames[..collected]);
             self.core.in_place.fetch_add(collected, Relaxed);
-            return;
         }
-        for &frame in frames[..collected].iter().rev() {
+        for &frame in frames[..collected].iter().rev().filter(|_| M::ALIASES) {
             match ctx.machine.frames().page(frame) {
                 // Nobody else holds it, and no CPU reaches it after grace.
                 _ if own => self.pool_frame(frame),

@@ -7,7 +7,7 @@ use vmalloc::machine::{Context, Machine};
 use vmalloc::units::{PAGE_SIZE, VirtAddr};
 use vmalloc::{FreeError, Kind};
 
-impl<F: Format> Hand<'_, F> {
+impl<F: Format, const ALIASES: bool> Hand<'_, F, ALIASES> {
     pub fn free_badly(&self) {
         let before = (self.interrupts(), self.vm.stats());
         match self.below(4) {

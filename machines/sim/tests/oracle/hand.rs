@@ -28,8 +28,8 @@ pub struct World<F: Format> {
 }
 
 /// One that acts on the instance.
-pub struct Hand<'a, F: Format> {
-    pub vm: &'a Vmalloc<Sim<F>>,
+pub struct Hand<'a, F: Format, const ALIASES: bool> {
+    pub vm: &'a Vmalloc<Sim<F, ALIASES>>,
     pub world: &'a World<F>,
 }
 
@@ -51,12 +51,12 @@ impl<F: Format> World<F> {
         }
     }
 
-    pub fn hand<'a>(&'a self, vm: &'a Vmalloc<Sim<F>>) -> Hand<'a, F> {
+    pub fn hand<'a, const ALIASES: bool>(&'a self, vm: &'a Vmalloc<Sim<F, ALIASES>>) -> Hand<'a, F, ALIASES> {
         Hand { vm, world: self }
     }
 }
 
-impl<F: Format> Hand<'_, F> {
+impl<F: Format, const ALIASES: bool> Hand<'_, F, ALIASES> {
     pub fn sim(&self) -> &Sim<F> {
         &self.world.sim
     }
@@ -279,6 +279,8 @@ impl<F: Format> Hand<'_, F> {
         for (known, area) in model.areas().zip(&areas) {
             assert!(same(known, area), "place: {known:x?} is listed as {area:x?}");
         }
+        let (live, limit) = (model.live_pages, self.setup().page_limit());
+        assert!(ALIASES || live <= limit, "refusal: areas have {live} pages, of {limit}");
         drop(model);
         self.sim().audit();
         for (level, line) in self.sim().take_log() {

@@ -62,7 +62,10 @@ fn run<F: Format>(setup: &Setup) -> Met {
 /// Does something to the machine before the first act.
 fn run_with<F: Format>(setup: &Setup, before: impl FnOnce(&Sim<F>)) -> Met {
     let act = AtomicUsize::new(0);
-    let ended = catch_unwind(AssertUnwindSafe(|| live::<F>(setup, before, &act)));
+    let ended = catch_unwind(AssertUnwindSafe(|| match setup.aliases {
+        true => live::<F, true>(setup, before, &act),
+        false => live::<F, false>(setup, before, &act),
+    }));
     ended.unwrap_or_else(|panic| {
         let story = panic.downcast_ref::<String>().map(String::as_str);
         let story = story.or(panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a story");
@@ -75,9 +78,9 @@ fn run_with<F: Format>(setup: &Setup, before: impl FnOnce(&Sim<F>)) -> Met {
 }
 
 /// The life of an instance; `act` says how far it has come.
-fn live<F: Format>(setup: &Setup, before: impl FnOnce(&Sim<F>), act: &AtomicUsize) -> Met {
+fn live<F: Format, const ALIASES: bool>(setup: &Setup, before: impl FnOnce(&Sim<F>), act: &AtomicUsize) -> Met {
     let sim = setup.machine::<F>();
-    let vm = Booted::new(sim.clone(), setup.config()).expect("an instance");
+    let vm = Booted::<F, ALIASES>::new(sim.for_instance(), setup.config()).expect("an instance");
     before(&sim);
     let world = Arc::new(World::new(sim.clone(), setup.clone()));
     let irq = Arc::clone(&world);

@@ -8,8 +8,8 @@ use vmalloc::area::{Guard, RegionId};
 use vmalloc::machine::format::{Format, Prot};
 use vmalloc::machine::frames::Frames;
 use vmalloc::machine::{Context, Machine};
-use vmalloc::units::{Node, PAGE_SIZE, VirtAddr};
-use vmalloc::{AllocError, Gfp, Kind, Placement, Req};
+use vmalloc::units::{Node, PAGE_SIZE, Pfn, VirtAddr};
+use vmalloc::{AllocError, Gfp, Kind, Placement, Policy, Req};
 
 /// Stores to a new area at most; the other pages say what they say.
 const STAMPED: usize = 64;
@@ -31,7 +31,7 @@ pub struct Ask {
     plain: bool,
 }
 
-impl<F: Format> Hand<'_, F> {
+impl<F: Format, const ALIASES: bool> Hand<'_, F, ALIASES> {
     /// Pages of an area: few mostly.
     fn some_pages(&self) -> usize {
         let most = self.pick(&[2, 4, 4, 9, 20, self.setup().biggest]);
@@ -219,11 +219,15 @@ impl<F: Format> Hand<'_, F> {
                 model.fresh(frame, &format!("page {n} of {:#x}", area.start));
                 let page = VirtAddr(area.start + n * PAGE_SIZE);
                 self.sim().assert_reached_only_at(frame, Some(page));
+                let own = Pfn::containing(page.0 as u64);
+                assert!(ALIASES || frame == own, "frame: {page} has {frame:?} and is its own");
             }
         }
-        if ask.gfp.contains(Gfp::ZERO) && ask.kind != Kind::Reserved {
+        // A page that is its own frame is clear after each flush, and only cached slots have none.
+        let caches = ALIASES || matches!(self.vm.policy(), Policy::Park | Policy::Keep);
+        if (ask.gfp.contains(Gfp::ZERO) || !caches) && ask.kind != Kind::Reserved {
             let zero = self.sim().load(self.awake(), VirtAddr(area.start + self.below(area.pages * 512) * 8));
-            assert_eq!(zero, Ok(0), "content: {:#x} was asked for cleared", area.start);
+            assert_eq!(zero, Ok(0), "content: {:#x} is new and not clear", area.start);
         }
         self.enter(area, &ask.range, ask.align);
     }
@@ -272,6 +276,11 @@ impl<F: Format> Hand<'_, F> {
         let elsewhere = self.setup().highmem.is_some() && matches!(error, AllocError::NoTables { .. });
         if !waits || !ask.plain || elsewhere {
             return;
+        }
+        if !ALIASES && matches!(error, AllocError::NoFrames { .. }) {
+            let (live, pages) = (self.model().live_pages, ask.bytes.div_ceil(PAGE_SIZE));
+            let limit = self.setup().page_limit();
+            return assert!(live + pages > limit, "refusal: {error:?} of {ask:x?}, with {live} of {limit} pages");
         }
         let stats = self.quietly(|| self.vm.stats());
         let idle = stats.waiting_pages + stats.cached_pages + stats.pooled_frames;

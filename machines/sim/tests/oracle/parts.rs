@@ -8,7 +8,7 @@ use vmalloc::machine::{Context, Machine};
 use vmalloc::units::{PAGE_SIZE, VirtAddr};
 use vmalloc::{AllocError, Gfp, Kind, Req};
 
-impl<F: Format> Hand<'_, F> {
+impl<F: Format, const ALIASES: bool> Hand<'_, F, ALIASES> {
     /// One of the things below. Nobody else ends the area meanwhile (P5), so interrupts do
     /// nothing.
     pub fn change_part(&self) {
@@ -53,7 +53,8 @@ impl<F: Format> Hand<'_, F> {
         // long as the model says that they are lent.
         let made = unsafe { self.vm.map_part(at, &frames, prot, MemType::WriteBack) };
         match made {
-            Ok(()) => {
+            Err(AllocError::NoAliases) if !ALIASES => return,
+            Ok(()) if ALIASES => {
                 assert_eq!(in_use, None, "refusal: a bound page of {start:#x} was bound again");
                 self.model().bind(start, first, &frames);
                 (0..frames.len()).for_each(|n| self.look(at + n * PAGE_SIZE));
@@ -63,7 +64,7 @@ impl<F: Format> Hand<'_, F> {
                 assert_eq!(Some(odd.0), in_use.map(|n| at + n * PAGE_SIZE), "refusal: of a part of {start:#x}");
             }
             Err(AllocError::NoTables { .. } | AllocError::WouldWait(..)) => {}
-            Err(error) => panic!("refusal: a part of {start:#x}: {error:?}"),
+            other => panic!("refusal: a part of {start:#x}: {other:?}"),
         }
         self.model().bound_in_vain(start, first, &frames);
     }
@@ -97,8 +98,11 @@ impl<F: Format> Hand<'_, F> {
         // SAFETY: V1: what is used later is used to see it caught.
         let shrunk = unsafe { self.vm.shrink(pointer(start), bytes) };
         assert_eq!(shrunk, Ok(()), "free: {start:#x} does not shrink to {bytes} bytes");
-        self.model().shorten(start, bytes);
         let left = bytes.div_ceil(PAGE_SIZE);
+        // Pages that are their own frames stay: none could wait for a flush by itself.
+        if ALIASES {
+            self.model().shorten(start, bytes);
+        }
         for page in [0, left - 1, left, pages - 1] {
             self.look(start + page * PAGE_SIZE);
         }
@@ -159,7 +163,9 @@ impl<F: Format> Hand<'_, F> {
         let grown = unsafe { self.vm.grow(pointer(start), Req::bytes(bytes).gfp(gfp).prot(was.prot)) };
         self.refuse(0);
         match grown {
-            Ok(()) => self.grown(&was, bytes, gfp),
+            Ok(()) if ALIASES => self.grown(&was, bytes, gfp),
+            Ok(()) => panic!("refusal: {was:x?} grew to {bytes} bytes, where pages are their own frames"),
+            Err(AllocError::NoAddresses { pages, .. }) if !ALIASES && pages == bytes.div_ceil(PAGE_SIZE) => {}
             Err(error) => {
                 let waits = !refused && self.sim().context() == Context::Task && gfp.contains(Gfp::WAIT);
                 assert!(

@@ -67,16 +67,29 @@ fn story(setup: &Setup, broken: Option<Broken>) -> Option<String> {
 }
 
 /// Panics unless what is broken is noticed in some run, with a story that has one
-/// of `words`, and the same run is right without.
+/// of `words`, and the same run is right without: on a machine with aliases, and on one without.
 fn is_caught(broken: Broken, words: &[&str]) {
     is_caught_under(Policy::Unmap, broken, words);
 }
 
 fn is_caught_under(policy: Policy, broken: Broken, words: &[&str]) {
-    let run = |seed| story(&setup(seed, policy), Some(broken)).map(|story| (seed, story));
-    let (seed, told) = (1..=RUNS).find_map(run).expect("nothing was noticed");
+    for aliases in [true, false] {
+        is_caught_in(|seed| Setup { aliases, ..setup(seed, policy) }, broken, words);
+    }
+}
+
+/// The same, of holders and of aliases: there have to be some.
+fn is_caught_sharing(rule: Rule, policies: &[Policy], words: &[&str]) {
+    for &policy in policies {
+        is_caught_in(|seed| setup(seed, policy), Library(rule), words);
+    }
+}
+
+fn is_caught_in(setup: impl Fn(u64) -> Setup, broken: Broken, words: &[&str]) {
+    let run = |seed| story(&setup(seed), Some(broken)).map(|story| (seed, story));
+    let (seed, told) = (1..=RUNS).find_map(run).unwrap_or_else(|| panic!("nothing was noticed: {:?}", setup(1)));
     assert!(words.iter().any(|&word| told.contains(word)), "{told}");
-    assert_eq!(story(&setup(seed, policy), None), None);
+    assert_eq!(story(&setup(seed), None), None);
 }
 
 /// The same under both policies that cache slots.
@@ -109,22 +122,25 @@ fn r1_a_claim_that_is_dropped_is_noticed() {
 
 #[test]
 fn g3_a_frame_that_is_pooled_while_others_hold_it_is_noticed() {
-    is_caught(Library(Rule::IgnoreCounts), &["holders", "which is held", "given back", "given to a new holder", "Q1"]);
+    is_caught_sharing(
+        Rule::IgnoreCounts,
+        &[Policy::Unmap],
+        &["holders", "which is held", "given back", "given to a new holder", "Q1"],
+    );
 }
 
 #[test]
 fn g3_a_frame_that_is_pooled_while_cpus_reach_it_is_noticed() {
-    is_caught(Library(Rule::IgnoreAliases), &["given to a new holder", "the frame was given back", "reused"]);
+    is_caught_sharing(
+        Rule::IgnoreAliases,
+        &[Policy::Unmap],
+        &["given to a new holder", "the frame was given back", "reused"],
+    );
 }
 
 /// Runs without any mapping of given frames: what is noticed comes by parts alone.
 fn is_caught_by_parts(rule: Rule, words: &[&str]) {
-    let parts = |seed| Setup { acts: Acts::Parts, ..setup(seed, Policy::Unmap) };
-    let (seed, told) = (1..=RUNS)
-        .find_map(|seed| Some((seed, story(&parts(seed), Some(Library(rule)))?)))
-        .expect("nothing was noticed");
-    assert!(words.iter().any(|&word| told.contains(word)), "{told}");
-    assert_eq!(story(&parts(seed), None), None);
+    is_caught_in(|seed| Setup { acts: Acts::Parts, ..setup(seed, Policy::Unmap) }, Library(rule), words);
 }
 
 #[test]
@@ -164,7 +180,11 @@ fn w1_a_cached_slot_of_another_protection_is_noticed() {
 
 #[test]
 fn w3_a_cached_slot_with_frames_that_others_hold_is_noticed() {
-    is_caught_cached(Rule::CacheShared, &["holders", "which is held", "given to a new holder"]);
+    is_caught_sharing(
+        Rule::CacheShared,
+        &[Policy::Park, Policy::Keep],
+        &["holders", "which is held", "given to a new holder"],
+    );
 }
 
 #[test]

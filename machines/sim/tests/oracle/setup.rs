@@ -2,7 +2,7 @@
 
 use super::rng::Rng;
 use vmalloc::machine::format::Format;
-use vmalloc::units::{Node, PAGE_SIZE, Pfn};
+use vmalloc::units::{Node, PAGE_SIZE, PageRange, Pfn, VirtAddr};
 use vmalloc::{Config, Placement, Policy};
 use vmalloc_sim::{Bank, Rates, Sim};
 
@@ -47,6 +47,8 @@ pub struct Setup {
     pub seed: u64,
     pub ops: usize,
     pub tables: Tables,
+    /// Whether a frame can be mapped twice; where it cannot, pages are their own frames.
+    pub aliases: bool,
     pub cpus: u32,
     pub nodes: u64,
     /// Frames of each node.
@@ -87,6 +89,7 @@ impl Setup {
             seed,
             ops,
             tables,
+            aliases: true,
             cpus: 1 + rng.below(8) as u32,
             nodes: rng.pick(&[1, 1, 2]),
             frames,
@@ -109,6 +112,13 @@ impl Setup {
         }
     }
 
+    /// A run on a machine whose pages are their own frames, with tables of 64 bits.
+    pub fn without_aliases(seed: u64, ops: usize) -> Setup {
+        let setup = Setup::from_seed(seed, ops);
+        let tables = if setup.tables == Tables::Five { Tables::Five } else { Tables::Four };
+        Setup { aliases: false, tables, highmem: None, ..setup }
+    }
+
     pub fn machine<F: Format>(&self) -> Sim<F> {
         let (speculate, interrupt, migrate) = (self.speculate, self.interrupt, self.migrate);
         let rates = Rates { speculate, interrupt, migrate, evict: 16 };
@@ -125,6 +135,10 @@ impl Setup {
         }
         // Runs of odd seeds have as many address spaces as CPUs may use at once.
         builder = builder.roots(if self.seed % 2 == 1 { 4 } else { 1 });
+        if !self.aliases {
+            let window = |n| PageRange::new(VirtAddr(self.region(n).start), self.region_pages);
+            builder = builder.windows((0..self.regions).map(window), self.page_limit());
+        }
         builder.bank(DEVICE).build()
     }
 
@@ -139,12 +153,19 @@ impl Setup {
     /// The addresses of a region.
     pub fn region(&self, n: usize) -> std::ops::Range<usize> {
         let round = match self.tables {
+            // Entries can name these pages as frames.
+            Tables::Four | Tables::Five if !self.aliases => 1 << 36,
             Tables::Four => 0xffff_c900_0000_0000,
             Tables::Five => 0xffa0_0000_0000_0000,
             Tables::Two | Tables::Three => 0xc000_0000,
         };
         let start = round + (self.offset_pages + n * 2 * self.region_pages) * PAGE_SIZE;
         start..start + self.region_pages * PAGE_SIZE
+    }
+
+    /// Pages that areas may have together, where pages are their own frames.
+    pub fn page_limit(&self) -> usize {
+        self.frames as usize
     }
 
     /// The first address of a region that can be handed out: its first page is

@@ -6,7 +6,7 @@ use vmalloc::machine::format::Format;
 use vmalloc::machine::{Context, Machine};
 use vmalloc_sim::Power;
 
-impl<F: Format> Hand<'_, F> {
+impl<F: Format, const ALIASES: bool> Hand<'_, F, ALIASES> {
     /// One of the things below, by its share of 90.
     pub fn pass_time(&self, which: usize) {
         match which {

@@ -13,7 +13,7 @@ pub fn pointer(at: usize) -> NonNull<u8> {
     NonNull::new(core::ptr::without_provenance_mut(at)).expect("no region holds address 0")
 }
 
-impl<F: Format> Hand<'_, F> {
+impl<F: Format, const ALIASES: bool> Hand<'_, F, ALIASES> {
     /// Frees some area, after a look at it.
     pub fn free_any(&self) {
         let count = self.model().count();
