@@ -9,7 +9,7 @@ mod acts;
 mod world;
 
 use crate::engine::Nmis;
-use crate::rig::{Act, Rig, START, Shape, Trial, act, pointer};
+use crate::rig::{Act, Rig, Shape, Trial, act, pointer};
 use crate::scenarios::Scenario;
 use acts::Hand;
 use std::cell::RefCell;
@@ -22,9 +22,9 @@ use vmalloc_sim::Rates;
 use world::World;
 
 pub const ALL: &[Scenario] = &[
-    Scenario { name: "mix of 2 CPUs", cpus: 2, run: |trial| mix(trial, 2), notices: UNDER_ANY },
-    Scenario { name: "mix of 3 CPUs", cpus: 3, run: |trial| mix(trial, 3), notices: &[Rule::IgnoreAliases] },
-    Scenario { name: "mix of 4 CPUs", cpus: 4, run: |trial| mix(trial, 4), notices: &[Rule::IgnoreCounts] },
+    Scenario { name: "mix of 2 CPUs", cpus: 2, run: |trial| mix::<true>(trial, 2), notices: UNDER_ANY },
+    Scenario { name: "mix of 3 CPUs", cpus: 3, run: |trial| mix::<true>(trial, 3), notices: &[Rule::IgnoreAliases] },
+    Scenario { name: "mix of 4 CPUs", cpus: 4, run: |trial| mix::<true>(trial, 4), notices: &[Rule::IgnoreCounts] },
 ];
 
 const UNDER_ANY: &[Rule] = &[
@@ -37,7 +37,7 @@ const UNDER_ANY: &[Rule] = &[
     Rule::VisitAlone,
 ];
 
-fn mix(trial: &mut Trial, cpus: u32) {
+pub fn mix<const ALIASES: bool>(trial: &mut Trial, cpus: u32) {
     let random = &mut trial.random.clone();
     let rates = Rates { speculate: 8, interrupt: random.pick(&[0, 16, 64]), evict: 16, ..Rates::NEVER };
     let shape = Shape {
@@ -47,22 +47,22 @@ fn mix(trial: &mut Trial, cpus: u32) {
         load: random.pick(&[None, Some(8), Some(64)]),
         ..Shape::new(cpus, trial.seed)
     };
-    let rig = Rig::new(shape);
+    let rig = Rig::<ALIASES>::on(shape);
     let refused = interrupts(&rig);
     let world = Rc::new(RefCell::new(World::default()));
     let left = nmis(&rig);
     trial.nmis = Nmis::one_in(random.pick(&[0, 40, 400]), random.clone());
     let acts = random.pick(&[8, 20, 30]);
-    let script = |cpu: u32| -> Act {
-        let mut hand = Hand::new(cpu, Rc::clone(&world), Arc::clone(&left), trial.seed);
-        act(move |rig: &Rig| (0..acts).for_each(|_| hand.act(rig)))
+    let script = |cpu: u32| -> Act<ALIASES> {
+        let mut hand = Hand::<ALIASES>::new(cpu, Rc::clone(&world), Arc::clone(&left), trial.seed);
+        act(move |rig: &Rig<ALIASES>| (0..acts).for_each(|_| hand.act(rig)))
     };
     let scripts = (0..cpus).map(script).collect();
     trial.race(&rig, scripts);
     rig.sim.faults().fail_at(0);
     rig.set_interrupt(|_, _| {});
     rig.set_policy(Policy::Unmap);
-    Hand::new(0, world, Arc::clone(&left), trial.seed).end_all(&rig);
+    Hand::<ALIASES>::new(0, world, Arc::clone(&left), trial.seed).end_all(&rig);
     let refused = core::mem::take(&mut *refused.lock().expect("no panic under it"));
     // Perhaps somebody has freed it as the dead one that had been there.
     refused.into_iter().for_each(|at| _ = rig.give(at));
@@ -71,7 +71,7 @@ fn mix(trial: &mut Trial, cpus: u32) {
 
 /// Interrupts make areas and free them. Returns those whose frees were refused: while
 /// somebody freed what had been there before.
-fn interrupts(rig: &Rig) -> Arc<Mutex<Vec<usize>>> {
+fn interrupts<const ALIASES: bool>(rig: &Rig<ALIASES>) -> Arc<Mutex<Vec<usize>>> {
     let refused = Arc::<Mutex<Vec<usize>>>::default();
     let told = Arc::clone(&refused);
     rig.set_interrupt(move |vm, _| {
@@ -115,7 +115,7 @@ impl Left {
 
 /// What is left to NMIs: areas to be freed. An NMI frees one, tries to make another, and
 /// looks; it never waits.
-fn nmis(rig: &Rig) -> Arc<Mutex<Vec<Left>>> {
+fn nmis<const ALIASES: bool>(rig: &Rig<ALIASES>) -> Arc<Mutex<Vec<Left>>> {
     let left = Arc::<Mutex<Vec<Left>>>::default();
     let taken = Arc::clone(&left);
     rig.set_nmi(0, move |vm| {
@@ -133,7 +133,7 @@ fn nmis(rig: &Rig) -> Arc<Mutex<Vec<Left>>> {
             let contested = all.iter().any(|left| left.dead && left.at == at);
             all.push(Left { taken: contested, ..Left::new(at, false) });
         }
-        let _ = (vm.whatis(START), vm.tick());
+        let _ = (vm.whatis(Rig::<ALIASES>::START), vm.tick());
     });
     left
 }

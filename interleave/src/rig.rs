@@ -9,7 +9,7 @@ use vmalloc::gfp::Gfp;
 use vmalloc::machine::Level;
 use vmalloc::machine::format::{MemType, Prot};
 use vmalloc::table::X86_64;
-use vmalloc::units::{PAGE_SIZE, Pfn, VirtAddr};
+use vmalloc::units::{PAGE_SIZE, PageRange, Pfn, VirtAddr};
 use vmalloc::{AllocError, Config, FreeError, Placement, Policy, Req};
 use vmalloc_sim::{Bank, Booted, Rates, Sim};
 
@@ -17,6 +17,11 @@ use vmalloc_sim::{Bank, Booted, Rates, Sim};
 pub const START: usize = 0xffff_c900_0000_0000;
 /// Bytes of the region where addresses are handed out page by page.
 const LOWEST: usize = 16 << 20;
+/// Where the region starts whose pages are their own frames: entries can name them so.
+const WINDOW: usize = 1 << 36;
+/// Pages of that region, and how many of them areas may have together.
+const WINDOW_PAGES: usize = 4096;
+pub const WINDOW_LIMIT: usize = 512;
 /// A device, clear of all memory.
 pub const DEVICE: Bank = Bank { first: Pfn(0xf_0000), frames: 16, node: None };
 /// Purges after which nothing may wait any more.
@@ -54,21 +59,21 @@ impl Shape {
     }
 }
 
-/// The instance and its machine.
-pub struct Rig {
+/// The instance and its machine: one on which a frame can be mapped twice, unless told.
+pub struct Rig<const ALIASES: bool = true> {
     pub sim: Sim<X86_64>,
-    booted: Option<Booted<X86_64>>,
+    booted: Option<Booted<X86_64, ALIASES>>,
 }
 
-impl Deref for Rig {
-    type Target = Booted<X86_64>;
+impl<const ALIASES: bool> Deref for Rig<ALIASES> {
+    type Target = Booted<X86_64, ALIASES>;
 
-    fn deref(&self) -> &Booted<X86_64> {
+    fn deref(&self) -> &Booted<X86_64, ALIASES> {
         self.booted.as_ref().expect("it lives until it is finished")
     }
 }
 
-impl Drop for Rig {
+impl<const ALIASES: bool> Drop for Rig<ALIASES> {
     fn drop(&mut self) {
         // After a panic it would only go wrong again.
         std::mem::forget(self.booted.take());
@@ -77,27 +82,44 @@ impl Drop for Rig {
 
 impl Rig {
     pub fn new(shape: Shape) -> Rc<Rig> {
+        Rig::on(shape)
+    }
+}
+
+impl<const ALIASES: bool> Rig<ALIASES> {
+    /// Where the region starts.
+    pub const START: usize = if ALIASES { START } else { WINDOW };
+
+    /// An instance on a machine with aliases, or without.
+    pub fn on(shape: Shape) -> Rc<Self> {
+        let window = PageRange::new(VirtAddr(WINDOW), WINDOW_PAGES);
         let sim = Sim::builder()
             .cpus(shape.cpus)
             .rates(shape.rates)
             .seed(shape.seed)
             .tlb(16)
             .node(shape.frames * PAGE_SIZE as u64)
+            .windows((!ALIASES).then_some(window), WINDOW_LIMIT)
             .bank(DEVICE)
             .build();
-        let (bytes, placement) = if shape.lowest { (LOWEST, Placement::Lowest) } else { (1 << 30, Placement::Classes) };
-        let config = Config::region(START..START + bytes).placement(placement);
+        let placement = if shape.lowest { Placement::Lowest } else { Placement::Classes };
+        let bytes = match (ALIASES, shape.lowest) {
+            (false, _) => window.bytes(),
+            (true, true) => LOWEST,
+            (true, false) => 1 << 30,
+        };
+        let config = Config::region(Self::START..Self::START + bytes).placement(placement);
         let config = config.atomic_reserve(0).policy(shape.policy);
         let config = shape.load.map_or(config.clone(), |pages| config.batch_pages(pages));
         let config = shape.cached.map_or(config.clone(), |pages| config.cached_pages(pages));
-        let booted = Booted::new(sim.clone(), config).expect("memory for the bookkeeping");
+        let booted = Booted::new(sim.for_instance(), config).expect("memory for the bookkeeping");
         Rc::new(Rig { sim, booted: Some(booted) })
     }
 
     /// The machine's last word: nothing waits, no claim is left, every rule holds,
     /// everything is given back, and nobody has complained of anything but double
     /// frees, where `doubles` may have been made.
-    pub fn finish(self: Rc<Rig>, doubles: bool) {
+    pub fn finish(self: Rc<Self>, doubles: bool) {
         if !doubles {
             assert_eq!(self.check(), Ok(()), "after the race");
         }
@@ -283,9 +305,9 @@ impl Trial {
     }
 
     /// Runs one script a CPU at the same time.
-    pub fn race(&mut self, rig: &Rc<Rig>, scripts: Vec<Act>) {
+    pub fn race<const ALIASES: bool>(&mut self, rig: &Rc<Rig<ALIASES>>, scripts: Vec<Act<ALIASES>>) {
         let chooser = self.chooser.take().expect("one race a trial");
-        let script = |act: Act| -> crate::engine::Script {
+        let script = |act: Act<ALIASES>| -> crate::engine::Script {
             let rig = Rc::clone(rig);
             Box::new(move || act(&rig))
         };
@@ -295,9 +317,9 @@ impl Trial {
 }
 
 /// What one CPU does.
-pub type Act = Box<dyn FnOnce(&Rig)>;
+pub type Act<const ALIASES: bool = true> = Box<dyn FnOnce(&Rig<ALIASES>)>;
 
 /// Makes an act of a closure.
-pub fn act(does: impl FnOnce(&Rig) + 'static) -> Act {
+pub fn act<const ALIASES: bool>(does: impl FnOnce(&Rig<ALIASES>) + 'static) -> Act<ALIASES> {
     Box::new(does)
 }

@@ -7,6 +7,7 @@ mod dead;
 mod devices;
 mod finders;
 mod frees;
+mod in_place;
 mod leaks;
 mod nmis;
 mod parts;
@@ -46,6 +47,7 @@ pub fn all() -> impl Iterator<Item = &'static Scenario> {
         stacks::ALL,
         devices::ALL,
         leaks::ALL,
+        in_place::ALL,
         crate::mix::ALL,
     ]
     .into_iter()

@@ -4,7 +4,7 @@ use super::Left;
 use super::world::{Live, What, World};
 use crate::engine;
 use crate::random::Random;
-use crate::rig::{Rig, START};
+use crate::rig::Rig;
 use std::cell::{RefCell, RefMut};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -17,8 +17,8 @@ use vmalloc::{AllocError, Policy, Req};
 /// Mappings that may live at a time: more would leave no memory for others.
 const MOST: usize = 24;
 
-/// One CPU, and its chance.
-pub struct Hand {
+/// One CPU, and its chance, on a machine with aliases or without.
+pub struct Hand<const ALIASES: bool> {
     cpu: u32,
     world: Rc<RefCell<World>>,
     random: Random,
@@ -26,8 +26,8 @@ pub struct Hand {
     left: Arc<Mutex<Vec<Left>>>,
 }
 
-impl Hand {
-    pub fn new(cpu: u32, world: Rc<RefCell<World>>, left: Arc<Mutex<Vec<Left>>>, seed: u64) -> Hand {
+impl<const ALIASES: bool> Hand<ALIASES> {
+    pub fn new(cpu: u32, world: Rc<RefCell<World>>, left: Arc<Mutex<Vec<Left>>>, seed: u64) -> Self {
         Hand { cpu, world, left, random: Random::new(seed.wrapping_mul(64) + cpu as u64) }
     }
 
@@ -40,7 +40,7 @@ impl Hand {
     }
 
     /// Does one thing.
-    pub fn act(&mut self, rig: &Rig) {
+    pub fn act(&mut self, rig: &Rig<ALIASES>) {
         match self.random.below(33) {
             0..=4 => self.make(rig),
             5..=11 => self.end_one(rig),
@@ -67,7 +67,7 @@ impl Hand {
     }
 
     /// Ends everything that lives.
-    pub fn end_all(mut self, rig: &Rig) {
+    pub fn end_all(mut self, rig: &Rig<ALIASES>) {
         while !self.world().is_empty() {
             self.end_one(rig);
             self.give_held(rig);
@@ -82,7 +82,7 @@ impl Hand {
         }
     }
 
-    fn make(&mut self, rig: &Rig) {
+    fn make(&mut self, rig: &Rig<ALIASES>) {
         let pages = self.random.pick(&[1, 1, 2, 3, 16, 70, 140, 300]);
         let req = match self.random.below(6) {
             0 => Req::stack(pages),
@@ -98,7 +98,7 @@ impl Hand {
     }
 
     /// A new area is known, unless its address is contested.
-    fn begin(&mut self, rig: &Rig, since: u64, area: Live) {
+    fn begin(&mut self, rig: &Rig<ALIASES>, since: u64, area: Live) {
         if self.world().is_contested(area.at, since) {
             let _ = self.unmap(rig, &area);
             return self.give_lent(rig, &area);
@@ -106,7 +106,7 @@ impl Hand {
         engine::at_once(|| self.begin_now(rig, area));
     }
 
-    fn begin_now(&self, rig: &Rig, area: Live) {
+    fn begin_now(&self, rig: &Rig<ALIASES>, area: Live) {
         if let What::Own(stamp) = area.what {
             self.check_fresh(rig, &area);
             rig.stamp(area.at, area.pages.min(4), stamp);
@@ -121,7 +121,7 @@ impl Hand {
     }
 
     /// Its frames are nobody else's.
-    fn check_fresh(&self, rig: &Rig, area: &Live) {
+    fn check_fresh(&self, rig: &Rig<ALIASES>, area: &Live) {
         let taken = self.world().taken();
         for n in 0..area.pages {
             let page = VirtAddr(area.at).add_pages(n);
@@ -139,7 +139,7 @@ impl Hand {
         (count > 0).then(|| world.live.swap_remove(n))
     }
 
-    fn end_one(&mut self, rig: &Rig) {
+    fn end_one(&mut self, rig: &Rig<ALIASES>) {
         let Some(area) = self.pick() else { return };
         engine::at_once(|| self.check(rig, &area));
         self.world().dies(area.at);
@@ -153,7 +153,7 @@ impl Hand {
     }
 
     /// An area of memory gives its last pages back, and lives on.
-    fn shrink(&mut self, rig: &Rig) {
+    fn shrink(&mut self, rig: &Rig<ALIASES>) {
         let Some(mut area) = self.pick() else { return };
         if let What::Own(_) = area.what
             && area.pages > 1
@@ -168,7 +168,7 @@ impl Hand {
         self.world().live.push(area);
     }
 
-    fn check(&self, rig: &Rig, area: &Live) {
+    fn check(&self, rig: &Rig<ALIASES>, area: &Live) {
         match &area.what {
             What::Own(stamp) => rig.check_stamps(area.at, area.pages.min(4), *stamp),
             What::Map(frames) | What::Short(frames) => {
@@ -181,7 +181,7 @@ impl Hand {
         }
     }
 
-    fn unmap(&self, rig: &Rig, area: &Live) -> Result<(), vmalloc::FreeError> {
+    fn unmap(&self, rig: &Rig<ALIASES>, area: &Live) -> Result<(), vmalloc::FreeError> {
         match area.what {
             What::Own(_) | What::Bare => rig.give(area.at),
             What::Map(_) => rig.unmap(area.at),
@@ -191,24 +191,24 @@ impl Hand {
     }
 
     /// The frames that were held for it are given up.
-    fn give_lent(&self, rig: &Rig, area: &Live) {
+    fn give_lent(&self, rig: &Rig<ALIASES>, area: &Live) {
         if let What::Short(frames) = &area.what {
             frames.iter().for_each(|&frame| rig.give_frame(frame));
         }
     }
 
-    fn frames(&mut self, rig: &Rig) -> Vec<Pfn> {
+    fn frames(&mut self, rig: &Rig<ALIASES>) -> Vec<Pfn> {
         let wanted = self.random.pick(&[1, 1, 2, 5]);
         (0..wanted).map_while(|_| rig.frame()).collect()
     }
 
-    fn map_short(&mut self, rig: &Rig) {
+    fn map_short(&mut self, rig: &Rig<ALIASES>) {
         let frames = self.frames(rig);
         if frames.is_empty() || self.world().live.len() >= MOST {
             return frames.iter().for_each(|&frame| rig.give_frame(frame));
         }
         let since = self.world().now();
-        match expect_area(rig.map_short(&frames)) {
+        match expect_mapping::<ALIASES>(rig.map_short(&frames)) {
             Some(at) => self.begin(rig, since, Live { at, pages: frames.len(), what: What::Short(frames) }),
             None => frames.iter().for_each(|&frame| rig.give_frame(frame)),
         }
@@ -216,7 +216,7 @@ impl Hand {
 
     /// The frames of a mapping for a short time are mapped once more; or new ones,
     /// which are given up while they are mapped.
-    fn map_again(&mut self, rig: &Rig) {
+    fn map_again(&mut self, rig: &Rig<ALIASES>) {
         let frames = match self.short() {
             Some(area) => self.hold_all(rig, &area),
             None => self.frames(rig),
@@ -225,7 +225,7 @@ impl Hand {
             return;
         }
         let since = self.world().now();
-        let made = expect_area(rig.map(&frames));
+        let made = expect_mapping::<ALIASES>(rig.map(&frames));
         frames.iter().for_each(|&frame| rig.give_frame(frame));
         if let Some(at) = made {
             self.begin(rig, since, Live { at, pages: frames.len(), what: What::Map(frames) });
@@ -240,7 +240,7 @@ impl Hand {
     }
 
     /// Holds on all frames of an area, or none: somebody else may end it meanwhile.
-    fn hold_all(&self, rig: &Rig, area: &Live) -> Vec<Pfn> {
+    fn hold_all(&self, rig: &Rig<ALIASES>, area: &Live) -> Vec<Pfn> {
         let pages = (0..area.pages).map(|n| area.at + n * PAGE_SIZE);
         let held: Vec<_> = pages.map_while(|at| rig.hold_frame(at)).collect();
         if held.len() == area.pages {
@@ -250,13 +250,13 @@ impl Hand {
         Vec::new()
     }
 
-    fn map_owned(&mut self, rig: &Rig) {
+    fn map_owned(&mut self, rig: &Rig<ALIASES>) {
         let frames = self.frames(rig);
         if frames.is_empty() {
             return;
         }
         let since = self.world().now();
-        match expect_area(rig.map_for_ever(&frames)) {
+        match expect_mapping::<ALIASES>(rig.map_for_ever(&frames)) {
             Some(at) => {
                 let stamp = self.world().stamp();
                 self.begin(rig, since, Live { at, pages: frames.len(), what: What::Own(stamp) });
@@ -265,19 +265,19 @@ impl Hand {
         }
     }
 
-    fn bare_or_device(&mut self, rig: &Rig) {
+    fn bare_or_device(&mut self, rig: &Rig<ALIASES>) {
         let pages = self.random.pick(&[1, 3, 64, 700]);
         let since = self.world().now();
         let (made, pages, what) = match self.random.below(2) {
-            0 => (rig.reserve_pages(pages), pages, What::Bare),
-            _ => (rig.map_device(2), 2, What::Device),
+            0 => (expect_area(rig.reserve_pages(pages)), pages, What::Bare),
+            _ => (expect_mapping::<ALIASES>(rig.map_device(2)), 2, What::Device),
         };
-        if let Some(at) = expect_area(made) {
+        if let Some(at) = made {
             self.begin(rig, since, Live { at, pages, what });
         }
     }
 
-    fn hold(&mut self, rig: &Rig) {
+    fn hold(&mut self, rig: &Rig<ALIASES>) {
         let at = match self.random.below(3) {
             0 => self.world().dead(0),
             _ => self.world().live.last().map(|area| area.at),
@@ -287,14 +287,14 @@ impl Hand {
         }
     }
 
-    fn give_held(&mut self, rig: &Rig) {
+    fn give_held(&mut self, rig: &Rig<ALIASES>) {
         let frame = self.world().held.pop();
         if let Some(frame) = frame {
             rig.give_frame(frame);
         }
     }
 
-    fn free_dead(&mut self, rig: &Rig) {
+    fn free_dead(&mut self, rig: &Rig<ALIASES>) {
         let back = self.random.below(4) as usize;
         let Some(at) = self.world().dead(back) else { return };
         if self.left().iter().any(|left| !left.dead && left.at == at) {
@@ -315,10 +315,10 @@ impl Hand {
     }
 
     /// Looks at addresses, dead ones too.
-    fn look(&mut self, rig: &Rig) {
+    fn look(&mut self, rig: &Rig<ALIASES>) {
         let live = self.world().live.last().map(|area| area.at);
         let dead = self.world().dead(self.random.clone().below(4) as usize);
-        for at in [live, dead, Some(START + 5)].into_iter().flatten() {
+        for at in [live, dead, Some(Rig::<ALIASES>::START + 5)].into_iter().flatten() {
             let _ = (rig.whatis(at), rig.frame_at(at), rig.find(at + PAGE_SIZE));
         }
         if self.random.one_in(4) {
@@ -328,7 +328,7 @@ impl Hand {
     }
 
     /// An area is left to NMIs, which free it.
-    fn leave_to_nmis(&mut self, rig: &Rig) {
+    fn leave_to_nmis(&mut self, rig: &Rig<ALIASES>) {
         let pages = self.random.pick(&[1, 3, 140]);
         let since = self.world().now();
         let Some(at) = expect_area(rig.make(Req::pages(pages))) else { return };
@@ -339,7 +339,7 @@ impl Hand {
         }
     }
 
-    fn sleep(&mut self, rig: &Rig) {
+    fn sleep(&mut self, rig: &Rig<ALIASES>) {
         // The machine learns that it sleeps when the call is over, so nothing may come in
         // between: loom has these races.
         rig.sim.sleep(self.cpu, || engine::at_once(|| rig.idle_enter()));
@@ -347,7 +347,7 @@ impl Hand {
         rig.sim.wake(self.cpu, || rig.idle_exit());
     }
 
-    fn leave(&mut self, rig: &Rig) {
+    fn leave(&mut self, rig: &Rig<ALIASES>) {
         rig.sim.offline(self.cpu, || engine::at_once(|| rig.cpu_offline()));
         rig.pause_for(1 + self.random.below(6));
         rig.sim.online(self.cpu, || rig.cpu_online());
@@ -366,4 +366,13 @@ fn expect_area(made: Result<usize, AllocError>) -> Option<usize> {
         ) => None,
         Err(why) => panic!("refusal: {why}"),
     }
+}
+
+/// The same of a call that maps frames which its caller names: without aliases it is refused.
+fn expect_mapping<const ALIASES: bool>(made: Result<usize, AllocError>) -> Option<usize> {
+    if ALIASES {
+        return expect_area(made);
+    }
+    assert_eq!(made, Err(AllocError::NoAliases), "refusal: of a second mapping");
+    None
 }

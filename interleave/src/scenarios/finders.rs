@@ -31,10 +31,15 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "a CPU answers kicks while a load is closed",
         cpus: 2,
-        run: kicks,
+        run: kicks::<true>,
         notices: &[Rule::EarlyReclaim, Rule::SkipFlush],
     },
-    Scenario { name: "every CPU is held while others call", cpus: 3, run: quiesces, notices: &[] },
+    Scenario {
+        name: "every CPU is held while others call",
+        cpus: 3,
+        run: quiesces::<true>,
+        notices: &[Rule::QuiesceAllButOne],
+    },
 ];
 
 /// CPU 0 holds the frame of an area that CPU 1 frees, and makes again and again: what
@@ -94,14 +99,14 @@ fn found_cleared(trial: &mut Trial) {
 }
 
 /// CPU 1 answers a kick, and speculates; CPU 0 frees, closes and collects meanwhile.
-fn kicks(trial: &mut Trial) {
-    let rig = trial.quiet(2);
+pub fn kicks<const ALIASES: bool>(trial: &mut Trial) {
+    let rig = Rig::<ALIASES>::on(Shape::new(2, trial.seed));
     let areas = [1, 1, 1].map(|pages| rig.make(Req::pages(pages)).expect("an area"));
     areas.iter().for_each(|&area| rig.stamp(area, 1, 3));
     rig.give(areas[2]).expect("it lives");
     // A load is closed, and CPU 1 is behind.
     (0..3).for_each(|_| _ = rig.tick());
-    let frees = act(move |rig: &Rig| {
+    let frees = act(move |rig: &Rig<ALIASES>| {
         for &area in &areas[..2] {
             // A store makes the page worth a guess.
             rig.stamp(area, 1, 3);
@@ -113,7 +118,7 @@ fn kicks(trial: &mut Trial) {
             rig.give(new).expect("free: a live area");
         }
     });
-    let reads = act(move |rig: &Rig| {
+    let reads = act(move |rig: &Rig<ALIASES>| {
         for n in 0..4 {
             rig.on_kick();
             // A fault is right once it was freed; what is stale is judged.
@@ -127,10 +132,10 @@ fn kicks(trial: &mut Trial) {
 
 /// CPUs 0 and 1 hold every CPU by turns, while CPU 2 makes and frees: nothing changes
 /// meanwhile, and everybody comes to an end.
-fn quiesces(trial: &mut Trial) {
-    let rig = trial.quiet(3);
+pub fn quiesces<const ALIASES: bool>(trial: &mut Trial) {
+    let rig = Rig::<ALIASES>::on(Shape::new(3, trial.seed));
     let holds = || {
-        act(|rig: &Rig| {
+        act(|rig: &Rig<ALIASES>| {
             for _ in 0..3 {
                 let quiesced = rig.quiesce().expect("a call of its own");
                 let live = || (rig.stats().areas, rig.stats().counts.allocs, rig.stats().counts.local_frees);
@@ -141,7 +146,7 @@ fn quiesces(trial: &mut Trial) {
             }
         })
     };
-    let makes = act(|rig: &Rig| {
+    let makes = act(|rig: &Rig<ALIASES>| {
         for pages in 1..6 {
             let area = rig.make(Req::pages(pages)).expect("an area");
             rig.pause();

@@ -18,7 +18,7 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "an area is freed twice at the same moment",
         cpus: 2,
-        run: twice,
+        run: twice::<true>,
         notices: &[Rule::ClaimDecidedTwice],
     },
     Scenario {
@@ -30,19 +30,19 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "an area is freed twice, and is another one by then",
         cpus: 2,
-        run: twice_and_cached,
+        run: twice_and_cached::<true>,
         notices: &[Rule::LateClaimKept],
     },
     Scenario {
         name: "an area is freed by another CPU, then by a third",
         cpus: 3,
-        run: one_after_the_other,
+        run: one_after_the_other::<true>,
         notices: &[Rule::UnclaimEarly, Rule::DropClaim],
     },
     Scenario {
         name: "two CPUs free areas of two chunks of a third",
         cpus: 3,
-        run: two_chunks,
+        run: two_chunks::<true>,
         notices: &[Rule::LinkAfterPosted],
     },
     Scenario {
@@ -60,13 +60,13 @@ pub const ALL: &[Scenario] = &[
 ];
 
 /// Two CPUs free one area: one at least is told that it did.
-fn twice(trial: &mut Trial) {
-    let rig = trial.quiet(2);
+pub fn twice<const ALIASES: bool>(trial: &mut Trial) {
+    let rig = Rig::<ALIASES>::on(Shape::new(2, trial.seed));
     let area = rig.make(Req::pages(1)).expect("an area");
     let freed = Rc::new(Cell::new(0));
     let frees = || {
         let freed = Rc::clone(&freed);
-        act(move |rig: &Rig| {
+        act(move |rig: &Rig<ALIASES>| {
             if rig.give(area).is_ok() {
                 freed.set(freed.get() + 1);
             }
@@ -128,19 +128,19 @@ fn interrupt_between_slices(rig: &Rig, area: usize, made: &Arc<AtomicBool>) {
 
 /// CPU 0 frees an area that its owner frees too, and makes again of the same slot: a
 /// free that is refused leaves no claim on the area that is there by then.
-fn twice_and_cached(trial: &mut Trial) {
-    let rig = Rig::new(Shape { policy: Policy::Keep, ..Shape::new(2, trial.seed) });
+pub fn twice_and_cached<const ALIASES: bool>(trial: &mut Trial) {
+    let rig = Rig::<ALIASES>::on(Shape { policy: Policy::Keep, ..Shape::new(2, trial.seed) });
     let area = rig.sim.on(1, || rig.make(Req::pages(1))).expect("an area");
     let (freed, last) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(area)));
     let frees = {
         let freed = Rc::clone(&freed);
-        move |rig: &Rig| {
+        move |rig: &Rig<ALIASES>| {
             let done = rig.give(area).is_ok();
             freed.set(freed.get() + done as u32);
         }
     };
     let (late, tells) = (act(frees.clone()), Rc::clone(&last));
-    let owner = act(move |rig: &Rig| {
+    let owner = act(move |rig: &Rig<ALIASES>| {
         frees(rig);
         tells.set(rig.make(Req::pages(1)).expect("an area"));
     });
@@ -152,21 +152,21 @@ fn twice_and_cached(trial: &mut Trial) {
 }
 
 /// CPU 1 has freed it; then CPU 2 has to be refused, whatever the owner does.
-fn one_after_the_other(trial: &mut Trial) {
-    let rig = trial.quiet(3);
+pub fn one_after_the_other<const ALIASES: bool>(trial: &mut Trial) {
+    let rig = Rig::<ALIASES>::on(Shape::new(3, trial.seed));
     let area = rig.make(Req::pages(1)).expect("an area");
     let freed = Rc::new(Cell::new(false));
     let tells = Rc::clone(&freed);
-    let owner = act(|rig: &Rig| {
+    let owner = act(|rig: &Rig<ALIASES>| {
         rig.tick();
         rig.pause();
         rig.tick();
     });
-    let second = act(move |rig: &Rig| {
+    let second = act(move |rig: &Rig<ALIASES>| {
         rig.give(area).expect("free: a live area");
         tells.set(true);
     });
-    let third = act(move |rig: &Rig| {
+    let third = act(move |rig: &Rig<ALIASES>| {
         while !freed.get() {
             rig.pause();
         }
@@ -189,18 +189,18 @@ fn wait_for(sim: &crate::engine::Machine, cpu: u32, made: &AtomicBool) {
 }
 
 /// CPUs 1 and 2 free what is CPU 0's, which drains its mail meanwhile.
-fn two_chunks(trial: &mut Trial) {
-    let rig = trial.quiet(3);
+pub fn two_chunks<const ALIASES: bool>(trial: &mut Trial) {
+    let rig = Rig::<ALIASES>::on(Shape::new(3, trial.seed));
     let make = |pages| rig.make(Req::pages(pages)).expect("an area");
     let (small, large) = ([make(1), make(1), make(1)], [make(2), make(2)]);
-    let owner = act(|rig: &Rig| {
+    let owner = act(|rig: &Rig<ALIASES>| {
         for _ in 0..3 {
             rig.tick();
             rig.pause();
         }
     });
     let frees = |areas: Vec<usize>| {
-        act(move |rig: &Rig| {
+        act(move |rig: &Rig<ALIASES>| {
             for area in areas {
                 rig.give(area).expect("free: a live area");
             }

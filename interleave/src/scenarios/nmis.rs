@@ -2,7 +2,7 @@
 
 use super::Scenario;
 use crate::engine::Nmis;
-use crate::rig::{Rig, Trial, act, pointer};
+use crate::rig::{Rig, Shape, Trial, act, pointer};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use vmalloc::Req;
@@ -19,7 +19,7 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "an area that an NMI frees is freed again",
         cpus: 2,
-        run: freed_again,
+        run: freed_again::<true>,
         notices: &[Rule::UnclaimDeferred],
     },
 ];
@@ -52,8 +52,8 @@ const LARGE: usize = 300;
 
 /// An NMI frees an area of CPU 0's, which retires its entries in its ticks; CPU 1 frees
 /// it too. One of the two has.
-fn freed_again(trial: &mut Trial) {
-    let rig = trial.quiet(2);
+pub fn freed_again<const ALIASES: bool>(trial: &mut Trial) {
+    let rig = Rig::<ALIASES>::on(Shape::new(2, trial.seed));
     let area = rig.make(Req::pages(LARGE)).expect("an area");
     let freed = Arc::new(AtomicUsize::new(0));
     let by_nmi = Arc::clone(&freed);
@@ -62,9 +62,9 @@ fn freed_again(trial: &mut Trial) {
         by_nmi.fetch_add(unsafe { vm.free(pointer(area)) }.is_ok() as usize, Relaxed);
     });
     trial.nmis = Nmis::one_in(1 + trial.random.below(100), trial.random.clone());
-    let owner = act(|rig: &Rig| (0..6).for_each(|_| _ = rig.tick()));
+    let owner = act(|rig: &Rig<ALIASES>| (0..6).for_each(|_| _ = rig.tick()));
     let by_other = Arc::clone(&freed);
-    let other = act(move |rig: &Rig| {
+    let other = act(move |rig: &Rig<ALIASES>| {
         for _ in 0..6 {
             by_other.fetch_add(rig.give(area).is_ok() as usize, Relaxed);
             rig.pause();

@@ -2,7 +2,7 @@
 //! old one any more (G2). The machine judges that when it is told that the change is over.
 
 use super::Scenario;
-use crate::rig::{Rig, Trial, act};
+use crate::rig::{Rig, Shape, Trial, act};
 use vmalloc::internals::interleave::Rule;
 use vmalloc::machine::format::Prot;
 use vmalloc::units::VirtAddr;
@@ -12,13 +12,13 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "pages become read-only while another CPU stores to them",
         cpus: 2,
-        run: |trial| stores(trial, 4),
+        run: |trial| stores::<true>(trial, 4),
         notices: &[Rule::ProtectUnflushed, Rule::SkipFlush],
     },
     Scenario {
         name: "pages of several slices become read-only while another CPU stores to them",
         cpus: 2,
-        run: |trial| stores(trial, 150),
+        run: |trial| stores::<true>(trial, 150),
         notices: &[Rule::ProtectUnflushed],
     },
     Scenario {
@@ -30,7 +30,7 @@ pub const ALL: &[Scenario] = &[
 ];
 
 /// Whether the CPU can store to a page: it does, or the page is read-only.
-fn stored(rig: &Rig, cpu: u32, page: VirtAddr) -> bool {
+fn stored<const ALIASES: bool>(rig: &Rig<ALIASES>, cpu: u32, page: VirtAddr) -> bool {
     match rig.sim.store(cpu, page, 7) {
         Ok(()) => true,
         Err(fault) if fault.why == Why::ReadOnly => false,
@@ -39,18 +39,18 @@ fn stored(rig: &Rig, cpu: u32, page: VirtAddr) -> bool {
 }
 
 /// CPU 0 takes the right to store away, while CPU 1 stores to the first page and the last one.
-fn stores(trial: &mut Trial, pages: usize) {
-    let rig = trial.quiet(2);
+pub fn stores<const ALIASES: bool>(trial: &mut Trial, pages: usize) {
+    let rig = Rig::<ALIASES>::on(Shape::new(2, trial.seed));
     let at = rig.make(vmalloc::Req::pages(pages)).expect("an area");
     let ends = [0, pages - 1].map(|n| VirtAddr(at).add_pages(n));
     ends.iter().for_each(|&page| assert!(stored(&rig, 1, page)));
     let pauses = trial.random.below(4);
-    let forbids = act(move |rig: &Rig| {
+    let forbids = act(move |rig: &Rig<ALIASES>| {
         rig.pause_for(pauses);
         rig.forbid(at, pages, Prot::RO).expect("a live area");
         ends.iter().for_each(|&page| assert!(!stored(rig, 0, page) && !stored(rig, 1, page)));
     });
-    let stores = act(move |rig: &Rig| {
+    let stores = act(move |rig: &Rig<ALIASES>| {
         for _ in 0..4 {
             ends.iter().for_each(|&page| _ = stored(rig, 1, page));
             rig.pause();

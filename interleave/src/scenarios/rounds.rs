@@ -11,13 +11,13 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "three CPUs free into batches that share a flush",
         cpus: 3,
-        run: shared,
+        run: shared::<true>,
         notices: &[Rule::SealOld, Rule::EarlyReclaim],
     },
     Scenario {
         name: "a CPU wakes while another one takes its steps",
         cpus: 3,
-        run: asleep,
+        run: asleep::<true>,
         notices: &[Rule::SkipFlush, Rule::EarlyReclaim],
     },
 ];
@@ -26,12 +26,12 @@ pub const ALL: &[Scenario] = &[
 const PAGES: usize = 6;
 
 /// CPUs that speculate, and whose batches are full with two areas.
-fn small_batches(trial: &Trial, speculate: u64) -> Rc<Rig> {
+fn small_batches<const ALIASES: bool>(trial: &Trial, speculate: u64) -> Rc<Rig<ALIASES>> {
     let rates = Rates { speculate, ..Rates::NEVER };
-    Rig::new(Shape { rates, load: Some(2 * PAGES), ..Shape::new(3, trial.seed) })
+    Rig::<ALIASES>::on(Shape { rates, load: Some(2 * PAGES), ..Shape::new(3, trial.seed) })
 }
 
-fn makes_and_frees(rig: &Rig, times: u64) {
+fn makes_and_frees<const ALIASES: bool>(rig: &Rig<ALIASES>, times: u64) {
     for n in 0..times {
         let at = rig.make(Req::pages(PAGES)).expect("memory");
         rig.stamp(at, PAGES, n);
@@ -41,28 +41,28 @@ fn makes_and_frees(rig: &Rig, times: u64) {
 }
 
 /// Each CPU's batch is sealed in a round that it or another one begins.
-fn shared(trial: &mut Trial) {
+pub fn shared<const ALIASES: bool>(trial: &mut Trial) {
     let rig = small_batches(trial, 4);
-    let scripts = (0..3).map(|_| act(|rig: &Rig| makes_and_frees(rig, 12))).collect();
+    let scripts = (0..3).map(|_| act(|rig: &Rig<ALIASES>| makes_and_frees(rig, 12))).collect();
     trial.race(&rig, scripts);
     assert!(rig.stats().counts.closes > 0, "no round was begun");
     rig.finish(false);
 }
 
 /// CPU 0 owns areas and sleeps. The others free them, drain them, and go on; it wakes in the midst.
-fn asleep(trial: &mut Trial) {
+pub fn asleep<const ALIASES: bool>(trial: &mut Trial) {
     let rig = small_batches(trial, 4);
     let make = |_| rig.make(Req::pages(PAGES)).expect("memory");
     let [first, second]: [Vec<usize>; 2] = [0, 1].map(|_| (0..12).map(make).collect());
     let pauses = trial.random.below(40);
-    let sleeps = act(move |rig: &Rig| {
+    let sleeps = act(move |rig: &Rig<ALIASES>| {
         rig.sim.sleep(0, || rig.idle_enter());
         rig.pause_for(pauses);
         rig.sim.wake(0, || rig.idle_exit());
         makes_and_frees(rig, 4);
     });
     let frees = |areas: Vec<usize>| {
-        act(move |rig: &Rig| {
+        act(move |rig: &Rig<ALIASES>| {
             for at in areas {
                 rig.give(at).expect("free: it lives");
             }

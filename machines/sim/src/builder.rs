@@ -44,6 +44,7 @@ pub struct Builder<F> {
     banks: Vec<Bank>,
     highmem: Option<Pfn>,
     levels: Option<u8>,
+    windows: Vec<Bank>,
     window_limit: usize,
     roots: u32,
     described: bool,
@@ -60,6 +61,7 @@ impl<F: Format> Builder<F> {
             banks: Vec::new(),
             highmem: None,
             levels: None,
+            windows: Vec::new(),
             window_limit: 0,
             roots: 1,
             described: true,
@@ -96,7 +98,7 @@ impl<F: Format> Builder<F> {
             let first = Pfn::containing(pages.start.0 as u64);
             Bank { first, frames: pages.pages as u64, node: None }
         };
-        self.banks.extend(windows.into_iter().map(bank));
+        self.windows.extend(windows.into_iter().map(bank));
         self.window_limit = limit;
         self
     }
@@ -157,7 +159,7 @@ impl<F: Format> Builder<F> {
         }
         let (zones, storage) = self.zones();
         let nodes = self.nodes();
-        let memory = Memory::new(self.banks, self.highmem.unwrap_or(Pfn(u64::MAX)));
+        let memory = Memory::new(self.banks, self.windows, self.highmem.unwrap_or(Pfn(u64::MAX)));
         assert!(self.roots > 0, "no root");
         let roots: Box<[Pfn]> = (0..self.roots).map(|_| take_root(&zones, &memory)).collect();
         let core = Core {

@@ -1,6 +1,7 @@
 //! Physical memory: banks of frames, and what the machine knows of each frame.
 //!
-//! The bytes are one allocation that the host clears when they are touched.
+//! The bytes are one allocation that the host clears when they are touched, and one of windows,
+//! whose pages are cleared when they are mapped.
 //! A frame is *out* while somebody holds it; only frames that are out have a
 //! direct mapping, and high memory and devices never have one.
 
@@ -47,29 +48,35 @@ pub(crate) struct Meta {
 pub(crate) struct Memory {
     banks: Vec<Bank>,
     meta: Box<[Meta]>,
-    block: NonNull<u8>,
-    layout: Layout,
+    block: Block,
+    windows: Block,
 }
 
-// SAFETY: `block` is owned, and its bytes are touched as memory is: by raw
+/// Bytes of adjacent frames.
+#[derive(Debug)]
+struct Block {
+    start: NonNull<u8>,
+    layout: Layout,
+    frames: usize,
+}
+
+// SAFETY: the blocks are owned, and its bytes are touched as memory is: by raw
 // accesses of whoever holds a frame. The simulated CPUs are one host thread.
 unsafe impl Send for Memory {}
 // SAFETY: as for Send.
 unsafe impl Sync for Memory {}
 
 impl Memory {
-    pub(crate) fn new(banks: Vec<Bank>, highmem: Pfn) -> Memory {
-        let frames = banks.iter().map(|b| b.frames as usize).sum::<usize>();
-        // One frame more, to align within: an aligned request would not be
-        // served lazily by the host.
-        let layout = Layout::from_size_align((frames + 1) * PAGE_SIZE, 16).expect("memory that fits the host");
-        // SAFETY: the layout is not empty.
-        let block = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) });
-        let block = block.unwrap_or_else(|| std::alloc::handle_alloc_error(layout));
+    pub(crate) fn new(mut banks: Vec<Bank>, windows: Vec<Bank>, highmem: Pfn) -> Memory {
+        // SAFETY: the layout of a block is not empty.
+        let block = Block::new(&banks, |layout| unsafe { std::alloc::alloc_zeroed(layout) });
+        // SAFETY: as above; nobody reads a page that was not mapped.
+        let cleared_late = Block::new(&windows, |layout| unsafe { std::alloc::alloc(layout) });
+        banks.extend(windows);
         let direct = |bank: &Bank, frame| bank.node.is_some() && Pfn(frame) < highmem;
         let all = banks.iter().flat_map(|b| (b.first.0..b.end().0).map(move |frame| direct(b, frame)));
         let meta = all.map(|direct| Meta { direct, ..Meta::default() }).collect();
-        Memory { banks, meta, block, layout }
+        Memory { banks, meta, block, windows: cleared_late }
     }
 
     pub(crate) fn ram(&self) -> impl Iterator<Item = &Bank> {
@@ -93,10 +100,10 @@ impl Memory {
 
     /// The bytes of a frame by its index.
     fn bytes_of(&self, at: usize) -> NonNull<u8> {
-        let start = self.block.addr().get().next_multiple_of(PAGE_SIZE) - self.block.addr().get();
-        // SAFETY: `index` is below the number of frames, and the block has
-        // one frame more than that, to align within.
-        unsafe { self.block.add(start + at * PAGE_SIZE) }
+        match at.checked_sub(self.block.frames) {
+            Some(at) => self.windows.frame(at),
+            None => self.block.frame(at),
+        }
     }
 
     /// What `virt` answers: only for a frame of RAM that is out and that the
@@ -135,10 +142,28 @@ impl Memory {
     }
 }
 
-impl Drop for Memory {
+impl Block {
+    fn new(banks: &[Bank], alloc: impl Fn(Layout) -> *mut u8) -> Block {
+        let frames = banks.iter().map(|b| b.frames as usize).sum::<usize>();
+        // One frame more, to align within: an aligned request would not be
+        // served lazily by the host.
+        let layout = Layout::from_size_align((frames + 1) * PAGE_SIZE, 16).expect("memory that fits the host");
+        let start = NonNull::new(alloc(layout)).unwrap_or_else(|| std::alloc::handle_alloc_error(layout));
+        Block { start, layout, frames }
+    }
+
+    fn frame(&self, at: usize) -> NonNull<u8> {
+        assert!(at < self.frames, "frame {at} of {}", self.frames);
+        let start = self.start.addr().get().next_multiple_of(PAGE_SIZE) - self.start.addr().get();
+        // SAFETY: the block has one frame more than it is asked for, to align within.
+        unsafe { self.start.add(start + at * PAGE_SIZE) }
+    }
+}
+
+impl Drop for Block {
     fn drop(&mut self) {
         // SAFETY: allocated in `new` with this layout.
-        unsafe { std::alloc::dealloc(self.block.as_ptr(), self.layout) }
+        unsafe { std::alloc::dealloc(self.start.as_ptr(), self.layout) }
     }
 }
 
@@ -149,7 +174,8 @@ mod tests {
     fn two_banks() -> Memory {
         let ram = Bank { first: Pfn(16), frames: 4, node: Some(Node(0)) };
         let device = Bank { first: Pfn(1000), frames: 2, node: None };
-        Memory::new(vec![ram, device], Pfn(18))
+        let window = Bank { first: Pfn(2000), frames: 3, node: None };
+        Memory::new(vec![ram, device], vec![window], Pfn(18))
     }
 
     #[test]
@@ -159,7 +185,9 @@ mod tests {
         assert!(at(16).unwrap().is_multiple_of(PAGE_SIZE));
         assert_eq!(at(17), at(16).map(|a| a + PAGE_SIZE));
         assert_eq!(at(1001), at(16).map(|a| a + 5 * PAGE_SIZE));
-        assert_eq!((at(15), at(20), at(1002)), (None, None, None));
+        assert_eq!(at(2002), at(2000).map(|a| a + 2 * PAGE_SIZE));
+        assert!(at(2000).unwrap().is_multiple_of(PAGE_SIZE));
+        assert_eq!((at(15), at(20), at(1002), at(2003)), (None, None, None, None));
         // SAFETY: the last byte of the last frame is inside the block.
         assert_eq!(unsafe { memory.bytes(Pfn(1001)).unwrap().add(PAGE_SIZE - 1).read() }, 0);
     }

@@ -102,7 +102,7 @@ impl<'v, M: Machine> Quiesced<'v, M> {
         if M::THREADS && machine.is_nested() {
             return Err(refuse(machine, pinned));
         }
-        for index in 0..core.cpus() {
+        for index in 0..core.cpus() - u32::from(breaks!(QuiesceAllButOne)) {
             while let Err(holder) = core.cpu(index).take(pinned.cpu + 1) {
                 if must_not_wait(machine, &pinned, holder) {
                     (0..index).for_each(|taken| core.cpu(taken).release());

@@ -41,6 +41,8 @@ pub enum Rule {
     HoleForgotten,
     /// L4: a caller that visits another CPU does not hold its own.
     VisitAlone,
+    /// L4: one that enters every CPU leaves the last one out.
+    QuiesceAllButOne,
     /// U1: an area is published before its pages are cleared.
     PublishUncleared,
     /// G3: batches are reclaimed without grace.

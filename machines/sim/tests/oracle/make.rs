@@ -1,6 +1,6 @@
 //! Making areas of memory and of addresses.
 
-use super::hand::Hand;
+use super::hand::{Hand, spot};
 use super::model::Area;
 use core::ptr::NonNull;
 use std::ops::Range;
@@ -226,7 +226,10 @@ impl<F: Format, const ALIASES: bool> Hand<'_, F, ALIASES> {
         // A page that is its own frame is clear after each flush, and only cached slots have none.
         let caches = ALIASES || matches!(self.vm.policy(), Policy::Park | Policy::Keep);
         if (ask.gfp.contains(Gfp::ZERO) || !caches) && ask.kind != Kind::Reserved {
-            let zero = self.sim().load(self.awake(), VirtAddr(area.start + self.below(area.pages * 512) * 8));
+            // Where pages are their own frames the word that was stored there is the one to look at.
+            let at = area.start + self.below(area.pages * 512) * 8;
+            let own = (at & !(PAGE_SIZE - 1)) + spot(Pfn::containing(at as u64));
+            let zero = self.sim().load(self.awake(), VirtAddr(if ALIASES { at } else { own }));
             assert_eq!(zero, Ok(0), "content: {:#x} is new and not clear", area.start);
         }
         self.enter(area, &ask.range, ask.align);

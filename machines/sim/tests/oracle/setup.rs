@@ -116,7 +116,8 @@ impl Setup {
     pub fn without_aliases(seed: u64, ops: usize) -> Setup {
         let setup = Setup::from_seed(seed, ops);
         let tables = if setup.tables == Tables::Five { Tables::Five } else { Tables::Four };
-        Setup { aliases: false, tables, highmem: None, ..setup }
+        let biggest = setup.biggest.min(setup.page_limit());
+        Setup { aliases: false, tables, highmem: None, biggest, ..setup }
     }
 
     pub fn machine<F: Format>(&self) -> Sim<F> {
@@ -165,7 +166,7 @@ impl Setup {
 
     /// Pages that areas may have together, where pages are their own frames.
     pub fn page_limit(&self) -> usize {
-        self.frames as usize
+        self.frames as usize / 4
     }
 
     /// The first address of a region that can be handed out: its first page is
