@@ -31,6 +31,8 @@
 //! | `guarded`, `raw` | the allocator for Rust, and the same for C |
 
 mod actions;
+#[cfg(target_arch = "x86_64")]
+mod aside;
 mod copy;
 mod depot;
 mod engine;

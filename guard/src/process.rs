@@ -94,11 +94,16 @@ pub fn cripple() {
     PROCESS.crippled.store(true, Relaxed);
 }
 
-/// The guard, if this thread's allocation is due. The first caller makes it with these settings.
-pub fn due(settings: impl FnOnce() -> Settings) -> Option<&'static Engine> {
+/// Makes the guard with these settings, if nobody has. That takes some 24 KiB of stack.
+pub fn begin(settings: impl FnOnce() -> Settings) {
     if PROCESS.state.load(Acquire) == NONE {
         make(settings);
     }
+}
+
+/// The guard, if this thread's allocation is due. The first caller makes it with these settings.
+pub fn due(settings: impl FnOnce() -> Settings) -> Option<&'static Engine> {
+    begin(settings);
     if PROCESS.state.load(Acquire) == REFUSED || is_crippled() {
         here::rest();
         return None;

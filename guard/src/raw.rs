@@ -15,6 +15,12 @@ pub use crate::here::is_due;
 pub use crate::process::{attend_forks, cripple, limit_addresses, may_own};
 pub use crate::stderr::look as look_at_stderr;
 
+/// The guard is made now, where there is stack for it, rather than at the first allocation.
+pub fn begin() {
+    // SAFETY: the guard is made once.
+    process::begin(|| unsafe { Settings::from_environment() });
+}
+
 /// An allocation with clear bytes; null = the next allocator's.
 #[cold]
 #[inline(never)]

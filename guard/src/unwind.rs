@@ -8,7 +8,7 @@
 //! - **U1** A rule is used only in the module that it was read from: one that was unloaded, with another one
 //!   in its place, has other tables. A module is known by where its tables are and by its record in the
 //!   dynamic linker, which is asked at each change of modules, without a lock (glibc 2.35).
-//! - **U2** A walk ends at a frame that has no such rule, or belongs to no module. The first frame of a
+//! - **U2** A walk ends with a frame that has no such rule, or belongs to no module. The first frame of a
 //!   coroutine may return to anywhere: the compiler's library would read the code there.
 //! - **U3** Bases grow from each frame to its caller's, but from a signal handler's, which may have a stack
 //!   of its own.
@@ -17,6 +17,7 @@
 //!   is one instruction, and a fault there is caught (`rescue`); for one of a fault, and in a thread that keeps
 //!   the signals of faults out, for which Linux would kill the program, Linux is asked.
 
+use crate::aside;
 use crate::os::{Mask, peek};
 use crate::trace::Registers;
 use core::ffi::{c_int, c_void};
@@ -142,7 +143,8 @@ impl Module {
         if kept.0[0].load(Relaxed) ^ word == pc as u64 && unpack(word).1 == tag {
             return unpack(word).0;
         }
-        let rule = self.read(pc).unwrap_or(Rule::Unknown);
+        let mut rule = Rule::Unknown;
+        aside::run(&mut || rule = self.read(pc).unwrap_or(Rule::Unknown));
         let word = pack(rule, tag);
         kept.0[0].store(pc as u64 ^ word, Relaxed);
         kept.0[1].store(word, Relaxed);
@@ -167,11 +169,11 @@ impl Module {
         let Pointer::Direct(frames) = header.eh_frame_ptr() else { return None };
         let bases = bases.set_eh_frame(frames);
         let frames = EhFrame::from(self.bytes(frames as usize));
-        let mut room = UnwindContext::<usize, Room>::new_in();
         let entry = header.table()?.fde_for_address(&frames, &bases, pc as u64, EhFrame::cie_from_offset).ok()?;
         if entry.is_signal_trampoline() {
             return Some(Rule::Signal);
         }
+        let mut room = UnwindContext::<usize, Room>::new_in();
         rule_of(&frames, entry.unwind_info_for_address(&frames, &bases, &mut room, pc as u64).ok()?)
     }
 }
@@ -185,7 +187,6 @@ impl UnwindContextStorage<usize> for Room {
 }
 
 type Frames = EhFrame<EndianSlice<'static, NativeEndian>>;
-
 fn rule_of(frames: &Frames, row: &UnwindTableRow<usize, Room>) -> Option<Rule> {
     match row.register(X86_64::RA) {
         Some(RegisterRule::Undefined) => return Some(Rule::End),
@@ -345,10 +346,14 @@ fn walk_by(mut at: Registers, read: impl Fn(usize) -> Option<usize>, f: &mut dyn
         // A call may be the last instruction of its function.
         let code = if is_exact { at.pc } else { at.pc.wrapping_sub(1) };
         if !(module.start..module.end).contains(&code) {
-            let Some(found) = Module::of(code) else { return };
-            module = found;
+            module = Module::of(code).unwrap_or(Module::NONE);
         }
-        let rule = module.rule(code);
+        let rule = if module.tables == 0 { Rule::Unknown } else { module.rule(code) };
+        if rule == Rule::Unknown {
+            // Its base is anywhere above.
+            f(at.pc, at.sp + 1);
+            return;
+        }
         let Some((caller, _)) = at.up(rule, &read).filter(|&(_, base)| f(at.pc, base)) else { return };
         (at, is_exact) = (caller, rule == Rule::Signal);
     }

@@ -35,6 +35,8 @@ extern "C" fn loaded() {
     guard::raw::look_at_stderr();
     next::attend();
     own::attend();
+    signals::attend();
+    guard::raw::begin();
 }
 
 /// The heap of this library itself. It never calls the program's.

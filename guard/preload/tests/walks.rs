@@ -141,3 +141,17 @@ int main(void) {
     let Some(end) = run(source, &[]) else { return };
     assert_eq!((end.out.as_str(), end.code, end.reports()), ("handled", Some(3), 0), "{end:?}");
 }
+
+#[test]
+fn a_caller_that_no_table_describes_is_named() {
+    let source = r#"
+#include <stdlib.h>
+int main(void) { char *volatile block = malloc(64); free(block); block[5] = 1; return 0; }"#;
+    let Some((folder, _)) = compiled(source) else { return };
+    let bare = folder.path().join("bare");
+    let mut cc = std::process::Command::new("cc");
+    cc.args(["-fno-builtin", "-fno-asynchronous-unwind-tables", "-fno-unwind-tables", "-w", "-o"]).arg(&bare);
+    assert!(cc.arg(folder.path().join("program.c")).status().expect("cc").success());
+    let end = ran(&mut guarded(&bare, &[("VMALLOC_GUARD", "all")]));
+    assert_eq!(text(&end.stderr).matches(" main ").count(), 3, "{}", text(&end.stderr));
+}

@@ -1,0 +1,58 @@
+//! Allocations on small stacks: the guard needs little more than the C library does.
+
+mod common;
+
+use common::*;
+
+/// Calls `f` on a stack of its own, and tells how much of it was used.
+const HEAD: &str = "
+#define _GNU_SOURCE
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+#include <unistd.h>
+enum { BYTES = 1 << 18 };
+static ucontext_t back, there;
+static char *stack;
+static int used(void (*f)(void)) {
+    if (!stack) stack = mmap(0, BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    memset(stack, 0x5a, BYTES);
+    getcontext(&there);
+    there.uc_stack.ss_sp = stack;
+    there.uc_stack.ss_size = BYTES;
+    there.uc_link = &back;
+    makecontext(&there, f, 0);
+    swapcontext(&back, &there);
+    int n = 0;
+    while (stack[n] == 0x5a) n++;
+    return BYTES - n;
+}
+static void *volatile block[300];
+static int n;
+static void first(void) { block[0] = malloc(100); }
+static void makes(void) { block[n] = malloc(n * 300); }
+static void frees(void) { free(block[n]); }
+static void grows(void) { block[n] = realloc(block[n], n * 301 + 1); }
+";
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_few_thousand_bytes_are_enough_the_first_time_too() {
+    let main = "int most = used(first);
+        for (int turn = 0; turn < 20; turn++) {
+            for (n = 0; n < 300; n++) { int now = used(makes); if (now > most) most = now; }
+            for (n = 0; n < 300; n++) { int now = used(grows); if (now > most) most = now; }
+            for (n = 0; n < 300; n++) { int now = used(frees); if (now > most) most = now; }
+        }
+        if (most > MOST) { printf(\"%d\\n\", most); return 1; }";
+    // A build without optimisation keeps everything on the stack.
+    let most = if cfg!(debug_assertions) { 14 << 10 } else { 6 << 10 };
+    for how in ["all", "every=3"] {
+        let source = format!("{HEAD} int main(void) {{ {} return 0; }}", main.replace("MOST", &most.to_string()));
+        let Some(end) = run(&source, &[("VMALLOC_GUARD", how)]) else { return };
+        assert_eq!(end.code, Some(0), "{how}: {end:?}");
+    }
+}
