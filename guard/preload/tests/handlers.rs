@@ -17,6 +17,7 @@ static char *volatile block;
 static int times;
 static void jumps(int s, siginfo_t *i, void *c) { times++; siglongjmp(back, i->si_signo == s && c ? 1 : 2); }
 static void plain(int s) { write(1, \"own\\n\", 4); _exit(40 + (s == SIGSEGV)); }
+static void gives_up(int s) { write(1, \"own\\n\", 4); signal(s, SIG_DFL); }
 static void bug(void) { block = malloc(64); free(block); block[5] = 1; }
 ";
 
@@ -95,4 +96,17 @@ fn a_small_stack_for_handlers_is_enough() {
     let Some((_, errors, code, _)) = run(main) else { return };
     assert!(errors.contains("allocated by thread ") && errors.contains(" bug "), "{errors}");
     assert_eq!(code, Some(41));
+}
+
+#[test]
+fn a_fault_that_is_met_again_after_the_handler_is_told_once() {
+    for flags in ["0", "SA_RESETHAND"] {
+        let main = format!(
+            "struct sigaction a = {{ .sa_handler = gives_up, .sa_flags = {flags} }};
+            sigaction(SIGSEGV, &a, 0); bug(); return 0;"
+        );
+        let Some((out, errors, _, signal)) = run(&main) else { return };
+        let reports = errors.matches("vmalloc-guard: ").count();
+        assert_eq!((out.as_str(), reports, signal), ("own\n", 1, Some(libc::SIGSEGV)), "{flags}: {errors}");
+    }
 }
