@@ -18,8 +18,9 @@
 //!   the signals of faults out, for which Linux would kill the program, Linux is asked.
 
 use crate::aside;
-use crate::os::{Mask, peek};
+use crate::os::{Mask, PAGE, peek};
 use crate::trace::Registers;
+use core::cell::OnceCell;
 use core::ffi::{c_int, c_void};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
 use gimli::{BaseAddresses, CfaRule, EhFrame, EhFrameHdr, EndianSlice, NativeEndian, Register, RegisterRule};
@@ -321,16 +322,19 @@ pub fn rescue(context: &mut ucontext_t) -> bool {
     is_ours
 }
 
+fn are_faults_kept_out() -> bool {
+    let mask = Mask::now();
+    [SIGSEGV, SIGBUS].into_iter().any(|signal| mask.has(signal))
+}
+
 /// Calls `f` with the address and the base of each frame, until it returns false. False if nobody can tell
 /// which modules there are.
 #[inline(never)]
 pub fn walk(f: &mut dyn FnMut(usize, usize) -> bool) -> bool {
-    let (here, kept_out) = (Registers::here(), Mask::now());
-    if [SIGSEGV, SIGBUS].into_iter().any(|signal| kept_out.has(signal)) {
-        walk_by(here, peek, f);
-    } else {
-        walk_by(here, read, f);
-    }
+    let (here, kept_out) = (Registers::here(), OnceCell::new());
+    let is_near = |at: usize| at / PAGE == here.sp / PAGE;
+    let is_kept_out = || *kept_out.get_or_init(are_faults_kept_out);
+    walk_by(here, |at| if is_near(at) || !is_kept_out() { read(at) } else { peek(at) }, f);
     FIND.load(Relaxed) != 0
 }
 
