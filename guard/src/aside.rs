@@ -21,8 +21,12 @@ type Work<'w> = &'w mut dyn FnMut();
 
 /// Calls `work`, which must not come back here.
 pub fn run(mut work: Work<'_>) {
-    let Some(mut stack) = STACK.try_lock() else { return work() };
+    // First the signals: a handler that jumps away would leave it taken for ever.
     let was = Mask::block_all();
+    let Some(mut stack) = STACK.try_lock() else {
+        was.set();
+        return work();
+    };
     let top = stack.0.as_mut_ptr_range().end;
     // SAFETY: the stack is this thread's as long as it holds the lock, and has an aligned end. What is called
     // gets what it expects, and returns.
@@ -39,6 +43,7 @@ pub fn run(mut work: Work<'_>) {
             clobber_abi("C"),
         );
     }
+    drop(stack);
     was.set();
 }
 

@@ -188,6 +188,7 @@ impl UnwindContextStorage<usize> for Room {
 }
 
 type Frames = EhFrame<EndianSlice<'static, NativeEndian>>;
+
 fn rule_of(frames: &Frames, row: &UnwindTableRow<usize, Room>) -> Option<Rule> {
     match row.register(X86_64::RA) {
         Some(RegisterRule::Undefined) => return Some(Rule::End),

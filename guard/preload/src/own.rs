@@ -12,7 +12,7 @@
 //!
 //! # Rules
 //! - **O1** An entry is changed only in the C library that is in use, in pages that are readable and nothing else,
-//!   and has at any time either value. Where anything is not as expected, it stays.
+//!   where it is that of a function, and has at any time either value. Where anything is not as expected, it stays.
 //! - **O2** What was found is known before the entry changes.
 //!
 //! Sources: "System V Application Binary Interface", Symbol Table and Dynamic Section; the GNU hash table as
@@ -105,8 +105,11 @@ pub fn attend() {
     unsafe { libc::dl_iterate_phdr(Some(each), null_mut()) };
 }
 
-/// Its name, as all of glibc's ports have it but one.
+/// Its name, as all of glibc's ports have it but one; and what no other C library has.
 const LIBRARY: &[u8] = b"/libc.so.6";
+const VERSION: &CStr = c"gnu_get_libc_version";
+/// A symbol whose value is a function's address. There are others whose value is one that chooses.
+const FUNCTION: u8 = 2;
 
 /// # Safety
 /// For dl_iterate_phdr(3).
@@ -117,7 +120,10 @@ unsafe extern "C" fn each(module: *mut dl_phdr_info, _size: usize, _: *mut c_voi
         return 0;
     }
     // SAFETY: as above; the module is loaded, and stays.
-    if let Some(table) = unsafe { Table::of(module) } {
+    let Some(table) = (unsafe { Table::of(module) }) else { return 0 };
+    // SAFETY: the name is a C string.
+    let version = unsafe { libc::dlsym(libc::RTLD_DEFAULT, VERSION.as_ptr()) };
+    if table.part_with(version.addr()).is_some() {
         let (free, realloc) = (__libc_free as *const () as usize, __libc_realloc as *const () as usize);
         table.lead(c"free", free, Some(&OWN_FREE));
         table.lead(c"realloc", realloc, Some(&OWN_REALLOC));
@@ -125,8 +131,9 @@ unsafe extern "C" fn each(module: *mut dl_phdr_info, _size: usize, _: *mut c_voi
         table.lead(c"reallocarray", reallocarray as *const () as usize, None);
         [c"cfree", c"__libc_free"].into_iter().for_each(|name| table.lead(name, free, None));
         table.lead(c"__libc_realloc", realloc, None);
+        return 1;
     }
-    1
+    0
 }
 
 /// A module's symbols.
@@ -169,19 +176,22 @@ impl Table {
             // SAFETY: the module's, and the value is a word.
             let value = unsafe { AtomicU64::from_ptr((&raw const (*entry).st_value).cast_mut()) };
             let found = value.load(Relaxed) as usize;
-            if found != 0 && self.is_read_only(value.as_ptr().addr()) {
+            let is_read_only = self.part_with(value.as_ptr().addr()).is_some_and(|part| part.p_flags == PF_R);
+            // SAFETY: the module's.
+            let kind = unsafe { (*entry).st_info } & 15;
+            if found != 0 && kind == FUNCTION && is_read_only {
                 was.into_iter().for_each(|was| was.0.store(self.base.wrapping_add(found), Relaxed));
                 store(value, to.wrapping_sub(self.base) as u64);
             }
         });
     }
 
-    fn is_read_only(&self, at: usize) -> bool {
-        let has = |part: &&Elf64_Phdr| {
+    /// What is loaded with the address `at`.
+    fn part_with(&self, at: usize) -> Option<&Elf64_Phdr> {
+        self.parts.iter().find(|part| {
             let start = self.base + part.p_vaddr as usize;
             part.p_type == PT_LOAD && (start..start + part.p_memsz as usize).contains(&at)
-        };
-        self.parts.iter().find(has).is_some_and(|part| part.p_flags == PF_R)
+        })
     }
 
     fn each(&self, name: &CStr, f: &mut dyn FnMut(*const Elf64_Sym)) {

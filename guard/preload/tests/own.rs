@@ -17,7 +17,11 @@ const HEAD: &str = "
 
 /// A library that was made of this source, beside the program.
 fn module(folder: &Path, source: &str) -> PathBuf {
-    let (text, library) = (folder.join("module.c"), folder.join("module.so"));
+    module_named(folder, "module.so", source)
+}
+
+fn module_named(folder: &Path, name: &str, source: &str) -> PathBuf {
+    let (text, library) = (folder.join("module.c"), folder.join(name));
     std::fs::write(&text, format!("{HEAD}{source}")).expect("written");
     let mut cc = Command::new("cc");
     cc.args(["-shared", "-fPIC", "-fno-builtin", "-w", "-o"]).arg(&library).arg(&text);
@@ -126,4 +130,50 @@ fn and_an_allocator_that_is_preloaded_behind_gets_its_own() {
         let end = ran(command.env("LD_PRELOAD", format!("{}:{}", library().display(), module.display())));
         assert_eq!((text(&end.stdout).as_str(), end.status.code()), ("done\n", Some(0)), "{how}: {end:?}");
     }
+}
+
+/// Runs a program behind the guard and a library that only has the C library's name; the program gets its path.
+fn behind_a_namesake(main: &str, namesake: &str) -> Option<std::process::Output> {
+    let (folder, program) = compiled(&format!("{HEAD} int main(int argc, char **argv) {{ {main} return 0; }}"))?;
+    let namesake = module_named(folder.path(), "libc.so.6", namesake);
+    let preload = format!("{}:{}", library().display(), namesake.display());
+    let mut command = guarded(&program, &[("VMALLOC_GUARD", "all")]);
+    Some(ran(command.env("LD_PRELOAD", preload).arg(namesake)))
+}
+
+#[test]
+fn and_a_library_that_has_but_the_name_is_left_alone() {
+    let main = r#"
+        void *namesake = dlopen(argv[1], RTLD_NOW);
+        if (dlsym(namesake, "free") != dlsym(namesake, "its_free")) return 1;
+        void (*own_free)(void *) = dlsym(dlopen("libc.so.6", RTLD_NOW), "free");
+        if (own_free == dlsym(namesake, "free")) return 2;
+        own_free(strdup("text"));
+        puts("done");"#;
+    let namesake = "void __libc_free(void *);
+        void its_free(void *p) { __libc_free(p); }
+        void free(void *) __attribute__((alias(\"its_free\")));";
+    let Some(end) = behind_a_namesake(main, namesake) else { return };
+    assert_eq!((text(&end.stdout).as_str(), end.status.code()), ("done\n", Some(0)), "{end:?}");
+}
+
+/// The value of such a symbol is a function that tells which one to take, and frees nothing.
+#[test]
+fn and_a_function_that_is_chosen_when_it_is_bound_is_left_alone() {
+    let main = r#"
+        void *chosen = dlsym(dlopen(argv[1], RTLD_NOW), "free");
+        int *asked = dlsym(RTLD_DEFAULT, "asked"), before = *asked;
+        void *(*own_malloc)(size_t) = dlsym(RTLD_DEFAULT, "__libc_malloc");
+        if (chosen != dlsym(RTLD_DEFAULT, "its_free")) return 1;
+        void (*own_free)(void *) = dlsym(RTLD_DEFAULT, "__libc_free");
+        own_free(own_malloc(10));
+        if (*asked != before) return 2;
+        puts("done");"#;
+    let namesake = "void its_free(void *p) {}
+        int asked;
+        static void *choose(void) { asked++; return its_free; }
+        void free(void *) __attribute__((ifunc(\"choose\")));
+        const char *gnu_get_libc_version(void) { return \"2.36\"; }";
+    let Some(end) = behind_a_namesake(main, namesake) else { return };
+    assert_eq!((text(&end.stdout).as_str(), end.status.code()), ("done\n", Some(0)), "{end:?}");
 }
