@@ -55,17 +55,14 @@ struct Met {
 }
 
 /// Runs a setup. Returns what it met; panics with the story, and with seed and act.
-fn run<F: Format>(setup: &Setup) -> Met {
-    run_with::<F>(setup, |_| ())
+fn run<F: Format, const ALIASES: bool>(setup: &Setup) -> Met {
+    run_with::<F, ALIASES>(setup, |_| ())
 }
 
 /// Does something to the machine before the first act.
-fn run_with<F: Format>(setup: &Setup, before: impl FnOnce(&Sim<F>)) -> Met {
+fn run_with<F: Format, const ALIASES: bool>(setup: &Setup, before: impl FnOnce(&Sim<F>)) -> Met {
     let act = AtomicUsize::new(0);
-    let ended = catch_unwind(AssertUnwindSafe(|| match setup.aliases {
-        true => live::<F, true>(setup, before, &act),
-        false => live::<F, false>(setup, before, &act),
-    }));
+    let ended = catch_unwind(AssertUnwindSafe(|| live::<F, ALIASES>(setup, before, &act)));
     ended.unwrap_or_else(|panic| {
         let story = panic.downcast_ref::<String>().map(String::as_str);
         let story = story.or(panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a story");

@@ -227,9 +227,9 @@ impl<F: Format, const ALIASES: bool> Hand<'_, F, ALIASES> {
         let caches = ALIASES || matches!(self.vm.policy(), Policy::Park | Policy::Keep);
         if (ask.gfp.contains(Gfp::ZERO) || !caches) && ask.kind != Kind::Reserved {
             // Where pages are their own frames the word that was stored there is the one to look at.
-            let at = area.start + self.below(area.pages * 512) * 8;
+            let (cpu, at) = (self.awake(), area.start + self.below(area.pages * 512) * 8);
             let own = (at & !(PAGE_SIZE - 1)) + spot(Pfn::containing(at as u64));
-            let zero = self.sim().load(self.awake(), VirtAddr(if ALIASES { at } else { own }));
+            let zero = self.sim().load(cpu, VirtAddr(if ALIASES { at } else { own }));
             assert_eq!(zero, Ok(0), "content: {:#x} is new and not clear", area.start);
         }
         self.enter(area, &ask.range, ask.align);

@@ -119,9 +119,10 @@ fn number(name: &str, otherwise: u64) -> u64 {
 
 fn run(setup: &Setup) -> Met {
     match setup.tables {
-        Tables::Four | Tables::Five => super::run::<X86_64>(setup),
-        Tables::Two => super::run::<X86_32>(setup),
-        Tables::Three => super::run::<X86Pae>(setup),
+        Tables::Four | Tables::Five if !setup.aliases => super::run::<X86_64, false>(setup),
+        Tables::Four | Tables::Five => super::run::<X86_64, true>(setup),
+        Tables::Two => super::run::<X86_32, true>(setup),
+        Tables::Three => super::run::<X86Pae, true>(setup),
     }
 }
 
@@ -179,8 +180,10 @@ fn everything_promised_is_kept() {
 /// Pages are their own frames, and calls that map frames which their caller names are refused.
 #[test]
 fn without_aliases_everything_promised_is_kept() {
-    let ops = number("ORACLE_OPS", 200_000) as usize / 10;
-    meet_everything(800_000, ops, false, Setup::without_aliases);
+    let (ops, first) = (number("ORACLE_OPS", 200_000) as usize, number("ORACLE_SEED", 0));
+    // A run that is repeated has its own length.
+    let (first, ops) = if first == 0 { (800_000, ops / 10) } else { (first, ops) };
+    meet_everything(first, ops, false, Setup::without_aliases);
 }
 
 /// Half of the memory lies above 4 GiB, where 32-bit kernels have no direct mapping.

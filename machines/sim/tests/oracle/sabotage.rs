@@ -12,7 +12,7 @@ use std::panic::catch_unwind;
 use vmalloc::internals::interleave::{Hooks, Rule, install};
 use vmalloc::table::X86_64;
 use vmalloc::{Placement, Policy};
-use vmalloc_sim::Sabotage;
+use vmalloc_sim::{Sabotage, Sim};
 
 /// Runs, each with a seed of its own, in one of which it has to show.
 const RUNS: u64 = 8;
@@ -53,12 +53,14 @@ fn setup(seed: u64, policy: Policy) -> Setup {
 /// Runs a setup with `broken` broken from its first act on; returns what it panics with.
 fn story(setup: &Setup, broken: Option<Broken>) -> Option<String> {
     install(Hooks { step: || (), pooled: |_| (), breaks: |rule| BROKEN.get() == Some(rule) });
-    let run = || {
-        super::run_with::<X86_64>(setup, |sim| match broken {
-            Some(Library(rule)) => BROKEN.set(Some(rule)),
-            Some(Machine(how)) => sim.break_contract(how),
-            None => (),
-        })
+    let breaks = |sim: &Sim<X86_64>| match broken {
+        Some(Library(rule)) => BROKEN.set(Some(rule)),
+        Some(Machine(how)) => sim.break_contract(how),
+        None => (),
+    };
+    let run = || match setup.aliases {
+        true => super::run_with::<X86_64, true>(setup, breaks),
+        false => super::run_with::<X86_64, false>(setup, breaks),
     };
     let ended = catch_unwind(run);
     BROKEN.set(None);
@@ -165,7 +167,7 @@ fn g2_a_protection_that_is_not_flushed_for_is_noticed() {
 
 #[test]
 fn g6_a_guard_that_is_mapped_is_noticed() {
-    is_caught(Library(Rule::MapGuard), &["guard: ", "frame: of the page"]);
+    is_caught(Library(Rule::MapGuard), &["guard: ", "frame: of the page", "G6"]);
 }
 
 #[test]
