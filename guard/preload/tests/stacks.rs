@@ -48,8 +48,8 @@ fn a_few_thousand_bytes_are_enough_the_first_time_too() {
             for (n = 0; n < 300; n++) { int now = used(frees); if (now > most) most = now; }
         }
         if (most > MOST) { printf(\"%d\\n\", most); return 1; }";
-    // A build without optimisation keeps everything on the stack.
-    let most = if cfg!(debug_assertions) { 14 << 10 } else { 6 << 10 };
+    // A build with little optimisation keeps more on the stack; tables that are read there take 4 KiB.
+    let most = if cfg!(debug_assertions) { 8 << 10 } else { 6 << 10 };
     for how in ["all", "every=3"] {
         let source = format!("{HEAD} int main(void) {{ {} return 0; }}", main.replace("MOST", &most.to_string()));
         let Some(end) = run(&source, &[("VMALLOC_GUARD", how)]) else { return };
