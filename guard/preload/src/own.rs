@@ -22,7 +22,7 @@ use crate::family::{self, Free, Realloc, Usable};
 use crate::next::{FREE, Next, REALLOC, USABLE};
 use core::ffi::{CStr, c_int, c_void};
 use core::mem::transmute_copy;
-use core::ptr::{null_mut, with_exposed_provenance};
+use core::ptr::with_exposed_provenance;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
 use libc::{Elf64_Phdr, Elf64_Sym, PF_R, PT_DYNAMIC, PT_LOAD, dl_phdr_info};
 
@@ -101,8 +101,8 @@ unsafe extern "C" fn usable(at: *mut u8) -> usize {
 
 /// From now on who asks for them in the C library gets those of this file.
 pub fn attend() {
-    // SAFETY: what is called takes what Linux's linker passes.
-    unsafe { libc::dl_iterate_phdr(Some(each), null_mut()) };
+    // SAFETY: the name is a C string; what is called takes what Linux's linker passes, and an address.
+    unsafe { libc::dl_iterate_phdr(Some(each), libc::dlsym(libc::RTLD_DEFAULT, VERSION.as_ptr())) };
 }
 
 /// Its name, as all of glibc's ports have it but one; and what no other C library has.
@@ -112,8 +112,8 @@ const VERSION: &CStr = c"gnu_get_libc_version";
 const FUNCTION: u8 = 2;
 
 /// # Safety
-/// For dl_iterate_phdr(3).
-unsafe extern "C" fn each(module: *mut dl_phdr_info, _size: usize, _: *mut c_void) -> c_int {
+/// For dl_iterate_phdr(3), with the address of what the C library alone has.
+unsafe extern "C" fn each(module: *mut dl_phdr_info, _size: usize, version: *mut c_void) -> c_int {
     // SAFETY: the linker passes a record of a module, with a name that is a C string.
     let (module, name) = unsafe { (&*module, CStr::from_ptr((*module).dlpi_name)) };
     if !name.to_bytes().ends_with(LIBRARY) {
@@ -121,8 +121,6 @@ unsafe extern "C" fn each(module: *mut dl_phdr_info, _size: usize, _: *mut c_voi
     }
     // SAFETY: as above; the module is loaded, and stays.
     let Some(table) = (unsafe { Table::of(module) }) else { return 0 };
-    // SAFETY: the name is a C string.
-    let version = unsafe { libc::dlsym(libc::RTLD_DEFAULT, VERSION.as_ptr()) };
     if table.part_with(version.addr()).is_some() {
         let (free, realloc) = (__libc_free as *const () as usize, __libc_realloc as *const () as usize);
         table.lead(c"free", free, Some(&OWN_FREE));
