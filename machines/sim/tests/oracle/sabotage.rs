@@ -118,7 +118,7 @@ fn g5_an_idle_cpu_that_is_skipped_for_a_table_page_is_noticed() {
 #[test]
 fn r1_a_claim_that_is_dropped_is_noticed() {
     let still_there = "in None: Err(NotItsStart";
-    let words = ["a double free of", "freed by another", "but the library says Inside", still_there, "G2"];
+    let words = ["a double free of", "freed by another", "but the library says", still_there, "G2"];
     is_caught(Library(Rule::DropClaim), &words);
 }
 
