@@ -61,12 +61,6 @@ pub const ALL: &[Scenario] = &[
         notices: &[Rule::SealOld, Rule::EarlyReclaim],
     },
     Scenario {
-        name: "in place: a CPU wakes while another one takes its steps",
-        cpus: 3,
-        run: rounds::asleep::<false>,
-        notices: &[Rule::SkipFlush, Rule::EarlyReclaim],
-    },
-    Scenario {
         name: "in place: pages become read-only while another CPU stores to them",
         cpus: 2,
         run: |trial| protect::stores::<false>(trial, 4),
@@ -101,12 +95,6 @@ pub const ALL: &[Scenario] = &[
         cpus: 2,
         run: |trial| mix::mix::<false>(trial, 2),
         notices: &[Rule::EarlyReclaim, Rule::SkipFlush, Rule::SkipIdle, Rule::DropClaim, Rule::VisitAlone],
-    },
-    Scenario {
-        name: "in place: mix of 3 CPUs",
-        cpus: 3,
-        run: |trial| mix::mix::<false>(trial, 3),
-        notices: &[Rule::EarlyReclaim],
     },
 ];
 
@@ -181,8 +169,8 @@ fn cached(trial: &mut Trial, policy: Policy) {
     rig.finish(false);
 }
 
-/// Two CPUs make areas that are more than all pages together: each has its pages for itself, and who
-/// lacks some is told how many, or that a flush would help.
+/// Two CPUs make areas that together may be more than there are pages for: each has its pages for
+/// itself, and who lacks some is told how many there are.
 fn last_pages(trial: &mut Trial) {
     let rig = Rig::<false>::on(Shape::new(2, trial.seed));
     let most = rig.make(Req::pages(WINDOW_LIMIT - 24)).expect("as many as there may be");

@@ -17,7 +17,7 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "a CPU wakes while another one takes its steps",
         cpus: 3,
-        run: asleep::<true>,
+        run: asleep,
         notices: &[Rule::SkipFlush, Rule::EarlyReclaim],
     },
 ];
@@ -50,19 +50,19 @@ pub fn shared<const ALIASES: bool>(trial: &mut Trial) {
 }
 
 /// CPU 0 owns areas and sleeps. The others free them, drain them, and go on; it wakes in the midst.
-pub fn asleep<const ALIASES: bool>(trial: &mut Trial) {
+fn asleep(trial: &mut Trial) {
     let rig = small_batches(trial, 4);
     let make = |_| rig.make(Req::pages(PAGES)).expect("memory");
     let [first, second]: [Vec<usize>; 2] = [0, 1].map(|_| (0..12).map(make).collect());
     let pauses = trial.random.below(40);
-    let sleeps = act(move |rig: &Rig<ALIASES>| {
+    let sleeps = act(move |rig: &Rig| {
         rig.sim.sleep(0, || rig.idle_enter());
         rig.pause_for(pauses);
         rig.sim.wake(0, || rig.idle_exit());
         makes_and_frees(rig, 4);
     });
     let frees = |areas: Vec<usize>| {
-        act(move |rig: &Rig<ALIASES>| {
+        act(move |rig: &Rig| {
             for at in areas {
                 rig.give(at).expect("free: it lives");
             }
