@@ -35,23 +35,23 @@
 //! are judged when they come online.
 //!
 //! # Without aliases
-//! A machine may have a window ([`Builder::window`]), whose pages are their own frames: an instance on
+//! A machine may have a window ([`Builder::windows`]), whose pages are their own frames: an instance on
 //! `Sim<F, false>` ([`Sim::for_instance`]) maps no frame twice. What was stored in a page is there until
 //! some CPU flushes after the page was unmapped. The next time that it is mapped it is clear.
 //!
 //! # Roots
 //! A machine may have several roots ([`Builder::roots`]): CPUs walk them by turns, as
 //! CPUs that run different programs do. The library knows the first. The others get
-//! its entries as an embedder's do: all at once ([`Sim::copy_root`]), or one by one
+//! its entries as an embedder's do: all at once ([`Core::copy_root`]), or one by one
 //! when a program faults. What was copied stays until the instance is dropped.
 //!
 //! # The driver
-//! One host thread drives all CPUs: it says which runs ([`Sim::on`]) and lets
-//! time pass ([`Sim::step`]). An operation of the library runs on one CPU from
+//! One host thread drives all CPUs: it says which runs ([`Core::on`]) and lets
+//! time pass ([`Core::step`]). An operation of the library runs on one CPU from
 //! its start to its end; interrupts come in between where nothing is pinned;
 //! other CPUs serve kicks when somebody waits; and all of them speculate
 //! whenever the library touches the machine. The driver runs the instance's
-//! `cpu_online`, `idle_enter` and so on inside [`Sim::online`], [`Sim::sleep`]
+//! `cpu_online`, `idle_enter` and so on inside [`Core::online`], [`Core::sleep`]
 //! and so on.
 //!
 //! # Locks
