@@ -56,6 +56,11 @@ pub fn is_nested() -> bool {
     DEPTH.get() > 1
 }
 
+/// Whether this thread is pinned: it is a signal handler in the middle of a call.
+pub fn is_inside() -> bool {
+    DEPTH.get() > 0
+}
+
 /// Makes this thread prefer the index `cpu`, of any instance (counted round
 /// where the instance has fewer).
 pub fn prefer(cpu: u32) {

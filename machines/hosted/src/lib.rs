@@ -34,7 +34,7 @@
 //! # fork, exec, core dumps
 //! A child gets neither memory nor areas: they are MADV_DONTFORK from their
 //! first moment on, and an access in the child faults. The file descriptor is
-//! closed once the file is mapped. Areas are in core dumps like other memory.
+//! close-on-exec. Areas are in core dumps like other memory.
 //!
 //! # VMAs
 //! An area costs one VMA where its frames are adjacent, which the library
@@ -45,6 +45,7 @@
 mod budget;
 mod builder;
 mod cpu;
+mod frames;
 mod machine;
 mod mirror;
 mod os;

@@ -2,19 +2,21 @@
 
 use crate::budget::Vmas;
 use crate::cpu;
+use crate::frames::FileFrames;
 use crate::mirror::Mirror;
 use parking_lot::{RawMutex, RwLock};
 use std::fmt;
 use std::io::{self, Write};
 use std::ops::Range;
-use std::ptr::NonNull;
+use std::ptr::{NonNull, with_exposed_provenance_mut};
 use std::thread;
-use vmalloc::frames::{BadMap, MemoryRange, STORAGE_ALIGN, Zones};
+use vmalloc::frames::BadMap;
+use vmalloc::machine::event::Event;
 use vmalloc::machine::format::Prot;
 use vmalloc::machine::frames::{Frames, Want};
 use vmalloc::machine::{Addressable, Context, Flush, Level, Machine, Pinned, Run};
 use vmalloc::table::X86_64;
-use vmalloc::units::{CpuSet, Node, PAGE_SIZE, PageRange, Pfn};
+use vmalloc::units::{CpuSet, Node, PAGE_SIZE, PageRange, Pfn, VirtAddr};
 
 /// Prints the function that an address lies in.
 pub type Symbolizer = Box<dyn Fn(usize, &mut fmt::Formatter<'_>) -> fmt::Result + Send + Sync>;
@@ -24,12 +26,9 @@ pub type LogSink = Box<dyn Fn(Level, fmt::Arguments<'_>) + Send + Sync>;
 /// Where frames come from. Where debug assertions are compiled in, they are refused on
 /// request.
 #[cfg(debug_assertions)]
-type Source = vmalloc::machine::faulty::FaultyFrames<Zones<RawMutex>>;
+type Source = vmalloc::machine::faulty::FaultyFrames<FileFrames>;
 #[cfg(not(debug_assertions))]
-type Source = Zones<RawMutex>;
-
-/// The storage of the descriptors: wide words, for their alignment.
-type Descriptors = Vec<u128>;
+type Source = FileFrames;
 
 /// A Linux process as the machine under an instance.
 pub struct Hosted {
@@ -40,33 +39,23 @@ pub struct Hosted {
     mirror: Mirror,
     log: RwLock<Option<LogSink>>,
     symbolizer: RwLock<Option<Symbolizer>>,
-    /// What `frames` keeps its records in.
-    _descriptors: Descriptors,
 }
 
 impl Hosted {
     /// The machine whose first `ram` bytes of memory are RAM, the rest a
     /// device; `None` where there is no frame for the root table.
     pub(crate) fn new(mirror: Mirror, ram: usize, cpus: u32) -> Result<Option<Hosted>, BadMap> {
-        const { assert!(STORAGE_ALIGN <= align_of::<u128>()) };
         cpu::prepare();
-        let map = [MemoryRange { first: Pfn(0), frames: ram / PAGE_SIZE, node: Node(0) }];
-        let words = Zones::<RawMutex>::storage_for(&map).div_ceil(size_of::<u128>());
-        let mut descriptors = vec![0u128; words];
-        let zones = Zones::new();
-        let storage = NonNull::from(descriptors.as_mut_slice()).cast();
-        // SAFETY: Z1: the vector is kept as long as the zones and not touched. Z2: the file is new. Z3: one call.
-        unsafe { zones.init(&map, None, storage)? };
-        let Some(root) = zones.alloc(Want::bookkeeping(Node(0))) else { return Ok(None) };
+        let frames = FileFrames::new(ram / PAGE_SIZE)?;
+        let Some(root) = frames.alloc(Want::bookkeeping(Node(0))) else { return Ok(None) };
         Ok(Some(Hosted {
-            frames: Source::from(zones),
+            frames: Source::from(frames),
             root,
             cpus,
             ram,
             mirror,
             log: RwLock::default(),
             symbolizer: RwLock::default(),
-            _descriptors: descriptors,
         }))
     }
 
@@ -93,6 +82,41 @@ impl Hosted {
     /// Whether guards cost no VMA: Linux has them for files (6.15).
     pub fn has_guards(&self) -> bool {
         self.mirror.has_guards()
+    }
+
+    /// Bytes of memory that Linux holds for this machine: pages that were touched, and not given back since.
+    ///
+    /// # Errors
+    /// Linux does not tell.
+    pub fn resident(&self) -> io::Result<usize> {
+        self.mirror.resident().map_err(io::Error::from_raw_os_error)
+    }
+
+    /// Gives the memory of free frames back to Linux, which takes it again when it is next touched. Returns how
+    /// many bytes. A purge, a reclaim and an idle [`Ticker`](crate::Ticker) do it by themselves; frames in
+    /// magazines are in use to this call, until [`Vmalloc::reclaim`](vmalloc::Vmalloc::reclaim).
+    ///
+    /// # Errors
+    /// Linux lets nobody punch holes here. What was refused stays as it was, and each later call tries it again.
+    ///
+    /// # Cost
+    /// A system call for each block of adjacent frames, of at most 4 MiB, that were used since they were last
+    /// given back.
+    pub fn give_back(&self) -> io::Result<usize> {
+        // A signal handler in the middle of it must not allocate: the lock that it would wait for is this thread's.
+        cpu::enter();
+        let given = self.file_frames().give_back(|first, frames| self.mirror.punch(first, frames));
+        cpu::leave();
+        given.map(|frames| frames * PAGE_SIZE).map_err(io::Error::from_raw_os_error)
+    }
+
+    #[cfg(debug_assertions)]
+    fn file_frames(&self) -> &FileFrames {
+        self.frames.inner()
+    }
+    #[cfg(not(debug_assertions))]
+    fn file_frames(&self) -> &FileFrames {
+        &self.frames
     }
 
     /// How often Linux refused to take a mapping away. Nothing is reused until
@@ -208,8 +232,23 @@ unsafe impl Machine for Hosted {
     fn relax(&self) {
         thread::yield_now();
     }
+    /// Through the area's own mapping where that may be written: a page that is mapped at two addresses counts
+    /// twice in what Linux says of the process.
+    fn zero(&self, f: Pfn, at: VirtAddr) {
+        let page = if self.mirror.is_writable(at) { with_exposed_provenance_mut(at.0) } else { self.virt(f).as_ptr() };
+        // SAFETY: the library holds `f`; the page at `at` is in an area that is being made, and open.
+        unsafe { page.write_bytes(0, PAGE_SIZE) }
+    }
     fn clock_ns(&self) -> Option<u64> {
         Some(crate::os::monotonic_ns())
+    }
+    /// What a purge made free goes back to Linux, unless somebody may not wait.
+    fn note(&self, event: Event) -> Result<(), i32> {
+        if matches!(event, Event::Purge(_)) && cpu::context() == Context::Task && !cpu::is_inside() {
+            // A refusal leaves all as it was, and the next purge tries again.
+            let _ = self.give_back();
+        }
+        Ok(())
     }
     fn log(&self, level: Level, line: fmt::Arguments<'_>) {
         // A signal handler may read while the thread does.

@@ -71,6 +71,8 @@ pub struct Mirror {
     direct: Mapping,
     blank: Mapping,
     regions: Box<[Region]>,
+    /// Whether a page was ever bound that may not be written. Nobody has to look for one else.
+    has_sealed: AtomicBool,
     /// Whether guards work on the file.
     guards: bool,
     queue: Mutex<Vec<PageRange>>,
@@ -100,6 +102,7 @@ impl Mirror {
         let mut mirror = Mirror {
             file,
             denies_exec: AtomicBool::new(false),
+            has_sealed: AtomicBool::new(false),
             direct,
             blank,
             guards: false,
@@ -169,6 +172,7 @@ impl Mirror {
             return Err(libc::ENXIO);
         }
         self.book()?;
+        self.note_prot(run.prot);
         let mut shape = region.shape.lock();
         let before = shape.vmas();
         let bound = self.bind_in(region, &mut shape, run);
@@ -188,6 +192,7 @@ impl Mirror {
     pub fn protect(&self, range: PageRange, prot: Prot) -> Result<(), i32> {
         let region = self.region_of(range).ok_or(libc::EFAULT)?;
         self.book()?;
+        self.note_prot(prot);
         let (mut shape, pages) = (region.shape.lock(), region.pages(range));
         let before = shape.vmas();
         // SAFETY: O1: it is in the region. O2: its owner wants it.
@@ -203,6 +208,33 @@ impl Mirror {
         }
         self.budget.settle(MOST, shape.vmas().wrapping_sub(before));
         done
+    }
+
+    /// Lets Linux have the memory of frames that nobody has.
+    ///
+    /// # Errors
+    /// The number of Linux, which refused both ways: frames keep their memory.
+    pub fn punch(&self, first: Pfn, frames: usize) -> Result<(), i32> {
+        let (offset, bytes) = (first.phys() as usize, frames * PAGE_SIZE);
+        let punched = self.step(|| os::punch(&self.file, offset, bytes));
+        punched.or_else(|_| self.step(|| os::remove(&self.direct, offset, bytes)))
+    }
+
+    /// Bytes of memory that Linux holds for the file.
+    pub fn resident(&self) -> Result<usize, i32> {
+        os::resident(&self.file)
+    }
+
+    /// Whether the page at `at`, which is in an area that the caller is making, may be written.
+    pub fn is_writable(&self, at: VirtAddr) -> bool {
+        if !self.has_sealed.load(Relaxed) {
+            return true;
+        }
+        let page = PageRange::new(at, 1);
+        self.region_of(page).is_some_and(|region| {
+            let pages = region.pages(page);
+            region.shape.lock().prots(pages).all(|(_, prot)| prot.contains(Prot::WRITE))
+        })
     }
 
     /// The entries of `range` are cleared: it may go at the next flush.
@@ -229,6 +261,13 @@ impl Mirror {
         work.clear();
         self.queue.lock().extend_from_slice(&failed);
         failed.is_empty()
+    }
+
+    /// Before a page may be used as `prot` says, no more.
+    fn note_prot(&self, prot: Prot) {
+        if !prot.contains(Prot::WRITE) {
+            self.has_sealed.store(true, Relaxed);
+        }
     }
 
     fn frames(&self) -> u64 {

@@ -147,6 +147,29 @@ pub fn memory_file(bytes: usize) -> Result<OwnedFd, i32> {
     Ok(file)
 }
 
+/// Lets Linux have the memory of a part of `file`, which reads as zeros from here on.
+pub fn punch(file: &OwnedFd, offset: usize, bytes: usize) -> Result<(), i32> {
+    let how = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    // SAFETY: it changes the file's bytes alone, which nobody has (K2).
+    done(unsafe { libc::fallocate(file.as_raw_fd(), how, offset as libc::off_t, bytes as libc::off_t) })
+}
+
+/// The same by the mapping of the file: where a process may not change files.
+pub fn remove(from: &Mapping, offset: usize, bytes: usize) -> Result<(), i32> {
+    // SAFETY: the range is in the mapping, and nobody has its bytes (K2).
+    done(unsafe { libc::madvise(from.at(offset).as_ptr().cast(), bytes, libc::MADV_REMOVE) })
+}
+
+/// Bytes of memory that Linux holds for `file`.
+pub fn resident(file: &OwnedFd) -> Result<usize, i32> {
+    // SAFETY: a status of zeros is one.
+    let mut status: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: it is writable.
+    done(unsafe { libc::fstat(file.as_raw_fd(), &mut status) })?;
+    // By POSIX's unit, whatever the file system's own.
+    Ok(status.st_blocks as usize * 512)
+}
+
 /// The largest file that this process may make.
 fn file_limit() -> u64 {
     let mut limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };

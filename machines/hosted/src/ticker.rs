@@ -1,11 +1,13 @@
 //! A clock for an instance: what a kernel's timer does.
 //!
 //! Calls take steps of reclaim with them, so that an instance in use needs no clock. One that is left alone
-//! does: what waits for a flush and what is cached for the next area of its size would stay so.
+//! does: what waits for a flush and what is cached for the next area of its size would stay so. When nobody has
+//! called for a period, and both are gone, its free memory goes back to Linux as well.
 
 use crate::cpu::prefer;
 use crate::machine::Hosted;
 use std::io;
+use std::mem;
 use std::ops::Deref;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::{Builder, JoinHandle};
@@ -41,12 +43,38 @@ impl Ticker {
     {
         let (end, ended) = channel();
         let tick = move || {
+            let mut idle = Idle::default();
             while ended.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
                 tick_all(&vm);
+                idle.look(&vm);
             }
         };
         let thread = Builder::new().name("vmalloc-ticker".to_owned()).spawn(tick)?;
         Ok(Ticker { end: Some(end), thread: Some(thread) })
+    }
+}
+
+/// Whether somebody uses the instance.
+#[derive(Default)]
+struct Idle {
+    /// Allocations and frees up to the last tick.
+    calls: u64,
+    /// Whether memory was given back since the last of them.
+    given: bool,
+}
+
+impl Idle {
+    /// Gives memory back, once in each idle while, when there has been no call since the last look and no area
+    /// waits or is cached.
+    fn look(&mut self, vm: &Vmalloc<Hosted>) {
+        let stats = vm.stats();
+        let calls = stats.counts.allocs + stats.counts.local_frees + stats.counts.remote_frees;
+        if calls != mem::replace(&mut self.calls, calls) {
+            self.given = false;
+        } else if !self.given && (stats.cached_pages, stats.waiting_pages) == (0, 0) {
+            vm.purge();
+            self.given = true;
+        }
     }
 }
 

@@ -31,18 +31,20 @@ impl<M: Machine> Ctx<'_, M> {
     pub(crate) fn purge(self) -> usize {
         self.evict_all(PURGED);
         let before = self.core.reclaimed_pages();
-        let mut rounds = 0;
-        loop {
+        for round in 1.. {
             // Draining may unlink tables and so fill the other batch. The loop ends when nothing is
             // left, or when a round gains nothing.
             let tables = self.core.tables.load(Relaxed);
             let left = self.purge_round();
-            rounds += 1;
-            if !left || (rounds >= PURGE_ROUNDS && self.core.tables.load(Relaxed) >= tables) {
+            if !left || (round >= PURGE_ROUNDS && self.core.tables.load(Relaxed) >= tables) {
                 break;
             }
         }
         let pages = self.core.reclaimed_pages().wrapping_sub(before);
+        if M::MIRRORED {
+            // Somebody else can have the memory of what is free: what is in magazines is not.
+            self.drain_stocks();
+        }
         let _ = self.machine.note(Event::Purge(pages));
         pages
     }
@@ -147,10 +149,9 @@ impl<M: Machine> Ctx<'_, M> {
 
     /// Gives the frames in magazines, preallocs and depots back to the source.
     pub(crate) fn drain_stocks(self) {
-        let machine = self.machine;
         self.visit_each(|cpu| {
-            cpu.prealloc.trim(machine, 0);
-            cpu.magazine.give_some(machine) > 0
+            cpu.prealloc.trim(self.machine, 0);
+            cpu.magazine.give_some(self.machine) > 0
         });
         self.trim_depots(0);
     }
