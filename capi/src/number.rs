@@ -147,9 +147,13 @@ impl From<FreeError> for Failure {
 impl From<BuildError> for Failure {
     fn from(error: BuildError) -> Failure {
         let number = match error {
-            BuildError::TooLarge { .. } => Number::TooBig,
+            BuildError::TooLarge { .. } | BuildError::BeyondMemory { .. } | BuildError::FileLimit { .. } => {
+                Number::TooBig
+            }
             BuildError::Refused { .. } => Number::Io,
-            BuildError::NoRoom { .. } | BuildError::Init(InitError::NoMemory { .. }) => Number::Nomem,
+            BuildError::Mappings { .. } => Number::Dquot,
+            BuildError::NoRoom { .. } | BuildError::NoRecords { .. } => Number::Nomem,
+            BuildError::Init(InitError::NoMemory { .. }) => Number::Nomem,
             BuildError::BadMemory(_) | BuildError::Init(_) => Number::Inval,
         };
         Failure { number, why: Why::Build(error) }

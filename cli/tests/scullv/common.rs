@@ -89,6 +89,13 @@ impl Mount {
         assert_eq!(unsafe { libc::kill(self.server.id() as i32, signal) }, 0);
     }
 
+    /// Bytes of the server's memory that hold what was written to devices, and its tables.
+    pub fn shared_memory(&self) -> usize {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.server.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("RssShmem:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
+    }
+
     pub fn is_alive(&mut self) -> bool {
         self.server.try_wait().unwrap().is_none()
     }

@@ -92,6 +92,22 @@ fn a_killed_server_leaves_a_mount_that_the_next_start_clears_away() {
 }
 
 #[test]
+fn a_server_whose_devices_were_emptied_gives_their_memory_back() {
+    let Some(mount) = mount("back", &["--memory", "128M"]) else { return };
+    let before = mount.shared_memory();
+    for round in 0..3 {
+        for index in 0..3 {
+            mount.open(index).write_all_at(&vec![7; 24 << 20], 0).unwrap();
+        }
+        let written = mount.shared_memory();
+        assert!(written - before >= 72 << 20, "round {round}: {written} of 72 MiB");
+        (0..3).for_each(|index| mount.trim(index));
+        let left = mount.shared_memory();
+        assert!(left < before + (4 << 20), "round {round}: {left} bytes are left of {written}");
+    }
+}
+
+#[test]
 fn a_daemon_serves_when_its_command_has_ended_and_writes_statistics_to_its_log() {
     let folder = folder("daemon");
     let log = folder.with_extension("log");

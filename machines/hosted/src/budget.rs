@@ -11,7 +11,8 @@
 //! - **B2** The instances of a process share its limit: `EVERYBODY` counts all
 //!   of them.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// VMAs that one binding can add: it splits a reservation in two, and lies
@@ -49,7 +50,7 @@ impl Budget {
     /// The budget of an instance that has `fixed` VMAs for good, and at most
     /// `wish` in all.
     pub fn new(fixed: usize, wish: Option<usize>) -> Budget {
-        let limit = read_limit().unwrap_or(USUAL_LIMIT);
+        let limit = limit();
         let others = count_vmas().saturating_sub(EVERYBODY.fetch_add(fixed, Relaxed) + fixed);
         let ceiling = limit.saturating_sub(limit / 16 + others);
         let allowed = wish.map_or(ceiling, |n| n.min(ceiling));
@@ -86,13 +87,21 @@ impl Drop for Budget {
     }
 }
 
-fn read_limit() -> Option<usize> {
-    fs::read_to_string("/proc/sys/vm/max_map_count").ok()?.trim().parse().ok()
+/// The most mappings that Linux lets a process have.
+pub fn limit() -> usize {
+    let read = || fs::read_to_string("/proc/sys/vm/max_map_count").ok()?.trim().parse().ok();
+    read().unwrap_or(USUAL_LIMIT)
 }
 
-/// The mappings that the process has now; 0 where nobody tells.
+/// The mappings that the process has now; 0 where nobody tells. It takes no memory: there may be none.
 pub fn count_vmas() -> usize {
-    fs::read("/proc/self/maps").map_or(0, |maps| maps.iter().filter(|&&b| b == b'\n').count())
+    let Ok(mut maps) = File::open("/proc/self/maps") else { return 0 };
+    let mut some = [0; 4096];
+    let mut count = 0;
+    while let Ok(bytes @ 1..) = maps.read(&mut some) {
+        count += some[..bytes].iter().filter(|&&byte| byte == b'\n').count();
+    }
+    count
 }
 
 #[cfg(test)]

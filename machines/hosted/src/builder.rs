@@ -1,7 +1,9 @@
 //! [`Builder`]: how much of what, and the error where it cannot be had.
 
+use crate::budget::{self, MOST};
 use crate::machine::Hosted;
 use crate::mirror::{Mirror, Plan};
+use crate::os;
 use crate::shape::MAX_FRAMES;
 use std::fmt;
 use std::thread;
@@ -14,11 +16,11 @@ const GIB: usize = 1 << 30;
 /// More indices would be more magazines, not more speed.
 const MOST_CPUS: u32 = 64;
 
-/// An instance to be made. All has defaults: 1 GiB of memory, a region of
+/// An instance to be made. All has defaults: 1 GiB of memory, or what the computer has, a region of
 /// 64 GiB, an index a processor, the policy Keep.
 #[derive(Clone, Debug)]
 pub struct Builder {
-    memory: usize,
+    memory: Option<usize>,
     device: usize,
     regions: Vec<usize>,
     cpus: Option<u32>,
@@ -30,7 +32,7 @@ pub struct Builder {
 /// Starts building an instance.
 pub fn builder() -> Builder {
     Builder {
-        memory: GIB,
+        memory: None,
         device: 0,
         regions: Vec::new(),
         cpus: None,
@@ -42,9 +44,11 @@ pub fn builder() -> Builder {
 
 impl Builder {
     /// Bytes of RAM, rounded up to pages. Linux provides them when they are
-    /// first used.
+    /// first used. More than the computer has, with its swap, are refused: a process that
+    /// used them would be killed, where an allocation should fail. Addresses have no such
+    /// bound ([`Builder::region`]), and a device has none ([`Builder::device`]): it is sparse.
     pub fn memory(mut self, bytes: usize) -> Builder {
-        self.memory = bytes;
+        self.memory = Some(bytes);
         self
     }
 
@@ -107,8 +111,8 @@ impl Builder {
     /// # Errors
     /// What could not be had, and Linux's error number.
     pub fn machine(&self) -> Result<Hosted, BuildError> {
-        let pages = |bytes: usize| bytes.checked_next_multiple_of(PAGE_SIZE).ok_or(BuildError::TooLarge { bytes });
-        let (ram, device) = (pages(self.memory)?, pages(self.device)?);
+        let has = os::memory_and_swap().map_or(isize::MAX as usize, |bytes| bytes as usize);
+        let (ram, device) = (pages(self.memory.unwrap_or(GIB.min(has)))?, pages(self.device)?);
         if ram == 0 {
             return Err(BuildError::NoRoom { memory: ram });
         }
@@ -116,17 +120,24 @@ impl Builder {
         if memory / PAGE_SIZE > MAX_FRAMES {
             return Err(BuildError::TooLarge { bytes: memory });
         }
+        if ram > has.next_multiple_of(PAGE_SIZE) {
+            return Err(BuildError::BeyondMemory { bytes: ram, has });
+        }
         let wanted = if self.regions.is_empty() { &[64 * GIB][..] } else { &self.regions };
         let regions: Vec<usize> = wanted.iter().map(|&bytes| pages(bytes.max(1))).collect::<Result<_, _>>()?;
         let plan = Plan { memory, regions: &regions, vma_budget: self.vma_budget };
-        let mirror = Mirror::new(&plan).map_err(|(what, number)| BuildError::Refused { what, number })?;
-        Hosted::new(mirror, ram, self.cpu_count())?.ok_or(BuildError::NoRoom { memory: ram })
+        Hosted::new(Mirror::new(&plan)?, ram, self.cpu_count())
     }
 
     fn cpu_count(&self) -> u32 {
         let processors = || thread::available_parallelism().map_or(1, |n| n.get() as u32);
         self.cpus.unwrap_or_else(|| processors().clamp(2, MOST_CPUS))
     }
+}
+
+/// So many bytes in whole pages.
+fn pages(bytes: usize) -> Result<usize, BuildError> {
+    bytes.checked_next_multiple_of(PAGE_SIZE).ok_or(BuildError::TooLarge { bytes })
 }
 
 /// Why a machine could not be built.
@@ -136,6 +147,34 @@ pub enum BuildError {
     TooLarge {
         /// Bytes asked for.
         bytes: usize,
+    },
+    /// More memory than the computer has.
+    BeyondMemory {
+        /// Bytes asked for.
+        bytes: usize,
+        /// Bytes of RAM and swap.
+        has: usize,
+    },
+    /// A file of this size is more than the process may make (RLIMIT_FSIZE).
+    FileLimit {
+        /// Bytes of RAM and device.
+        bytes: usize,
+        /// Bytes that a file may have.
+        limit: u64,
+    },
+    /// The process has no mapping left (`vm.max_map_count`).
+    Mappings {
+        /// What was to be mapped.
+        what: &'static str,
+        /// Mappings that the process has.
+        process: usize,
+        /// The most that Linux lets it have.
+        limit: usize,
+    },
+    /// The process's own heap has no room for records (RLIMIT_DATA, RLIMIT_AS).
+    NoRecords {
+        /// Of what.
+        of: &'static str,
     },
     /// Linux refused.
     Refused {
@@ -155,6 +194,17 @@ pub enum BuildError {
     Init(InitError),
 }
 
+impl BuildError {
+    /// Linux refused `what` with `number`.
+    pub(crate) fn of(what: &'static str, number: i32) -> BuildError {
+        let (process, limit) = (budget::count_vmas(), budget::limit());
+        if number == libc::ENOMEM && process + MOST >= limit {
+            return BuildError::Mappings { what, process, limit };
+        }
+        BuildError::Refused { what, number }
+    }
+}
+
 impl From<InitError> for BuildError {
     fn from(why: InitError) -> BuildError {
         BuildError::Init(why)
@@ -171,6 +221,18 @@ impl fmt::Display for BuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             BuildError::TooLarge { bytes } => write!(f, "{bytes} bytes are more than a process can have"),
+            BuildError::BeyondMemory { bytes, has } => {
+                write!(f, "{bytes} bytes of memory, but this computer has {has} with its swap: ask for fewer")
+            }
+            BuildError::FileLimit { bytes, limit } => {
+                write!(f, "a memory file of {bytes} bytes, but files may have {limit} (ulimit -f)")
+            }
+            BuildError::Mappings { what, process, limit } => {
+                write!(f, "no {what}: the process has {process} of the {limit} mappings of vm.max_map_count")
+            }
+            BuildError::NoRecords { of } => {
+                write!(f, "no heap for the records of the {of} (ulimit -d, ulimit -v): ask for less")
+            }
             BuildError::Refused { what, number } => {
                 write!(f, "no {what}: {}", std::io::Error::from_raw_os_error(*number))
             }

@@ -23,6 +23,7 @@
 //! - **K3** One block at a time is in these hands, under the lock `giving`. An allocation that finds nothing asks once
 //!   more under that lock, so that it is not refused because of them.
 
+use crate::os;
 use parking_lot::{Mutex, RawMutex};
 use std::ptr::NonNull;
 use std::sync::atomic::{
@@ -45,29 +46,27 @@ pub struct FileFrames {
     /// Odd while somebody has a block to give it back; never the same again.
     turns: AtomicU64,
     /// What `zones` keeps its records in: wide words, for their alignment.
-    _records: Vec<u128>,
+    _records: Box<[u128]>,
 }
 
 /// A bit for each frame.
 struct Bits(Box<[AtomicU64]>);
 
 impl FileFrames {
-    /// All of `frames` frames from the first on, bare.
-    pub fn new(frames: usize) -> Result<FileFrames, BadMap> {
+    /// All of `frames` frames from the first on, bare; `None` where there is no memory for their records.
+    pub fn new(frames: usize) -> Result<Option<FileFrames>, BadMap> {
         const { assert!(STORAGE_ALIGN <= align_of::<u128>()) };
         let map = [MemoryRange { first: Pfn(0), frames, node: Node(0) }];
-        let mut records = vec![0u128; Zones::<RawMutex>::storage_for(&map).div_ceil(size_of::<u128>())];
+        let words = Zones::<RawMutex>::storage_for(&map).div_ceil(size_of::<u128>());
+        let (Some(mut records), Some(bits)) = (os::zeros(words), os::zeros(frames.div_ceil(64))) else {
+            return Ok(None);
+        };
         let zones = Zones::new();
-        let storage = NonNull::from(records.as_mut_slice()).cast();
-        // SAFETY: Z1: the vector is kept as long as the zones and not touched. Z2: the file is new. Z3: one call.
+        let storage = NonNull::from(&mut *records).cast();
+        // SAFETY: Z1: the slice is kept as long as the zones and not touched. Z2: the file is new. Z3: one call.
         unsafe { zones.init(&map, None, storage)? };
-        Ok(FileFrames {
-            zones,
-            used: Bits::new(frames),
-            giving: Mutex::default(),
-            turns: AtomicU64::new(0),
-            _records: records,
-        })
+        let (used, giving, turns) = (Bits(bits), Mutex::default(), AtomicU64::new(0));
+        Ok(Some(FileFrames { zones, used, giving, turns, _records: records }))
     }
 
     /// Makes every used frame bare that is free meanwhile: `punch` lets Linux have the pages of so many frames from
@@ -205,10 +204,6 @@ unsafe impl Frames for FileFrames {
 }
 
 impl Bits {
-    fn new(bits: usize) -> Bits {
-        Bits((0..bits.div_ceil(64)).map(|_| AtomicU64::new(0)).collect())
-    }
-
     /// Sets, or clears, the bits of `frames` frames from `first` on. Frames that do not exist have none.
     fn set(&self, first: Pfn, frames: usize, to: bool) {
         let (mut at, end) = (first.0 as usize, first.0 as usize + frames);
@@ -267,7 +262,7 @@ mod tests {
     const FRAMES: usize = 4000;
 
     fn frames() -> FileFrames {
-        FileFrames::new(FRAMES).unwrap()
+        FileFrames::new(FRAMES).unwrap().unwrap()
     }
 
     fn want() -> Want {
@@ -331,7 +326,7 @@ mod tests {
 
     #[test]
     fn an_allocation_is_not_refused_because_of_frames_that_are_being_given_back() {
-        let frames = FileFrames::new(1).unwrap();
+        let frames = FileFrames::new(1).unwrap().unwrap();
         let only = frames.alloc(want()).unwrap();
         // SAFETY: taken just now.
         unsafe { frames.free(only, 0) };

@@ -40,7 +40,8 @@
 //! An area costs one VMA where its frames are adjacent, which the library
 //! sees to where it can, and its guard costs none where Linux has guards for
 //! files (6.15), else one. Before `vm.max_map_count` is reached, allocations
-//! are refused with [`BUDGET_SPENT`] ([`Hosted::vmas`]).
+//! are refused with [`BUDGET_SPENT`] ([`Hosted::vmas`]; [`Hosted::refusal`] says it with
+//! its numbers).
 
 mod budget;
 mod builder;
@@ -50,6 +51,7 @@ mod machine;
 mod mirror;
 mod os;
 mod process;
+mod refusal;
 mod ring;
 mod shape;
 mod shared;
@@ -61,6 +63,7 @@ pub use cpu::{in_interrupt, prefer};
 pub use machine::{Hosted, LogSink, Symbolizer};
 pub use mirror::BUDGET_SPENT;
 pub use os::is_readable;
+pub use refusal::Refusal;
 pub use ring::Ring;
 pub use shared::SharedArea;
 pub use ticker::Ticker;

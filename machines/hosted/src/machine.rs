@@ -1,16 +1,18 @@
 //! [`Hosted`]: the process as a machine.
 
 use crate::budget::Vmas;
+use crate::builder::BuildError;
 use crate::cpu;
 use crate::frames::FileFrames;
 use crate::mirror::Mirror;
+use crate::refusal::{self, Refusal};
 use parking_lot::{RawMutex, RwLock};
 use std::fmt;
 use std::io::{self, Write};
 use std::ops::Range;
 use std::ptr::{NonNull, with_exposed_provenance_mut};
 use std::thread;
-use vmalloc::frames::BadMap;
+use vmalloc::AllocError;
 use vmalloc::machine::event::Event;
 use vmalloc::machine::format::Prot;
 use vmalloc::machine::frames::{Frames, Want};
@@ -42,13 +44,12 @@ pub struct Hosted {
 }
 
 impl Hosted {
-    /// The machine whose first `ram` bytes of memory are RAM, the rest a
-    /// device; `None` where there is no frame for the root table.
-    pub(crate) fn new(mirror: Mirror, ram: usize, cpus: u32) -> Result<Option<Hosted>, BadMap> {
+    /// The machine whose first `ram` bytes of memory are RAM, the rest a device.
+    pub(crate) fn new(mirror: Mirror, ram: usize, cpus: u32) -> Result<Hosted, BuildError> {
         cpu::prepare();
-        let frames = FileFrames::new(ram / PAGE_SIZE)?;
-        let Some(root) = frames.alloc(Want::bookkeeping(Node(0))) else { return Ok(None) };
-        Ok(Some(Hosted {
+        let frames = FileFrames::new(ram / PAGE_SIZE)?.ok_or(BuildError::NoRecords { of: "frames" })?;
+        let root = frames.alloc(Want::bookkeeping(Node(0))).ok_or(BuildError::NoRoom { memory: ram })?;
+        Ok(Hosted {
             frames: Source::from(frames),
             root,
             cpus,
@@ -56,7 +57,7 @@ impl Hosted {
             mirror,
             log: RwLock::default(),
             symbolizer: RwLock::default(),
-        }))
+        })
     }
 
     /// The addresses of the regions, in the order in which they were named.
@@ -77,6 +78,14 @@ impl Hosted {
     /// VMAs used, allowed, and the limit.
     pub fn vmas(&self) -> Vmas {
         self.mirror.vmas()
+    }
+
+    /// What the number of [`AllocError::Refused`] means, by what the process has now.
+    ///
+    /// # Cost
+    /// It may read the list of the process's mappings.
+    pub fn refusal(&self, number: i32) -> Refusal {
+        Refusal::new(number, self.vmas(), (self.mirror.memory() / PAGE_SIZE) as u64)
     }
 
     /// Whether guards cost no VMA: Linux has them for files (6.15).
@@ -244,16 +253,24 @@ unsafe impl Machine for Hosted {
     }
     /// What a purge made free goes back to Linux, unless somebody may not wait.
     fn note(&self, event: Event) -> Result<(), i32> {
-        if matches!(event, Event::Purge(_)) && cpu::context() == Context::Task && !cpu::is_inside() {
-            // A refusal leaves all as it was, and the next purge tries again.
-            let _ = self.give_back();
+        match event {
+            Event::Purge(_) if cpu::context() == Context::Task && !cpu::is_inside() => {
+                // A refusal leaves all as it was, and the next purge tries again.
+                let _ = self.give_back();
+            }
+            Event::Failure { error: AllocError::Refused(number), .. } => refusal::remember(Some(number)),
+            Event::Failure { .. } => refusal::remember(None),
+            _ => (),
         }
         Ok(())
     }
     fn log(&self, level: Level, line: fmt::Arguments<'_>) {
         // A signal handler may read while the thread does.
         match &*self.log.read_recursive() {
-            Some(sink) => sink(level, line),
+            Some(sink) => match refusal::take().filter(|_| level == Level::Warn) {
+                Some(number) => sink(level, format_args!("{line}: {}", self.refusal(number))),
+                None => sink(level, line),
+            },
             // A failure is an error of the call's own; damage is nobody's.
             // A stderr that cannot be written is no reason to panic in the middle of a call.
             None if level == Level::Error => _ = writeln!(io::stderr(), "vmalloc: {line}"),

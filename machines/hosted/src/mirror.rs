@@ -30,6 +30,7 @@
 //! one mapping call of a process at a time: a lock around it costs nobody much.
 
 use crate::budget::{Budget, MOST, Vmas};
+use crate::builder::BuildError;
 use crate::os::{self, Mapping};
 use crate::shape::{Cover, Shape};
 use parking_lot::Mutex;
@@ -90,15 +91,18 @@ struct Region {
 }
 
 impl Mirror {
-    /// Memory and regions, with nothing bound. Names the step that failed.
-    pub fn new(plan: &Plan<'_>) -> Result<Mirror, (&'static str, i32)> {
-        let named = |what| move |number| (what, number);
-        let file = os::memory_file(plan.memory).map_err(named("memory file"))?;
+    /// Memory and regions, with nothing bound.
+    pub fn new(plan: &Plan<'_>) -> Result<Mirror, BuildError> {
+        let named = |what| move |number| BuildError::of(what, number);
+        let file = os::memory_file(plan.memory).map_err(|number| match number {
+            libc::EFBIG => BuildError::FileLimit { bytes: plan.memory, limit: os::file_limit() },
+            number => BuildError::of("memory file", number),
+        })?;
         let share = |access| Mapping::share(&file, plan.memory, access);
         let direct = share(libc::PROT_READ | libc::PROT_WRITE).map_err(named("direct map"))?;
         let blank = share(libc::PROT_NONE).map_err(named("direct map"))?;
-        let regions: Result<Box<[Region]>, i32> = plan.regions.iter().map(|&bytes| Region::new(bytes)).collect();
-        let regions = regions.map_err(named("region"))?;
+        let regions: Result<Box<[Region]>, _> = plan.regions.iter().map(|&bytes| Region::new(bytes)).collect();
+        let regions = regions?;
         let mut mirror = Mirror {
             file,
             denies_exec: AtomicBool::new(false),
@@ -419,9 +423,10 @@ impl Mirror {
 }
 
 impl Region {
-    fn new(bytes: usize) -> Result<Region, i32> {
-        let addresses = Mapping::reserve(bytes, REGION_ALIGN)?;
-        Ok(Region { addresses, shape: Mutex::new(Shape::new(bytes / PAGE_SIZE)) })
+    fn new(bytes: usize) -> Result<Region, BuildError> {
+        let addresses = Mapping::reserve(bytes, REGION_ALIGN).map_err(|number| BuildError::of("region", number))?;
+        let shape = Shape::new(bytes / PAGE_SIZE).ok_or(BuildError::NoRecords { of: "region's pages" })?;
+        Ok(Region { addresses, shape: Mutex::new(shape) })
     }
 
     fn range(&self) -> PageRange {

@@ -8,9 +8,11 @@
 
 use crate::process::Process;
 use libc::c_int;
+use std::alloc::{Layout, alloc_zeroed};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr::{NonNull, null_mut};
+use std::sync::atomic::AtomicU64;
 use vmalloc::machine::format::Prot;
 use vmalloc::units::{PAGE_SIZE, PageRange};
 
@@ -129,7 +131,7 @@ unsafe fn unmap(start: NonNull<u8>, bytes: usize) {
 }
 
 /// A file of `bytes` bytes that exists in memory only. For a size beyond RLIMIT_FSIZE Linux would send
-/// SIGXFSZ: EFBIG without a call.
+/// SIGXFSZ: EFBIG without a call ([`file_limit`]).
 pub fn memory_file(bytes: usize) -> Result<OwnedFd, i32> {
     if bytes as u64 > file_limit() {
         return Err(libc::EFBIG);
@@ -171,12 +173,52 @@ pub fn resident(file: &OwnedFd) -> Result<usize, i32> {
 }
 
 /// The largest file that this process may make.
-fn file_limit() -> u64 {
+pub fn file_limit() -> u64 {
+    limit(libc::RLIMIT_FSIZE)
+}
+
+/// Bytes of addresses that this process may have, if that is limited.
+pub fn address_limit() -> Option<u64> {
+    Some(limit(libc::RLIMIT_AS)).filter(|&limit| limit != libc::RLIM_INFINITY)
+}
+
+fn limit(of: libc::__rlimit_resource_t) -> u64 {
     let mut limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
     // SAFETY: it is writable.
-    unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &mut limit) };
+    unsafe { libc::getrlimit(of, &mut limit) };
     limit.rlim_cur
 }
+
+/// Bytes of RAM and swap of this computer; `None` where Linux does not tell.
+pub fn memory_and_swap() -> Option<u64> {
+    // SAFETY: zeros are one, and it is writable.
+    let (told, info) = unsafe {
+        let mut info: libc::sysinfo = std::mem::zeroed();
+        (libc::sysinfo(&mut info), info)
+    };
+    (told == 0).then(|| (info.totalram + info.totalswap) * u64::from(info.mem_unit))
+}
+
+/// `count` zeros that no memory is taken for before they are written; `None` where there are no addresses for them.
+pub fn zeros<T: Zero>(count: usize) -> Option<Box<[T]>> {
+    let layout = Layout::array::<T>(count).ok().filter(|layout| layout.size() > 0)?;
+    // SAFETY: the layout is not of size 0.
+    let start = NonNull::new(unsafe { alloc_zeroed(layout) })?.cast();
+    // SAFETY: it was allocated with the layout of this slice, whose zeros are values (T is Zero).
+    Some(unsafe { Box::from_raw(NonNull::slice_from_raw_parts(start, count).as_ptr()) })
+}
+
+/// Types of which zero bytes are a value.
+///
+/// # Safety
+/// They are.
+pub unsafe trait Zero {}
+// SAFETY: a number.
+unsafe impl Zero for u32 {}
+// SAFETY: a number.
+unsafe impl Zero for u128 {}
+// SAFETY: a number in memory.
+unsafe impl Zero for AtomicU64 {}
 
 /// Maps a part of `file` at `to` as `prot` says, at once: where Linux lets nothing become executable that was
 /// not (PR_SET_MDWE). A fork in between gets it, too.

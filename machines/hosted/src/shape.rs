@@ -26,6 +26,7 @@
 //!   cover what it cuts off (the file has no frames for it), the rest lies
 //!   beside the run, and goes with it.
 
+use crate::os;
 use std::ops::Range;
 use vmalloc::machine::format::Prot;
 use vmalloc::units::Pfn;
@@ -50,7 +51,7 @@ pub struct Cover {
 pub struct Shape {
     /// A word a [`Page`]: plain numbers, since zeroed ones come from the
     /// system unread, and untouched ones cost no memory.
-    words: Vec<u32>,
+    words: Box<[u32]>,
     edges: usize,
 }
 
@@ -96,9 +97,9 @@ impl Page {
 }
 
 impl Shape {
-    /// A region of `pages` pages with nothing in it.
-    pub fn new(pages: usize) -> Shape {
-        Shape { words: vec![0; pages], edges: 0 }
+    /// A region of `pages` pages with nothing in it; `None` where there is no memory for so many words.
+    pub fn new(pages: usize) -> Option<Shape> {
+        Some(Shape { words: os::zeros(pages)?, edges: 0 })
     }
 
     /// VMAs that the region has now.
@@ -251,7 +252,7 @@ mod tests {
 
     #[test]
     fn areas_beside_each_other_cost_one_mapping_each_with_the_gaps_covered() {
-        let mut shape = Shape::new(12);
+        let mut shape = Shape::new(12).unwrap();
         bind(&mut shape, 1..3);
         assert_eq!(shape.to_string(), ".|oo|.........");
         bind(&mut shape, 4..6);
@@ -264,7 +265,7 @@ mod tests {
 
     #[test]
     fn an_area_between_two_others_covers_both_gaps() {
-        let mut shape = Shape::new(80);
+        let mut shape = Shape::new(80).unwrap();
         for run in [0..1, 6..7, 72..73] {
             bind_with(&mut shape, run, Cover::default());
         }
@@ -275,7 +276,7 @@ mod tests {
 
     #[test]
     fn a_cover_goes_with_its_area_and_stays_with_its_neighbour() {
-        let mut shape = Shape::new(8);
+        let mut shape = Shape::new(8).unwrap();
         for run in [0..1, 2..3, 4..5] {
             bind(&mut shape, run);
         }
@@ -288,7 +289,7 @@ mod tests {
 
     #[test]
     fn leftovers_of_a_cover_go_with_the_area_that_cut_them_off() {
-        let mut shape = Shape::new(9);
+        let mut shape = Shape::new(9).unwrap();
         bind_with(&mut shape, 0..1, Cover::default());
         bind(&mut shape, 8..9);
         assert_eq!(shape.to_string(), "o|gggggggo");
@@ -300,7 +301,7 @@ mod tests {
 
     #[test]
     fn pieces_of_an_area_are_one_vma_where_their_frames_and_protections_agree() {
-        let mut shape = Shape::new(7);
+        let mut shape = Shape::new(7).unwrap();
         shape.bind(0..2, Cover::default(), Pfn(10), Prot::RW);
         shape.bind(2..4, Cover::default(), Pfn(12), Prot::RW);
         shape.bind(4..5, Cover::default(), Pfn(14), Prot::RO);
@@ -312,7 +313,7 @@ mod tests {
 
     #[test]
     fn pages_of_another_protection_are_vmas_of_their_own_until_they_are_alike() {
-        let mut shape = Shape::new(8);
+        let mut shape = Shape::new(8).unwrap();
         bind_with(&mut shape, 1..7, Cover::default());
         shape.protect(2..4, Prot::RO);
         shape.protect(5..6, Prot::RWX);
@@ -328,7 +329,7 @@ mod tests {
 
     #[test]
     fn ranges_are_joined_over_guards_but_not_over_open_pages() {
-        let mut shape = Shape::new(200);
+        let mut shape = Shape::new(200).unwrap();
         for run in [0..2, 3..5, 6..7, 100..101] {
             bind(&mut shape, run);
         }
@@ -355,7 +356,7 @@ mod tests {
             steps in prop::collection::vec((0usize..100, 1usize..6, 0u8..4, 100u64..110), 1..120),
         ) {
             const PAGES: usize = 100;
-            let mut shape = Shape::new(PAGES);
+            let mut shape = Shape::new(PAGES).unwrap();
             let mut live: Vec<Range<usize>> = Vec::new();
             for (at, len, luck, first) in steps {
                 let run = at..(at + len).min(PAGES);

@@ -5,7 +5,7 @@ mod common;
 use vmalloc::machine::format::Prot;
 use vmalloc::units::Pfn;
 use vmalloc::{Req, Vmalloc};
-use vmalloc_hosted::{BuildError, Hosted, builder};
+use vmalloc_hosted::{BuildError, Hosted, Refusal, builder};
 use vmalloc_process::in_child;
 
 /// `mov eax, 42; ret`
@@ -53,8 +53,44 @@ fn a_limit_that_linux_answers_by_a_signal_is_an_error() {
         // SAFETY: it is readable.
         assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &limit) }, 0);
         let refused = builder().memory(16 << 20).build().err();
-        let right = refused == Some(BuildError::Refused { what: "memory file", number: libc::EFBIG });
+        let right = refused == Some(BuildError::FileLimit { bytes: 16 << 20, limit: 1 << 20 });
         u8::from(!(right && builder().memory(1 << 20).region(1 << 24).build().is_ok()))
     });
     assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "{status:#x}");
+}
+
+/// The child's exit code, with this limit.
+fn limited(of: libc::__rlimit_resource_t, bytes: u64, then: impl FnOnce() -> bool) -> i32 {
+    let status = in_child(|| {
+        let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
+        // SAFETY: it is readable.
+        assert_eq!(unsafe { libc::setrlimit(of, &limit) }, 0);
+        u8::from(!then())
+    });
+    assert!(libc::WIFEXITED(status), "a signal: {status:#x}");
+    libc::WEXITSTATUS(status)
+}
+
+#[test]
+fn a_heap_without_room_for_the_records_is_an_error_and_no_abort() {
+    let refused = |of| move || builder().memory(16 << 20).region(1 << 42).build().err() == Some(of);
+    let of_region = refused(BuildError::NoRecords { of: "region's pages" });
+    assert_eq!(limited(libc::RLIMIT_DATA, 100 << 20, of_region), 0);
+    let frames = || builder().memory(4 << 30).region(1 << 24).build().err();
+    let of_frames = move || frames() == Some(BuildError::NoRecords { of: "frames" });
+    assert_eq!(limited(libc::RLIMIT_DATA, 12 << 20, of_frames), 0);
+    let fits = || builder().memory(16 << 20).region(1 << 30).build().is_ok_and(|vm| vm.area(Req::pages(3)).is_ok());
+    assert_eq!(limited(libc::RLIMIT_DATA, 100 << 20, fits), 0);
+}
+
+#[test]
+fn addresses_that_are_limited_are_an_error_that_names_the_limit() {
+    let refused = || {
+        let why = builder().memory(16 << 20).region(1 << 36).build().err();
+        let vm = builder().memory(1 << 24).region(1 << 24).build();
+        let why_then = vm.map(|vm| vm.machine().refusal(libc::ENOMEM));
+        why == Some(BuildError::Refused { what: "region", number: libc::ENOMEM })
+            && why_then == Ok(Refusal::Addresses { limit: 4 << 30 })
+    };
+    assert_eq!(limited(libc::RLIMIT_AS, 4 << 30, refused), 0);
 }

@@ -4,11 +4,11 @@
 mod common;
 
 use common::{page, run};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use vmalloc::machine::{Flush, Machine};
 use vmalloc::units::{PAGE_SIZE, PageRange};
-use vmalloc::{Placement, Policy, Req};
-use vmalloc_hosted::{BUDGET_SPENT, Hosted, builder, is_readable};
+use vmalloc::{AllocError, Placement, Policy, Req};
+use vmalloc_hosted::{BUDGET_SPENT, BuildError, Hosted, Refusal, builder, is_readable};
 use vmalloc_process::in_child;
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -120,4 +120,42 @@ fn what_stays_mapped_is_given_up_before_the_budget_is_spent() {
     }
     let counts = vm.stats().counts;
     assert!(counts.cache_frees == 40 && counts.cache_purged > 0 && counts.failures == 0, "{counts:?}");
+}
+
+#[test]
+fn out_of_mappings_is_told_with_their_number_and_the_setting_that_limits_them() {
+    let _alone = ONE_AT_A_TIME.lock();
+    let said = Arc::new(Mutex::new(String::new()));
+    let log = Arc::clone(&said);
+    let vm = builder().memory(16 << 20).region(1 << 30).policy(Policy::Strict).build().unwrap();
+    vm.machine().set_log(Box::new(move |_, line| *log.lock().unwrap() += &format!("{line}\n")));
+    let limit = vm.machine().vmas().limit;
+    // Linux's limit before the budget's: somebody else has all mappings.
+    let filler = Filler::new(limit);
+    let built = builder().memory(16 << 20).region(1 << 30).build().err();
+    let refused = vm.alloc(Req::pages(3));
+    let why = vm.machine().refusal(libc::ENOMEM);
+    drop(filler);
+    assert_eq!(refused, Err(AllocError::Refused(libc::ENOMEM)));
+    let Refusal::Mappings { process, vmas } = why else { panic!("{why:?}") };
+    assert!(process + 2 >= limit && vmas.limit == limit, "{why}");
+    assert!(matches!(built, Some(BuildError::Mappings { limit: told, .. }) if told == limit), "{built:?}");
+    let line = said.lock().unwrap().clone();
+    assert!(line.contains("allocation failure: 12288 bytes") && line.contains("of vm.max_map_count"), "{line}");
+    assert!(vm.area(Req::pages(3)).is_ok());
+}
+
+#[test]
+fn a_spent_budget_is_told_with_its_number() {
+    let _alone = ONE_AT_A_TIME.lock();
+    let said = Arc::new(Mutex::new(String::new()));
+    let log = Arc::clone(&said);
+    let vm = builder().memory(16 << 20).vma_budget(12).policy(Policy::Strict).build().unwrap();
+    vm.machine().set_log(Box::new(move |_, line| *log.lock().unwrap() += &format!("{line}\n")));
+    let mut live = Vec::new();
+    let refused = std::iter::repeat_with(|| vm.area(Req::pages(3)).map(|area| live.push(area))).find_map(Result::err);
+    assert_eq!(refused, Some(AllocError::Refused(BUDGET_SPENT)));
+    let line = said.lock().unwrap().clone();
+    assert!(line.contains("of the 12 that it may have"), "{line}");
+    assert_eq!(line.lines().count(), 1);
 }

@@ -282,6 +282,9 @@ fn sizes_that_cannot_be_had_are_errors_that_say_so() {
     assert!(says(builder().memory(usize::MAX)).contains("more than a process can have"));
     assert!(says(builder().region(1 << 60)).starts_with("no region: Cannot allocate memory"));
     assert!(says(builder().memory(0)).contains("too few"));
+    let said = says(builder().memory(1 << 40));
+    assert!(said.starts_with("1099511627776 bytes of memory, but this computer has "), "{said}");
+    assert!(builder().memory(1 << 24).device(1 << 34).machine().is_ok(), "a device is sparse");
 }
 
 #[test]
