@@ -10,6 +10,9 @@
 //! it, and the least of several rounds through all: others on the same CPUs, and a
 //! slow while, do not count.
 
+mod elsewhere;
+mod growth;
+
 use super::write_json;
 use crate::options::{HostedBench, PolicyName, word};
 use crate::report::table::{grouped, numbers};
@@ -22,7 +25,7 @@ use std::fmt::Write;
 use std::ptr::{NonNull, null_mut};
 use std::time::Duration;
 use vmalloc::units::PAGE_SIZE;
-use vmalloc::{Req, Vmalloc};
+use vmalloc::{Heap, Req, Vmalloc};
 use vmalloc_hosted::{Hosted, builder};
 
 const SIZES: [usize; 3] = [1, 16, 256];
@@ -37,6 +40,19 @@ const WARM: Duration = Duration::from_millis(4);
 const CAPTION: &str = "\
 Nanoseconds of CPU time a pair: a block made, a byte of each page written, given back; the least of 15 rounds.
 cold: 64 blocks made, then all given back, each of new memory; warm: one after the other.";
+
+const ELSEWHERE_CAPTION: &str = "\
+Thousands of blocks a second that one thread makes and writes and another one gives back, by the clock on the wall; the\n\
+most of 5 rounds.";
+const GROWTH_CAPTION: &str = "\
+Milliseconds of CPU time to push 10,000,000 numbers onto a vector one by one, and to drop it; the least of 5 rounds.\n\
+Blocks of 64 KiB and more are areas.";
+/// Pages of a block that is given back elsewhere.
+const ELSEWHERE_SIZES: [usize; 2] = [1, 16];
+/// Rounds of what takes longer.
+const FEW_ROUNDS: usize = 5;
+/// Where blocks begin to be areas.
+const LARGE: usize = 64 << 10;
 
 /// Something that hands out blocks of pages.
 trait Contestant {
@@ -143,14 +159,7 @@ fn trim_mimalloc() {
 
 /// Measures, and writes the table.
 pub fn run(options: &HostedBench, out: &mut String) -> Result<()> {
-    let mut contestants: Vec<Box<dyn Contestant>> = Vec::new();
-    for policy in POLICIES {
-        contestants.push(Box::new(Ours(policy, builder().cpus(1).policy(policy.into()).build()?)));
-    }
-    let keeps = "clears nothing; keeps what it had; catches nothing; no guard";
-    contestants.push(Box::new(Mmap));
-    contestants.push(Box::new(Malloc("malloc", keeps, System, trim_system)));
-    contestants.push(Box::new(Malloc("mimalloc", keeps, MiMalloc, trim_mimalloc)));
+    let contestants = contestants(1)?;
     let mut rows: Vec<_> = contestants.iter().map(|of| Row::new(&**of)).collect();
     for _ in 0..ROUNDS {
         rows.iter_mut().zip(&contestants).try_for_each(|(row, of)| row.measure(&**of))?;
@@ -164,7 +173,67 @@ pub fn run(options: &HostedBench, out: &mut String) -> Result<()> {
         let figures = row.pairs.iter().flat_map(|pair| [grouped(pair.cold_ns), grouped(pair.warm_ns)]);
         table.add_row([row.name.clone()].into_iter().chain(figures).chain([row.does.to_owned()]));
     }
-    Ok(writeln!(out, "{table}\n{CAPTION}")?)
+    writeln!(out, "{table}\n{CAPTION}\n")?;
+    measure_elsewhere(out)?;
+    measure_growth(out)
+}
+
+/// Everybody, ours with so many CPUs.
+fn contestants(cpus: u32) -> Result<Vec<Box<dyn Contestant + Sync>>> {
+    let mut contestants: Vec<Box<dyn Contestant + Sync>> = Vec::new();
+    for policy in POLICIES {
+        contestants.push(Box::new(Ours(policy, builder().cpus(cpus).policy(policy.into()).build()?)));
+    }
+    let keeps = "clears nothing; keeps what it had; catches nothing; no guard";
+    contestants.push(Box::new(Mmap));
+    contestants.push(Box::new(Malloc("malloc", keeps, System, trim_system)));
+    contestants.push(Box::new(Malloc("mimalloc", keeps, MiMalloc, trim_mimalloc)));
+    Ok(contestants)
+}
+
+fn measure_elsewhere(out: &mut String) -> Result<()> {
+    let contestants = contestants(2)?;
+    let mut best = vec![[0; ELSEWHERE_SIZES.len()]; contestants.len()];
+    for _ in 0..FEW_ROUNDS {
+        for (best, of) in best.iter_mut().zip(&contestants) {
+            for (best, pages) in best.iter_mut().zip(ELSEWHERE_SIZES) {
+                *best = elsewhere::speed(&**of, pages)?.max(*best);
+            }
+        }
+    }
+    let mut table = numbers(&["given back elsewhere", "1 page", "16"], 2);
+    for (best, of) in best.iter().zip(&contestants) {
+        table.add_row([of.name()].into_iter().chain(best.iter().map(|&speed| grouped(speed))));
+    }
+    Ok(writeln!(out, "{table}\n{ELSEWHERE_CAPTION}\n")?)
+}
+
+fn measure_growth(out: &mut String) -> Result<()> {
+    let mut rows: Vec<(String, Duration)> = vec![("malloc".to_owned(), Duration::MAX)];
+    for policy in POLICIES {
+        rows.push((format!("vmalloc {}", word(policy)), Duration::MAX));
+    }
+    let heaps = POLICIES.map(|policy| {
+        // Never freed, since a heap lives as long as its process.
+        let vm = Box::leak(Box::new(builder().policy(policy.into()).build()?));
+        let heap = Heap::new(System, LARGE);
+        heap.serve(vm);
+        anyhow::Ok(heap)
+    });
+    let heaps: Vec<Heap<Hosted, System>> = heaps.into_iter().collect::<Result<_>>()?;
+    for _ in 0..FEW_ROUNDS {
+        rows[0].1 = growth::time(&System)?.min(rows[0].1);
+        for (row, heap) in rows[1..].iter_mut().zip(&heaps) {
+            row.1 = growth::time(heap)?.min(row.1);
+        }
+    }
+    let system = rows[0].1;
+    let mut table = numbers(&["grown one by one", "ms", "times malloc"], 2);
+    for (name, time) in rows {
+        let times = time.as_secs_f64() / system.as_secs_f64();
+        table.add_row([name, grouped(time.as_millis() as u64), format!("{times:.2}")]);
+    }
+    Ok(writeln!(out, "{table}\n{GROWTH_CAPTION}")?)
 }
 
 /// What was measured of one contestant.

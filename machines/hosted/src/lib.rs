@@ -43,6 +43,7 @@
 //! are refused with [`BUDGET_SPENT`] ([`Hosted::vmas`]; [`Hosted::refusal`] says it with
 //! its numbers).
 
+mod ability;
 mod budget;
 mod builder;
 mod cpu;

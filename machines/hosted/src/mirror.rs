@@ -14,8 +14,7 @@
 //! zeroing, and `blank`, without access. A run is bound by `mremap` with an old
 //! length of 0, which makes a second mapping of what is at the source: unlike
 //! `mmap` it takes over MADV_DONTFORK too, so that a fork at any moment finds
-//! nothing to inherit. Where Linux lets nothing become executable (PR_SET_MDWE), code is mapped by
-//! `mmap` at once. A run that covers a gap
+//! nothing to inherit. What Linux refuses is done another way ([`ability`](crate::ability)). A run that covers a gap
 //! ([`shape`](crate::shape)) is aliased from `blank`, so that the gap is never
 //! open, not for a moment: a neighbour may be live.
 //!
@@ -29,6 +28,7 @@
 //! `draining`, then a region's `shape`; `queue` last and alone. Linux serves
 //! one mapping call of a process at a time: a lock around it costs nobody much.
 
+use crate::ability::{Abilities, Ability};
 use crate::budget::{Budget, MOST, Vmas};
 use crate::builder::BuildError;
 use crate::os::{self, Mapping};
@@ -67,15 +67,12 @@ pub struct Plan<'a> {
 /// The mappings of one instance.
 pub struct Mirror {
     file: OwnedFd,
-    /// Whether Linux has refused to let a mapping become executable: such are made so at once.
-    denies_exec: AtomicBool,
+    abilities: Abilities,
     direct: Mapping,
     blank: Mapping,
     regions: Box<[Region]>,
     /// Whether a page was ever bound that may not be written. Nobody has to look for one else.
     has_sealed: AtomicBool,
-    /// Whether guards work on the file.
-    guards: bool,
     queue: Mutex<Vec<PageRange>>,
     /// Held while the queue is worked off; what it guards is the work.
     draining: Mutex<Vec<PageRange>>,
@@ -103,13 +100,12 @@ impl Mirror {
         let blank = share(libc::PROT_NONE).map_err(named("direct map"))?;
         let regions: Result<Box<[Region]>, _> = plan.regions.iter().map(|&bytes| Region::new(bytes)).collect();
         let regions = regions?;
-        let mut mirror = Mirror {
+        let mirror = Mirror {
             file,
-            denies_exec: AtomicBool::new(false),
+            abilities: Abilities::new(),
             has_sealed: AtomicBool::new(false),
             direct,
             blank,
-            guards: false,
             queue: Mutex::default(),
             draining: Mutex::default(),
             budget: Budget::new(2 + regions.len(), plan.vma_budget),
@@ -118,7 +114,7 @@ impl Mirror {
             #[cfg(debug_assertions)]
             faults: Default::default(),
         };
-        mirror.guards = mirror.probe_guards();
+        mirror.probe_guards();
         Ok(mirror)
     }
 
@@ -150,7 +146,7 @@ impl Mirror {
 
     /// Whether gaps are covered by guards.
     pub fn has_guards(&self) -> bool {
-        self.guards
+        self.abilities.has(Ability::Guards)
     }
 
     /// How often Linux refused to take a mapping away.
@@ -291,21 +287,25 @@ impl Mirror {
         if self.budget.take() { Ok(()) } else { Err(BUDGET_SPENT) }
     }
 
+    /// Binds `run` in the way for which Linux leaves the abilities; a refusal leaves one fewer for the next try.
     fn bind_in(&self, region: &Region, shape: &mut Shape, run: Run) -> Result<(), i32> {
         let is_code = run.prot.contains(Prot::EXEC);
-        if is_code && self.denies_exec.load(Relaxed) {
-            return self.map_code(region, shape, run);
+        let to_open = match run.prot {
+            Prot::RW => Ability::Guards,
+            _ if is_code => Ability::Exec,
+            _ => Ability::Protect,
+        };
+        while self.abilities.has(Ability::Alias) && (run.prot == Prot::RW || self.abilities.has(to_open)) {
+            match self.bind_by_alias(region, shape, run) {
+                Err((step, number)) if self.abilities.lose(step.unwrap_or(to_open), number) => (),
+                result => return result.map_err(|(_, number)| number),
+            }
         }
-        let bound = self.bind_by_alias(region, shape, run);
-        if is_code && bound == Err(libc::EACCES) {
-            self.denies_exec.store(true, Relaxed);
-            return self.map_code(region, shape, run);
-        }
-        bound
+        self.bind_at_once(region, shape, run)
     }
 
-    /// Binds `run` by a mapping that is executable from the start. It covers no gap.
-    fn map_code(&self, region: &Region, shape: &mut Shape, run: Run) -> Result<(), i32> {
+    /// Binds `run` by a mapping that has its protection from the start. It covers no gap.
+    fn bind_at_once(&self, region: &Region, shape: &mut Shape, run: Run) -> Result<(), i32> {
         let pages = region.pages(run.pages);
         // SAFETY: O1: the run is in the region. O2: its pages are clean.
         let mapped = self.step(|| unsafe { os::map(&self.file, run.first.phys() as usize, run.pages, run.prot) });
@@ -317,7 +317,9 @@ impl Mirror {
         mapped
     }
 
-    fn bind_by_alias(&self, region: &Region, shape: &mut Shape, run: Run) -> Result<(), i32> {
+    /// Binds `run` by a second mapping of the file. Names the step that was refused; `None` = the last one, which
+    /// opens the run.
+    fn bind_by_alias(&self, region: &Region, shape: &mut Shape, run: Run) -> Result<(), (Option<Ability>, i32)> {
         let pages = region.pages(run.pages);
         let cover = self.cover(shape, &pages, run.first);
         let all = region.range_of(pages.start - cover.before..pages.end + cover.after);
@@ -326,10 +328,10 @@ impl Mirror {
         let offset = run.first.phys() as usize - cover.before * PAGE_SIZE;
         // SAFETY: O1: `all` is in the region. O2: the run's pages are clean, the cover's are not open.
         let aliased = self.step(|| unsafe { os::alias(source, offset, all) });
-        if aliased.is_err() {
+        if let Err(number) = aliased {
             // SAFETY: O1.
             let _ = unsafe { os::mend(all) };
-            return aliased;
+            return Err((Some(Ability::Alias), number));
         }
         shape.bind(pages.clone(), cover, run.first, run.prot);
         if plain {
@@ -341,22 +343,29 @@ impl Mirror {
         })
     }
 
-    /// Guards and then opens what was aliased from `blank`.
-    fn open(&self, region: &Region, run: &Range<usize>, cover: Cover, prot: Prot) -> Result<(), i32> {
+    /// Guards and then opens what was aliased from `blank`. Names the step, as above.
+    fn open(
+        &self,
+        region: &Region,
+        run: &Range<usize>,
+        cover: Cover,
+        prot: Prot,
+    ) -> Result<(), (Option<Ability>, i32)> {
         let (low, high) = (run.start - cover.before, run.end + cover.after);
         for guard in [low..run.start, run.end..high] {
             if !guard.is_empty() {
                 // SAFETY: O1, O2: just aliased, and published to nobody.
-                self.step(|| unsafe { os::install_guards(region.range_of(guard)) })?;
+                let guarded = self.step(|| unsafe { os::install_guards(region.range_of(guard)) });
+                guarded.map_err(|number| (Some(Ability::Guards), number))?;
             }
         }
         // SAFETY: as above.
-        self.step(|| unsafe { os::protect(region.range_of(low..high), prot) })
+        self.step(|| unsafe { os::protect(region.range_of(low..high), prot) }).map_err(|number| (None, number))
     }
 
     /// The gaps to cover; the mapping has to exist in the file from end to end.
     fn cover(&self, shape: &Shape, run: &Range<usize>, first: Pfn) -> Cover {
-        if !self.guards {
+        if !self.abilities.has(Ability::Guards) {
             return Cover::default();
         }
         let Cover { before, after } = shape.gaps(run);
@@ -405,18 +414,22 @@ impl Mirror {
         call()
     }
 
-    /// Whether guards work on a file of this kind, by trying: two pages, of
+    /// Finds out whether guards work on a file of this kind, by trying: two pages, of
     /// which the second is one.
-    fn probe_guards(&self) -> bool {
-        let Some(region) = self.regions.first().filter(|r| r.range().pages >= 2 && self.frames() >= 2) else {
-            return false;
-        };
+    fn probe_guards(&self) {
+        let region = self.regions.first().filter(|region| region.range().pages >= 2 && self.frames() >= 2);
+        if !region.is_some_and(|region| self.has_guard_after_page(region)) {
+            self.abilities.lose(Ability::Guards, libc::EOPNOTSUPP);
+        }
+    }
+
+    fn has_guard_after_page(&self, region: &Region) -> bool {
         let cover = Cover { before: 0, after: 1 };
         // SAFETY: O1, O2: nothing is bound yet.
-        let opened = unsafe { os::alias(&self.blank, 0, region.range_of(0..2)) }
-            .and_then(|()| self.open(region, &(0..1), cover, Prot::RW));
+        let aliased = unsafe { os::alias(&self.blank, 0, region.range_of(0..2)) };
+        let opened = aliased.is_ok() && self.open(region, &(0..1), cover, Prot::RW).is_ok();
         let byte = |page| region.addresses.at(page * PAGE_SIZE).as_ptr();
-        let works = opened.is_ok() && os::is_readable(byte(0)) && !os::is_readable(byte(1));
+        let works = opened && os::is_readable(byte(0)) && !os::is_readable(byte(1));
         // SAFETY: as above.
         unsafe { os::reserve_again(region.range_of(0..2)) }.is_ok() && works
     }

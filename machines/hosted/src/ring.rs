@@ -38,6 +38,12 @@ use vmalloc::{AllocError, Caller, FreeError, Gfp, Req, Vmalloc};
 /// assert_eq!(&ring[..], b"past the end");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+///
+/// What has to be dropped cannot be in it, so that nothing is dropped twice:
+///
+/// ```compile_fail,E0277
+/// fn names(ring: vmalloc_hosted::Ring<String>) {}
+/// ```
 pub struct Ring<T: Copy> {
     vm: Arc<Vmalloc<Hosted>>,
     frames: Vec<Pfn>,

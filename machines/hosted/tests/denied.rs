@@ -4,9 +4,9 @@ mod common;
 
 use vmalloc::machine::format::Prot;
 use vmalloc::units::Pfn;
-use vmalloc::{Req, Vmalloc};
-use vmalloc_hosted::{BuildError, Hosted, Refusal, builder};
-use vmalloc_process::in_child;
+use vmalloc::{Policy, Req, Vmalloc};
+use vmalloc_hosted::{BuildError, Hosted, Refusal, builder, is_readable};
+use vmalloc_process::{deny, in_child};
 
 /// `mov eax, 42; ret`
 const CODE: [u8; 6] = [0xb8, 42, 0, 0, 0, 0xc3];
@@ -93,4 +93,78 @@ fn addresses_that_are_limited_are_an_error_that_names_the_limit() {
             && why_then == Ok(Refusal::Addresses { limit: 4 << 30 })
     };
     assert_eq!(limited(libc::RLIMIT_AS, 4 << 30, refused), 0);
+}
+
+/// MADV_GUARD_INSTALL, MADV_POPULATE_READ and MADV_REMOVE.
+const GUARD: u64 = 102;
+const POPULATE: u64 = 22;
+const REMOVE: u64 = 9;
+
+/// Areas beside each other, a view that may only be read, and memory that is given back: what the machine's
+/// abilities are for. A child must not panic, since other threads' locks are held there for ever.
+fn works(vm: &Vmalloc<Hosted>) -> bool {
+    let all = (1..9).map(|pages| vm.area(Req::pages(pages))).collect::<Result<Vec<_>, _>>();
+    let Ok(mut areas) = all else { return false };
+    let all_written = areas.iter_mut().all(|area| {
+        area.fill(9);
+        let after = area.as_ptr().wrapping_add(area.len());
+        area.iter().all(|&byte| byte == 9) && !is_readable(after)
+    });
+    let frames: Vec<Pfn> = areas[2].frames().collect();
+    // SAFETY: P1: the area has them.
+    let Ok(view) = (unsafe { vm.vmap(&frames, Req::bytes(0).prot(Prot::RO)) }) else { return false };
+    // SAFETY: three pages.
+    let seen = unsafe { view.read() } == 9;
+    // SAFETY: V1.
+    let ended = unsafe { vm.vunmap(view) }.is_ok();
+    drop(areas);
+    vm.purge();
+    all_written && seen && ended && vm.check().is_ok() && vm.areas().count() == 0
+}
+
+#[test]
+fn each_call_of_linux_that_is_denied_after_it_has_worked_has_its_other_way() {
+    let (madvise, mprotect, fallocate) = (libc::SYS_madvise, libc::SYS_mprotect, libc::SYS_fallocate);
+    let denials: [&[(i64, Option<(u8, u64)>)]; 7] = [
+        &[(libc::SYS_mremap, None)],
+        &[(madvise, Some((2, GUARD)))],
+        &[(mprotect, None)],
+        &[(madvise, Some((2, POPULATE)))],
+        &[(fallocate, None)],
+        &[(fallocate, None), (madvise, Some((2, REMOVE)))],
+        &[(libc::SYS_mremap, None), (mprotect, None), (madvise, Some((2, GUARD))), (fallocate, None)],
+    ];
+    for denied in denials {
+        for error in [libc::EPERM, libc::ENOSYS, libc::EINVAL] {
+            let status = in_child(|| {
+                let vm = builder().memory(16 << 20).region(64 << 20).policy(Policy::Unmap).build().unwrap();
+                if !works(&vm) {
+                    return 1;
+                }
+                denied.iter().for_each(|&(number, argument)| deny(number, argument, error));
+                let mut again = (0..3).all(|_| works(&vm));
+                let denies_holes = denied.iter().filter(|&&(_, argument)| argument == Some((2, REMOVE))).count() > 0;
+                again &= vm.machine().resident().unwrap() < 1 << 20 || denies_holes;
+                u8::from(!again)
+            });
+            assert_eq!(status, 0, "{denied:?}, {error}");
+        }
+    }
+}
+
+#[test]
+fn memory_that_is_locked_from_now_on_has_areas_and_guards_all_the_same() {
+    let status = in_child(|| {
+        let vm = builder().memory(16 << 20).region(64 << 20).policy(Policy::Unmap).build().unwrap();
+        // SAFETY: it changes no memory.
+        if unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE) } != 0 {
+            return 77;
+        }
+        u8::from(!(works(&vm) && works(&vm)))
+    });
+    assert!(libc::WIFEXITED(status), "{status:#x}");
+    match libc::WEXITSTATUS(status) {
+        77 => eprintln!("SKIPPED: nothing can be locked here"),
+        code => assert_eq!(code, 0),
+    }
 }

@@ -43,3 +43,20 @@ fn what_all_threads_left_behind_goes_with_the_ticks() {
         assert_eq!(vm.check(), Ok(()));
     }
 }
+
+#[test]
+fn without_a_clock_the_calls_that_make_areas_tick_when_time_has_passed() {
+    let vm = builder().memory(64 << 20).region(1 << 30).cpus(1).policy(Policy::Keep).build().unwrap();
+    let areas: Vec<_> = (0..100).map(|n| vm.area(Req::pages(1 + n % 5)).unwrap()).collect();
+    drop(areas);
+    let cached = vm.stats().cached_pages;
+    assert!(cached > 200, "{cached}");
+    let start = Instant::now();
+    while vm.stats().cached_pages > 0 {
+        assert!(start.elapsed() < PATIENCE, "{} of {cached} pages are cached", vm.stats().cached_pages);
+        std::thread::sleep(Duration::from_millis(5));
+        // One too large to be cached: addresses are looked for, and the clock is looked at.
+        drop(vm.area(Req::pages(2000)).unwrap());
+    }
+    assert_eq!(vm.stats().counts.cache_purged, 0, "it was no shortage");
+}

@@ -1,8 +1,10 @@
 //! The mirrored ring, beside a queue of the standard library.
 
 use std::collections::VecDeque;
+use std::mem::MaybeUninit;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use vmalloc::{AllocError, Vmalloc};
+use vmalloc::{AllocError, Req, Vmalloc};
 use vmalloc_hosted::{Hosted, Ring, builder};
 
 fn instance() -> Arc<Vmalloc<Hosted>> {
@@ -125,4 +127,111 @@ fn it_goes_into_another_thread_and_outlives_whoever_made_its_instance() {
     (0..700).for_each(|n| ring.push(n).unwrap());
     let sum = std::thread::spawn(move || std::iter::from_fn(|| ring.pop()).sum::<u64>());
     assert_eq!(sum.join().unwrap(), 700 * 699 / 2);
+}
+
+// The bugs of other rings of this kind, each with its advisory.
+
+/// RUSTSEC-2018-0008 (slice-deque): a head that was moved on past the end of the first view was not brought back,
+/// and the ring read beyond the second one.
+#[test]
+fn a_start_that_passes_the_end_comes_back_into_the_first_view() {
+    let vm = instance();
+    let mut ring: Ring<u8> = Ring::new(&vm, 4096).unwrap();
+    let views = ring.spare_mut().as_ptr().addr();
+    for round in 0..10_000 {
+        assert_eq!(ring.extend_from_slice(&[round as u8; 4000]), 4000);
+        assert!((views..views + 4096).contains(&ring.as_ptr().addr()), "round {round}");
+        assert!(ring.iter().all(|&byte| byte == round as u8));
+        assert_eq!(ring.consume(4000), 4000);
+    }
+}
+
+/// RUSTSEC-2019-0002 (slice-deque): where the size of an element does not divide that of a page, an element at the
+/// end of a view was put together from bytes of two.
+#[test]
+fn an_element_that_does_not_divide_a_page_is_never_put_together_from_two() {
+    fn turn<const SIZE: usize>(vm: &Arc<Vmalloc<Hosted>>) {
+        let mut ring: Ring<[u8; SIZE]> = Ring::new(vm, 10).unwrap();
+        assert_eq!(ring.capacity() * SIZE % 4096, 0);
+        for n in 0..4 * ring.capacity() {
+            if ring.len() == ring.capacity() {
+                ring.consume(1 + n % 5);
+            }
+            ring.push([n as u8; SIZE]).unwrap();
+            assert_eq!(ring.last(), Some(&[n as u8; SIZE]));
+        }
+        assert!(ring.iter().all(|element| element.iter().all(|byte| byte == &element[0])));
+    }
+    let vm = instance();
+    turn::<3>(&vm);
+    turn::<5>(&vm);
+    turn::<24>(&vm);
+    turn::<1000>(&vm);
+    turn::<4097>(&vm);
+}
+
+/// RUSTSEC-2021-0047 (slice-deque): an element was dropped twice when a caller's function had panicked in the
+/// middle. Here elements have no drop (see `Ring`), and whatever a caller's function has done when it panics, the
+/// ring holds what was committed.
+#[test]
+fn a_panic_of_the_callers_in_the_middle_leaves_the_ring_as_it_was() {
+    let vm = instance();
+    let mut ring: Ring<u32> = Ring::new(&vm, 1000).unwrap();
+    ring.extend_from_slice(&[7; 600]);
+    let fills = AssertUnwindSafe(|| {
+        let spare = ring.spare_mut();
+        spare[0].write(8);
+        panic!("a source that fails");
+    });
+    assert!(catch_unwind(fills).is_err());
+    assert!(ring.len() == 600 && ring.iter().all(|&number| number == 7));
+    let looks = AssertUnwindSafe(|| ring.iter().filter(|&&number| number / (number - 7) > 0).count());
+    assert!(catch_unwind(looks).is_err());
+    assert_eq!((ring.consume(600), ring.push(1)), (600, Ok(())));
+    drop(ring);
+    is_empty(&vm);
+}
+
+/// RUSTSEC-2025-0044 (slice-ring-buffer): adding a slice, making it smaller, inserting and iterating by value
+/// each gave an element, or the mapping, back twice.
+#[test]
+fn a_mapping_is_given_back_once_whatever_was_done_with_the_ring() {
+    let vm = instance();
+    let frames = |vm: &Vmalloc<Hosted>| {
+        vm.purge();
+        vm.stats().areas + vm.stats().pages
+    };
+    let before = frames(&vm);
+    for round in 0..50 {
+        let mut ring: Ring<u64> = Ring::new(&vm, 1 + 100 * round).unwrap();
+        ring.extend_from_slice(&[1; 5000]);
+        ring.consume(round);
+        let copies: Vec<u64> = ring.iter().copied().collect();
+        assert!(copies == ring[..]);
+        if round % 3 == 0 {
+            // Unwound over.
+            let panics = AssertUnwindSafe(move || {
+                let _ring = ring;
+                panic!("in the middle");
+            });
+            assert!(catch_unwind(panics).is_err());
+        }
+    }
+    assert_eq!((frames(&vm), vm.stats().counts.raced_frees), (before, 0));
+    is_empty(&vm);
+}
+
+/// GHSA-fp5x-7m4q-449f (direct_ring_buffer): a new ring gave out slices of elements that nobody had written. A `bool`
+/// of other bytes is no value.
+#[test]
+fn what_nobody_has_written_is_in_no_slice() {
+    let vm = instance();
+    // Frames that somebody has used.
+    vm.area(Req::pages(64)).unwrap().fill(0xee);
+    let mut ring: Ring<bool> = Ring::new(&vm, 64 << 10).unwrap();
+    assert!(ring.is_empty() && ring.first().is_none() && ring.pop().is_none());
+    ring.push(true).unwrap();
+    assert_eq!(ring[..], [true]);
+    let room: usize = ring.spare_mut().iter().map(|place: &MaybeUninit<bool>| size_of_val(place)).sum();
+    assert_eq!(room, ring.capacity() - 1);
 }

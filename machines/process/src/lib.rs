@@ -1,10 +1,12 @@
 //! What the tests of the machines in a process share: threads that meet at the same areas, signals in
 //! the middle of calls, children, and what must add up in the end.
 
+mod denial;
 mod meeting;
 mod signals;
 mod work;
 
+pub use denial::deny;
 pub use meeting::{Meeting, THREADS};
 pub use signals::{Bombarded, Places, anything, handled, on_signal, random};
 pub use work::work;
