@@ -39,7 +39,8 @@ thread_local! {
 /// This thread is pinned, once more, before anything that the call does.
 #[inline]
 pub fn enter() {
-    DEPTH.set(DEPTH.get() + 1);
+    // `LocalKey::set` is a call; this is an addition.
+    DEPTH.with(|depth| depth.set(depth.get() + 1));
     compiler_fence(Ordering::SeqCst);
 }
 
@@ -47,7 +48,7 @@ pub fn enter() {
 #[inline]
 pub fn leave() {
     compiler_fence(Ordering::SeqCst);
-    DEPTH.set(DEPTH.get() - 1);
+    DEPTH.with(|depth| depth.set(depth.get() - 1));
 }
 
 /// Whether this thread was pinned when it was pinned last.

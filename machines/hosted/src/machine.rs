@@ -12,7 +12,6 @@ use std::io::{self, Write};
 use std::ops::Range;
 use std::ptr::{NonNull, with_exposed_provenance_mut};
 use std::thread;
-use vmalloc::AllocError;
 use vmalloc::machine::event::Event;
 use vmalloc::machine::format::Prot;
 use vmalloc::machine::frames::{Frames, Want};
@@ -80,7 +79,7 @@ impl Hosted {
         self.mirror.vmas()
     }
 
-    /// What the number of [`AllocError::Refused`] means, by what the process has now.
+    /// What the number of [`AllocError::Refused`](vmalloc::AllocError::Refused) means, by what the process has now.
     ///
     /// # Cost
     /// It may read the list of the process's mappings.
@@ -117,6 +116,15 @@ impl Hosted {
         let given = self.file_frames().give_back(|first, frames| self.mirror.punch(first, frames));
         cpu::leave();
         given.map(|frames| frames * PAGE_SIZE).map_err(io::Error::from_raw_os_error)
+    }
+
+    /// What a purge made free goes back to Linux, unless somebody may not wait.
+    #[cold]
+    fn purged(&self) {
+        if cpu::context() == Context::Task && !cpu::is_inside() {
+            // A refusal leaves all as it was, and the next purge tries again.
+            let _ = self.give_back();
+        }
     }
 
     #[cfg(debug_assertions)]
@@ -251,15 +259,12 @@ unsafe impl Machine for Hosted {
     fn clock_ns(&self) -> Option<u64> {
         Some(crate::os::monotonic_ns())
     }
-    /// What a purge made free goes back to Linux, unless somebody may not wait.
+    /// Nothing for areas that come and go: only then the compiler leaves it out there.
+    #[inline]
     fn note(&self, event: Event) -> Result<(), i32> {
         match event {
-            Event::Purge(_) if cpu::context() == Context::Task && !cpu::is_inside() => {
-                // A refusal leaves all as it was, and the next purge tries again.
-                let _ = self.give_back();
-            }
-            Event::Failure { error: AllocError::Refused(number), .. } => refusal::remember(Some(number)),
-            Event::Failure { .. } => refusal::remember(None),
+            Event::Purge(_) => self.purged(),
+            Event::Failure { error, .. } => refusal::remember(error),
             _ => (),
         }
         Ok(())

@@ -9,6 +9,7 @@ use crate::os;
 use std::cell::Cell;
 use std::fmt;
 use std::io;
+use vmalloc::AllocError;
 
 /// What the number of [`AllocError::Refused`](vmalloc::AllocError::Refused) means
 /// ([`Hosted::refusal`](crate::Hosted::refusal)).
@@ -80,10 +81,13 @@ thread_local! {
     static LAST: Cell<Option<i32>> = const { Cell::new(None) };
 }
 
-/// The last call of this thread was refused with `number` by the machine, or by others: the library tells first,
-/// and then logs if it logs this one.
-pub fn remember(number: Option<i32>) {
-    LAST.set(number);
+/// The last call of this thread has failed so: the library tells first, and then logs if it logs this one.
+#[cold]
+pub fn remember(error: AllocError) {
+    LAST.set(match error {
+        AllocError::Refused(number) => Some(number),
+        _ => None,
+    });
 }
 
 /// The number that belongs to the line that is logged.
