@@ -152,7 +152,7 @@ impl From<BuildError> for Failure {
             }
             BuildError::Refused { .. } => Number::Io,
             BuildError::Mappings { .. } => Number::Dquot,
-            BuildError::NoRoom { .. } | BuildError::NoRecords { .. } => Number::Nomem,
+            BuildError::NoRoom { .. } | BuildError::NoRecords { .. } | BuildError::Addresses { .. } => Number::Nomem,
             BuildError::Init(InitError::NoMemory { .. }) => Number::Nomem,
             BuildError::BadMemory(_) | BuildError::Init(_) => Number::Inval,
         };

@@ -171,6 +171,13 @@ pub enum BuildError {
         /// The most that Linux lets it have.
         limit: usize,
     },
+    /// The process may have no more addresses (RLIMIT_AS).
+    Addresses {
+        /// What was to be mapped.
+        what: &'static str,
+        /// Bytes of addresses that it may have.
+        limit: u64,
+    },
     /// The process's own heap has no room for records (RLIMIT_DATA, RLIMIT_AS).
     NoRecords {
         /// Of what.
@@ -198,10 +205,12 @@ impl BuildError {
     /// Linux refused `what` with `number`.
     pub(crate) fn of(what: &'static str, number: i32) -> BuildError {
         let (process, limit) = (budget::count_vmas(), budget::limit());
-        if number == libc::ENOMEM && process + MOST >= limit {
-            return BuildError::Mappings { what, process, limit };
+        match os::address_limit() {
+            _ if number != libc::ENOMEM => BuildError::Refused { what, number },
+            _ if process + MOST >= limit => BuildError::Mappings { what, process, limit },
+            Some(limit) => BuildError::Addresses { what, limit },
+            None => BuildError::Refused { what, number },
         }
-        BuildError::Refused { what, number }
     }
 }
 
@@ -229,6 +238,9 @@ impl fmt::Display for BuildError {
             }
             BuildError::Mappings { what, process, limit } => {
                 write!(f, "no {what}: the process has {process} of the {limit} mappings of vm.max_map_count")
+            }
+            BuildError::Addresses { what, limit } => {
+                write!(f, "no {what}: the process may have {limit} bytes of addresses (ulimit -v)")
             }
             BuildError::NoRecords { of } => {
                 write!(f, "no heap for the records of the {of} (ulimit -d, ulimit -v): ask for less")

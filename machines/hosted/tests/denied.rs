@@ -89,7 +89,7 @@ fn addresses_that_are_limited_are_an_error_that_names_the_limit() {
         let why = builder().memory(16 << 20).region(1 << 36).build().err();
         let vm = builder().memory(1 << 24).region(1 << 24).build();
         let why_then = vm.map(|vm| vm.machine().refusal(libc::ENOMEM));
-        why == Some(BuildError::Refused { what: "region", number: libc::ENOMEM })
+        why == Some(BuildError::Addresses { what: "region", limit: 4 << 30 })
             && why_then == Ok(Refusal::Addresses { limit: 4 << 30 })
     };
     assert_eq!(limited(libc::RLIMIT_AS, 4 << 30, refused), 0);

@@ -85,7 +85,9 @@ impl<M: Machine> Vmalloc<M> {
     }
 
     /// Purges everything on all CPUs: flushes, waits for grace, and makes what
-    /// waited usable again. Returns the pages that were reclaimed.
+    /// waited usable again. Returns the pages that were reclaimed. Where the machine is told of
+    /// mappings ([`Machine::MIRRORED`]), magazines and depots are emptied too: somebody else can
+    /// have the memory of what is free.
     ///
     /// Waits where [`Machine::context`] says Task; elsewhere it does what can
     /// be done without waiting.
