@@ -105,12 +105,16 @@ impl Hosted {
     /// magazines are in use to this call, until [`Vmalloc::reclaim`](vmalloc::Vmalloc::reclaim).
     ///
     /// # Errors
-    /// Linux lets nobody punch holes here. What was refused stays as it was, and each later call tries it again.
+    /// Linux lets nobody punch holes here: what was refused stays as it was, and each later call tries it again. In
+    /// the child of a fork: the memory is the parent's.
     ///
     /// # Cost
     /// A system call for each block of adjacent frames, of at most 4 MiB, that were used since they were last
     /// given back.
     pub fn give_back(&self) -> io::Result<usize> {
+        if self.is_elsewhere() {
+            return Err(io::Error::other("the instance is another process's"));
+        }
         // A signal handler in the middle of it must not allocate: the lock that it would wait for is this thread's.
         cpu::enter();
         let given = self.file_frames().give_back(|first, frames| self.mirror.punch(first, frames));

@@ -40,7 +40,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// What `number` means for a process and an instance that have these.
-    pub fn new(number: i32, vmas: Vmas, frames: u64) -> Refusal {
+    pub(crate) fn new(number: i32, vmas: Vmas, frames: u64) -> Refusal {
         let process = || budget::count_vmas();
         match number {
             BUDGET_SPENT => Refusal::Mappings { vmas, process: process() },

@@ -100,6 +100,9 @@ const GUARD: u64 = 102;
 const POPULATE: u64 = 22;
 const REMOVE: u64 = 9;
 
+/// A system call, and which argument of which value is denied, if not all are.
+type Denied = (i64, Option<(u8, u64)>);
+
 /// Areas beside each other, a view that may only be read, and memory that is given back: what the machine's
 /// abilities are for. A child must not panic, since other threads' locks are held there for ever.
 fn works(vm: &Vmalloc<Hosted>) -> bool {
@@ -125,7 +128,7 @@ fn works(vm: &Vmalloc<Hosted>) -> bool {
 #[test]
 fn each_call_of_linux_that_is_denied_after_it_has_worked_has_its_other_way() {
     let (madvise, mprotect, fallocate) = (libc::SYS_madvise, libc::SYS_mprotect, libc::SYS_fallocate);
-    let denials: [&[(i64, Option<(u8, u64)>)]; 7] = [
+    let denials: [&[Denied]; 7] = [
         &[(libc::SYS_mremap, None)],
         &[(madvise, Some((2, GUARD)))],
         &[(mprotect, None)],
@@ -143,7 +146,7 @@ fn each_call_of_linux_that_is_denied_after_it_has_worked_has_its_other_way() {
                 }
                 denied.iter().for_each(|&(number, argument)| deny(number, argument, error));
                 let mut again = (0..3).all(|_| works(&vm));
-                let denies_holes = denied.iter().filter(|&&(_, argument)| argument == Some((2, REMOVE))).count() > 0;
+                let denies_holes = denied.iter().any(|&(_, argument)| argument == Some((2, REMOVE)));
                 again &= vm.machine().resident().unwrap() < 1 << 20 || denies_holes;
                 u8::from(!again)
             });

@@ -8,7 +8,7 @@ use vmalloc::machine::format::Prot;
 use vmalloc::machine::{Flush, Machine, Run};
 use vmalloc::units::Pfn;
 use vmalloc::{AllocError, FreeError, Gfp, Req};
-use vmalloc_hosted::{builder, is_readable};
+use vmalloc_hosted::{builder, in_interrupt, is_readable};
 use vmalloc_process::in_child;
 
 #[test]
@@ -102,4 +102,20 @@ fn in_a_child_every_call_is_refused_and_a_drop_gives_nothing_back() {
     unsafe { vm.free(at) }.unwrap();
     vm.purge();
     assert_eq!((vm.areas().count(), vm.check()), (0, Ok(())));
+}
+
+#[test]
+fn a_child_cannot_give_away_memory_that_its_parent_uses_by_now() {
+    let vm = builder().memory(16 << 20).region(16 << 20).build().unwrap();
+    drop(vm.area(Req::pages(100)).unwrap());
+    // An interrupt makes frames free and gives nothing back.
+    in_interrupt(|| vm.purge());
+    let status = in_child(|| {
+        vm.purge();
+        vm.reclaim(usize::MAX);
+        u8::from(vm.machine().give_back().is_ok())
+    });
+    assert_eq!(status, 0);
+    let held = vm.machine().resident().unwrap();
+    assert!(held >= 100 << 12, "{held} bytes: the child has punched holes");
 }
