@@ -1,6 +1,7 @@
 //! Memory goes back to Linux: what is free after a purge is in nobody's books. Counted, not timed.
 
 use std::fs;
+use std::iter;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use vmalloc::machine::Machine;
 use vmalloc::machine::format::Prot;
@@ -22,7 +23,7 @@ fn resident(vm: &Vmalloc<Hosted>) -> usize {
 /// Bytes that this process has mapped of an instance's memory, as often as they are mapped.
 fn mapped(vm: &Vmalloc<Hosted>) -> usize {
     let direct = vm.machine().virt(Pfn(0)).addr().get();
-    let ours: Vec<_> = vm.machine().regions().chain([direct..direct + vm.machine().ram()]).collect();
+    let ours: Vec<_> = vm.machine().regions().chain(iter::once(direct..direct + vm.machine().ram())).collect();
     let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
     let (mut is_ours, mut bytes) = (false, 0);
     for line in smaps.lines() {
