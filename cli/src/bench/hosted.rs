@@ -36,6 +36,8 @@ const LIVE: usize = 64;
 const ROUNDS: usize = 15;
 /// How long a measurement of warm pairs takes, about.
 const WARM: Duration = Duration::from_millis(4);
+/// How long they run before that.
+const WARM_UP: Duration = Duration::from_millis(30);
 
 const CAPTION: &str = "\
 Nanoseconds of CPU time a pair: a block made, a byte of each page written, given back; the least of 15 rounds.
@@ -291,11 +293,16 @@ fn cold(of: &dyn Contestant, pages: usize) -> Result<u64> {
     Ok(each(took, LIVE))
 }
 
-/// Nanoseconds of a warm pair: of as many as take a while, since to read the
-/// clock is a system call, after as many that nobody measures: some allocators go round in what they had before,
-/// and the first time it is new.
+/// Nanoseconds of a warm pair, after a while that does not count: some allocators go round in the memory that they
+/// have, and the first time it is new.
 fn warm(of: &dyn Contestant, pages: usize) -> Result<u64> {
-    let (mut pairs, mut is_warm) = (LIVE, false);
+    pairs_for(of, pages, WARM_UP)?;
+    pairs_for(of, pages, WARM)
+}
+
+/// Nanoseconds of a pair: of as many as take so long, since to read the clock is a system call.
+fn pairs_for(of: &dyn Contestant, pages: usize, time: Duration) -> Result<u64> {
+    let mut pairs = LIVE;
     loop {
         let start = cpu_time();
         for _ in 0..pairs {
@@ -304,11 +311,10 @@ fn warm(of: &dyn Contestant, pages: usize) -> Result<u64> {
             unsafe { of.end(block, pages) }
         }
         let took = cpu_time() - start;
-        match took >= WARM {
-            true if is_warm => return Ok(each(took, pairs)),
-            true => is_warm = true,
-            false => pairs *= 2,
+        if took >= time {
+            return Ok(each(took, pairs));
         }
+        pairs *= 2;
     }
 }
 
