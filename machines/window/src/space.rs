@@ -151,9 +151,13 @@ impl Space {
     /// The entries of `range` are cleared: it goes with the next flush.
     #[inline]
     pub fn unbind(&self, range: PageRange) {
-        // Above the boundary, or behind the window's end, lie pages of a binding that failed to move it.
-        let bound = |pages: &Range<usize>| !pages.is_empty() && pages.end << PAGE_SHIFT <= self.open();
-        let Some(pages) = self.pages(range).filter(bound) else { return };
+        // Above the boundary, or behind the window's end, lie pages of a binding that failed to move it. Those below
+        // may be bound all the same: a slice of an area may have been bound in parts.
+        let first = self.first(range);
+        let pages = first..first.saturating_add(range.pages).min(self.open() >> PAGE_SHIFT);
+        if pages.is_empty() {
+            return;
+        }
         self.closing.unbind(pages);
     }
 
@@ -171,9 +175,14 @@ impl Space {
     /// Pages, counted from the window's start.
     #[inline]
     fn pages(&self, range: PageRange) -> Option<Range<usize>> {
-        let window = self.window.range();
-        let first = range.start.0.wrapping_sub(window.start.0) >> PAGE_SHIFT;
-        (first < window.pages && range.pages <= window.pages - first).then(|| first..first + range.pages)
+        let (all, first) = (self.window.range().pages, self.first(range));
+        (first < all && range.pages <= all - first).then(|| first..first + range.pages)
+    }
+
+    /// The first page's number; below the window's start a very high one.
+    #[inline]
+    fn first(&self, range: PageRange) -> usize {
+        range.start.0.wrapping_sub(self.window.range().start.0) >> PAGE_SHIFT
     }
 
     fn range_of(&self, pages: &Range<usize>) -> PageRange {
