@@ -131,9 +131,10 @@ impl Budget {
         is_told.then_some(refusal)
     }
 
-    /// The last refusal, and how many there were.
-    pub fn last(&self) -> (Option<Refusal>, u64) {
-        (*self.last.lock(), self.refusals.load(Relaxed))
+    /// The last refusal, unless the caller may not wait and somebody is changing it, and how many there were.
+    pub fn last(&self, may_wait: bool) -> (Option<Refusal>, u64) {
+        let last = if may_wait { *self.last.lock() } else { self.last.try_lock().and_then(|last| *last) };
+        (last, self.refusals.load(Relaxed))
     }
 
     /// The lock around the last refusal.
@@ -172,7 +173,7 @@ mod tests {
         let pages = PageRange::new(VirtAddr(0x7000), 2);
         let told: Vec<bool> = (0..5).map(|_| budget.refuse("mprotect", pages, libc::ENOMEM).is_some()).collect();
         assert_eq!(told, [true, true, false, true, false]);
-        let (last, count) = budget.last();
+        let (last, count) = budget.last(true);
         let text = last.expect("just now").to_string();
         let limit = budget.mappings().limit;
         let wanted = "mprotect of 2 pages at 0x7000: error 12 (ENOMEM, no memory or too many mappings)";

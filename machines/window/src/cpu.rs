@@ -39,6 +39,14 @@ pub fn is_nested() -> bool {
     DEPTH.get() > 1
 }
 
+/// Calls `f` as a call, in the middle of which a signal handler is nested; and says whether this one is.
+pub fn pinned<R>(f: impl FnOnce(bool) -> R) -> R {
+    enter();
+    let result = f(is_nested());
+    leave();
+    result
+}
+
 /// A number that no other thread has while this one lives; in the child of a fork it is the same.
 pub fn thread() -> usize {
     DEPTH.with(|depth| core::ptr::from_ref(depth).addr())

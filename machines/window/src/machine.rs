@@ -58,9 +58,10 @@ impl Window {
     }
 
     /// What Linux, or the budget of mappings, refused last, and how often either did. Pages that could
-    /// not be taken away are not reused until a later flush has taken them away after all.
+    /// not be taken away are not reused until a later flush has taken them away after all. A signal handler in
+    /// the middle of a call that is being refused is told how often alone.
     pub fn refusals(&self) -> (Option<Refusal>, u64) {
-        self.space.budget().last()
+        cpu::pinned(|is_nested| self.space.budget().last(!is_nested))
     }
 
     /// Whether pages are closed by guards, which cost no mapping: Linux has them (6.13).
@@ -77,8 +78,13 @@ impl Window {
     /// Gives up the addresses of the window behind `bytes`, but for those that were ever open: for a process
     /// that may have fewer from now on. Areas that need others are refused; a reservation of them
     /// (`Req::within`) keeps the instance from trying. Returns the addresses that are not the window's any
-    /// more: they are mapped until the caller unmaps them.
+    /// more: they are mapped until the caller unmaps them. In a signal handler in the middle of a call there are
+    /// none.
     pub fn cut(&self, bytes: usize) -> Range<usize> {
+        cpu::pinned(|is_nested| if is_nested { self.region().end..self.region().end } else { self.cut_alone(bytes) })
+    }
+
+    fn cut_alone(&self, bytes: usize) -> Range<usize> {
         let behind = self.space.cut(bytes);
         let frames = self.source.cut(bookkeeping(self.region().len()));
         let start = with_exposed_provenance_mut(frames.start.0);

@@ -72,7 +72,7 @@ impl Reservation {
     pub fn cut(&self, bytes: usize) -> PageRange {
         let _alone = self.opening.lock();
         let was = self.bytes();
-        let end = self.open().max(bytes).next_multiple_of(self.piece).min(was);
+        let end = self.open().max(bytes.min(was)).next_multiple_of(self.piece);
         self.bytes.store(end, Relaxed);
         PageRange::new(VirtAddr(self.start.addr().get() + end), (was - end) >> PAGE_SHIFT)
     }
@@ -189,5 +189,6 @@ mod tests {
         assert_eq!((all.cut(3 << 16).pages, all.bytes()), (5 << 4, 3 << 16));
         all.open_to(3 << 16).expect("memory");
         assert_eq!((all.open_to((3 << 16) + 1), all.cut(0).pages, all.bytes()), (Err(libc::ENOMEM), 0, 3 << 16));
+        assert_eq!((all.cut(usize::MAX).pages, all.bytes()), (0, 3 << 16), "no more than there was");
     }
 }

@@ -8,6 +8,7 @@
 use crate::lock::{Held, Lock};
 use crate::reserve::Reservation;
 use core::ptr::{NonNull, with_exposed_provenance_mut};
+use core::sync::atomic::{AtomicUsize, Ordering::*};
 use vmalloc::machine::frames::{Frames, Want};
 use vmalloc::units::{PAGE_SIZE, PageRange, Pfn, VirtAddr};
 
@@ -19,10 +20,6 @@ const PIECE: usize = 1 << 20;
 struct Free {
     /// The address of the first frame that was freed; its first word names the next. 0 = none.
     head: usize,
-    /// Frames on that list.
-    listed: usize,
-    /// Bytes from the start that were ever handed out.
-    used: usize,
 }
 
 /// Where bookkeeping frames come from.
@@ -30,6 +27,11 @@ struct Free {
 pub struct Source {
     memory: Reservation,
     free: Lock<Free>,
+    /// Frames on the list of free ones. Like the next, it changes under the lock; a signal handler reads both
+    /// without: it may have interrupted who holds it.
+    listed: AtomicUsize,
+    /// Bytes from the start that were ever handed out.
+    used: AtomicUsize,
 }
 
 /// The address of a frame's bytes.
@@ -44,7 +46,12 @@ pub fn bytes_of(frame: Pfn) -> NonNull<u8> {
 impl Source {
     /// Up to `bytes` of frames.
     pub(crate) fn new(bytes: usize) -> Result<Source, i32> {
-        Ok(Source { memory: Reservation::new(bytes, PIECE)?, free: Lock::default() })
+        Ok(Source {
+            memory: Reservation::new(bytes, PIECE)?,
+            free: Lock::default(),
+            listed: AtomicUsize::new(0),
+            used: AtomicUsize::new(0),
+        })
     }
 
     /// There are at most `bytes` of frames from now on, or as many as there were. Returns the pages behind them.
@@ -54,8 +61,9 @@ impl Source {
 
     /// Frames that were ever handed out, and those of them that are free.
     pub(crate) fn used(&self) -> (usize, usize) {
-        let free = self.free.lock();
-        (free.used / PAGE_SIZE, free.listed)
+        // In this order there are never more free ones than there are.
+        let listed = self.listed.load(Acquire);
+        (self.used.load(Relaxed) / PAGE_SIZE, listed)
     }
 
     /// Calls `f` with each of its locks, in order.
@@ -69,10 +77,17 @@ impl Source {
     }
 
     /// A frame that nobody had yet.
-    fn fresh(&self, free: &mut Free) -> Option<NonNull<u8>> {
-        self.memory.open_to(free.used + PAGE_SIZE).ok()?;
-        let at = self.memory.at(free.used);
-        free.used += PAGE_SIZE;
+    fn fresh(&self) -> Option<NonNull<u8>> {
+        let used = self.used.load(Relaxed);
+        self.memory.open_to(used + PAGE_SIZE).ok()?;
+        self.used.store(used + PAGE_SIZE, Relaxed);
+        Some(self.memory.at(used))
+    }
+
+    /// A frame that somebody has given back.
+    fn listed(&self, free: &mut Free) -> Option<NonNull<u8>> {
+        let at = free.pop()?;
+        self.listed.fetch_sub(1, Release);
         Some(at)
     }
 }
@@ -82,7 +97,6 @@ impl Free {
         let at = NonNull::new(with_exposed_provenance_mut::<u8>(self.head))?;
         // SAFETY: F1: a free frame is the list's, and `push` wrote the word.
         self.head = unsafe { at.cast::<usize>().read() };
-        self.listed -= 1;
         Some(at)
     }
 
@@ -90,7 +104,6 @@ impl Free {
         // SAFETY: F1: the frame was given up, and is the list's from here on.
         unsafe { at.cast::<usize>().write(self.head) };
         self.head = at.addr().get();
-        self.listed += 1;
     }
 }
 
@@ -113,12 +126,13 @@ unsafe impl Frames for Source {
             return None;
         }
         let mut free = self.free.lock();
-        let at = free.pop().or_else(|| self.fresh(&mut free))?;
+        let at = self.listed(&mut free).or_else(|| self.fresh())?;
         Some(Pfn::containing(at.as_ptr().expose_provenance() as u64))
     }
     unsafe fn free(&self, first: Pfn, order: u8) {
         let mut free = self.free.lock();
         (0..1u64 << order).for_each(|n| free.push(bytes_of(first.offset(n))));
+        self.listed.fetch_add(1 << order, Release);
     }
     fn free_for(&self, _: Want) -> Option<usize> {
         Some(self.free_now())

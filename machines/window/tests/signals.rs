@@ -25,6 +25,8 @@ extern "C" fn handler(_: i32) {
         let vm = instance();
         AREAS.allocate_in_a_handler(vm);
         anything(vm);
+        let machine = vm.machine();
+        (machine.usage(), machine.refusals(), machine.mappings());
     });
 }
 
@@ -34,6 +36,8 @@ fn calls(vm: &Vmalloc<Window>) {
     match random(32) {
         0 => _ = vm.purge(),
         1 => _ = vm.tick(),
+        4 => _ = vm.machine().usage(),
+        5 => _ = vm.machine().refusals(),
         2 => vm.set_policy([Policy::Unmap, Policy::Keep][random(2) as usize]),
         3 => {
             // SAFETY: V1: nobody uses it.
