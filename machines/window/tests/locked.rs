@@ -4,6 +4,7 @@
 mod common;
 
 use common::*;
+use vmalloc::machine::format::Prot;
 use vmalloc::units::PAGE_SIZE;
 use vmalloc::{AllocError, Policy, Req};
 use vmalloc_process::in_child;
@@ -173,5 +174,79 @@ fn a_process_that_may_have_little_data_is_refused_with_linuxs_number() {
         drop(areas);
         vm.purge();
         assert!(vm.check().is_ok() && vm.area(Req::pages(64)).is_ok());
+    });
+}
+
+/// Takes mappings until the process may have no more; they are given back by the drop.
+struct Full(Vec<*mut libc::c_void>);
+
+impl Full {
+    fn new() -> Full {
+        let mut all = Vec::with_capacity(1 << 20);
+        let (flags, protections) = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, [libc::PROT_NONE, libc::PROT_READ]);
+        loop {
+            // SAFETY: without MAP_FIXED a mapping replaces nothing.
+            let at = unsafe { libc::mmap(std::ptr::null_mut(), PAGE_SIZE, protections[all.len() % 2], flags, -1, 0) };
+            if at == libc::MAP_FAILED || all.len() == all.capacity() {
+                return Full(all);
+            }
+            all.push(at);
+        }
+    }
+}
+
+impl Drop for Full {
+    fn drop(&mut self) {
+        // SAFETY: nobody else knows them.
+        self.0.iter().for_each(|&at| _ = unsafe { libc::munmap(at, PAGE_SIZE) });
+    }
+}
+
+#[test]
+fn pages_that_linux_closed_in_part_and_refused_to_close_on_are_opened_for_their_next_area() {
+    passes(|| {
+        let quiet = builder().window(64 << 20).memory(16 << 20).policy(Policy::Strict).log(|_, _| ());
+        let vm = quiet.build().expect("a process has room");
+        let at = vm.alloc(Req::pages(8)).expect("memory enough");
+        // SAFETY: it lives.
+        let lock = |lock: unsafe extern "C" fn(*const libc::c_void, usize) -> i32| unsafe {
+            assert_eq!(lock(at.as_ptr().cast(), 4 * PAGE_SIZE), 0);
+        };
+        lock(libc::mlock);
+        let full = Full::new();
+        // SAFETY: V1: nobody uses it.
+        unsafe { vm.free(at) }.unwrap();
+        let refused = vm.machine().refusals();
+        drop(full);
+        assert!(refused.1 > 0, "the trial proves nothing: {refused:?}");
+        lock(libc::munlock);
+        vm.purge();
+        assert!(!is_readable(at.as_ptr()));
+        let mut next = vm.area(Req::pages(8)).expect("memory enough");
+        assert_eq!(next.as_ptr(), at.as_ptr(), "the trial proves nothing");
+        next.fill(1);
+        drop(next);
+        assert_eq!((vm.check(), maps_in(vm.machine().region())), (Ok(()), 2));
+    });
+}
+
+#[test]
+fn pages_that_linux_made_executable_in_part_are_usual_ones_for_their_next_area() {
+    passes(|| {
+        let quiet = builder().window(64 << 20).memory(16 << 20).policy(Policy::Strict).log(|_, _| ());
+        let vm = quiet.build().expect("a process has room");
+        // SAFETY: nobody uses it.
+        let first = || vm.area(Req::pages(8)).expect("memory enough").as_ptr();
+        let at = first();
+        // SAFETY: no memory of anybody's changes. Pages of mappings apart: one half is not for children.
+        assert_eq!(unsafe { libc::madvise(at.cast_mut().cast(), 4 * PAGE_SIZE, libc::MADV_DONTFORK) }, 0);
+        let full = Full::new();
+        let refused = vm.alloc(Req::pages(8).prot(Prot::RX)).is_err();
+        drop(full);
+        vm.purge();
+        assert!(refused, "the trial proves nothing");
+        let mut next = vm.area(Req::pages(8)).expect("memory enough");
+        assert_eq!(next.as_ptr(), at, "the trial proves nothing");
+        next.fill(1);
     });
 }

@@ -38,7 +38,11 @@ impl Space {
         match done {
             Ok(()) => self.reshape(pages, prot),
             // Linux may have got as far as a border between two mappings.
-            Err(_) => self.each_alike(pages, |range, bits| _ = self.mprotect(range, bits)),
+            Err(_) => self.each_alike(pages, |pages, bits| {
+                if self.mprotect(self.range_of(&pages), bits).is_err() {
+                    self.doubt(pages);
+                }
+            }),
         }
         drop(shape);
         done
@@ -49,7 +53,8 @@ impl Space {
     pub(super) fn bind_odd(&self, run: Run, pages: Range<usize>) -> Result<(), i32> {
         let shape = self.shape.lock();
         self.book(run.pages)?;
-        self.step("mprotect", run.pages, || self.mprotect(run.pages, os::protection(run.prot)))?;
+        let done = self.step("mprotect", run.pages, || self.mprotect(run.pages, os::protection(run.prot)));
+        done.inspect_err(|_| self.doubt(pages.clone()))?;
         self.reshape(pages, run.prot);
         drop(shape);
         if self.guards { self.remove(run.pages) } else { Ok(()) }
@@ -59,13 +64,18 @@ impl Space {
     #[cold]
     pub(super) fn seal(&self, range: PageRange, pages: &Range<usize>) -> Result<(), i32> {
         let _shape = self.shape.lock();
-        self.step("mprotect", range, || self.mprotect(range, os::CLOSED))?;
-        self.reshape_with(pages.clone(), |marks, pages| {
-            marks.set(pages.clone(), |group| &group.sealed);
-            marks.clear(pages, |group| &group.exec);
-        });
+        let closed = self.step("mprotect", range, || self.mprotect(range, os::CLOSED));
+        closed.inspect_err(|_| self.doubt(pages.clone()))?;
+        self.reshape(pages.clone(), Prot::RO);
         // SAFETY: O1. O2: none of the pages is live (H3).
         self.step("MADV_DONTNEED_LOCKED", range, || unsafe { os::discard(range) })
+    }
+
+    /// A change was refused, and Linux may have got as far as a border between two mappings: none of the pages
+    /// is taken for a usual one until all are known to be.
+    #[cold]
+    fn doubt(&self, pages: Range<usize>) {
+        self.reshape_with(pages, |marks, pages| marks.set(pages, |group| &group.sealed));
     }
 
     /// Pages that have guards now become usual. They cannot be reached either way, so it may fail.
@@ -141,12 +151,12 @@ impl Space {
     }
 
     /// Calls `f` with runs of bound pages whose protections are alike.
-    fn each_alike(&self, pages: Range<usize>, mut f: impl FnMut(PageRange, i32)) {
+    fn each_alike(&self, pages: Range<usize>, mut f: impl FnMut(Range<usize>, i32)) {
         let mut start = pages.start;
         while start < pages.end {
             let bits = self.bits(start);
             let end = (start..pages.end).find(|&page| self.bits(page) != bits).unwrap_or(pages.end);
-            f(self.range_of(&(start..end)), bits);
+            f(start..end, bits);
             start = end;
         }
     }
