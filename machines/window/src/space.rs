@@ -40,7 +40,7 @@ use crate::marks::{Group, Marks};
 use crate::os;
 use crate::reserve::Reservation;
 use core::ops::Range;
-use core::sync::atomic::{AtomicBool, Ordering::*};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
 use vmalloc::machine::format::Prot;
 use vmalloc::machine::{Level, Run};
 use vmalloc::units::{PAGE_SHIFT, PageRange};
@@ -64,6 +64,9 @@ pub struct Space {
     draining: Lock<()>,
     /// Held while protections change.
     shape: Lock<()>,
+    /// Pages, from the first on, whose borders are counted: those of a piece are before the boundary moves over
+    /// it. It changes under the lock of the shape.
+    counted: AtomicUsize,
     budget: Budget,
     log: LogSink,
     #[cfg(debug_assertions)]
@@ -87,6 +90,7 @@ impl Space {
             locked: AtomicBool::new(!guards),
             draining: Lock::new(()),
             shape: Lock::new(()),
+            counted: AtomicUsize::new(0),
             budget: Budget::new(4 + Marks::MAPPINGS, wish),
             log,
             #[cfg(debug_assertions)]

@@ -16,10 +16,10 @@ use super::{BUDGET_SPENT, Space};
 use crate::marks::{Group, Marks};
 use crate::os;
 use core::ops::Range;
-use core::sync::atomic::Ordering::SeqCst;
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use vmalloc::machine::Run;
 use vmalloc::machine::format::Prot;
-use vmalloc::units::{PAGE_SHIFT, PageRange};
+use vmalloc::units::PageRange;
 
 #[cfg(doc)]
 use crate::budget::Budget;
@@ -127,12 +127,13 @@ impl Space {
     pub(super) fn settle_below(&self, pages: &Range<usize>) {
         let _shape = self.shape.lock();
         self.budget.settle(0, self.borders(&(pages.start..pages.start)));
+        self.counted.store(pages.end, Relaxed);
     }
 
     /// Borders between mappings, in and around `pages`.
     fn borders(&self, pages: &Range<usize>) -> usize {
-        // Pages above the boundary are settled when it moves over them.
-        let end = if pages.end << PAGE_SHIFT == self.open() && !pages.is_empty() { pages.end } else { pages.end + 1 };
+        // The border above them all is settled along with what comes there.
+        let end = if pages.end == self.counted.load(Relaxed) && !pages.is_empty() { pages.end } else { pages.end + 1 };
         let odd = |page, bits: fn(&Group) -> u64| self.marks().has(page, bits);
         let kind = |page| (odd(page, |g| g.sealed.load(SeqCst)), odd(page, |g| g.exec.load(SeqCst)));
         (pages.start.max(1)..end).filter(|&page| kind(page) != kind(page - 1)).count()

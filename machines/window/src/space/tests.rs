@@ -39,3 +39,18 @@ fn a_page_that_is_bound_while_runs_around_it_are_joined_stays_bound() {
         scope.spawn(comes_and_goes);
     });
 }
+
+#[test]
+fn a_page_that_goes_in_the_middle_of_a_move_of_the_boundary_above_it_leaves_no_border_counted() {
+    let space = Space::new(2 * PIECE, false, None, |_, line| panic!("{line}")).expect("a process has room");
+    let none = space.budget().mappings().used;
+    let last = run_of(&space, (PIECE >> PAGE_SHIFT) - 1);
+    space.bind(last).expect("memory enough");
+    let moved = space.window.open_with(2 * PIECE, |piece| {
+        space.open_piece(piece)?;
+        space.unbind(last.pages);
+        assert!(space.drain());
+        Ok(())
+    });
+    assert_eq!((moved, space.budget().mappings().used), (Ok(()), none));
+}
