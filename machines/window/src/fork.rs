@@ -69,6 +69,8 @@ impl Drop for Stopped<'_> {
 pub struct AtFork {
     /// The thread that has stopped the instance; 0 = none.
     owner: AtomicUsize,
+    /// Forks that signal handlers of that thread have begun since, and not ended.
+    nested: AtomicUsize,
     stopped: UnsafeCell<Option<Stopped<'static>>>,
 }
 
@@ -78,12 +80,16 @@ unsafe impl Sync for AtFork {}
 impl AtFork {
     /// Nothing is stopped.
     pub const fn new() -> AtFork {
-        AtFork { owner: AtomicUsize::new(0), stopped: UnsafeCell::new(None) }
+        AtFork { owner: AtomicUsize::new(0), nested: AtomicUsize::new(0), stopped: UnsafeCell::new(None) }
     }
 
     /// Before the fork. Returns whether the instance is stopped: it is not in a signal handler that has
     /// interrupted a call. The child of such a fork should not use the instance.
     pub fn prepare(&self, vm: &'static Vmalloc<Window>) -> bool {
+        if self.is_owner() {
+            self.nested.fetch_add(1, Relaxed);
+            return false;
+        }
         let Ok(stopped) = Stopped::new(vm) else { return false };
         // SAFETY: the instance is stopped, by this thread.
         unsafe { *self.stopped.get() = Some(stopped) };
@@ -104,8 +110,16 @@ impl AtFork {
         }
     }
 
+    fn is_owner(&self) -> bool {
+        self.owner.load(Relaxed) == cpu::thread()
+    }
+
     fn take(&self) -> Option<Stopped<'static>> {
-        if self.owner.load(Relaxed) != cpu::thread() {
+        if !self.is_owner() {
+            return None;
+        }
+        if self.nested.load(Relaxed) > 0 {
+            self.nested.fetch_sub(1, Relaxed);
             return None;
         }
         self.owner.store(0, Relaxed);

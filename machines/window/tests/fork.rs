@@ -155,9 +155,22 @@ fn a_thread_that_has_not_stopped_an_instance_does_not_resume_it() {
     let vm: &'static Vmalloc<Window> = Box::leak(Box::new(instance(32, Policy::Unmap)));
     let at_fork = AtFork::new();
     assert!(at_fork.prepare(vm));
-    assert!(!at_fork.prepare(vm), "in the middle of what is a call");
     std::thread::scope(|scope| _ = scope.spawn(|| [at_fork.parent(), at_fork.child()]));
     assert!(vm.alloc(Req::pages(1)).is_err());
+    at_fork.parent();
+    assert!(vm.area(Req::pages(1)).is_ok());
+}
+
+#[test]
+fn a_fork_in_a_signal_handler_in_the_middle_of_a_fork_leaves_the_instance_stopped() {
+    let vm: &'static Vmalloc<Window> = Box::leak(Box::new(instance(32, Policy::Unmap)));
+    let at_fork = AtFork::new();
+    assert!(at_fork.prepare(vm));
+    for _ in 0..2 {
+        assert!(!at_fork.prepare(vm), "in the middle of what is a call");
+        at_fork.parent();
+        assert!(vm.alloc(Req::pages(1)).is_err());
+    }
     at_fork.parent();
     assert!(vm.area(Req::pages(1)).is_ok());
 }
