@@ -212,10 +212,10 @@ pub fn most_mappings() -> Option<usize> {
     number
 }
 
-/// Writes to stderr. What cannot be written is lost.
+/// Writes to stderr. What cannot be written is lost. As in [`read`], the call is Linux's own.
 pub fn complain(text: &[u8]) {
     // SAFETY: the bytes are the caller's.
-    unsafe { libc::write(libc::STDERR_FILENO, text.as_ptr().cast(), text.len()) };
+    unsafe { libc::syscall(libc::SYS_write, libc::STDERR_FILENO, text.as_ptr(), text.len()) };
 }
 
 /// The name of an error number that these calls return.

@@ -250,3 +250,16 @@ fn pages_that_linux_made_executable_in_part_are_usual_ones_for_their_next_area()
         next.fill(1);
     });
 }
+
+#[test]
+fn a_thread_that_is_to_end_does_not_end_in_the_middle_of_a_call_that_logs() {
+    let refused_after_a_cancel = || {
+        let vm = builder().window(64 << 20).memory(16 << 20).without_guards().mappings(1).build().expect("room");
+        // SAFETY: this thread ends at the next call of the C library that may end it: there is none.
+        unsafe { libc::pthread_cancel(libc::pthread_self()) };
+        let refused = vm.alloc(Req::pages(1)) == Err(AllocError::Refused(BUDGET_SPENT));
+        if refused && vm.machine().refusals().1 > 0 { 7 } else { 8 }
+    };
+    let status = in_child(refused_after_a_cancel);
+    assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 7, "{status:#x}");
+}
