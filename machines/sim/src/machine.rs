@@ -177,6 +177,10 @@ unsafe impl<F: Format, const ALIASES: bool> Machine for Sim<F, ALIASES> {
             let s = &mut *self.state();
             self.record(s, Event::Written(pages));
             let is_absent = |&page: &usize| self.truth(VirtAddr(page << PAGE_SHIFT), 1).1 == Entry::Absent;
+            let is_mapped = |&page: &usize| matches!(self.truth(VirtAddr(page << PAGE_SHIFT), 1).1, Entry::Leaf { .. });
+            if let Some(page) = numbers(pages).find(is_mapped) {
+                accuse(&format!("page {page:#x} is said to be unmapped, and its entry says that it is mapped"));
+            }
             s.told.forget(numbers(pages));
             s.window.unmapped(numbers(pages));
             s.cleared.extend(numbers(pages).filter(is_absent));

@@ -135,3 +135,13 @@ fn pages_in_place_are_filled_and_emptied() {
     drop(mapping);
     world.finish();
 }
+
+/// A machine whose pages are their own frames would close it under its owner.
+#[test]
+#[should_panic(expected = "is said to be unmapped, and its entry says that it is mapped")]
+fn a_live_page_that_the_machine_is_told_was_unmapped_is_noticed() {
+    let region = START..START + PAGES * PAGE_SIZE;
+    let world = World::new(1, Config::region(region), Rates::NEVER);
+    let area = world.vm.alloc(Req::pages(3)).unwrap();
+    world.vm.machine().unmapped(PageRange::new(VirtAddr(area.addr().get()), 3));
+}
