@@ -2,14 +2,17 @@
 //! handler or of a coroutine, with two thousand bytes left.
 //!
 //! No signal is delivered to who is on it: a handler may look where its thread's stack is, as garbage collectors
-//! do. There is one such stack. Whoever finds it taken stays on its own, and so does the child of a fork that has
-//! copied it so.
+//! do. There is one such stack. Whoever finds it taken waits for a while, for many threads with small stacks may
+//! begin at once, and then stays on its own: a copy of the process may have nobody left to give it back.
 
-use crate::os::Mask;
+use crate::os::{self, Mask};
 use core::ffi::c_void;
+use lock_api::MutexGuard;
 use vmalloc_window::RawLock;
 
 const BYTES: usize = 64 << 10;
+/// Turns of others before who waits does not any more: some milliseconds. Work takes some microseconds.
+const PATIENCE: usize = 1 << 14;
 
 #[repr(align(4096))]
 struct Stack([u8; BYTES]);
@@ -19,14 +22,31 @@ static STACK: lock_api::Mutex<RawLock, Stack> =
 
 type Work<'w> = &'w mut dyn FnMut();
 
+/// The stack is this thread's, and no signal comes to it: one whose handler jumps away would leave it taken for
+/// ever. Returns which signals were kept out before.
+fn take() -> Option<(MutexGuard<'static, RawLock, Stack>, Mask)> {
+    for _ in 0..PATIENCE {
+        let was = Mask::block_all();
+        if let Some(stack) = STACK.try_lock() {
+            return Some((stack, was));
+        }
+        was.set();
+        os::yield_now();
+    }
+    None
+}
+
+/// In a copy of the process: whoever had it is not there, for a thread that has it makes none.
+pub fn inherit() {
+    if STACK.is_locked() {
+        // SAFETY: there is one thread, and it does not have it.
+        unsafe { STACK.force_unlock() };
+    }
+}
+
 /// Calls `work`, which must not come back here.
 pub fn run(mut work: Work<'_>) {
-    // First the signals: a handler that jumps away would leave it taken for ever.
-    let was = Mask::block_all();
-    let Some(mut stack) = STACK.try_lock() else {
-        was.set();
-        return work();
-    };
+    let Some((mut stack, was)) = take() else { return work() };
     let top = stack.0.as_mut_ptr_range().end;
     // SAFETY: the stack is this thread's as long as it holds the lock, and has an aligned end. What is called
     // gets what it expects, and returns.

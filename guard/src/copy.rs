@@ -5,6 +5,7 @@
 //! as well, or takes too long, the program dies no differently. The program waits for it meanwhile.
 //! It is not told of its end: the copy has no signal to send.
 
+use crate::aside;
 use crate::os;
 use crate::scratch;
 use core::ffi::{c_int, c_void};
@@ -40,6 +41,7 @@ fn ended_well(copy: c_int) -> bool {
 
 extern "C" fn enter(f: *mut c_void) -> c_int {
     scratch::begin();
+    aside::inherit();
     // SAFETY: `run` passed it, and this is the copy's own.
     unsafe {
         undisturbed();

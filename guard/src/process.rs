@@ -19,7 +19,7 @@ use crate::engine::Engine;
 use crate::here;
 use crate::os::Mask;
 use crate::settings::Settings;
-use crate::{actions, fault, leaks, report, scratch, stderr};
+use crate::{actions, aside, fault, leaks, report, scratch, stderr};
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 use core::ops::Range;
@@ -183,6 +183,7 @@ extern "C" fn child() {
     here::forget_thread();
     actions::inherit();
     report::inherit();
+    aside::inherit();
     if !give_up(|| PROCESS.at_fork.child()) {
         PROCESS.crippled.store(engine().is_some(), Relaxed);
     }

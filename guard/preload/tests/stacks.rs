@@ -56,3 +56,37 @@ fn a_few_thousand_bytes_are_enough_the_first_time_too() {
         assert_eq!(end.code, Some(0), "{how}: {end:?}");
     }
 }
+
+/// Threads with the least stack that begin at the same moment, at addresses of code that nobody knows yet.
+const MANY: &str = "
+#include <pthread.h>
+#include <stdlib.h>
+static pthread_barrier_t all;
+static void deeper(int left, int n);
+#define AT(n) __attribute__((noinline)) void at##n(int left) \\
+    { void *p = malloc(10 + n); if (left) deeper(left - 1, n + 1); free(p); }
+AT(0) AT(1) AT(2) AT(3) AT(4) AT(5) AT(6) AT(7)
+static void (*const each[])(int) = {at0, at1, at2, at3, at4, at5, at6, at7};
+static void *volatile sink;
+static __attribute__((noinline)) void deeper(int left, int n) { each[n & 7](left); sink = 0; }
+static void *begin(void *n) { pthread_barrier_wait(&all); deeper(7, (long)n); return 0; }
+int main(void) {
+    pthread_t thread[8];
+    pthread_attr_t small;
+    pthread_attr_init(&small);
+    if (pthread_attr_setstacksize(&small, 16384)) return 9;
+    pthread_barrier_init(&all, 0, 8);
+    for (long n = 0; n < 8; n++) if (pthread_create(&thread[n], &small, begin, (void *)n)) return 8;
+    for (int n = 0; n < 8; n++) pthread_join(thread[n], 0);
+    return 0;
+}";
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn threads_with_little_stack_that_begin_at_once_have_enough_of_it() {
+    let Some((_folder, program)) = compiled(MANY) else { return };
+    for turn in 0..30 {
+        let end = ran(&mut guarded(&program, &[("VMALLOC_GUARD", "all")]));
+        assert_eq!(end.status.code(), Some(0), "turn {turn}: {end:?}");
+    }
+}
