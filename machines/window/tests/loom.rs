@@ -128,6 +128,29 @@ impl Pages {
         }));
     }
 
+    /// A flush that Linux refuses after some pages, whichever it is asked for first.
+    fn drain_in_part(&self) {
+        let _alone = self.draining.lock().unwrap();
+        let mut refused = false;
+        let all = self.closing.drain(|pages| {
+            let is_first = !std::mem::replace(&mut refused, true);
+            let closed = if is_first { pages.start..pages.start + pages.len() / 2 } else { pages.clone() };
+            closed.for_each(|page| self.open(page).store(false, SeqCst));
+            !is_first
+        });
+        assert!(!all || !refused);
+    }
+
+    /// A binding that Linux refuses: the pages go at once, and again as its area is taken back.
+    fn bind_refused(&self, page: usize) {
+        self.closing.bind(&(page..page + 1));
+        self.unbind(&[page]);
+        self.drain();
+        self.unbind(&[page]);
+        self.drain();
+        assert!(!self.is_open(page));
+    }
+
     /// Whether the page can be reached; 64 and those behind it come again at 0.
     fn open(&self, page: usize) -> &AtomicBool {
         &self.open[page % 64]
@@ -242,5 +265,39 @@ fn h2_holds_for_pages_of_groups_that_are_queued_one_by_one() {
         };
         both(&pages, one, other);
         assert!(!pages.has_bits(0..128), "nothing is bound, and nothing goes");
+    });
+}
+
+#[test]
+fn h2_what_a_refused_flush_left_goes_with_the_next_and_what_lies_between_stays() {
+    model(|| {
+        let pages = Pages::new(&[1, 3]);
+        pages.unbind(&[1, 3]);
+        let refused_once = |pages: &Pages| {
+            pages.drain_in_part();
+            pages.drain();
+            assert!(!pages.is_open(1) && !pages.is_open(3));
+        };
+        both(&pages, |pages| pages.bind(2), refused_once);
+        assert!(pages.is_open(2) && pages.is_live(2) && !pages.has_bits(0..2) && !pages.has_bits(3..128));
+    });
+}
+
+#[test]
+fn h1_a_page_whose_binding_was_refused_is_bound_by_the_next_beside_flushes_around_it() {
+    model(|| {
+        let pages = Pages::new(&[1, 3]);
+        let again = |pages: &Pages| {
+            pages.bind_refused(2);
+            pages.bind(2);
+        };
+        let around = |pages: &Pages| {
+            pages.unbind(&[1, 3]);
+            pages.drain();
+            assert!(!pages.is_open(1) && !pages.is_open(3));
+        };
+        both(&pages, again, around);
+        pages.drain();
+        assert!(pages.is_open(2) && pages.is_live(2) && !pages.has_bits(0..2) && !pages.has_bits(3..128));
     });
 }
