@@ -26,7 +26,7 @@ extern "C" fn handler(_: i32) {
         AREAS.allocate_in_a_handler(vm);
         anything(vm);
         let machine = vm.machine();
-        (machine.usage(), machine.refusals(), machine.mappings());
+        let _ = (machine.usage(), machine.refusals(), machine.mappings());
     });
 }
 
