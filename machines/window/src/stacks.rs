@@ -101,7 +101,8 @@ unsafe impl<P: Deref<Target = StackPool> + Sync> Sync for PooledStack<P> {}
 
 impl StackPool {
     /// A pool of stacks of `bytes` bytes, rounded up to whole pages, of which there are `most` at
-    /// once. They cost addresses; Linux provides memory for what is touched.
+    /// least at once, and at most 1,024 more: a stack that was given up waits for a flush. They cost
+    /// addresses; Linux provides memory for what is touched.
     ///
     /// # Errors
     /// See [`PoolError`].
