@@ -63,6 +63,11 @@ mod unwind;
 pub use guarded::Guarded;
 pub use settings::{Path, Settings, Side};
 
+/// Which bugs it finds and what it costs, beside electric-fence, scudo with GWP-ASan and valgrind.
+#[cfg(any(doc, doctest))]
+#[doc = include_str!("../docs/guard.md")]
+pub mod beside {}
+
 /// The README's examples are run.
 #[doc = include_str!("../README.md")]
 #[cfg(doctest)]

@@ -16,10 +16,11 @@ use syn::{
     ImplItem, ItemEnum, ItemImpl, ItemMacro, ItemMod, ItemStruct, ItemTrait, ItemType, ItemUnion, TraitItem, Type,
 };
 
-const PAGES: [&str; 6] = [
+const PAGES: [&str; 7] = [
     "ARCHITECTURE.md",
     "README.md",
     "cli/docs/figures.md",
+    "guard/docs/guard.md",
     "machines/hosted/docs/process.md",
     "scullv/docs/scullv.md",
     "vmalloc/docs/kernel.md",
