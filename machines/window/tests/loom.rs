@@ -120,6 +120,13 @@ impl Pages {
         pages.iter().for_each(|&page| self.closing.unbind(page..page + 1));
     }
 
+    /// Unbinds these pages, and flushes: none of them can be reached then (H2).
+    fn take_away(&self, pages: &[usize]) {
+        self.unbind(pages);
+        self.drain();
+        assert!(pages.iter().all(|&page| !self.is_open(page)));
+    }
+
     fn drain(&self) {
         let _alone = self.draining.lock().unwrap();
         assert!(self.closing.drain(|pages| {
@@ -216,17 +223,7 @@ fn h3_the_same_over_two_flushes() {
 fn h2_what_was_unbound_before_a_flush_is_shut_when_it_returns() {
     model(|| {
         let pages = Pages::new(&[1, 2, 3]);
-        let between = |pages: &Pages| {
-            pages.unbind(&[2]);
-            pages.drain();
-            assert!(!pages.is_open(2));
-        };
-        let around = |pages: &Pages| {
-            pages.unbind(&[1, 3]);
-            pages.drain();
-            assert!(!pages.is_open(1) && !pages.is_open(3));
-        };
-        both(&pages, between, around);
+        both(&pages, |pages| pages.take_away(&[2]), |pages| pages.take_away(&[1, 3]));
         assert!(!pages.has_bits(0..128), "nothing is bound, and nothing goes");
     });
 }
@@ -236,15 +233,10 @@ fn h2_a_page_that_comes_back_at_once_is_not_shut_by_the_flush_that_freed_it() {
     model(|| {
         let pages = Pages::new(&[1, 2]);
         let comes_back = |pages: &Pages| {
-            pages.unbind(&[2]);
-            pages.drain();
+            pages.take_away(&[2]);
             pages.bind(2);
         };
-        let around = |pages: &Pages| {
-            pages.unbind(&[1]);
-            pages.drain();
-        };
-        both(&pages, comes_back, around);
+        both(&pages, comes_back, |pages| pages.take_away(&[1]));
         assert!(pages.is_open(2) && pages.is_live(2) && !pages.is_open(1));
     });
 }
@@ -253,17 +245,7 @@ fn h2_a_page_that_comes_back_at_once_is_not_shut_by_the_flush_that_freed_it() {
 fn h2_holds_for_pages_of_groups_that_are_queued_one_by_one() {
     model(|| {
         let pages = Pages::new(&[2, 3, 65]);
-        let one = |pages: &Pages| {
-            pages.unbind(&[2, 65]);
-            pages.drain();
-            assert!(!pages.is_open(2) && !pages.is_open(65));
-        };
-        let other = |pages: &Pages| {
-            pages.unbind(&[3]);
-            pages.drain();
-            assert!(!pages.is_open(3));
-        };
-        both(&pages, one, other);
+        both(&pages, |pages| pages.take_away(&[2, 65]), |pages| pages.take_away(&[3]));
         assert!(!pages.has_bits(0..128), "nothing is bound, and nothing goes");
     });
 }
@@ -291,12 +273,7 @@ fn h1_a_page_whose_binding_was_refused_is_bound_by_the_next_beside_flushes_aroun
             pages.bind_refused(2);
             pages.bind(2);
         };
-        let around = |pages: &Pages| {
-            pages.unbind(&[1, 3]);
-            pages.drain();
-            assert!(!pages.is_open(1) && !pages.is_open(3));
-        };
-        both(&pages, again, around);
+        both(&pages, again, |pages| pages.take_away(&[1, 3]));
         pages.drain();
         assert!(pages.is_open(2) && pages.is_live(2) && !pages.has_bits(0..2) && !pages.has_bits(3..128));
     });

@@ -165,7 +165,7 @@ fn attempt<'v, M: Machine, B: Backing<M>>(
 }
 
 /// Goes on with a call that did not come through at once: an unusual request, or one that
-/// lacks something.
+/// lacks something. It has a request of its own: a call that comes through need not have its in memory.
 ///
 /// # Errors
 /// The call's own, which the log is told of.
